@@ -1,0 +1,51 @@
+"""codecplus: DAC, the Descript Audio Codec, for those who compress, stream, train on, or compare audio.
+
+>>> from codecplus import load_codec
+>>> codec = load_codec("dac")
+>>> codec.compress("input.wav", "output.dacp", bitrate=6.0)  # doctest: +SKIP
+"""
+
+from typing import TYPE_CHECKING
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from .codec import Codec, Latents, load_codec
+    from .modeling_dac import CausalDacConfig, CausalDacModel, DacConfig, DacFeatureExtractor, DacModel
+
+# Loaded when first used, so that `import codecplus` and the command line's --help need no torch.
+_HOMES = {
+    "Codec": "codec",
+    "Latents": "codec",
+    "load_codec": "codec",
+    "CausalDacConfig": "modeling_dac",
+    "CausalDacModel": "modeling_dac",
+    "DacConfig": "modeling_dac",
+    "DacFeatureExtractor": "modeling_dac",
+    "DacModel": "modeling_dac",
+}
+
+
+def __getattr__(name: str):
+    from importlib import import_module
+
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+__all__ = [
+    "CausalDacConfig",
+    "CausalDacModel",
+    "Codec",
+    "DacConfig",
+    "DacFeatureExtractor",
+    "DacModel",
+    "Latents",
+    "__version__",
+    "load_codec",
+]

@@ -1,0 +1,151 @@
+"""Checkpoints of the original implementation: `.pth` in, `.pth` out. Knows its names and its weight norm."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError
+from ..modeling_dac import CausalDacConfig, DacConfig, DacModel
+from ..utils import atomic_path
+
+# Position in the original nn.Sequential -> name in ours, for residual units, encoder blocks and decoder blocks.
+_UNIT = {0: "snake1", 1: "conv1", 2: "snake2", 3: "conv2"}
+_ENCODER_BLOCK = {0: "res_unit1", 1: "res_unit2", 2: "res_unit3", 3: "snake1", 4: "conv1"}
+_DECODER_BLOCK = {0: "snake1", 1: "conv_t1", 2: "res_unit1", 3: "res_unit2", 4: "res_unit3"}
+
+# Argument of the original class -> field of the configuration.
+_ARGUMENTS = {
+    "encoder_dim": "encoder_hidden_size",
+    "encoder_rates": "downsampling_ratios",
+    "latent_dim": "hidden_size",
+    "decoder_dim": "decoder_hidden_size",
+    "n_codebooks": "n_codebooks",
+    "codebook_size": "codebook_size",
+    "codebook_dim": "codebook_dim",
+    "quantizer_dropout": "quantizer_dropout",
+    "sample_rate": "sampling_rate",
+}
+
+
+def module_names(blocks: int) -> dict[str, str]:
+    """Original module name -> our module name, for every part of an encoder and decoder of so many blocks."""
+    names = {"encoder.block.0": "encoder.conv1", "decoder.model.0": "decoder.conv1"}
+    for i in range(1, blocks + 1):
+        for theirs, ours, block in (
+            (f"encoder.block.{i}.block", f"encoder.block.{i - 1}", _ENCODER_BLOCK),
+            (f"decoder.model.{i}.block", f"decoder.block.{i - 1}", _DECODER_BLOCK),
+        ):
+            for j, part in block.items():
+                if part.startswith("res_unit"):
+                    names |= {f"{theirs}.{j}.block.{k}": f"{ours}.{part}.{layer}" for k, layer in _UNIT.items()}
+                else:
+                    names[f"{theirs}.{j}"] = f"{ours}.{part}"
+    for theirs, ours in (("encoder.block", "encoder"), ("decoder.model", "decoder")):
+        names[f"{theirs}.{blocks + 1}"] = f"{ours}.snake1"
+        names[f"{theirs}.{blocks + 2}"] = f"{ours}.conv2"
+    return names
+
+
+def fold_weight_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Replace every direction and length by the weight they stand for, `g * v / |v|` over all but the first axis.
+
+    Both spellings of torch are understood: `weight_g`, `weight_v` and `parametrizations.weight.original0`, `original1`.
+    """
+    folded = {}
+    for key, value in state.items():
+        for length, direction in (
+            ("weight_g", "weight_v"),
+            ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+        ):
+            if key.endswith("." + length):
+                stem = key.removesuffix(length)
+                v = state[stem + direction].float()
+                norm = v.flatten(1).norm(dim=1).reshape(-1, *[1] * (v.ndim - 1))
+                folded[stem + "weight"] = value.float() * v / norm
+                break
+            if key.endswith("." + direction):
+                break
+        else:
+            folded[key] = value
+    return folded
+
+
+def read_official(path: str | Path) -> DacModel:
+    """Read a `.pth` of the original implementation, without running anything it contains.
+
+    Raises:
+        CheckpointError: if it is not a PyTorch file, holds objects other than tensors, or is not a DAC.
+    """
+    try:
+        # weights_only: a .pth is a pickle, and a pickle from a stranger is a program.
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist") from error
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} cannot be read as a PyTorch checkpoint of plain tensors ({type(error).__name__}); "
+            "give a .pth of the original DAC, or a folder written by save_pretrained"
+        ) from error
+    try:
+        kwargs = checkpoint["metadata"]["kwargs"]
+        state = fold_weight_norm(checkpoint["state_dict"])
+        config = _config(kwargs)
+        names = module_names(len(config.downsampling_ratios))
+        model = DacModel(config)
+        model.load_state_dict({_renamed(key, names): value for key, value in state.items()})
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is a PyTorch file, but not a checkpoint of the original DAC: {_first_line(error)}"
+        ) from error
+    return model.eval()
+
+
+def _config(kwargs: dict) -> DacConfig:
+    """The configuration that stands for the arguments of the original class."""
+    fields = {_ARGUMENTS[name]: value for name, value in kwargs.items() if name in _ARGUMENTS}
+    fields["quantizer_dropout"] = float(fields.get("quantizer_dropout", 0.0))  # the original also takes a bool
+    if isinstance(fields.get("codebook_dim"), (list, tuple)):
+        widths = set(fields["codebook_dim"])
+        if len(widths) != 1:
+            raise ValueError(f"expected codebooks of one width, got {sorted(widths)}")
+        fields["codebook_dim"] = widths.pop()
+    config = DacConfig(**fields)
+    upsampling = kwargs.get("decoder_rates")
+    if upsampling is not None and list(upsampling) != config.upsampling_ratios:
+        raise ValueError(f"expected decoder_rates {config.upsampling_ratios}, the encoder's reversed, got {upsampling}")
+    return config
+
+
+def write_official(model: DacModel, path: str | Path) -> None:
+    """Write the model as a `.pth` that the original implementation loads, weight norm included.
+
+    Raises:
+        CheckpointError: for a causal model, which the original does not have.
+    """
+    config = model.config
+    if isinstance(config, CausalDacConfig):
+        raise CheckpointError("the original implementation has no causal DAC; save_pretrained writes this model")
+    names = {ours: theirs for theirs, ours in module_names(len(config.downsampling_ratios)).items()}
+    state = {}
+    for key, value in model.folded_state_dict().items():
+        theirs, value = _renamed(key, names), value.detach().float().cpu().contiguous()
+        if key.endswith(".weight") and value.ndim == 3:
+            norm = value.flatten(1).norm(dim=1).reshape(-1, 1, 1)
+            state[f"{theirs}_g"], state[f"{theirs}_v"] = norm, value
+        else:
+            state[theirs] = value
+    kwargs = {argument: getattr(config, field) for argument, field in _ARGUMENTS.items()}
+    kwargs["encoder_rates"] = list(config.downsampling_ratios)
+    kwargs["decoder_rates"] = list(config.upsampling_ratios)
+    with atomic_path(path) as temporary:
+        torch.save({"state_dict": state, "metadata": {"kwargs": kwargs}}, temporary)
+
+
+def _renamed(key: str, names: dict[str, str]) -> str:
+    module, _, parameter = key.rpartition(".")
+    return f"{names.get(module, module)}.{parameter}"
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

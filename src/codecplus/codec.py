@@ -1,0 +1,581 @@
+"""The codec as its users meet it: audio or files in, codes or `.dacp` bytes out, and back.
+
+The way of a signal: resample to the model's rate (`utils`), encode in exact chunks (`streaming`), pack (`bitstream`).
+"""
+
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import utils
+from .bitstream import Header, Reader, StreamInfo, Writer
+from .checkpoints import DacFile, embedded_names, fingerprint, load_model, read_dac_file
+from .checkpoints.loading import embedded_fingerprints
+from .checkpoints.unpadded import decode_unpadded
+from .errors import FileFormatError, InputError, ModelMismatchError
+from .modeling_dac import DacModel
+from .streaming import decode_blocks, encode_blocks
+
+_BLOCK = 1 << 16  # samples per block of an array on its way through the codec
+_FINGERPRINT_SIZE = 8  # bytes of it in a file: every byte counts, and 2⁻⁶⁴ is small
+_OFFICIAL_MAGIC = b"\x93NUMPY"
+
+PathLike = str | os.PathLike
+
+
+@dataclass(frozen=True, kw_only=True)
+class MelOptions:
+    """The analysis spectrogram of a codec; sizes in samples, `win_length` as long as `n_fft` by default."""
+
+    n_mels: int = 80
+    n_fft: int = 2048
+    hop_length: int = 512
+    win_length: int | None = None
+
+
+class Latents(np.ndarray):
+    """Codes, int16 of shape (codebooks, frames) for mono, else (channels, codebooks, frames), that can be decoded.
+
+    Beside the codes it carries `info`, what is known of the signal, and `num_samples`, its exact length. A view of some
+    of the frames or codebooks has neither, and decodes to all samples of its frames.
+    """
+
+    info: StreamInfo | None
+    num_samples: int | None
+
+    def __new__(cls, codes: np.ndarray, info: StreamInfo | None = None, num_samples: int | None = None):
+        """View codes (…, K, T) as latents."""
+        latents = np.asarray(codes, dtype=np.int16).view(cls)
+        latents.info, latents.num_samples = info, num_samples
+        return latents
+
+    def __array_finalize__(self, source):
+        same = source is not None and self.shape == source.shape
+        self.info = getattr(source, "info", None) if same else None
+        self.num_samples = getattr(source, "num_samples", None) if same else None
+
+    def __reduce__(self):
+        return Latents, (np.asarray(self), self.info, self.num_samples)
+
+
+class Codec:
+    """A DAC model with everything around it. `load_codec` makes one; one model can serve many.
+
+    Args:
+        model: the network; its dtype and device are where the codec computes.
+        sample_rate: rate of audio that comes and goes without one being named, Hz; the model's by default.
+        model_fingerprint: as of `checkpoints.fingerprint`, if the model was cast to fewer bits since it was loaded.
+        mel: the analysis spectrogram.
+    """
+
+    def __init__(
+        self,
+        model: DacModel,
+        sample_rate: int | None = None,
+        *,
+        model_fingerprint: bytes | None = None,
+        mel: MelOptions | None = None,
+    ):
+        self.model = model.eval()
+        self.sample_rate = model.config.sampling_rate if sample_rate is None else sample_rate
+        self.fingerprint = model_fingerprint or fingerprint(model)
+        self.mel = mel or MelOptions()
+
+    @property
+    def model_sample_rate(self) -> int:
+        """Samples per second the model works at; other audio is resampled to it and back."""
+        return self.model.config.sampling_rate
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per frame, at the model's rate."""
+        return self.model.config.hop_length
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+        return self.model.config.frame_rate
+
+    @property
+    def bitrates(self) -> list[float]:
+        """Rates that one channel can have, in kbit/s: one for each number of codebooks, before entropy coding."""
+        config = self.model.config
+        return [n * config.frame_rate * config.bits_per_codebook / 1000 for n in range(1, config.n_codebooks + 1)]
+
+    @property
+    def latency(self) -> float:
+        """Algorithmic latency of encoder plus decoder in seconds: from a sample in to the first sample it touches."""
+        return self.model.latency_samples / self.model_sample_rate
+
+    # ---- audio <-> codes
+
+    def encode(
+        self,
+        audio,
+        sample_rate: int | None = None,
+        bitrate: float | None = None,
+        n_quantizers: int | None = None,
+        *,
+        loudness: float | None = None,
+    ):
+        """Encode audio to integer codes.
+
+        Args:
+            audio: (samples,) for mono or (channels, samples); an array, list or tensor, float within ±1 or integer. A
+                list of arrays is a batch, and gives a list.
+            sample_rate: of the audio, Hz; `codec.sample_rate` by default.
+            bitrate: kbit/s for all channels together; the nearest number of codebooks is used, all by default.
+            n_quantizers: codebooks to use, instead of a bitrate.
+            loudness: LUFS to bring the audio to before encoding (ITU-R BS.1770-4); undone in decoding.
+
+        Returns:
+            `Latents`: int16 of shape (codebooks, frames) for mono, else (channels, codebooks, frames).
+
+        Raises:
+            InputError: for audio, a rate or a number of codebooks that cannot be used.
+        """
+        if isinstance(audio, (list, tuple)) and audio and np.ndim(audio[0]) > 0 and not _is_channels(audio):
+            return [self.encode(item, sample_rate, bitrate, n_quantizers, loudness=loudness) for item in audio]
+        audio = utils.as_audio(audio)
+        channels = np.atleast_2d(audio)
+        rate = self._rate(sample_rate)
+        info = self._info(rate, len(channels), bitrate, n_quantizers)
+        if loudness is not None:
+            gain = _gain(utils.integrated_loudness(channels, rate), loudness, float(np.abs(channels).max()))
+            info = replace(info, gain=gain)
+        codes = np.concatenate(list(self._encode_blocks(_blocks(channels), info)), axis=-1)
+        return Latents(codes if audio.ndim == 2 else codes[0], info, channels.shape[-1])
+
+    def decode(self, latents) -> np.ndarray:
+        """Decode codes to float32 audio, (samples,) or (channels, samples), as it was when it was encoded.
+
+        Args:
+            latents: what `encode` gave; or plain integer codes (codebooks, frames) or (channels, codebooks, frames),
+                which decode to `hop_length` samples per frame at the model's rate, resampled to `codec.sample_rate`.
+                A list of `Latents` is a batch, and gives a list.
+
+        Raises:
+            InputError: for another shape, or codes that the codebooks do not have.
+            ModelMismatchError: for `Latents` of another model.
+        """
+        if isinstance(latents, (list, tuple)) and latents and isinstance(latents[0], np.ndarray):
+            return [self.decode(item) for item in latents]  # pyright: ignore[reportReturnType]
+        codes = self._check_codes(latents)
+        info = getattr(latents, "info", None)
+        num_samples = getattr(latents, "num_samples", None)
+        if info is None:
+            info = self._info(self.sample_rate, len(codes), None, codes.shape[1])
+        self._check_model(info)
+        if num_samples is None:
+            num_samples = self._samples(codes.shape[-1], info)
+        audio = np.concatenate(list(self._decode_blocks([codes], info, num_samples)), axis=-1)
+        return audio[0] if np.ndim(latents) == 2 else audio
+
+    # ---- files
+
+    def compress(
+        self,
+        source,
+        output: PathLike | None = None,
+        *,
+        sample_rate: int | None = None,
+        bitrate: float | None = None,
+        n_quantizers: int | None = None,
+        loudness: float | None = None,
+        overwrite: bool = True,
+        progress: Callable[[float], Any] | None = None,
+    ) -> Any:
+        """Compress audio to the `.dacp` format, in memory that does not grow with the length of a file.
+
+        Args:
+            source: the path of an audio file; or audio, as for `encode`. A list of paths is a batch: `output` is then
+                the folder for the files.
+            output: path of the file to write; bytes are returned if it is not given.
+            sample_rate: of audio given as an array, Hz. A file knows its own.
+            bitrate, n_quantizers, loudness: as for `encode`.
+            overwrite: whether an existing `output` may be replaced.
+            progress: called with the seconds of audio just read from a file, again and again.
+
+        Returns:
+            The path written to, or the bytes; a list of them for a list.
+
+        Raises:
+            InputError, FileFormatError: for audio that cannot be read or used.
+            OutputExistsError: if `output` exists and may not be overwritten.
+        """
+        options: dict[str, Any] = {"bitrate": bitrate, "n_quantizers": n_quantizers, "loudness": loudness}
+        if isinstance(source, (list, tuple)) and source and isinstance(source[0], (str, os.PathLike)):
+            outputs = [None if output is None else Path(output) / f"{Path(item).stem}.dacp" for item in source]
+            options |= {"overwrite": overwrite, "progress": progress}
+            return [self.compress(*pair, **options) for pair in zip(source, outputs, strict=True)]
+        if output is None:
+            file = io.BytesIO()
+            self._compress(source, sample_rate, file, progress, **options)
+            return file.getvalue()
+        utils.check_output(output, overwrite)
+        with utils.atomic_path(output) as temporary, open(temporary, "wb") as file:
+            self._compress(source, sample_rate, file, progress, **options)
+        return Path(output)
+
+    def _compress(self, source, sample_rate, file, progress, *, bitrate, n_quantizers, loudness) -> None:
+        if not isinstance(source, (str, os.PathLike)):
+            latents = self.encode(source, sample_rate, bitrate, n_quantizers, loudness=loudness)
+            with_channels = np.asarray(latents).reshape(-1, *latents.shape[-2:])
+            writer = Writer(file, latents.info)
+            writer.write(with_channels)
+            writer.close(num_samples=latents.num_samples)
+            return
+        if sample_rate is not None:
+            raise InputError("sample_rate is for audio given as an array; a file knows its own rate, leave it out")
+        gain = 1.0 if loudness is None else _file_gain(source, loudness)
+        with utils.AudioFileReader(source) as reader:
+            info = self._info(reader.sample_rate, reader.channels, bitrate, n_quantizers)
+            info = replace(info, gain=gain)
+            writer = Writer(file, info)
+            counter = _Counter(reader.blocks(), reader.sample_rate, progress)
+            for codes in self._encode_blocks(counter, info):
+                writer.write(codes)
+            writer.close(num_samples=counter.samples)
+
+    def decompress(
+        self,
+        source,
+        output: PathLike | None = None,
+        *,
+        overwrite: bool = True,
+        progress: Callable[[float], Any] | None = None,
+    ) -> Any:
+        """Decompress a `.dacp` file, or a `.dac` of the original implementation, which is read without running it.
+
+        Args:
+            source: bytes, or the path of a file. A list of paths is a batch: `output` is then the folder for the files.
+            output: audio file to write, its format chosen by the suffix; audio is returned if it is not given.
+            overwrite: whether an existing `output` may be replaced.
+            progress: called with the seconds of audio just decoded, again and again.
+
+        Returns:
+            float32 audio, (samples,) for mono, else (channels, samples), at the rate it had; or the path written to.
+
+        Raises:
+            FileFormatError: for a file that is damaged or of another format.
+            ModelMismatchError: for a file that another model made.
+        """
+        if isinstance(source, (list, tuple)):
+            outputs = [None if output is None else Path(output) / f"{Path(item).stem}.wav" for item in source]
+            options: dict[str, Any] = {"overwrite": overwrite, "progress": progress}
+            return [self.decompress(*pair, **options) for pair in zip(source, outputs, strict=True)]
+        with open_coded(source) as file:
+            header, blocks = self._open_stream(file)
+            blocks = _Counter(blocks, header.original_sample_rate, progress)
+            if output is None:
+                audio = np.concatenate([np.zeros((header.channels, 0), np.float32), *blocks], axis=-1)
+                return audio[0] if header.channels == 1 else audio
+            with utils.AudioFileWriter(
+                output, header.original_sample_rate, header.channels, overwrite=overwrite
+            ) as writer:
+                for block in blocks:
+                    writer.write(block)
+        return Path(output)
+
+    def _open_stream(self, file) -> tuple[Header, Iterator[np.ndarray]]:
+        """The header of an open coded file, and its audio in blocks (C, S)."""
+        if is_official(file):
+            return self._open_official(read_dac_file(file.read()))
+        reader = Reader(file)
+        header = reader.header
+        self._check_model(header)
+        return header, self._decode_blocks(reader.blocks(), header, header.num_samples)
+
+    # ---- the spectrogram that training, evaluation and the demo share
+
+    def mel_spectrogram(self, audio, sample_rate: int | None = None) -> np.ndarray:
+        """Magnitudes on the mel scale: audio (…, samples) to float32 (…, n_mels, frames), by the codec's `mel` options.
+
+        The audio is at `sample_rate`, `codec.sample_rate` by default.
+        """
+        options, rate = self.mel, self._rate(sample_rate)
+        mel = utils.mel_spectrogram(
+            torch.from_numpy(utils.as_audio(audio)),
+            rate,
+            n_mels=options.n_mels,
+            n_fft=options.n_fft,
+            hop_length=options.hop_length,
+            win_length=options.win_length,
+        )
+        return mel.numpy()
+
+    # ---- parts
+
+    def _rate(self, sample_rate: int | None) -> int:
+        rate = self.sample_rate if sample_rate is None else sample_rate
+        if not isinstance(rate, (int, np.integer)) or rate < 1:
+            raise InputError(f"expected a sample rate in Hz as a positive integer, got {rate!r}")
+        return int(rate)
+
+    def n_quantizers_for(self, bitrate: float, channels: int = 1) -> int:
+        """The number of codebooks whose rate is nearest to `bitrate`, in kbit/s for all channels together.
+
+        Raises InputError if the rate is out of reach, and says which rates exist.
+        """
+        step = self.bitrates[0] * channels
+        rates = [rate * channels for rate in self.bitrates]
+        if not step / 2 <= bitrate <= rates[-1] + step / 2:
+            listed = ", ".join(f"{rate:.2f}" for rate in rates)
+            raise InputError(
+                f"this model has no {bitrate} kbit/s for {channels} channel{'s' * (channels > 1)}; choose from {listed}"
+            )
+        return min(len(rates), max(1, round(bitrate / step)))
+
+    def _info(self, rate: int, channels: int, bitrate: float | None, n_quantizers: int | None) -> StreamInfo:
+        config = self.model.config
+        if bitrate is not None and n_quantizers is not None:
+            raise InputError("expected bitrate or n_quantizers, got both; leave one out")
+        if bitrate is not None:
+            n_quantizers = self.n_quantizers_for(bitrate, channels)
+        if n_quantizers is None:
+            n_quantizers = config.n_codebooks
+        if not 1 <= n_quantizers <= config.n_codebooks:
+            raise InputError(f"this model has 1 to {config.n_codebooks} codebooks, got n_quantizers={n_quantizers}")
+        return StreamInfo(
+            fingerprint=self.fingerprint[:_FINGERPRINT_SIZE],
+            sample_rate=config.sampling_rate,
+            original_sample_rate=rate,
+            channels=channels,
+            num_codebooks=n_quantizers,
+            codebook_size=config.codebook_size,
+            hop_length=config.hop_length,
+        )
+
+    def _encode_blocks(self, blocks: Iterable[np.ndarray], info: StreamInfo) -> Iterator[np.ndarray]:
+        resampler = utils.Resampler(info.original_sample_rate, info.sample_rate, info.channels)
+
+        def at_model_rate():
+            for block in blocks:
+                yield resampler.push(block * np.float32(info.gain) if info.gain != 1.0 else block)
+            yield resampler.flush()
+
+        nonempty = (block for block in at_model_rate() if block.shape[-1])
+        return encode_blocks(self.model, nonempty, info.num_codebooks)
+
+    def _decode_blocks(
+        self, blocks: Iterable[np.ndarray], info: StreamInfo, num_samples: int
+    ) -> Iterator[np.ndarray]:
+        """Audio (C, S) in blocks, `num_samples` in all at the original rate, of codes (C, K, T) in blocks."""
+        length = utils.resampled_length(num_samples, info.original_sample_rate, info.sample_rate)
+        audio = _cut(decode_blocks(self.model, blocks), length)
+        if info.gain != 1.0:
+            audio = (block / np.float32(info.gain) for block in audio)
+        return _cut(_resampled(audio, info.sample_rate, info.original_sample_rate, info.channels), num_samples)
+
+    def _samples(self, frames: int, info: StreamInfo) -> int:
+        return utils.resampled_length(frames * info.hop_length, info.sample_rate, info.original_sample_rate)
+
+    def _check_codes(self, latents) -> np.ndarray:
+        """Codes as (C, K, T), checked against the model's codebooks."""
+        codes = latents.detach().cpu().numpy() if isinstance(latents, torch.Tensor) else np.asarray(latents)
+        config = self.model.config
+        if codes.ndim not in (2, 3) or codes.dtype.kind not in "iu" or 0 in codes.shape:
+            raise InputError(
+                f"expected integer codes of shape (codebooks, frames) or (channels, codebooks, frames), got "
+                f"{codes.dtype} of shape {codes.shape}"
+            )
+        codes = codes.reshape(-1, *codes.shape[-2:])
+        if codes.shape[1] > config.n_codebooks:
+            raise InputError(f"expected codes of 1 to {config.n_codebooks} codebooks, got {codes.shape[1]}")
+        if codes.min() < 0 or codes.max() >= config.codebook_size:
+            raise InputError(
+                f"expected codes from 0 to {config.codebook_size - 1}, got {codes.min()} to {codes.max()}"
+            )
+        return codes
+
+    def _check_model(self, info: StreamInfo) -> None:
+        if self.fingerprint.startswith(info.fingerprint):
+            config = self.model.config
+            theirs = (info.sample_rate, info.hop_length, info.codebook_size)
+            ours = (config.sampling_rate, config.hop_length, config.codebook_size)
+            if theirs != ours or info.num_codebooks > config.n_codebooks:
+                raise FileFormatError("the header names this model, but describes another; the file is damaged")
+            return
+        maker = find_embedded(info.fingerprint)
+        advice = f"load_codec({maker!r}) decodes them" if maker else "load the model that made them"
+        raise ModelMismatchError(
+            f"expected codes of this model ({self.fingerprint.hex()}), got codes of {maker or 'another one'} "
+            f"({info.fingerprint.hex()}); {advice}"
+        )
+
+    def _open_official(self, file: DacFile) -> tuple[Header, Iterator[np.ndarray]]:
+        """A `.dac` of the original implementation: it names no model, so only what it claims can be checked."""
+        codes, config = self._check_codes(file.codes), self.model.config
+        if file.padding:
+            audio = np.concatenate(list(decode_blocks(self.model, [codes])), axis=-1)
+        else:
+            audio = decode_unpadded(self.model, codes, file.chunk_length)
+        info = replace(self._info(file.sample_rate, len(codes), None, codes.shape[1]), block_length=0)
+        length = utils.resampled_length(file.original_length, file.sample_rate, config.sampling_rate)
+        if length > audio.shape[-1] + config.hop_length:
+            raise FileFormatError(
+                f"the file claims {file.original_length} samples, its codes hold {audio.shape[-1]}; it is damaged"
+            )
+        # The original brings every channel back to the loudness measured before encoding, each by its own gain.
+        for channel in audio:
+            loudness = max(utils.integrated_loudness(channel, config.sampling_rate), -70.0)
+            channel *= np.float32(10 ** ((file.input_db - loudness) / 20))
+        blocks = _resampled(_blocks(audio), config.sampling_rate, file.sample_rate, len(codes))
+        header = Header(
+            **{name: getattr(info, name) for name in info.__dataclass_fields__},
+            num_samples=file.original_length,
+            num_frames=max(codes.shape[-1], -(-length // config.hop_length)),
+        )
+        return header, _cut(blocks, file.original_length)
+
+
+def load_codec(
+    name: PathLike = "dac",
+    sample_rate: int | None = None,
+    *,
+    n_mels: int = 80,
+    n_fft: int = 2048,
+    hop_length: int = 512,
+    win_length: int | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+) -> Codec:
+    """Load a codec.
+
+    Args:
+        name: `"dac"`, the embedded checkpoint for that sample rate: `dac-16khz-live` at 16 kHz, else `dac-44khz-small`;
+            or an embedded name, a Hub id (`"descript/dac_44khz"`), a folder, a `.safetensors` or an official `.pth`.
+        sample_rate: rate in Hz of audio that comes and goes without one being named; the model's by default. Audio of
+            any other rate than the model's is resampled to it and back.
+        n_mels, n_fft, hop_length, win_length: the analysis spectrogram, `codec.mel_spectrogram(audio)`.
+        device: where to compute, `"cpu"` by default.
+        dtype: what to compute in, `torch.bfloat16` or `"bfloat16"` for instance; fp32 by default.
+        revision: branch, tag or commit of a Hub repository.
+
+    Raises:
+        CheckpointError: if there is no such checkpoint, or it cannot be read.
+        InputError: for an impossible rate, device or dtype.
+    """
+    if str(name) == "dac":
+        name = "dac-16khz-live" if sample_rate == 16000 else "dac-44khz-small"
+    if sample_rate is not None and (not isinstance(sample_rate, (int, np.integer)) or sample_rate < 1):
+        raise InputError(f"expected a sample rate in Hz as a positive integer, got {sample_rate!r}")
+    model = load_model(name, revision=revision)
+    identity = fingerprint(model)
+    mel = MelOptions(n_mels=n_mels, n_fft=n_fft, hop_length=hop_length, win_length=win_length)
+    model = model.to(device=_device(device), dtype=_dtype(dtype))
+    return Codec(model, None if sample_rate is None else int(sample_rate), model_fingerprint=identity, mel=mel)
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    try:
+        device = torch.device("cpu" if device is None else device)
+        torch.empty(0, device=device)
+    except Exception as error:
+        raise InputError(f"there is no device {device!s} here; expected 'cpu', 'cuda' or 'mps' where there is one") from error
+    return device
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    found = torch.float32 if dtype is None else names.get(str(dtype).removeprefix("torch."))
+    if found is None:
+        raise InputError(f"expected dtype {', '.join(names)}, got {dtype!r}")
+    return found
+
+
+def open_coded(source):
+    """Open coded bytes, or a file of that path, for reading.
+
+    Raises InputError if there is no such file.
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return io.BytesIO(source)
+    if not isinstance(source, (str, os.PathLike)):
+        raise InputError(f"expected the path or the bytes of a .dacp file, got {type(source).__name__}")
+    try:
+        return open(source, "rb")
+    except OSError as error:
+        raise InputError(f"cannot open {source}: {error.strerror}") from error
+
+
+def is_official(file) -> bool:
+    """Whether an open file starts like a `.dac` of the original implementation; the position stays at 0."""
+    magic = file.read(len(_OFFICIAL_MAGIC))
+    file.seek(0)
+    return magic == _OFFICIAL_MAGIC
+
+
+def find_embedded(part: bytes) -> str | None:
+    """The name of the embedded checkpoint whose fingerprint starts so, if there is one."""
+    return next((name for known, name in embedded_fingerprints().items() if known.startswith(part)), None)
+
+
+def _is_channels(audio: Sequence) -> bool:
+    """Whether a list is one clip, its channels as lists of numbers, rather than a batch of clips."""
+    return all(isinstance(item, (list, tuple)) for item in audio)
+
+
+def _blocks(audio: np.ndarray) -> Iterator[np.ndarray]:
+    return (audio[:, start : start + _BLOCK] for start in range(0, audio.shape[-1], _BLOCK))
+
+
+def _resampled(blocks: Iterable[np.ndarray], from_rate: int, to_rate: int, channels: int) -> Iterator[np.ndarray]:
+    resampler = utils.Resampler(from_rate, to_rate, channels)
+    for block in blocks:
+        yield resampler.push(block)
+    yield resampler.flush()
+
+
+def _cut(blocks: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
+    """The first `length` samples of blocks (C, n), made up with zeros if there are fewer."""
+    left, channels = length, 1
+    for block in blocks:
+        channels = len(block)
+        if left <= 0:
+            break
+        yield block[:, :left]
+        left -= block.shape[-1]
+    while left > 0:
+        yield np.zeros((channels, min(left, _BLOCK)), np.float32)
+        left -= _BLOCK
+
+
+def _gain(measured: float, wanted: float, peak: float) -> float:
+    """The factor that brings audio from one loudness to another (LUFS) without taking its peak over full scale."""
+    if not np.isfinite(measured) or peak == 0:
+        return 1.0
+    return min(10 ** ((wanted - measured) / 20), max(1.0, 1 / peak) if wanted > measured else np.inf)
+
+
+def _file_gain(path: PathLike, loudness: float) -> float:
+    with utils.AudioFileReader(path) as reader:
+        meter, peak = utils.LoudnessMeter(reader.sample_rate, reader.channels), 0.0
+        for block in reader.blocks():
+            meter.push(block)
+            peak = max(peak, float(np.abs(block).max()))
+    return _gain(meter.loudness(), loudness, peak)
+
+
+class _Counter:
+    """Blocks (C, n) as they pass, with the number of samples so far; tells `progress` the seconds of each."""
+
+    def __init__(self, blocks: Iterable[np.ndarray], rate: int, progress: Callable[[float], Any] | None):
+        self.blocks, self.rate, self.progress, self.samples = blocks, rate, progress, 0
+
+    def __iter__(self):
+        for block in self.blocks:
+            self.samples += block.shape[-1]
+            if self.progress is not None:
+                self.progress(block.shape[-1] / self.rate)
+            yield block
+
+
+__all__ = ["Codec", "Latents", "MelOptions", "embedded_names", "load_codec"]

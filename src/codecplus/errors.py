@@ -1,0 +1,38 @@
+"""Every error the package raises on purpose; each says what was expected, what came, and what to do.
+
+    CodecPlusError
+    ├── InputError          (ValueError)   an argument that cannot be used
+    ├── FileFormatError     (ValueError)   a file that is not what it should be, or is damaged
+    ├── ModelMismatchError  (ValueError)   codes of one model given to another
+    ├── CheckpointError     (OSError)      a checkpoint that is missing or cannot be read
+    ├── OutputExistsError   (OSError)      refusing to overwrite a file
+    └── MissingExtraError   (ImportError)  an optional dependency is not installed
+"""
+
+
+class CodecPlusError(Exception):
+    """The base of all errors of this package; the command line prints it as one line and exits with status 2."""
+
+
+class InputError(CodecPlusError, ValueError):
+    """An argument or an audio signal that cannot be used."""
+
+
+class FileFormatError(CodecPlusError, ValueError):
+    """A file that is truncated, damaged, or not of the expected format."""
+
+
+class ModelMismatchError(CodecPlusError, ValueError):
+    """Codes or a file made by another model than the one asked to decode them."""
+
+
+class CheckpointError(CodecPlusError, OSError):
+    """A checkpoint that does not exist or cannot be read safely."""
+
+
+class OutputExistsError(CodecPlusError, OSError):
+    """The output exists already and overwriting was not asked for."""
+
+
+class MissingExtraError(CodecPlusError, ImportError):
+    """An optional dependency is missing; the message names the extra that brings it."""

@@ -1,0 +1,1 @@
+"""The evaluation harness: codecs, data, metrics, results and reports."""

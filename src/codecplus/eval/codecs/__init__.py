@@ -1,0 +1,76 @@
+"""Codecs to compare: a protocol, the adapters that ship with the package, and the way from names to codecs.
+
+Names: `opus`, `mp3`, `aac`; anything registered under the entry point group `codecplus.codecs`; `stock:ID` for a
+transformers model by Hub id or folder; anything else is a checkpoint for `codecplus.load_codec`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from codecplus.errors import InputError
+from codecplus.eval.codecs.anchors import Identity, LowPass, anchors, is_anchor
+from codecplus.eval.codecs.base import Codec, Original, Payload, codec_hash, row_name
+from codecplus.eval.codecs.libav import Aac, Mp3, Opus
+from codecplus.eval.codecs.own import OwnCodec
+from codecplus.eval.codecs.stock import MODEL_TYPES, StockCodec
+
+__all__ = [
+    "CODECS", "Aac", "Codec", "Identity", "LowPass", "Mp3", "Opus", "Original", "OwnCodec", "Payload", "StockCodec",
+    "anchors", "codec_hash", "is_anchor", "resolve_codecs", "row_name",
+]  # fmt: skip
+
+CODECS: dict[str, Callable[[float | None], Codec]] = {"opus": Opus, "mp3": Mp3, "aac": Aac}
+ENTRY_POINTS = "codecplus.codecs"
+STOCK = "stock:"
+
+
+def resolve_codecs(names: Iterable[str], bitrates: Iterable[float] = (), device: str = "cpu") -> list[Codec]:
+    """The anchors and then each codec at each rate it can come nearest to, every row once.
+
+    bitrates: targets in kbit/s per channel; none: each codec's own default.
+    """
+    targets: list[float | None] = list(bitrates) or [None]
+    for rate in targets:
+        if rate is not None and not rate > 0:
+            raise InputError(f"expected bit rates above 0 kbit/s, got {rate:g}")
+    rows: dict[str, Codec] = {codec.name: codec for codec in anchors()}
+    for name in names:
+        make = _factory(name, device)
+        for rate in targets:
+            codec = make(rate)
+            _check(name, codec)
+            rows.setdefault(codec.name, codec)
+    return list(rows.values())
+
+
+def _factory(name: str, device: str) -> Callable[[float | None], Any]:
+    if name in CODECS:
+        return CODECS[name]
+    registered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if name in registered:
+        return registered[name].load()
+    if name.startswith(STOCK):
+        return lambda rate: StockCodec(name.removeprefix(STOCK), rate, device)
+    if _model_type(name) in set(MODEL_TYPES) - {"dac"}:
+        return lambda rate: StockCodec(name, rate, device)
+    return lambda rate: OwnCodec(name, rate, device)
+
+
+def _check(name: str, codec: Any) -> None:
+    if not isinstance(codec, Codec) or not isinstance(codec.name, str):
+        raise InputError(f"the codec {name!r} made a {type(codec).__name__} without name, config, encode and decode")
+    if is_anchor(codec.name):
+        raise InputError(f"the codec {name!r} calls itself {codec.name!r}, the name of an anchor")
+
+
+def _model_type(name: str) -> str | None:
+    """The model type that a folder's config.json names; None when it is no such folder."""
+    try:
+        return json.loads((Path(name) / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError):
+        return None

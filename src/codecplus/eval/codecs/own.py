@@ -1,0 +1,64 @@
+"""Checkpoints of this package, through its public door: the file that `compress` writes is what is decoded."""
+
+from __future__ import annotations
+
+import gc
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from codecplus.eval.codecs.base import Original, Payload, row_name
+from codecplus.eval.codecs.stock import weights_hash
+
+
+class OwnCodec:
+    """A codecplus checkpoint at the rate nearest to a target in kbit/s per channel; None: all its codebooks."""
+
+    def __init__(self, source: str, kbps: float | None = None, device: str = "cpu") -> None:
+        self.source, self.device = source, device
+        codec = _load(source, device)
+        rates = [float(rate) for rate in codec.bitrates]
+        self.nominal_kbps = max(rates) if kbps is None else min(rates, key=lambda rate: abs(rate - kbps))
+        self.name = row_name(source, round(self.nominal_kbps, 3))
+        self.latency = codec.latency
+        self._config = {
+            "source": source,
+            "weights": weights_hash(codec.model),
+            "kbps": self.nominal_kbps,
+            "sample_rate": codec.sample_rate,
+            "version": 1,
+        }
+
+    def config(self) -> dict[str, Any]:
+        """Checkpoint, a hash of its weights, and the rate."""
+        return dict(self._config)
+
+    def encode(self, audio: np.ndarray, sample_rate: int) -> Payload:
+        """Compress (C, S) to the bytes of a file."""
+        codec = _load(self.source, self.device)
+        data = codec.compress(audio, sample_rate=sample_rate, bitrate=self.nominal_kbps)
+        bits, codebook_size, codes = _inside(data)
+        return Payload(data, bits, codes, codebook_size)
+
+    def decode(self, data: bytes, original: Original) -> np.ndarray:
+        """Decompress to (C, S)."""
+        audio = np.atleast_2d(_load(self.source, self.device).decompress(data))
+        return audio.astype(np.float32)
+
+
+@lru_cache(maxsize=1)  # one model at a time: the next one's memory is needed
+def _load(source: str, device: str) -> Any:
+    from codecplus import load_codec
+
+    gc.collect()
+    return load_codec(source, device=device)
+
+
+def _inside(data: bytes) -> tuple[int, int, np.ndarray]:
+    """The bits of a file that are codes, the size of a codebook, and the codes of all channels, (K, C · T)."""
+    from codecplus.bitstream import unpack
+
+    header, codes = unpack(data)  # (C, K, T)
+    bits = min(codes.size * header.bits_per_code, 8 * len(data))  # an entropy coder may need fewer
+    return bits, header.codebook_size, np.concatenate(list(codes), axis=-1)

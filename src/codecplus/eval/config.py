@@ -1,0 +1,49 @@
+"""One evaluation, complete enough to repeat it. Knows settings and nothing of how they are carried out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from codecplus.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Which codecs at which rates, on which data, by which metrics, and where the results go."""
+
+    codecs: tuple[str, ...]
+    """Names as `codecplus.eval.codecs` explains them; the anchors are always added."""
+    data: str
+    """A folder, a parquet file, a task's JSON file, or the name of a preset."""
+    out: str | Path
+    """Folder of the results; a run that was stopped goes on from what it holds."""
+    bitrates: tuple[float, ...] = ()
+    """Targets in kbit/s per channel; none: each codec's own default."""
+    metrics: tuple[str, ...] | None = None
+    """Names, or `all`; None: every one installed but ViSQOL."""
+    limit: int | None = None
+    """Recordings at most."""
+    segment_seconds: float | None = None
+    """Recordings longer than this are cut; None: the task's own policy."""
+    segments_per_file: int | None = None
+    """Segments kept of a recording that is cut; None: the task's own policy."""
+    device: str = "cpu"
+    """Where neural codecs run; `accelerate launch` gives each process its own."""
+    workers: int | None = None
+    """Processes that score; None: one per core."""
+    progress: bool = True
+    """Show progress bars on stderr."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "codecs", tuple(self.codecs))
+        object.__setattr__(self, "bitrates", tuple(float(rate) for rate in self.bitrates))
+        if self.metrics is not None:
+            object.__setattr__(self, "metrics", tuple(self.metrics))
+        if self.workers is not None and self.workers < 1:
+            raise InputError(f"expected at least 1 worker, got {self.workers}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as plain data."""
+        return {**asdict(self), "out": str(self.out)}

@@ -1,0 +1,111 @@
+"""From a metric of two mono signals to a score of two recordings: rates, channels, long clips and every refusal.
+
+Policy: each channel is scored on its own and the mean is taken, leaving out channels and pieces that are silent in the
+reference. Only the reference decides what is left out, so every codec is scored on the same material.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from codecplus.eval.audio import resample
+from codecplus.eval.metrics.base import Metric, OutputUnscorable, ReferenceUnscorable, Score, is_silent
+
+
+def output_problem(reference: np.ndarray, estimate: np.ndarray) -> str | None:
+    """Why an estimate of the reference (C, S) is no audio of the right shape, or None when it is."""
+    if estimate.shape != reference.shape:
+        return f"the output has shape {estimate.shape} (channels, samples) where the input has {reference.shape}"
+    bad = int(np.size(estimate) - np.count_nonzero(np.isfinite(estimate)))
+    if bad:
+        return f"the output has {bad} values that are NaN or infinite"
+    if not is_silent(reference) and _rms(estimate) < 1e-4 * _rms(reference):
+        return "the output is silent"
+    return None
+
+
+def compute_score(metric: Metric, reference: Recording, estimate: Recording) -> Score:
+    """The score of one recording against another of the same rate and shape; never raises, never invents a number."""
+    try:
+        problem = output_problem(reference.audio, estimate.audio)
+        _check_reference(metric, reference)
+        if problem:
+            raise OutputUnscorable(problem)
+        value = _mean_over_channels(metric, reference, estimate)
+    except ReferenceUnscorable as error:
+        return Score.failed("reference_unscorable", str(error))
+    except OutputUnscorable as error:
+        return Score.failed("codec_failure", str(error))
+    except Exception as error:  # a metric is somebody else's code: whatever it raises belongs in the report
+        return Score.failed("metric_error", f"{type(error).__name__}: {error}")
+    if not np.isfinite(value):
+        return Score.failed("metric_error", f"{metric.name} returned {value}")
+    return Score(value)
+
+
+class Recording:
+    """Audio (C, S) float32 with its rate, resampled once for all the metrics that need another one."""
+
+    def __init__(self, audio: np.ndarray, sample_rate: int) -> None:
+        self.audio = np.atleast_2d(np.asarray(audio, dtype=np.float32))
+        self.sample_rate = sample_rate
+        self._resampled = {sample_rate: self.audio}
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds."""
+        return self.audio.shape[-1] / self.sample_rate
+
+    def at(self, sample_rate: int | None) -> tuple[np.ndarray, int]:
+        """The audio (C, S) at a rate (None: its own), and that rate."""
+        rate = sample_rate or self.sample_rate
+        if rate not in self._resampled:
+            self._resampled[rate] = resample(self.audio, self.sample_rate, rate)
+        return self._resampled[rate], rate
+
+
+def _check_reference(metric: Metric, reference: Recording) -> None:
+    if not np.isfinite(reference.audio).all():
+        raise ReferenceUnscorable("the reference has NaN or infinite values")
+    if reference.seconds < metric.min_seconds:
+        raise ReferenceUnscorable(f"the reference lasts {reference.seconds:.3f} s, under {metric.min_seconds} s")
+    if reference.sample_rate < metric.min_sample_rate:
+        raise ReferenceUnscorable(f"the reference is sampled at {reference.sample_rate} Hz, {metric.name} needs "
+                                  f"{metric.min_sample_rate} Hz")  # fmt: skip
+    if all(is_silent(channel) for channel in reference.audio):
+        raise ReferenceUnscorable("the reference is silent")
+
+
+def _mean_over_channels(metric: Metric, reference: Recording, estimate: Recording) -> float:
+    (x, rate), (y, _) = reference.at(metric.sample_rate), estimate.at(metric.sample_rate)
+    values, refusal = [], ReferenceUnscorable("the reference is silent")
+    for x_channel, y_channel in zip(x, y, strict=True):
+        if is_silent(x_channel):
+            continue
+        try:
+            values.append(_mean_over_pieces(metric, x_channel, y_channel, rate))
+        except ReferenceUnscorable as error:
+            refusal = error
+    if not values:
+        raise refusal
+    return float(np.mean(values))
+
+
+def _mean_over_pieces(metric: Metric, x: np.ndarray, y: np.ndarray, rate: int) -> float:
+    pieces = 1 if metric.max_seconds is None else max(1, int(np.ceil(len(x) / (metric.max_seconds * rate))))
+    values, refusal = [], ReferenceUnscorable("the reference is silent")
+    for a, b in zip(np.array_split(x, pieces), np.array_split(y, pieces), strict=True):
+        if is_silent(a):
+            continue
+        try:
+            values.append(metric.function(np.ascontiguousarray(a), np.ascontiguousarray(b), rate))
+        except ReferenceUnscorable as error:
+            refusal = error
+    if not values:
+        raise refusal
+    return float(np.mean(values))
+
+
+def _rms(signal: np.ndarray) -> float:
+    centred = signal - signal.mean(axis=-1, keepdims=True)
+    return float(np.sqrt(np.mean(np.square(centred, dtype=np.float64))))

@@ -1,0 +1,108 @@
+"""Metrics that model listeners, each computed by its own library.
+
+PESQ's C code writes past its buffers on long speech, so these are run by `worker`, which may die.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from functools import cache
+
+import numpy as np
+
+from codecplus.eval.metrics.base import OutputUnscorable, ReferenceUnscorable
+
+
+def pesq_wb(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+    """PESQ, wide band (ITU-T P.862.2), of (S,) against (S,) at 16 kHz."""
+    return _pesq(reference, estimate, sample_rate, "wb")
+
+
+def pesq_nb(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+    """PESQ, narrow band (ITU-T P.862 mapped by P.862.1), of (S,) against (S,) at 8 kHz."""
+    return _pesq(reference, estimate, sample_rate, "nb")
+
+
+def _pesq(reference: np.ndarray, estimate: np.ndarray, sample_rate: int, mode: str) -> float:
+    from pesq import BufferTooShortError, NoUtterancesError, pesq
+
+    try:
+        return float(pesq(sample_rate, reference, estimate, mode))
+    except (NoUtterancesError, BufferTooShortError) as error:
+        # PESQ looks for utterances in both signals: the reference against itself tells whose fault it is.
+        _refuse_reference(reference, sample_rate, mode)
+        raise OutputUnscorable(f"PESQ refuses the output: {_text(error)}") from error
+
+
+def _refuse_reference(reference: np.ndarray, sample_rate: int, mode: str) -> None:
+    from pesq import PesqError, pesq
+
+    try:
+        pesq(sample_rate, reference, reference, mode)
+    except PesqError as error:
+        raise ReferenceUnscorable(f"PESQ refuses the reference: {_text(error)}") from error
+
+
+def _text(error: Exception) -> str:
+    message = error.args[0] if error.args else type(error).__name__
+    return message.decode() if isinstance(message, bytes) else str(message)
+
+
+def stoi(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+    """Short-time objective intelligibility (Taal et al. 2011) of (S,) against (S,)."""
+    return _stoi(reference, estimate, sample_rate, extended=False)
+
+
+def estoi(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+    """Extended STOI (Jensen and Taal 2016) of (S,) against (S,)."""
+    return _stoi(reference, estimate, sample_rate, extended=True)
+
+
+def _stoi(reference: np.ndarray, estimate: np.ndarray, sample_rate: int, *, extended: bool) -> float:
+    from pystoi import stoi as compute
+
+    with warnings.catch_warnings():
+        # The library answers 1e-5 when under 0.4 s of the reference is not silent; that is no score.
+        warnings.filterwarnings("error", message="Not enough STFT frames")
+        try:
+            # ESTOI adds random numbers of 1e-16 from the global generator; a fixed state makes it repeatable.
+            state = np.random.get_state()  # noqa: NPY002
+            np.random.seed(0)  # noqa: NPY002
+            return float(compute(reference, estimate, sample_rate, extended=extended))
+        except RuntimeWarning as warning:
+            raise ReferenceUnscorable("the reference has under 0.4 s of speech that STOI can use") from warning
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
+
+
+def visqol_speech(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+    """ViSQOL v3 in speech mode, MOS-LQO of (S,) against (S,) at 16 kHz."""
+    return _visqol("speech", reference, estimate, sample_rate)
+
+
+def visqol_audio(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+    """ViSQOL v3 in audio mode, MOS-LQO of (S,) against (S,) at 48 kHz."""
+    return _visqol("audio", reference, estimate, sample_rate)
+
+
+def _visqol(mode: str, reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+    result = _visqol_api(mode).measure_from_arrays(
+        reference.astype(np.float64), estimate.astype(np.float64), sample_rate
+    )
+    return float(result.moslqo)
+
+
+@cache
+def _visqol_api(mode: str):
+    from visqol import VisqolApi
+
+    api = VisqolApi()
+    # The lattice mapper is Google's default for speech and needs a runtime that is optional.
+    api.create(mode=mode, use_lattice_model=mode == "speech" and has_lattice())
+    return api
+
+
+def has_lattice() -> bool:
+    """Whether ViSQOL's speech mode can use Google's lattice model instead of the polynomial."""
+    return importlib.util.find_spec("ai_edge_litert") is not None

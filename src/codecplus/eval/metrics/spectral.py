@@ -1,0 +1,83 @@
+"""Distances between spectra. Window lengths are in samples, so each metric states the rate it is computed at.
+
+Source: Kumar et al., "High-Fidelity Audio Compression with Improved RVQGAN" (NeurIPS 2023), whose evaluation takes the
+mean absolute difference of magnitudes plus that of log powers, for windows of 2048 and 512 samples, at 44.1 kHz.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from codecplus.utils import mel_filterbank
+
+PAPER_RATE = 44_100
+WINDOWS = (2048, 512)
+MEL_BANDS = (150, 80)
+FLOOR = 1e-5  # below it two magnitudes count as equal
+
+
+def mel_distance(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+    """Mel distance of the DAC paper between (S,) and (S,); 0 for equal signals."""
+    total = 0.0
+    for length, bands in zip(WINDOWS, MEL_BANDS, strict=True):
+        filters = _mel_filters(sample_rate, length, bands)
+        total += _log_and_linear(_magnitudes(reference, length) @ filters, _magnitudes(estimate, length) @ filters)
+    return total
+
+
+def stft_distance(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+    """Multi-scale STFT distance of the DAC paper between (S,) and (S,); 0 for equal signals."""
+    return sum(_log_and_linear(_magnitudes(reference, n), _magnitudes(estimate, n)) for n in WINDOWS)
+
+
+def log_spectral_distance(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+    """Root mean square over frequency of the difference of log power spectra, in dB, averaged over time.
+
+    Power more than 80 dB below the loudest bin of the reference counts as absent, else the distance measures dither.
+    """
+    x, y = _magnitudes(reference, 2048) ** 2, _magnitudes(estimate, 2048) ** 2  # (T, F)
+    floor = x.max() * 1e-8
+    difference = 10 * np.log10(np.maximum(y, floor) / np.maximum(x, floor))
+    return float(np.sqrt(np.mean(difference**2, axis=1)).mean())
+
+
+def bandwidth(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+    """Highest frequency, in Hz, that the estimate keeps: within 10 dB of what the reference has there.
+
+    Bands of 100 Hz of the long-term spectrum count where the reference lies within 70 dB of its loudest band.
+    """
+    x, y = _band_levels(reference, sample_rate), _band_levels(estimate, sample_rate)
+    kept = (x > x.max() - 70) & (y > x - 10)
+    return min(100.0 * (int(np.flatnonzero(kept)[-1]) + 1), sample_rate / 2) if kept.any() else 0.0
+
+
+def _log_and_linear(x: np.ndarray, y: np.ndarray) -> float:
+    logs = 2 * np.abs(np.log10(np.maximum(x, FLOOR)) - np.log10(np.maximum(y, FLOOR))).mean(dtype=np.float64)
+    return float(logs + np.abs(x - y).mean(dtype=np.float64))
+
+
+def _magnitudes(signal: np.ndarray, length: int) -> np.ndarray:
+    """Hann-windowed spectrum magnitudes (T, F) at a hop of a quarter window; the ends are mirrored."""
+    padded = np.pad(signal.astype(np.float32), length // 2, mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(padded, length)[:: length // 4]
+    return np.abs(np.fft.rfft(frames * _hann(length), axis=-1))
+
+
+@cache
+def _hann(length: int) -> np.ndarray:
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)).astype(np.float32)
+
+
+def _band_levels(signal: np.ndarray, sample_rate: int, width: float = 100.0) -> np.ndarray:
+    """Mean power in dB of each band of `width` Hz from 0 up to half the rate."""
+    power = np.mean(_magnitudes(signal, 4096).astype(np.float64) ** 2, axis=0)
+    index = (np.arange(len(power)) * sample_rate / 4096 // width).astype(int)
+    sums, counts = np.bincount(index, power), np.bincount(index)
+    return 10 * np.log10(sums / np.maximum(counts, 1) + 1e-20)
+
+
+@cache
+def _mel_filters(sample_rate: int, length: int, bands: int) -> np.ndarray:  # (F, M)
+    return np.ascontiguousarray(mel_filterbank(sample_rate, length, bands).T)

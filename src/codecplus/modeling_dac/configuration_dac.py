@@ -1,0 +1,95 @@
+"""Configuration of DAC models. Knows sizes and rates, nothing of tensors."""
+
+import math
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class DacConfig(PreTrainedConfig):
+    r"""Configuration of a [`DacModel`]; field names and `model_type` are those of transformers' own `DacConfig`.
+
+    Args:
+        encoder_hidden_size (`int`, defaults to 64): channels after the first encoder convolution; doubled per block.
+        downsampling_ratios (`list[int]`, defaults to `[2, 4, 8, 8]`): encoder strides; the decoder uses them reversed.
+        decoder_hidden_size (`int`, defaults to 1536): channels after the first decoder convolution; halved per block.
+        n_codebooks (`int`, defaults to 9): residual codebooks.
+        codebook_size (`int`, defaults to 1024): entries per codebook, a power of two.
+        codebook_dim (`int`, defaults to 8): width of the space in which the nearest entry is searched.
+        quantizer_dropout (`float`, defaults to 0.0): share of a training batch coded with a random number of codebooks.
+        commitment_loss_weight (`float`, defaults to 0.25): weight of the commitment loss in `loss`.
+        codebook_loss_weight (`float`, defaults to 1.0): weight of the codebook loss in `loss`.
+        sampling_rate (`int`, defaults to 16000): samples per second of the audio.
+        hidden_size (`int`, *optional*): width D of the latent; `encoder_hidden_size * 2**len(downsampling_ratios)` if
+            not given. The released 44 kHz 16 kbit/s model uses 128.
+
+    `hop_length` and `upsampling_ratios` follow from the ratios and are written to `config.json` for other readers, but
+    never read from it: the published 16 and 24 kHz configurations carry a stale `hop_length` of 512.
+    """
+
+    model_type = "dac"
+
+    encoder_hidden_size: int = 64
+    downsampling_ratios: list[int] | tuple[int, ...] = (2, 4, 8, 8)
+    decoder_hidden_size: int = 1536
+    n_codebooks: int = 9
+    codebook_size: int = 1024
+    codebook_dim: int = 8
+    quantizer_dropout: float | int = 0.0
+    commitment_loss_weight: float = 0.25
+    codebook_loss_weight: float = 1.0
+    sampling_rate: int = 16000
+    hidden_size: int | None = None
+
+    # Not a field: no DAC that transformers knows is causal, and a causal net has a model type of its own.
+    causal = False
+
+    def __post_init__(self, **kwargs):
+        for derived in ("hop_length", "upsampling_ratios", "frame_rate"):
+            kwargs.pop(derived, None)
+        if self.hidden_size is None:
+            self.hidden_size = self.encoder_hidden_size * 2 ** len(self.downsampling_ratios)
+        self.upsampling_ratios = list(self.downsampling_ratios)[::-1]
+        self.hop_length = math.prod(self.downsampling_ratios)
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Refuse sizes that make no DAC. Raises `ValueError`; called by the base class after every construction."""
+        if not self.downsampling_ratios or any(ratio < 1 for ratio in self.downsampling_ratios):
+            raise ValueError(
+                f"downsampling_ratios must be one or more integers of at least 1, got {self.downsampling_ratios}"
+            )
+        for name in ("encoder_hidden_size", "n_codebooks", "codebook_dim", "sampling_rate", "hidden_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.codebook_size < 2 or self.codebook_size & (self.codebook_size - 1):
+            raise ValueError(f"codebook_size must be a power of two, got {self.codebook_size}")
+        halvings = 2 ** len(self.downsampling_ratios)
+        if self.decoder_hidden_size < halvings or self.decoder_hidden_size % halvings:
+            raise ValueError(
+                f"decoder_hidden_size (={self.decoder_hidden_size}) must be divisible by 2 per ratio (={halvings})"
+            )
+        if not 0 <= self.quantizer_dropout <= 1:
+            raise ValueError(f"quantizer_dropout must lie between 0 and 1, got {self.quantizer_dropout}")
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second, exactly: 44100 / 512 is 86.1328125, not 87."""
+        return self.sampling_rate / self.hop_length
+
+    @property
+    def bits_per_codebook(self) -> int:
+        """Bits of one code, packed."""
+        return self.codebook_size.bit_length() - 1
+
+
+@strict
+class CausalDacConfig(DacConfig):
+    """Configuration of a [`CausalDacModel`]: as [`DacConfig`], for a net whose output never depends on later input."""
+
+    model_type = "causal_dac"
+    causal = True
+
+
+__all__ = ["CausalDacConfig", "DacConfig"]

@@ -1,0 +1,394 @@
+"""Layers of the codec. They know tensors and nothing about files, bits or training.
+
+Shapes are those of `torch.nn.Conv1d`, (B, C, T); in memory the channels lie together, (B, T, C), from the first
+convolution to the last, because that is where matrix products are fast. Letters: B batch, C channels, S samples,
+T time steps or frames, D latent width, K codebooks.
+
+`lengths` (B,) counts the time steps of each item that are real. Every convolution zeroes what lies behind them in its
+input, which is what it would see at the end of that item alone: so a padded batch gives the results of its items.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def zero_tail(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Zero the steps of x (B, C, T) that lie at or behind `lengths` (B,)."""
+    if lengths is None:
+        return x
+    steps = torch.arange(x.shape[-1], device=x.device)
+    return x.masked_fill(steps >= lengths.to(x.device)[:, None, None], 0)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """The same (B, C, T), laid out in memory as (B, T, C); no copy if it is already."""
+    return x.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+class Snake1d(nn.Module):
+    """x + sin²(αx) / α with one learned α per channel (Ziyin et al. 2020, as DAC uses it)."""
+
+    # Blocks of about 1 MB stay in the cache between the few passes that eager mode needs.
+    block_elements = 1 << 18
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(1, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, T) -> (B, C, T)
+        # In fp32 whatever x is: 1e-9 is zero in fp16, and a bf16 product has too few bits to take the sine of.
+        # 1e-9 because α is unconstrained and may be exactly zero.
+        alpha = self.alpha.float()
+        reciprocal = (alpha + 1e-9).reciprocal()
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":
+            wide = x.float()
+            return (wide + reciprocal * torch.sin(alpha * wide).square()).to(x.dtype)
+        x = channels_last(x)
+        out = torch.empty_like(x)
+        steps = max(1, self.block_elements // (x.shape[0] * x.shape[1]))
+        for start in range(0, x.shape[-1], steps):
+            wide = x[..., start : start + steps].float()
+            sine = (wide * alpha).sin_()
+            out[..., start : start + steps] = sine.square_().mul_(reciprocal).add_(wide)
+        return out
+
+
+class DacConv1d(nn.Conv1d):
+    """A convolution (B, C, T) -> (B, C', T / stride) over channels-last memory; equal to `nn.Conv1d`.
+
+    With dilation d it runs undilated, with kernel (k, 1), over the same memory seen as an image (T / d, d); with kernel
+    2s and stride s it is one matrix product over overlapping windows. Causal: padded on the left alone, so that step t
+    sees nothing behind input t * stride + stride - 1.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, dilation: int = 1, causal=False
+    ):
+        reach = (kernel_size - 1) * dilation + 1 - stride
+        left = reach if causal else math.ceil(reach / 2)
+        super().__init__(in_channels, out_channels, kernel_size, stride=stride, dilation=dilation, padding=left)
+        self.pads = (left, 0 if causal else left)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        if self.kernel_size[0] > 1:
+            x = zero_tail(x, lengths)
+        weight = self.weight.to(x.dtype)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        if self.stride[0] > 1:
+            return strided_conv(x, weight, bias, self.stride[0], self.pads)
+        return folded_conv(x, weight, bias, self.dilation[0], self.pads)
+
+
+def folded_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, pads: tuple[int, int]) -> Tensor:
+    """A dilated convolution (B, C, T) -> (B, C', T) with kernel (C', C, k) as an undilated one on a folded view."""
+    steps = x.shape[-1]
+    x = channels_last(x)
+    if steps % dilation:
+        x = channels_last(F.pad(x, (0, -steps % dilation)))
+    image = x.unflatten(2, (-1, dilation))  # (B, C, T / d, d)
+    rows = pads[0] // dilation  # conv2d pads both sides alike; a causal layer drops the rows it did not ask for
+    y = F.conv2d(image, weight.unsqueeze(-1), bias, padding=(rows, 0))
+    return y.flatten(2)[..., :steps]
+
+
+def strided_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, pads: tuple[int, int]) -> Tensor:
+    """A convolution with kernel (C', C, k) and stride s, (B, C, T) -> (B, C', T'), as one matrix product."""
+    out_channels, channels, kernel = weight.shape
+    rows = F.pad(x.transpose(1, 2), (0, 0, *pads))  # (B, T + pads, C)
+    windows = rows.contiguous().unfold(1, kernel, stride)  # (B, T', C, k), a view
+    windows = windows.transpose(2, 3).flatten(2)  # (B, T', k * C)
+    matrix = weight.permute(2, 1, 0).reshape(kernel * channels, out_channels)
+    y = windows @ matrix
+    return (y if bias is None else y + bias).transpose(1, 2)
+
+
+class DacConvTranspose1d(nn.ConvTranspose1d):
+    """The upsampling of DAC, kernel 2s and stride s: (B, C, T) -> (B, C', s * T), one less for an odd s.
+
+    Equal to `nn.ConvTranspose1d(kernel_size=2 * s, stride=s, padding=ceil(s / 2))`, computed as a convolution of
+    kernel 2 with s * C' channels and a reshape. Causal: output s * t + j depends on inputs t - 1 and t alone.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, *, causal: bool = False):
+        super().__init__(in_channels, out_channels, 2 * stride, stride=stride, padding=math.ceil(stride / 2))
+        self.causal = causal
+
+    def output_length(self, length):
+        """Steps that come out of `length` steps, a number or a tensor."""
+        return length * self.stride[0] - (0 if self.causal else self.stride[0] % 2)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        stride, steps = self.stride[0], x.shape[-1]
+        x = zero_tail(x, lengths)
+        rows = F.pad(x.transpose(1, 2), (0, 0, 1, 0 if self.causal else 1))  # (B, T + 1 or 2, C)
+        pairs = torch.cat([rows[:, :-1], rows[:, 1:]], dim=-1)  # previous and present: (B, T', 2 * C)
+        weight = self.weight.to(x.dtype).unflatten(2, (2, stride)).flip(2)  # (C, C', 2, s)
+        matrix = weight.permute(2, 0, 3, 1).flatten(0, 1).flatten(1)  # (2 * C, s * C')
+        y = (pairs @ matrix).unflatten(-1, (stride, -1)).flatten(1, 2)  # (B, s * T', C')
+        start = 0 if self.causal else self.padding[0]
+        y = y[:, start : start + self.output_length(steps)]
+        if self.bias is not None:
+            y = y + self.bias.to(x.dtype)
+        return y.transpose(1, 2)
+
+
+class DacResidualUnit(nn.Module):
+    """Snake, dilated convolution, snake, pointwise convolution, added to the input: (B, C, T) -> (B, C, T)."""
+
+    def __init__(self, channels: int, dilation: int = 1, *, causal: bool = False):
+        super().__init__()
+        self.snake1 = Snake1d(channels)
+        self.conv1 = DacConv1d(channels, channels, 7, dilation=dilation, causal=causal)
+        self.snake2 = Snake1d(channels)
+        self.conv2 = DacConv1d(channels, channels, 1)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        return x + self.conv2(self.snake2(self.conv1(self.snake1(x), lengths)))
+
+
+class DacEncoderBlock(nn.Module):
+    """Three residual units and a strided convolution: (B, C, T) -> (B, 2C, T / stride)."""
+
+    def __init__(self, channels: int, stride: int, *, causal: bool = False):
+        super().__init__()
+        self.res_unit1 = DacResidualUnit(channels, dilation=1, causal=causal)
+        self.res_unit2 = DacResidualUnit(channels, dilation=3, causal=causal)
+        self.res_unit3 = DacResidualUnit(channels, dilation=9, causal=causal)
+        self.snake1 = Snake1d(channels)
+        self.conv1 = DacConv1d(channels, 2 * channels, 2 * stride, stride=stride, causal=causal)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        for unit in (self.res_unit1, self.res_unit2, self.res_unit3):
+            x = unit(x, lengths)
+        return self.conv1(self.snake1(x), lengths)
+
+
+class DacDecoderBlock(nn.Module):
+    """A transposed convolution and three residual units: (B, C, T) -> (B, C / 2, stride * T)."""
+
+    def __init__(self, channels: int, stride: int, *, causal: bool = False):
+        super().__init__()
+        self.snake1 = Snake1d(channels)
+        self.conv_t1 = DacConvTranspose1d(channels, channels // 2, stride, causal=causal)
+        self.res_unit1 = DacResidualUnit(channels // 2, dilation=1, causal=causal)
+        self.res_unit2 = DacResidualUnit(channels // 2, dilation=3, causal=causal)
+        self.res_unit3 = DacResidualUnit(channels // 2, dilation=9, causal=causal)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        x = self.conv_t1(self.snake1(x), lengths)
+        if lengths is not None:
+            lengths = self.conv_t1.output_length(lengths)
+        for unit in (self.res_unit1, self.res_unit2, self.res_unit3):
+            x = unit(x, lengths)
+        return x
+
+
+class DacEncoder(nn.Module):
+    """Audio (B, 1, S) to latents (B, D, S / hop_length); `lengths` counts samples, multiples of the hop."""
+
+    def __init__(self, config):
+        super().__init__()
+        channels = config.encoder_hidden_size
+        self.conv1 = DacConv1d(1, channels, 7, causal=config.causal)
+        self.block = nn.ModuleList()
+        for stride in config.downsampling_ratios:
+            self.block.append(DacEncoderBlock(channels, stride, causal=config.causal))
+            channels *= 2
+        self.snake1 = Snake1d(channels)
+        self.conv2 = DacConv1d(channels, config.hidden_size, 3, causal=config.causal)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        x = self.conv1(x, lengths)
+        for block in self.block:
+            x = block(x, lengths)
+            if lengths is not None:
+                lengths = lengths // block.conv1.stride[0]
+        return self.conv2(self.snake1(x), lengths)
+
+
+class DacDecoder(nn.Module):
+    """Latents (B, D, T) to audio (B, 1, S), S = hop_length * T less what odd strides lose; `lengths` counts frames."""
+
+    def __init__(self, config):
+        super().__init__()
+        channels = config.decoder_hidden_size
+        self.conv1 = DacConv1d(config.hidden_size, channels, 7, causal=config.causal)
+        self.block = nn.ModuleList()
+        for stride in config.upsampling_ratios:
+            self.block.append(DacDecoderBlock(channels, stride, causal=config.causal))
+            channels //= 2
+        self.snake1 = Snake1d(channels)
+        self.conv2 = DacConv1d(channels, 1, 7, causal=config.causal)
+        self.tanh = nn.Tanh()
+
+    def output_length(self, length):
+        """Samples that come out of `length` frames, a number or a tensor."""
+        for block in self.block:
+            length = block.conv_t1.output_length(length)
+        return length
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        x = self.conv1(x, lengths)
+        for block in self.block:
+            x = block(x, lengths)
+            if lengths is not None:
+                lengths = block.conv_t1.output_length(lengths)
+        return self.tanh(self.conv2(self.snake1(x), lengths))
+
+
+class DacVectorQuantize(nn.Module):
+    """One codebook, searched by cosine similarity in a space of few dimensions (Yu et al. 2021, as DAC uses it)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.codebook_dim = config.codebook_dim
+        self.in_proj = DacConv1d(config.hidden_size, config.codebook_dim, 1)
+        self.out_proj = DacConv1d(config.codebook_dim, config.hidden_size, 1)
+        self.codebook = nn.Embedding(config.codebook_size, config.codebook_dim)
+
+    def decode_latents(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """The nearest entries (B, d, T) and their indices (B, T) of projected latents (B, d, T)."""
+        indices = nearest_entry(latents.transpose(1, 2), self.codebook.weight)
+        return self.codebook(indices).transpose(1, 2), indices
+
+    def forward(self, z: Tensor, lengths: Tensor | None = None):
+        """Quantize z (B, D, T).
+
+        Returns the quantized z (B, D, T), commitment and codebook loss per item (B,), indices (B, T), and z projected
+        to the space of the search (B, d, T). The gradient passes straight through the search.
+        """
+        projected = self.in_proj(z)
+        entries, indices = self.decode_latents(projected)
+        commitment_loss = mean_square(projected - entries.detach(), lengths)
+        codebook_loss = mean_square(entries - projected.detach(), lengths)
+        entries = projected + (entries - projected).detach()
+        return self.out_proj(entries), commitment_loss, codebook_loss, indices, projected
+
+
+class DacResidualVectorQuantizer(nn.Module):
+    """Codebooks in a row, each coding what the ones before it left over (Zeghidour et al. 2021).
+
+    It computes in fp32 whatever the weights are: 8 bits of mantissa do not tell 1024 neighbours apart.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.n_codebooks = config.n_codebooks
+        self.quantizer_dropout = config.quantizer_dropout
+        self.quantizers = nn.ModuleList(DacVectorQuantize(config) for _ in range(config.n_codebooks))
+
+    def forward(self, z: Tensor, n_quantizers: int | None = None, lengths: Tensor | None = None):
+        """Quantize z (B, D, T) coarse to fine with the first `n_quantizers` codebooks, all of them by default.
+
+        In training, the first `quantizer_dropout` share of the batch uses a random number of codebooks each, and all
+        codebooks are searched. `lengths` (B,) counts the frames of each item that are real.
+
+        Returns quantized z (B, D, T), codes (B, K, T), projected latents (B, K * d, T), and the commitment and codebook
+        losses as scalars, summed over codebooks and averaged over items.
+        """
+        if n_quantizers is None:
+            n_quantizers = self.n_codebooks
+        if not 1 <= n_quantizers <= self.n_codebooks:
+            raise ValueError(f"n_quantizers must lie between 1 and {self.n_codebooks}, got {n_quantizers}")
+        if self.training or torch.is_grad_enabled():
+            return self._search_with_gradients(z, n_quantizers, lengths)
+        return self._search(z, n_quantizers, lengths)
+
+    def _search_with_gradients(self, z: Tensor, n_quantizers: int, lengths: Tensor | None):
+        batch = z.shape[0]
+        used = torch.full((batch,), n_quantizers, device=z.device)
+        searched = n_quantizers
+        if self.training and self.quantizer_dropout:
+            dropped = int(batch * self.quantizer_dropout)
+            used[:dropped] = torch.randint(1, n_quantizers + 1, (dropped,)).to(z.device)
+        residual = z.float()
+        quantized = torch.zeros_like(residual)
+        commitment_loss = codebook_loss = residual.new_zeros(())
+        codes, latents = [], []
+        for i, quantizer in enumerate(self.quantizers[:searched]):
+            q, commitment, codebook, indices, projected = quantizer(residual, lengths)
+            kept = (i < used).to(q.dtype)  # (B,)
+            quantized = quantized + q * kept[:, None, None]
+            residual = residual - q
+            commitment_loss = commitment_loss + (commitment * kept).mean()
+            codebook_loss = codebook_loss + (codebook * kept).mean()
+            codes.append(indices)
+            latents.append(projected)
+        codes, latents = torch.stack(codes, dim=1), torch.cat(latents, dim=1)
+        return quantized.to(z.dtype), codes, latents.to(z.dtype), commitment_loss, codebook_loss
+
+    def _search(self, z: Tensor, n_quantizers: int, lengths: Tensor | None):
+        """The same without gradients, and without touching the D-wide residual between codebooks.
+
+        What codebook i sees is in_i(z - Σ_{j<i} out_j(e_j)), which is in_i(z) less small terms in_i(out_j(e_j)): two
+        wide matrix products in all, one before and one after the search.
+        """
+        quantizers = self.quantizers[:n_quantizers]
+        d = quantizers[0].codebook_dim
+        into, out, into_bias, out_bias = self._projections(quantizers)
+        mixed = into @ out  # (K * d, K * d): block (i, j) is in_i(out_j(·))
+        latents = z.transpose(1, 2).float() @ into.t()  # (B, T, K * d)
+        entries = torch.zeros_like(latents)
+        codes = []
+        commitment_loss = latents.new_zeros(())
+        offset = latents.new_zeros(into.shape[1])  # the sum of the biases of the codebooks already searched
+        for i, quantizer in enumerate(quantizers):
+            here, before = slice(i * d, (i + 1) * d), slice(0, i * d)
+            latents[..., here] += into_bias[here] - into[here] @ offset - entries[..., before] @ mixed[here, before].t()
+            codebook = quantizer.codebook.weight.float()
+            indices = nearest_entry(latents[..., here], codebook)
+            entries[..., here] = codebook[indices]
+            offset = offset + out_bias[i]
+            codes.append(indices)
+            error = (latents[..., here] - entries[..., here]).transpose(1, 2)
+            commitment_loss = commitment_loss + mean_square(error, lengths).mean()
+        # The straight-through sum of training, kept because it rounds: with it the outputs are the original's.
+        quantized = (latents + (entries - latents)) @ out.t() + offset  # (B, T, D)
+        quantized, latents = quantized.transpose(1, 2).to(z.dtype), latents.transpose(1, 2).to(z.dtype)
+        return quantized, torch.stack(codes, dim=1), latents, commitment_loss, commitment_loss.clone()
+
+    @staticmethod
+    def _projections(quantizers) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """All projections side by side in fp32: in (K * d, D), out (D, K * d), their biases (K * d,) and (K, D)."""
+        into = torch.cat([q.in_proj.weight.float().squeeze(-1) for q in quantizers], dim=0)
+        out = torch.cat([q.out_proj.weight.float().squeeze(-1) for q in quantizers], dim=1)
+        into_bias = torch.cat([q.in_proj.bias.float() for q in quantizers])
+        out_bias = torch.stack([q.out_proj.bias.float() for q in quantizers])
+        return into, out, into_bias, out_bias
+
+    def from_codes(self, audio_codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes (B, K, T) to quantized latents (B, D, T), the entries (B, K * d, T), and the codes again."""
+        quantizers = self.quantizers[: audio_codes.shape[1]]
+        _, out, _, out_bias = self._projections(quantizers)
+        entries = [q.codebook.weight[audio_codes[:, i]] for i, q in enumerate(quantizers)]
+        entries = torch.cat(entries, dim=-1)  # (B, T, K * d)
+        quantized = entries.float() @ out.t() + out_bias.sum(dim=0)
+        dtype = quantizers[0].out_proj.weight.dtype
+        return quantized.transpose(1, 2).to(dtype), entries.transpose(1, 2), audio_codes
+
+    def from_latents(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Projected latents (B, K * d, T) to quantized latents (B, D, T) and their entries (B, K * d, T)."""
+        d = self.quantizers[0].codebook_dim
+        quantized, entries = 0, []
+        for quantizer, part in zip(self.quantizers, latents.split(d, dim=1), strict=False):
+            entry, _ = quantizer.decode_latents(part)
+            quantized = quantized + quantizer.out_proj(entry)
+            entries.append(entry)
+        return quantized, torch.cat(entries, dim=1)
+
+
+def nearest_entry(latents: Tensor, codebook: Tensor) -> Tensor:
+    """Index (...) of the codebook entry (N, d) with the largest cosine similarity to each latent (..., d)."""
+    # The length of a latent scales all its similarities alike, so only the codebook needs normalising.
+    return (latents.detach().float() @ F.normalize(codebook.detach().float()).t()).argmax(dim=-1)
+
+
+def mean_square(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Mean of x² per item: (B, C, T) -> (B,), over the first `lengths` (B,) steps if they are given."""
+    square = x.float().square()
+    if lengths is None:
+        return square.mean(dim=(1, 2))
+    return zero_tail(square, lengths).sum(dim=(1, 2)) / (lengths.to(x.device) * x.shape[1])

@@ -1,0 +1,314 @@
+"""DAC and its causal sibling as transformers models: padding, masks, losses and outputs around the layers."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+from transformers import initialization as init
+from transformers.modeling_utils import PreTrainedAudioTokenizerBase
+from transformers.utils import ModelOutput
+
+from .configuration_dac import CausalDacConfig, DacConfig
+from .layers_dac import (
+    DacConv1d,
+    DacConvTranspose1d,
+    DacDecoder,
+    DacEncoder,
+    DacResidualVectorQuantizer,
+    Snake1d,
+    zero_tail,
+)
+
+
+@dataclass
+class DacOutput(ModelOutput):
+    """What [`DacModel.forward`] returns.
+
+    Args:
+        loss (`torch.Tensor` of shape `()`): weighted sum of commitment and codebook loss, averaged over items.
+        audio_values (`torch.Tensor` of shape `(batch_size, input_length)`): reconstructed audio.
+        quantized_representation (`torch.Tensor` of shape `(batch_size, hidden_size, frames)`): sum of the codebooks.
+        audio_codes (`torch.LongTensor` of shape `(batch_size, n_quantizers, frames)`): codes, coarse to fine.
+        projected_latents (`torch.Tensor` of shape `(batch_size, n_quantizers * codebook_dim, frames)`): what each
+            codebook saw, in the space of its search.
+    """
+
+    loss: Tensor | None = None
+    audio_values: Tensor | None = None
+    quantized_representation: Tensor | None = None
+    audio_codes: Tensor | None = None
+    projected_latents: Tensor | None = None
+
+
+@dataclass
+class DacEncoderOutput(ModelOutput):
+    """What [`DacModel.encode`] returns: the fields of [`DacOutput`] without the audio."""
+
+    loss: Tensor | None = None
+    quantized_representation: Tensor | None = None
+    audio_codes: Tensor | None = None
+    projected_latents: Tensor | None = None
+
+
+@dataclass
+class DacDecoderOutput(ModelOutput):
+    """What [`DacModel.decode`] returns.
+
+    Args:
+        audio_values (`torch.Tensor` of shape `(batch_size, frames * hop_length)`): decoded audio.
+    """
+
+    audio_values: Tensor | None = None
+
+
+class DacPreTrainedModel(PreTrainedAudioTokenizerBase):
+    """Initialisation, weight norm, and what transformers must know of a DAC to load, place and save it."""
+
+    config: DacConfig
+    base_model_prefix = "dac"
+    main_input_name = "input_values"
+    input_modalities = "audio"
+    # The quantizer multiplies the weights of its parts directly, so they must lie on one device.
+    _no_split_modules = ["DacResidualUnit", "DacResidualVectorQuantizer"]
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if isinstance(module, nn.Conv1d):
+            init.trunc_normal_(module.weight, std=0.02)
+            init.constant_(module.bias, 0)
+        elif isinstance(module, nn.ConvTranspose1d):
+            module.reset_parameters()
+        elif isinstance(module, Snake1d):
+            init.ones_(module.alpha)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, mean=0.0, std=0.02)
+
+    def _convolutions(self):
+        return [module for module in self.modules() if isinstance(module, (DacConv1d, DacConvTranspose1d))]
+
+    def apply_weight_norm(self):
+        """Write every convolution's weight as direction times length, for training (Salimans & Kingma 2016)."""
+        for conv in self._convolutions():
+            if not parametrize.is_parametrized(conv, "weight"):
+                parametrizations.weight_norm(conv)
+
+    def remove_weight_norm(self):
+        """Fold direction and length back into plain weights, for inference. Does nothing where there are none."""
+        for conv in self._convolutions():
+            if parametrize.is_parametrized(conv, "weight"):
+                parametrize.remove_parametrizations(conv, "weight")
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As in transformers; weight norm is folded in what is written, so that any DAC class can read it."""
+        if kwargs.get("state_dict") is None and any(parametrize.is_parametrized(conv) for conv in self._convolutions()):
+            kwargs["state_dict"] = self.folded_state_dict()
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
+    def folded_state_dict(self) -> dict[str, Tensor]:
+        """The state dict of the same model without weight norm."""
+        state = self.state_dict()
+        for name, module in self.named_modules():
+            if parametrize.is_parametrized(module, "weight"):
+                for key in ("original0", "original1"):
+                    del state[f"{name}.parametrizations.weight.{key}"]
+                state[f"{name}.weight"] = module.weight.detach()
+        return state
+
+
+class DacModel(DacPreTrainedModel):
+    """DAC, the Descript Audio Codec (Kumar et al. 2023): audio to codes and back.
+
+    A drop-in for transformers' class of this name: same parameters, same calls. Differences are repairs: audio of any
+    length is padded to whole frames, `padding_mask` is honoured by every layer, `loss` is a scalar, the decoder gives
+    `hop_length` samples per frame, and an impossible `n_quantizers` is refused.
+    """
+
+    def __init__(self, config: DacConfig):
+        super().__init__(config)
+        self.encoder = DacEncoder(config)
+        self.decoder = DacDecoder(config)
+        self.quantizer = DacResidualVectorQuantizer(config)
+        self.bits_per_codebook = config.bits_per_codebook
+        self.post_init()
+
+    def encode(
+        self,
+        input_values: Tensor,
+        n_quantizers: int | None = None,
+        return_dict: bool | None = None,
+        padding_mask: Tensor | None = None,
+    ) -> tuple | DacEncoderOutput:
+        """Encode audio.
+
+        Args:
+            input_values (`torch.Tensor` of shape `(batch_size, 1, samples)`): audio at `config.sampling_rate`, at
+                least one sample; padded with zeros to whole frames here.
+            n_quantizers (`int`, *optional*): codebooks to use, 1 to `config.n_codebooks`; all by default.
+            return_dict (`bool`, *optional*): a [`DacEncoderOutput`] (default) or a plain tuple.
+            padding_mask (`torch.Tensor` of shape `(batch_size, samples)`, *optional*): 1 for real samples and 0 for the
+                padding behind them, as the feature extractor gives it. Every item is coded as if it were alone; codes
+                of frames that are all padding are 0.
+
+        Returns:
+            [`DacEncoderOutput`] or `(loss, quantized_representation, audio_codes, projected_latents)`.
+
+        Raises:
+            `ValueError`: for another shape, a mask that is not right-padded, or an impossible `n_quantizers`.
+        """
+        check_audio(input_values)
+        hop = self.config.hop_length
+        lengths = mask_lengths(padding_mask, input_values)
+        frames = None if lengths is None else -(-lengths // hop)
+        if lengths is not None:
+            input_values = zero_tail(input_values, lengths)
+        input_values = F.pad(input_values, (0, -input_values.shape[-1] % hop)).to(self.dtype)
+
+        latents = self.encoder(input_values, None if frames is None else frames * hop)
+        quantized, codes, projected, commitment_loss, codebook_loss = self.quantizer(latents, n_quantizers, frames)
+        if frames is not None:
+            quantized, codes, projected = (zero_tail(x, frames) for x in (quantized, codes, projected))
+        loss = self.config.commitment_loss_weight * commitment_loss + self.config.codebook_loss_weight * codebook_loss
+
+        outputs = (loss, quantized, codes, projected)
+        return DacEncoderOutput(*outputs) if self._wants_dict(return_dict) else outputs
+
+    def decode(
+        self,
+        quantized_representation: Tensor | None = None,
+        audio_codes: Tensor | None = None,
+        return_dict: bool | None = None,
+        padding_mask: Tensor | None = None,
+    ) -> tuple | DacDecoderOutput:
+        """Decode codes, or the quantized representation they stand for.
+
+        Args:
+            quantized_representation (`torch.Tensor` of shape `(batch_size, hidden_size, frames)`, *optional*).
+            audio_codes (`torch.LongTensor` of shape `(batch_size, n_quantizers, frames)`, *optional*): the first
+                `n_quantizers` codebooks; used instead of `quantized_representation` where both are given.
+            return_dict (`bool`, *optional*): a [`DacDecoderOutput`] (default) or a plain tuple.
+            padding_mask (`torch.Tensor` of shape `(batch_size, samples)`, *optional*): the mask given to `encode`.
+
+        Returns:
+            [`DacDecoderOutput`] or `(audio_values,)`, `hop_length` samples per frame. A net with an odd stride computes
+            `hop_length * frames - 8` (at 320 per frame, as released); what it lacks at the very end is zero.
+
+        Raises:
+            `ValueError`: if neither is given, or the shape is another.
+        """
+        if quantized_representation is None and audio_codes is None:
+            raise ValueError("expected quantized_representation or audio_codes, got neither")
+        if audio_codes is not None:
+            check_codes(audio_codes, self.config)
+            quantized_representation = self.quantizer.from_codes(audio_codes)[0]
+        hop = self.config.hop_length
+        lengths = mask_lengths(padding_mask, quantized_representation, samples_per_step=hop)
+        frames = None if lengths is None else -(-lengths // hop)
+
+        samples = quantized_representation.shape[-1] * hop
+        audio = self.decoder(quantized_representation, frames)
+        if lengths is not None:
+            audio = zero_tail(audio, torch.minimum(lengths, self.decoder.output_length(frames)))
+        audio = F.pad(audio, (0, samples - audio.shape[-1])).squeeze(1)
+        return DacDecoderOutput(audio) if self._wants_dict(return_dict) else (audio,)
+
+    def forward(
+        self,
+        input_values: Tensor,
+        n_quantizers: int | None = None,
+        return_dict: bool | None = None,
+        padding_mask: Tensor | None = None,
+    ) -> tuple | DacOutput:
+        """Encode and decode: arguments as for [`~DacModel.encode`], audio of the length that came in.
+
+        Returns:
+            [`DacOutput`] or `(loss, audio_values, quantized_representation, audio_codes, projected_latents)`.
+        """
+        loss, quantized, codes, projected = self.encode(input_values, n_quantizers, False, padding_mask)
+        audio = self.decode(quantized, return_dict=False, padding_mask=padding_mask)[0]
+        outputs = (loss, audio[..., : input_values.shape[-1]], quantized, codes, projected)
+        return DacOutput(*outputs) if self._wants_dict(return_dict) else outputs
+
+    def _wants_dict(self, return_dict: bool | None) -> bool:
+        return self.config.return_dict if return_dict is None else return_dict
+
+    @property
+    def encoder_reach(self) -> tuple[int, int]:
+        """Samples that a frame depends on, before and behind the first of its own `hop_length` samples."""
+        return reach(self.encoder)
+
+    @property
+    def decoder_reach(self) -> tuple[int, int]:
+        """Frames that the samples of one frame depend on, before and behind that frame."""
+        past, future = reach(self.decoder, outputs=self.config.hop_length)
+        return past, future
+
+    @property
+    def latency_samples(self) -> int:
+        """Samples that must be in before the first sample they influence can come out, counted from that sample."""
+        return self.encoder_reach[1] + 1 + self.decoder_reach[1] * self.config.hop_length
+
+
+class CausalDacModel(DacModel):
+    """A DAC whose output never depends on later input, for live use: every convolution is padded on the left alone.
+
+    Frame t needs the samples up to `(t + 1) * hop_length` and gives as many, so that the latency is one frame.
+    """
+
+    config: CausalDacConfig
+
+
+def check_audio(input_values: Tensor) -> None:
+    """Raise `ValueError` unless the audio is (B, 1, S) with S >= 1."""
+    if input_values.ndim != 3 or input_values.shape[1] != 1 or input_values.shape[-1] < 1:
+        raise ValueError(
+            f"expected audio of shape (batch_size, 1, samples), got {tuple(input_values.shape)}; "
+            "give channels as batch items and mono audio as audio[None, None, :]"
+        )
+
+
+def check_codes(audio_codes: Tensor, config: DacConfig) -> None:
+    """Raise `ValueError` unless the codes are (B, K, T) with 1 <= K <= n_codebooks and T >= 1."""
+    if audio_codes.ndim != 3 or not 1 <= audio_codes.shape[1] <= config.n_codebooks or audio_codes.shape[-1] < 1:
+        raise ValueError(
+            f"expected codes of shape (batch_size, 1 to {config.n_codebooks}, frames), got {tuple(audio_codes.shape)}"
+        )
+
+
+def mask_lengths(padding_mask: Tensor | None, x: Tensor, samples_per_step: int = 1) -> Tensor | None:
+    """The number of real samples per item (B,), or None without a mask or where nothing is padded."""
+    if padding_mask is None:
+        return None
+    mask = padding_mask.reshape(padding_mask.shape[0], -1).bool()
+    samples = x.shape[-1] * samples_per_step
+    if mask.shape[0] != x.shape[0] or not samples - samples_per_step < mask.shape[1] <= samples:
+        raise ValueError(
+            f"expected a padding_mask of shape ({x.shape[0]}, {samples}) for this input, got {tuple(padding_mask.shape)}"
+        )
+    lengths = mask.sum(dim=1)
+    if not torch.equal(mask, torch.arange(mask.shape[1], device=mask.device) < lengths[:, None]):
+        raise ValueError("expected every item padded on the right alone: ones, then zeros, in padding_mask")
+    if (lengths == 0).any():
+        raise ValueError("expected at least one real sample in every item, got an all-zero row in padding_mask")
+    return None if (lengths == mask.shape[1]).all() else lengths
+
+
+def reach(module: nn.Module, outputs: int = 1) -> tuple[int, int]:
+    """Inputs that the first `outputs` outputs depend on: how many before input 0, and the last one's index.
+
+    Walks back through the convolutions in the order they were registered, which is the order they run in.
+    """
+    first, last = 0, outputs - 1
+    for conv in reversed([m for m in module.modules() if isinstance(m, (DacConv1d, DacConvTranspose1d))]):
+        kernel, stride = conv.kernel_size[0], conv.stride[0]
+        if isinstance(conv, DacConvTranspose1d):
+            shift = 0 if conv.causal else conv.padding[0]
+            first, last = -((kernel - 1 - first - shift) // stride), (last + shift) // stride
+        else:
+            left = conv.pads[0]
+            first, last = first * stride - left, last * stride - left + (kernel - 1) * conv.dilation[0]
+    return -first, last
+
+
+__all__ = ["CausalDacModel", "DacModel", "DacPreTrainedModel"]

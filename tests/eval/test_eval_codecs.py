@@ -1,0 +1,184 @@
+"""Codecs return what they were given in shape, and say truly how many bits they spent."""
+
+import io
+
+import numpy as np
+import pytest
+from eval_signals import speech_like
+
+from codecplus.errors import CheckpointError, InputError
+from codecplus.eval.codecs import (
+    Aac,
+    Codec,
+    Identity,
+    LowPass,
+    Mp3,
+    Opus,
+    Original,
+    StockCodec,
+    codec_hash,
+    resolve_codecs,
+)  # fmt: skip
+from codecplus.eval.metrics import score
+
+CLASSIC = [Opus(6), Opus(24), Mp3(16), Mp3(64), Aac(16), Aac(64)]
+
+
+def round_trip(codec, audio, rate):
+    payload = codec.encode(audio, rate)
+    assert 0 < payload.bits <= 8 * len(payload.data)
+    return codec.decode(payload.data, Original(len(audio), audio.shape[-1], rate)), payload
+
+
+@pytest.mark.parametrize("codec", CLASSIC, ids=lambda c: c.name)
+@pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (44_100, 2), (8_000, 1), (22_050, 3)])
+def test_classic_codecs_keep_shape_and_time(codec, rate, channels):
+    audio = np.stack([speech_like(1.0, rate, seed) for seed in range(channels)])
+    output, _ = round_trip(codec, audio, rate)
+    assert output.shape == audio.shape
+    assert output.dtype == np.float32
+    assert abs(score(audio, output, rate, ["lag"])["lag"].value) < 1.0  # milliseconds
+
+
+@pytest.mark.parametrize("codec", [Opus(6), Opus(12), Mp3(16), Mp3(32)], ids=lambda c: c.name)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_constant_rates_are_what_was_asked_for(codec, channels):
+    audio = np.stack([speech_like(10.0, 16_000, seed) for seed in range(channels)])
+    _, payload = round_trip(codec, audio, 16_000)
+    assert payload.bits / 10 / 1000 == pytest.approx(codec.nominal_kbps * channels, rel=0.02)
+
+
+def test_opus_bits_are_those_of_its_packets(voice):
+    """Counted a second time by a demuxer: the payload is the packets, the rest of the file is Ogg."""
+    import av
+
+    payload = Opus(12).encode(voice[None], 16_000)
+    with av.open(io.BytesIO(payload.data)) as container:
+        assert 8 * sum(packet.size for packet in container.demux(audio=0)) == payload.bits
+    assert payload.bits < 8 * len(payload.data)
+
+
+def test_more_bits_sound_better(voice):
+    for family in (Opus, Mp3, Aac):
+        low, high = (round_trip(family(rate), voice[None], 16_000)[0] for rate in (8, 32))
+        scores = [score(voice, output[0], 16_000, ["pesq_wb"])["pesq_wb"].value for output in (low, high)]
+        assert scores[0] < scores[1], family.family
+
+
+def test_anchors(voice, rng):
+    output, payload = round_trip(Identity(), voice[None], 16_000)
+    assert np.array_equal(output[0], voice)
+    assert payload.bits == 32 * voice.size
+    noise = rng.standard_normal((1, 16_000)).astype(np.float32)
+    for cutoff in (3500, 7000):
+        filtered, _ = round_trip(LowPass(cutoff), noise, 16_000)
+        found = score(noise, filtered, 16_000, ["bandwidth", "lag"])
+        assert found["bandwidth"].value == pytest.approx(cutoff, abs=150)
+        assert found["lag"].value == 0
+    kept, _ = round_trip(LowPass(7000), voice[None, ::2], 8_000)
+    assert np.array_equal(kept[0], voice[::2])
+
+
+def tiny_stock(kind):
+    import transformers as t
+
+    if kind == "dac":
+        return t.DacModel(t.DacConfig(
+            encoder_hidden_size=4, downsampling_ratios=[2, 4, 5, 8], decoder_hidden_size=32, n_codebooks=3,
+            codebook_size=64, codebook_dim=4, sampling_rate=16_000, upsampling_ratios=[8, 5, 4, 2],
+        ))  # fmt: skip
+    if kind.startswith("encodec"):
+        wide = {"audio_channels": 2, "normalize": True, "chunk_length_s": 0.5, "overlap": 0.01, "norm_type":
+                "time_group_norm", "use_causal_conv": False} if kind == "encodec-stereo" else {}  # fmt: skip
+        return t.EncodecModel(t.EncodecConfig(
+            target_bandwidths=[1.5, 3.0], num_filters=4, hidden_size=16, codebook_size=1024, codebook_dim=16,
+            num_lstm_layers=1, **wide,
+        ))  # fmt: skip
+    if kind == "mimi":
+        return t.MimiModel(t.MimiConfig(
+            num_filters=4, hidden_size=16, codebook_size=64, codebook_dim=8, num_quantizers=4, num_hidden_layers=1,
+            vector_quantization_hidden_dimension=8, intermediate_size=16, num_attention_heads=2,
+            num_key_value_heads=2, head_dim=8, upsample_groups=16,
+        ))  # fmt: skip
+    acoustic = t.DacConfig(
+        encoder_hidden_size=4, downsampling_ratios=[8, 5, 4, 2], decoder_hidden_size=32, hidden_size=16,
+        codebook_dim=4, upsampling_ratios=[8, 5, 4, 2],
+    )  # fmt: skip
+    semantic = t.HubertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+                              conv_dim=[8] * 7, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2)  # fmt: skip
+    return t.XcodecModel(t.XcodecConfig(
+        target_bandwidths=[0.5, 1.0], codebook_size=1024, acoustic_model_config=acoustic,
+        semantic_model_config=semantic,
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["dac", "encodec", "encodec-stereo", "mimi", "xcodec"])
+def test_stock_models_from_random_configs_run(kind, tmp_path, voice):
+    import torch
+
+    torch.manual_seed(0)
+    model = tiny_stock(kind)
+    model.save_pretrained(tmp_path)
+    codec = StockCodec(str(tmp_path))
+    audio = np.stack([speech_like(0.731, 22_050, seed) for seed in range(3)])
+    output, payload = round_trip(codec, audio, 22_050)
+    assert output.shape == audio.shape
+    assert np.isfinite(output).all()
+    assert payload.codes.ndim == 2
+    assert 0 <= payload.codes.min() <= payload.codes.max() < payload.codebook_size
+    assert codec_hash(codec) != codec_hash(StockCodec(str(tmp_path), 0.01))
+
+
+def test_stock_dac_equals_the_model_called_by_hand(tmp_path):
+    import torch
+
+    torch.manual_seed(0)
+    model = tiny_stock("dac").eval()
+    model.save_pretrained(tmp_path)
+    audio = speech_like(320 * 20 / 16_000)[None]
+    with torch.inference_mode():
+        codes = model.encode(torch.from_numpy(audio[None]), n_quantizers=2).audio_codes
+        expected = model.decode(audio_codes=codes).audio_values.numpy().reshape(1, -1)
+    codec = StockCodec(str(tmp_path), 0.6)
+    assert codec.nominal_kbps == pytest.approx(2 * 6 * 50 / 1000)
+    output, payload = round_trip(codec, audio, 16_000)
+    assert payload.bits == codes.numel() * 6
+    assert np.allclose(output[:, : expected.shape[-1]], expected, atol=1e-6)
+
+
+def test_missing_stock_model_is_one_sentence(tmp_path):
+    with pytest.raises(CheckpointError, match="cannot load the stock model"):
+        StockCodec(str(tmp_path / "nothing"))
+
+
+def test_names_resolve_to_anchors_and_each_rate_once():
+    names = [codec.name for codec in resolve_codecs(["opus", "mp3"], [3, 6, 8])]
+    assert names == ["identity", "lowpass-3500", "lowpass-7000", "opus@3", "opus@6", "opus@8", "mp3@8"]
+    assert all(isinstance(codec, Codec) for codec in resolve_codecs(["aac"]))
+
+
+def test_registered_codecs_are_found_and_checked(monkeypatch):
+    from importlib.metadata import EntryPoint
+
+    import codecplus.eval.codecs as module
+
+    points = [EntryPoint("half", "eval_signals:HalfCodec", "codecplus.codecs"),
+              EntryPoint("wrong", "eval_signals:speech_like", "codecplus.codecs")]  # fmt: skip
+    monkeypatch.setattr(module, "entry_points", lambda group: points if group == "codecplus.codecs" else [])
+    assert resolve_codecs(["half"])[-1].name == "half"
+    with pytest.raises(InputError, match="made a ndarray without name"):
+        resolve_codecs(["wrong"], [1.0])
+
+
+@pytest.mark.parametrize("rate", [0, -3])
+def test_rates_must_be_positive(rate):
+    with pytest.raises(InputError, match="above 0 kbit/s"):
+        resolve_codecs(["opus"], [rate])
+
+
+@pytest.mark.parametrize("kbps", Mp3.RATES)
+def test_mp3_rates_are_legal_for_every_source(kbps):
+    for rate, channels in ((8_000, 2), (48_000, 1)):
+        audio = np.stack([speech_like(2.0, rate, seed) for seed in range(channels)])
+        _, payload = round_trip(Mp3(kbps), audio, rate)
+        assert payload.bits / 2 / 1000 == pytest.approx(kbps * channels, rel=0.1)
