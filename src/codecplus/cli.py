@@ -215,6 +215,8 @@ def _pairs(inputs: list[Path], output: Path | None, suffixes: set[str], suffix: 
         pairs = [(source, (output / relative).with_suffix(suffix)) for source, relative in sources]
     targets: dict[Path, Path] = {}
     for source, target in pairs:
+        if target == source:
+            raise InputError(f"{source} would be written over itself; name another output with -o")
         if target in targets:
             raise InputError(f"{source} and {targets[target]} would both become {target}; rename one of them")
         targets[target] = source

@@ -140,6 +140,8 @@ class Codec:
         Raises:
             InputError: for audio, a rate or a number of codebooks that cannot be used.
         """
+        if isinstance(audio, Latents):
+            raise InputError("expected audio, but these are codes already; decode them first")
         if isinstance(audio, (list, tuple)) and audio and np.ndim(audio[0]) > 0 and not _is_channels(audio):
             return [self.encode(item, sample_rate, bitrate, n_quantizers, loudness=loudness) for item in audio]
         audio = utils.as_audio(audio)

@@ -1,1 +1,37 @@
-"""The evaluation harness: codecs, data, metrics, results and reports."""
+"""The evaluation harness: codecs, data, metrics, results and reports.
+
+from codecplus.eval import EvaluationConfig, build_leaderboard, compare, run_evaluation
+
+out = run_evaluation(EvaluationConfig(codecs=["opus"], bitrates=[6, 12], data="recordings", out="results"))
+build_leaderboard([out], html="board.html")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from codecplus.eval.comparison import Comparison, compare
+    from codecplus.eval.config import EvaluationConfig
+    from codecplus.eval.metrics import METRICS, Score, score
+    from codecplus.eval.report.leaderboard import build_leaderboard
+    from codecplus.eval.results import Results, load_results
+    from codecplus.eval.runner import run_evaluation
+
+# Imported when first used, so that the command line can list its verbs at once.
+_HOMES = {
+    "METRICS": "metrics", "Score": "metrics", "score": "metrics", "Comparison": "comparison", "compare": "comparison",
+    "EvaluationConfig": "config", "build_leaderboard": "report.leaderboard", "Results": "results",
+    "load_results": "results", "run_evaluation": "runner",
+}  # fmt: skip
+__all__ = [
+    "METRICS", "Comparison", "EvaluationConfig", "Results", "Score", "build_leaderboard", "compare", "load_results",
+    "run_evaluation", "score",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"codecplus.eval.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

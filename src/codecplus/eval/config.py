@@ -29,8 +29,8 @@ class EvaluationConfig:
     """Recordings longer than this are cut; None: the task's own policy."""
     segments_per_file: int | None = None
     """Segments kept of a recording that is cut; None: the task's own policy."""
-    device: str = "cpu"
-    """Where neural codecs run; `accelerate launch` gives each process its own."""
+    device: str | None = None
+    """Where neural codecs run; None: on CUDA if there is any, each process of `accelerate launch` on its own device."""
     workers: int | None = None
     """Processes that score; None: one per core."""
     progress: bool = True

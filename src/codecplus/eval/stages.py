@@ -110,13 +110,14 @@ def encode(
 def _round_trip(codec: Codec, reference: np.ndarray, rate: int) -> tuple[dict[str, Any], Any, Any]:
     """The journal's line, the audio (C, S) or None, the codes (K, T) or None."""
     line: dict[str, Any] = {"status": "codec_failure", "reason": None, "codebook_size": None}
+    original = Original(reference.shape[0], reference.shape[1], rate)
     try:
         start = time.perf_counter()
         payload = codec.encode(reference.copy(), rate)  # a codec that writes into its input must not spoil it
         line["encode_seconds"] = time.perf_counter() - start
         line.update(bits=int(payload.bits), file_bits=8 * len(payload.data), codebook_size=payload.codebook_size)
         start = time.perf_counter()
-        audio = np.asarray(codec.decode(payload.data, Original(*reference.shape, rate)), dtype=np.float32)
+        audio = np.asarray(codec.decode(payload.data, original), dtype=np.float32)
         line["decode_seconds"] = time.perf_counter() - start
     except Exception as error:  # a codec is somebody else's code: whatever it raises belongs in the report
         return {**line, "reason": f"{type(error).__name__}: {error}"}, None, None
@@ -131,8 +132,7 @@ def _round_trip(codec: Codec, reference: np.ndarray, rate: int) -> tuple[dict[st
 
 def _warm_up(codec: Codec, reference: np.ndarray, rate: int) -> None:
     """Load what is loaded lazily, so that the first clip's time is not the disk's."""
-    audio = reference[:, :rate]
-    _round_trip(codec, audio, rate)
+    _round_trip(codec, reference[:, :rate], rate)
 
 
 def score(
@@ -144,9 +144,10 @@ def score(
     """
     journals = {codec.name: store.scores_journal(codec_hash(codec)) for codec in codecs}
     jobs = list(_jobs(codecs, clips, metrics, store))
+    hired = [Scorer() for _ in range(min(workers, len(jobs)))]
     scorers: queue.Queue[Scorer] = queue.Queue()
-    for _ in range(min(workers, len(jobs))):
-        scorers.put(Scorer())
+    for scorer in hired:
+        scorers.put(scorer)
 
     def run(clip: ClipRecord, estimates: dict) -> None:
         def note(name: str, metric: str, result: Score) -> None:
@@ -161,7 +162,7 @@ def score(
             scorers.put(scorer)
 
     identities = {metric.name: metric.identity for metric in metrics}
-    pool = ThreadPoolExecutor(max(1, scorers.qsize()))
+    pool = ThreadPoolExecutor(max(1, len(hired)))
     try:
         futures = [pool.submit(run, *job) for job in jobs]
         bar = tqdm(as_completed(futures), "score", len(jobs), unit="clip", disable=not progress, file=sys.stderr)
@@ -169,8 +170,8 @@ def score(
             future.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        while not scorers.empty():
-            scorers.get().close()
+        for scorer in hired:
+            scorer.stop()
         for journal in journals.values():
             journal.close()
 

@@ -24,7 +24,7 @@ class DacConfig(PreTrainedConfig):
         hidden_size (`int`, *optional*): width D of the latent; `encoder_hidden_size * 2**len(downsampling_ratios)` if
             not given. The released 44 kHz 16 kbit/s model uses 128.
 
-    `hop_length` and `upsampling_ratios` follow from the ratios and are written to `config.json` for other readers, but
+    Raises `ValueError` for sizes that make no DAC. `hop_length` and `upsampling_ratios` follow from the ratios and are written to `config.json` for other readers, but
     never read from it: the published 16 and 24 kHz configurations carry a stale `hop_length` of 512.
     """
 
@@ -50,12 +50,12 @@ class DacConfig(PreTrainedConfig):
             kwargs.pop(derived, None)
         if self.hidden_size is None:
             self.hidden_size = self.encoder_hidden_size * 2 ** len(self.downsampling_ratios)
+        self._check_sizes()
         self.upsampling_ratios = list(self.downsampling_ratios)[::-1]
         self.hop_length = math.prod(self.downsampling_ratios)
         super().__post_init__(**kwargs)
 
-    def validate_architecture(self):
-        """Refuse sizes that make no DAC. Raises `ValueError`; called by the base class after every construction."""
+    def _check_sizes(self):
         if not self.downsampling_ratios or any(ratio < 1 for ratio in self.downsampling_ratios):
             raise ValueError(
                 f"downsampling_ratios must be one or more integers of at least 1, got {self.downsampling_ratios}"

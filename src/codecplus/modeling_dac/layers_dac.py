@@ -9,6 +9,7 @@ input, which is what it would see at the end of that item alone: so a padded bat
 """
 
 import math
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,19 @@ def zero_tail(x: Tensor, lengths: Tensor | None) -> Tensor:
 def channels_last(x: Tensor) -> Tensor:
     """The same (B, C, T), laid out in memory as (B, T, C); no copy if it is already."""
     return x.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+@contextmanager
+def weights_in_place(*modules: nn.Module):
+    """For reading weights of modules that are not called: accelerate brings offloaded ones only for a call."""
+    hooks = [(module, module._hf_hook) for module in modules if hasattr(module, "_hf_hook")]
+    for module, hook in hooks:
+        hook.pre_forward(module)
+    try:
+        yield
+    finally:
+        for module, hook in hooks:
+            hook.post_forward(module, ())
 
 
 class Snake1d(nn.Module):
@@ -51,8 +65,11 @@ class Snake1d(nn.Module):
         steps = max(1, self.block_elements // (x.shape[0] * x.shape[1]))
         for start in range(0, x.shape[-1], steps):
             wide = x[..., start : start + steps].float()
-            sine = (wide * alpha).sin_()
-            out[..., start : start + steps] = sine.square_().mul_(reciprocal).add_(wide)
+            square = (wide * alpha).sin_().square_()
+            if x.dtype == torch.float32:
+                torch.addcmul(wide, square, reciprocal, out=out[..., start : start + steps])
+            else:
+                out[..., start : start + steps] = square.mul_(reciprocal).add_(wide)
         return out
 
 
@@ -86,11 +103,15 @@ def folded_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, p
     """A dilated convolution (B, C, T) -> (B, C', T) with kernel (C', C, k) as an undilated one on a folded view."""
     steps = x.shape[-1]
     x = channels_last(x)
+    if weight.shape[-1] == 1:
+        return F.linear(x.transpose(1, 2), weight.squeeze(-1), bias).transpose(1, 2)
     if steps % dilation:
         x = channels_last(F.pad(x, (0, -steps % dilation)))
     image = x.unflatten(2, (-1, dilation))  # (B, C, T / d, d)
+    # Of the two operands the weight decides: were it not channels-last, the output would not be.
+    kernel = weight.unsqueeze(-1).contiguous(memory_format=torch.channels_last)
     rows = pads[0] // dilation  # conv2d pads both sides alike; a causal layer drops the rows it did not ask for
-    y = F.conv2d(image, weight.unsqueeze(-1), bias, padding=(rows, 0))
+    y = F.conv2d(image, kernel, bias, padding=(rows, 0))
     return y.flatten(2)[..., :steps]
 
 
@@ -146,7 +167,7 @@ class DacResidualUnit(nn.Module):
         self.conv2 = DacConv1d(channels, channels, 1)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        return x + self.conv2(self.snake2(self.conv1(self.snake1(x), lengths)))
+        return self.conv2(self.snake2(self.conv1(self.snake1(x), lengths))).add_(x)
 
 
 class DacEncoderBlock(nn.Module):
@@ -251,7 +272,8 @@ class DacVectorQuantize(nn.Module):
 
     def decode_latents(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """The nearest entries (B, d, T) and their indices (B, T) of projected latents (B, d, T)."""
-        indices = nearest_entry(latents.transpose(1, 2), self.codebook.weight)
+        with weights_in_place(self.codebook):
+            indices = nearest_entry(latents.transpose(1, 2), self.codebook.weight)
         return self.codebook(indices).transpose(1, 2), indices
 
     def forward(self, z: Tensor, lengths: Tensor | None = None):
@@ -300,7 +322,6 @@ class DacResidualVectorQuantizer(nn.Module):
     def _search_with_gradients(self, z: Tensor, n_quantizers: int, lengths: Tensor | None):
         batch = z.shape[0]
         used = torch.full((batch,), n_quantizers, device=z.device)
-        searched = n_quantizers
         if self.training and self.quantizer_dropout:
             dropped = int(batch * self.quantizer_dropout)
             used[:dropped] = torch.randint(1, n_quantizers + 1, (dropped,)).to(z.device)
@@ -308,7 +329,7 @@ class DacResidualVectorQuantizer(nn.Module):
         quantized = torch.zeros_like(residual)
         commitment_loss = codebook_loss = residual.new_zeros(())
         codes, latents = [], []
-        for i, quantizer in enumerate(self.quantizers[:searched]):
+        for i, quantizer in enumerate(self.quantizers[:n_quantizers]):
             q, commitment, codebook, indices, projected = quantizer(residual, lengths)
             kept = (i < used).to(q.dtype)  # (B,)
             quantized = quantized + q * kept[:, None, None]
@@ -328,17 +349,16 @@ class DacResidualVectorQuantizer(nn.Module):
         """
         quantizers = self.quantizers[:n_quantizers]
         d = quantizers[0].codebook_dim
-        into, out, into_bias, out_bias = self._projections(quantizers)
+        into, out, into_bias, out_bias, codebooks = self._weights(quantizers)
         mixed = into @ out  # (K * d, K * d): block (i, j) is in_i(out_j(·))
         latents = z.transpose(1, 2).float() @ into.t()  # (B, T, K * d)
         entries = torch.zeros_like(latents)
         codes = []
         commitment_loss = latents.new_zeros(())
         offset = latents.new_zeros(into.shape[1])  # the sum of the biases of the codebooks already searched
-        for i, quantizer in enumerate(quantizers):
+        for i, codebook in enumerate(codebooks):
             here, before = slice(i * d, (i + 1) * d), slice(0, i * d)
             latents[..., here] += into_bias[here] - into[here] @ offset - entries[..., before] @ mixed[here, before].t()
-            codebook = quantizer.codebook.weight.float()
             indices = nearest_entry(latents[..., here], codebook)
             entries[..., here] = codebook[indices]
             offset = offset + out_bias[i]
@@ -351,23 +371,28 @@ class DacResidualVectorQuantizer(nn.Module):
         return quantized, torch.stack(codes, dim=1), latents, commitment_loss, commitment_loss.clone()
 
     @staticmethod
-    def _projections(quantizers) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """All projections side by side in fp32: in (K * d, D), out (D, K * d), their biases (K * d,) and (K, D)."""
-        into = torch.cat([q.in_proj.weight.float().squeeze(-1) for q in quantizers], dim=0)
-        out = torch.cat([q.out_proj.weight.float().squeeze(-1) for q in quantizers], dim=1)
-        into_bias = torch.cat([q.in_proj.bias.float() for q in quantizers])
-        out_bias = torch.stack([q.out_proj.bias.float() for q in quantizers])
-        return into, out, into_bias, out_bias
+    def _weights(quantizers) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
+        """All weights side by side in fp32.
+
+        Projections in (K * d, D) and out (D, K * d), their biases (K * d,) and (K, D), and the codebooks (N, d) each.
+        """
+        parts = [part for q in quantizers for part in (q.in_proj, q.out_proj, q.codebook)]
+        with weights_in_place(*parts):
+            into = torch.cat([q.in_proj.weight.float().squeeze(-1) for q in quantizers], dim=0)
+            out = torch.cat([q.out_proj.weight.float().squeeze(-1) for q in quantizers], dim=1)
+            into_bias = torch.cat([q.in_proj.bias.float() for q in quantizers])
+            out_bias = torch.stack([q.out_proj.bias.float() for q in quantizers])
+            codebooks = [q.codebook.weight.float() for q in quantizers]
+        return into, out, into_bias, out_bias, codebooks
 
     def from_codes(self, audio_codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Codes (B, K, T) to quantized latents (B, D, T), the entries (B, K * d, T), and the codes again."""
         quantizers = self.quantizers[: audio_codes.shape[1]]
-        _, out, _, out_bias = self._projections(quantizers)
-        entries = [q.codebook.weight[audio_codes[:, i]] for i, q in enumerate(quantizers)]
-        entries = torch.cat(entries, dim=-1)  # (B, T, K * d)
-        quantized = entries.float() @ out.t() + out_bias.sum(dim=0)
+        _, out, _, out_bias, codebooks = self._weights(quantizers)
+        entries = torch.cat([codebook[audio_codes[:, i]] for i, codebook in enumerate(codebooks)], dim=-1)
+        quantized = entries @ out.t() + out_bias.sum(dim=0)  # (B, T, K * d) -> (B, T, D)
         dtype = quantizers[0].out_proj.weight.dtype
-        return quantized.transpose(1, 2).to(dtype), entries.transpose(1, 2), audio_codes
+        return quantized.transpose(1, 2).to(dtype), entries.transpose(1, 2).to(dtype), audio_codes
 
     def from_latents(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Projected latents (B, K * d, T) to quantized latents (B, D, T) and their entries (B, K * d, T)."""

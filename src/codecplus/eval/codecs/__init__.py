@@ -29,7 +29,7 @@ ENTRY_POINTS = "codecplus.codecs"
 STOCK = "stock:"
 
 
-def resolve_codecs(names: Iterable[str], bitrates: Iterable[float] = (), device: str = "cpu") -> list[Codec]:
+def resolve_codecs(names: Iterable[str], bitrates: Iterable[float] = (), device: str | None = None) -> list[Codec]:
     """The anchors and then each codec at each rate it can come nearest to, every row once.
 
     bitrates: targets in kbit/s per channel; none: each codec's own default.
@@ -48,7 +48,7 @@ def resolve_codecs(names: Iterable[str], bitrates: Iterable[float] = (), device:
     return list(rows.values())
 
 
-def _factory(name: str, device: str) -> Callable[[float | None], Any]:
+def _factory(name: str, device: str | None) -> Callable[[float | None], Any]:
     if name in CODECS:
         return CODECS[name]
     registered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}

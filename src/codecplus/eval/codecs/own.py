@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from codecplus.eval.codecs.base import Original, Payload, row_name
-from codecplus.eval.codecs.stock import weights_hash
+from codecplus.eval.codecs.stock import pick_device, weights_hash
 
 
 class OwnCodec:
     """A codecplus checkpoint at the rate nearest to a target in kbit/s per channel; None: all its codebooks."""
 
-    def __init__(self, source: str, kbps: float | None = None, device: str = "cpu") -> None:
-        self.source, self.device = source, device
-        codec = _load(source, device)
+    def __init__(self, source: str, kbps: float | None = None, device: str | None = None) -> None:
+        self.source, self.device = source, pick_device(device)
+        codec = _load(source, self.device)
         rates = [float(rate) for rate in codec.bitrates]
         self.nominal_kbps = max(rates) if kbps is None else min(rates, key=lambda rate: abs(rate - kbps))
         self.name = row_name(source, round(self.nominal_kbps, 3))

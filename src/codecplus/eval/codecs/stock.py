@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import math
+import os
 import struct
 from functools import lru_cache
 from typing import Any
@@ -26,9 +27,9 @@ _HEAD = struct.Struct("<HHHII")  # groups of channels, chunks, K, frames of a ch
 class StockCodec:
     """A transformers codec at the rate nearest to a target in kbit/s per channel; None: all its codebooks."""
 
-    def __init__(self, source: str, kbps: float | None = None, device: str = "cpu") -> None:
-        self.source, self.device = source, device
-        model = load_model(source, device)
+    def __init__(self, source: str, kbps: float | None = None, device: str | None = None) -> None:
+        self.source, self.device = source, pick_device(device)
+        model = load_model(source, self.device)
         self._rates = _rates(model)  # kbit/s -> the argument that asks for it
         wanted = max(self._rates) if kbps is None else min(self._rates, key=lambda rate: abs(rate - kbps))
         self.nominal_kbps = wanted
@@ -100,6 +101,15 @@ def load_model(source: str, device: str) -> Any:
         return classes[kind].from_pretrained(source).to(device).eval()
     except (OSError, KeyError) as error:
         raise CheckpointError(f"cannot load the stock model {source!r}: {str(error).splitlines()[0]}") from error
+
+
+def pick_device(device: str | None) -> str:
+    """The device named, or else this process's CUDA device, or else the CPU."""
+    if device is not None:
+        return device
+    import torch
+
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
 def weights_hash(model: Any) -> str:

@@ -33,6 +33,7 @@ class Scorer:
         self._process: subprocess.Popen | None = None
         self._answers: queue.Queue = queue.Queue()
         self._lock = threading.Lock()
+        self._stopped = False
 
     def score(
         self,
@@ -55,8 +56,13 @@ class Scorer:
                 self._round(reference, todo, sample_rate, keep, deaths)
         return results
 
+    def stop(self) -> None:
+        """Stop the worker for good, also from another thread: a score in progress ends with InterruptedError."""
+        self._stopped = True
+        self.close()
+
     def close(self) -> None:
-        """Stop the worker."""
+        """Stop the worker; the next score starts another."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -84,6 +90,8 @@ class Scorer:
             self.close()
             keep(*queued[0], Score.failed("timeout", f"no score within {limit:.0f} s"))
         except OSError:
+            if self._stopped:
+                raise InterruptedError("the scorer was stopped") from None
             code = self._process.wait() if self._process else None
             self.close()
             victim = queued[0] if queued else None

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ class TableTask:
         """What the task is, as plain data."""
         fields = {key: value for key, value in vars(self).items() if value not in (None, {}, [])}
         fields["files"] = [Path(file).name for file in self.files] if self.files else None
+        fields["revision"] = self._commit()
         return {
             "type": "table",
             **{k: v for k, v in fields.items() if v is not None},
@@ -108,15 +110,20 @@ class TableTask:
         )
 
     def _commit(self) -> str | None:
-        """The commit of the Hub dataset; when the Hub cannot be asked, the revision as it was given."""
         if self.dataset is None or (self.revision and len(self.revision) == 40):
             return self.revision
-        try:
-            from huggingface_hub import HfApi
+        return _resolve(self.dataset, self.revision)
 
-            return HfApi().dataset_info(self.dataset, revision=self.revision).sha
-        except Exception:  # offline: the local cache of `datasets` may still have it under that name
-            return self.revision
+
+@cache
+def _resolve(dataset: str, revision: str | None) -> str | None:
+    """The commit of a Hub dataset; when the Hub cannot be asked, the revision as it was given."""
+    try:
+        from huggingface_hub import HfApi
+
+        return HfApi().dataset_info(dataset, revision=revision).sha
+    except Exception:  # offline: the local cache of `datasets` may still have it under that name
+        return revision
 
 
 def _datasets() -> Any:

@@ -1,0 +1,31 @@
+# The two commands of the README, `make demo` and `make test`, need Python 3.10 or newer, a C compiler and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check bench clean
+
+demo: $(VENV)/installed
+	$(BIN)/codecplus demo
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+check: $(VENV)/installed
+	$(BIN)/ruff check src tests spaces_demo benchmarks
+	$(BIN)/ruff format --check src tests spaces_demo benchmarks
+	$(BIN)/pyright
+
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/speed.py
+
+# constraints.txt holds torch at a version with a CPU build on PyPI mirrors; pip would else fetch gigabytes of CUDA.
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist demo_output

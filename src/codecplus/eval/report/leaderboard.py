@@ -1,0 +1,186 @@
+"""Several runs as one leaderboard: JSON for programs and a page for people, ranked by one stated rule."""
+
+from __future__ import annotations
+
+import hashlib
+import json as json_module
+from collections.abc import Iterable
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from codecplus.errors import InputError
+from codecplus.eval.codecs.anchors import is_anchor
+from codecplus.eval.metrics import METRICS
+from codecplus.eval.results import ROWS, Results, Row, bit_rates, load_results, metric_by_file, write_json
+from codecplus.eval.statistics import Estimate, estimate
+from codecplus.utils import atomic_path
+
+BAND_EDGES = (1.75, 3.5, 7.0, 14.0, 28.0, 56.0)  # kbit/s per channel; each twice the last, none at a usual rate
+PRIMARY = {"speech": ("pesq_wb", "mel_distance"), None: ("mel_distance", "stft_distance")}
+RULE = (
+    "Codecs compete on the same clips, per kind of audio and per band of measured payload rate per channel. Those "
+    "that coded every clip are ordered by the mean of one metric over the clips that all of them have a score for: "
+    "{metric}. Going down that order a codec shares the current rank when its 95 % interval overlaps with that of the "
+    "first codec of that rank, else it opens the next. Codecs that failed on any clip have no rank and are listed "
+    "after all others, those with more failures later. Anchors are shown and not ranked."
+)
+
+
+def build_leaderboard(
+    paths: Iterable[str | Path],
+    html: str | Path | None = None,
+    json: str | Path | None = None,
+    rank_by: str | None = None,
+) -> dict[str, Any]:
+    """Merge results folders into a leaderboard and return it; `html` and `json` are files to write it to.
+
+    paths: results folders, or folders that hold some. Runs on the same clips are merged, the newer run of the same
+    codec replaces the older. rank_by: a metric's name; None: PESQ wide band for speech, else the mel distance.
+    """
+    if rank_by is not None and (rank_by not in METRICS or METRICS[rank_by].higher_is_better is None):
+        ranking = ", ".join(name for name, metric in METRICS.items() if metric.higher_is_better is not None)
+        raise InputError(f"cannot rank by {rank_by!r}; expected one of {ranking}")
+    groups: dict[str, list[Results]] = {}
+    for results in map(load_results, _find(paths)):
+        groups.setdefault(_clip_set(results), []).append(results)
+    boards = []
+    for group in groups.values():
+        boards += _boards(sorted(group, key=lambda results: results.provenance["date"]), rank_by)
+    leaderboard = {"schema": 1, "bands": list(BAND_EDGES), "boards": boards}
+    if json is not None:
+        Path(json).parent.mkdir(parents=True, exist_ok=True)
+        write_json(Path(json), leaderboard)
+    if html is not None:
+        _write_page(Path(html), leaderboard)
+    return leaderboard
+
+
+def _find(paths: Iterable[str | Path]) -> list[Path]:
+    found: list[Path] = []
+    for path in map(Path, paths):
+        inside = sorted(rows.parent for rows in path.rglob(ROWS)) if path.is_dir() else []
+        if not inside:
+            raise InputError(f"there are no results in {path}; run `codecplus eval` first")
+        found += [folder for folder in inside if folder not in found]
+    if not found:
+        raise InputError("expected at least one results folder")
+    return found
+
+
+def _clip_set(results: Results) -> str:
+    """The same for two runs whenever they scored the same audio, wherever it lay."""
+    first = results.codecs[0]
+    clips = sorted(f"{row.clip_hash} {row.kind}" for row in results.rows if row.codec == first)
+    return hashlib.sha256("\n".join(clips).encode()).hexdigest()[:16]
+
+
+def _boards(group: list[Results], rank_by: str | None) -> list[dict[str, Any]]:
+    """A board per kind of audio, from runs on the same clips, oldest first."""
+    rows: dict[str, list[Row]] = {}
+    details: dict[str, dict[str, Any]] = {}
+    for results in group:
+        for name in results.codecs:
+            rows[name] = [row for row in results.rows if row.codec == name]
+            latency = results.summary["codecs"][name]["latency_seconds"]
+            details[name] = {
+                **results.costs[name], "latency_seconds": latency, "date": results.provenance["date"],
+            }  # fmt: skip
+    kinds = sorted({row.domain for group_rows in rows.values() for row in group_rows})
+    boards = []
+    for kind in kinds:
+        of_kind = {name: [row for row in codec_rows if row.domain == kind] for name, codec_rows in rows.items()}
+        primary = _primary(kind, of_kind, rank_by)
+        entries = _entries(of_kind, details, primary)
+        task = group[-1].summary["task"]
+        boards.append({
+            "task": task["name"], "kind": kind, "clip_set": _clip_set(group[-1]), "primary": primary,
+            "rule": RULE.format(metric=METRICS[primary].title), "clips": len(next(iter(of_kind.values()))),
+            "metrics": {n: m for results in group for n, m in results.summary["metrics"].items()},
+            "licence": task.get("licence"), "entries": entries,
+        })  # fmt: skip
+    return boards
+
+
+def _primary(kind: str, rows: dict[str, list[Row]], rank_by: str | None) -> str:
+    if rank_by is not None:
+        return rank_by
+    candidates = PRIMARY.get(kind, PRIMARY[None])
+    for metric in candidates:
+        if any(metric_by_file(codec_rows, metric) for codec_rows in rows.values()):
+            return metric
+    return candidates[-1]
+
+
+def _entries(rows: dict[str, list[Row]], details: dict[str, dict], primary: str) -> list[dict[str, Any]]:
+    bands: dict[int | None, list[str]] = {}
+    rates = {name: bit_rates(codec_rows) for name, codec_rows in rows.items()}
+    for name in rows:
+        if not is_anchor(name):
+            bands.setdefault(_band(name, rates[name]), []).append(name)
+    places: dict[str, tuple[int, Estimate]] = {}
+    for names in bands.values():
+        places.update(rank({name: rows[name] for name in names}, primary))
+    entries = []
+    for name, codec_rows in rows.items():
+        place, ranked_by = places.get(name, (None, None))
+        estimates = {metric: estimate(metric_by_file(codec_rows, metric).values()) for metric in METRICS}
+        entries.append({
+            "codec": name,
+            "anchor": is_anchor(name),
+            "rank": place,
+            "band": _band(name, rates[name]),
+            **rates[name],
+            "failures": failures(codec_rows, primary),
+            "ranked_by": asdict(ranked_by) if ranked_by else None,
+            "metrics": {metric: asdict(found) for metric, found in estimates.items() if found},
+            **details[name],
+        })  # fmt: skip
+    return sorted(entries, key=_position)
+
+
+def _position(entry: dict[str, Any]) -> tuple:
+    """Bands from low to high, within them ranks and then failures; anchors last."""
+    band = len(BAND_EDGES) + 1 if entry["band"] is None else entry["band"]
+    return entry["anchor"], band, entry["rank"] is None, entry["rank"] or entry["failures"]
+
+
+def failures(rows: list[Row], metric: str) -> int:
+    """Clips that the reference allows to be scored and for which the codec has no score."""
+    return sum(
+        row.status != "ok" or (metric in row.scores and row.scores[metric].status == "codec_failure") for row in rows
+    )
+
+
+def rank(rows: dict[str, list[Row]], metric: str) -> dict[str, tuple[int, Estimate]]:
+    """Rank codecs by RULE: name -> (rank from 1, the estimate it was ranked by); those that failed are not in it."""
+    fit = {name: group for name, group in rows.items() if not failures(group, metric)}
+    scored = [{row.clip for row in group if metric in row.scores and row.scores[metric].status == "ok"}
+              for group in fit.values()]  # fmt: skip
+    common = set.intersection(*scored) if scored else set()
+    found = {name: estimate(metric_by_file(group, metric, lambda row: row.clip in common).values())
+             for name, group in fit.items()}  # fmt: skip
+    ranked = {name: value for name, value in found.items() if value is not None}
+    sign = -1 if METRICS[metric].higher_is_better else 1
+    places: dict[str, tuple[int, Estimate]] = {}
+    leader, place = None, 0
+    for position, name in enumerate(sorted(ranked, key=lambda name: (sign * ranked[name].mean, name)), start=1):
+        if leader is None or not ranked[name].overlaps(leader):
+            leader, place = ranked[name], position
+        places[name] = (place, ranked[name])
+    return places
+
+
+def _band(name: str, rates: dict[str, float | None]) -> int | None:
+    """Which band a measured rate falls into; none for anchors and for codecs that coded nothing."""
+    rate = rates["payload_kbps_per_channel"]
+    return None if rate is None or is_anchor(name) else sum(rate > edge for edge in BAND_EDGES)
+
+
+def _write_page(path: Path, leaderboard: dict[str, Any]) -> None:
+    page = (files("codecplus.eval.report") / "leaderboard.html").read_text(encoding="utf-8")
+    data = json_module.dumps(leaderboard, allow_nan=False).replace("<", "\\u003c")  # no name can close the script
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        temporary.write_text(page.replace("/*LEADERBOARD*/null", data), encoding="utf-8")

@@ -1,0 +1,185 @@
+"""Results as Markdown: one table per domain, every failure and everything left out named."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from codecplus.eval.results import Results
+
+
+def markdown_report(results: Results, plots: Sequence[str] = (), note: str | None = None) -> str:
+    """The whole report; `plots` are paths relative to it, `note` says why there are none."""
+    sections = [
+        _head(results),
+        *(_domain(results, domain) for domain in domains(results)),
+        _plots(plots, note),
+        _failures(results),
+        _left_out(results),
+        _costs(results),
+        _metrics(results),
+        _provenance(results),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def domains(results: Results) -> list[str]:
+    """Domains that occur; `all` only where there are several."""
+    found = list(dict.fromkeys(name for codec in results.summary["codecs"].values() for name in codec["domains"]))
+    named = [name for name in found if name != "all"]
+    return [*named, "all"] if len(named) > 1 else named
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table.
+
+    >>> print(table(["a", "b"], [["1", "2"]]))
+    | a | b |
+    |---|---|
+    | 1 | 2 |
+    """
+    lines = [header, ["---"] * len(header), *rows]
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    return "\n".join("|" + "|".join(line) + "|" if i == 1 else "| " + " | ".join(line) + " |"
+                     for i, line in enumerate(cells))  # fmt: skip
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number to so many significant digits, at least whole; a dash for none.
+
+    >>> number(3.14159), number(12345.6), number(None)
+    ('3.14', '12346', '–')
+    """
+    if value is None:
+        return "–"
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:.0f}"
+    text = f"{value:.{digits}g}"
+    return f"{value:.{digits}f}" if "e" in text else text
+
+
+def cell(entry: dict[str, Any] | None) -> str:
+    """Mean with its interval, and what could not be scored."""
+    if not entry:
+        return "–"
+    text = number(entry.get("mean"))
+    if entry.get("low") is not None:
+        text += f" [{number(entry['low'])}, {number(entry['high'])}]"
+    bad = sum(count for status, count in entry["counts"].items() if status not in ("ok", "reference_unscorable"))
+    return text + (f" ({bad} failed)" if bad else "")
+
+
+def _head(results: Results) -> str:
+    task, data = results.summary["task"], results.provenance["data"]
+    text = (
+        f"# Codecs on {task['name']}\n\n{data['files']} recordings, {data['clips']} clips, "
+        f"{data['seconds'] / 60:.1f} minutes. Recordings over {task['segment_seconds']:g} s are cut, "
+        f"at most {task['segments_per_file']} segments of each are scored."
+    )
+    if task.get("dataset"):
+        text += f" Data set `{task['dataset']}`, split `{task['split']}`, revision `{task.get('revision')}`."
+    if task.get("licence"):
+        text += f" Licence: {task['licence']}."
+    return text + (
+        "\n\nScores are means over recordings with 95 % bootstrap intervals. Bit rates are measured: all bits over all "
+        "seconds, of the payload (without container) and of the file, all channels together. `identity` and "
+        "`lowpass` are anchors: a perfect copy, and the original without its high frequencies."
+    )
+
+
+def _domain(results: Results, domain: str) -> str:
+    present = [codec["domains"][domain] for codec in results.summary["codecs"].values() if domain in codec["domains"]]
+    metrics = [name for name in results.summary["metrics"] if any(name in part["metrics"] for part in present)]
+    header = ["codec", "payload kbit/s", "file kbit/s", "failed clips",
+              *(_titled(results.summary["metrics"][name]) for name in metrics)]  # fmt: skip
+    rows = []
+    for name, codec in results.summary["codecs"].items():
+        part = codec["domains"].get(domain)
+        if part:
+            failed = sum(row.codec == name and row.status != "ok" and domain in ("all", row.domain)
+                         for row in results.rows)  # fmt: skip
+            rates = [number(part["payload_kbps"]), number(part["file_kbps"]), f"{failed} of {part['clips']}"]
+            rows.append([name, *rates, *(cell(part["metrics"].get(metric)) for metric in metrics)])
+    return f"## {domain.capitalize()}\n\n{table(header, rows)}"
+
+
+def _titled(metric: dict[str, Any]) -> str:
+    arrow = {True: " ↑", False: " ↓", None: ""}[metric["higher_is_better"]]
+    return metric["title"] + (f" ({metric['unit']})" if metric["unit"] else "") + arrow
+
+
+def _plots(plots: Sequence[str], note: str | None) -> str:
+    if note:
+        return f"## Plots\n\nNone: {note}."
+    return "## Rate and distortion\n\n" + "\n".join(f"![{path}]({path})" for path in plots) if plots else ""
+
+
+def _failures(results: Results) -> str:
+    reasons: Counter[tuple[str, str, str]] = Counter()
+    for row in results.rows:
+        if row.status != "ok":
+            reasons[row.codec, "all", f"{row.status}: {row.reason}"] += 1
+            continue
+        for name, score in row.scores.items():
+            if score.status not in ("ok", "reference_unscorable"):
+                reasons[row.codec, name, f"{score.status}: {score.reason}"] += 1
+    if not reasons:
+        return "## Failures\n\nNone."
+    rows = [[codec, metric, str(count), reason] for (codec, metric, reason), count in reasons.items()]
+    return "## Failures\n\n" + table(["codec", "metric", "clips", "reason"], rows)
+
+
+def _left_out(results: Results) -> str:
+    """Problems of the data, and references that no metric can be asked about; the same for every codec."""
+    rows = [[p["source"], "–" if not p["fatal"] else "all", p["reason"]]
+            for p in results.provenance["data"]["problems"]]  # fmt: skip
+    first = results.codecs[0]
+    for row in results.rows:
+        if row.codec == first:
+            reasons: dict[str, list[str]] = {}
+            for name, score in row.scores.items():
+                if score.status == "reference_unscorable":
+                    reasons.setdefault(str(score.reason), []).append(name)
+            rows += [[row.clip, ", ".join(names), reason] for reason, names in reasons.items()]
+    if not rows:
+        return "## Left out\n\nNothing."
+    header = ["recording", "metrics", "reason"]
+    return "## Left out\n\nDecided on the recordings alone, so the same for every codec.\n\n" + table(header, rows)
+
+
+def _costs(results: Results) -> str:
+    rows = []
+    for name, codec in results.summary["codecs"].items():
+        cost, books = results.costs[name], codec["codebooks"]
+        memory, latency = cost["peak_memory_bytes"], codec["latency_seconds"]
+        used = sum(book["used"] for book in books) / len(books) if books else None
+        rows.append([
+            name, number(cost["encode_real_time_factor"]), number(cost["decode_real_time_factor"]),
+            number(memory / 2**20) if memory else "–", number(latency * 1000) if latency is not None else "–",
+            f"{100 * used:.0f} %" if used is not None else "–",
+            " ".join(number(book["entropy_bits"]) for book in books) if books else "–",
+        ])  # fmt: skip
+    header = ["codec", "encode × real time", "decode × real time", "peak memory, MiB", "latency, ms", "codebooks used",
+              "entropy per code, bits"]  # fmt: skip
+    return "## Cost\n\nMeasured in this process, one clip at a time; memory is that of the whole process.\n\n" + table(
+        header, rows
+    )
+
+
+def _metrics(results: Results) -> str:
+    rows = []
+    for name, metric in results.summary["metrics"].items():
+        rate = f"{metric['sample_rate']} Hz" if metric["sample_rate"] else "native"
+        low, high = (number(value, 4) if value is not None else "∞" for value in metric["range"])
+        rows.append([name, f"{low} to {high}", rate, ", ".join(metric["domains"]), metric["source"]])
+    return "## Metrics\n\n" + table(["metric", "range", "computed at", "domains", "source"], rows)
+
+
+def _provenance(results: Results) -> str:
+    p = results.provenance
+    versions = ", ".join(f"{name} {value}" for name, value in p["versions"].items() if value)
+    return (
+        f"## Provenance\n\n{p['date']}; {p['hardware']['processor']}, {p['hardware']['cores']} cores, {p['device']}; "
+        f"resampler {p['resampler']}; {versions}. Settings and codecs: `provenance.json`, `summary.json`."
+    )

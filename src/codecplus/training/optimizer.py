@@ -1,0 +1,75 @@
+"""Muon, and which parameters of a codec it takes. Knows matrices, nothing of losses."""
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor, nn
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose direction is made orthogonal (Jordan et al. 2024), scaled to Adam's step size (Liu et al. 2025).
+
+    For weights of two dimensions and more; the first one counts as rows, the others together as columns.
+    """
+
+    def __init__(self, params, lr: float = 1e-3, momentum: float = 0.95, weight_decay: float = 0.05):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Change every parameter that has a gradient; `closure` is not supported."""
+        if closure is not None:
+            raise ValueError("Muon does not take a closure")
+        for group in self.param_groups:
+            alike = defaultdict(list)  # weights of one shape share their matrix products
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    alike[weight.shape].append(weight)
+            for weights in alike.values():
+                self._step(weights, group)
+
+    def _step(self, weights: list[Tensor], group: dict) -> None:
+        directions = []
+        for weight in weights:
+            state = self.state[weight]
+            if not state:
+                state["momentum"] = torch.zeros_like(weight)
+            state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
+            directions.append(weight.grad.lerp(state["momentum"], group["momentum"]).flatten(1))
+        updates = orthogonalized(torch.stack(directions))
+        scale = 0.2 * max(updates.shape[1:]) ** 0.5
+        for weight, update in zip(weights, updates, strict=True):
+            weight.mul_(1 - group["lr"] * group["weight_decay"])
+            weight.add_(update.view_as(weight), alpha=-group["lr"] * scale)
+
+
+def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Matrices (N, rows, columns) with their singular values brought near 1, between about 0.7 and 1.2.
+
+    The quintic Newton-Schulz iteration of Jordan et al., in bf16, which is enough for a direction.
+    """
+    wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.transpose(1, 2)
+    x = (wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-12)).bfloat16()
+    for _ in range(steps):
+        gram = x @ x.transpose(1, 2)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    x = x.to(matrices.dtype)
+    return x if wide is matrices else x.transpose(1, 2)
+
+
+def split_parameters(model: nn.Module) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Convolutions for Muon; the other parameters of encoder and decoder; the projections of the quantizer.
+
+    Codebooks are in none: they follow their latents, see `codebooks.py`.
+    """
+    matrices, others, projections = [], [], []
+    for name, parameter in model.named_parameters():
+        if name.endswith("codebook.weight"):
+            continue
+        if name.startswith("quantizer."):
+            projections.append(parameter)
+        elif parameter.ndim == 3 and min(parameter.shape[:2]) >= 16:
+            matrices.append(parameter)
+        else:
+            others.append(parameter)
+    return matrices, others, projections

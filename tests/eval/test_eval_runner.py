@@ -1,0 +1,263 @@
+"""A run names every failure, flatters nobody, and gives the same rows however often it is killed or split."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from eval_codecs import BROKEN, Sometimes
+from eval_signals import HalfCodec, speech_like
+
+import codecplus.eval.codecs as codecs_module
+from codecplus.errors import FileFormatError, InputError
+from codecplus.eval import EvaluationConfig, build_leaderboard, compare, load_results, run_evaluation, score
+
+FAST = ("si_sdr", "mel_distance", "stoi")
+
+
+def write_clips(folder: Path, count: int = 3) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        soundfile.write(folder / f"{i}.wav", speech_like(1.0 + 0.1 * i, seed=i), 16_000, "FLOAT")
+    lines = [f"{i}.wav,speech,s{i}" for i in range(count)]
+    (folder / "MANIFEST.csv").write_text("\n".join(["path,kind,speaker", *lines]) + "\n")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    for name, codec in {**BROKEN, "half": HalfCodec, "sometimes": Sometimes}.items():
+        monkeypatch.setitem(codecs_module.CODECS, name, codec)
+
+
+def run(data, out, codecs=("half",), **settings):
+    settings = {"metrics": FAST, "workers": 1, "progress": False, **settings}
+    return load_results(run_evaluation(EvaluationConfig(codecs=codecs, data=str(data), out=out, **settings)))
+
+
+def test_scores_are_those_of_the_clips_scored_by_hand(tmp_path):
+    results = run(write_clips(tmp_path / "data"), tmp_path / "out", ["opus"], bitrates=[12], metrics=("pesq_wb", "snr"))
+    for row in results.rows:
+        if row.codec == "opus@12":
+            reference = soundfile.read(tmp_path / "data" / row.source, dtype="float32")[0]
+            codec = codecs_module.Opus(12)
+            payload = codec.encode(reference[None], 16_000)
+            output = codec.decode(payload.data, codecs_module.Original(1, len(reference), 16_000))[0]
+            assert row.payload_bits == payload.bits
+            assert row.scores == score(reference, output, 16_000, ["pesq_wb", "snr"])
+    part = results.summary["codecs"]["opus@12"]["domains"]["speech"]
+    rows = [row for row in results.rows if row.codec == "opus@12"]
+    assert part["payload_kbps"] == pytest.approx(sum(r.payload_bits for r in rows) / sum(r.seconds for r in rows) / 1e3)
+    assert part["metrics"]["snr"]["mean"] == pytest.approx(np.mean([row.scores["snr"].value for row in rows]))
+
+
+def test_broken_codecs_fail_or_come_last(tmp_path):
+    results = run(write_clips(tmp_path / "data"), tmp_path / "out", [*BROKEN, "half"])
+    for name in BROKEN:
+        rows = [row for row in results.rows if row.codec == name]
+        if name == "noise":
+            assert results.summary["codecs"]["noise"]["domains"]["all"]["metrics"]["si_sdr"]["mean"] < 0
+            continue
+        assert {row.status for row in rows} == {"codec_failure"}
+        assert {score.value for row in rows for score in row.scores.values()} == {None}
+        assert {score.status for row in rows for score in row.scores.values()} == {"codec_failure"}
+    report = (results.path / "report.md").read_text()
+    for reason in ("the output is silent", "NaN", "shape (1, 17601)", "RuntimeError: out of luck", "claims 0 bits"):
+        assert reason in report
+    (board,) = build_leaderboard([results.path])["boards"]
+    ranks = {entry["codec"]: entry["rank"] for entry in board["entries"] if not entry["anchor"]}
+    assert ranks["half"] == 1
+    assert ranks["noise"] == 2
+    assert {ranks[name] for name in BROKEN if name != "noise"} == {None}
+    last = [entry["codec"] for entry in board["entries"] if not entry["anchor"]][2:]
+    assert set(last) == set(BROKEN) - {"noise"}
+
+
+def test_failing_on_hard_clips_does_not_pay(tmp_path):
+    results = run(write_clips(tmp_path / "data"), tmp_path / "out", ["sometimes", "noise"])
+    assert results.summary["codecs"]["sometimes"]["failures"] == 1
+    (board,) = build_leaderboard([results.path])["boards"]
+    ranks = {entry["codec"]: (entry["rank"], entry["failures"]) for entry in board["entries"]}
+    assert ranks["noise"] == (1, 0)
+    assert ranks["sometimes"] == (None, 1)
+
+
+def test_hard_files_are_named_and_the_rest_is_scored(tmp_path):
+    data = write_clips(tmp_path / "data", 1)
+    soundfile.write(data / "narrow.wav", speech_like(1.0, 8_000), 8_000)
+    soundfile.write(data / "six.wav", np.stack([speech_like(1.0, seed=i) for i in range(6)], 1), 16_000)
+    soundfile.write(data / "silent.wav", np.zeros(16_000), 16_000)
+    soundfile.write(data / "long.wav", np.tile(speech_like(1.0, 8_000), 100), 8_000)
+    (data / "corrupt.wav").write_bytes(b"RIFF nothing")
+    (data / "empty.wav").touch()
+    results = run(data, tmp_path / "out", ["opus", "mp3"], bitrates=[16], metrics=("pesq_wb", "si_sdr"),
+                  segments_per_file=2)  # fmt: skip
+    report = (results.path / "report.md").read_text()
+    for name in ("corrupt.wav", "empty.wav", "silent.wav", "narrow.wav", "long.wav"):
+        assert name in report.split("## Left out")[1].split("##")[0]
+    scores = {(row.codec, row.clip): row.scores for row in results.rows}
+    for codec in ("identity", "opus@16", "mp3@16"):
+        assert scores[codec, "six.wav"]["si_sdr"].status == "ok"
+        assert scores[codec, "long.wav"]["si_sdr"].status == "ok"
+        assert scores[codec, "silent.wav"]["si_sdr"].status == "reference_unscorable"
+        assert scores[codec, "narrow.wav"]["pesq_wb"].status == "reference_unscorable"
+    assert len([row for row in results.rows if row.source == "long.wav"]) == 2 * 5
+
+
+def test_the_reference_alone_decides_what_is_left_out(tmp_path):
+    """Every codec has the same set of clips with `reference_unscorable`, failures or not."""
+    data = write_clips(tmp_path / "data", 1)
+    soundfile.write(data / "silent.wav", np.zeros(16_000), 16_000)
+    results = run(data, tmp_path / "out", ["raising", "noise"])
+    unscorable = {name: {(row.clip, m) for row in results.rows if row.codec == name for m, s in row.scores.items()
+                         if s.status == "reference_unscorable"} for name in results.codecs}  # fmt: skip
+    assert len(unscorable["identity"]) == len(FAST)
+    assert all(found == unscorable["identity"] for found in unscorable.values())
+
+
+SCRIPT = """
+import sys
+sys.path[:0] = {paths!r}
+import codecplus.eval.codecs as codecs_module
+from eval_signals import HalfCodec
+from codecplus.eval import EvaluationConfig, run_evaluation
+codecs_module.CODECS["half"] = HalfCodec
+run_evaluation(EvaluationConfig(codecs=["half", "opus"], bitrates=[8], data={data!r}, out={out!r}, workers=1,
+                                metrics={metrics!r}, progress=False))
+"""
+
+
+def script(tmp_path, data, out) -> Path:
+    paths = [str(Path(__file__).parent), *(path for path in sys.path if path)]
+    file = tmp_path / f"{Path(out).name}.py"
+    file.write_text(SCRIPT.format(paths=paths, data=str(data), out=str(out), metrics=FAST))
+    return file
+
+
+def test_killed_anywhere_it_resumes_to_the_same_rows(tmp_path):
+    data = write_clips(tmp_path / "data", 6)
+    expected = run(data, tmp_path / "whole", ["half", "opus"], bitrates=[8])
+    out, kills = tmp_path / "killed", 0
+    for delay in (1.2, 1.8, 2.4):
+        process = subprocess.Popen([sys.executable, script(tmp_path, data, out)])
+        try:
+            process.wait(delay)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+        for journal in list(out.rglob("*.jsonl"))[:3]:  # as a kill in the middle of a write would leave it
+            if journal.parent.name in ("scores", "encoded"):
+                journal.write_bytes(journal.read_bytes() + b'{"clip": "to')
+    resumed = run(data, out, ["half", "opus"], bitrates=[8])
+    assert kills
+    assert (resumed.path / "rows.jsonl").read_bytes() == (expected.path / "rows.jsonl").read_bytes()
+    assert resumed.summary == expected.summary
+
+
+def test_a_second_run_computes_nothing_and_a_new_metric_does_not_encode(tmp_path, monkeypatch):
+    data = write_clips(tmp_path / "data", 2)
+    first = run(data, tmp_path / "out")
+    monkeypatch.setattr(HalfCodec, "encode", lambda *_: pytest.fail("encoded again"))
+    assert run(data, tmp_path / "out").rows == first.rows
+    more = run(data, tmp_path / "out", metrics=(*FAST, "snr"))
+    assert all(row.scores["snr"].status == "ok" for row in more.rows)
+
+
+def test_two_processes_give_exactly_the_rows_of_one(tmp_path):
+    pytest.importorskip("accelerate")
+    data = write_clips(tmp_path / "data", 3)
+    expected = run(data, tmp_path / "one", ["half", "opus"], bitrates=[8])
+    file = script(tmp_path, data, tmp_path / "two")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+               "--main_process_port", "0", str(file)]  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    encoded = {path.name.split(".")[1] for path in (tmp_path / "two/cache/encoded").iterdir()}
+    assert encoded == {"0", "1"}
+    assert (tmp_path / "two/rows.jsonl").read_bytes() == (expected.path / "rows.jsonl").read_bytes()
+
+
+def test_own_checkpoints_go_through_the_public_door(tmp_path, monkeypatch):
+    import torch
+
+    import codecplus
+    from codecplus.bitstream import StreamInfo, pack
+    from codecplus.eval.codecs import own
+
+    class Tiny:
+        """A stand-in with the public contract: codes are samples rounded to 6 bits."""
+
+        bitrates, sample_rate, latency = [48.0, 96.0], 16_000, 0.02
+        model = torch.nn.Linear(2, 2)
+
+        def compress(self, audio, sample_rate, bitrate):
+            codes = np.clip(np.round(audio * 31) + 32, 0, 63).astype(np.int16)[:, None]
+            info = StreamInfo(fingerprint=bytes(16), sample_rate=sample_rate, original_sample_rate=sample_rate,
+                              channels=len(audio), num_codebooks=1, codebook_size=64, hop_length=1)  # fmt: skip
+            return pack(codes, info, num_samples=audio.shape[-1])
+
+        def decompress(self, data):
+            from codecplus.bitstream import unpack
+
+            audio = (unpack(data)[1][:, 0].astype(np.float32) - 32) / 31
+            return audio[0] if len(audio) == 1 else audio
+
+    monkeypatch.setattr(codecplus, "load_codec", lambda name, device: Tiny(), raising=False)
+    own._load.cache_clear()
+    results = run(write_clips(tmp_path / "data", 2), tmp_path / "out", ["tiny"], bitrates=[90])
+    own._load.cache_clear()
+    summary = results.summary["codecs"]["tiny@96"]
+    assert summary["latency_seconds"] == 0.02
+    assert summary["domains"]["all"]["payload_kbps"] == pytest.approx(6 * 16)
+    assert summary["domains"]["all"]["file_kbps"] > 6 * 16
+    (book,) = summary["codebooks"]
+    assert 0 < book["used"] <= 1
+    assert 0 < book["entropy_bits"] <= 6
+    assert summary["domains"]["all"]["metrics"]["stoi"]["mean"] > 0.6
+
+
+def test_compare_is_paired_and_says_which_is_better(tmp_path):
+    results = run(write_clips(tmp_path / "data"), tmp_path / "out", ["opus"], bitrates=[8, 32])
+    found = {c.metric: c for c in compare(f"{results.path}:opus@8", f"{results.path}:opus@32")}
+    assert {c.better for c in found.values()} == {"opus@32"}
+    rows = {(row.codec, row.clip): row.scores["stoi"].value for row in results.rows}
+    by_hand = np.mean([rows["opus@32", f"{i}.wav"] - rows["opus@8", f"{i}.wav"] for i in range(3)])
+    assert found["stoi"].difference.mean == pytest.approx(by_hand)
+    same = compare(f"{results.path}:opus@8", results.path)
+    assert {(c.difference.mean, c.better) for c in same} == {(0.0, None)}
+    with pytest.raises(InputError, match="no codec 'opus@9'"):
+        compare(f"{results.path}:opus@9", results.path)
+
+
+def test_a_damaged_results_folder_is_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no results"):
+        load_results(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"schema": 0}\n')
+    with pytest.raises(FileFormatError, match="schema 1"):
+        load_results(tmp_path)
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    with pytest.raises(FileFormatError, match="damaged"):
+        load_results(tmp_path)
+
+
+def test_results_do_not_depend_on_where_the_data_lies(tmp_path):
+    data = write_clips(tmp_path / "here" / "data", 2)
+    first = run(data, tmp_path / "a", metrics=("snr",))
+    shutil.copytree(data, tmp_path / "there" / "data")
+    time.sleep(0.01)
+    os.utime(tmp_path / "there" / "data" / "0.wav")
+    second = run(tmp_path / "there" / "data", tmp_path / "b", metrics=("snr",))
+    assert first.rows == second.rows
+    (board,) = build_leaderboard([tmp_path])["boards"]
+    assert [entry["codec"] for entry in board["entries"]].count("half") == 1
+    assert str(tmp_path) not in json.dumps(first.summary) + json.dumps(first.provenance)

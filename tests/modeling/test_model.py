@@ -1,0 +1,222 @@
+"""The models: equal to transformers' own, without its bugs."""
+
+import pytest
+import torch
+from tiny import GEOMETRIES, tiny_model
+from transformers import DacConfig as StockConfig
+from transformers import DacModel as StockModel
+
+from codecplus import DacConfig, DacFeatureExtractor, DacModel
+
+
+def stock(model: DacModel) -> StockModel:
+    config = model.config
+    fields = ("encoder_hidden_size", "decoder_hidden_size", "downsampling_ratios", "n_codebooks", "codebook_size")
+    other = StockModel(StockConfig(**{name: getattr(config, name) for name in fields})).eval()
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("gradients", [False, True])
+def test_equals_transformers_on_whole_frames(geometry, gradients):
+    model = tiny_model(**GEOMETRIES[geometry])
+    audio = torch.randn(2, 1, 24 * model.config.hop_length) * 0.3
+    with torch.set_grad_enabled(gradients):
+        ours, theirs = model(audio, n_quantizers=3), stock(model)(audio, n_quantizers=3)
+    assert torch.equal(ours.audio_codes, theirs.audio_codes)
+    torch.testing.assert_close(ours.quantized_representation, theirs.quantized_representation, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.projected_latents, theirs.projected_latents, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.loss, theirs.loss.mean())
+    length = theirs.audio_values.shape[-1]
+    torch.testing.assert_close(ours.audio_values[:, :length], theirs.audio_values, atol=1e-5, rtol=0)
+
+
+def test_quantizer_and_decoder_are_drop_ins(rng):
+    model = tiny_model()
+    codes = torch.from_numpy(rng.integers(0, 64, (2, 3, 20)))
+    z, entries, same = model.quantizer.from_codes(codes)
+    their_z, their_entries, _ = stock(model).quantizer.from_codes(codes)
+    torch.testing.assert_close(z, their_z)
+    torch.testing.assert_close(entries, their_entries)
+    assert same is codes
+    torch.testing.assert_close(model.quantizer.from_latents(entries), stock(model).quantizer.from_latents(entries))
+    torch.testing.assert_close(model.decoder(z), stock(model).decoder(z), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 799])
+def test_any_length_comes_back_with_its_length(model, samples):
+    with torch.no_grad():
+        out = model(torch.randn(1, 1, samples) * 0.3)
+    frames = -(-samples // model.config.hop_length)
+    assert out.audio_values.shape == (1, samples)
+    assert out.audio_codes.shape == (1, 4, frames)
+    assert model.decode(audio_codes=out.audio_codes).audio_values.shape == (1, frames * model.config.hop_length)
+
+
+def test_a_padded_batch_equals_its_items_alone(model):
+    hop = model.config.hop_length
+    clips = [torch.randn(n) * 0.3 for n in (1, hop, 3 * hop + 7, 9 * hop)]
+    features = DacFeatureExtractor(hop_length=hop)(clips, return_tensors="pt", sampling_rate=16000)
+    features["input_values"][0, 0, 1:] = 7.0  # what lies in the padding must not matter
+    with torch.no_grad():
+        batch = model(**features)
+        alone = [model(clip[None, None]) for clip in clips]
+    for i, (clip, single) in enumerate(zip(clips, alone, strict=True)):
+        frames = single.audio_codes.shape[-1]
+        assert torch.equal(batch.audio_codes[i, :, :frames], single.audio_codes[0])
+        assert not batch.audio_codes[i, :, frames:].any()
+        torch.testing.assert_close(batch.audio_values[i, : len(clip)], single.audio_values[0], atol=1e-5, rtol=0)
+        assert not batch.audio_values[i, len(clip) :].any()
+    torch.testing.assert_close(batch.loss, torch.stack([single.loss for single in alone]).mean())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_finite_with_zero_alpha(model, dtype):
+    for name, parameter in model.named_parameters():
+        if name.endswith("alpha"):
+            parameter.data[0, ::2] = 0
+    with torch.no_grad():
+        out = model.to(dtype)(torch.randn(1, 1, 2000))
+    assert out.audio_values.dtype == dtype
+    assert torch.isfinite(out.audio_values).all()
+
+
+def test_codes_are_searched_in_fp32():
+    # Entries a bf16 search cannot tell apart: their cosine similarities differ by less than 2⁻¹⁴.
+    model = tiny_model(n_codebooks=1)
+    quantizer = model.quantizer.quantizers[0]
+    angles = torch.linspace(0, 0.5, 64)
+    quantizer.codebook.weight.data.zero_()
+    quantizer.codebook.weight.data[:, 0], quantizer.codebook.weight.data[:, 1] = angles.cos(), angles.sin()
+    latents = quantizer.codebook.weight.data.t()[None]
+    assert torch.equal(quantizer.decode_latents(latents)[1][0], torch.arange(64))
+
+
+def test_loss_is_a_scalar_that_trains(model):
+    model.train()
+    out = model(torch.randn(3, 1, 1000) * 0.3)
+    assert out.loss.shape == ()
+    (out.loss + out.audio_values.square().mean()).backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_gradients_equal_those_of_transformers():
+    ours = tiny_model()
+    theirs = stock(ours)
+    audio = torch.randn(1, 1, 4096) * 0.3
+    for net in (ours, theirs):
+        out = net(audio)
+        (out.loss.sum() + out.audio_values.square().mean()).backward()
+    other = dict(theirs.named_parameters())
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, other[name].grad, atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_quantizer_dropout_changes_only_the_first_share_of_a_batch():
+    model = tiny_model(n_codebooks=8, quantizer_dropout=0.5).train()
+    z = torch.randn(1, 128, 12).expand(8, -1, -1)
+    torch.manual_seed(0)
+    quantized, codes, *_ = model.quantizer(z)
+    assert codes.shape[1] == 8
+    assert all(torch.equal(quantized[i], quantized[-1]) for i in range(4, 8))
+    assert any(not torch.equal(quantized[i], quantized[-1]) for i in range(4))
+
+
+def test_causal_output_never_depends_on_later_input():
+    model = tiny_model(causal=True, **GEOMETRIES["16khz"])
+    hop = model.config.hop_length
+    audio = torch.randn(1, 1, 30 * hop)
+    changed = audio.clone()
+    changed[..., 12 * hop :] = 0
+    with torch.no_grad():
+        one, two = model(audio), model(changed)
+    assert torch.equal(one.audio_codes[..., :12], two.audio_codes[..., :12])
+    assert not torch.equal(one.audio_codes[..., 12:], two.audio_codes[..., 12:])
+    torch.testing.assert_close(one.audio_values[..., : 12 * hop], two.audio_values[..., : 12 * hop], atol=1e-6, rtol=0)
+
+
+def test_reach_is_where_an_impulse_is_felt(model):
+    hop, (past, future) = model.config.hop_length, model.encoder_reach
+    frames = 2 * (past // hop + 2) + 8
+    middle = frames // 2
+    audio = torch.zeros(1, 1, frames * hop, requires_grad=True)
+    model.encoder(audio + torch.randn_like(audio))[0, :, middle].sum().backward()
+    felt = audio.grad[0, 0].nonzero()
+    assert (felt.min(), felt.max()) == (middle * hop - past, middle * hop + future)
+
+    past, future = model.decoder_reach
+    z = torch.randn(1, model.config.hidden_size, past + future + 8, requires_grad=True)
+    middle = past + 3
+    model.decoder(z)[..., middle * hop : (middle + 1) * hop].sum().backward()
+    felt = z.grad[0].abs().sum(0).nonzero()
+    assert (felt.min(), felt.max()) == (middle - past, middle + future)
+
+
+@pytest.mark.parametrize(("preset", "milliseconds"), [("dac-44khz", 212), ("dac-24khz", 250), ("dac-16khz", 376)])
+def test_released_models_report_their_latency(preset, milliseconds):
+    from codecplus.configuration import load_preset
+
+    config = load_preset(preset)
+    small = tiny_model(downsampling_ratios=config.downsampling_ratios)
+    assert small.latency_samples / config.sampling_rate * 1000 == pytest.approx(milliseconds, abs=1)
+
+
+def test_weight_norm_comes_and_goes():
+    model = tiny_model()
+    audio = torch.randn(1, 1, 1024)
+    before = model(audio).audio_values
+    model.apply_weight_norm()
+    model.apply_weight_norm()  # twice is once
+    torch.testing.assert_close(model(audio).audio_values, before, atol=1e-5, rtol=0)
+    assert any("original1" in name for name in model.state_dict())
+    assert model.folded_state_dict().keys() == tiny_model().state_dict().keys()
+    model.remove_weight_norm()
+    model.remove_weight_norm()
+    torch.testing.assert_close(model(audio).audio_values, before, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("audio", "options", "message"),
+    [
+        (torch.zeros(2, 64), {}, r"\(batch_size, 1, samples\), got \(2, 64\)"),
+        (torch.zeros(1, 2, 64), {}, r"got \(1, 2, 64\)"),
+        (torch.zeros(1, 1, 0), {}, r"got \(1, 1, 0\)"),
+        (torch.zeros(1, 1, 64), {"n_quantizers": 0}, "between 1 and 4, got 0"),
+        (torch.zeros(1, 1, 64), {"n_quantizers": 5}, "between 1 and 4, got 5"),
+        (torch.zeros(1, 1, 4), {"padding_mask": torch.tensor([[0, 1, 1, 1]])}, "padded on the right alone"),
+        (torch.zeros(1, 1, 4), {"padding_mask": torch.tensor([[0, 0, 0, 0]])}, "at least one real sample"),
+        (torch.zeros(1, 1, 4), {"padding_mask": torch.ones(1, 7)}, r"padding_mask of shape \(1, 4\)"),
+    ],
+)
+def test_bad_input_is_refused_in_a_sentence(audio, options, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model().encode(audio, **options)
+
+
+def test_decode_refuses_what_it_cannot_decode():
+    with pytest.raises(ValueError, match="got neither"):
+        tiny_model().decode()
+    with pytest.raises(ValueError, match=r"1 to 4, frames\), got \(1, 5, 3\)"):
+        tiny_model().decode(audio_codes=torch.zeros(1, 5, 3, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"codebook_size": 1000}, "power of two, got 1000"),
+        ({"decoder_hidden_size": 24}, r"decoder_hidden_size \(=24\) must be divisible"),
+        ({"downsampling_ratios": []}, "one or more integers"),
+        ({"n_codebooks": 0}, "n_codebooks must be at least 1"),
+        ({"quantizer_dropout": 2.0}, "between 0 and 1, got 2.0"),
+    ],
+)
+def test_impossible_configurations_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        DacConfig(**fields)
+
+
+def test_a_stale_hop_length_is_ignored():
+    config = DacConfig.from_dict({"downsampling_ratios": [2, 4, 5, 8], "hop_length": 512, "sampling_rate": 16000})
+    assert (config.hop_length, config.frame_rate) == (320, 50)
+    assert DacConfig(sampling_rate=44100).frame_rate == 86.1328125

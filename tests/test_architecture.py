@@ -1,0 +1,119 @@
+"""The shape of the package: imports point downwards, the model folder stands alone, the public names are these."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import codecplus
+
+PACKAGE = Path(codecplus.__file__).parent
+ROOT = Path(__file__).parents[1]
+
+FLOORS = {
+    "modeling_dac": 1,
+    "utils": 1,
+    "errors": 0,
+    "_version": 0,
+    "configuration": 2,
+    "checkpoints": 2,
+    "bitstream": 2,
+    "streaming": 2,
+    "codec": 3,
+    "hub": 3,
+    "eval": 4,
+    "training": 4,
+    "export": 4,
+    "demo": 5,
+    "cli": 5,
+    "__init__": 6,
+    "__main__": 6,
+}
+# Parts that share a floor may use each other, but for these.
+STRANGERS = {"eval", "training", "export", "bitstream"}
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path):
+    """Names of the parts of codecplus that a file imports, lazily or not, with the line."""
+    package = ("codecplus", *path.relative_to(PACKAGE).parent.parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, (base, node.module)))
+            names = [f"{module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "codecplus" and len(parts) > 1:
+                yield (parts[1] if parts[1] in FLOORS else "__init__"), node.lineno
+
+
+FILES = sorted(p for p in PACKAGE.rglob("*.py"))
+
+
+def test_every_part_has_a_floor():
+    assert {part_of(path) for path in FILES} <= FLOORS.keys()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_imports_point_downwards(path):
+    part = part_of(path)
+    for other, line in imports(path):
+        if other == part or (part, other) == ("cli", "demo"):
+            continue
+        assert FLOORS[other] <= FLOORS[part], f"line {line}: {part} imports {other}, which is above it"
+        assert not (FLOORS[other] == FLOORS[part] and {part, other} & STRANGERS), f"line {line}: {part} imports {other}"
+
+
+def test_the_model_folder_is_what_the_hub_receives():
+    for path in (PACKAGE / "modeling_dac").glob("*_dac.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert node.level == 1, f"{path.name}: only siblings"
+                assert (path.parent / f"{node.module}.py").exists()
+            elif isinstance(node, ast.Import):
+                assert not any(alias.name.startswith("codecplus") for alias in node.names)
+            assert not isinstance(node, ast.Try) or not any(isinstance(n, ast.ImportFrom) for n in node.body)
+        # transformers finds relative imports by a pattern that also matches in docstrings
+        for name in re.findall(r"^\s*from\s+\.(\S+)\s+import", path.read_text(), flags=re.MULTILINE):
+            assert (path.parent / f"{name}.py").exists()
+
+
+def test_the_public_names_are_these_and_all_can_be_had():
+    assert set(codecplus.__all__) == {
+        "CausalDacConfig",
+        "CausalDacModel",
+        "Codec",
+        "DacConfig",
+        "DacFeatureExtractor",
+        "DacModel",
+        "Latents",
+        "__version__",
+        "load_codec",
+    }
+    for name in codecplus.__all__:
+        assert getattr(codecplus, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        codecplus.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["modeling_dac", "configuration", "eval"])
+def test_the_links_at_the_root_point_into_the_package(name):
+    link = ROOT / name
+    if not link.is_symlink():
+        pytest.skip("this checkout has no symlinks")
+    assert link.resolve() == (PACKAGE / name).resolve()
+
+
+def test_no_page_names_a_folder_of_somebodys_machine():
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "model_cards").glob("*.md")]
+    for page in pages:
+        assert not re.search(r"\.\./shared|/home/|/root/|/work/", page.read_text()), page

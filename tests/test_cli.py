@@ -1,0 +1,133 @@
+"""The command line as a user meets it: verbs, exit status, one line per error."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from tiny import FIXTURES
+
+from codecplus.cli import main
+from codecplus.utils import load_audio, save_audio
+
+
+@pytest.fixture
+def wav(tmp_path, rng):
+    path = tmp_path / "in.wav"
+    save_audio(rng.standard_normal(12000) * 0.05, path, 16000)
+    return path
+
+
+MODEL = ["--model", "dac-16khz-live"]
+
+
+def test_encode_info_decode(wav, tmp_path, capsys):
+    assert main(["encode", str(wav), *MODEL, "--bitrate", "2"]) == 0
+    coded = tmp_path / "in.dacp"
+    assert main(["info", str(coded)]) == 0
+    told = capsys.readouterr().out
+    assert "dac-16khz-live" in told
+    assert "0.75 s, 1 channel, 16000 Hz" in told
+    assert "4 codebooks" in told
+    assert main(["decode", str(coded), "-o", str(tmp_path / "out.flac")]) == 0
+    audio, rate = load_audio(tmp_path / "out.flac")
+    assert (audio.shape, rate) == ((12000,), 16000)
+
+
+def test_folders_keep_their_shape(wav, tmp_path):
+    (tmp_path / "music" / "deep").mkdir(parents=True)
+    for name in ("a.wav", "deep/b.wav"):
+        (tmp_path / "music" / name).write_bytes(wav.read_bytes())
+    (tmp_path / "music" / "notes.txt").write_text("not audio")
+    assert main(["encode", str(tmp_path / "music"), "-o", str(tmp_path / "coded"), *MODEL]) == 0
+    assert {p.relative_to(tmp_path / "coded").as_posix() for p in (tmp_path / "coded").rglob("*.*")} == {
+        "a.dacp",
+        "deep/b.dacp",
+    }
+    assert main(["decode", str(tmp_path / "coded"), "-o", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again" / "deep" / "b.wav").exists()
+
+
+def test_existing_files_are_safe_without_force(wav, tmp_path, capsys):
+    (tmp_path / "in.dacp").write_text("mine")
+    assert main(["encode", str(wav), *MODEL]) == 2
+    assert "in.dacp exists already" in capsys.readouterr().err
+    assert (tmp_path / "in.dacp").read_text() == "mine"
+    assert main(["encode", "-f", str(wav), *MODEL]) == 0
+    assert (tmp_path / "in.dacp").read_bytes()[:2] != b"mi"
+
+
+def test_one_bad_file_does_not_stop_the_others(wav, tmp_path, capsys):
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"PK\x03\x04 not audio")
+    assert main(["encode", str(bad), str(wav), *MODEL]) == 2
+    assert (tmp_path / "in.dacp").exists()
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 1
+    assert "bad.wav is not readable audio" in errors[0]
+
+
+def test_official_files(tmp_path, capsys):
+    dac, pth = FIXTURES / "even44k_chunked.dac", FIXTURES / "even44k.pth"
+    assert main(["info", str(dac)]) == 0
+    assert "2.50 s, 1 channel, 44100 Hz" in capsys.readouterr().out
+    assert main(["decode", str(dac), "-o", str(tmp_path / "out.wav")]) == 2
+    assert "does not say which model made it" in capsys.readouterr().err
+    assert main(["decode", str(dac), "-o", str(tmp_path / "out.wav"), "--model", str(pth)]) == 0
+    assert load_audio(tmp_path / "out.wav")[0].shape == (110250,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["encode", "/nowhere.wav"], "there is no file or folder /nowhere.wav"),
+        (["encode", "IN", "--model", "dac-44khz-smal"], "give dac-44khz-small"),
+        (["encode", "IN", "--bitrate", "64", *MODEL], "choose from 0.50, 1.00"),
+        (["encode", "IN", "IN", "-o", "out.dacp"], "expected a folder for 2 files, got -o out.dacp"),
+        (["encode", "IN", "IN"], "would both become"),
+        (["encode", "IN", "--device", "nonsense", *MODEL], "no device nonsense"),
+        (["info", "IN"], "expected a .dacp file"),
+        (["decode", "IN"], "would be written over itself"),
+        (["decode", "IN", "-o", "nowhere/out.wav", "--model", "dac-16khz-live"], "expected a .dacp file"),
+    ],
+)
+def test_errors_are_one_line_and_status_2(wav, capsys, arguments, message, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main([str(wav) if a == "IN" else a for a in arguments]) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 1
+    assert errors[0].startswith("codecplus: ")
+    assert message in errors[0]
+
+
+def test_demo_scores_its_clip_and_writes_three_files(tmp_path, capsys):
+    assert main(["demo", "-o", str(tmp_path), *MODEL]) == 0
+    told = capsys.readouterr().out
+    for figure in ("bitrate", "PESQ", "STOI", "SI-SDR", "real time"):
+        assert figure in told
+    assert {p.name for p in tmp_path.iterdir()} == {"demo.dacp", "demo.wav", "demo.png"}
+    assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_demo_takes_the_users_file(wav, tmp_path, capsys):
+    save_audio(np.zeros(16000), tmp_path / "silence.wav", 16000)
+    assert main(["demo", str(tmp_path / "silence.wav"), "-o", str(tmp_path / "out"), *MODEL]) == 0
+    assert "silent" in capsys.readouterr().out  # a score that cannot be is a reason, not a number
+    assert (tmp_path / "out" / "silence.dacp").exists()
+
+
+def test_help_is_quick():
+    command = [sys.executable, "-m", "codecplus", "--help"]
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        times.append(time.perf_counter() - start)
+    assert min(times) < 1
+    assert all(verb in told for verb in ("demo", "encode", "decode", "info"))
+
+
+def test_importing_the_package_loads_no_torch():
+    code = "import codecplus, codecplus.cli, sys; assert not {'torch', 'transformers', 'scipy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,257 @@
+"""The codec: any audio in, codes or bytes out, and the same audio's shape back."""
+
+import pickle
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from tiny import GEOMETRIES, tiny_model
+
+from codecplus import Codec, load_codec
+from codecplus.errors import CodecPlusError, FileFormatError, InputError, ModelMismatchError, OutputExistsError
+from codecplus.utils import load_audio, save_audio
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+@pytest.mark.parametrize("shape", [(1,), (777,), (1, 500), (2, 3001), (6, 40)])
+def test_audio_comes_back_in_its_shape(codec, rng, rate, shape):
+    audio = (rng.standard_normal(shape) * 0.2).astype(np.float32)
+    latents = codec.encode(audio, rate)
+    assert latents.dtype == np.int16
+    assert latents.shape[:-1] == ((4,) if len(shape) == 1 else (shape[0], 4))
+    decoded = codec.decode(latents)
+    assert decoded.shape == audio.shape
+    assert decoded.dtype == np.float32
+    from_file = codec.decompress(codec.compress(audio, sample_rate=rate))
+    assert from_file.shape == (audio[0] if shape[0] == 1 and len(shape) == 2 else audio).shape  # a mono file is (S,)
+    np.testing.assert_array_equal(from_file.ravel(), decoded.ravel())
+
+
+def test_bytes_and_codes_decode_alike(codec, rng):
+    audio = rng.standard_normal((2, 5000)).astype(np.float32) * 0.2
+    latents = codec.encode(audio, 22050, n_quantizers=2)
+    data = codec.compress(audio, sample_rate=22050, n_quantizers=2)
+    np.testing.assert_array_equal(codec.decode(latents), codec.decompress(data))
+
+
+def test_every_kind_of_array_gives_the_same_codes(codec, rng):
+    audio = (rng.standard_normal(2000) * 3000).astype(np.int16)
+    floats = audio.astype(np.float32) / 32768
+    expected = codec.encode(floats)
+    for other in (audio, floats.astype(np.float64), floats.tolist(), torch.from_numpy(floats)):
+        np.testing.assert_array_equal(codec.encode(other), expected)
+
+
+def test_a_list_of_clips_is_a_batch(codec, rng):
+    clips = [rng.standard_normal(n).astype(np.float32) for n in (5, 700)]
+    batch = codec.encode(clips)
+    assert [b.shape for b in batch] == [codec.encode(c).shape for c in clips]
+    assert [d.shape for d in codec.decode(batch)] == [c.shape for c in clips]
+    channels = codec.encode([[0.1, 0.2], [0.3, 0.4]])  # lists of numbers are the channels of one clip
+    assert channels.shape == (2, 4, 1)
+
+
+def test_codes_equal_those_of_the_model(codec, rng):
+    audio = rng.standard_normal(5000).astype(np.float32) * 0.3
+    with torch.no_grad():
+        expected = codec.model(torch.from_numpy(audio)[None, None])
+    np.testing.assert_array_equal(codec.encode(audio), expected.audio_codes[0].numpy())
+    np.testing.assert_allclose(codec.decode(codec.encode(audio)), expected.audio_values[0].numpy(), atol=1e-5)
+
+
+def test_plain_codes_decode_to_whole_frames(codec, rng):
+    codes = rng.integers(0, 64, (3, 10))
+    assert codec.decode(codes).shape == (3200,)
+    assert codec.decode(torch.from_numpy(codes)).shape == (3200,)
+    assert codec.decode(codec.encode(np.zeros(3200, np.float32))[:2, 3:5]).shape == (640,)
+
+
+def test_latents_keep_what_decoding_needs_through_pickle_and_copy(codec):
+    latents = codec.encode(np.zeros(777, np.float32), 8000)
+    for other in (pickle.loads(pickle.dumps(latents)), latents.copy()):
+        assert codec.decode(other).shape == (777,)
+
+
+@pytest.mark.parametrize(("bitrate", "codebooks"), [(0.3, 1), (0.5, 2), (0.62, 2), (1.2, 4), (1.3, 4)])
+def test_bitrate_picks_the_nearest_number_of_codebooks(codec, bitrate, codebooks):
+    # 50 frames a second, 6 bits a code: 0.3 kbit/s per codebook
+    assert codec.bitrates == pytest.approx([0.3, 0.6, 0.9, 1.2])
+    assert codec.encode(np.zeros(320, np.float32), bitrate=bitrate).shape[0] == codebooks
+    stereo = codec.encode(np.zeros((2, 320), np.float32), bitrate=2 * bitrate)
+    assert stereo.shape == (2, codebooks, 1)
+
+
+def test_an_unreachable_bitrate_says_which_exist(codec):
+    with pytest.raises(InputError, match=r"no 6.0 kbit/s for 1 channel; choose from 0.30, 0.60, 0.90, 1.20"):
+        codec.encode(np.zeros(320, np.float32), bitrate=6.0)
+    with pytest.raises(InputError, match="1 to 4 codebooks, got n_quantizers=0"):
+        codec.encode(np.zeros(320, np.float32), n_quantizers=0)
+    with pytest.raises(InputError, match="got both"):
+        codec.encode(np.zeros(320, np.float32), bitrate=0.3, n_quantizers=1)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_size_is_within_1_percent_of_the_nominal_rate(channels):
+    codec = Codec(tiny_model(codebook_size=1024, **GEOMETRIES["44khz"]))
+    audio = np.zeros((channels, 12 * 44100), np.float32)
+    nominal = codec.bitrates[2] * channels
+    size = len(codec.compress(audio, bitrate=nominal))
+    assert size * 8 / 12000 == pytest.approx(nominal, rel=0.01)
+
+
+def test_a_file_and_its_samples_compress_alike(codec, rng, tmp_path):
+    audio = (rng.standard_normal((2, 30000)) * 0.2).clip(-1, 1).astype(np.float32)
+    save_audio(audio, tmp_path / "in.wav", 22050)
+    stored, rate = load_audio(tmp_path / "in.wav")
+    data = codec.compress(stored, sample_rate=rate, loudness=-23)
+    assert codec.compress(tmp_path / "in.wav", loudness=-23) == data
+    path = codec.compress(str(tmp_path / "in.wav"), str(tmp_path / "out.dacp"), loudness=-23)
+    assert path.read_bytes() == data
+    assert codec.decompress(path, tmp_path / "out.wav") == tmp_path / "out.wav"
+    written, rate = load_audio(tmp_path / "out.wav")
+    assert (written.shape, rate) == ((2, 30000), 22050)
+    np.testing.assert_allclose(written, codec.decompress(data), atol=1e-4)
+
+
+def test_many_files_at_once(codec, rng, tmp_path):
+    for name in ("a", "b"):
+        save_audio(rng.standard_normal(900) * 0.1, tmp_path / f"{name}.wav", 16000)
+    (tmp_path / "coded").mkdir()
+    paths = codec.compress([tmp_path / "a.wav", tmp_path / "b.wav"], tmp_path / "coded")
+    assert [p.name for p in paths] == ["a.dacp", "b.dacp"]
+    assert [a.shape for a in codec.decompress(paths)] == [(900,), (900,)]
+
+
+def test_loudness_is_brought_back(codec, rng):
+    quiet = rng.standard_normal(16000).astype(np.float32) * 0.001
+    latents = codec.encode(quiet, loudness=-23)
+    assert latents.info.gain > 10
+    np.testing.assert_array_equal(codec.encode(quiet * np.float32(latents.info.gain)), latents)
+    unity = latents.copy()
+    unity.info = codec.encode(quiet).info
+    np.testing.assert_allclose(codec.decode(latents) * latents.info.gain, codec.decode(unity), rtol=1e-5, atol=1e-7)
+    assert codec.encode(np.zeros(16000, np.float32), loudness=-23).info.gain == 1.0
+
+
+def test_a_loud_clip_is_not_driven_over_full_scale(codec):
+    clicks = np.zeros(16000, np.float32)
+    clicks[::4000] = 0.9
+    assert codec.encode(clicks, loudness=-5).info.gain == pytest.approx(1 / 0.9)
+
+
+def test_codes_of_another_model_are_refused(codec):
+    other = Codec(tiny_model(seed=1, **GEOMETRIES["16khz"]))
+    audio = np.zeros(640, np.float32)
+    with pytest.raises(ModelMismatchError, match="codes of another one"):
+        other.decode(codec.encode(audio))
+    with pytest.raises(ModelMismatchError, match="load the model that made them"):
+        other.decompress(codec.compress(audio))
+
+
+def test_a_file_of_an_embedded_model_names_it(codec):
+    data = load_codec("dac-16khz-live").compress(np.zeros(640, np.float32))
+    with pytest.raises(ModelMismatchError, match="load_codec\\('dac-16khz-live'\\) decodes them"):
+        codec.decompress(data)
+
+
+def test_damage_is_one_error_and_nothing_is_written(codec, rng, tmp_path):
+    data = codec.compress(rng.standard_normal(9000).astype(np.float32))
+    for position in range(0, len(data), 7):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << position % 8
+        (tmp_path / "in.dacp").write_bytes(damaged)
+        with pytest.raises(CodecPlusError):
+            codec.decompress(tmp_path / "in.dacp", tmp_path / "out.wav")
+        with pytest.raises(FileFormatError):
+            codec.decompress(data[:position])
+    assert [p.name for p in tmp_path.iterdir()] == ["in.dacp"]
+
+
+def test_files_are_not_overwritten_when_that_is_not_wanted(codec, tmp_path):
+    (tmp_path / "out.dacp").write_text("mine")
+    with pytest.raises(OutputExistsError, match="out.dacp exists already"):
+        codec.compress(np.zeros(9, np.float32), tmp_path / "out.dacp", overwrite=False)
+    assert (tmp_path / "out.dacp").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda c: c.encode([]), "at least 1 sample"),
+        (lambda c: c.encode(np.full(9, np.nan)), "NaN"),
+        (lambda c: c.encode(c.encode(np.zeros(9, np.float32))), "these are codes"),
+        (lambda c: c.encode(np.zeros(9), 0), "positive integer, got 0"),
+        (lambda c: c.decode(np.full((2, 3), 64)), "codes from 0 to 63, got 64 to 64"),
+        (lambda c: c.decode(np.zeros((5, 3), int)), "1 to 4 codebooks, got 5"),
+        (lambda c: c.decode(np.zeros((2, 3))), "integer codes"),
+        (lambda c: c.decompress(3), "path or the bytes of a .dacp file, got int"),
+        (lambda c: c.decompress("/nowhere.dacp"), "cannot open /nowhere.dacp"),
+        (lambda c: c.compress("/nowhere.wav"), "no file /nowhere.wav"),
+        (lambda c: c.compress(np.zeros(9), "/nowhere/out.dacp"), "no folder /nowhere"),
+    ],
+)
+def test_bad_input_is_refused_in_a_sentence(codec, call, message):
+    with pytest.raises(InputError, match=message):
+        call(codec)
+
+
+def test_memory_does_not_grow_with_the_file(codec, tmp_path, monkeypatch):
+    monkeypatch.setattr("codecplus.streaming.chunked._CHUNK_ELEMENTS", 1 << 18)  # chunks of 2 s
+    peaks = []
+    for seconds in (8, 40):
+        save_audio(np.zeros(seconds * 16000, np.float32), tmp_path / "in.wav", 16000)
+        tracemalloc.start()  # numpy reports its arrays to it
+        codec.compress(tmp_path / "in.wav", tmp_path / "out.dacp")
+        codec.decompress(tmp_path / "out.dacp", tmp_path / "out.wav")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
+
+
+def test_the_contract_runs_as_it_stands(tmp_path, monkeypatch, rng):
+    monkeypatch.chdir(tmp_path)
+    save_audio(rng.standard_normal((2, 30000)) * 0.05, "input.wav", 48000)
+
+    audio, sr = load_audio("input.wav")
+    codec = load_codec("dac", sample_rate=44100, n_mels=80)
+    latents = codec.encode(audio)
+    assert latents.shape[:2] == (2, 9)
+    assert latents.itemsize == 2
+    assert latents.size == np.prod(latents.shape)
+    audio2 = codec.decode(latents)
+    assert audio2.shape == audio.shape
+    save_audio(audio2, "output.wav", sr)
+    codec.compress("input.wav", "output.dacp", bitrate=6.0)
+    data = codec.compress(audio, sample_rate=sr, bitrate=6.0)
+    audio3 = codec.decompress(data)
+    assert audio3.shape == audio.shape
+    assert codec.mel_spectrogram(audio).shape[:2] == (2, 80)
+    assert (codec.sample_rate, codec.hop_length) == (44100, 512)
+    assert codec.frame_rate == 86.1328125
+    assert 0.1 < codec.latency < 0.4
+
+
+def test_load_codec_takes_the_checkpoint_for_the_rate():
+    assert load_codec().model.config.sampling_rate == 44100
+    assert load_codec(sample_rate=16000).model.config.model_type == "causal_dac"
+    other = load_codec(sample_rate=22050)
+    assert (other.sample_rate, other.model_sample_rate) == (22050, 44100)
+    assert load_codec(sample_rate=16000).latency == 0.02
+
+
+def test_options_of_load_codec_are_checked():
+    with pytest.raises(InputError, match="expected dtype float32, bfloat16, float16, got 'int8'"):
+        load_codec(dtype="int8")
+    with pytest.raises(InputError, match="no device nonsense"):
+        load_codec(device="nonsense")
+    with pytest.raises(InputError, match="positive integer, got -1"):
+        load_codec(sample_rate=-1)
+
+
+def test_half_precision_keeps_the_fingerprint():
+    codec = load_codec("dac-16khz-live")
+    half = load_codec("dac-16khz-live", dtype="bfloat16")
+    assert half.model.dtype == torch.bfloat16
+    data = codec.compress(np.zeros(1000, np.float32))
+    assert half.decompress(data).shape == (1000,)
