@@ -1,6 +1,6 @@
 """Speed against transformers' own DacModel: same weights, same machine, one run, turn by turn; prints ratios.
 
-    python benchmarks/speed.py [--preset dac-44khz] [--seconds 30] [--rounds 3] [--threads N]
+python benchmarks/speed.py [--preset dac-44khz] [--seconds 30] [--rounds 3] [--threads N]
 """
 
 import argparse

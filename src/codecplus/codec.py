@@ -26,7 +26,7 @@ _BLOCK = 1 << 16  # samples per block of an array on its way through the codec
 _FINGERPRINT_SIZE = 8  # bytes of it in a file: every byte counts, and 2⁻⁶⁴ is small
 _OFFICIAL_MAGIC = b"\x93NUMPY"
 
-PathLike = str | os.PathLike
+PathLike = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,6 +228,8 @@ class Codec:
     def _compress(self, source, sample_rate, file, progress, *, bitrate, n_quantizers, loudness) -> None:
         if not isinstance(source, (str, os.PathLike)):
             latents = self.encode(source, sample_rate, bitrate, n_quantizers, loudness=loudness)
+            if not isinstance(latents, Latents) or latents.info is None:
+                raise InputError("expected one clip, got a list of them; compress each, or give a list of paths")
             with_channels = np.asarray(latents).reshape(-1, *latents.shape[-2:])
             writer = Writer(file, latents.info)
             writer.write(with_channels)
@@ -365,9 +367,7 @@ class Codec:
         nonempty = (block for block in at_model_rate() if block.shape[-1])
         return encode_blocks(self.model, nonempty, info.num_codebooks)
 
-    def _decode_blocks(
-        self, blocks: Iterable[np.ndarray], info: StreamInfo, num_samples: int
-    ) -> Iterator[np.ndarray]:
+    def _decode_blocks(self, blocks: Iterable[np.ndarray], info: StreamInfo, num_samples: int) -> Iterator[np.ndarray]:
         """Audio (C, S) in blocks, `num_samples` in all at the original rate, of codes (C, K, T) in blocks."""
         length = utils.resampled_length(num_samples, info.original_sample_rate, info.sample_rate)
         audio = _cut(decode_blocks(self.model, blocks), length)
@@ -391,9 +391,7 @@ class Codec:
         if codes.shape[1] > config.n_codebooks:
             raise InputError(f"expected codes of 1 to {config.n_codebooks} codebooks, got {codes.shape[1]}")
         if codes.min() < 0 or codes.max() >= config.codebook_size:
-            raise InputError(
-                f"expected codes from 0 to {config.codebook_size - 1}, got {codes.min()} to {codes.max()}"
-            )
+            raise InputError(f"expected codes from 0 to {config.codebook_size - 1}, got {codes.min()} to {codes.max()}")
         return codes
 
     def _check_model(self, info: StreamInfo) -> None:
@@ -472,7 +470,7 @@ def load_codec(
     model = load_model(name, revision=revision)
     identity = fingerprint(model)
     mel = MelOptions(n_mels=n_mels, n_fft=n_fft, hop_length=hop_length, win_length=win_length)
-    model = model.to(device=_device(device), dtype=_dtype(dtype))
+    model.to(device=_device(device), dtype=_dtype(dtype))  # pyright: ignore[reportCallIssue]
     return Codec(model, None if sample_rate is None else int(sample_rate), model_fingerprint=identity, mel=mel)
 
 
@@ -481,7 +479,9 @@ def _device(device: str | torch.device | None) -> torch.device:
         device = torch.device("cpu" if device is None else device)
         torch.empty(0, device=device)
     except Exception as error:
-        raise InputError(f"there is no device {device!s} here; expected 'cpu', 'cuda' or 'mps' where there is one") from error
+        raise InputError(
+            f"there is no device {device!s} here; expected 'cpu', 'cuda' or 'mps', if there is one"
+        ) from error
     return device
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from . import utils
 from .codec import Codec
-from .errors import MissingExtraError
+from .errors import InputError, MissingExtraError
 
 BUNDLED_CLIP = Path(__file__).parent / "assets" / "demo.flac"
 _MAX_SECONDS = 600  # scores hold the whole clip in memory
@@ -38,7 +38,7 @@ def run_demo(
 
         from .eval.metrics import score
     except ImportError as error:
-        raise MissingExtraError(f"the demo scores its result and needs {error.name}: pip install 'codecplus[eval]'") from error
+        raise MissingExtraError(f"the demo needs {error.name} for its scores: pip install 'codecplus[eval]'") from error
 
     source = BUNDLED_CLIP if source is None else source
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def run_demo(
     audio, rate = utils.load_audio(source)
     seconds = audio.shape[-1] / rate
     if seconds > _MAX_SECONDS:
-        raise utils.InputError(f"the demo takes up to {_MAX_SECONDS} s, {source} has {seconds:.0f}; use codecplus encode")
+        raise InputError(f"the demo takes up to {_MAX_SECONDS} s, {source} has {seconds:.0f}; use codecplus encode")
 
     codec.compress(audio[..., : rate // 2], sample_rate=rate)  # the first call pays for what later ones need not
     start = time.perf_counter()
@@ -96,7 +96,9 @@ def draw_spectrograms(before: np.ndarray, after: np.ndarray, rate: int, path: Pa
         decibels = 20 * np.log10(np.maximum(mel, 1e-7))
         level = decibels.max() if level is None else level
         extent = (0.0, mono.shape[-1] / rate, 0.0, float(len(mel)))
-        image = axis.imshow(decibels, origin="lower", aspect="auto", extent=extent, vmin=level - 80, vmax=level, cmap="magma")
+        image = axis.imshow(
+            decibels, origin="lower", aspect="auto", extent=extent, vmin=level - 80, vmax=level, cmap="magma"
+        )
         axis.set(title=title, ylabel="mel band")
     axes[-1].set(xlabel="seconds")
     figure.colorbar(image, ax=axes, label="dB")

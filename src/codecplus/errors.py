@@ -1,12 +1,12 @@
 """Every error the package raises on purpose; each says what was expected, what came, and what to do.
 
-    CodecPlusError
-    ├── InputError          (ValueError)   an argument that cannot be used
-    ├── FileFormatError     (ValueError)   a file that is not what it should be, or is damaged
-    ├── ModelMismatchError  (ValueError)   codes of one model given to another
-    ├── CheckpointError     (OSError)      a checkpoint that is missing or cannot be read
-    ├── OutputExistsError   (OSError)      refusing to overwrite a file
-    └── MissingExtraError   (ImportError)  an optional dependency is not installed
+CodecPlusError
+├── InputError          (ValueError)   an argument that cannot be used
+├── FileFormatError     (ValueError)   a file that is not what it should be, or is damaged
+├── ModelMismatchError  (ValueError)   codes of one model given to another
+├── CheckpointError     (OSError)      a checkpoint that is missing or cannot be read
+├── OutputExistsError   (OSError)      refusing to overwrite a file
+└── MissingExtraError   (ImportError)  an optional dependency is not installed
 """
 
 

@@ -117,7 +117,9 @@ def test_weights_offloaded_to_disk_still_run(tmp_path):
     model = tiny_model()
     model.save_pretrained(tmp_path / "m")
     placed = DacModel.from_pretrained(
-        tmp_path / "m", device_map={"encoder": "cpu", "decoder": "cpu", "quantizer": "disk"}, offload_folder=tmp_path / "off"
+        tmp_path / "m",
+        device_map={"encoder": "cpu", "decoder": "cpu", "quantizer": "disk"},
+        offload_folder=tmp_path / "off",
     )
     audio = torch.randn(1, 1, 1024)
     with torch.no_grad():
@@ -145,9 +147,9 @@ def test_an_unknown_name_says_what_there_is(name, message):
 
 def test_no_model_stands_in_for_another(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "encodec"}))
-    with pytest.raises(CheckpointError, match="of type 'encodec'; expected 'dac' or 'causal_dac'"):
+    with pytest.raises(CheckpointError, match="of type 'encodec'; expected 'dac'"):
         load_model(tmp_path)
-    with pytest.raises(CheckpointError, match="a .safetensors or a .pth file"):
+    with pytest.raises(CheckpointError, match=r"a \.safetensors or a \.pth file"):
         load_model(tmp_path / "config.json")
 
 

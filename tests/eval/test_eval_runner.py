@@ -188,9 +188,7 @@ def test_two_processes_give_exactly_the_rows_of_one(tmp_path):
 
 
 def test_own_checkpoints_go_through_the_public_door(tmp_path, monkeypatch):
-    import torch
-
-    import codecplus
+    import codecplus.codec
     from codecplus.bitstream import StreamInfo, pack
     from codecplus.eval.codecs import own
 
@@ -198,9 +196,10 @@ def test_own_checkpoints_go_through_the_public_door(tmp_path, monkeypatch):
         """A stand-in with the public contract: codes are samples rounded to 6 bits."""
 
         bitrates, sample_rate, latency = [48.0, 96.0], 16_000, 0.02
-        model = torch.nn.Linear(2, 2)
+        fingerprint = bytes(16)
 
         def compress(self, audio, sample_rate, bitrate):
+            assert bitrate == 96.0 * len(audio)
             codes = np.clip(np.round(audio * 31) + 32, 0, 63).astype(np.int16)[:, None]
             info = StreamInfo(fingerprint=bytes(16), sample_rate=sample_rate, original_sample_rate=sample_rate,
                               channels=len(audio), num_codebooks=1, codebook_size=64, hop_length=1)  # fmt: skip
@@ -212,7 +211,7 @@ def test_own_checkpoints_go_through_the_public_door(tmp_path, monkeypatch):
             audio = (unpack(data)[1][:, 0].astype(np.float32) - 32) / 31
             return audio[0] if len(audio) == 1 else audio
 
-    monkeypatch.setattr(codecplus, "load_codec", lambda name, device: Tiny(), raising=False)
+    monkeypatch.setattr(codecplus.codec, "load_codec", lambda name, device: Tiny())
     own._load.cache_clear()
     results = run(write_clips(tmp_path / "data", 2), tmp_path / "out", ["tiny"], bitrates=[90])
     own._load.cache_clear()

@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import os
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def embedded_names() -> list[str]:
     return sorted(path.parent.name for path in EMBEDDED_FOLDER.glob("*/config.json"))
 
 
-def load_model(name: str | Path, *, revision: str | None = None) -> DacModel:
+def load_model(name: str | os.PathLike[str], *, revision: str | None = None) -> DacModel:
     """Load a DAC in fp32 on the CPU, from wherever `name` points.
 
     Args:
@@ -47,7 +48,7 @@ def load_model(name: str | Path, *, revision: str | None = None) -> DacModel:
         raise CheckpointError(f"expected a folder, a .safetensors or a .pth file, got {path}")
     parts = str(name).split("/")
     if len(parts) == 2 and all(parts) and not str(name).startswith((".", "~")):
-        return _load_pretrained(name, revision=revision)
+        return _load_pretrained(str(name), revision=revision)
     hint = difflib.get_close_matches(str(name), embedded_names(), n=1) or embedded_names()
     raise CheckpointError(
         f"there is no checkpoint {str(name)!r}; give {' or '.join(hint)}, an existing path, or a Hub id like "
@@ -87,7 +88,7 @@ def _load_pretrained(source: str | Path, **kwargs) -> DacModel:
 def _load_safetensors(path: Path) -> DacModel:
     config = path.with_name("config.json")
     if not path.is_file() or not config.is_file():
-        raise CheckpointError(f"expected {path.name} and config.json side by side in {path.parent}, at least one is missing")
+        raise CheckpointError(f"expected {path.name} and config.json side by side in {path.parent}, one is missing")
     fields, _ = PreTrainedConfig.get_config_dict(path.parent)
     cls = _CLASSES.get(fields.get("model_type", ""))
     if cls is None:

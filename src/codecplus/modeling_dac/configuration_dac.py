@@ -24,8 +24,10 @@ class DacConfig(PreTrainedConfig):
         hidden_size (`int`, *optional*): width D of the latent; `encoder_hidden_size * 2**len(downsampling_ratios)` if
             not given. The released 44 kHz 16 kbit/s model uses 128.
 
-    Raises `ValueError` for sizes that make no DAC. `hop_length` and `upsampling_ratios` follow from the ratios and are written to `config.json` for other readers, but
+    `hop_length` and `upsampling_ratios` follow from the ratios and are written to `config.json` for other readers, but
     never read from it: the published 16 and 24 kHz configurations carry a stale `hop_length` of 512.
+
+    Raises `ValueError` for sizes that make no DAC.
     """
 
     model_type = "dac"

@@ -36,7 +36,7 @@ class DacFeatureExtractor(StockDacFeatureExtractor):
         clips = raw_audio if isinstance(raw_audio, (list, tuple)) and np.ndim(raw_audio[:1]) > 1 else [raw_audio]
         if not clips or any(np.shape(clip)[-1:] == (0,) for clip in clips):
             raise ValueError("expected audio of at least one sample, got an empty clip")
-        return super().__call__(raw_audio, *args, **kwargs)
+        return super().__call__(raw_audio, *args, **kwargs)  # pyright: ignore[reportArgumentType]
 
 
 __all__ = ["DacFeatureExtractor"]

@@ -8,6 +8,10 @@ T time steps or frames, D latent width, K codebooks.
 input, which is what it would see at the end of that item alone: so a padded batch gives the results of its items.
 """
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportOperatorIssue=false, reportReturnType=false
+# torch types every part of a module as "Tensor | Module", so that all that is read off a part is an error above.
+
 import math
 from contextlib import contextmanager
 

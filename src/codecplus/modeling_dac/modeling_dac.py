@@ -1,6 +1,11 @@
 """DAC and its causal sibling as transformers models: padding, masks, losses and outputs around the layers."""
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportOperatorIssue=false, reportReturnType=false
+# torch types every part of a module as "Tensor | Module", so that all that is read off a part is an error above.
+
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from .configuration_dac import CausalDacConfig, DacConfig
 from .layers_dac import (
@@ -71,7 +76,7 @@ class DacPreTrainedModel(PreTrainedAudioTokenizerBase):
     main_input_name = "input_values"
     input_modalities = "audio"
     # The quantizer multiplies the weights of its parts directly, so they must lie on one device.
-    _no_split_modules = ["DacResidualUnit", "DacResidualVectorQuantizer"]
+    _no_split_modules: ClassVar[list[str]] = ["DacResidualUnit", "DacResidualVectorQuantizer"]
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -202,13 +207,14 @@ class DacModel(DacPreTrainedModel):
         if audio_codes is not None:
             check_codes(audio_codes, self.config)
             quantized_representation = self.quantizer.from_codes(audio_codes)[0]
+        assert quantized_representation is not None
         hop = self.config.hop_length
         lengths = mask_lengths(padding_mask, quantized_representation, samples_per_step=hop)
         frames = None if lengths is None else -(-lengths // hop)
 
         samples = quantized_representation.shape[-1] * hop
         audio = self.decoder(quantized_representation, frames)
-        if lengths is not None:
+        if lengths is not None and frames is not None:
             audio = zero_tail(audio, torch.minimum(lengths, self.decoder.output_length(frames)))
         audio = F.pad(audio, (0, samples - audio.shape[-1])).squeeze(1)
         return DacDecoderOutput(audio) if self._wants_dict(return_dict) else (audio,)
@@ -231,7 +237,7 @@ class DacModel(DacPreTrainedModel):
         return DacOutput(*outputs) if self._wants_dict(return_dict) else outputs
 
     def _wants_dict(self, return_dict: bool | None) -> bool:
-        return self.config.return_dict if return_dict is None else return_dict
+        return bool(self.config.return_dict) if return_dict is None else return_dict
 
     @property
     def encoder_reach(self) -> tuple[int, int]:
@@ -284,7 +290,7 @@ def mask_lengths(padding_mask: Tensor | None, x: Tensor, samples_per_step: int =
     samples = x.shape[-1] * samples_per_step
     if mask.shape[0] != x.shape[0] or not samples - samples_per_step < mask.shape[1] <= samples:
         raise ValueError(
-            f"expected a padding_mask of shape ({x.shape[0]}, {samples}) for this input, got {tuple(padding_mask.shape)}"
+            f"expected a padding_mask of shape ({x.shape[0]}, {samples}) for it, got {tuple(padding_mask.shape)}"
         )
     lengths = mask.sum(dim=1)
     if not torch.equal(mask, torch.arange(mask.shape[1], device=mask.device) < lengths[:, None]):

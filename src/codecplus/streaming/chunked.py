@@ -57,7 +57,7 @@ def decode_blocks(model: DacModel, blocks: Iterable[np.ndarray], frames: int | N
     for window, start, stop in _windows(blocks, 1, before, behind, frames or chunk_frames(model)):
         codes = torch.from_numpy(window.astype(np.int64)).to(model.device)
         with torch.inference_mode():
-            audio = model.decode(audio_codes=codes).audio_values[..., start * hop : stop * hop]
+            audio = model.decode(audio_codes=codes, return_dict=False)[0][..., start * hop : stop * hop]
         yield audio.float().cpu().numpy()
 
 

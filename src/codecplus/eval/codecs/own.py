@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from codecplus._version import __version__
 from codecplus.eval.codecs.base import Original, Payload, row_name
-from codecplus.eval.codecs.stock import pick_device, weights_hash
+from codecplus.eval.codecs.stock import pick_device
 
 
 class OwnCodec:
@@ -20,24 +21,25 @@ class OwnCodec:
         codec = _load(source, self.device)
         rates = [float(rate) for rate in codec.bitrates]
         self.nominal_kbps = max(rates) if kbps is None else min(rates, key=lambda rate: abs(rate - kbps))
-        self.name = row_name(source, round(self.nominal_kbps, 3))
+        self.name = row_name(source, round(self.nominal_kbps, 2))
         self.latency = codec.latency
         self._config = {
             "source": source,
-            "weights": weights_hash(codec.model),
+            "model": codec.fingerprint.hex(),
+            "codecplus": __version__,
             "kbps": self.nominal_kbps,
             "sample_rate": codec.sample_rate,
             "version": 1,
         }
 
     def config(self) -> dict[str, Any]:
-        """Checkpoint, a hash of its weights, and the rate."""
+        """Checkpoint, its fingerprint, the version of this package, and the rate."""
         return dict(self._config)
 
     def encode(self, audio: np.ndarray, sample_rate: int) -> Payload:
         """Compress (C, S) to the bytes of a file."""
         codec = _load(self.source, self.device)
-        data = codec.compress(audio, sample_rate=sample_rate, bitrate=self.nominal_kbps)
+        data = codec.compress(audio, sample_rate=sample_rate, bitrate=self.nominal_kbps * len(audio))
         bits, codebook_size, codes = _inside(data)
         return Payload(data, bits, codes, codebook_size)
 
@@ -49,7 +51,7 @@ class OwnCodec:
 
 @lru_cache(maxsize=1)  # one model at a time: the next one's memory is needed
 def _load(source: str, device: str) -> Any:
-    from codecplus import load_codec
+    from codecplus.codec import load_codec
 
     gc.collect()
     return load_codec(source, device=device)

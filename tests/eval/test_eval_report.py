@@ -1,0 +1,242 @@
+"""Statistics, rankings and the files that people and programs read."""
+
+import argparse
+import doctest
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+
+from codecplus.errors import InputError
+from codecplus.eval import build_leaderboard, load_results
+from codecplus.eval import results as results_module
+from codecplus.eval.commands import add_verbs
+from codecplus.eval.metrics import METRICS, Score, score
+from codecplus.eval.report import leaderboard, markdown, write_report
+from codecplus.eval.report.hub import eval_result_entries, write_hub_files
+from codecplus.eval.results import Row, summarize, write_json, write_rows
+from codecplus.eval.statistics import estimate, paired_difference
+from codecplus.eval.tasks import clips
+
+RNG = np.random.default_rng(0)
+
+
+def rows(codec, values, kbps=6.0, metric="pesq_wb", failed=()):
+    """One file a value; bits such that the measured rate is `kbps`."""
+    made = []
+    for i, value in enumerate(values):
+        bad = i in failed
+        result = Score.failed("codec_failure", "it broke") if bad else Score(float(value))
+        made.append(Row(
+            codec=codec, codec_hash=codec, clip=f"{i}.wav", clip_hash=f"{i}", source=f"{i}.wav", kind="speech",
+            speaker=None, seconds=2.0, sample_rate=16_000, channels=1, status="codec_failure" if bad else "ok",
+            reason="it broke" if bad else None, payload_bits=None if bad else int(2000 * kbps),
+            file_bits=None if bad else int(2200 * kbps), scores={metric: result},
+        ))  # fmt: skip
+    return made
+
+
+def folder(path, groups, date="2026-01-01T00:00:00+00:00", dataset=None):
+    """A results folder with those rows."""
+    path.mkdir(parents=True)
+    everything = [row for group in groups for row in group]
+    names = list(dict.fromkeys(row.codec for row in everything))
+    metrics = list(everything[0].scores)
+    summary = summarize(everything, metrics)
+    for name in names:
+        anchor = name == "identity"
+        summary[name].update(hash=name, config={}, anchor=anchor, nominal_kbps_per_channel=None, latency_seconds=0.02,
+                             codebooks=None)  # fmt: skip
+    task = {"type": "folder", "name": "set", "segment_seconds": 30.0, "segments_per_file": 4, "licence": "CC0"}
+    if dataset:
+        task.update(dataset=dataset, split="test", revision="f" * 40)
+    write_rows(path / "rows.jsonl", everything)
+    write_json(path / "summary.json", {"schema": 1, "task": task, "codecs": summary,
+                                       "metrics": {name: METRICS[name].describe() for name in metrics}})  # fmt: skip
+    cost = {"encode_real_time_factor": 3.0, "decode_real_time_factor": 5.0, "peak_memory_bytes": None}
+    write_json(path / "costs.json", dict.fromkeys(names, cost))
+    data = {"clips": 5, "files": 5, "seconds": 10.0, "problems": []}
+    write_json(path / "provenance.json", {
+        "date": date, "settings": {}, "data": data, "versions": {"python": "3"}, "resampler": "soxr", "device": "cpu",
+        "hardware": {"system": "", "processor": "", "cores": 1},
+    })  # fmt: skip
+    return path
+
+
+def test_docstrings_tell_the_truth():
+    from codecplus.eval import statistics
+    from codecplus.eval.codecs import base
+
+    for module in (markdown, statistics, base, clips):
+        assert doctest.testmod(module).failed == 0
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    hits = 0
+    for _ in range(200):
+        found = estimate(RNG.normal(3.0, 1.0, 60))
+        hits += found.low <= 3.0 <= found.high
+    assert 180 <= hits <= 200
+    assert estimate([]) is None
+    assert estimate([2.0]).low is None
+
+
+def test_pairing_shows_differences_that_intervals_hide():
+    hard = RNG.normal(0, 10, 40)
+    a = {str(i): value for i, value in enumerate(hard)}
+    b = {name: value + 0.5 + 0.1 * RNG.normal() for name, value in a.items()}
+    assert estimate(a.values()).overlaps(estimate(b.values()))
+    difference = paired_difference(a, b)
+    assert difference.low > 0.4
+    assert difference.p < 0.01
+    assert paired_difference({"x": 1.0}, {"y": 1.0}) is None
+
+
+def test_a_long_file_weighs_as_one():
+    group = rows("c", [1.0, 1.0, 4.0])
+    group[1] = replace(group[1], source="0.wav")
+    part = summarize(group, ["pesq_wb"])["c"]["domains"]["speech"]
+    assert part["metrics"]["pesq_wb"]["mean"] == 2.5
+    assert part["payload_kbps"] == 6.0
+    assert part["file_kbps"] == pytest.approx(6.6)
+
+
+def test_rank_ties_when_intervals_overlap_and_failures_have_no_rank():
+    noise = RNG.normal(0, 0.05, 30)
+    groups = {
+        "good": rows("good", 4.0 + noise), "same": rows("same", 3.99 + noise[::-1]),
+        "worse": rows("worse", 3.0 + noise),
+        "lucky": rows("lucky", 4.5 + noise, failed={3}),
+    }  # fmt: skip
+    places = {name: place for name, (place, _) in leaderboard.rank(groups, "pesq_wb").items()}
+    assert places == {"good": 1, "same": 1, "worse": 3}
+    lower = {name: rows(name, value + noise, metric="mel_distance") for name, value in (("a", 2), ("b", 1))}
+    assert leaderboard.rank(lower, "mel_distance")["b"][0] == 1
+
+
+def test_codecs_are_ranked_on_the_clips_that_all_can_be_scored_on():
+    """A metric that crashed for one codec on a hard clip takes that clip from all."""
+    easy, hard = [3.0, 3.1, 2.9, 3.0], [1.0]
+    a, b = rows("a", easy + hard), rows("b", [value + 0.5 for value in easy + hard])
+    a[4] = replace(a[4], scores={"pesq_wb": Score.failed("metric_error", "died")})
+    places = leaderboard.rank({"a": a, "b": b}, "pesq_wb")
+    assert places["b"][1].mean == pytest.approx(3.5)
+    assert places["b"][0] == 1
+
+
+def test_runs_on_the_same_clips_are_merged_and_the_newer_counts(tmp_path):
+    values = [2.0, 2.1, 2.2, 2.0, 2.1]
+    folder(tmp_path / "old", [rows("identity", [4.6] * 5, 512), rows("opus@6", values)])
+    folder(tmp_path / "new", [rows("identity", [4.6] * 5, 512), rows("opus@6", [v + 1 for v in values]),
+                              rows("slow@24", values, 24.0)], date="2026-02-01T00:00:00+00:00")  # fmt: skip
+    folder(tmp_path / "other", [rows("identity", [4.6] * 4, 512), rows("opus@6", values[:4])])
+    first, second = build_leaderboard([tmp_path], html=tmp_path / "b.html", json=tmp_path / "b.json")["boards"]
+    entries = {entry["codec"]: entry for entry in first["entries"]}
+    assert list(entries) == ["opus@6", "slow@24", "identity"]
+    assert entries["opus@6"]["metrics"]["pesq_wb"]["mean"] == pytest.approx(3.08)
+    assert entries["opus@6"]["rank"] == entries["slow@24"]["rank"] == 1  # they do not compete: other bands
+    assert entries["identity"]["rank"] is None
+    assert second["clips"] == 4
+    assert json.loads((tmp_path / "b.json").read_text())["boards"][0] == first
+
+
+def test_the_page_needs_nothing_else_and_no_name_breaks_out(tmp_path):
+    folder(tmp_path / "r", [rows("identity", [4.6] * 3), rows("</script><b>x@6", [2.0, 2.1, 2.2])])
+    build_leaderboard([tmp_path / "r"], html=tmp_path / "board.html")
+    page = (tmp_path / "board.html").read_text()
+    assert page.count("</script>") == 1
+    assert not re.search(r"""(src|href)\s*=|@import|url\(|https?://(?!www\.w3\.org/2000/svg)""", page)
+    embedded = re.search(r"const data = (.*);\n", page).group(1)
+    assert json.loads(embedded)["boards"][0]["entries"][0]["codec"] == "</script><b>x@6"
+
+
+def test_files_for_the_hub_can_be_read_back(tmp_path):
+    from huggingface_hub import parse_eval_result_entries
+    from huggingface_hub.repocard_data import model_index_to_eval_results
+
+    results = load_results(folder(tmp_path / "r", [rows("identity", [4.6] * 3), rows("opus@6", [2.0, 2.1, 2.2])],
+                                  dataset="owner/set"))  # fmt: skip
+    (out,) = write_hub_files(results)
+    (entry,) = parse_eval_result_entries(yaml.safe_load((out / ".eval_results" / "set.yaml").read_text()))
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("owner/set", "speech_pesq_wb", 2.1)
+    assert entry.dataset_revision == "f" * 40
+    name, (old,) = model_index_to_eval_results(yaml.safe_load((out / "model-index.yaml").read_text()))
+    assert (name, old.metric_type, old.metric_value) == ("opus@6", "pesq_wb", 2.1)
+    card = (out / "card_section.md").read_text()
+    assert "2.1" in card
+    assert "identity" in card
+    assert eval_result_entries(results, "opus@6", "own/copy")[0]["dataset"] == {
+        "id": "own/copy", "task_id": "speech_pesq_wb",
+    }  # fmt: skip
+
+
+def test_local_data_has_no_hub_entry_unless_it_is_named(tmp_path):
+    results = load_results(folder(tmp_path / "r", [rows("identity", [4.6] * 3), rows("opus@6", [2.0, 2.1, 2.2])]))
+    (out,) = write_hub_files(results)
+    assert not (out / ".eval_results").exists()
+    (out,) = write_hub_files(results, "owner/set")
+    assert (out / ".eval_results" / "set.yaml").exists()
+
+
+def test_the_report_names_failures(tmp_path):
+    results = load_results(folder(tmp_path / "r", [rows("identity", [4.6] * 3),
+                                                   rows("opus@6", [2.0, 2.1, 2.2], failed={1})]))  # fmt: skip
+    write_report(results)
+    report = (tmp_path / "r" / "report.md").read_text()
+    assert "| opus@6 | all | 1 | codec_failure: it broke |" in report
+    assert "1 of 3" in report
+    assert (tmp_path / "r" / "plots" / "pesq_wb.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_rows_survive_the_disk(tmp_path):
+    made = rows("a", [1.0, 2.0], failed={1})
+    write_rows(tmp_path / "rows.jsonl", made)
+    text = (tmp_path / "rows.jsonl").read_text()
+    assert [Row.from_json(line) for line in text.splitlines()] == made
+    assert json.loads(text.splitlines()[0])["schema"] == results_module.SCHEMA
+
+
+def parse(*arguments):
+    parser = argparse.ArgumentParser()
+    add_verbs(parser.add_subparsers())
+    args = parser.parse_args(arguments)
+    return args.run(args)
+
+
+def test_verbs(tmp_path, capsys):
+    path = folder(tmp_path / "r", [rows("identity", [4.6] * 3), rows("opus@6", [2.0, 2.1, 2.2]),
+                                   rows("opus@24", [4.0, 4.1, 4.2], 24)])  # fmt: skip
+    parse("leaderboard", str(path), "--html", str(tmp_path / "board.html"))
+    assert "| 1 | opus@6 | 6 | 0 | 2.1 |" in capsys.readouterr().out
+    assert (tmp_path / "board.html").exists()
+    parse("eval", "--compare", f"{path}:opus@6", f"{path}:opus@24")
+    assert "| opus@6 | opus@24 | speech | pesq_wb | 2 |" in capsys.readouterr().out
+    with pytest.raises(InputError, match="eval needs --data and --out"):
+        parse("eval", "--codec", "opus")
+    with pytest.raises(InputError, match="cannot rank by 'lag'"):
+        parse("leaderboard", str(path), "--rank-by", "lag")
+    with pytest.raises(InputError, match="there are no results"):
+        parse("leaderboard", str(tmp_path / "nothing"))
+
+
+def test_listing_the_verbs_imports_nothing_heavy():
+    code = "import sys, codecplus.eval.commands; print({'numpy', 'torch', 'datasets', 'av'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+def test_evaluate_module_loads_from_its_folder_without_a_network(tmp_path, monkeypatch, voice):
+    evaluate = pytest.importorskip("evaluate")
+    from codecplus.eval.modules import AUDIO_CODEC
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    module = evaluate.load(AUDIO_CODEC, "snr", cache_dir=str(tmp_path))
+    noisy = voice + np.float32(0.01)
+    found = module.compute(predictions=[noisy, voice * 0], references=[voice, voice], sample_rate=16_000)
+    assert found["snr"] == pytest.approx(score(voice, noisy, 16_000, ["snr"])["snr"].value, abs=1e-4)
+    assert found["snr_scores"][1] is None
+    assert found["snr_reasons"] == [None, "the output is silent"]

@@ -1,0 +1,70 @@
+"""What the pages tell users to type is typed."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import FIXTURES, tiny_model
+
+from codecplus import DacFeatureExtractor
+from codecplus.cli import main
+from codecplus.utils import save_audio
+
+ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", "docs/migrating.md"]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, rng):
+    """A folder with every file that the pages name."""
+    monkeypatch.chdir(tmp_path)
+    noise = rng.standard_normal(30000) * 0.05
+    (tmp_path / "recordings").mkdir()
+    for name in ("input.wav", "recordings/one.wav", "recordings/two.flac", "song.flac"):
+        save_audio(noise, name, 44100)
+    model = tiny_model(sampling_rate=44100)
+    model.save_pretrained("descript/dac_44khz")  # a folder of that name comes before the Hub
+    DacFeatureExtractor(sampling_rate=44100).save_pretrained("descript/dac_44khz")
+    shutil.copy(FIXTURES / "even44k.pth", "weights_44khz_8kbps_0.0.1.pth")
+    shutil.copy(FIXTURES / "even44k_whole.dac", "old.dac")
+    return {"clip": noise[:5000].astype(np.float32), "longer_clip": noise[:9000].astype(np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("page", "code"), [(page, code) for page in PAGES for code in blocks(page, "python")], ids=lambda x: x[:20]
+)
+def test_python_examples_run(place, page, code):
+    exec(compile(code, page, "exec"), place)
+
+
+def test_commands_run(place):
+    for line in "".join(blocks("README.md", "bash")).splitlines():
+        if line.startswith("codecplus "):
+            assert main(shlex.split(line)[1:]) == 0, line
+    assert Path("again/one.wav").exists()
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "model_cards").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_table_of_checkpoints_is_true():
+    from codecplus import load_codec
+
+    table = (ROOT / "README.md").read_text()
+    for name in ("dac-44khz-small", "dac-16khz-live"):
+        codec = load_codec(name)
+        row = next(line for line in table.splitlines() if line.startswith(f"| [`{name}`]"))
+        assert f"{codec.model.config.n_codebooks} codebooks" in row
+        assert f"{codec.latency * 1000:.0f} ms" in row
+        for rate in (codec.bitrates[0], codec.bitrates[-1]):
+            assert f"{rate:.2f}".rstrip("0").rstrip(".") in row
