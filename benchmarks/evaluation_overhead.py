@@ -7,10 +7,13 @@ this process and its workers, so that other load on the machine does not count.
 """
 
 import argparse
+import os
 import resource
 import tempfile
 import time
 from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as the workers have it
 
 import numpy as np
 import soundfile

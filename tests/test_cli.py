@@ -125,7 +125,7 @@ def test_help_is_quick():
         told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         times.append(time.perf_counter() - start)
     assert min(times) < 1
-    assert all(verb in told for verb in ("demo", "encode", "decode", "info"))
+    assert all(verb in told for verb in ("demo", "encode", "decode", "info", "eval", "leaderboard"))
 
 
 def test_importing_the_package_loads_no_torch():

@@ -9,6 +9,7 @@ from typing import Any
 
 from ._version import __version__
 from .errors import CodecPlusError, InputError
+from .eval.commands import add_verbs
 
 _AUDIO = {".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus"}
 _CODED = {".dacp", ".dac"}
@@ -58,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("info", help="what coded files say of themselves")
     verb.add_argument("inputs", nargs="+", type=Path, help="coded files, or folders of them")
     verb.set_defaults(run=info)
+
+    add_verbs(verbs)
     return parser
 
 

@@ -82,7 +82,7 @@ class Codec:
         model_fingerprint: bytes | None = None,
         mel: MelOptions | None = None,
     ):
-        self.model = model.eval()
+        self.model = model.eval().lay_out_weights()
         self.sample_rate = model.config.sampling_rate if sample_rate is None else sample_rate
         self.fingerprint = model_fingerprint or fingerprint(model)
         self.mel = mel or MelOptions()

@@ -14,6 +14,7 @@ from codecplus.eval.codecs import (
     LowPass,
     Mp3,
     Opus,
+    OpusVbr,
     Original,
     StockCodec,
     codec_hash,
@@ -21,7 +22,7 @@ from codecplus.eval.codecs import (
 )  # fmt: skip
 from codecplus.eval.metrics import score
 
-CLASSIC = [Opus(6), Opus(24), Mp3(16), Mp3(64), Aac(16), Aac(64)]
+CLASSIC = [Opus(6), Opus(24), OpusVbr(12), Mp3(16), Mp3(64), Aac(16), Aac(64)]
 
 
 def round_trip(codec, audio, rate):
@@ -182,3 +183,16 @@ def test_mp3_rates_are_legal_for_every_source(kbps):
         audio = np.stack([speech_like(2.0, rate, seed) for seed in range(channels)])
         _, payload = round_trip(Mp3(kbps), audio, rate)
         assert payload.bits / 2 / 1000 == pytest.approx(kbps * channels, rel=0.1)
+
+
+@pytest.mark.parametrize("codec", CLASSIC, ids=lambda c: c.name)
+@pytest.mark.parametrize("samples", [1, 30, 500])
+def test_classic_codecs_take_very_short_clips(codec, samples):
+    audio = speech_like(1.0)[None, 3000 : 3000 + samples]
+    output, _ = round_trip(codec, audio, 16_000)
+    assert output.shape == audio.shape
+
+
+def test_a_typing_error_is_pointed_out():
+    with pytest.raises(InputError, match="no checkpoint 'opsu'; did you mean opus"):
+        resolve_codecs(["opsu"])

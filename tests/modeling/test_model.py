@@ -220,3 +220,17 @@ def test_a_stale_hop_length_is_ignored():
     config = DacConfig.from_dict({"downsampling_ratios": [2, 4, 5, 8], "hop_length": 512, "sampling_rate": 16000})
     assert (config.hop_length, config.frame_rate) == (320, 50)
     assert DacConfig(sampling_rate=44100).frame_rate == 86.1328125
+
+
+def test_weights_laid_out_compute_and_save_the_same(model, tmp_path):
+    audio = torch.randn(2, 1, 2000) * 0.3
+    with torch.no_grad():
+        before = model(audio)
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        after = model.lay_out_weights()(audio)
+    assert torch.equal(after.audio_codes, before.audio_codes)
+    torch.testing.assert_close(after.audio_values, before.audio_values, atol=1e-6, rtol=0)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    assert all(torch.equal(value, state[name]) for name, value in again.state_dict().items())

@@ -37,6 +37,9 @@ class EvaluationConfig:
     """Show progress bars on stderr."""
 
     def __post_init__(self) -> None:
+        for name in ("codecs", "metrics"):
+            if isinstance(getattr(self, name), str):
+                raise InputError(f"expected a list of {name}, got the string {getattr(self, name)!r}; put it in a list")
         object.__setattr__(self, "codecs", tuple(self.codecs))
         object.__setattr__(self, "bitrates", tuple(float(rate) for rate in self.bitrates))
         if self.metrics is not None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from codecplus.errors import MissingExtraError
+from codecplus.errors import InputError, MissingExtraError
 from codecplus.eval import stages
 from codecplus.eval.audio import RESAMPLER
 from codecplus.eval.codecs import Codec, codec_hash, is_anchor, resolve_codecs
@@ -52,6 +52,10 @@ def run_evaluation(config: EvaluationConfig) -> Path:
     )
     codecs = resolve_codecs(config.codecs, config.bitrates, config.device)
     out = Path(config.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the results cannot be written to {out}: {error.strerror}") from error
     store, progress = Store(out / "cache"), config.progress and team.rank == 0
     if team.rank == 0:
         stages.prepare(task, store, codecs[0], progress)

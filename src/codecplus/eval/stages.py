@@ -203,6 +203,9 @@ def _reset_peak_memory() -> None:
             file.write("5")
     except OSError:
         return
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
 
 
 def _peak_memory() -> int | None:

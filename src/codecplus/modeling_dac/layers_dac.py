@@ -93,27 +93,42 @@ class DacConv1d(nn.Conv1d):
         super().__init__(in_channels, out_channels, kernel_size, stride=stride, dilation=dilation, padding=left)
         self.pads = (left, 0 if causal else left)
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        if self.kernel_size[0] > 1:
-            x = zero_tail(x, lengths)
+    def forward(self, x: Tensor, lengths: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
         weight = self.weight.to(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
+        if self.kernel_size[0] == 1:
+            return pointwise_conv(x, weight, bias, residual)
+        x = zero_tail(x, lengths)
         if self.stride[0] > 1:
             return strided_conv(x, weight, bias, self.stride[0], self.pads)
         return folded_conv(x, weight, bias, self.dilation[0], self.pads)
+
+    def lay_out(self) -> None:
+        """Order the weight in memory as `forward` reads it; its shape and values stay."""
+        order = (2, 1, 0) if self.stride[0] > 1 else (0, 2, 1)  # both their own inverse
+        self.weight.data = self.weight.data.permute(order).contiguous().permute(order)
+
+
+def pointwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+    """A convolution (B, C, T) -> (B, C', T) with kernel (C', C, 1), added to a residual (B, C', T) if there is one."""
+    rows, matrix = channels_last(x).transpose(1, 2), weight.squeeze(-1).t()  # (B, T, C), (C, C')
+    if residual is None:
+        return F.linear(rows, matrix.t(), bias).transpose(1, 2)
+    # The product is accumulated onto the sum of the other two: two passes over memory less than adding them in turn.
+    start = residual.transpose(1, 2) + (0 if bias is None else bias)
+    return start.baddbmm_(rows, matrix.expand(len(rows), -1, -1)).transpose(1, 2)
 
 
 def folded_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, pads: tuple[int, int]) -> Tensor:
     """A dilated convolution (B, C, T) -> (B, C', T) with kernel (C', C, k) as an undilated one on a folded view."""
     steps = x.shape[-1]
     x = channels_last(x)
-    if weight.shape[-1] == 1:
-        return F.linear(x.transpose(1, 2), weight.squeeze(-1), bias).transpose(1, 2)
     if steps % dilation:
         x = channels_last(F.pad(x, (0, -steps % dilation)))
     image = x.unflatten(2, (-1, dilation))  # (B, C, T / d, d)
-    # Of the two operands the weight decides: were it not channels-last, the output would not be.
-    kernel = weight.unsqueeze(-1).contiguous(memory_format=torch.channels_last)
+    # Strides must say channels-last beyond doubt, also those of axes of length 1, or the output is not; the copy is
+    # none if the weight was laid out.
+    kernel = weight.transpose(1, 2).contiguous().unsqueeze(2).permute(0, 3, 1, 2)  # (C', C, k, 1)
     rows = pads[0] // dilation  # conv2d pads both sides alike; a causal layer drops the rows it did not ask for
     y = F.conv2d(image, kernel, bias, padding=(rows, 0))
     return y.flatten(2)[..., :steps]
@@ -134,7 +149,8 @@ class DacConvTranspose1d(nn.ConvTranspose1d):
     """The upsampling of DAC, kernel 2s and stride s: (B, C, T) -> (B, C', s * T), one less for an odd s.
 
     Equal to `nn.ConvTranspose1d(kernel_size=2 * s, stride=s, padding=ceil(s / 2))`, computed as a convolution of
-    kernel 2 with s * C' channels and a reshape. Causal: output s * t + j depends on inputs t - 1 and t alone.
+    kernel 2 with s * C' channels, which is two matrix products, and a reshape. Causal: output s * t + j depends on
+    inputs t - 1 and t alone.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, *, causal: bool = False):
@@ -149,15 +165,18 @@ class DacConvTranspose1d(nn.ConvTranspose1d):
         stride, steps = self.stride[0], x.shape[-1]
         x = zero_tail(x, lengths)
         rows = F.pad(x.transpose(1, 2), (0, 0, 1, 0 if self.causal else 1))  # (B, T + 1 or 2, C)
-        pairs = torch.cat([rows[:, :-1], rows[:, 1:]], dim=-1)  # previous and present: (B, T', 2 * C)
-        weight = self.weight.to(x.dtype).unflatten(2, (2, stride)).flip(2)  # (C, C', 2, s)
-        matrix = weight.permute(2, 0, 3, 1).flatten(0, 1).flatten(1)  # (2 * C, s * C')
-        y = (pairs @ matrix).unflatten(-1, (stride, -1)).flatten(1, 2)  # (B, s * T', C')
+        matrix = self.weight.to(x.dtype).transpose(1, 2).flatten(1)  # (C, 2s * C'), a copy unless laid out
+        present, previous = matrix.chunk(2, dim=1)  # (C, s * C') each
+        bias = None if self.bias is None else self.bias.to(x.dtype).repeat(stride)
+        y = F.linear(rows[:, 1:], present.t(), bias)
+        y = y.baddbmm_(rows[:, :-1], previous.expand(len(y), -1, -1))  # (B, T', s * C')
+        y = y.unflatten(-1, (stride, -1)).flatten(1, 2)  # (B, s * T', C')
         start = 0 if self.causal else self.padding[0]
-        y = y[:, start : start + self.output_length(steps)]
-        if self.bias is not None:
-            y = y + self.bias.to(x.dtype)
-        return y.transpose(1, 2)
+        return y[:, start : start + self.output_length(steps)].transpose(1, 2)
+
+    def lay_out(self) -> None:
+        """Order the weight in memory as `forward` reads it; its shape and values stay."""
+        self.weight.data = self.weight.data.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 class DacResidualUnit(nn.Module):
@@ -171,7 +190,7 @@ class DacResidualUnit(nn.Module):
         self.conv2 = DacConv1d(channels, channels, 1)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        return self.conv2(self.snake2(self.conv1(self.snake1(x), lengths))).add_(x)
+        return self.conv2(self.snake2(self.conv1(self.snake1(x), lengths)), residual=x)
 
 
 class DacEncoderBlock(nn.Module):

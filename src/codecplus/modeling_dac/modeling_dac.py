@@ -105,20 +105,30 @@ class DacPreTrainedModel(PreTrainedAudioTokenizerBase):
             if parametrize.is_parametrized(conv, "weight"):
                 parametrize.remove_parametrizations(conv, "weight")
 
+    def lay_out_weights(self):
+        """Order weights in memory as the layers read them, for inference: nothing else changes, and no memory is added.
+
+        Weights that are loaded or cast later lie in the usual order again, which is slower and as right.
+        """
+        for conv in self._convolutions():
+            if not parametrize.is_parametrized(conv, "weight"):
+                conv.lay_out()
+        return self
+
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As in transformers; weight norm is folded in what is written, so that any DAC class can read it."""
-        if kwargs.get("state_dict") is None and any(parametrize.is_parametrized(conv) for conv in self._convolutions()):
+        if kwargs.get("state_dict") is None:
             kwargs["state_dict"] = self.folded_state_dict()
         return super().save_pretrained(save_directory, *args, **kwargs)
 
     def folded_state_dict(self) -> dict[str, Tensor]:
-        """The state dict of the same model without weight norm."""
-        state = self.state_dict()
+        """The state dict of the same model without weight norm, in the usual order of memory."""
+        state = {name: value.detach().contiguous() for name, value in self.state_dict().items()}
         for name, module in self.named_modules():
             if parametrize.is_parametrized(module, "weight"):
                 for key in ("original0", "original1"):
                     del state[f"{name}.parametrizations.weight.{key}"]
-                state[f"{name}.weight"] = module.weight.detach()
+                state[f"{name}.weight"] = module.weight.detach().contiguous()
         return state
 
 

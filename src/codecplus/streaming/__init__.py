@@ -1,5 +1,14 @@
-"""Exact chunked encoding and decoding of files of any length, in bounded memory."""
+"""Exact chunked and stateful encoding and decoding: files of any length, and live streams, in bounded memory."""
 
 from .chunked import decode_blocks, encode_blocks
+from .stream import DecoderStream, EncoderStream, StreamingDecoder, StreamingEncoder, StreamState
 
-__all__ = ["decode_blocks", "encode_blocks"]
+__all__ = [
+    "DecoderStream",
+    "EncoderStream",
+    "StreamState",
+    "StreamingDecoder",
+    "StreamingEncoder",
+    "decode_blocks",
+    "encode_blocks",
+]

@@ -19,6 +19,8 @@ from ..modeling_dac import DacModel
 # Elements of the widest activation of a chunk. Larger ones gain nothing on a CPU and cost memory.
 _CHUNK_ELEMENTS = 1 << 23
 _MIN_CHUNK_FRAMES = 32
+# Every dilation divides it: a window of a multiple of so many frames is folded at every layer without padding.
+_FOLD = 9
 
 
 def chunk_frames(model: DacModel, rows: int = 1) -> int:
@@ -68,6 +70,7 @@ def _windows(
 
     Yields a window with up to `before` and `behind` frames of context, and the first and last frame in it to keep.
     """
+    frames = max(1, frames - (before + frames + behind) % _FOLD)
     pending: list[np.ndarray] = []  # blocks not joined yet: joining each as it comes would copy all again and again
     buffer, context = None, 0  # the signal from `context` frames before the next chunk on
     for block in blocks:

@@ -57,7 +57,9 @@ def find_recordings(folder: Path | str) -> list[Recording]:
     if broken:
         warnings.warn(f"{len(broken)} unreadable files are skipped: {', '.join(broken[:5])}", stacklevel=2)
     if not found:
-        raise ValueError(f"found no readable audio below {folder}; expected files ending in {', '.join(sorted(SUFFIXES))}")
+        raise ValueError(
+            f"found no readable audio below {folder}; expected files ending in {', '.join(sorted(SUFFIXES))}"
+        )
     return found
 
 

@@ -1,30 +1,31 @@
 """Codecs to compare: a protocol, the adapters that ship with the package, and the way from names to codecs.
 
-Names: `opus`, `mp3`, `aac`; anything registered under the entry point group `codecplus.codecs`; `stock:ID` for a
-transformers model by Hub id or folder; anything else is a checkpoint for `codecplus.load_codec`.
+Names: `opus`, `opus-vbr`, `mp3`, `aac`; anything registered under the entry point group `codecplus.codecs`;
+`stock:ID` for a transformers model by Hub id or folder; anything else is a checkpoint for `codecplus.load_codec`.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from codecplus.errors import InputError
+from codecplus.errors import CheckpointError, InputError
 from codecplus.eval.codecs.anchors import Identity, LowPass, anchors, is_anchor
 from codecplus.eval.codecs.base import Codec, Original, Payload, codec_hash, row_name
-from codecplus.eval.codecs.libav import Aac, Mp3, Opus
+from codecplus.eval.codecs.libav import Aac, Mp3, Opus, OpusVbr
 from codecplus.eval.codecs.own import OwnCodec
 from codecplus.eval.codecs.stock import MODEL_TYPES, StockCodec
 
 __all__ = [
-    "CODECS", "Aac", "Codec", "Identity", "LowPass", "Mp3", "Opus", "Original", "OwnCodec", "Payload", "StockCodec",
-    "anchors", "codec_hash", "is_anchor", "resolve_codecs", "row_name",
+    "CODECS", "Aac", "Codec", "Identity", "LowPass", "Mp3", "Opus", "OpusVbr", "Original", "OwnCodec", "Payload",
+    "StockCodec", "anchors", "codec_hash", "is_anchor", "resolve_codecs", "row_name",
 ]  # fmt: skip
 
-CODECS: dict[str, Callable[[float | None], Codec]] = {"opus": Opus, "mp3": Mp3, "aac": Aac}
+CODECS: dict[str, Callable[[float | None], Codec]] = {"opus": Opus, "opus-vbr": OpusVbr, "mp3": Mp3, "aac": Aac}
 ENTRY_POINTS = "codecplus.codecs"
 STOCK = "stock:"
 
@@ -58,7 +59,17 @@ def _factory(name: str, device: str | None) -> Callable[[float | None], Any]:
         return lambda rate: StockCodec(name.removeprefix(STOCK), rate, device)
     if _model_type(name) in set(MODEL_TYPES) - {"dac"}:
         return lambda rate: StockCodec(name, rate, device)
-    return lambda rate: OwnCodec(name, rate, device)
+    hint = difflib.get_close_matches(name, [*CODECS, *registered], n=1)
+    return lambda rate: _own(name, rate, device, hint)
+
+
+def _own(name: str, kbps: float | None, device: str | None, hint: list[str]) -> OwnCodec:
+    try:
+        return OwnCodec(name, kbps, device)
+    except CheckpointError as error:
+        if hint:
+            raise InputError(f"there is no codec and no checkpoint {name!r}; did you mean {hint[0]}?") from error
+        raise
 
 
 def _check(name: str, codec: Any) -> None:

@@ -137,6 +137,16 @@ class Opus(LibavCodec):
         return {"vbr": "off", "application": "audio", "frame_duration": "20"}
 
 
+class OpusVbr(Opus):
+    """libopus as most people run it: more bits where the audio needs them, and a target that is only aimed at."""
+
+    family = "opus-vbr"
+
+    def options(self) -> dict[str, str]:
+        """Unconstrained VBR."""
+        return {**super().options(), "vbr": "on"}
+
+
 class Mp3(LibavCodec):
     """LAME at a constant bit rate, at the sample rate where MPEG allows that bit rate."""
 

@@ -147,10 +147,9 @@ def _position(entry: dict[str, Any]) -> tuple:
 
 
 def failures(rows: list[Row], metric: str) -> int:
-    """Clips that the reference allows to be scored and for which the codec has no score."""
-    return sum(
-        row.status != "ok" or (metric in row.scores and row.scores[metric].status == "codec_failure") for row in rows
-    )
+    """Clips that the reference allows to be scored and that have no score through the codec's fault."""
+    statuses = [row.scores[metric].status if metric in row.scores else row.status for row in rows]
+    return statuses.count("codec_failure")
 
 
 def rank(rows: dict[str, list[Row]], metric: str) -> dict[str, tuple[int, Estimate]]:

@@ -7,6 +7,8 @@ from typing import Any
 from codecplus.errors import MissingExtraError
 from codecplus.eval.results import Results
 
+_TICKS = (0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # kbit/s
+
 
 def write_plots(results: Results) -> list[str]:
     """Write plots/METRIC.png for every metric that ranks; return their paths relative to the folder."""
@@ -59,6 +61,8 @@ def _draw(panels: dict[str, dict[str, list[tuple]]], metric: dict[str, Any]) -> 
             above = [(mean if high is None else high) - mean for mean, high in zip(means, highs, strict=True)]
             axes.errorbar(rates, means, yerr=[below, above], marker="o", markersize=4, capsize=2, label=family)
         axes.set_xscale("log", base=2)
+        low, high = axes.get_xlim()
+        axes.set_xticks([rate for rate in _TICKS if low <= rate <= high], minor=False)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set_title(domain, fontsize=10)
         axes.set_xlabel("payload, kbit/s per channel")
