@@ -13,14 +13,14 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest
 
 check: $(VENV)/installed
-	$(BIN)/ruff check src tests spaces_demo benchmarks
-	$(BIN)/ruff format --check src tests spaces_demo benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/pyright
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/speed.py
 
-# constraints.txt holds torch at a version with a CPU build on PyPI mirrors; pip would else fetch gigabytes of CUDA.
+# constraints.txt holds the versions tested. torch first, so that no other package chooses its version.
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch

@@ -14,7 +14,7 @@ from codecplus.cli import main
 from codecplus.utils import save_audio
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "docs/migrating.md"]
+PAGES = ["README.md", "docs/migrating.md", "docs/training.md"]
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -34,7 +34,7 @@ def place(tmp_path, monkeypatch, rng):
     DacFeatureExtractor(sampling_rate=44100).save_pretrained("descript/dac_44khz")
     shutil.copy(FIXTURES / "even44k.pth", "weights_44khz_8kbps_0.0.1.pth")
     shutil.copy(FIXTURES / "even44k_whole.dac", "old.dac")
-    return {"clip": noise[:5000].astype(np.float32), "longer_clip": noise[:9000].astype(np.float32)}
+    return {"steps": 1, "clip": noise[:5000].astype(np.float32), "longer_clip": noise[:9000].astype(np.float32)}
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ class Codec:
         self._check_model(info)
         if num_samples is None:
             num_samples = self._samples(codes.shape[-1], info)
-        audio = np.concatenate(list(self._decode_blocks([codes], info, num_samples)), axis=-1)
+        audio = _gather(self._decode_blocks([codes], info, num_samples), len(codes), num_samples)
         return audio[0] if np.ndim(latents) == 2 else audio
 
     # ---- files
@@ -278,7 +278,7 @@ class Codec:
             header, blocks = self._open_stream(file)
             blocks = _Counter(blocks, header.original_sample_rate, progress)
             if output is None:
-                audio = np.concatenate([np.zeros((header.channels, 0), np.float32), *blocks], axis=-1)
+                audio = _gather(blocks, header.channels, header.num_samples)
                 return audio[0] if header.channels == 1 else audio
             with utils.AudioFileWriter(
                 output, header.original_sample_rate, header.channels, overwrite=overwrite
@@ -534,6 +534,15 @@ def _resampled(blocks: Iterable[np.ndarray], from_rate: int, to_rate: int, chann
     for block in blocks:
         yield resampler.push(block)
     yield resampler.flush()
+
+
+def _gather(blocks: Iterable[np.ndarray], channels: int, length: int) -> np.ndarray:
+    """Blocks (C, n) of so many samples in all as one array, with memory for no more than that."""
+    audio, done = np.empty((channels, length), np.float32), 0
+    for block in blocks:
+        audio[:, done : done + block.shape[-1]] = block
+        done += block.shape[-1]
+    return audio
 
 
 def _cut(blocks: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:

@@ -86,8 +86,7 @@ def test_a_file_that_breaks_later_is_left_out(folder):
     stream = crops(folder, batch=50)
     (folder / "long.wav").write_bytes(b"gone")
     with pytest.warns(UserWarning, match=r"long\.wav cannot be read and is left out") as caught:
-        next(stream)
-        next(stream)
+        torch.cat([next(stream), next(stream)])
     assert len(caught) == 1
 
 

@@ -19,7 +19,8 @@ RECIPE = Recipe(
     objective=Objective(mel_bands={"64": 8}, stft_windows=[64]),
     batch=2,
     frames=9,
-    lr=3e-3,
+    lr=1e-2,
+    placement_vectors=200,
     dtype="float32",
 )
 
@@ -34,7 +35,7 @@ def folder(tmp_path):
 
 def trainer(folder, seed=0, recipe=RECIPE):
     model = tiny_model(
-        True, seed, encoder_hidden_size=16, decoder_hidden_size=64, downsampling_ratios=[4, 4], sampling_rate=RATE
+        True, seed, encoder_hidden_size=8, decoder_hidden_size=32, downsampling_ratios=[4, 4], sampling_rate=RATE
     )
     samples = recipe.frames * model.config.hop_length
     return Trainer(model, RandomCrops(find_recordings(folder), RATE, samples, recipe.batch, seed=seed), recipe)
@@ -69,7 +70,7 @@ def test_training_lowers_the_loss(folder):
     reports = [run.step() for _ in range(60)]
     for name in ("mel", "waveform"):
         first, last = (np.mean([r[name] for r in part]) for part in (reports[:10], reports[-10:]))
-        assert last < 0.8 * first
+        assert last < 0.9 * first
 
 
 def test_encoder_and_codebooks_rest_once_frozen(folder):
@@ -140,7 +141,7 @@ def test_recipes_name_a_preset_and_their_windows_fit(name):
 
 
 def test_an_unknown_recipe_names_those_there_are():
-    with pytest.raises(ValueError, match="'dac' is no|no recipe 'dac'; give a JSON file or one of: dac-16khz-live"):
+    with pytest.raises(ValueError, match=r"no recipe 'dac'; give a JSON file or one of: dac-16khz-live"):
         Recipe.load("dac")
 
 

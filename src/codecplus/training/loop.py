@@ -70,6 +70,7 @@ class Recipe:
     codebook_decay: float = 0.97
     quantizer_dropout: float = 0.25
     average_decay: float = 0.997
+    placement_vectors: int = 40_000  # latents by which codebooks are placed
     seed: int = 0
     dtype: str = "bfloat16"
     sources: dict[str, Any] = field(default_factory=dict)  # what the released weights were trained on; not read here
@@ -206,15 +207,16 @@ class Trainer:
             average.lerp_(current, 1 - keep)
 
     @torch.no_grad()
-    def _place_codebooks(self, vectors: int = 40_000) -> None:
-        model = self.model
+    def _place_codebooks(self) -> None:
+        model, recipe = self.model, self.recipe
         if self.frozen:
             model.encoder.load_state_dict(self.average.encoder.state_dict())
-        dtype, batches = getattr(torch, self.recipe.dtype), max(1, vectors // (self.recipe.batch * self.recipe.frames))
+        dtype = getattr(torch, recipe.dtype)
+        batches = math.ceil(recipe.placement_vectors / (recipe.batch * recipe.frames))
         latents = [model.encoder(next(self.crops).unsqueeze(1).to(dtype)).float() for _ in range(batches)]
         latents = torch.cat([z.transpose(1, 2).flatten(0, 1) for z in latents])
         codebooks.initialize(model.quantizer, latents)
-        self.moving = codebooks.MovingCodebooks(model.quantizer, self.recipe.codebook_decay)
+        self.moving = codebooks.MovingCodebooks(model.quantizer, recipe.codebook_decay)
         self.average.quantizer.load_state_dict(model.quantizer.state_dict())
         self.progress["latent_scale"] = float(latents.square().mean().log())
 
