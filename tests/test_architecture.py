@@ -26,6 +26,7 @@ FLOORS = {
     "training": 4,
     "export": 4,
     "demo": 5,
+    "pipe": 5,
     "cli": 5,
     "__init__": 6,
     "__main__": 6,
@@ -67,7 +68,7 @@ def test_every_part_has_a_floor():
 def test_imports_point_downwards(path):
     part = part_of(path)
     for other, line in imports(path):
-        if other == part or (part, other) == ("cli", "demo"):
+        if other == part or (part == "cli" and other in ("demo", "pipe")):
             continue
         assert FLOORS[other] <= FLOORS[part], f"line {line}: {part} imports {other}, which is above it"
         assert not (FLOORS[other] == FLOORS[part] and {part, other} & STRANGERS), f"line {line}: {part} imports {other}"
@@ -109,7 +110,7 @@ def test_the_public_names_are_these_and_all_can_be_had():
 def test_the_links_at_the_root_point_into_the_package(name):
     link = ROOT / name
     if not link.is_symlink():
-        pytest.skip("this checkout has no symlinks")
+        pytest.skip("a checkout without symlinks still installs; the links are for readers")
     assert link.resolve() == (PACKAGE / name).resolve()
 
 

@@ -255,3 +255,13 @@ def test_half_precision_keeps_the_fingerprint():
     assert half.model.dtype == torch.bfloat16
     data = codec.compress(np.zeros(1000, np.float32))
     assert half.decompress(data).shape == (1000,)
+
+
+def test_streams_give_what_files_give(codec, rng):
+    audio = rng.standard_normal(5000).astype(np.float32) * 0.2
+    encoder, decoder = codec.encoder_stream(), codec.decoder_stream()
+    codes = [encoder.push(audio[i : i + 777]) for i in range(0, 5000, 777)] + [encoder.flush()]
+    np.testing.assert_array_equal(np.concatenate(codes, axis=-1), codec.encode(audio))
+    samples = np.concatenate([decoder.push(piece) for piece in codes] + [decoder.flush()])
+    np.testing.assert_allclose(samples[:5000], codec.decode(codec.encode(audio)), atol=1e-5)
+    assert codec.encoder_stream(bitrate=0.6, batch=3).push(np.zeros((3, 9000), np.float32)).shape[:2] == (3, 2)

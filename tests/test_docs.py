@@ -34,7 +34,7 @@ def place(tmp_path, monkeypatch, rng):
     DacFeatureExtractor(sampling_rate=44100).save_pretrained("descript/dac_44khz")
     shutil.copy(FIXTURES / "even44k.pth", "weights_44khz_8kbps_0.0.1.pth")
     shutil.copy(FIXTURES / "even44k_whole.dac", "old.dac")
-    return {"steps": 1, "clip": noise[:5000].astype(np.float32), "longer_clip": noise[:9000].astype(np.float32)}
+    return {"clip": noise[:5000].astype(np.float32), "longer_clip": noise[:9000].astype(np.float32)}
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,7 @@ def test_commands_run(place):
     for line in "".join(blocks("README.md", "bash")).splitlines():
         if line.startswith("codecplus "):
             assert main(shlex.split(line)[1:]) == 0, line
+    assert Path("board.html").exists()
     assert Path("again/one.wav").exists()
 
 

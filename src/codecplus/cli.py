@@ -21,6 +21,9 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.showwarning = lambda message, *_, **__: print(f"codecplus: {message}", file=sys.stderr)
     try:
         return args.run(args) or 0
+    except BrokenPipeError:
+        sys.stderr.close()  # who read from us is gone: nobody to tell
+        return 141
     except CodecPlusError as error:
         print(f"codecplus: {error}", file=sys.stderr)
         return 2
@@ -42,7 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     verb.set_defaults(run=demo)
 
     verb = verbs.add_parser("encode", help="audio files to .dacp files")
-    verb.add_argument("inputs", nargs="+", type=Path, help="audio files, or folders of them")
+    verb.add_argument("inputs", nargs="+", type=Path, help="audio files, or folders of them; - for a live pipe")
+    verb.add_argument("--raw", metavar="RATE", help="the pipe brings 16-bit samples, RATE or RATE:CHANNELS, no header")
     verb.add_argument("-o", "--output", type=Path, help="a .dacp file, or a folder; default: beside each input")
     verb.add_argument("-f", "--force", action="store_true", help="overwrite existing files")
     _add_codec_options(verb)
@@ -50,7 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     verb.set_defaults(run=encode)
 
     verb = verbs.add_parser("decode", help=".dacp files, or .dac files of the original implementation, to audio")
-    verb.add_argument("inputs", nargs="+", type=Path, help="coded files, or folders of them")
+    verb.add_argument("inputs", nargs="+", type=Path, help="coded files, or folders of them; - for a live pipe")
+    verb.add_argument("--raw", action="store_true", help="write 16-bit samples without a header to the pipe")
     verb.add_argument("-o", "--output", type=Path, help="an audio file, or a folder; default: a .wav beside each input")
     verb.add_argument("-f", "--force", action="store_true", help="overwrite existing files")
     _add_codec_options(verb, default=None, note="default: the embedded model that made the file")
@@ -76,7 +81,13 @@ def _add_rate_options(verb: argparse.ArgumentParser) -> None:
 
 
 def encode(args: argparse.Namespace) -> int:
-    """Compress files."""
+    """Compress files, or what comes down a pipe."""
+    if _is_pipe(args):
+        from .pipe import encode_pipe, parse_raw
+
+        raw = None if args.raw is None else parse_raw(args.raw)
+        encode_pipe(_load(args.model, args), sys.stdin.buffer, sys.stdout.buffer, raw=raw, bitrate=args.bitrate)
+        return 0
     pairs = _pairs(args.inputs, args.output, _AUDIO, ".dacp")
     codec = _load(args.model, args)
 
@@ -89,7 +100,15 @@ def encode(args: argparse.Namespace) -> int:
 
 
 def decode(args: argparse.Namespace) -> int:
-    """Decompress files, each with the model that made it."""
+    """Decompress files, each with the model that made it, or what comes down a pipe."""
+    if _is_pipe(args):
+        from .pipe import decode_pipe
+
+        def find_codec(mark: bytes):
+            return _load(args.model or _embedded(mark), args)
+
+        decode_pipe(find_codec, sys.stdin.buffer, sys.stdout.buffer, raw=args.raw)
+        return 0
     pairs = _pairs(args.inputs, args.output, _CODED, ".wav")
     codecs: dict[str, Any] = {}
 
@@ -126,6 +145,16 @@ def demo(args: argparse.Namespace) -> int:
     return 0
 
 
+def _is_pipe(args: argparse.Namespace) -> bool:
+    """Whether - stands for standard input and output; it stands for both or neither."""
+    ends = [str(path) == "-" for path in (*args.inputs, args.output)]
+    if any(ends) and ends != [True, True]:
+        raise InputError("a live pipe goes from - to -: give the one input - and -o -")
+    if args.raw and not any(ends):
+        raise InputError("--raw is for a live pipe; files know their format, leave it out")
+    return any(ends)
+
+
 def _load(name: str, args: argparse.Namespace):
     from transformers.utils import logging
 
@@ -139,14 +168,19 @@ def _load(name: str, args: argparse.Namespace):
 def _maker(source: Path) -> str:
     """The embedded model that made a file, by the fingerprint in it."""
     from .bitstream import Reader
-    from .codec import find_embedded, is_official, open_coded
+    from .codec import is_official, open_coded
 
     with open_coded(source) as file:
         if is_official(file):
             raise InputError(
                 "a .dac file does not say which model made it; name it, for example --model descript/dac_44khz"
             )
-        mark = Reader(file).header.fingerprint
+        return _embedded(Reader(file).header.fingerprint)
+
+
+def _embedded(mark: bytes) -> str:
+    from .codec import find_embedded
+
     name = find_embedded(mark)
     if name is None:
         raise InputError(f"no embedded model made it (fingerprint {mark.hex()}); name the one that did with --model")

@@ -7,6 +7,7 @@ import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,14 @@ from .checkpoints.loading import embedded_fingerprints
 from .checkpoints.unpadded import decode_unpadded
 from .errors import FileFormatError, InputError, ModelMismatchError
 from .modeling_dac import DacModel
-from .streaming import decode_blocks, encode_blocks
+from .streaming import (
+    DecoderStream,
+    EncoderStream,
+    StreamingDecoder,
+    StreamingEncoder,
+    decode_blocks,
+    encode_blocks,
+)
 
 _BLOCK = 1 << 16  # samples per block of an array on its way through the codec
 _FINGERPRINT_SIZE = 8  # bytes of it in a file: every byte counts, and 2⁻⁶⁴ is small
@@ -296,6 +304,31 @@ class Codec:
         self._check_model(header)
         return header, self._decode_blocks(reader.blocks(), header, header.num_samples)
 
+    # ---- live streams
+
+    def encoder_stream(
+        self, bitrate: float | None = None, n_quantizers: int | None = None, *, batch: int | None = None
+    ) -> EncoderStream:
+        """A live encoder: `push(samples)` gives the codes that are ready, `flush()` those left.
+
+        Samples are floats at the model's rate: a resampler would add its own latency. Streams are independent of each
+        other and share the weights; `batch` rows step together. Arguments and errors otherwise as of `encode`.
+        """
+        info = self._info(self.model_sample_rate, 1, bitrate, n_quantizers)
+        return EncoderStream(self._streaming_encoder, info.num_codebooks, batch)
+
+    def decoder_stream(self, *, batch: int | None = None) -> DecoderStream:
+        """A live decoder: `push(codes)` gives the samples that are ready, at the model's rate, `flush()` those left."""
+        return DecoderStream(self._streaming_decoder, batch)
+
+    @cached_property
+    def _streaming_encoder(self) -> StreamingEncoder:
+        return StreamingEncoder(self.model)
+
+    @cached_property
+    def _streaming_decoder(self) -> StreamingDecoder:
+        return StreamingDecoder(self.model)
+
     # ---- the spectrogram that training, evaluation and the demo share
 
     def mel_spectrogram(self, audio, sample_rate: int | None = None) -> np.ndarray:
@@ -416,7 +449,7 @@ class Codec:
             audio = np.concatenate(list(decode_blocks(self.model, [codes])), axis=-1)
         else:
             audio = decode_unpadded(self.model, codes, file.chunk_length)
-        info = replace(self._info(file.sample_rate, len(codes), None, codes.shape[1]), block_length=0)
+        info = self._info(file.sample_rate, len(codes), None, codes.shape[1])
         length = utils.resampled_length(file.original_length, file.sample_rate, config.sampling_rate)
         if length > audio.shape[-1] + config.hop_length:
             raise FileFormatError(

@@ -89,18 +89,17 @@ def draw_spectrograms(before: np.ndarray, after: np.ndarray, rate: int, path: Pa
 
     figure = Figure(figsize=(10, 6), layout="constrained")
     axes = figure.subplots(2, 1, sharex=True)
-    level, image = None, None
-    for axis, title, signal in zip(axes, ("original", "decoded"), (before, after), strict=True):
+    pictures = []
+    for signal in (before, after):
         mono = torch.from_numpy(np.atleast_2d(signal).mean(axis=0))
         mel = utils.mel_spectrogram(mono, rate, n_mels=128, hop_length=256).numpy()
-        decibels = 20 * np.log10(np.maximum(mel, 1e-7))
-        level = decibels.max() if level is None else level
-        extent = (0.0, mono.shape[-1] / rate, 0.0, float(len(mel)))
-        image = axis.imshow(
-            decibels, origin="lower", aspect="auto", extent=extent, vmin=level - 80, vmax=level, cmap="magma"
-        )
+        pictures.append(20 * np.log10(np.maximum(mel, 1e-7)))
+    level, seconds = pictures[0].max(), before.shape[-1] / rate
+    for axis, title, decibels in zip(axes, ("original", "decoded"), pictures, strict=True):
+        extent = (0.0, seconds, 0.0, float(len(decibels)))
+        axis.imshow(decibels, origin="lower", aspect="auto", extent=extent, vmin=level - 80, vmax=level, cmap="magma")
         axis.set(title=title, ylabel="mel band")
     axes[-1].set(xlabel="seconds")
-    figure.colorbar(image, ax=axes, label="dB")
+    figure.colorbar(axes[0].images[0], ax=axes, label="dB")
     with utils.atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=100, format="png")

@@ -1,9 +1,11 @@
-"""Streams give what one pass over everything gives: however they are cut, in any company, and no later than they say."""
+"""Streams give what one pass over everything gives: however they are cut, in any company, and as soon as they say."""
 
 import copy
+import doctest
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, cycle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,7 +136,7 @@ def test_an_impulse_is_heard_when_the_latency_says(key):
     impulse = frame * hop + latency - 1  # the last sample that this frame can know of
     audio = noise(impulse + 2 * hop)
     struck = audio.copy()
-    struck[impulse] += 1e6  # through the last tap of every layer
+    struck[impulse] += 1e21  # the way through the last tap of every layer weakens it to 1e-18
     outputs = []
     for signal in (audio, struck):
         encoder, decoder = EncoderStream(ENCODERS[key]), DecoderStream(DECODERS[key])
@@ -238,7 +240,7 @@ def test_eight_streams_in_eight_threads_over_one_model():
 LIVES = st.lists(st.lists(st.integers(1, 25), min_size=1, max_size=3), min_size=2, max_size=3)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(key=st.sampled_from(KEYS), lives=LIVES)
 def test_rows_come_and_go(key, lives):
     model = MODELS[key]
@@ -254,26 +256,28 @@ def test_rows_come_and_go(key, lives):
     for row, begin, end, expected, _ in clips:
         codes[row, :, begin:end] = expected[0]
 
-    def check(stream, x, unit, position):
+    def check(stream, x, unit, per_frame, agree):
         """Push x (B, ..., total * unit), ending rows in time; every clip must come out as if it were alone."""
-        out = np.zeros((len(lives), 4, 0), np.int16) if position == 3 else np.zeros((len(lives), 0), np.float32)
-        now = 0
+        pieces, now = [], 0
         for stop in sorted({end for stops in ends for end in stops}):
-            out = np.concatenate([out, stream.push(x[..., now * unit : stop * unit])], axis=-1)
+            pieces.append(stream.push(x[..., now * unit : stop * unit]))
             now = stop
-            for row, begin, end, *expected in clips:
-                if end == stop:
-                    got = np.concatenate([out[row], stream.flush(rows=[row])[0]], axis=-1)
-                    scale = 1 if position == 3 else hop
-                    assert got.shape[-1] == end * scale
-                    got = got[..., begin * scale :]
-                    if position == 3:
-                        assert np.array_equal(got, expected[0][0])
-                    else:
-                        assert_close(got, expected[1][0])
+            for clip in (clip for clip in clips if clip[2] == stop):
+                row, begin, end = clip[:3]
+                got = np.concatenate([*(piece[row] for piece in pieces), stream.flush(rows=[row])[0]], axis=-1)
+                assert got.shape[-1] == end * per_frame  # the clock of the batch, also where the row owed something
+                agree(got[..., begin * per_frame :], clip)
 
-    check(EncoderStream(ENCODERS[key], batch=len(lives)), audio, hop, 3)
-    check(DecoderStream(DECODERS[key], batch=len(lives)), codes, 1, 4)
+    check(
+        EncoderStream(ENCODERS[key], batch=len(lives)),
+        audio,
+        hop,
+        1,
+        lambda got, clip: np.testing.assert_array_equal(got, clip[3][0]),
+    )
+    check(
+        DecoderStream(DECODERS[key], batch=len(lives)), codes, 1, hop, lambda got, clip: assert_close(got, clip[4][0])
+    )
 
 
 def test_what_a_plain_row_still_owed_when_it_was_reset_is_zero():
@@ -290,6 +294,13 @@ def test_what_a_plain_row_still_owed_when_it_was_reset_is_zero():
     audio = decoder.push(codes)
     assert not audio[0, :owed].any()
     assert audio[1, :owed].any()
+
+
+def test_the_page_is_true():
+    page = Path(__file__).parents[2] / "docs" / "streaming.md"
+    result = doctest.testfile(str(page), module_relative=False)
+    assert result.attempted > 5
+    assert not result.failed
 
 
 # ---- refusals

@@ -7,10 +7,12 @@ import soundfile
 import torch
 from tiny import tiny_model
 
+from codecplus import CausalDacModel
 from codecplus.configuration import load_preset
 from codecplus.training.data import RandomCrops, find_recordings
-from codecplus.training.loop import Objective, Recipe, Schedule, Trainer
+from codecplus.training.loop import Trainer, initialize_weights, train
 from codecplus.training.optimizer import Muon, orthogonalized, split_parameters
+from codecplus.training.recipe import Objective, Recipe, Schedule
 
 RATE = 8000
 RECIPE = Recipe(
@@ -28,17 +30,21 @@ RECIPE = Recipe(
 @pytest.fixture
 def folder(tmp_path):
     time = np.arange(2 * RATE) / RATE
-    tone = 0.3 * np.sin(2 * np.pi * (200 + 300 * time) * time)
+    tone = 0.3 * np.sin(2 * np.pi * 500 * time)
     soundfile.write(tmp_path / "tone.wav", tone.astype(np.float32), RATE)
     return tmp_path
+
+
+def stream(folder, model, recipe, seed=0):
+    samples = recipe.frames * model.config.hop_length
+    return RandomCrops(find_recordings(folder), RATE, samples, recipe.batch, seed=seed)
 
 
 def trainer(folder, seed=0, recipe=RECIPE):
     model = tiny_model(
         True, seed, encoder_hidden_size=8, decoder_hidden_size=32, downsampling_ratios=[4, 4], sampling_rate=RATE
     )
-    samples = recipe.frames * model.config.hop_length
-    return Trainer(model, RandomCrops(find_recordings(folder), RATE, samples, recipe.batch, seed=seed), recipe)
+    return Trainer(model, stream(folder, model, recipe, seed), recipe)
 
 
 def weights(trainer):
@@ -63,10 +69,44 @@ def test_interrupted_equals_uninterrupted(folder, tmp_path, stop):
         assert torch.equal(a, b)
 
 
+def test_train_writes_what_loads_and_goes_on_where_it_stood(folder, tmp_path):
+    def run(output, steps):
+        torch.manual_seed(0)
+        schedule = Schedule(**{**RECIPE.schedule.__dict__, "steps": 6, "decay_at": 6})
+        recipe = Recipe(**{**RECIPE.__dict__, "schedule": schedule})
+        model = trainer(folder).model
+        if steps < 6:  # interrupted
+            stopped = Trainer(model, stream(folder, model, recipe), recipe)
+            for _ in range(steps):
+                stopped.step()
+            output.mkdir()
+            stopped.save(output / "state.pt")
+            model = trainer(folder, seed=3).model
+        return train(recipe, folder, output, model=model)
+
+    whole, parts = run(tmp_path / "whole", 6), run(tmp_path / "parts", 4)
+    loaded = CausalDacModel.from_pretrained(tmp_path / "whole").state_dict()
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, loaded[name])
+        assert torch.equal(tensor, parts.state_dict()[name])
+
+
+def test_a_new_model_keeps_the_level_and_begins_quiet():
+    model = tiny_model(True, encoder_hidden_size=16, decoder_hidden_size=64, downsampling_ratios=[4, 4])
+    initialize_weights(model)
+    audio = 0.1 * torch.randn(1, 1, 16 * 50, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        latents = model.encoder(audio)
+        decoded = model.decoder(latents)
+    assert 0.03 < float(latents.std()) < 0.5
+    assert float(decoded.abs().max()) < 0.1
+
+
 def test_training_lowers_the_loss(folder):
     torch.manual_seed(0)
     schedule = Schedule(steps=60, warmup=2, quantize_at=1000, freeze_at=1000, decay_at=50)
     run = trainer(folder, recipe=Recipe(**{**RECIPE.__dict__, "schedule": schedule}))
+    initialize_weights(run.model)
     reports = [run.step() for _ in range(60)]
     for name in ("mel", "waveform"):
         first, last = (np.mean([r[name] for r in part]) for part in (reports[:10], reports[-10:]))

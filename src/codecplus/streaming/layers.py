@@ -9,6 +9,7 @@ made; nothing is written afterwards, so threads may share layers.
 """
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportOperatorIssue=false, reportOptionalMemberAccess=false
 # torch types every part of a module as "Tensor | Module", so that all that is read off a part is an error above.
 
 from collections.abc import Iterable, Sequence
@@ -87,6 +88,7 @@ class Snake:
         self.reciprocal = (self.alpha + 1e-9).reciprocal()
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Give a new tensor, in the dtype of x."""
         if x.dtype != torch.float32:
             return self(x.float()).to(x.dtype)
         sine = (x * self.alpha).sin_()
@@ -275,7 +277,7 @@ class Search:
 
 
 class Lookup:
-    """Codes (B, K, n) to latents (B, n, D), as `DacResidualVectorQuantizer.from_codes`."""
+    """The way back of `DacResidualVectorQuantizer`, with its weights side by side."""
 
     def __init__(self, quantizer: DacResidualVectorQuantizer):
         _, out, _, out_bias, codebooks = quantizer._weights(quantizer.quantizers)
@@ -286,6 +288,7 @@ class Lookup:
         self.dtype = quantizer.quantizers[0].out_proj.weight.dtype
 
     def __call__(self, codes: Tensor) -> Tensor:
+        """Latents (B, n, D) of codes (B, K, n)."""
         batch, codebooks, steps = codes.shape
         entries = self.entries[(codes + self.first[:codebooks]).transpose(1, 2)]  # (B, n, K, d)
         rows = entries.flatten(2).flatten(0, 1)

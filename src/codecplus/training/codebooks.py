@@ -3,10 +3,12 @@
 Letters: N vectors, D latent width, d width of the search, K codebooks, E entries of a codebook.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
-from codecplus.modeling_dac.layers_dac import DacResidualVectorQuantizer, nearest_entry
+from codecplus.modeling_dac.layers_dac import DacResidualVectorQuantizer, DacVectorQuantize, nearest_entry
 
 
 @torch.no_grad()
@@ -16,16 +18,18 @@ def initialize(quantizer: DacResidualVectorQuantizer, latents: Tensor, rounds: i
     Each codebook searches the d directions in which what the ones before left over varies most.
     """
     residual = latents.float()
-    for quantize in quantizer.quantizers:
+    for quantize in _codebooks(quantizer):
         mean = residual.mean(dim=0)
         _, directions = torch.linalg.eigh((residual - mean).t() @ (residual - mean))
         basis = directions[:, -quantize.codebook_dim :]  # (D, d)
         points = (residual - mean) @ basis
         codebook = cosine_kmeans(points, quantize.codebook.num_embeddings, rounds)
-        quantize.in_proj.weight.copy_(basis.t().unsqueeze(-1))
-        quantize.in_proj.bias.copy_(-(mean @ basis))
-        quantize.out_proj.weight.copy_(basis.unsqueeze(-1))
-        quantize.out_proj.bias.copy_(mean)
+        for projection, weight, bias in (
+            (quantize.in_proj, basis.t(), -(mean @ basis)),
+            (quantize.out_proj, basis, mean),
+        ):
+            projection.weight.copy_(weight.unsqueeze(-1))
+            cast(Tensor, projection.bias).copy_(bias)
         quantize.codebook.weight.copy_(codebook)
         residual = residual - codebook[nearest_entry(points, codebook)] @ basis.t() - mean
     return float(residual.square().mean() / latents.float().var())
@@ -60,7 +64,7 @@ class MovingCodebooks:
 
     def __init__(self, quantizer: DacResidualVectorQuantizer, decay: float = 0.97):
         self.quantizer, self.decay = quantizer, decay
-        codebooks = torch.stack([quantize.codebook.weight.detach() for quantize in quantizer.quantizers])  # (K, E, d)
+        codebooks = torch.stack([quantize.codebook.weight.detach() for quantize in _codebooks(quantizer)])  # (K, E, d)
         self.counts = torch.full(codebooks.shape[:2], 0.25, device=codebooks.device)
         self.sums = codebooks * self.counts.unsqueeze(-1)
 
@@ -94,9 +98,13 @@ class MovingCodebooks:
         self.sums.copy_(state["sums"])
 
 
+def _codebooks(quantizer: DacResidualVectorQuantizer) -> list[DacVectorQuantize]:
+    return cast("list[DacVectorQuantize]", list(quantizer.quantizers))
+
+
 def _by_codebook(quantizer: DacResidualVectorQuantizer, projected: Tensor, codes: Tensor):
     """Latents (N, d), indices (N,) and the codebook's module, for each codebook in use."""
-    width = quantizer.quantizers[0].codebook_dim
-    parts = projected.float().split(width, dim=1)
-    for latents, index, quantize in zip(parts, codes.unbind(dim=1), quantizer.quantizers, strict=False):
+    books = _codebooks(quantizer)
+    parts = projected.float().split(books[0].codebook_dim, dim=1)
+    for latents, index, quantize in zip(parts, codes.unbind(dim=1), books, strict=False):
         yield latents.transpose(1, 2).flatten(0, 1), index.flatten(), quantize

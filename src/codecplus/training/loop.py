@@ -6,91 +6,79 @@ keep are the moving average of those trained.
 """
 
 import copy
-import json
 import math
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from codecplus import configuration
-from codecplus.modeling_dac import DacModel
+from codecplus.configuration import load_preset
+from codecplus.modeling_dac import CausalDacModel, DacModel
 
 from . import codebooks, losses
-from .data import RandomCrops
+from .data import RandomCrops, find_recordings
 from .optimizer import Muon, split_parameters
-
-RECIPES = Path(configuration.__file__).parent / "training"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """Steps at which things happen."""
-
-    steps: int
-    warmup: int = 100
-    quantize_at: int  # codebooks are placed, from here on latents are quantized
-    freeze_at: int  # codebooks are placed again, encoder and codebooks rest from here on
-    decay_at: int  # the learning rate falls in a straight line, to zero at the last step
-
-    def factor(self, step: int) -> float:
-        """Share of the learning rate at a step counted from 0."""
-        rise = min(1.0, (step + 1) / self.warmup)
-        return rise * min(1.0, (self.steps - step) / max(1, self.steps - self.decay_at))
+from .recipe import Recipe
 
 
-@dataclass(frozen=True, kw_only=True)
-class Objective:
-    """Losses and their shares of the gradient at the output."""
+def train(
+    recipe: Recipe,
+    folder: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    model: DacModel | None = None,
+    save_every: int = 500,
+) -> DacModel:
+    """Train `model`, a new one by default, on the recordings below `folder`; write it to `output` and return it.
 
-    mel_bands: dict[str, int]  # {window: bands}
-    stft_windows: list[int]
-    mel: float = 0.6
-    stft: float = 0.3
-    waveform: float = 0.1
-    commitment: float = 0.03
-    latent_scale: float = 0.1  # holds the size of the latents, which nothing else does, where the codebooks began
+    The state of the run is kept in `output` too: called again, an interrupted run goes on from there, and a finished
+    one returns at once.
+    """
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    model = new_model(recipe) if model is None else model
+    config = model.config
+    samples = recipe.frames * config.hop_length
+    crops = RandomCrops(find_recordings(Path(folder)), config.sampling_rate, samples, recipe.batch, seed=recipe.seed)
+    trainer = Trainer(model, crops, recipe)
+    if (output / "state.pt").exists():
+        trainer.resume(output / "state.pt")
+    while trainer.progress["step"] < recipe.schedule.steps:
+        trainer.step()
+        if trainer.progress["step"] % save_every == 0 or trainer.progress["step"] == recipe.schedule.steps:
+            trainer.save(output / "state.pt")
+    trainer.average.save_pretrained(output)
+    return trainer.average
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """One training run, complete enough to repeat it on other recordings."""
+def new_model(recipe: Recipe) -> DacModel:
+    """The architecture that the recipe names, with weights to start from."""
+    config = load_preset(recipe.preset)
+    torch.manual_seed(recipe.seed)
+    model = (CausalDacModel if config.causal else DacModel)(config)
+    initialize_weights(model)
+    return model
 
-    preset: str
-    schedule: Schedule
-    objective: Objective
-    batch: int = 16
-    frames: int = 27  # of a crop; a multiple of 9 folds into the dilated convolutions without padding
-    lr: float = 1e-3  # of convolutions (Muon) and of the rest (AdamW)
-    quantized_encoder_lr: float = 0.1  # share of `lr`; codebooks lose an encoder that moves faster
-    projection_lr: float = 0.1
-    codebook_decay: float = 0.97
-    quantizer_dropout: float = 0.25
-    average_decay: float = 0.997
-    placement_vectors: int = 40_000  # latents by which codebooks are placed
-    seed: int = 0
-    dtype: str = "bfloat16"
-    sources: dict[str, Any] = field(default_factory=dict)  # what the released weights were trained on; not read here
 
-    @classmethod
-    def load(cls, name_or_path: str | os.PathLike) -> "Recipe":
-        """A recipe of the package by its name, or a JSON file.
+@torch.no_grad()
+def initialize_weights(model: DacModel) -> None:
+    """Convolutions that keep the level of a signal, residual branches that begin small, and a quiet last layer.
 
-        >>> Recipe.load("dac-16khz-live").preset
-        'dac-16khz-live'
-        """
-        packaged = RECIPES / f"{name_or_path}.json"
-        path = packaged if packaged.exists() else Path(name_or_path)
-        if not path.exists():
-            names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.json")))
-            raise ValueError(f"there is no recipe {os.fspath(name_or_path)!r}; give a JSON file or one of: {names}")
-        fields = json.loads(path.read_text())
-        fields["schedule"] = Schedule(**fields["schedule"])
-        fields["objective"] = Objective(**fields["objective"])
-        return cls(**fields)
+    A loud last layer begins in the flat part of tanh and does not come out of it.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ConvTranspose1d):
+            nn.init.normal_(module.weight, std=(2 * module.in_channels) ** -0.5)  # an output step sees two inputs
+        elif isinstance(module, nn.Conv1d):
+            gain = 0.03 if name == "decoder.conv2" else 0.1 if "res_unit" in name and name.endswith("conv2") else 1.0
+            nn.init.normal_(module.weight, std=gain * module.weight[0].numel() ** -0.5)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 class Trainer:
@@ -127,7 +115,7 @@ class Trainer:
     def step(self) -> dict[str, float]:
         """One batch; returns its losses. Raises `FloatingPointError` where they are not finite."""
         schedule, step = self.recipe.schedule, self.progress["step"]
-        if step in (schedule.quantize_at, schedule.freeze_at):
+        if step == schedule.quantize_at:
             self._place_codebooks()
         reference = next(self.crops)
         estimate, latents, projected, codes = self._forward(reference)
@@ -138,7 +126,7 @@ class Trainer:
         objective.backward()
         report["gradient_norm"] = self._clip()
         self._update(schedule.factor(step))
-        if self.quantized and not self.frozen:
+        if projected is not None and codes is not None and not self.frozen:
             report["revived"] = self.moving.update(projected, codes)
         self._average(step)
         self.progress["step"] += 1
@@ -209,8 +197,6 @@ class Trainer:
     @torch.no_grad()
     def _place_codebooks(self) -> None:
         model, recipe = self.model, self.recipe
-        if self.frozen:
-            model.encoder.load_state_dict(self.average.encoder.state_dict())
         dtype = getattr(torch, recipe.dtype)
         batches = math.ceil(recipe.placement_vectors / (recipe.batch * recipe.frames))
         latents = [model.encoder(next(self.crops).unsqueeze(1).to(dtype)).float() for _ in range(batches)]

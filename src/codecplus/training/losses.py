@@ -29,6 +29,8 @@ def waveform_loss(estimate: Tensor, reference: Tensor) -> Tensor:
 class Spectrum(nn.Module):
     """Hann-windowed spectrum at a hop of a quarter window, scaled so that a sine of amplitude 1 peaks at 1."""
 
+    hann: Tensor
+
     def __init__(self, window: int):
         super().__init__()
         if window < 4 or window % 4:
@@ -70,7 +72,7 @@ class STFTLoss(nn.Module):
 
     def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:  # (B, S), (B, S) -> ()
         floor = quiet_floor(reference)
-        total = 0.0
+        total = estimate.new_zeros(())
         for spectrum in self.spectra:
             difference = self._compressed(spectrum(estimate), floor) - self._compressed(spectrum(reference), floor)
             total = total + (difference.real.square() + difference.imag.square()).mean() / 2
@@ -96,7 +98,7 @@ class MelLoss(nn.Module):
 
     def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:  # (B, S), (B, S) -> ()
         floor = quiet_floor(reference)
-        total = 0.0
+        total = estimate.new_zeros(())
         for spectrum in self.spectra:
             filters = self.get_buffer(f"filters{spectrum.window}")
             x, y = (torch.log(magnitude(spectrum(s)) @ filters + floor) for s in (estimate, reference))

@@ -1,6 +1,7 @@
 """Muon, and which parameters of a codec it takes. Knows matrices, nothing of losses."""
 
 from collections import defaultdict
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +32,11 @@ class Muon(torch.optim.Optimizer):
     def _step(self, weights: list[Tensor], group: dict) -> None:
         directions = []
         for weight in weights:
-            state = self.state[weight]
+            state, gradient = self.state[weight], cast(Tensor, weight.grad)
             if not state:
                 state["momentum"] = torch.zeros_like(weight)
-            state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-            directions.append(weight.grad.lerp(state["momentum"], group["momentum"]).flatten(1))
+            state["momentum"].lerp_(gradient, 1 - group["momentum"])
+            directions.append(gradient.lerp(state["momentum"], group["momentum"]).flatten(1))
         updates = orthogonalized(torch.stack(directions))
         scale = 0.2 * max(updates.shape[1:]) ** 0.5
         for weight, update in zip(weights, updates, strict=True):
