@@ -25,6 +25,7 @@ FLOORS = {
     "eval": 4,
     "training": 4,
     "export": 4,
+    "tokenizing": 4,
     "demo": 5,
     "pipe": 5,
     "cli": 5,
@@ -32,7 +33,7 @@ FLOORS = {
     "__main__": 6,
 }
 # Parts that share a floor may use each other, but for these.
-STRANGERS = {"eval", "training", "export", "bitstream"}
+STRANGERS = {"eval", "training", "export", "tokenizing", "bitstream"}
 
 
 def part_of(path: Path) -> str:

@@ -9,7 +9,10 @@ from typing import Any
 
 from ._version import __version__
 from .errors import CodecPlusError, InputError
-from .eval.commands import add_verbs
+from .eval import commands as evaluation
+from .export import commands as export
+from .tokenizing import commands as tokenizing
+from .training import commands as training
 
 _AUDIO = {".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus"}
 _CODED = {".dacp", ".dac"}
@@ -65,7 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("inputs", nargs="+", type=Path, help="coded files, or folders of them")
     verb.set_defaults(run=info)
 
-    add_verbs(verbs)
+    for part in (evaluation, training, tokenizing, export):
+        part.add_verbs(verbs)
     return parser
 
 

@@ -1,0 +1,1 @@
+"""Audio datasets to code datasets, and helpers for models that read codes."""
