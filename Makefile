@@ -13,8 +13,8 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest
 
 check: $(VENV)/installed
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks spaces_demo
+	$(BIN)/ruff format --check src tests benchmarks spaces_demo
 	$(BIN)/pyright
 
 bench: $(VENV)/installed

@@ -1,6 +1,6 @@
 """How long one frame takes from microphone to loudspeaker, beside the frame itself: encode and decode, live.
 
-    python benchmarks/latency.py [--codec dac-16khz-live] [--seconds 10] [--threads 1]
+    python benchmarks/latency.py [--codec dac-16khz-live] [--seconds 10] [--threads 1] [--dtype bfloat16]
 
 Every frame is pushed as it would come from a sound card, and timed alone. Wall time is what a listener waits for, on
 this machine with whatever else runs on it; processor time is what the work takes.
@@ -43,20 +43,29 @@ def main() -> None:
     parser.add_argument("--codec", default="dac-16khz-live")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32"])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    codec = load_codec(args.codec)
+    for dtype in args.dtype:
+        show(args, dtype)
+
+
+def show(args, dtype: str) -> None:
+    codec = load_codec(args.codec, dtype=dtype)
+    period = 1000 / codec.frame_rate
     frames = max(1, round(args.seconds * codec.frame_rate))
     times = frame_times(codec.model, WARM_UP + frames)[WARM_UP:]
 
-    print(f"{args.codec}: {frames} frames of {1000 / codec.frame_rate:.1f} ms, {args.threads} thread(s)")
+    print(f"{args.codec}, {dtype}: {frames} frames of {period:.1f} ms, {args.threads} thread(s)")
     print(f"algorithmic latency {1000 * codec.latency:.1f} ms; on top of it, ms per frame:\n")
-    print(f"{'':24}{'p50':>8}{'p95':>8}{'p99':>8}{'max':>8}")
+    print(f"{'':24}{'p50':>8}{'p95':>8}{'p99':>8}{'max':>8}{'p99 of a frame':>18}")
     rows = {"encode": times[:, 0], "decode": times[:, 1], "both": times.sum(axis=1)}
     for name, row in rows.items():
         for clock, column in (("wall", row[:, 0]), ("processor", row[:, 1])):
-            figures = "".join(f"{figure:8.2f}" for figure in np.percentile(column, [50, 95, 99, 100]))
-            print(f"{name + ', ' + clock:24}{figures}")
+            percentiles = np.percentile(column, [50, 95, 99, 100])
+            figures = "".join(f"{figure:8.2f}" for figure in percentiles)
+            print(f"{name + ', ' + clock:24}{figures}{percentiles[2] / period:>18.0%}")
+    print()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the pages tell users to type is typed."""
 
+import doctest
 import re
 import shlex
 import shutil
@@ -7,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 from tiny import FIXTURES, tiny_model
 
 from codecplus import DacFeatureExtractor
+from codecplus.checkpoints import embedded_names, fingerprint, load_model
 from codecplus.cli import main
 from codecplus.utils import save_audio
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "docs/migrating.md", "docs/training.md"]
+PAGES = ["README.md", "docs/migrating.md", "docs/quickstart.md", "docs/training.md"]
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -44,17 +47,41 @@ def test_python_examples_run(place, page, code):
     exec(compile(code, page, "exec"), place)
 
 
-def test_commands_run(place):
-    for line in "".join(blocks("README.md", "bash")).splitlines():
+@pytest.mark.parametrize(
+    ("page", "results"),
+    [
+        ("README.md", ["board.html", "again/one.wav"]),
+        ("docs/bitrate.md", ["constant.dacp", "average.dacp", "variable.dacp"]),
+        ("docs/quickstart.md", ["coded.dacp", "decoded.wav"]),
+    ],
+    ids=["README", "bitrate", "quickstart"],
+)
+def test_commands_run(place, page, results):
+    for line in "".join(blocks(page, "bash")).splitlines():
         if line.startswith("codecplus "):
             assert main(shlex.split(line)[1:]) == 0, line
-    assert Path("board.html").exists()
-    assert Path("again/one.wav").exists()
+    assert all(Path(result).exists() for result in results)
+
+
+def test_sessions_in_docs_print_what_they_say():
+    assert doctest.testfile(str(ROOT / "docs" / "bitrate.md"), module_relative=False).failed == 0
+
+
+@pytest.mark.parametrize("name", embedded_names())
+def test_cards_of_embedded_checkpoints_belong_to_their_weights(name):
+    """Fails when the weights were replaced and the card was not: see CONTRIBUTING.md."""
+    card = ModelCard.load(ROOT / "model_cards" / f"{name}.md")
+    assert card.data["codecplus_fingerprint"] == fingerprint(load_model(name)).hex()
+    assert (card.data.license, card.data.pipeline_tag) == ("mit", "audio-to-audio")
+    pictures = re.findall(r"!\[.*?\]\((assets/.*?)\)", card.content)
+    for picture in pictures:
+        assert (ROOT / "model_cards" / picture).stat().st_size <= 100_000
+    assert bool(card.data.eval_results) == ("| kbit/s |" in card.content)
 
 
 def test_links_between_pages_lead_somewhere():
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "model_cards").glob("*.md")]:
-        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
+        for target in re.findall(r"\]\((?!https?://|#|\{\{)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 

@@ -54,6 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("-f", "--force", action="store_true", help="overwrite existing files")
     _add_codec_options(verb)
     _add_rate_options(verb)
+    control = verb.add_mutually_exclusive_group()
+    control.add_argument("--vbr", action="store_true", help="for each frame the fewest codebooks that sound alike")
+    control.add_argument("--abr", action="store_true", help="meet --bitrate with the file's size, within 2 %%")
+    verb.add_argument("--quality", type=float, metavar="Q", help="of --vbr, 0 to 10 (default: 8)")
+    verb.add_argument("--effort", type=int, default=0, metavar="N", help="0 to 3: search longer for better codes")
+    verb.add_argument("--packed", action="store_true", help="no entropy coding, for readers before 0.2")
     verb.set_defaults(run=encode)
 
     verb = verbs.add_parser("decode", help=".dacp files, or .dac files of the original implementation, to audio")
@@ -61,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--raw", action="store_true", help="write 16-bit samples without a header to the pipe")
     verb.add_argument("-o", "--output", type=Path, help="an audio file, or a folder; default: a .wav beside each input")
     verb.add_argument("-f", "--force", action="store_true", help="overwrite existing files")
+    verb.add_argument("--start", type=float, default=0.0, metavar="SECONDS", help="decode from here on")
+    verb.add_argument("--duration", type=float, metavar="SECONDS", help="decode so much")
+    verb.add_argument("--recover", action="store_true", help="conceal what is damaged, and tell where it is")
     _add_codec_options(verb, default=None, note="default: the embedded model that made the file")
     verb.set_defaults(run=decode)
 
@@ -70,7 +79,38 @@ def _parser() -> argparse.ArgumentParser:
 
     for part in (evaluation, training, tokenizing, export):
         part.add_verbs(verbs)
+    _add_hub_verbs(verbs)
+    _add_entropy_verb(verbs)
     return parser
+
+
+def _add_hub_verbs(verbs: Any) -> None:
+    verb = verbs.add_parser("card", help="write the model card of a checkpoint from measured results")
+    verb.add_argument("checkpoint", help="a checkpoint's folder, or an embedded name")
+    verb.add_argument("--results", nargs="+", default=[], metavar="FOLDER", help="what codecplus eval wrote for it")
+    verb.add_argument("--curve", metavar="FILE", help="learning curve, JSON lines, to be drawn")
+    verb.add_argument("--step", type=int, help="step of the curve that the weights are from (default: its last)")
+    verb.add_argument("--dataset-id", metavar="ID", help="the Hub data set that local data is a copy of")
+    verb.set_defaults(run=card)
+
+    verb = verbs.add_parser("push", help="upload a checkpoint, or the demo, to the Hugging Face Hub")
+    verb.add_argument("checkpoint", nargs="?", help="a checkpoint's folder, or an embedded name")
+    verb.add_argument("repo", nargs="?", help="OWNER/NAME of the repository; made if it does not exist")
+    verb.add_argument("--space", metavar="REPO", help="upload the demo as a Space, instead of a checkpoint")
+    verb.add_argument("--private", action="store_true", help="make it private")
+    verb.add_argument("--revision", metavar="BRANCH", help="branch to upload to (default: main)")
+    verb.add_argument("--discriminators", action="store_true", help="upload the discriminators of its training, too")
+    verb.set_defaults(run=push)
+
+
+def _add_entropy_verb(verbs: Any) -> None:
+    verb = verbs.add_parser("entropy", help="train the entropy model of a checkpoint, for smaller files")
+    verb.add_argument("checkpoint", help="an embedded name, or a checkpoint's folder")
+    verb.add_argument("recordings", nargs="+", type=Path, help="audio files, or a folder of them")
+    verb.add_argument("-o", "--output", type=Path, help="file (default: entropy.safetensors beside the weights)")
+    verb.add_argument("--minutes", type=float, default=4.0, help="time to take (default: %(default)s)")
+    verb.add_argument("-f", "--force", action="store_true", help="replace the one there: files made with it need it")
+    verb.set_defaults(run=entropy)
 
 
 def _add_codec_options(verb: argparse.ArgumentParser, default: str | None = "dac", note: str = "default: dac") -> None:
@@ -89,6 +129,10 @@ def encode(args: argparse.Namespace) -> int:
     if _is_pipe(args):
         from .pipe import encode_pipe, parse_raw
 
+        if args.vbr or args.abr or args.quality is not None or args.effort or args.packed:
+            raise InputError(
+                "a live pipe takes --bitrate alone: --vbr, --abr, --quality, --effort and --packed are for files"
+            )
         raw = None if args.raw is None else parse_raw(args.raw)
         encode_pipe(_load(args.model, args), sys.stdin.buffer, sys.stdout.buffer, raw=raw, bitrate=args.bitrate)
         return 0
@@ -97,7 +141,16 @@ def encode(args: argparse.Namespace) -> int:
 
     def run(source: Path, target: Path, progress: Callable[[float], Any]) -> None:
         codec.compress(
-            source, target, bitrate=args.bitrate, loudness=args.loudness, overwrite=args.force, progress=progress
+            source,
+            target,
+            bitrate=args.bitrate,
+            loudness=args.loudness,
+            rate_control="vbr" if args.vbr else "abr" if args.abr else "cbr",
+            quality=args.quality,
+            effort=args.effort,
+            entropy_coding=not args.packed,
+            overwrite=args.force,
+            progress=progress,
         )
 
     return _run_files(pairs, run, args.force, "encoding", _audio_seconds)
@@ -107,6 +160,9 @@ def decode(args: argparse.Namespace) -> int:
     """Decompress files, each with the model that made it, or what comes down a pipe."""
     if _is_pipe(args):
         from .pipe import decode_pipe
+
+        if args.start or args.duration is not None or args.recover:
+            raise InputError("--start, --duration and --recover are for files, got a live pipe; leave them out")
 
         def find_codec(mark: bytes):
             return _load(args.model or _embedded(mark), args)
@@ -120,7 +176,8 @@ def decode(args: argparse.Namespace) -> int:
         name = args.model or _maker(source)
         if name not in codecs:
             codecs[name] = _load(name, args)
-        codecs[name].decompress(source, target, overwrite=args.force, progress=progress)
+        part = {"start": args.start, "duration": args.duration, "recover": args.recover}
+        codecs[name].decompress(source, target, **part, overwrite=args.force, progress=progress)
 
     return _run_files(pairs, run, args.force, "decoding", _coded_seconds)
 
@@ -149,6 +206,54 @@ def demo(args: argparse.Namespace) -> int:
     return 0
 
 
+def entropy(args: argparse.Namespace) -> int:
+    """Train an entropy model and put it beside the weights."""
+    from .checkpoints.identity import EMBEDDED_FOLDER, embedded_names
+    from .entropy import fit_entropy_model
+    from .utils import atomic_path, check_output
+
+    folder = EMBEDDED_FOLDER / args.checkpoint if args.checkpoint in embedded_names() else Path(args.checkpoint)
+    if args.output is None and not folder.is_dir():
+        raise InputError(f"{args.checkpoint} is no folder to put an entropy model into; name a file with -o")
+    output = args.output or folder / "entropy.safetensors"
+    check_output(output, args.force)
+    recordings = [source for source, _ in _expand(args.recordings, _AUDIO)]
+    codec = _load(args.checkpoint, args)
+    model = fit_entropy_model(
+        codec, recordings, minutes=args.minutes, progress=lambda line: print(line, file=sys.stderr)
+    )
+    with atomic_path(output) as temporary:
+        temporary.write_bytes(model.to_bytes())
+    print(output)
+    return 0
+
+
+def card(args: argparse.Namespace) -> int:
+    """Write a model card."""
+    from .eval.report.card import write_card
+
+    _quiet_transformers()
+    print(write_card(args.checkpoint, args.results, curve=args.curve, step=args.step, dataset_id=args.dataset_id))
+    return 0
+
+
+def push(args: argparse.Namespace) -> int:
+    """Upload a checkpoint or the demo; print the address of the commit."""
+    from . import hub
+
+    _quiet_transformers()
+    if args.space:
+        if args.checkpoint or args.revision or args.discriminators:
+            raise InputError("push --space REPO uploads the demo alone, and takes no other option than --private")
+        print(hub.push_space(args.space, private=args.private))
+        return 0
+    if args.repo is None:
+        raise InputError("push needs a checkpoint and a repository: codecplus push FOLDER OWNER/NAME")
+    options = {"private": args.private, "revision": args.revision, "discriminators": args.discriminators}
+    print(hub.push(args.checkpoint, args.repo, **options))
+    return 0
+
+
 def _is_pipe(args: argparse.Namespace) -> bool:
     """Whether - stands for standard input and output; it stands for both or neither."""
     ends = [str(path) == "-" for path in (*args.inputs, args.output)]
@@ -159,14 +264,20 @@ def _is_pipe(args: argparse.Namespace) -> bool:
     return any(ends)
 
 
-def _load(name: str, args: argparse.Namespace):
+def _quiet_transformers() -> None:
     from transformers.utils import logging
-
-    from .codec import load_codec
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    return load_codec(name, device=args.device, dtype=args.dtype)
+
+
+def _load(name: str, args: argparse.Namespace):
+    from .codec import load_codec
+    from .runtime.onnx_model import find_export
+
+    if find_export(name) is None:  # an export needs neither torch nor transformers
+        _quiet_transformers()
+    return load_codec(name, device=getattr(args, "device", None), dtype=getattr(args, "dtype", None))
 
 
 def _maker(source: Path) -> str:
@@ -211,7 +322,7 @@ def _describe(source: Path) -> dict[str, str]:
     size = source.stat().st_size
     name = find_embedded(header.fingerprint)
     lines = {
-        "format": ".dacp, version 1, packed codes",
+        "format": f".dacp, version 1, {_coding(header)}",
         "model": f"{name or 'not an embedded one'}, fingerprint {header.fingerprint.hex()}",
         "audio": _audio_line(header.num_samples, header.original_sample_rate, header.channels),
         "codes": f"{header.num_codebooks} codebooks of {header.codebook_size}, {header.num_frames} frames of "
@@ -221,6 +332,13 @@ def _describe(source: Path) -> dict[str, str]:
     if header.gain != 1.0:
         lines["gain"] = f"{header.gain:.4f}"
     return lines
+
+
+def _coding(header: Any) -> str:
+    if header.entropy_model is None:
+        return "packed codes"
+    name = header.entropy_model.hex()
+    return f"entropy-coded codes, entropy model {name}" if name else "entropy-coded codes, no entropy model needed"
 
 
 def _audio_line(samples: int, rate: int, channels: int) -> str:

@@ -5,7 +5,9 @@ CodecPlusError
 ├── FileFormatError     (ValueError)   a file that is not what it should be, or is damaged
 ├── ModelMismatchError  (ValueError)   codes of one model given to another
 ├── CheckpointError     (OSError)      a checkpoint that is missing or cannot be read
+├── HubError            (OSError)      the Hub cannot be reached, or refuses
 ├── OutputExistsError   (OSError)      refusing to overwrite a file
+├── TrainingError       (RuntimeError) a training run that cannot go on
 └── MissingExtraError   (ImportError)  an optional dependency is not installed
 """
 
@@ -30,8 +32,16 @@ class CheckpointError(CodecPlusError, OSError):
     """A checkpoint that does not exist or cannot be read safely."""
 
 
+class HubError(CodecPlusError, OSError):
+    """A push that the Hub refused, or that did not reach it."""
+
+
 class OutputExistsError(CodecPlusError, OSError):
     """The output exists already and overwriting was not asked for."""
+
+
+class TrainingError(CodecPlusError, RuntimeError):
+    """A training run that cannot go on, such as one whose gradient is not finite again and again."""
 
 
 class MissingExtraError(CodecPlusError, ImportError):

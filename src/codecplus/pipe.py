@@ -93,7 +93,7 @@ def decode_pipe(find_codec: Callable[[bytes], Codec], source: BinaryIO, sink: Bi
             if form is None or len(form.header) != 12:
                 raise FileFormatError("expected a stream of codecplus encode -, got packets of another application")
             codec, rate = find_codec(form.header[:8]), struct.unpack(">I", form.header[8:])[0]
-            player = ConcealingDecoder(codec._streaming_decoder, batch=form.channels)
+            player = ConcealingDecoder(codec.decoder_stream(batch=form.channels).network, batch=form.channels)
             resampler = utils.Resampler(codec.model_sample_rate, rate, form.channels)
             if not raw:
                 sink.write(wav_header(rate, form.channels))

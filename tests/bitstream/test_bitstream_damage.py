@@ -151,8 +151,8 @@ def test_a_claim_is_held_against_the_size_of_the_file(counts):
     ("position", "value", "message"),
     [
         (0, 0x50, "expected a .dacp file, which starts with the bytes da 43 2b, got 50 43 2b"),
-        (3, 0x20, "expected version 1 of the format with coding 0, got version 2 with coding 0; a newer codecplus"),
-        (3, 0x11, "got version 1 with coding 1; a newer codecplus may read it"),
+        (3, 0x20, "version 1 of the format with coding 0 or 1, got version 2 with coding 0; a newer codecplus"),
+        (3, 0x12, "got version 1 with coding 2; a newer codecplus may read it"),
         (4, 0x20, "expected flags of at most 31, got 32; a newer codecplus may read it"),
         (5, 0xEA, "expected a sample rate code of at most 13, got 14"),
         (5, 0x0F, "the file is damaged|length"),

@@ -193,7 +193,7 @@ def test_own_checkpoints_go_through_the_public_door(tmp_path, monkeypatch):
     class Tiny:
         """A stand-in with the public contract: codes are samples rounded to 6 bits."""
 
-        bitrates, sample_rate, latency = [48.0, 96.0], 16_000, 0.02
+        bitrates, sample_rate, latency, entropy_models = [48.0, 96.0], 16_000, 0.02, None
         fingerprint = bytes(16)
 
         def compress(self, audio, sample_rate, bitrate):

@@ -1,5 +1,7 @@
 """The models: equal to transformers' own, without its bugs."""
 
+import shutil
+
 import pytest
 import torch
 from tiny import GEOMETRIES, tiny_model
@@ -7,6 +9,7 @@ from transformers import DacConfig as StockConfig
 from transformers import DacModel as StockModel
 
 from codecplus import DacConfig, DacFeatureExtractor, DacModel
+from codecplus.modeling_dac.layers_dac import Snake1d, snake_in_turns
 
 
 def stock(model: DacModel) -> StockModel:
@@ -234,3 +237,64 @@ def test_weights_laid_out_compute_and_save_the_same(model, tmp_path):
     model.save_pretrained(tmp_path)
     again = type(model).from_pretrained(tmp_path)
     assert all(torch.equal(value, state[name]) for name, value in again.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_snake_in_turns_is_the_snake(dtype):
+    snake = Snake1d(5)
+    snake.alpha.data = torch.tensor([1.0, -0.3, 4.0, 1e-6, 0.0]).view(1, -1, 1)
+    x = (torch.randn(2, 5, 4000) * 5).to(dtype)
+    alpha = snake.alpha.detach().flatten()
+    fused = snake_in_turns(x.mT, alpha / torch.pi, (alpha + 1e-9).reciprocal()).mT
+    one_step = {torch.float32: 2e-6, torch.bfloat16: 2**-4}[dtype]  # of the largest outputs
+    torch.testing.assert_close(fused[:, :3], snake(x)[:, :3], atol=one_step, rtol=0)
+    torch.testing.assert_close(fused[:, 3:], x[:, 3:], atol=one_step, rtol=1e-4)
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_compute_the_same():
+    model = tiny_model()
+    audio = torch.randn(2, 1, 2000) * 0.3
+    with torch.inference_mode():
+        before = model(audio)
+        after = model.compile_layers()(audio)
+        again = model.decode(audio_codes=before.audio_codes).audio_values
+    assert all(module.compiled for module in model.modules() if isinstance(module, Snake1d))
+    assert (after.audio_codes == before.audio_codes).float().mean() > 0.99
+    torch.testing.assert_close(again[:, :2000], before.audio_values, atol=1e-4, rtol=0)
+
+
+def test_without_a_compiler_the_model_stays_as_it_was(model, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr("codecplus.modeling_dac.modeling_dac.compiled_snake", lambda: refuse)
+    with pytest.raises(RuntimeError, match="needs a C\\+\\+ compiler"):
+        model.compile_layers()
+    assert not any(module.compiled for module in model.modules() if isinstance(module, Snake1d))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_long_inputs_take_the_same_way_as_gradients(causal, dtype):
+    # Strided convolutions without gradients run as another kernel from 512 outputs on.
+    model = tiny_model(causal, downsampling_ratios=[3, 4]).to(dtype)
+    audio = (torch.randn(2, 1, 12 * 700) * 0.3).to(dtype)
+    z = model.encoder(audio)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.encoder(audio), z, atol=1e-5 if dtype == torch.float32 else 0.05, rtol=0)
+
+
+def test_one_graph_serves_all_lengths():
+    model, graphs = tiny_model(downsampling_ratios=[2, 4]), []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    encoder = torch.compile(model.encoder, dynamic=True, fullgraph=True, backend=backend)
+    with torch.no_grad():
+        for frames in (40, 41, 46, 63):
+            audio = torch.randn(2, 1, frames * 8) * 0.3
+            torch.testing.assert_close(encoder(audio), model.encoder(audio), atol=1e-5, rtol=0)
+    assert len(graphs) == 1

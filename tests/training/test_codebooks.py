@@ -62,6 +62,8 @@ def test_unused_entries_are_moved_to_latents(quantizer, latents):
     moving = MovingCodebooks(quantizer, decay=0.1)
     _, codes, projected, _, _ = quantize(quantizer, latents)
     codes[codes == 5] = 6
+    # At first every entry counts as used like any other, so that one batch moves none.
+    assert moving.update(projected, codes) == 0
     assert moving.update(projected, codes) >= 1
     assert codebook.abs().max() < 100
 

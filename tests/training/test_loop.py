@@ -3,119 +3,88 @@ import math
 
 import numpy as np
 import pytest
-import soundfile
 import torch
-from tiny import tiny_model
+from training_recipes import CONFIG, PAPER, PHASED, RATE
 
-from codecplus import CausalDacModel
-from codecplus.configuration import load_preset
-from codecplus.training.data import RandomCrops, find_recordings
-from codecplus.training.loop import Trainer, initialize_weights, train
-from codecplus.training.optimizer import Muon, orthogonalized, split_parameters
-from codecplus.training.recipe import Objective, Recipe, Schedule
-
-RATE = 8000
-RECIPE = Recipe(
-    preset="tiny",
-    schedule=Schedule(steps=12, warmup=2, quantize_at=3, freeze_at=6, decay_at=8),
-    objective=Objective(mel_bands={"64": 8}, stft_windows=[64]),
-    batch=2,
-    frames=9,
-    lr=1e-2,
-    placement_vectors=200,
-    dtype="float32",
-)
+from codecplus.errors import InputError, TrainingError
+from codecplus.modeling_dac import CausalDacConfig, CausalDacModel
+from codecplus.training import loop
+from codecplus.training.data import Batches, Crops, Cutter, FileSource, Recording
+from codecplus.training.loop import Trainer, initialize_weights, new_model
+from codecplus.training.optimizer import Muon, build_optimizers, orthogonalized
+from codecplus.training.recipe import Recipe, Schedule
+from codecplus.utils import save_audio
 
 
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(scope="module")
+def tone(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recordings") / "tone.wav"
     time = np.arange(2 * RATE) / RATE
-    tone = 0.3 * np.sin(2 * np.pi * 500 * time)
-    soundfile.write(tmp_path / "tone.wav", tone.astype(np.float32), RATE)
-    return tmp_path
+    save_audio((0.3 * np.sin(2 * np.pi * 500 * time)).astype(np.float32), path, RATE)
+    return path
 
 
-def stream(folder, model, recipe, seed=0):
-    samples = recipe.frames * model.config.hop_length
-    return RandomCrops(find_recordings(folder), RATE, samples, recipe.batch, seed=seed)
-
-
-def trainer(folder, seed=0, recipe=RECIPE):
-    model = tiny_model(
-        True, seed, encoder_hidden_size=8, decoder_hidden_size=32, downsampling_ratios=[4, 4], sampling_rate=RATE
-    )
-    return Trainer(model, stream(folder, model, recipe, seed), recipe)
-
-
-def weights(trainer):
-    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
-
-
-@pytest.mark.parametrize("stop", [2, 4, 7])
-def test_interrupted_equals_uninterrupted(folder, tmp_path, stop):
+def model():
     torch.manual_seed(0)
-    whole = trainer(folder)
-    for _ in range(10):
-        if whole.progress["step"] == stop:
-            whole.save(tmp_path / "state.pt")
-        whole.step()
-    torch.manual_seed(1)
-    parts = trainer(folder, seed=1)
-    parts.resume(tmp_path / "state.pt")
-    for _ in range(10 - stop):
-        parts.step()
-    assert torch.equal(weights(whole), weights(parts))
-    for a, b in zip(whole.average.parameters(), parts.average.parameters(), strict=True):
-        assert torch.equal(a, b)
+    net = CausalDacModel(CausalDacConfig.from_dict(CONFIG))
+    initialize_weights(net)
+    return net
 
 
-def test_train_writes_what_loads_and_goes_on_where_it_stood(folder, tmp_path):
-    def run(output, steps):
-        torch.manual_seed(0)
-        schedule = Schedule(**{**RECIPE.schedule.__dict__, "steps": 6, "decay_at": 6})
-        recipe = Recipe(**{**RECIPE.__dict__, "schedule": schedule})
-        model = trainer(folder).model
-        if steps < 6:  # interrupted
-            stopped = Trainer(model, stream(folder, model, recipe), recipe)
-            for _ in range(steps):
-                stopped.step()
-            output.mkdir()
-            stopped.save(output / "state.pt")
-            model = trainer(folder, seed=3).model
-        return train(recipe, folder, output, model=model)
+def trainer(tone, fields, net=None, **options):
+    recipe = Recipe.from_dict(fields)
+    net = net or model()
+    cutter = Cutter(RATE, recipe.crop_samples(net.config), recipe.augmentation)
+    crops = Crops(FileSource([Recording(tone, RATE, 2 * RATE)]), cutter, recipe.seed)
+    share = recipe.batch // options.get("accumulate", 1)
+    return Trainer(net, Batches(crops, share), recipe, **options)
 
-    whole, parts = run(tmp_path / "whole", 6), run(tmp_path / "parts", 4)
-    loaded = CausalDacModel.from_pretrained(tmp_path / "whole").state_dict()
-    for name, tensor in whole.state_dict().items():
-        assert torch.equal(tensor, loaded[name])
-        assert torch.equal(tensor, parts.state_dict()[name])
+
+def changed(fields, **settings):
+    fields = json.loads(json.dumps(fields))
+    for key, value in settings.items():
+        part = fields
+        *parents, last = key.split("__")
+        for parent in parents:
+            part = part[parent]
+        part[last] = value
+    return fields
+
+
+def weights(run):
+    return torch.cat([p.detach().flatten() for p in run.model.parameters()])
 
 
 def test_a_new_model_keeps_the_level_and_begins_quiet():
-    model = tiny_model(True, encoder_hidden_size=16, decoder_hidden_size=64, downsampling_ratios=[4, 4])
-    initialize_weights(model)
+    net = model()
     audio = 0.1 * torch.randn(1, 1, 16 * 50, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        latents = model.encoder(audio)
-        decoded = model.decoder(latents)
+        latents = net.encoder(audio)
+        decoded = net.decoder(latents)
     assert 0.03 < float(latents.std()) < 0.5
     assert float(decoded.abs().max()) < 0.1
 
 
-def test_training_lowers_the_loss(folder):
-    torch.manual_seed(0)
-    schedule = Schedule(steps=60, warmup=2, quantize_at=1000, freeze_at=1000, decay_at=50)
-    run = trainer(folder, recipe=Recipe(**{**RECIPE.__dict__, "schedule": schedule}))
-    initialize_weights(run.model)
-    reports = [run.step() for _ in range(60)]
-    for name in ("mel", "waveform"):
-        first, last = (np.mean([r[name] for r in part]) for part in (reports[:10], reports[-10:]))
-        assert last < 0.9 * first
+@pytest.mark.parametrize("fields", [PHASED, PAPER], ids=["phased", "paper"])
+def test_training_lowers_the_reconstruction_loss(tone, fields):
+    late = {} if fields is PAPER else {"schedule__quantize_at": 20, "schedule__freeze_at": 1000}
+    alone = {"objective__weights__adversarial": 0, "objective__weights__feature_matching": 0, "lr": 1e-2}
+    run = trainer(tone, changed(fields, schedule__steps=50, schedule__decay_at=40, **late, **alone))
+    name = run.recipe.objective.reconstruction[0]
+    values = [float(run.step()[name]) for _ in range(50)]
+    assert np.mean(values[-10:]) < 0.8 * np.mean(values[:5])
 
 
-def test_encoder_and_codebooks_rest_once_frozen(folder):
-    torch.manual_seed(0)
-    run = trainer(folder)
+def test_phases_begin_where_the_recipe_says(tone):
+    run = trainer(tone, PHASED)
+    reports = [run.step() for _ in range(8)]
+    assert ["commitment" in report for report in reports] == [False] * 2 + [True] * 4 + [False] * 2
+    assert ["revived" in report for report in reports] == [False] * 2 + [True] * 4 + [False] * 2
+    assert ["adversarial" in report for report in reports] == [False] * 3 + [True] * 5
+
+
+def test_encoder_and_codebooks_rest_once_frozen(tone):
+    run = trainer(tone, PHASED)
     for _ in range(7):
         run.step()
     resting = {k: v.clone() for k, v in run.model.state_dict().items() if not k.startswith("decoder.")}
@@ -125,25 +94,135 @@ def test_encoder_and_codebooks_rest_once_frozen(folder):
     assert not torch.equal(decoder, run.model.decoder.conv1.weight)
 
 
-def test_latents_are_coded_from_the_step_the_recipe_names(folder):
-    torch.manual_seed(0)
-    run = trainer(folder)
-    reports = [run.step() for _ in range(8)]
-    assert ["revived" in report for report in reports] == [False] * 3 + [True] * 3 + [False] * 2
+def test_codebooks_are_placed_anew_for_the_averaged_encoder_when_it_comes_to_rest(tone):
+    run = trainer(tone, PHASED)
+    for _ in range(6):
+        run.step()
+    average = {k: v.clone() for k, v in run.average.encoder.state_dict().items()}
+    codebook = run.model.quantizer.quantizers[0].codebook.weight.detach().clone()
+    run.step()
+    torch.testing.assert_close(run.model.encoder.state_dict(), average, rtol=0, atol=0)
+    assert not torch.equal(codebook, run.model.quantizer.quantizers[0].codebook.weight)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(folder):
-    run = trainer(folder)
+def test_what_no_codebook_reads_of_the_latents_shrinks(tone):
+    def unread(weight):
+        run = trainer(
+            tone, changed(PHASED, objective__unread=weight, schedule__steps=40, schedule__freeze_at=40, lr=3e-3)
+        )
+        for _ in range(30):
+            run.step()
+        with torch.no_grad():
+            latents = run.model.encoder(next(run.batches).audio.unsqueeze(1))
+            read = run.model.quantizer.from_codes(run.model.quantizer(latents)[1])[0]
+        return float((latents - read).square().mean() / latents.square().mean())
+
+    assert unread(3.0) < 0.7 * unread(0.0)
+
+
+def test_the_papers_recipe_moves_codebooks_and_discriminators_by_gradient(tone):
+    run = trainer(tone, PAPER)
+    codebook = run.model.quantizer.quantizers[0].codebook.weight.detach().clone()
+    judge = run.discriminator.discriminators[0].conv_post.bias.detach().clone()
+    report = run.step()
+    assert float(report["codebook"]) > 0
+    assert not torch.equal(codebook, run.model.quantizer.quantizers[0].codebook.weight)
+    assert not torch.equal(judge, run.discriminator.discriminators[0].conv_post.bias)
+
+
+@pytest.mark.parametrize("fields", [PHASED, PAPER], ids=["phased", "paper"])
+def test_accumulated_batches_are_one_batch(tone, fields):
+    # From the first step on quantized, and without what is random or a running mean per batch.
+    settings = {"quantizer_dropout": 0.0, "objective__balanced": False, "optimizer": "adamw", "lr": 1e-3}
+    if fields is PHASED:
+        settings |= {"schedule__quantize_at": 100, "objective__latent_scale": 0}
+    whole, parts = (trainer(tone, changed(fields, **settings), accumulate=n) for n in (1, 2))
+    for _ in range(2):
+        a, b = whole.step(), parts.step()
+        for name in a:
+            assert float(a[name]) == pytest.approx(float(b[name]), rel=1e-3, abs=1e-5), name
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(tone, monkeypatch):
+    run = trainer(tone, PAPER)
+    run.step()
+    before, average = weights(run), [p.clone() for p in run.average.parameters()]
+    original = loop.losses.limit_bandwidth
+    monkeypatch.setattr(loop.losses, "limit_bandwidth", lambda x, *a: original(x, *a) * math.nan)
+    assert run.step()["skipped"] == 1
+    assert torch.equal(before, weights(run))
+    assert all(torch.equal(a, b) for a, b in zip(average, run.average.parameters(), strict=True))
+    monkeypatch.undo()
+    assert run.step()["skipped"] == 0
+    assert weights(run).isfinite().all()
+    assert not torch.equal(before, weights(run))
+    assert (run.progress["skipped"], run.progress["skipped_in_a_row"], run.progress["step"]) == (1, 0, 3)
+
+
+def test_steps_that_are_never_finite_stop_the_run(tone):
+    run = trainer(tone, PHASED)
     with torch.no_grad():
         run.model.decoder.conv2.bias.fill_(math.nan)
-    with pytest.raises(FloatingPointError, match="not finite at step 0"):
+    for _ in range(9):
+        assert run.step()["skipped"] == 1
+    with pytest.raises(TrainingError, match="codec was not finite for 10 steps in a row, the last at step 9"):
         run.step()
 
 
+def test_fine_tuning_keeps_codebooks_and_quantizes_at_once(tone):
+    net = model()
+    before = [q.codebook.weight.detach().clone() for q in net.quantizer.quantizers]
+    run = trainer(tone, PHASED, net, fine_tune=True)
+    report = run.step()
+    assert "commitment" in report
+    assert report["learning_rate"] == pytest.approx(1e-2 * 0.5 * 0.5)  # warm-up, fine_tuning_lr
+    moved = [float((q.codebook.weight - b).abs().max()) for q, b in zip(net.quantizer.quantizers, before, strict=True)]
+    follow = run.recipe.codebooks.decay
+    assert 0 < max(moved) < 20 * (1 - follow)
+
+
+def test_a_checkpoint_with_weight_norm_is_saved_folded(tone, tmp_path):
+    run = trainer(tone, PAPER)
+    run.step()
+    run.average.save_pretrained(tmp_path)
+    loaded = CausalDacModel.from_pretrained(tmp_path)
+    audio = torch.randn(1, 1, 320)
+    with torch.no_grad():
+        expected, found = (net.decoder(net.encoder(audio)) for net in (run.average, loaded))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_bf16_steps_are_close_to_fp32(tone):
+    settings = {
+        "quantizer_dropout": 0.0,
+        "objective__weights__adversarial": 0,
+        "objective__weights__feature_matching": 0,
+    }
+    values = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        values[dtype] = float(trainer(tone, changed(PAPER, **settings), dtype=dtype).step()["mel"])
+    assert values[torch.bfloat16] == pytest.approx(values[torch.float32], rel=0.05)
+
+
+# ---- schedule, optimizers, recipes
+
+
 def test_the_rate_rises_holds_and_falls_to_zero():
-    schedule = Schedule(steps=100, warmup=10, quantize_at=20, freeze_at=30, decay_at=80)
+    schedule = Schedule(steps=100, warmup=10, decay_at=80)
     factors = [schedule.factor(step) for step in (0, 9, 50, 80, 90, 100)]
     assert factors == pytest.approx([0.1, 1, 1, 1, 0.5, 0])
+
+
+def test_the_papers_rate_falls_by_a_factor():
+    schedule = Schedule(steps=100, warmup=1, gamma=0.9)
+    assert [schedule.factor(step) for step in (0, 1, 99)] == pytest.approx([1, 0.9, 0.9**99])
+
+
+def test_another_number_of_steps_keeps_the_course():
+    schedule = Schedule(steps=1000, warmup=100, quantize_at=200, freeze_at=900, decay_at=800, gamma=0.99)
+    short = schedule.scaled(100)
+    assert (short.steps, short.quantize_at, short.freeze_at, short.decay_at) == (100, 20, 90, 80)
+    assert short.factor(60) == pytest.approx(schedule.factor(600))
 
 
 @pytest.mark.parametrize("shape", [(2, 16, 40), (1, 40, 16)])
@@ -162,30 +241,65 @@ def test_muon_moves_against_the_gradient():
     assert float(weight.detach().trace()) < 16
 
 
-def test_every_parameter_but_the_codebooks_is_trained_once():
-    model = tiny_model(encoder_hidden_size=16)
-    groups = [p for group in split_parameters(model) for p in group]
-    rest = [n for n, p in model.named_parameters() if not any(p is q for q in groups)]
-    assert len({id(p) for p in groups}) == len(groups)
+@pytest.mark.parametrize(("muon", "train_codebooks"), [(True, False), (False, True)])
+def test_every_parameter_is_trained_once(muon, train_codebooks):
+    net = model()
+    optimizers = build_optimizers(net, muon=muon, lr=1e-3, train_codebooks=train_codebooks)
+    trained = [id(p) for o in optimizers for group in o.param_groups for p in group["params"]]
+    rest = [n for n, p in net.named_parameters() if id(p) not in trained]
+    assert len(set(trained)) == len(trained)
+    assert len(rest) == (0 if train_codebooks else net.config.n_codebooks)
     assert all(name.endswith("codebook.weight") for name in rest)
-    assert len(rest) == model.config.n_codebooks
+    assert [type(o).__name__ for o in optimizers] == (["AdamW", "Muon"] if muon else ["AdamW"])
 
 
-@pytest.mark.parametrize("name", ["dac-16khz-live", "dac-44khz-small"])
-def test_recipes_name_a_preset_and_their_windows_fit(name):
+@pytest.mark.parametrize(
+    "name", ["dac-16khz-live", "dac-44khz-small", "dac-44khz", "dac-24khz", "dac-16khz", "dac-44khz-16kbps"]
+)
+def test_every_preset_has_a_recipe_whose_windows_fit(name):
     recipe = Recipe.load(name)
-    config = load_preset(recipe.preset)
-    samples = recipe.frames * config.hop_length
-    assert max(map(int, recipe.objective.mel_bands)) // 2 < samples
-    assert recipe.frames % 9 == 0
+    assert recipe.preset == name
+    assert recipe.crop_samples(recipe.config()) % (9 * recipe.config().hop_length) == 0
+    assert Recipe.from_dict(recipe.as_dict()) == recipe
+
+
+def test_by_default_weights_and_sizes_are_the_papers():
+    recipe = Recipe.load("dac-44khz")
+    assert recipe.objective.weights == {"mel": 15, "feature_matching": 2, "adversarial": 1}
+    assert (recipe.objective.codebook, recipe.objective.commitment) == (1, 0.25)
+    assert (recipe.batch, recipe.lr, recipe.schedule.gamma, recipe.clip) == (72, 1e-4, 0.999996, 1000)
+    assert recipe.adversary.periods == [2, 3, 5, 7, 11]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"objective.weights.mell": 3}, "no loss 'mell'; did you mean mel"),
+        ({"bacth": 3}, "no setting 'bacth'; did you mean batch"),
+        ({"batch": "many"}, "expected batch as int, got 'many'"),
+        ({"optimizer": "sgd"}, "adamw or muon, got 'sgd'"),
+        ({"schedule.steps": 0}, "at least 1 step"),
+        ({"objective.weights": {"adversarial": 1}}, "no reconstruction loss"),
+    ],
+)
+def test_a_wrong_setting_says_what_was_expected(settings, message):
+    with pytest.raises(InputError, match=message):
+        Recipe.load("dac-44khz", settings)
 
 
 def test_an_unknown_recipe_names_those_there_are():
-    with pytest.raises(ValueError, match=r"no recipe 'dac'; give a JSON file or one of: dac-16khz-live"):
-        Recipe.load("dac")
+    with pytest.raises(InputError, match="no recipe 'dac-16khz-life'; give a JSON file, or dac-16khz-live"):
+        Recipe.load("dac-16khz-life")
 
 
-def test_a_recipe_of_ones_own(tmp_path):
-    fields = json.loads(json.dumps({**RECIPE.__dict__}, default=lambda part: part.__dict__))
-    (tmp_path / "mine.json").write_text(json.dumps(fields))
-    assert Recipe.load(tmp_path / "mine.json") == RECIPE
+def test_an_architecture_of_ones_own_gets_the_papers_recipe(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    recipe = Recipe.load(tmp_path / "config.json")
+    assert new_model(recipe).config.n_codebooks == 3
+    assert recipe.objective == Recipe.load("dac-44khz").objective
+
+
+def test_crops_too_short_for_a_window_are_refused(tmp_path):
+    recipe = Recipe.load("dac-44khz", {"seconds": 0.01, "objective.mel_bands": {"32768": 80}})
+    with pytest.raises(InputError, match="too short for the window of 32768"):
+        recipe.crop_samples(recipe.config())

@@ -5,11 +5,20 @@ import pytest
 import torch
 
 from codecplus.training.losses import (
-    MelLoss,
+    LOSSES,
+    PAPER_MEL_BANDS,
+    CompressedSTFTLoss,
+    EnvelopeLoss,
+    LoudnessMelLoss,
+    MultiScaleMelLoss,
+    MultiScaleSTFTLoss,
+    RelativeMelLoss,
     Spectrum,
-    STFTLoss,
     balanced_gradient,
-    waveform_loss,
+    limit_bandwidth,
+    losses_by_name,
+    relative_waveform_loss,
+    weighted_gradient,
 )
 
 RATE = 16_000
@@ -17,9 +26,13 @@ RATE = 16_000
 
 @pytest.fixture
 def pair():
+    return noisy(1200)
+
+
+def noisy(samples):
     generator = torch.Generator().manual_seed(0)
-    reference = torch.randn(2, 1200, generator=generator) * torch.tensor([[0.1], [0.01]])
-    return reference + 0.02 * torch.randn(2, 1200, generator=generator), reference
+    reference = torch.randn(2, samples, generator=generator) * torch.tensor([[0.1], [0.01]])
+    return reference + 0.02 * torch.randn(2, samples, generator=generator), reference
 
 
 def numpy_spectrum(signal, window):
@@ -39,7 +52,7 @@ def numpy_magnitude(spectrum):
 
 def test_waveform_loss_counts_a_quiet_item_like_a_loud_one(pair):
     reference = pair[1]
-    quiet, loud = (waveform_loss(1.1 * x, x) for x in (reference[:1] * 0.1, reference[:1] * 10))
+    quiet, loud = (relative_waveform_loss(1.1 * x, x) for x in (reference[:1] * 0.1, reference[:1] * 10))
     assert quiet == pytest.approx(float(loud), rel=0.2)
 
 
@@ -59,7 +72,7 @@ def test_stft_loss_equals_numpy(pair):
             floor = numpy_floor(y)
             difference = a * (numpy_magnitude(a) + floor) ** -0.7 - b * (numpy_magnitude(b) + floor) ** -0.7
             items.append(np.mean(np.abs(difference) ** 2) / 2)
-    assert float(STFTLoss([64, 256])(estimate, reference)) == pytest.approx(np.mean(items), rel=1e-4)
+    assert float(CompressedSTFTLoss([64, 256])(estimate, reference)) == pytest.approx(np.mean(items), rel=1e-4)
 
 
 def test_mel_loss_equals_a_sum_over_triangles(pair):
@@ -83,15 +96,17 @@ def test_mel_loss_equals_a_sum_over_triangles(pair):
         bands_of = [numpy_magnitude(numpy_spectrum(s, window)) @ np.array(triangles).T for s in (x, y)]
         a, b = (np.log(m + numpy_floor(y)) for m in bands_of)
         total.append(np.abs(a - b).mean())
-    assert float(MelLoss(RATE, {window: bands})(estimate, reference)) == pytest.approx(np.mean(total), rel=1e-4)
+    assert float(RelativeMelLoss(RATE, {window: bands})(estimate, reference)) == pytest.approx(np.mean(total), rel=1e-4)
 
 
-@pytest.mark.parametrize("loss", [waveform_loss, STFTLoss([64]), MelLoss(RATE, {64: 8, 256: 80})])
+@pytest.mark.parametrize(
+    "loss", [relative_waveform_loss, CompressedSTFTLoss([64]), RelativeMelLoss(RATE, {64: 8, 256: 80})]
+)
 def test_equal_signals_cost_nothing(loss, pair):
     assert float(loss(pair[1], pair[1])) == 0
 
 
-@pytest.mark.parametrize("loss", [STFTLoss([64]), MelLoss(RATE, {64: 8})])
+@pytest.mark.parametrize("loss", [CompressedSTFTLoss([64]), RelativeMelLoss(RATE, {64: 8})])
 def test_silence_has_a_finite_gradient(loss):
     estimate = torch.zeros(1, 400, requires_grad=True)
     loss(estimate, torch.zeros(1, 400)).backward()
@@ -106,7 +121,118 @@ def test_too_short_a_signal_says_what_was_expected():
 def test_balance_gives_each_loss_its_share_whatever_its_scale():
     estimate = torch.randn(1, 50, generator=torch.Generator().manual_seed(0)).requires_grad_()
     small, large = estimate[:, :25].square().sum(), 1e6 * estimate[:, 25:].square().sum()
-    gradient, norms = balanced_gradient([small, large], [0.75, 0.25], estimate)
+    found = []
+    gradient = balanced_gradient([small, large], [0.75, 0.25], estimate, lambda norms: found.append(norms) or norms)
+    norms = found[0]
     assert norms[1] > 1e5 * norms[0]
-    assert float(gradient[:, :25].norm()) == pytest.approx(0.75 * norms[0], rel=1e-5)
-    assert float(gradient[:, 25:].norm()) == pytest.approx(0.25 * norms[0], rel=1e-5)
+    assert float(gradient[:, :25].norm()) == pytest.approx(0.75 * float(norms[0]), rel=1e-5)
+    assert float(gradient[:, 25:].norm()) == pytest.approx(0.25 * float(norms[0]), rel=1e-5)
+
+
+def test_weighted_gradient_is_that_of_the_sum():
+    estimate = torch.randn(1, 50, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    gradient = weighted_gradient([estimate.square().sum(), estimate.abs().sum()], [15.0, 2.0], estimate)
+    torch.testing.assert_close(gradient, 30 * estimate.detach() + 2 * estimate.detach().sign())
+
+
+def plain_magnitudes(signal, window):
+    return np.abs(numpy_spectrum(signal, window)) * window / 4
+
+
+def test_the_papers_stft_loss_equals_its_formula(pair):
+    estimate, reference = pair
+    total = 0.0
+    for window in (512, 64):
+        items = []
+        for x, y in zip(estimate.numpy(), reference.numpy(), strict=True):
+            a, b = (plain_magnitudes(s, window) for s in (x, y))
+            logs = np.log10(np.maximum(a, 1e-5) ** 2) - np.log10(np.maximum(b, 1e-5) ** 2)
+            items.append(np.abs(a - b).mean() + np.abs(logs).mean())
+        total += np.mean(items)
+    assert float(MultiScaleSTFTLoss([512, 64])(estimate, reference)) == pytest.approx(total, rel=1e-4)
+
+
+def test_the_papers_mel_loss_equals_transformers_log_mel(pair):
+    from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
+
+    estimate, reference = pair
+    total = 0.0
+    for window, bands in ((1024, 40), (32, 5)):
+        filters = mel_filter_bank(window // 2 + 1, bands, 0, RATE / 2, RATE, norm="slaney", mel_scale="slaney")
+        items = []
+        for x, y in zip(estimate.numpy(), reference.numpy(), strict=True):
+            a, b = (
+                spectrogram(s.astype(np.float64), window_function(window, "hann"), window, window // 4, power=1.0,
+                            center=True, pad_mode="reflect", mel_filters=filters, mel_floor=1e-5, log_mel="log10")
+                for s in (x, y)
+            )  # fmt: skip
+            items.append(np.abs(a - b).mean())
+        total += np.mean(items)
+    assert float(MultiScaleMelLoss(RATE, {1024: 40, 32: 5})(estimate, reference)) == pytest.approx(total, rel=1e-3)
+
+
+def test_the_papers_windows_and_bands_are_seven():
+    assert {2**i: 5 * 2 ** (i - 5) for i in range(5, 12)} == PAPER_MEL_BANDS
+
+
+def test_loudness_mel_loss_weighs_what_is_added_more_than_what_is_missing(pair):
+    loss, reference = LoudnessMelLoss(RATE, {256: 20}), pair[1]
+    missing, added = (loss(scale * reference, reference) for scale in (0.5, 2.0))
+    assert float(missing) == pytest.approx(1 - 0.5**0.3, rel=1e-2)
+    assert float(added) == pytest.approx(1.3 * (2**0.3 - 1), rel=1e-2)
+    assert float(loss(10 * pair[0], 10 * reference)) == pytest.approx(float(loss(*pair)), rel=0.02)
+
+
+def test_envelope_loss_follows_stoi():
+    """Ordered as pystoi orders them, blind to level and phase, and 1 where envelopes have nothing in common."""
+    from pystoi import stoi
+
+    generator = torch.Generator().manual_seed(0)
+    time = torch.arange(RATE) / RATE
+    speechlike = torch.randn(1, RATE, generator=generator) * (torch.sin(2 * math.pi * 4 * time) ** 4 + 0.01)
+    noise, loss = torch.randn(1, RATE, generator=generator), EnvelopeLoss(RATE)
+    found = [float(loss(speechlike + level * noise, speechlike)) for level in (0.1, 0.3, 1.0, 3.0)]
+    measured = [
+        stoi(speechlike[0].numpy(), (speechlike + level * noise)[0].numpy(), RATE) for level in (0.1, 0.3, 1.0, 3.0)
+    ]
+    assert found == sorted(found)
+    assert measured == sorted(measured, reverse=True)
+    assert found == pytest.approx([1 - score for score in measured], abs=0.12)
+    assert float(loss(-0.01 * speechlike, speechlike)) == pytest.approx(0, abs=1e-4)
+    assert float(loss(noise, speechlike)) == pytest.approx(
+        1 - stoi(speechlike[0].numpy(), noise[0].numpy(), RATE), abs=0.12
+    )
+    with pytest.raises(ValueError, match="at least 6016 samples, got 6000"):
+        loss(noise[:, :6000], noise[:, :6000])
+
+
+def test_every_loss_has_a_name():
+    pair = noisy(8000)
+    made = losses_by_name(LOSSES, RATE, {64: 8}, [64])
+    assert float(made["waveform_l1"](*pair)) == pytest.approx(float((pair[0] - pair[1]).abs().mean()))
+    assert float(made["waveform_l2"](*pair)) == pytest.approx(float((pair[0] - pair[1]).square().mean()))
+    for loss in made.values():
+        assert float(loss(pair[1], pair[1])) == pytest.approx(0, abs=1e-4)
+        assert float(loss(*pair)) > 0
+
+
+def test_what_lies_above_a_narrow_band_costs_nothing():
+    time = torch.arange(4096, dtype=torch.float64) / RATE
+    low, high = (0.3 * torch.sin(2 * math.pi * f * time)[None].float() for f in (500, 6000))
+    low = low + 1e-3 * torch.randn(1, 4096, generator=torch.Generator().manual_seed(0))  # above the loss's floor
+    loss, full, narrow = MultiScaleMelLoss(RATE, {512: 40}), torch.tensor([8000.0]), torch.tensor([4000.0])
+    estimate = (low + high).requires_grad_()
+    assert limit_bandwidth(estimate, full, RATE) is estimate
+    heard, reference = limit_bandwidth(estimate, narrow, RATE), limit_bandwidth(low, narrow, RATE)
+    torch.testing.assert_close(heard.detach(), reference, atol=1e-5, rtol=0)
+    assert float(loss(heard.detach(), reference)) < 0.05 * float(loss(estimate.detach(), low))
+    (gradient,) = torch.autograd.grad(loss(heard, 0.5 * reference), estimate)
+    spectrum = torch.fft.rfft(gradient).abs()[0]
+    assert float(spectrum[1024 + 10 :].max()) < 1e-4 * float(spectrum.max())
+
+
+def test_bandwidth_is_limited_item_by_item():
+    x = torch.randn(2, 1000, generator=torch.Generator().manual_seed(0))
+    out = limit_bandwidth(x, torch.tensor([8000.0, 2000.0]), RATE)
+    torch.testing.assert_close(out[0], x[0])
+    assert float(out[1].square().mean()) == pytest.approx(0.25, rel=0.2)

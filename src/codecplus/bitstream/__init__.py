@@ -1,6 +1,8 @@
-"""Codes to bytes and back: the container and its coding. Knows numpy, nothing of the model."""
+"""Codes to bytes and back: the container and its codings. Knows numpy and a range coder, nothing of the model."""
 
+from codecplus.bitstream.blocks import can_code
 from codecplus.bitstream.container import Reader, Writer, pack, unpack
 from codecplus.bitstream.header import Header, StreamInfo
+from codecplus.bitstream.predictors import EntropyModel
 
-__all__ = ["Header", "Reader", "StreamInfo", "Writer", "pack", "unpack"]
+__all__ = ["EntropyModel", "Header", "Reader", "StreamInfo", "Writer", "can_code", "pack", "unpack"]

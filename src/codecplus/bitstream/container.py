@@ -2,12 +2,14 @@
 
 import io
 import zlib
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import BinaryIO
 
 import numpy as np
 
+from codecplus.bitstream.blocks import MISSING, decode_block, encode_block
 from codecplus.bitstream.header import (
     MAX_COUNTS_SIZE,
     MAX_HEADER_SIZE,
@@ -21,9 +23,12 @@ from codecplus.bitstream.header import (
     samples_held,
 )
 from codecplus.bitstream.packing import pack_codes, unpack_codes
-from codecplus.errors import FileFormatError, InputError
+from codecplus.bitstream.predictors import EntropyModel
+from codecplus.errors import FileFormatError, InputError, ModelMismatchError
 
 _CRC_SIZE = 4
+_SIZE_SIZE = 3  # bytes that say how long an entropy-coded block is
+_MAX_SKIPPED = 64  # blocks in a row that recovery can find missing between two good ones
 
 
 class Writer:
@@ -31,6 +36,13 @@ class Writer:
 
     Leaving a `with` block closes the stream; an exception leaves it unfinished, and readers refuse it. The file itself
     stays open: it is the caller's.
+
+    Args:
+        file: open for writing.
+        info: what is known of the stream; `info.entropy_model` says how codes are coded.
+        entropy: the entropy model of that identity, if there is one.
+
+    Raises InputError if the entropy model is not the one that `info` names, or cannot predict such codes.
 
     >>> import io
     >>> import numpy as np
@@ -46,11 +58,22 @@ class Writer:
     (50, 157)
     """
 
-    def __init__(self, file: BinaryIO, info: StreamInfo):
+    def __init__(self, file: BinaryIO, info: StreamInfo, entropy: EntropyModel | None = None):
         self.info = info
+        self._entropy = entropy
+        if (info.entropy_model or None) != (entropy.identity if entropy else None):
+            raise InputError(
+                f"expected the entropy model that the stream names ({(info.entropy_model or b'').hex() or 'none'}), "
+                f"got {entropy.identity.hex() if entropy else 'none'}"
+            )
+        if entropy and not entropy.fits(info.num_codebooks, info.codebook_size):
+            raise InputError(
+                f"expected an entropy model of at least {info.num_codebooks} codebooks of {info.codebook_size}, "
+                f"got one of {entropy.num_codebooks} of {entropy.codebook_size}"
+            )
         self._file = file
         self._seed = zlib.crc32(info_to_bytes(info))
-        self._pending = np.empty((info.frames_per_block, info.channels, info.num_codebooks), np.uint16)
+        self._pending = np.empty((info.frames_per_block, info.channels, info.num_codebooks), np.int16)
         self._num_pending = 0
         self._num_blocks = 0
         self._closed = False
@@ -58,6 +81,8 @@ class Writer:
 
     def write(self, codes: np.ndarray) -> None:
         """Append codes, integers (channels, codebooks, frames) with any number of frames, none included.
+
+        In an entropy-coded stream a frame may have fewer codebooks; -1 stands for the finer ones that it lacks.
 
         Raises InputError, before anything of them is written, if the shape, the type or a value is wrong.
         """
@@ -92,8 +117,15 @@ class Writer:
         return header
 
     def _write_section(self, counts: bytes) -> None:
-        codes = self._pending[: self._num_pending].reshape(-1)
-        body = pack_codes(codes, self.info.bits_per_code) + counts
+        codes = self._pending[: self._num_pending]  # (T, C, K)
+        if self.info.entropy_model is None:
+            block = pack_codes(codes.reshape(-1), self.info.bits_per_code)
+        elif len(codes):
+            block = encode_block(np.moveaxis(codes, 0, -1), self.info.codebook_size, self._entropy)
+        else:
+            block = b""
+        size = b"" if self.info.entropy_model is None else len(block).to_bytes(_SIZE_SIZE, "big")
+        body = size + block + counts
         self._file.write(body + _crc(self._seed, self._num_blocks, body))
 
     def __enter__(self) -> "Writer":
@@ -107,37 +139,45 @@ class Writer:
 class Reader:
     """Reads the stream that fills `file`, a seekable binary file; holds one block in memory.
 
-    Opening reads the header and the end of the file and checks both. Any damage is a FileFormatError, at the latest
-    when the block that has it is read; an unseekable file is an InputError.
+    Opening reads the header and the end of the file and checks both, and the sizes of all blocks. Any damage is a
+    FileFormatError, at the latest when the block that has it is read; an unseekable file is an InputError.
+
+    Args:
+        file: open for reading.
+        entropy_models: entropy models by their identity, of which a file may need one.
+        recover: read on where the file is damaged: `lost` tells the frames that are gone, and their codes are -1. The
+            whole file is read on opening.
     """
 
     header: Header
+    lost: list[tuple[int, int]]
+    """Spans of frames, the first and the one behind the last, that recovery could not read."""
 
-    def __init__(self, file: BinaryIO):
+    def __init__(
+        self, file: BinaryIO, entropy_models: Mapping[bytes, EntropyModel] | None = None, *, recover: bool = False
+    ):
         if not file.seekable():
             raise InputError("expected a file that can seek, got a pipe; read it into io.BytesIO first")
         self._file = file
-        size = file.seek(0, io.SEEK_END)
-        head = self._read_at(0, min(size, MAX_HEADER_SIZE))
-        info, self._head_size = info_from_bytes(head)
+        self._entropy_models = entropy_models or {}
+        self._size = file.seek(0, io.SEEK_END)
+        head = self._read_at(0, min(self._size, MAX_HEADER_SIZE))
+        self._info, self._head_size = info_from_bytes(head)
         self._seed = zlib.crc32(head[: self._head_size])
-        end_size = min(max(0, size - self._head_size), MAX_COUNTS_SIZE + _CRC_SIZE)
-        end = self._read_at(size - end_size, end_size)
-        self.header, self._counts_size = counts_from_bytes(info, end[:-_CRC_SIZE])
-        self._num_full, self._last_length = divmod(self.header.num_frames, info.frames_per_block)
-        expected = self._section_start(self._num_full) + self._body_size(self._num_full) + _CRC_SIZE
-        if size != expected:  # before anything is allocated on the word of the file
-            raise FileFormatError(
-                f"expected {expected} bytes from the length at the end of the file, got {size}; "
-                "it is cut short, damaged or followed by something else: fetch it again"
-            )
-        self._body(self._num_full)
+        self.lost = []
+        self._blocks: array | dict[int, int] | None = None  # where sections start, unless that can be computed
+        if recover:
+            self._survey()
+        else:
+            self._open()
 
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Return the codes of frames `start` up to, not including, `stop` (default: the end).
 
-        Returns int16 (channels, codebooks, stop - start) and reads only the blocks these frames lie in.
-        Raises InputError if not 0 <= start <= stop <= frames, and FileFormatError if one of the blocks is damaged.
+        Returns int16 (channels, codebooks, stop - start), -1 for codebooks that a frame has not, and reads only the
+        blocks these frames lie in.
+        Raises InputError if not 0 <= start <= stop <= frames, FileFormatError if one of the blocks is damaged, and
+        ModelMismatchError if they need an entropy model that is not there.
         """
         stop = self.header.num_frames if stop is None else stop
         if not 0 <= start <= stop <= self.header.num_frames:
@@ -152,37 +192,178 @@ class Reader:
             codes[:, :, low - start : high - start] = self._block(index)[:, :, low - first : high - first]
         return codes
 
-    def blocks(self) -> Iterator[np.ndarray]:
-        """Yield the codes of one block after the other, int16 (channels, codebooks, frames of the block).
+    def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """Yield the codes of these frames, one block after the other: int16 (channels, codebooks, frames of the block).
 
-        Raises FileFormatError on reaching a damaged block.
+        Arguments and errors as of `read`, on reaching the block in question.
         """
+        stop = self.header.num_frames if stop is None else stop
+        if not 0 <= start <= stop <= self.header.num_frames:
+            self.read(start, stop)  # which says what is wrong
+        length, first = self.header.frames_per_block, start
+        while first < stop:
+            last = min(stop, first // length * length + length)
+            yield np.ascontiguousarray(self.read(first, last))
+            first = last
+
+    # ---- where sections are
+
+    def _open(self) -> None:
+        """Read the counts, and check that the sections fill the file before anything is allocated on its word."""
+        self._set_header(self._counts())
+        if self._info.entropy_model is None:
+            end = self._section_start(self._num_full) + self._packed_size(self._last_length)
+        else:
+            self._blocks, end = self._walk()
+        end += self._counts_size + _CRC_SIZE
+        if self._size != end:
+            raise FileFormatError(
+                f"expected {end} bytes from the length at the end of the file, got {self._size}; "
+                "it is cut short, damaged or followed by something else: fetch it again"
+            )
+        self._body(self._num_full)
+
+    def _counts(self) -> tuple[Header, int]:
+        end_size = min(max(0, self._size - self._head_size), MAX_COUNTS_SIZE + _CRC_SIZE)
+        end = self._read_at(self._size - end_size, end_size)
+        return counts_from_bytes(self._info, end[:-_CRC_SIZE])
+
+    def _set_header(self, counts: tuple[Header, int]) -> None:
+        self.header, self._counts_size = counts
+        self._num_full, self._last_length = divmod(self.header.num_frames, self._info.frames_per_block)
+
+    def _walk(self) -> tuple[array, int]:
+        """Where the entropy-coded sections start, and where the codes of the last one end."""
+        starts, position = array("Q"), self._head_size
+        for _ in range(self._num_full + 1):
+            if starts:
+                position += _CRC_SIZE
+            starts.append(position)
+            position += _SIZE_SIZE + int.from_bytes(self._read_at(position, _SIZE_SIZE), "big")
+            if position > self._size:
+                break
+        return starts, position if len(starts) == self._num_full + 1 else self._size + 1
+
+    def _survey(self) -> None:
+        """Find every section that is whole, wherever it is, and the spans of frames between them."""
+        try:
+            counts = self._counts()
+            wanted = counts[0].num_frames // self._info.frames_per_block
+        except FileFormatError:
+            counts, wanted = None, None
+        found, last = self._whole_sections(None if counts is None else (wanted, counts[1]))
+        length = self._info.frames_per_block
+        if last is not None and counts is not None and wanted is not None:
+            found[wanted] = last
+            self._set_header(counts)
+        elif found:  # the end is gone: what was found tells how much there is
+            frames = (max(found) + 1) * length
+            self._set_header((complete(self._info, samples_held(self._info, frames), frames), 0))
+        else:
+            raise FileFormatError("expected at least one whole block or the end of the file, got neither")
+        self._blocks = found
         for index in range(self._num_full + (self._last_length > 0)):
-            yield np.ascontiguousarray(self._block(index))
+            if index not in found:
+                span = (index * length, min((index + 1) * length, self.header.num_frames))
+                if self.lost and self.lost[-1][1] == span[0]:
+                    span = (self.lost.pop()[0], span[1])
+                self.lost.append(span)
+
+    def _whole_sections(self, end: tuple[int | None, int] | None) -> tuple[dict[int, int], int | None]:
+        """Starts of the full blocks whose checksum is right, by number, and of the last section if it is whole.
+
+        `end` is the number and the size of the counts that the last section should have.
+        """
+        data_end, position, index = self._size, self._head_size, 0
+        found: dict[int, int] = {}
+        largest = self._packed_size(self._info.frames_per_block) + 64 + self._info.channels
+        window = b""
+        window_start = 0
+        while position < data_end:
+            if not window_start <= position <= position + largest + 64 <= window_start + len(window):
+                window_start, size = position, min(1 << 20, data_end - position)
+                size = max(size, min(largest + 64, data_end - position))
+                window = self._read_at(position, size)
+            at = position - window_start
+            if self._info.entropy_model is None:
+                size = self._packed_size(self._info.frames_per_block)
+            else:
+                size = _SIZE_SIZE + int.from_bytes(window[at : at + _SIZE_SIZE], "big")
+            if end is not None:
+                rest = data_end - position - end[1] - _CRC_SIZE
+                whole = rest == size if self._info.entropy_model is not None else 0 <= rest < size
+                if whole and end[0] is not None and end[0] >= index:
+                    body = window[at : at + rest + end[1]]
+                    if _crc(self._seed, end[0], body) == window[at + len(body) : at + len(body) + _CRC_SIZE]:
+                        return found, position
+            body, crc = window[at : at + size], window[at + size : at + size + _CRC_SIZE]
+            number = None
+            if size <= largest and len(crc) == _CRC_SIZE:
+                number = next((i for i in range(index, index + _MAX_SKIPPED) if _crc(self._seed, i, body) == crc), None)
+            if number is not None:
+                found[number] = position
+                index = number + 1
+                position += size + _CRC_SIZE
+            elif self._info.entropy_model is None:
+                index += 1
+                position += size + _CRC_SIZE
+            else:
+                position += 1  # the size may be what is damaged: look for the next block byte by byte
+        return found, None
+
+    # ---- single sections
 
     def _block(self, index: int) -> np.ndarray:
         header, length = self.header, self._length(index)
-        codes = unpack_codes(self._body(index), length * header.codes_per_frame, header.bits_per_code)
+        shape = (header.channels, header.num_codebooks, length)
+        if isinstance(self._blocks, dict) and index not in self._blocks:
+            return np.full(shape, MISSING, np.int16)
+        body = self._body(index)
+        if header.entropy_model is not None:
+            return decode_block(body[_SIZE_SIZE:], shape, header.codebook_size, self._entropy_model())
+        codes = unpack_codes(body, length * header.codes_per_frame, header.bits_per_code)
         return np.moveaxis(codes.reshape(length, header.channels, header.num_codebooks), 0, -1)  # (C, K, t)
 
-    def _body(self, index: int) -> bytes:
-        size = self._body_size(index)
-        data = self._read_at(self._section_start(index), size + _CRC_SIZE)
-        if _crc(self._seed, index, data[:size]) != data[size:]:
-            raise FileFormatError(
-                f"expected block {index} or the header to match checksum {data[size:].hex()}, "
-                f"got {_crc(self._seed, index, data[:size]).hex()}; the file is damaged: fetch it again"
+    def _entropy_model(self) -> EntropyModel | None:
+        identity = self.header.entropy_model
+        if not identity:
+            return None
+        entropy = self._entropy_models.get(identity)
+        if entropy is None or not entropy.fits(self.header.num_codebooks, self.header.codebook_size):
+            have = ", ".join(sorted(known.hex() for known in self._entropy_models)) or "none"
+            raise ModelMismatchError(
+                f"expected the entropy model {identity.hex()}, which the file was written with, got {have}; "
+                "it belongs beside the weights of the model that made the file"
             )
-        return data[:size]
+        return entropy
+
+    def _body(self, index: int) -> bytes:
+        """The body of a section without its counts, checked."""
+        counts = self._counts_size if index == self._num_full else 0
+        start = self._section_start(index)
+        if self._info.entropy_model is None:
+            size = self._packed_size(self._length(index))
+        else:
+            size = _SIZE_SIZE + int.from_bytes(self._read_at(start, _SIZE_SIZE), "big")
+        data = self._read_at(start, size + counts + _CRC_SIZE)
+        body, crc = data[:-_CRC_SIZE], data[-_CRC_SIZE:]
+        if _crc(self._seed, index, body) != crc:
+            raise FileFormatError(
+                f"expected block {index} or the header to match checksum {crc.hex()}, "
+                f"got {_crc(self._seed, index, body).hex()}; the file is damaged: fetch it again"
+            )
+        return body[:size]
 
     def _length(self, index: int) -> int:
         return self.header.frames_per_block if index < self._num_full else self._last_length
 
-    def _body_size(self, index: int) -> int:
-        return self.header.codes_size(self._length(index)) + (self._counts_size if index == self._num_full else 0)
+    def _packed_size(self, frames: int) -> int:
+        return self._info.codes_size(frames)
 
     def _section_start(self, index: int) -> int:
-        return self._head_size + index * (self.header.codes_size(self.header.frames_per_block) + _CRC_SIZE)
+        if self._blocks is not None:
+            return self._blocks[index]
+        return self._head_size + index * (self._packed_size(self._info.frames_per_block) + _CRC_SIZE)
 
     def _read_at(self, position: int, size: int) -> bytes:
         self._file.seek(position)
@@ -192,21 +373,23 @@ class Reader:
         return data
 
 
-def pack(codes: np.ndarray, info: StreamInfo, *, num_samples: int | None = None) -> bytes:
+def pack(
+    codes: np.ndarray, info: StreamInfo, *, num_samples: int | None = None, entropy: EntropyModel | None = None
+) -> bytes:
     """Return a whole .dacp file of codes (channels, codebooks, frames); arguments and errors as of `Writer`."""
     file = io.BytesIO()
-    writer = Writer(file, info)
+    writer = Writer(file, info, entropy)
     writer.write(codes)
     writer.close(num_samples=num_samples)
     return file.getvalue()
 
 
-def unpack(data: bytes) -> tuple[Header, np.ndarray]:
+def unpack(data: bytes, entropy_models: Mapping[bytes, EntropyModel] | None = None) -> tuple[Header, np.ndarray]:
     """Return the header and all codes, int16 (channels, codebooks, frames), of a whole .dacp file.
 
-    Raises FileFormatError if it is damaged anywhere.
+    `entropy_models` as of `Reader`. Raises FileFormatError if it is damaged anywhere.
     """
-    reader = Reader(io.BytesIO(data))
+    reader = Reader(io.BytesIO(data), entropy_models)
     return reader.header, reader.read()
 
 
@@ -224,9 +407,15 @@ def _checked(codes: np.ndarray, info: StreamInfo) -> np.ndarray:
             f"expected codes of shape ({info.channels}, {info.num_codebooks}, frames), got {codes.shape}; "
             "the stream says (channels, num_codebooks, frames)"
         )
-    if codes.size and not (codes.min() >= 0 and codes.max() < info.codebook_size):
+    if not codes.size:
+        return codes
+    lowest = MISSING if info.entropy_model is not None else 0
+    if not (codes.min() >= lowest and codes.max() < info.codebook_size):
         raise InputError(
             f"expected codes from 0 to {info.codebook_size - 1}, got {codes.min()} to {codes.max()}; "
             "codebook_size must be that of the model"
         )
+    there = codes >= 0
+    if not there[:, 0].all() or (there[:, 1:] & ~there[:, :-1]).any():
+        raise InputError("expected -1 only for the finest codebooks of a frame, and never for its first one")
     return codes

@@ -5,21 +5,23 @@ import operator
 import struct
 from dataclasses import dataclass
 
+from codecplus.bitstream.blocks import MAX_BLOCK_CODES, can_code
 from codecplus.bitstream.packing import packed_size
 from codecplus.errors import FileFormatError, InputError
 
 MAGIC = b"\xdaC+"
 VERSION = 1
-PACKED = 0  # the only coding of version 1
-MAX_HEADER_SIZE = 40
+PACKED, ENTROPY = 0, 1  # codings
+MAX_HEADER_SIZE = 44
 MAX_COUNTS_SIZE = 17
 
 _DEFAULT_BLOCK_BITS = 8 * 4096  # a CRC per 4 KiB costs 0.1 %
 _MAX_BLOCK_SIZE = 1 << 24  # so that a reader's memory is bounded whatever the file
 
 # Optional fields: present only when they hold anything but the usual value.
-_SHORT_FINGERPRINT, _CHANNELS, _ORIGINAL_RATE, _GAIN, _BLOCK_LENGTH = 1, 2, 4, 8, 16
-_KNOWN_FLAGS = 31
+_SHORT_FINGERPRINT, _CHANNELS, _ORIGINAL_RATE, _GAIN, _BLOCK_LENGTH, _ENTROPY_MODEL = 1, 2, 4, 8, 16, 32
+_KNOWN_FLAGS = {PACKED: 31, ENTROPY: 63}
+_ENTROPY_MODEL_SIZE = 4
 
 _EXPLICIT_RATE = 0
 _RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 176400, 192000)  # codes 1, 2, ...
@@ -59,7 +61,9 @@ class StreamInfo:
     gain: float = 1.0
     """Linear gain applied before encoding, rounded to float32; divide the decoded audio by it."""
     block_length: int = 0
-    """Frames per block; 0 means as many as fit in 4 KiB, and at least one."""
+    """Frames per block; 0 means as many as fit in 4 KiB when packed, and at least one."""
+    entropy_model: bytes | None = None
+    """None where codes are packed. Entropy-coded, the 4 bytes of `EntropyModel.identity`, or none to do without one."""
 
     def __post_init__(self) -> None:
         _check_fingerprint(self.fingerprint)
@@ -73,6 +77,23 @@ class StreamInfo:
             raise InputError(
                 f"expected blocks of at most {_MAX_BLOCK_SIZE} bytes, got block_length={self.block_length} "
                 f"({self.codes_size(self.frames_per_block)} bytes); leave block_length out for 4 KiB"
+            )
+        if self.entropy_model is not None:
+            self._check_entropy_coding(self.entropy_model)
+
+    def _check_entropy_coding(self, model: bytes) -> None:
+        object.__setattr__(self, "entropy_model", bytes(model))
+        if len(model) not in (0, _ENTROPY_MODEL_SIZE):
+            raise InputError(f"expected an entropy_model of {_ENTROPY_MODEL_SIZE} bytes or none, got {len(model)}")
+        if not can_code(self.channels, self.num_codebooks, self.codebook_size):
+            raise InputError(
+                f"expected a stream small enough to be entropy-coded, got {self.channels} channels of "
+                f"{self.num_codebooks} codebooks of {self.codebook_size}; pack it"
+            )
+        if self.frames_per_block * self.codes_per_frame > MAX_BLOCK_CODES:
+            raise InputError(
+                f"expected entropy-coded blocks of at most {MAX_BLOCK_CODES} codes, got block_length="
+                f"{self.block_length}; leave it out"
             )
 
     @property
@@ -136,7 +157,7 @@ def complete(info: StreamInfo, num_samples: int, num_frames: int) -> Header:
 
 
 def info_to_bytes(info: StreamInfo) -> bytes:
-    """Return the head of the file: 17 to 40 bytes."""
+    """Return the head of the file: 17 to 44 bytes."""
     rate_code, rate = _rate_to_bytes(info.sample_rate)
     original_code, original_rate = _rate_to_bytes(info.original_sample_rate)
     optional = [
@@ -145,9 +166,11 @@ def info_to_bytes(info: StreamInfo) -> bytes:
         (_ORIGINAL_RATE, info.original_sample_rate != info.sample_rate, bytes([original_code]) + original_rate),
         (_GAIN, info.gain != 1.0, struct.pack(">f", info.gain)),
         (_BLOCK_LENGTH, info.block_length != 0, info.block_length.to_bytes(3, "big")),
+        (_ENTROPY_MODEL, bool(info.entropy_model), info.entropy_model or b""),
     ]
     flags = sum(flag for flag, present, _ in optional if present)
-    head = MAGIC + bytes([VERSION << 4 | PACKED, flags, rate_code << 4 | info.bits_per_code])
+    coding = PACKED if info.entropy_model is None else ENTROPY
+    head = MAGIC + bytes([VERSION << 4 | coding, flags, rate_code << 4 | info.bits_per_code])
     head += struct.pack(">HB", info.hop_length, info.num_codebooks) + info.fingerprint + rate
     return head + b"".join(field for _, present, field in optional if present)
 
@@ -165,14 +188,15 @@ def info_from_bytes(data: bytes) -> tuple[StreamInfo, int]:
         )
     fields = _Fields(data, position=3)
     version, coding = divmod(fields.integer(1), 16)
-    if version != VERSION or coding != PACKED:
+    if version != VERSION or coding not in _KNOWN_FLAGS:
         raise FileFormatError(
-            f"expected version {VERSION} of the format with coding {PACKED}, "
+            f"expected version {VERSION} of the format with coding {PACKED} or {ENTROPY}, "
             f"got version {version} with coding {coding}; a newer codecplus may read it"
         )
     flags = fields.integer(1)
-    if flags & ~_KNOWN_FLAGS:
-        raise FileFormatError(f"expected flags of at most {_KNOWN_FLAGS}, got {flags}; a newer codecplus may read it")
+    known = _KNOWN_FLAGS[coding]
+    if flags & ~known:
+        raise FileFormatError(f"expected flags of at most {known}, got {flags}; a newer codecplus may read it")
     rate_code, bits = divmod(fields.integer(1), 16)
     hop_length, num_codebooks = fields.integer(2), fields.integer(1)
     fingerprint = fields.take(8 if flags & _SHORT_FINGERPRINT else 16)
@@ -182,7 +206,10 @@ def info_from_bytes(data: bytes) -> tuple[StreamInfo, int]:
         "original_sample_rate": fields.rate(fields.integer(1)) if flags & _ORIGINAL_RATE else sample_rate,
         "gain": struct.unpack(">f", fields.take(4))[0] if flags & _GAIN else 1.0,
         "block_length": fields.integer(3) if flags & _BLOCK_LENGTH else 0,
+        "entropy_model": fields.take(_ENTROPY_MODEL_SIZE) if flags & _ENTROPY_MODEL else b"",
     }
+    if coding == PACKED:
+        values["entropy_model"] = None
     try:
         info = StreamInfo(
             fingerprint=fingerprint,

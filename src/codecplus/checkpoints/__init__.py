@@ -1,7 +1,37 @@
 """Reading and writing checkpoints and files of other implementations, and the embedded weights."""
 
-from .dac_file import DacFile, read_dac_file
-from .loading import embedded_names, fingerprint, load_model
-from .official import read_official, write_official
+from typing import TYPE_CHECKING
 
-__all__ = ["DacFile", "embedded_names", "fingerprint", "load_model", "read_dac_file", "read_official", "write_official"]
+from .._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .dac_file import DacFile, read_dac_file
+    from .identity import embedded_fingerprints, embedded_names
+    from .loading import fingerprint, load_model
+    from .official import read_official, write_official
+
+# What needs torch is imported when it is used.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "DacFile": "dac_file",
+        "embedded_fingerprints": "identity",
+        "embedded_names": "identity",
+        "fingerprint": "loading",
+        "load_model": "loading",
+        "read_dac_file": "dac_file",
+        "read_official": "official",
+        "write_official": "official",
+    },
+)
+
+__all__ = [
+    "DacFile",
+    "embedded_fingerprints",
+    "embedded_names",
+    "fingerprint",
+    "load_model",
+    "read_dac_file",
+    "read_official",
+    "write_official",
+]

@@ -1,26 +1,20 @@
 """From a name, a path or a Hub id to a model: which of them it is, and what is wrong when it is none."""
 
 import difflib
-import hashlib
 import os
-from functools import cache
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from transformers import PreTrainedConfig
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, InputError
 from ..modeling_dac import CausalDacConfig, CausalDacModel, DacConfig, DacModel
+from .identity import EMBEDDED_FOLDER, embedded_names, fingerprint_of
 from .official import fold_weight_norm, read_official
+from .remote import fetch_checkpoint, is_hub_id
 
-EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 _CLASSES = {DacConfig.model_type: DacModel, CausalDacConfig.model_type: CausalDacModel}
-
-
-def embedded_names() -> list[str]:
-    """Names of the checkpoints that the package brings along."""
-    return sorted(path.parent.name for path in EMBEDDED_FOLDER.glob("*/config.json"))
 
 
 def load_model(name: str | os.PathLike[str], *, revision: str | None = None) -> DacModel:
@@ -34,8 +28,11 @@ def load_model(name: str | os.PathLike[str], *, revision: str | None = None) -> 
 
     Raises:
         CheckpointError: if there is no such checkpoint, or it cannot be read, or is no DAC.
+        InputError: for a revision of what is no repository.
     """
     path = Path(name)
+    if revision is not None and (str(name) in embedded_names() or path.exists()):
+        raise InputError(f"revision (={revision!r}) is for a repository on the Hub; {name} is none, leave it out")
     if str(name) in embedded_names():
         return _load_pretrained(EMBEDDED_FOLDER / str(name))
     if path.is_dir():
@@ -46,9 +43,8 @@ def load_model(name: str | os.PathLike[str], *, revision: str | None = None) -> 
         return _load_safetensors(path)
     if path.exists():
         raise CheckpointError(f"expected a folder, a .safetensors or a .pth file, got {path}")
-    parts = str(name).split("/")
-    if len(parts) == 2 and all(parts) and not str(name).startswith((".", "~")):
-        return _load_pretrained(str(name), revision=revision)
+    if is_hub_id(str(name)):
+        return _load_pretrained(fetch_checkpoint(str(name), revision), str(name))
     hint = difflib.get_close_matches(str(name), embedded_names(), n=1) or embedded_names()
     raise CheckpointError(
         f"there is no checkpoint {str(name)!r}; give {' or '.join(hint)}, an existing path, or a Hub id like "
@@ -56,15 +52,15 @@ def load_model(name: str | os.PathLike[str], *, revision: str | None = None) -> 
     )
 
 
-def _load_pretrained(source: str | Path, **kwargs) -> DacModel:
-    kwargs = {key: value for key, value in kwargs.items() if value is not None}
+def _load_pretrained(folder: Path, source: str | None = None) -> DacModel:
+    """Load a folder; `source` is what messages call it."""
+    source = source or str(folder)
     try:
         # PreTrainedConfig, not AutoConfig: "dac" there means transformers' own class.
-        fields, _ = PreTrainedConfig.get_config_dict(source, **kwargs)
+        fields, _ = PreTrainedConfig.get_config_dict(folder)
     except Exception as error:
         raise CheckpointError(
-            f"cannot find a model at {str(source)!r}: {_first_line(error)}; give an existing folder, or check the Hub "
-            "id, the revision, your login and the network"
+            f"cannot find a model at {source!r}: {_first_line(error)}; expected a folder with a config.json"
         ) from error
     if fields.get("model_type") not in _CLASSES:
         raise CheckpointError(
@@ -72,14 +68,14 @@ def _load_pretrained(source: str | Path, **kwargs) -> DacModel:
         )
     try:
         cls = _CLASSES[fields["model_type"]]
-        model, report = cls.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **kwargs)
+        model, report = cls.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     except Exception as error:
-        raise CheckpointError(f"cannot load the model at {str(source)!r}: {_first_line(error)}") from error
+        raise CheckpointError(f"cannot load the model at {source!r}: {_first_line(error)}") from error
     missing = sorted(report["missing_keys"])
     if missing:
         # transformers only warns, and goes on with random weights.
         raise CheckpointError(
-            f"the weights at {str(source)!r} lack {len(missing)} tensors of this model, {missing[0]} among them; "
+            f"the weights at {source!r} lack {len(missing)} tensors of this model, {missing[0]} among them; "
             "the configuration and the weights do not belong together"
         )
     return model.eval()
@@ -104,24 +100,10 @@ def _load_safetensors(path: Path) -> DacModel:
 
 
 def fingerprint(model: DacModel) -> bytes:
-    """16 bytes that tell models apart: the same for the same weights in fp32 and bf16, another after any training.
-
-    A SHA-256 over the geometry and up to 1024 evenly spaced elements of every tensor, rounded to bf16.
-    """
-    digest = hashlib.sha256()
+    """16 bytes that tell models apart, see `identity.fingerprint_of`: the same in fp32 and bf16."""
     config = model.config
-    digest.update(repr((config.model_type, config.sampling_rate, list(config.downsampling_ratios))).encode())
-    for name, tensor in sorted(model.folded_state_dict().items()):
-        flat = tensor.detach().flatten()
-        sample = flat[:: -(-flat.numel() // 1024)].to(torch.bfloat16).cpu()
-        digest.update(name.encode() + repr(tuple(tensor.shape)).encode() + sample.view(torch.int16).numpy().tobytes())
-    return digest.digest()[:16]
-
-
-@cache
-def embedded_fingerprints() -> dict[bytes, str]:
-    """Fingerprint -> name of every embedded checkpoint, to say which one made a file."""
-    return {fingerprint(load_model(name)): name for name in embedded_names()}
+    tensors = ((name, tensor.float().cpu().numpy()) for name, tensor in model.folded_state_dict().items())
+    return fingerprint_of(config.model_type, config.sampling_rate, config.downsampling_ratios, tensors)
 
 
 def _first_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from codecplus.eval.comparison import Comparison, compare
     from codecplus.eval.config import EvaluationConfig
+    from codecplus.eval.listening import analyse, load_ratings
     from codecplus.eval.metrics import METRICS, Score, score
     from codecplus.eval.report.leaderboard import build_leaderboard
     from codecplus.eval.results import Results, load_results
@@ -21,13 +22,14 @@ if TYPE_CHECKING:
 
 # Imported when first used, so that the command line can list its verbs at once.
 _HOMES = {
-    "METRICS": "metrics", "Score": "metrics", "score": "metrics", "Comparison": "comparison", "compare": "comparison",
+    "METRICS": "metrics", "analyse": "listening", "load_ratings": "listening",
+    "Score": "metrics", "score": "metrics", "Comparison": "comparison", "compare": "comparison",
     "EvaluationConfig": "config", "build_leaderboard": "report.leaderboard", "Results": "results",
     "load_results": "results", "run_evaluation": "runner",
 }  # fmt: skip
 __all__ = [
-    "METRICS", "Comparison", "EvaluationConfig", "Results", "Score", "build_leaderboard", "compare", "load_results",
-    "run_evaluation", "score",
+    "METRICS", "Comparison", "EvaluationConfig", "Results", "Score", "analyse", "build_leaderboard", "compare",
+    "load_ratings", "load_results", "run_evaluation", "score",
 ]  # fmt: skip
 
 

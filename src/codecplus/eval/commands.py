@@ -32,6 +32,8 @@ def _add_eval(verbs: Any) -> None:
     verb.add_argument("--workers", type=int, metavar="N", help="processes that score (default: one per core)")
     verb.add_argument("--dataset-id", metavar="ID", help="the Hub data set that local data is a copy of")
     verb.add_argument("--quiet", action="store_true", help="no progress bars")
+    verb.add_argument("--listening", metavar="RATINGS", help="MOS and MUSHRA of people's ratings; into OUT, if given")
+    verb.add_argument("--webmushra", metavar="FOLDER", help="write a listening test for webMUSHRA instead of scoring")
     verb.add_argument("--compare", nargs=2, metavar=("A", "B"), help="compare two results: FOLDER or FOLDER:CODEC")
     verb.set_defaults(run=_run_eval)
 
@@ -54,9 +56,21 @@ def _run_eval(args: argparse.Namespace) -> None:
 
         print(comparison_table(compare(*args.compare, metrics=args.metric)))
         return
-    missing = [f"--{name}" for name in ("codec", "data", "out") if not getattr(args, name)]
+    if args.listening:
+        from codecplus.eval.listening import analyse, listening_report, load_ratings, write_listening
+
+        results = analyse(load_ratings(args.listening))
+        print(listening_report(results))
+        if args.out:
+            print(write_listening(results, args.out))
+        return
+    needed = ("codec", "data") if args.webmushra else ("codec", "data", "out")
+    missing = [f"--{name}" for name in needed if not getattr(args, name)]
     if missing:
-        raise InputError(f"eval needs {' and '.join(missing)}, or --compare A B")
+        raise InputError(f"eval needs {' and '.join(missing)}, or --compare A B, or --listening RATINGS")
+    if args.webmushra:
+        _export_webmushra(args)
+        return
     from codecplus.eval.config import EvaluationConfig
     from codecplus.eval.results import load_results
     from codecplus.eval.runner import run_evaluation
@@ -73,6 +87,15 @@ def _run_eval(args: argparse.Namespace) -> None:
 
             write_hub_files(load_results(out), args.dataset_id)
         print(out / "report.md")
+
+
+def _export_webmushra(args: argparse.Namespace) -> None:
+    from codecplus.eval.codecs import resolve_codecs
+    from codecplus.eval.stimuli import export_webmushra
+    from codecplus.eval.tasks import load_task
+
+    task = load_task(args.data, limit=args.limit)
+    print(export_webmushra(task.name, task, resolve_codecs(args.codec, args.bitrate, args.device), args.webmushra))
 
 
 def _run_leaderboard(args: argparse.Namespace) -> None:

@@ -80,6 +80,24 @@ def paired_difference(a: dict[str, float], b: dict[str, float]) -> Difference | 
     return Difference(float(differences.mean()), low, high, p, len(common))
 
 
+def crossed_interval(scores: np.ndarray) -> tuple[float | None, float | None]:
+    """The 95 % interval of the mean of (listeners, items), NaN where one did not rate; None for a single rating.
+
+    Listeners and items are both drawn anew (Owen 2007, the pigeonhole bootstrap): another panel and other material
+    would have given other means, and pooled ratings would hide it.
+    """
+    listeners, items = scores.shape
+    if np.count_nonzero(~np.isnan(scores)) < 2:
+        return None, None
+    rng = np.random.default_rng(SEED)
+    rows = rng.multinomial(listeners, np.full(listeners, 1 / listeners), RESAMPLES)  # (R, L): how often each is drawn
+    columns = rng.multinomial(items, np.full(items, 1 / items), RESAMPLES)  # (R, I)
+    present = ~np.isnan(scores)
+    total = np.einsum("rl,li,ri->r", rows, np.where(present, scores, 0.0), columns, optimize=True)
+    weight = np.einsum("rl,li,ri->r", rows, present.astype(float), columns, optimize=True)
+    return _interval(total[weight > 0] / weight[weight > 0])
+
+
 def _bootstrap_means(array: np.ndarray) -> np.ndarray | None:
     if array.size < 2:
         return None

@@ -14,6 +14,7 @@ input, which is what it would see at the end of that item alone: so a padded bat
 
 import math
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -49,22 +50,28 @@ def weights_in_place(*modules: nn.Module):
 class Snake1d(nn.Module):
     """x + sin²(αx) / α with one learned α per channel (Ziyin et al. 2020, as DAC uses it)."""
 
-    # Blocks of about 1 MB stay in the cache between the few passes that eager mode needs.
-    block_elements = 1 << 18
+    # Blocks of 256 kB stay in the cache between the few passes that eager mode needs.
+    block_elements = 1 << 16
 
     def __init__(self, channels: int):
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(1, channels, 1))
+        self.compiled = False  # set by `DacModel.compile_layers`
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, T) -> (B, C, T)
         # In fp32 whatever x is: 1e-9 is zero in fp16, and a bf16 product has too few bits to take the sine of.
         # 1e-9 because α is unconstrained and may be exactly zero.
         alpha = self.alpha.float()
         reciprocal = (alpha + 1e-9).reciprocal()
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":
+        if gradients_or_graph() or x.device.type != "cpu":
             wide = x.float()
             return (wide + reciprocal * torch.sin(alpha * wide).square()).to(x.dtype)
         x = channels_last(x)
+        if self.compiled:
+            rows = x.transpose(1, 2)
+            # Two contiguous dimensions: torch would compile anew for every pattern of strides.
+            y = compiled_snake()(rows.flatten(0, 1), alpha.flatten() / math.pi, reciprocal.flatten())
+            return y.view(rows.shape).transpose(1, 2)
         out = torch.empty_like(x)
         steps = max(1, self.block_elements // (x.shape[0] * x.shape[1]))
         for start in range(0, x.shape[-1], steps):
@@ -73,15 +80,37 @@ class Snake1d(nn.Module):
             if x.dtype == torch.float32:
                 torch.addcmul(wide, square, reciprocal, out=out[..., start : start + steps])
             else:
-                out[..., start : start + steps] = square.mul_(reciprocal).add_(wide)
+                out[..., start : start + steps] = wide.addcmul_(square, reciprocal)
         return out
+
+
+def snake_in_turns(x: Tensor, turns: Tensor, reciprocal: Tensor) -> Tensor:
+    """x + sin²(π · turns · x) · reciprocal for x (n, C) and (C,) of each, to be compiled into one pass.
+
+    sin²(πt) has period 1, and is t² times a polynomial in t² to 2e-7 on [-1/2, 1/2] (weighted least squares, iterated
+    towards the minimax): a third of the work of a library's sine.
+    """
+    wide = x.float()
+    t = wide * turns
+    t = t - torch.round(t)
+    u = t * t
+    q = -3.2729451 * u + 12.9907297
+    for coefficient in (-30.0859530, 42.7253848, -32.4695811, 9.8696029):
+        q = q * u + coefficient
+    return (wide + u * q * reciprocal).to(x.dtype)
+
+
+@cache
+def compiled_snake():
+    """`snake_in_turns` for any length, width and dtype, compiled at its first call; needs a C++ compiler."""
+    return torch.compile(snake_in_turns, dynamic=True)
 
 
 class DacConv1d(nn.Conv1d):
     """A convolution (B, C, T) -> (B, C', T / stride) over channels-last memory; equal to `nn.Conv1d`.
 
     With dilation d it runs undilated, with kernel (k, 1), over the same memory seen as an image (T / d, d); with kernel
-    2s and stride s it is one matrix product over overlapping windows. Causal: padded on the left alone, so that step t
+    2s and stride s over an image (T / s, 1) of s * C channels. Causal: padded on the left alone, so that step t
     sees nothing behind input t * stride + stride - 1.
     """
 
@@ -96,34 +125,38 @@ class DacConv1d(nn.Conv1d):
     def forward(self, x: Tensor, lengths: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
         weight = self.weight.to(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        if self.kernel_size[0] == 1:
+        if self.kernel_size[0] == 1 and not exporting():
             return pointwise_conv(x, weight, bias, residual)
         x = zero_tail(x, lengths)
+        if exporting():
+            y = F.conv1d(F.pad(x, self.pads), weight, bias, self.stride, dilation=self.dilation)
+            return y if residual is None else y + residual
         if self.stride[0] > 1:
             return strided_conv(x, weight, bias, self.stride[0], self.pads)
         return folded_conv(x, weight, bias, self.dilation[0], self.pads)
 
     def lay_out(self) -> None:
         """Order the weight in memory as `forward` reads it; its shape and values stay."""
-        order = (2, 1, 0) if self.stride[0] > 1 else (0, 2, 1)  # both their own inverse
-        self.weight.data = self.weight.data.permute(order).contiguous().permute(order)
+        self.weight.data = self.weight.data.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 def pointwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
     """A convolution (B, C, T) -> (B, C', T) with kernel (C', C, 1), added to a residual (B, C', T) if there is one."""
-    rows, matrix = channels_last(x).transpose(1, 2), weight.squeeze(-1).t()  # (B, T, C), (C, C')
+    rows, matrix = channels_last(x).transpose(1, 2), weight.squeeze(-1)  # (B, T, C), (C', C)
     if residual is None:
-        return F.linear(rows, matrix.t(), bias).transpose(1, 2)
+        return F.linear(rows, matrix, bias).transpose(1, 2)
     # The product is accumulated onto the sum of the other two: two passes over memory less than adding them in turn.
-    start = residual.transpose(1, 2) + (0 if bias is None else bias)
-    return start.baddbmm_(rows, matrix.expand(len(rows), -1, -1)).transpose(1, 2)
+    # addmm, not baddbmm: torch has no fast kernel for the latter in bf16 (500 times slower at 64 channels).
+    start = channels_last(residual).transpose(1, 2) + (0 if bias is None else bias)
+    return start.flatten(0, 1).addmm_(rows.flatten(0, 1), matrix.t()).view(start.shape).transpose(1, 2)
 
 
 def folded_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, pads: tuple[int, int]) -> Tensor:
     """A dilated convolution (B, C, T) -> (B, C', T) with kernel (C', C, k) as an undilated one on a folded view."""
     steps = x.shape[-1]
     x = channels_last(x)
-    if steps % dilation:
+    # In a graph always, of no steps where none are missing: a branch would compile it anew for every remainder.
+    if dilation > 1 and (torch.compiler.is_compiling() or steps % dilation):
         x = channels_last(F.pad(x, (0, -steps % dilation)))
     image = x.unflatten(2, (-1, dilation))  # (B, C, T / d, d)
     # Strides must say channels-last beyond doubt, also those of axes of length 1, or the output is not; the copy is
@@ -135,14 +168,31 @@ def folded_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, p
 
 
 def strided_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, pads: tuple[int, int]) -> Tensor:
-    """A convolution with kernel (C', C, k) and stride s, (B, C, T) -> (B, C', T'), as one matrix product."""
-    out_channels, channels, kernel = weight.shape
-    rows = F.pad(x.transpose(1, 2), (0, 0, *pads))  # (B, T + pads, C)
-    windows = rows.contiguous().unfold(1, kernel, stride)  # (B, T', C, k), a view
-    windows = windows.transpose(2, 3).flatten(2)  # (B, T', k * C)
-    matrix = weight.permute(2, 1, 0).reshape(kernel * channels, out_channels)
-    y = windows @ matrix
-    return (y if bias is None else y + bias).transpose(1, 2)
+    """A convolution with kernel (C', C, k) and stride s, (B, C, T) -> (B, C', T')."""
+    out_channels, _, kernel = weight.shape
+    rows = F.pad(x.transpose(1, 2), (0, 0, *pads)).contiguous()  # (B, T + pads, C)
+    matrix = weight.transpose(1, 2).flatten(1)  # (C', k * C), a copy unless laid out
+    steps = (rows.shape[1] - kernel) // stride + 1
+    if kernel == 2 * stride and not gradients_or_graph() and steps >= _MANY_STEPS:
+        image = rows[:, : (steps + 1) * stride].unflatten(1, (-1, stride)).flatten(2)  # (B, T' + 1, s * C)
+        taps = matrix.view(out_channels, 2, 1, -1).permute(0, 3, 1, 2)
+        return F.conv2d(image.unsqueeze(2).permute(0, 3, 1, 2), taps, bias).squeeze(3)
+    windows = rows.unfold(1, kernel, stride).transpose(2, 3).flatten(2)  # (B, T', k * C), a copy
+    return F.linear(windows, matrix, bias).transpose(1, 2)
+
+
+# From so many outputs on, a convolution beats copying windows for a matrix product.
+_MANY_STEPS = 512
+
+
+def exporting() -> bool:
+    """Whether `torch.export` records the work (torch 2.7 and later tell): in plain operators, which fit any length."""
+    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
+
+
+def gradients_or_graph() -> bool:
+    """Whether the work is recorded: for gradients, where matrix products are fastest, or as a graph of any length."""
+    return torch.is_grad_enabled() or torch.compiler.is_compiling()
 
 
 class DacConvTranspose1d(nn.ConvTranspose1d):
@@ -164,13 +214,19 @@ class DacConvTranspose1d(nn.ConvTranspose1d):
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         stride, steps = self.stride[0], x.shape[-1]
         x = zero_tail(x, lengths)
+        if exporting():
+            start = 0 if self.causal else self.padding[0]
+            bias = None if self.bias is None else self.bias.to(x.dtype)
+            y = F.conv_transpose1d(x, self.weight.to(x.dtype), bias, stride)
+            return y[..., start : start + self.output_length(steps)]
         rows = F.pad(x.transpose(1, 2), (0, 0, 1, 0 if self.causal else 1))  # (B, T + 1 or 2, C)
         matrix = self.weight.to(x.dtype).transpose(1, 2).flatten(1)  # (C, 2s * C'), a copy unless laid out
         present, previous = matrix.chunk(2, dim=1)  # (C, s * C') each
-        bias = None if self.bias is None else self.bias.to(x.dtype).repeat(stride)
-        y = F.linear(rows[:, 1:], present.t(), bias)
-        y = y.baddbmm_(rows[:, :-1], previous.expand(len(y), -1, -1))  # (B, T', s * C')
-        y = y.unflatten(-1, (stride, -1)).flatten(1, 2)  # (B, s * T', C')
+        bias = (present.new_zeros(self.out_channels) if self.bias is None else self.bias.to(x.dtype)).repeat(stride)
+        # As two-dimensional products: torch's batched ones are slow in bf16.
+        y = torch.addmm(bias, rows[:, 1:].flatten(0, 1), present)
+        y = y.addmm_(rows[:, :-1].flatten(0, 1), previous)  # (B * T', s * C')
+        y = y.view(rows.shape[0], -1, self.out_channels)  # (B, s * T', C')
         start = 0 if self.causal else self.padding[0]
         return y[:, start : start + self.output_length(steps)].transpose(1, 2)
 

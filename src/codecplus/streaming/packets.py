@@ -12,13 +12,15 @@ the header, whether the packet carries it or not, and then all of the packet bef
 import zlib
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import FileFormatError, InputError
-from ..modeling_dac import DacModel
-from .stream import DecoderStream, StreamingDecoder
+from .stream import DecoderSteps, DecoderStream
+
+if TYPE_CHECKING:
+    from ..modeling_dac import DacModel
 
 _MARK, _VERSION, _WITH_HEADER = 0xDA, 1, 1
 _FIXED_SIZE, _CRC_SIZE = 7, 4  # bytes before the header, and of the checksum
@@ -214,11 +216,11 @@ class ConcealingDecoder:
     `decoder_reach[0]` frames after a gap they are the same.
 
     Args:
-        model: a model, or a `StreamingDecoder` of it.
+        model: a model, or a `StreamingDecoder` of it, as for `DecoderStream`.
         batch: rows, channels for instance, that share their losses; None for one without a batch axis.
     """
 
-    def __init__(self, model: DacModel | StreamingDecoder, batch: int | None = None):
+    def __init__(self, model: "DacModel | DecoderSteps", batch: int | None = None):
         self.stream = DecoderStream(model, batch)
         self.hop_length = self.stream.network.hop_length
         self._last: np.ndarray | None = None  # codes of the last frame (..., K, 1)

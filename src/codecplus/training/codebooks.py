@@ -3,16 +3,23 @@
 Letters: N vectors, D latent width, d width of the search, K codebooks, E entries of a codebook.
 """
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from codecplus.modeling_dac.layers_dac import DacResidualVectorQuantizer, DacVectorQuantize, nearest_entry
 
 
 @torch.no_grad()
-def initialize(quantizer: DacResidualVectorQuantizer, latents: Tensor, rounds: int = 12) -> float:
+def initialize(
+    quantizer: DacResidualVectorQuantizer,
+    latents: Tensor,
+    rounds: int = 12,
+    generator: torch.Generator | None = None,
+) -> float:
     """Place projections and codebooks by encoder output (N, D), and return the share of energy left uncoded.
 
     Each codebook searches the d directions in which what the ones before left over varies most.
@@ -23,68 +30,93 @@ def initialize(quantizer: DacResidualVectorQuantizer, latents: Tensor, rounds: i
         _, directions = torch.linalg.eigh((residual - mean).t() @ (residual - mean))
         basis = directions[:, -quantize.codebook_dim :]  # (D, d)
         points = (residual - mean) @ basis
-        codebook = cosine_kmeans(points, quantize.codebook.num_embeddings, rounds)
+        codebook = cosine_kmeans(points, quantize.codebook.num_embeddings, rounds, generator)
         for projection, weight, bias in (
             (quantize.in_proj, basis.t(), -(mean @ basis)),
             (quantize.out_proj, basis, mean),
         ):
-            projection.weight.copy_(weight.unsqueeze(-1))
+            _set_weight(projection, weight.unsqueeze(-1))
             cast(Tensor, projection.bias).copy_(bias)
         quantize.codebook.weight.copy_(codebook)
         residual = residual - codebook[nearest_entry(points, codebook)] @ basis.t() - mean
     return float(residual.square().mean() / latents.float().var())
 
 
-def cosine_kmeans(points: Tensor, entries: int, rounds: int) -> Tensor:
+def cosine_kmeans(points: Tensor, entries: int, rounds: int, generator: torch.Generator | None = None) -> Tensor:
     """Means (E, d) of the points (N, d) that point the same way; a cluster left empty starts again at some point."""
-    means = points[torch.randint(len(points), (entries,))]
+    means = points[torch.randint(len(points), (entries,), generator=generator)]
     for _ in range(rounds):
         index = nearest_entry(points, means)
         counts = torch.bincount(index, minlength=entries)
         means = torch.zeros_like(means).index_add_(0, index, points) / counts.clamp(min=1).unsqueeze(-1)
-        means[counts == 0] = points[torch.randint(len(points), (int((counts == 0).sum()),))]
+        empty = (counts == 0).nonzero().squeeze(-1)
+        means[empty] = points[torch.randint(len(points), (len(empty),), generator=generator)]
     return means
 
 
-def relative_commitment(quantizer: DacResidualVectorQuantizer, projected: Tensor, codes: Tensor) -> Tensor:
+def relative_commitment(
+    quantizer: DacResidualVectorQuantizer,
+    projected: Tensor,
+    codes: Tensor,
+    mean: Callable[[Tensor], Tensor] = lambda moments: moments,
+) -> Tensor:
     """Squared distance of latents from their entries in units of the variance of the latents, summed over codebooks.
 
     Relative, because the plain distance is best reduced by shrinking the latents; variance, because the mean square is
-    best raised by an offset. Takes projected latents (B, K * d, T) and codes (B, K, T).
+    best raised by an offset. Takes projected latents (B, K * d, T) and codes (B, K, T); `mean` averages moments over
+    processes.
     """
     total = projected.new_zeros(())
     for latents, index, quantize in _by_codebook(quantizer, projected, codes):
         distance = (latents - quantize.codebook.weight[index]).square().mean()
-        total = total + distance / (latents.var(dim=0, correction=0).mean() + 1e-6)
+        first, second = mean(torch.stack([latents.mean(dim=0), latents.square().mean(dim=0)]))  # (d,) each
+        total = total + distance / ((second - first.square()).mean() + 1e-6)
     return total
 
 
 class MovingCodebooks:
-    """Codebook entries as moving means of the latents they were chosen for."""
+    """Keeps count of how often entries are chosen, moves the unused ones, and lets the others follow their latents.
 
-    def __init__(self, quantizer: DacResidualVectorQuantizer, decay: float = 0.97):
-        self.quantizer, self.decay = quantizer, decay
+    `follow`: entries become moving means of the latents they were chosen for; otherwise something else trains them.
+    `revive_below`: entries chosen less than this share of the average go to random latents.
+    """
+
+    def __init__(
+        self,
+        quantizer: DacResidualVectorQuantizer,
+        decay: float = 0.97,
+        *,
+        follow: bool = True,
+        revive_below: float = 0.04,
+    ):
+        self.quantizer, self.decay, self.follow, self.revive_below = quantizer, decay, follow, revive_below
         codebooks = torch.stack([quantize.codebook.weight.detach() for quantize in _codebooks(quantizer)])  # (K, E, d)
-        self.counts = torch.full(codebooks.shape[:2], 0.25, device=codebooks.device)
-        self.sums = codebooks * self.counts.unsqueeze(-1)
+        self.counts = torch.zeros(codebooks.shape[:2], device=codebooks.device)
+        self.sums = torch.zeros_like(codebooks, dtype=torch.float32)
 
     @torch.no_grad()
-    def update(self, projected: Tensor, codes: Tensor) -> int:
-        """Move the entries towards the latents (B, K * d, T) that chose them, codes (B, K, T).
+    def update(self, projected: Tensor, codes: Tensor, generator: torch.Generator | None = None) -> int:
+        """Take in the latents (B, K * d, T) of a batch and the codes (B, K, T) chosen for them.
 
-        Entries that were chosen less than a 25th as often as the average go to random latents; returns how many.
+        Returns how many entries were moved to random latents, which `generator`, one on the CPU, draws.
         """
         revived = 0
         parts = _by_codebook(self.quantizer, projected.detach(), codes)
         for counts, sums, (latents, index, quantize) in zip(self.counts, self.sums, parts, strict=False):
-            average = len(index) / len(counts)
+            average, weight = len(index) / len(counts), quantize.codebook.weight
+            if not counts.any():  # at first, as if every entry had been chosen as often as any
+                counts.fill_(average)
+                sums.copy_(weight * average)
             counts.mul_(self.decay).add_(torch.bincount(index, minlength=len(counts)), alpha=1 - self.decay)
             sums.mul_(self.decay).add_(torch.zeros_like(sums).index_add_(0, index, latents), alpha=1 - self.decay)
-            unused = (counts < 0.04 * average).nonzero().squeeze(-1)
+            unused = (counts < self.revive_below * average).nonzero().squeeze(-1)
+            chosen = torch.randint(len(latents), (len(unused),), generator=generator).to(latents.device)
             counts[unused] = 0.25 * average
-            chosen = torch.randint(len(latents), (len(unused),)).to(latents.device)
             sums[unused] = latents[chosen] * counts[unused].unsqueeze(-1)
-            quantize.codebook.weight.copy_(sums / counts.unsqueeze(-1))
+            if self.follow:
+                weight.copy_(sums / counts.unsqueeze(-1))
+            else:
+                weight[unused] = latents[chosen].to(weight.dtype)
             revived += len(unused)
         return revived
 
@@ -96,6 +128,31 @@ class MovingCodebooks:
         """The reverse of `state_dict`."""
         self.counts.copy_(state["counts"])
         self.sums.copy_(state["sums"])
+
+
+def code_counts(codes: Tensor, entries: int) -> Tensor:
+    """How often each entry was chosen: codes (B, K, T) -> (K, E)."""
+    counts = torch.zeros(codes.shape[1], entries, device=codes.device)
+    flat = codes.transpose(0, 1).flatten(1)  # (K, B * T)
+    return counts.scatter_add_(1, flat, torch.ones_like(flat, dtype=counts.dtype))
+
+
+def perplexity(counts: Tensor) -> Tensor:
+    """Entries that equally frequent use would need for the same entropy: counts (K, E) -> (K,).
+
+    >>> perplexity(torch.tensor([[5.0, 5.0, 0.0], [9.0, 0.0, 0.0]]))
+    tensor([2., 1.])
+    """
+    shares = counts / counts.sum(dim=-1, keepdim=True).clamp(min=1)
+    return torch.special.entr(shares).sum(dim=-1).exp()
+
+
+def _set_weight(module: nn.Module, weight: Tensor) -> None:
+    """Give a layer this weight, through its weight norm if it has one."""
+    if parametrize.is_parametrized(module, "weight"):
+        module.weight = weight.to(cast(Tensor, module.weight).device)
+    else:
+        cast(Tensor, module.weight).copy_(weight)
 
 
 def _codebooks(quantizer: DacResidualVectorQuantizer) -> list[DacVectorQuantize]:

@@ -1,62 +1,37 @@
-"""The reconstruction trainer: a recipe, a codec and recordings in; weights that compress speech out.
+"""The trainer: a codec, batches and a recipe in; better weights out, one step at a time.
 
-Three phases, each where the one before has settled: without quantizer; with it, the encoder slowed down so that the
-codebooks can follow; with encoder and codebooks at rest. At the end the learning rate falls to zero. The weights to
-keep are the moving average of those trained.
+A recipe may have phases: without quantizer; with it, from where its codebooks are placed; against discriminators; with
+encoder and codebooks at rest. Every step seeds its own random numbers, so that a run goes on from its state as if it
+had never stopped. Several processes compute what one would with all their crops in one batch, but for quantizer
+dropout, which every process draws for its own.
 """
+
+from __future__ import annotations
 
 import copy
 import math
-import os
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from codecplus.configuration import load_preset
+from codecplus.errors import TrainingError
 from codecplus.modeling_dac import CausalDacModel, DacModel
 
 from . import codebooks, losses
-from .data import RandomCrops, find_recordings
-from .optimizer import Muon, split_parameters
-from .recipe import Recipe
+from .data import Batch, Batches
+from .discriminators import Discriminator, adversarial_losses
+from .optimizer import build_optimizers
+from .recipe import ADVERSARIAL, Adversary, Recipe
 
-
-def train(
-    recipe: Recipe,
-    folder: str | os.PathLike,
-    output: str | os.PathLike,
-    *,
-    model: DacModel | None = None,
-    save_every: int = 500,
-) -> DacModel:
-    """Train `model`, a new one by default, on the recordings below `folder`; write it to `output` and return it.
-
-    The state of the run is kept in `output` too: called again, an interrupted run goes on from there, and a finished
-    one returns at once.
-    """
-    output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    model = new_model(recipe) if model is None else model
-    config = model.config
-    samples = recipe.frames * config.hop_length
-    crops = RandomCrops(find_recordings(Path(folder)), config.sampling_rate, samples, recipe.batch, seed=recipe.seed)
-    trainer = Trainer(model, crops, recipe)
-    if (output / "state.pt").exists():
-        trainer.resume(output / "state.pt")
-    while trainer.progress["step"] < recipe.schedule.steps:
-        trainer.step()
-        if trainer.progress["step"] % save_every == 0 or trainer.progress["step"] == recipe.schedule.steps:
-            trainer.save(output / "state.pt")
-    trainer.average.save_pretrained(output)
-    return trainer.average
+MOST_SKIPS = 10  # steps in a row whose gradient is not finite
 
 
 def new_model(recipe: Recipe) -> DacModel:
     """The architecture that the recipe names, with weights to start from."""
-    config = load_preset(recipe.preset)
+    config = recipe.config()
     torch.manual_seed(recipe.seed)
     model = (CausalDacModel if config.causal else DacModel)(config)
     initialize_weights(model)
@@ -81,150 +56,401 @@ def initialize_weights(model: DacModel) -> None:
             nn.init.zeros_(module.bias)
 
 
-class Trainer:
-    """Trains a codec in place, one `step()` at a time; `state_dict()` continues a run exactly where it stood."""
+def new_discriminator(adversary: Adversary, seed: int = 0) -> Discriminator:
+    """The discriminators that the recipe names."""
+    torch.manual_seed(seed)
+    return Discriminator(
+        adversary.periods,
+        adversary.fft_sizes,
+        bands=[(low, high) for low, high in adversary.bands],
+        period_channels=adversary.period_channels,
+        stft_channels=adversary.stft_channels,
+    )
 
-    def __init__(self, model: DacModel, crops: RandomCrops, recipe: Recipe):
-        self.model, self.crops, self.recipe = model, crops, recipe
+
+class Coding(nn.Module):
+    """A codec's whole way from audio (B, S) to audio, with all that losses ask of it; computes in `dtype`."""
+
+    def __init__(self, model: DacModel, dtype: torch.dtype):
+        super().__init__()
+        self.model, self.dtype = model, dtype
+
+    def forward(self, audio: Tensor, quantize: bool, freeze: bool) -> dict[str, Tensor]:
+        """Audio (B, S), latents (B, D, T), and of the quantizer projected latents, codes and losses."""
+        out: dict[str, Tensor] = {}
+        with torch.set_grad_enabled(not freeze and torch.is_grad_enabled()):
+            latents = decoded = self.model.encoder(audio.unsqueeze(1).to(self.dtype))
+            out["latents"] = latents.float()
+            if quantize:
+                found = self.model.quantizer(out["latents"])
+                decoded, out["codes"], out["projected"], out["commitment"], out["codebook"] = found
+        estimate = self.model.decoder(decoded.to(self.dtype)).squeeze(1).float()
+        missing = audio.shape[-1] - estimate.shape[-1]  # nets with odd strides lose the last samples
+        out["audio"] = nn.functional.pad(estimate, (0, missing))
+        return out
+
+
+class Trainer:
+    """Trains a codec in place, one `step()` at a time; `state_dict()` continues a run exactly where it stood.
+
+    Args:
+        model: the codec; weight norm is applied here if the recipe wants it.
+        batches: crops of this process, `recipe.batch / (processes * accumulate)` of them.
+        recipe: what to do.
+        accelerator: where to do it; a new one by default.
+        dtype: what the codec and the discriminators compute in; weights stay in fp32.
+        accumulate: batches per step.
+        fine_tune: the codec is trained already: its codebooks are kept, and the learning rate is the recipe's for that.
+    """
+
+    def __init__(
+        self,
+        model: DacModel,
+        batches: Batches,
+        recipe: Recipe,
+        accelerator: Any = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        accumulate: int = 1,
+        fine_tune: bool = False,
+    ):
+        from accelerate import Accelerator
+
+        self.accelerator = Accelerator(cpu=True) if accelerator is None else accelerator
+        self.device = self.accelerator.device
+        self.model, self.batches, self.recipe, self.dtype = model.to(self.device).train(), batches, recipe, dtype
+        self.accumulate, self.fine_tune = accumulate, fine_tune
+        objective, books = recipe.objective, recipe.codebooks
         model.quantizer.quantizer_dropout = recipe.quantizer_dropout
-        matrices, others, projections = split_parameters(model)
-        self.encoder_matrices = {id(p) for p in model.encoder.parameters()}
-        fast = [p for p in matrices if id(p) not in self.encoder_matrices]
-        slow = [p for p in matrices if id(p) in self.encoder_matrices]
-        self.muon = Muon([{"params": fast}, {"params": slow}], lr=recipe.lr)
-        groups = [{"params": others}, {"params": projections}]
-        self.adam = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.8, 0.99), weight_decay=0.0)
-        self.mel = losses.MelLoss(
-            model.config.sampling_rate, {int(window): bands for window, bands in recipe.objective.mel_bands.items()}
-        )
-        self.stft = losses.STFTLoss(recipe.objective.stft_windows)
-        self.moving = codebooks.MovingCodebooks(model.quantizer, recipe.codebook_decay)
+        for quantize in model.quantizer.quantizers:
+            cast(Any, quantize).codebook.requires_grad_(books.learning == "gradient")
+        if recipe.weight_norm:
+            model.apply_weight_norm()
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
-        self.progress: dict[str, Any] = {"step": 0, "norms": None, "gradient_norm": None, "latent_scale": 0.0}
+        learned = books.learning == "gradient"
+        self.optimizers = build_optimizers(
+            model, muon=recipe.optimizer == "muon", lr=recipe.lr, train_codebooks=learned
+        )
+        self.moving = self._new_moving()
+        self.coding = self.accelerator.prepare(Coding(model, dtype))
+        self.losses = losses.losses_by_name(
+            objective.reconstruction, model.config.sampling_rate, objective.mel_bands, objective.stft_windows
+        )
+        for loss in self.losses.values():
+            if isinstance(loss, nn.Module):
+                loss.to(self.device)
+        self.discriminator = self.judge = self.judge_optimizer = None
+        if objective.adversarial:
+            self.discriminator = new_discriminator(recipe.adversary, recipe.seed).to(self.device)
+            self.judge_optimizer = torch.optim.AdamW(
+                self.discriminator.parameters(), lr=recipe.adversary.lr, betas=(0.8, 0.99)
+            )
+            self.judge = self.accelerator.prepare(self.discriminator)
+        self.progress: dict[str, Any] = {
+            "step": 0,
+            "norms": None,
+            "gradient_norm": None,
+            "latent_scale": None if fine_tune else 0.0,
+            "skipped": 0,
+            "skipped_in_a_row": 0,
+        }
+        # Of each entry, how often it was chosen since somebody looked and emptied it.
+        config = model.config
+        self.chosen = torch.zeros(config.n_codebooks, config.codebook_size, device=self.device)
+
+    @property
+    def step_number(self) -> int:
+        """Steps done."""
+        return self.progress["step"]
 
     @property
     def quantized(self) -> bool:
         """Whether latents are quantized at this step."""
-        return self.progress["step"] >= self.recipe.schedule.quantize_at
+        return self.fine_tune or self.step_number >= self.recipe.schedule.quantize_at
 
     @property
     def frozen(self) -> bool:
         """Whether encoder and codebooks rest at this step."""
-        return self.progress["step"] >= self.recipe.schedule.freeze_at
+        freeze_at = self.recipe.schedule.freeze_at
+        return freeze_at is not None and self.step_number >= freeze_at
 
-    def step(self) -> dict[str, float]:
-        """One batch; returns its losses. Raises `FloatingPointError` where they are not finite."""
-        schedule, step = self.recipe.schedule, self.progress["step"]
-        if step == schedule.quantize_at:
-            self._place_codebooks()
-        reference = next(self.crops)
-        estimate, latents, projected, codes = self._forward(reference)
-        gradient, found = self._output_gradient(estimate, reference)
-        objective, report = (estimate * gradient).sum(), dict(found)
-        if not self.frozen:
-            objective = objective + self._latent_losses(latents, projected, codes)
-        objective.backward()
-        report["gradient_norm"] = self._clip()
-        self._update(schedule.factor(step))
-        if projected is not None and codes is not None and not self.frozen:
-            report["revived"] = self.moving.update(projected, codes)
-        self._average(step)
+    @property
+    def adversarial(self) -> bool:
+        """Whether discriminators take part in this step."""
+        return self.discriminator is not None and self.step_number >= self.recipe.schedule.adversary_at
+
+    def step(self) -> dict[str, Tensor | float]:
+        """One step on `accumulate` batches; returns the losses of this process.
+
+        A step whose gradient is not finite changes nothing but `progress["skipped"]`. Raises TrainingError when that
+        happens again and again.
+        """
+        schedule = self.recipe.schedule
+        if self.recipe.codebooks.placed and not self.fine_tune:
+            if self.step_number == schedule.freeze_at:  # the encoder rests as its average, which suits other codebooks
+                self.model.encoder.load_state_dict(self.average.encoder.state_dict())
+            if self.step_number in (schedule.quantize_at, schedule.freeze_at):
+                self._place_codebooks()
+        reports, coded, norms = [], [], []
+        for index in range(self.accumulate):
+            batch = next(self.batches)
+            self._seed(index)
+            with ExitStack() as stack:
+                if index < self.accumulate - 1:
+                    for module in filter(None, (self.coding, self.judge)):
+                        stack.enter_context(self.accelerator.no_sync(module))
+                found, out, squares = self._backward(batch)
+            reports.append(found)
+            norms.append(squares)
+            if "codes" in out:
+                coded.append((out["projected"].detach(), out["codes"]))
+        report: dict[str, Tensor | float] = {}
+        for name in reports[0]:
+            report[name] = torch.stack([part[name] for part in reports]).mean()
+        report |= self._update(norms)
+        if coded and not self.frozen and not report["skipped"]:
+            report["revived"] = self._follow(coded)
         self.progress["step"] += 1
         return report
 
-    def _forward(self, reference: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Decoded waveform (B, S), latents (B, D, T), and while there is a quantizer what it saw and chose."""
-        audio = reference.unsqueeze(1).to(getattr(torch, self.recipe.dtype))
-        projected = codes = None
-        with torch.set_grad_enabled(not self.frozen):
-            latents = decoded = self.model.encoder(audio)
-            if self.quantized:
-                decoded, codes, projected, _, _ = self.model.quantizer.train()(latents.float())
-        return self.model.decoder(decoded.to(audio.dtype)).squeeze(1).float(), latents, projected, codes
+    def _seed(self, index: int) -> None:
+        """Random numbers of this batch alone, so that no state of them need be kept."""
+        place = (self.step_number * self.accumulate + index) * self.accelerator.num_processes
+        torch.manual_seed(self.recipe.seed * 1_000_003 + place + self.accelerator.process_index)
 
-    def _output_gradient(self, estimate: Tensor, reference: Tensor) -> tuple[Tensor, dict[str, float]]:
-        objective, leaf = self.recipe.objective, estimate.detach().requires_grad_()
-        parts = {
-            "mel": self.mel(leaf, reference),
-            "stft": self.stft(leaf, reference),
-            "waveform": losses.waveform_loss(leaf, reference),
-        }
-        weights = [getattr(objective, name) for name in parts]
-        norms = self.progress["norms"]
-        gradient, found = losses.balanced_gradient(list(parts.values()), weights, leaf, norms)
-        if not all(map(math.isfinite, found)):
-            raise FloatingPointError(f"gradients at the output are not finite at step {self.progress['step']}: {found}")
-        kept = found if norms is None else [0.97 * old + 0.03 * new for old, new in zip(norms, found, strict=True)]
-        self.progress["norms"] = kept
-        return gradient, {name: float(loss.detach()) for name, loss in parts.items()}
+    def _backward(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]:
+        """Gradients of one batch; its losses, what the codec gave, and the squared norms that the balance found."""
+        reference, bandwidth = batch.audio.to(self.device), batch.bandwidth.to(self.device)
+        out = self.coding(reference, self.quantized, self.frozen)
+        leaf = out["audio"].detach().requires_grad_()
+        rate = self.model.config.sampling_rate
+        heard, reference = (losses.limit_bandwidth(x, bandwidth, rate) for x in (leaf, reference))
+        parts = {name: loss(heard, reference) for name, loss in self.losses.items()}
+        judged = None
+        if self.adversarial:
+            judged = self._judge(heard, reference)
+            parts |= {"adversarial": judged.adversarial, "feature_matching": judged.feature_matching}
+        weights = self.recipe.objective.weights
+        parts = {name: loss for name, loss in parts.items() if weights.get(name)}
+        gradient, squares = self._output_gradient(parts, leaf)
+        report = {name: loss.detach() for name, loss in parts.items()}
+        objective = (out["audio"] * gradient).sum()
+        if not self.frozen:
+            objective = objective + self._latent_losses(out, report)
+        self.accelerator.backward(objective / self.accumulate)
+        if judged is not None:
+            report["discriminator"] = judged.discriminator.detach()
+            self.accelerator.backward(judged.discriminator / self.accumulate)
+        return report, out, squares
 
-    def _latent_losses(self, latents: Tensor, projected: Tensor | None, codes: Tensor | None) -> Tensor:
-        scale = latents.float().square().mean().log()
-        total = self.recipe.objective.latent_scale * (scale - self.progress["latent_scale"]).square()
-        if projected is not None and codes is not None:
-            commitment = codebooks.relative_commitment(self.model.quantizer, projected, codes)
-            total = total + self.recipe.objective.commitment * commitment
-        return total
+    def _judge(self, estimate: Tensor, reference: Tensor):
+        """Both signals go through the discriminators once, for the losses of both sides."""
+        assert self.judge is not None
+        signals = torch.cat([estimate, reference]).unsqueeze(1)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            features = self.judge(signals)
+        count = len(estimate)
+        fake, real = (
+            [[layer[part] for layer in layers] for layers in features] for part in (slice(count), slice(count, None))
+        )
+        return adversarial_losses(fake, real)
 
-    def _clip(self) -> float:
-        """Limit the gradient to three times its running norm; returns the norm it had."""
-        usual = self.progress["gradient_norm"]
-        limit = math.inf if usual is None else 3 * usual
+    def _output_gradient(self, parts: dict[str, Tensor], leaf: Tensor) -> tuple[Tensor, Tensor | None]:
+        objective = self.recipe.objective
+        values, weights = list(parts.values()), [objective.weights[name] for name in parts]
+        if not objective.balanced:
+            return losses.weighted_gradient(values, weights, leaf), None
+        found: list[Tensor] = []
+        # Discriminators join later: the first norms of a loss are those it comes with.
+        usual = self.progress["norms"] or {}
+
+        def norms(these: Tensor) -> Tensor:
+            squares = self._sum(these.square()) / self.accelerator.num_processes**2
+            found.append(squares)
+            known = [usual.get(name) for name in parts]
+            return torch.stack(
+                [s if k is None else s.new_tensor(k) for k, s in zip(known, squares.sqrt(), strict=True)]
+            )
+
+        gradient = losses.balanced_gradient(values, weights, leaf, norms)
+        return gradient, found[0]
+
+    def _latent_losses(self, out: dict[str, Tensor], report: dict[str, Tensor]) -> Tensor:
+        objective, total = self.recipe.objective, out["latents"].new_zeros(())
+        if objective.latent_scale:
+            scale = self._mean(out["latents"].square().mean()).log()
+            if self.progress["latent_scale"] is None:
+                self.progress["latent_scale"] = float(scale.detach())
+            total = total + objective.latent_scale * (scale - self.progress["latent_scale"]).square()
+        if "codes" not in out:
+            return total
+        if objective.unread:
+            read = self.model.quantizer.from_codes(out["codes"])[0].detach()
+            size = self._mean(out["latents"].detach().square().mean())
+            total = total + objective.unread * (out["latents"] - read).square().mean() / size
+        if self.recipe.codebooks.learning == "means":
+            commitment = codebooks.relative_commitment(self.model.quantizer, out["projected"], out["codes"], self._mean)
+        else:
+            commitment = out["commitment"]
+            total = total + objective.codebook * out["codebook"]
+            report["codebook"] = out["codebook"].detach()
+        report["commitment"] = commitment.detach()
+        return total + objective.commitment * commitment
+
+    def _update(self, norms: list[Tensor | None]) -> dict[str, float]:
+        """Move the weights along their gradients, if these are finite; forget the gradients."""
+        recipe, step = self.recipe, self.step_number
+        clip, usual = recipe.clip, self.progress["gradient_norm"]
+        limit = clip if clip is not None else math.inf if usual is None else 3 * usual
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
-        if not math.isfinite(norm):
-            raise FloatingPointError(f"the gradient is not finite at step {self.progress['step']}")
+        report = {"gradient_norm": norm, "learning_rate": recipe.lr * self._factor(), "skipped": 0.0}
+        judge_norm = self._clip_judge()
+        if judge_norm is not None:
+            report["discriminator_gradient_norm"] = judge_norm
+        if not math.isfinite(norm) or not math.isfinite(judge_norm or 0.0):
+            self._skip(norm, judge_norm)
+            return {**report, "skipped": 1.0, "gradient_norm": limit if math.isfinite(limit) else 0.0}
+        self.progress["skipped_in_a_row"] = 0
         kept = min(norm, limit)
         self.progress["gradient_norm"] = kept if usual is None else 0.98 * usual + 0.02 * kept
-        return norm
-
-    def _update(self, factor: float) -> None:
-        recipe = self.recipe
+        self._keep_norms([n for n in norms if n is not None])
         slow = recipe.quantized_encoder_lr if self.quantized else 1.0
-        shares = (self.muon, (1.0, slow)), (self.adam, (1.0, recipe.projection_lr))
-        for optimizer, parts in shares:
-            for group, share in zip(optimizer.param_groups, parts, strict=True):
-                group["lr"] = recipe.lr * factor * share
+        shares = {"encoder": slow, "decoder": 1.0, "projections": recipe.projection_lr}
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr * self._factor() * shares[group["part"]]
             optimizer.step()
+        if judge_norm is not None and self.judge_optimizer is not None:
+            for group in self.judge_optimizer.param_groups:
+                group["lr"] = recipe.adversary.lr * recipe.schedule.factor(step)
+            self.judge_optimizer.step()
+        self._forget()
+        self._average(step)
+        return report
+
+    def _factor(self) -> float:
+        tuned = self.recipe.fine_tuning_lr if self.fine_tune else 1.0
+        return tuned * self.recipe.schedule.factor(self.step_number)
+
+    def _clip_judge(self) -> float | None:
+        if not self.adversarial or self.discriminator is None:
+            return None
+        norm = torch.nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.recipe.adversary.clip)
+        return float(norm)
+
+    def _skip(self, norm: float, judge_norm: float | None) -> None:
+        self._forget()
+        self.progress["skipped"] += 1
+        self.progress["skipped_in_a_row"] += 1
+        if self.progress["skipped_in_a_row"] >= MOST_SKIPS:
+            whose = "codec" if not math.isfinite(norm) else "discriminator"
+            raise TrainingError(
+                f"the gradient of the {whose} was not finite for {MOST_SKIPS} steps in a row, the last at step "
+                f"{self.step_number}; resume from the last saved state with a smaller learning rate"
+            )
+
+    def _forget(self) -> None:
+        for optimizer in (*self.optimizers, *filter(None, [self.judge_optimizer])):
             optimizer.zero_grad()
+
+    def _keep_norms(self, squares: list[Tensor]) -> None:
+        if not squares:
+            return
+        found = (torch.stack(squares).sum(dim=0).sqrt() / self.accumulate).tolist()
+        kept, objective = dict(self.progress["norms"] or {}), self.recipe.objective
+        names = [*self.losses, *(ADVERSARIAL if self.adversarial else ())]
+        names = [name for name in names if objective.weights.get(name)]
+        for name, new in zip(names, found, strict=True):
+            kept[name] = 0.97 * kept[name] + 0.03 * new if name in kept else new
+        self.progress["norms"] = kept
 
     @torch.no_grad()
     def _average(self, step: int) -> None:
         keep = min(self.recipe.average_decay, (1 + step) / (10 + step))
+        if self.fine_tune:
+            keep = self.recipe.average_decay
         for average, current in zip(self.average.parameters(), self.model.parameters(), strict=True):
             average.lerp_(current, 1 - keep)
 
+    def _follow(self, coded: list[tuple[Tensor, Tensor]]) -> float:
+        """Show the codebooks what was coded, in all processes alike."""
+        parts = [tuple(self.accelerator.gather(part) for part in pair) for pair in coded]
+        projected, codes = (torch.cat([cast(Tensor, pair[i]) for pair in parts]) for i in (0, 1))
+        self.chosen += codebooks.code_counts(codes, self.chosen.shape[1])
+        return float(self.moving.update(projected, codes, self._generator(1)))
+
+    def _generator(self, purpose: int) -> torch.Generator:
+        """Random numbers that are the same in all processes."""
+        return torch.Generator().manual_seed((self.recipe.seed * 1_000_003 + self.step_number) * 4 + purpose)
+
     @torch.no_grad()
     def _place_codebooks(self) -> None:
-        model, recipe = self.model, self.recipe
-        dtype = getattr(torch, recipe.dtype)
-        batches = math.ceil(recipe.placement_vectors / (recipe.batch * recipe.frames))
-        latents = [model.encoder(next(self.crops).unsqueeze(1).to(dtype)).float() for _ in range(batches)]
-        latents = torch.cat([z.transpose(1, 2).flatten(0, 1) for z in latents])
-        codebooks.initialize(model.quantizer, latents)
-        self.moving = codebooks.MovingCodebooks(model.quantizer, recipe.codebook_decay)
-        self.average.quantizer.load_state_dict(model.quantizer.state_dict())
-        self.progress["latent_scale"] = float(latents.square().mean().log())
+        books, latents, found = self.recipe.codebooks, [], 0
+        most = max(10, self.recipe.schedule.steps // 20)  # batches: a short trial is not to spend its time here
+        while found < books.placement_vectors and len(latents) < most:
+            audio = next(self.batches).audio.to(self.device)
+            z = cast(Tensor, self.accelerator.gather(self.model.encoder(audio.unsqueeze(1).to(self.dtype)).float()))
+            latents.append(z.transpose(1, 2).flatten(0, 1))
+            found += len(latents[-1])
+        vectors = torch.cat(latents)
+        codebooks.initialize(self.model.quantizer, vectors.cpu(), generator=self._generator(2))
+        self.moving = self._new_moving()
+        self.average.quantizer.load_state_dict(self.model.quantizer.state_dict())
+        self.progress["latent_scale"] = float(vectors.square().mean().log())
+
+    def _new_moving(self) -> codebooks.MovingCodebooks:
+        books = self.recipe.codebooks
+        return codebooks.MovingCodebooks(
+            self.model.quantizer, books.decay, follow=books.learning == "means", revive_below=books.revive_below
+        )
+
+    def _sum(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.accelerator.reduce(x, "sum"))
+
+    @property
+    def _mean(self) -> Callable[[Tensor], Tensor]:
+        """The mean over processes, with its gradient."""
+        processes = self.accelerator.num_processes
+        return _identity if processes == 1 else lambda x: cast(Tensor, _MeanOverProcesses.apply(x)) / processes
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a run needs to continue, on the same recordings and with the same recipe."""
-        parts = ("model", "average", "muon", "adam", "moving", "crops")
-        state = {name: getattr(self, name).state_dict() for name in parts}
-        return state | {"progress": self.progress, "random": torch.get_rng_state(), "recipe": asdict(self.recipe)}
+        """Everything a run needs to continue, on the same recordings and with the same recipe; of this process."""
+        state = {name: getattr(self, name).state_dict() for name in ("model", "average", "moving", "batches")}
+        state["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
+        if self.discriminator is not None and self.judge_optimizer is not None:
+            state["discriminator"] = self.discriminator.state_dict()
+            state["judge_optimizer"] = self.judge_optimizer.state_dict()
+        return state | {"progress": self.progress, "chosen": self.chosen, "fine_tune": self.fine_tune}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict()` gave."""
-        for name in ("model", "average", "muon", "adam", "moving", "crops"):
+        for name in ("model", "average", "moving", "batches"):
             getattr(self, name).load_state_dict(state[name])
-        self.progress = copy.deepcopy(state["progress"])
-        torch.set_rng_state(state["random"])
+        for optimizer, part in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(part)
+        if self.discriminator is not None and self.judge_optimizer is not None:
+            self.discriminator.load_state_dict(state["discriminator"])
+            self.judge_optimizer.load_state_dict(state["judge_optimizer"])
+        self.progress, self.fine_tune = copy.deepcopy(state["progress"]), state["fine_tune"]
+        self.chosen.copy_(state["chosen"])
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the state, whole or not at all."""
-        partial = f"{os.fspath(path)}.partial"
-        torch.save(self.state_dict(), partial)
-        os.replace(partial, path)
 
-    def resume(self, path: str | os.PathLike) -> None:
-        """Continue from a file that `save` wrote."""
-        self.load_state_dict(torch.load(path, weights_only=True))
+class _MeanOverProcesses(torch.autograd.Function):
+    """The sum over processes. Its gradient is the mean of theirs, as DDP takes the mean of what comes of it."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        x = x.clone()
+        torch.distributed.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].clone()
+        torch.distributed.all_reduce(gradient)
+        return gradient
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x

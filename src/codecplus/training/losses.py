@@ -1,8 +1,11 @@
 """Reconstruction losses, and their balance. They know waveforms (B, S) and nothing of models.
 
-A loss compares what came out with what went in and is 0 where they are equal. Letters: B batch, S samples, T time
-frames, F frequency bins, M mel bands.
+A loss compares what came out with what went in and is 0 where they are equal. Two families: those of the DAC paper,
+which are meant to be summed with its weights, and relative ones, in units of each item's own level, which are meant to
+be balanced. Letters: B batch, S samples, T time frames, F frequency bins, M mel bands.
 """
+
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,17 +13,20 @@ from torch import Tensor, nn
 
 from codecplus.utils import mel_filterbank
 
+PAPER_MEL_BANDS = {32: 5, 64: 10, 128: 20, 256: 40, 512: 80, 1024: 160, 2048: 320}  # window: bands
+PAPER_STFT_WINDOWS = (2048, 512)
+
 
 def rms(x: Tensor) -> Tensor:
     """Root mean square of each item: (B, S) -> (B, 1)."""
     return x.square().mean(dim=-1, keepdim=True).sqrt()
 
 
-def waveform_loss(estimate: Tensor, reference: Tensor) -> Tensor:
+def relative_waveform_loss(estimate: Tensor, reference: Tensor) -> Tensor:
     """Mean absolute difference, each item (B, S) in units of its own level, so that quiet ones count as much as loud.
 
     >>> reference = torch.tensor([[0.1, -0.1], [0.5, 0.5]])
-    >>> round(float(waveform_loss(0.5 * reference, reference)), 3)
+    >>> round(float(relative_waveform_loss(0.5 * reference, reference)), 3)
     0.497
     """
     return ((estimate - reference) / (rms(reference) + 1e-3)).abs().mean()
@@ -31,12 +37,12 @@ class Spectrum(nn.Module):
 
     hann: Tensor
 
-    def __init__(self, window: int):
+    def __init__(self, window: int, *, scaled: bool = True):
         super().__init__()
         if window < 4 or window % 4:
             raise ValueError(f"window must be a positive multiple of 4 samples, got {window}")
         self.window = window
-        self.register_buffer("hann", torch.hann_window(window) * (4 / window), persistent=False)
+        self.register_buffer("hann", torch.hann_window(window) * (4 / window if scaled else 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, S) -> (B, T, F), complex
         half = self.window // 2
@@ -44,6 +50,48 @@ class Spectrum(nn.Module):
             raise ValueError(f"expected more than {half} samples for a window of {self.window}, got {x.shape[-1]}")
         x = F.pad(x.unsqueeze(1), (half, half), mode="reflect").squeeze(1)
         return torch.fft.rfft(x.unfold(-1, self.window, self.window // 4) * self.hann)
+
+
+class MultiScaleSTFTLoss(nn.Module):
+    """Mean absolute difference of STFT magnitudes plus that of their log10 powers, summed over windows.
+
+    Kumar et al. 2023; spectra are not scaled by the window, magnitudes below 1e-5 count as that.
+    """
+
+    def __init__(self, windows: Sequence[int] = PAPER_STFT_WINDOWS):
+        super().__init__()
+        self.spectra = nn.ModuleList(Spectrum(window, scaled=False) for window in windows)
+
+    def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:  # (B, S), (B, S) -> ()
+        total = estimate.new_zeros(())
+        for spectrum in self.spectra:
+            x, y = (magnitude(spectrum(signal)) for signal in (estimate, reference))
+            logs = (x.clamp(min=1e-5).log10() - y.clamp(min=1e-5).log10()).abs().mean()
+            total = total + (x - y).abs().mean() + 2 * logs
+        return total
+
+
+class MultiScaleMelLoss(nn.Module):
+    """Mean absolute difference of log10 mel magnitudes, summed over windows of 32 to 2048 samples.
+
+    Kumar et al. 2023: Slaney's filters, spectra not scaled by the window, magnitudes below 1e-5 count as that. `bands`
+    maps windows to numbers of bands.
+    """
+
+    def __init__(self, sample_rate: int, bands: Mapping[int, int] = PAPER_MEL_BANDS):
+        super().__init__()
+        self.spectra = nn.ModuleList(Spectrum(window, scaled=False) for window in bands)
+        for window, count in bands.items():
+            filters = torch.from_numpy(mel_filterbank(sample_rate, window, count))  # (M, F)
+            self.register_buffer(f"filters{window}", filters.t(), persistent=False)
+
+    def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:  # (B, S), (B, S) -> ()
+        total = estimate.new_zeros(())
+        for spectrum in self.spectra:
+            filters = self.get_buffer(f"filters{spectrum.window}")
+            x, y = ((magnitude(spectrum(s)) @ filters).clamp(min=1e-5).log10() for s in (estimate, reference))
+            total = total + (x - y).abs().mean()
+        return total
 
 
 def magnitude(spectrum: Tensor) -> Tensor:
@@ -59,13 +107,13 @@ def quiet_floor(reference: Tensor) -> Tensor:
     return 2e-3 * rms(reference).unsqueeze(-1) + 2e-5
 
 
-class STFTLoss(nn.Module):
+class CompressedSTFTLoss(nn.Module):
     """Mean square difference of complex spectra whose magnitudes are compressed by a power (Ephrat et al. 2018).
 
     The phase counts where there is energy, and quiet harmonics count beside loud ones.
     """
 
-    def __init__(self, windows: list[int], power: float = 0.3):
+    def __init__(self, windows: Sequence[int], power: float = 0.3):
         super().__init__()
         self.power = power
         self.spectra = nn.ModuleList(Spectrum(window) for window in windows)
@@ -82,13 +130,13 @@ class STFTLoss(nn.Module):
         return spectrum * (magnitude(spectrum) + floor).pow(self.power - 1)
 
 
-class MelLoss(nn.Module):
+class RelativeMelLoss(nn.Module):
     """Mean absolute difference of log mel magnitudes over several window lengths, `bands` {window: mel bands}.
 
     A band is the weighted mean of its bins. Bands that fall between two bins are left out.
     """
 
-    def __init__(self, sample_rate: int, bands: dict[int, int]):
+    def __init__(self, sample_rate: int, bands: Mapping[int, int]):
         super().__init__()
         self.spectra = nn.ModuleList(Spectrum(window) for window in bands)
         for window, count in bands.items():
@@ -106,19 +154,132 @@ class MelLoss(nn.Module):
         return total / len(self.spectra)
 
 
+class LoudnessMelLoss(nn.Module):
+    """Mean absolute difference of mel magnitudes to the power of 0.3, in units of the reference's mean, over windows.
+
+    The power is about that of loudness (Stevens), so that loud bands count more than in a logarithm. What the estimate
+    adds is heard more than what it lacks, which is also how PESQ weighs (ITU-T P.862), and counts `added` times more on
+    top. `bands` is as of `RelativeMelLoss`.
+    """
+
+    def __init__(self, sample_rate: int, bands: Mapping[int, int], power: float = 0.3, added: float = 0.3):
+        super().__init__()
+        self.power, self.added = power, added
+        self.mel = RelativeMelLoss(sample_rate, bands)
+
+    def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:  # (B, S), (B, S) -> ()
+        total = estimate.new_zeros(())
+        for spectrum in self.mel.spectra:
+            filters = self.mel.get_buffer(f"filters{spectrum.window}")
+            x, y = ((magnitude(spectrum(s)) @ filters + 1e-5).pow(self.power) for s in (estimate, reference))
+            difference = ((x - y).abs() + self.added * F.relu(x - y)).mean(dim=(1, 2))
+            total = total + (difference / y.mean(dim=(1, 2))).mean()
+        return total / len(self.mel.spectra)
+
+
+class EnvelopeLoss(nn.Module):
+    """One minus the correlation of envelopes in third-octave bands over 0.4 s: what STOI measures (Taal et al. 2011).
+
+    Fifteen bands from 150 Hz, segments of 384 ms, the estimate's envelopes scaled to the energy of the reference and
+    clipped at 15 dB below it; segments 30 dB under the loudest one of their item count for nothing. Needs crops of
+    more than 0.4 s.
+    """
+
+    bands: Tensor
+
+    def __init__(self, sample_rate: int):
+        super().__init__()
+        window = 4 * round(sample_rate * 0.008)  # hops of 8 ms
+        self.spectrum, self.frames = Spectrum(window), 48
+        bins = torch.arange(window // 2 + 1) * sample_rate / window
+        centres = 150 * 2 ** (torch.arange(15) / 3)
+        inside = (bins[:, None] >= centres * 2 ** (-1 / 6)) & (bins[:, None] < centres * 2 ** (1 / 6))
+        self.register_buffer("bands", inside.float(), persistent=False)
+
+    def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:  # (B, S), (B, S) -> ()
+        shortest = (self.frames - 1) * self.spectrum.window // 4
+        if reference.shape[-1] < shortest:
+            raise ValueError(f"expected crops of at least {shortest} samples, got {reference.shape[-1]}")
+        x, y = (self._segments(signal) for signal in (estimate, reference))  # (B, segments, 15, frames)
+        energy = y.square().sum(dim=(2, 3))
+        loud = (energy > 1e-3 * energy.amax(dim=1, keepdim=True)).to(y.dtype)
+        x = x * (y.norm(dim=-1, keepdim=True) / (x.norm(dim=-1, keepdim=True) + 1e-8))
+        x = torch.minimum(x, y * (1 + 10**0.75))
+        x, y = (s - s.mean(dim=-1, keepdim=True) for s in (x, y))
+        alike = (x * y).sum(dim=-1) / (x.norm(dim=-1) * y.norm(dim=-1)).clamp(min=1e-9)
+        return 1 - (alike.mean(dim=-1) * loud).sum() / loud.sum().clamp(min=1)
+
+    def _segments(self, signal: Tensor) -> Tensor:
+        spectrum = self.spectrum(signal)
+        power = (spectrum.real.square() + spectrum.imag.square()) @ self.bands  # (B, T, 15)
+        return (power + 1e-12).sqrt().unfold(1, self.frames, 4)
+
+
+def limit_bandwidth(x: Tensor, bandwidth: Tensor, sample_rate: int) -> Tensor:
+    """Remove from each item of x (B, S) what lies above its `bandwidth` (B,) in Hz; a full band changes nothing.
+
+    A recording of a lower rate says nothing about what belongs above its band. With estimate and reference limited
+    alike, no loss teaches the codec that silence does. The edge is a cosine over the highest 5 % of the band.
+    """
+    if bool((bandwidth >= sample_rate / 2).all()):
+        return x
+    frequencies = torch.linspace(0, sample_rate / 2, x.shape[-1] // 2 + 1, device=x.device)
+    edge = bandwidth.to(x.device, x.dtype).unsqueeze(-1)
+    position = ((frequencies - 0.95 * edge) / (0.05 * edge)).clamp(0, 1)
+    keep = torch.where(edge >= sample_rate / 2, 1.0, 0.5 + 0.5 * torch.cos(torch.pi * position))
+    return torch.fft.irfft(torch.fft.rfft(x) * keep, n=x.shape[-1])
+
+
+def losses_by_name(
+    names: Sequence[str], sample_rate: int, mel_bands: Mapping[int, int], stft_windows: Sequence[int]
+) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """The reconstruction losses of these names, those of `LOSSES`, each a function of estimate and reference (B, S)."""
+    made: dict[str, Callable[[], Callable[[Tensor, Tensor], Tensor]]] = {
+        "mel": lambda: MultiScaleMelLoss(sample_rate, mel_bands),
+        "stft": lambda: MultiScaleSTFTLoss(stft_windows),
+        "waveform_l1": lambda: F.l1_loss,
+        "waveform_l2": lambda: F.mse_loss,
+        "relative_mel": lambda: RelativeMelLoss(sample_rate, mel_bands),
+        "compressed_stft": lambda: CompressedSTFTLoss(stft_windows),
+        "relative_waveform": lambda: relative_waveform_loss,
+        "loudness_mel": lambda: LoudnessMelLoss(sample_rate, mel_bands),
+        "envelope": lambda: EnvelopeLoss(sample_rate),
+    }
+    return {name: made[name]() for name in names}
+
+
+LOSSES = (
+    "mel",
+    "stft",
+    "waveform_l1",
+    "waveform_l2",
+    "relative_mel",
+    "compressed_stft",
+    "relative_waveform",
+    "loudness_mel",
+    "envelope",
+)
+
+
+def weighted_gradient(losses: Sequence[Tensor], weights: Sequence[float], estimate: Tensor) -> Tensor:
+    """Gradient at `estimate` of the weighted sum of losses."""
+    total = torch.stack([weight * loss for loss, weight in zip(losses, weights, strict=True)]).sum()
+    return torch.autograd.grad(total, estimate, retain_graph=True)[0]
+
+
 def balanced_gradient(
-    losses: list[Tensor], weights: list[float], estimate: Tensor, norms: list[float] | None = None
-) -> tuple[Tensor, list[float]]:
+    losses: Sequence[Tensor],
+    weights: Sequence[float],
+    estimate: Tensor,
+    norms: Callable[[Tensor], Tensor] = lambda found: found,
+) -> Tensor:
     """Gradient at `estimate` in which each loss has the share `weights` gives it (Défossez et al. 2022, the balancer).
 
-    Each gradient is divided by its norm, `norms` (running means; those of this call by default), and the sum has the
-    scale of the first loss. Returns the gradient and the norms of this call. Backpropagate with
+    Each gradient is divided by its norm, and the sum has the scale of the first loss. `norms` is given the norms of
+    this call and returns those to divide by, running means say. Backpropagate with
     `(estimate * gradient).sum().backward()`.
     """
     gradients = [torch.autograd.grad(loss, estimate, retain_graph=True)[0] for loss in losses]
-    found = [float(gradient.norm()) for gradient in gradients]
-    norms = found if norms is None else norms
-    total = torch.zeros_like(estimate)
-    for gradient, weight, norm in zip(gradients, weights, norms, strict=True):
-        total += gradient * (weight * norms[0] / max(norm, 1e-12))
-    return total, found
+    found = norms(torch.stack([gradient.norm() for gradient in gradients]))
+    shares = torch.tensor(weights, device=found.device) * found[0] / found.clamp(min=1e-12)
+    return torch.stack([share * gradient for share, gradient in zip(shares, gradients, strict=True)]).sum(dim=0)

@@ -58,19 +58,22 @@ def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
     return x if wide is matrices else x.transpose(1, 2)
 
 
-def split_parameters(model: nn.Module) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Convolutions for Muon; the other parameters of encoder and decoder; the projections of the quantizer.
+def build_optimizers(model: nn.Module, *, muon: bool, lr: float, train_codebooks: bool) -> list[torch.optim.Optimizer]:
+    """Optimizers of a codec; each group says in `part` whether it is of the encoder, the decoder or the projections.
 
-    Codebooks are in none: they follow their latents, see `codebooks.py`.
+    AdamW with the paper's betas takes everything, or what Muon leaves: Muon takes the convolutions that are wide
+    enough to be matrices. Codebooks are projections here, or in none where something else moves them.
     """
-    matrices, others, projections = [], [], []
+    groups: dict[tuple[bool, str], list[Tensor]] = defaultdict(list)
     for name, parameter in model.named_parameters():
-        if name.endswith("codebook.weight"):
+        if name.endswith("codebook.weight") and not train_codebooks:
             continue
-        if name.startswith("quantizer."):
-            projections.append(parameter)
-        elif parameter.ndim == 3 and min(parameter.shape[:2]) >= 16:
-            matrices.append(parameter)
-        else:
-            others.append(parameter)
-    return matrices, others, projections
+        part = name.split(".")[0]
+        matrix = muon and part != "quantizer" and parameter.ndim == 3 and min(parameter.shape[:2]) >= 16
+        groups[matrix, "projections" if part == "quantizer" else part].append(parameter)
+    optimizers: list[torch.optim.Optimizer] = []
+    for kind, options in ((torch.optim.AdamW, {"betas": (0.8, 0.99), "weight_decay": 0.0}), (Muon, {})):
+        mine = [{"params": v, "part": part} for (matrix, part), v in groups.items() if matrix == (kind is Muon)]
+        if mine:
+            optimizers.append(kind(mine, lr=lr, **options))
+    return optimizers

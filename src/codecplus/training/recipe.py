@@ -1,76 +1,284 @@
 """Recipes: training runs as data. They know numbers and names, nothing of tensors."""
 
+import dataclasses
+import difflib
 import json
 import os
-from dataclasses import dataclass
+import types
+import typing
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from codecplus import configuration
+from codecplus.configuration import DacConfig, load_preset
+from codecplus.errors import InputError
+
+from .losses import LOSSES, PAPER_MEL_BANDS, PAPER_STFT_WINDOWS
 
 RECIPES = Path(configuration.__file__).parent / "training"
+ADVERSARIAL = ("adversarial", "feature_matching")
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Steps at which things happen."""
+    """Steps at which things happen, and the learning rate over them."""
 
     steps: int
     warmup: int = 100
-    quantize_at: int  # codebooks are placed, from here on latents are quantized
-    freeze_at: int  # encoder and codebooks rest from here on
-    decay_at: int  # the learning rate falls in a straight line, to zero at the last step
+    quantize_at: int = 0  # from here on latents are quantized
+    adversary_at: int = 0  # from here on the discriminators train, and the codec against them
+    freeze_at: int | None = None  # encoder and codebooks rest from here on
+    decay_at: int | None = None  # the learning rate falls in a straight line, to zero at the last step
+    gamma: float = 1.0  # by which it is multiplied at every step besides
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise InputError(f"expected at least 1 step, got {self.steps}")
 
     def factor(self, step: int) -> float:
         """Share of the learning rate at a step counted from 0."""
-        rise = min(1.0, (step + 1) / self.warmup)
-        return rise * min(1.0, (self.steps - step) / max(1, self.steps - self.decay_at))
+        rise = min(1.0, (step + 1) / max(1, self.warmup))
+        decay_at = self.steps if self.decay_at is None else self.decay_at
+        return rise * self.gamma**step * min(1.0, (self.steps - step) / max(1, self.steps - decay_at))
+
+    def scaled(self, steps: int) -> "Schedule":
+        """The same course in another number of steps; only the warm-up gets no longer."""
+        share = steps / self.steps
+
+        def place(step: int) -> int:
+            return round(step * share)
+
+        return Schedule(
+            steps=steps,
+            warmup=min(self.warmup, place(self.warmup)),
+            quantize_at=place(self.quantize_at),
+            adversary_at=place(self.adversary_at),
+            freeze_at=None if self.freeze_at is None else place(self.freeze_at),
+            decay_at=None if self.decay_at is None else place(self.decay_at),
+            gamma=self.gamma ** (1 / share),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """Losses and their shares of the gradient at the output."""
+    """Losses by name, and what they count."""
 
-    mel_bands: dict[str, int]  # {window: bands}
-    stft_windows: list[int]
-    mel: float = 0.6
-    stft: float = 0.3
-    waveform: float = 0.1
-    commitment: float = 0.03
-    latent_scale: float = 0.1  # holds the size of the latents, which nothing else does, where the codebooks began
+    weights: dict[str, float] = field(
+        default_factory=lambda: {"mel": 15.0, "feature_matching": 2.0, "adversarial": 1.0}
+    )
+    balanced: bool = False  # weights are shares of the gradient at the output, instead of factors of the losses
+    mel_bands: dict[int, int] = field(default_factory=lambda: dict(PAPER_MEL_BANDS))  # {window: bands}
+    stft_windows: list[int] = field(default_factory=lambda: list(PAPER_STFT_WINDOWS))
+    codebook: float = 1.0
+    commitment: float = 0.25
+    latent_scale: float = 0.0  # holds the size of the latents where the codebooks began
+    unread: float = 0.0  # ties down what the codebooks do not read of the latents, which Muon lets drift
+
+    def __post_init__(self) -> None:
+        for name in self.weights:
+            if name not in (*LOSSES, *ADVERSARIAL):
+                hint = difflib.get_close_matches(name, (*LOSSES, *ADVERSARIAL), n=1) or [*LOSSES, *ADVERSARIAL]
+                raise InputError(f"there is no loss {name!r}; did you mean {', '.join(hint)}?")
+        if not any(self.weights.get(name) for name in LOSSES):
+            raise InputError(f"the objective weighs no reconstruction loss; give one of {', '.join(LOSSES)} a weight")
+
+    @property
+    def reconstruction(self) -> list[str]:
+        """The reconstruction losses that count."""
+        return [name for name in LOSSES if self.weights.get(name)]
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether discriminators are needed."""
+        return any(self.weights.get(name) for name in ADVERSARIAL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codebooks:
+    """How codebooks come to be."""
+
+    learning: str = "gradient"  # or means: of the latents they are chosen for
+    placed: bool = False  # by k-means on encoder output, when quantization begins
+    placement_vectors: int = 40_000
+    decay: float = 0.97  # of the moving means and counts
+    revive_below: float = 0.0  # an entry chosen less than this share of the average moves to a random latent
+
+    def __post_init__(self) -> None:
+        if self.learning not in ("gradient", "means"):
+            raise InputError(f"expected codebooks that learn by gradient or means, got {self.learning!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adversary:
+    """The discriminators; sizes and rates are the paper's."""
+
+    periods: list[int] = field(default_factory=lambda: [2, 3, 5, 7, 11])
+    fft_sizes: list[int] = field(default_factory=lambda: [2048, 1024, 512])
+    bands: list[list[float]] = field(
+        default_factory=lambda: [[0.0, 0.1], [0.1, 0.25], [0.25, 0.5], [0.5, 0.75], [0.75, 1.0]]
+    )
+    period_channels: list[int] = field(default_factory=lambda: [32, 128, 512, 1024, 1024])
+    stft_channels: int = 32
+    lr: float = 1e-4
+    clip: float = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What happens to a crop. Peaks stay under 0.95."""
+
+    loudness_share: float = 0.0  # of the crops are brought to a random loudness
+    loudness_lufs: tuple[float, float] = (-34.0, -14.0)
+    gain_share: float = 0.0  # get a random gain
+    gain_db: tuple[float, float] = (-12.0, 6.0)
+    flip_share: float = 0.5  # have their sign turned
+    silence_db: float = -54.0  # a crop below this, RMS in dB below full scale, is drawn again
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One training run, complete enough to repeat it on other recordings."""
 
-    preset: str
+    preset: str  # the architecture: a name, or the path of a config.json
     schedule: Schedule
-    objective: Objective
-    batch: int = 16
-    frames: int = 27  # of a crop; a multiple of 9 folds into the dilated convolutions without padding
-    lr: float = 1e-3  # of convolutions (Muon) and of the rest (AdamW)
-    quantized_encoder_lr: float = 0.1  # share of `lr`; codebooks lose an encoder that moves faster
-    projection_lr: float = 0.1
-    codebook_decay: float = 0.97
-    quantizer_dropout: float = 0.25
-    average_decay: float = 0.997
-    placement_vectors: int = 40_000  # latents by which codebooks are placed
+    objective: Objective = field(default_factory=Objective)
+    codebooks: Codebooks = field(default_factory=Codebooks)
+    adversary: Adversary = field(default_factory=Adversary)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    batch: int = 72  # crops per step, of all processes together
+    seconds: float = 0.38  # of a crop; rounded to frames
+    optimizer: str = "adamw"  # or muon, for the convolutions
+    lr: float = 1e-4
+    quantized_encoder_lr: float = 1.0  # share of `lr`; codebooks by means lose an encoder that moves fast
+    projection_lr: float = 1.0  # share of `lr` for the projections of the quantizer
+    fine_tuning_lr: float = 0.5  # share of `lr` where training starts from a checkpoint
+    clip: float | None = 1000.0  # of the gradient's norm; none: three times its running mean
+    weight_norm: bool = True
+    quantizer_dropout: float = 0.5
+    average_decay: float = 0.999
     seed: int = 0
-    dtype: str = "bfloat16"
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("adamw", "muon"):
+            raise InputError(f"expected the optimizer adamw or muon, got {self.optimizer!r}")
+        if self.optimizer == "muon" and self.weight_norm:
+            raise InputError("muon sets the size of its own steps: use it with weight_norm=false")
+        if self.batch < 1 or self.seconds <= 0:
+            raise InputError(f"expected a batch and seconds above 0, got {self.batch} and {self.seconds}")
 
     @classmethod
-    def load(cls, name_or_path: str | os.PathLike) -> "Recipe":
-        """A recipe of the package by its name, or a JSON file.
+    def load(cls, name_or_path: str | os.PathLike, settings: dict[str, Any] | None = None) -> "Recipe":
+        """The recipe of a preset, or one in a JSON file; presets without one of their own get the paper's.
 
-        >>> Recipe.load("dac-16khz-live").preset
-        'dac-16khz-live'
+        `settings` replace single values, by names like `objective.weights.mel`. Raises InputError.
+
+        >>> Recipe.load("dac-16khz-live", {"batch": 4}).batch
+        4
         """
-        packaged = RECIPES / f"{name_or_path}.json"
-        path = packaged if packaged.exists() else Path(name_or_path)
-        if not path.exists():
-            names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.json")))
-            raise ValueError(f"there is no recipe {os.fspath(name_or_path)!r}; give a JSON file or one of: {names}")
+        name = os.fspath(name_or_path)
+        packaged = RECIPES / f"{name}.json"
+        if packaged.exists():
+            fields = _read(packaged)
+        elif name in configuration.preset_names():
+            fields = {**_read(RECIPES / "paper.json"), "preset": name}
+        elif Path(name).is_file():
+            fields = _read(Path(name))
+            if "model_type" in fields:  # an architecture, not a recipe
+                fields = {**_read(RECIPES / "paper.json"), "preset": name}
+        else:
+            names = configuration.preset_names()
+            hint = difflib.get_close_matches(name, names, n=1) or names
+            raise InputError(f"there is no recipe {name!r}; give a JSON file, or {' or '.join(hint)}")
+        for key, value in (settings or {}).items():
+            _set(fields, key, value)
+        return cls.from_dict(fields)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Recipe":
+        """From plain data, as JSON holds it. Raises InputError for names and values that do not fit."""
+        return _build(cls, fields, "the recipe")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The reverse of `from_dict`."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    def config(self) -> DacConfig:
+        """The architecture. Raises InputError."""
+        if not Path(self.preset).is_file():
+            return load_preset(self.preset)
+        fields = _read(Path(self.preset))
+        classes = {c.model_type: c for c in (configuration.DacConfig, configuration.CausalDacConfig)}
+        if fields.get("model_type") not in classes:
+            raise InputError(f"{self.preset} holds model_type {fields.get('model_type')!r}; expected dac or causal_dac")
+        return classes[fields["model_type"]].from_dict(fields)
+
+    def crop_samples(self, config: DacConfig) -> int:
+        """Samples of a crop: a multiple of 9 frames, which folds into the dilated convolutions without padding."""
+        frames = max(1, round(self.seconds * config.frame_rate / 9)) * 9
+        longest = max([*self.objective.mel_bands, *self.objective.stft_windows])
+        if frames * config.hop_length <= longest // 2:
+            raise InputError(
+                f"crops of {self.seconds} s are {frames * config.hop_length} samples, too short for the window of "
+                f"{longest}; raise seconds or leave that window out"
+            )
+        return frames * config.hop_length
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
         fields = json.loads(path.read_text())
-        fields["schedule"] = Schedule(**fields["schedule"])
-        fields["objective"] = Objective(**fields["objective"])
-        return cls(**fields)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path} as JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise InputError(f"expected a JSON object in {path}, got {type(fields).__name__}")
+    return fields
+
+
+def _set(fields: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        fields = fields.setdefault(parent, {})
+        if not isinstance(fields, dict):
+            raise InputError(f"there is no setting {key!r}: {parent} is no group of settings")
+    fields[last] = value
+
+
+def _build(cls: type[Part], fields: dict[str, Any], where: str) -> Part:
+    if not isinstance(fields, dict):
+        raise InputError(f"expected {where} as an object of settings, got {fields!r}")
+    hints = typing.get_type_hints(cls)
+    for name in fields:
+        if name not in hints:
+            hint = difflib.get_close_matches(name, hints, n=1) or list(hints)
+            raise InputError(f"{where} has no setting {name!r}; did you mean {', '.join(hint)}?")
+    for entry in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if entry.default is entry.default_factory is dataclasses.MISSING and entry.name not in fields:
+            raise InputError(f"{where} lacks the setting {entry.name!r}")
+    return cls(**{name: _value(hints[name], value, name) for name, value in fields.items()})
+
+
+def _value(kind: Any, value: Any, name: str) -> Any:
+    """The value as the kind of thing its setting is."""
+    if dataclasses.is_dataclass(kind):
+        return _build(typing.cast(type, kind), value, name)
+    if isinstance(kind, types.UnionType):
+        if value is None:
+            return None
+        return _value(next(k for k in kind.__args__ if k is not type(None)), value, name)
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    try:
+        if origin is dict:
+            return {parts[0](k): parts[1](v) for k, v in value.items()}
+        if origin is list and not isinstance(value, str):
+            return [_value(parts[0], item, name) for item in value]
+        if origin is tuple and len(value) == len(parts):
+            return tuple(part(item) for part, item in zip(parts, value, strict=True))
+        if kind is float and not isinstance(value, bool | str):
+            return float(value)
+        if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+            return value
+    except (TypeError, ValueError, AttributeError):
+        pass
+    raise InputError(f"expected {name} as {getattr(kind, '__name__', kind)}, got {value!r}")

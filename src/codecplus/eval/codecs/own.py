@@ -11,13 +11,16 @@ import numpy as np
 from codecplus._version import __version__
 from codecplus.eval.codecs.base import Original, Payload, row_name
 from codecplus.eval.codecs.stock import pick_device
+from codecplus.runtime.onnx_model import find_export
 
 
 class OwnCodec:
     """A codecplus checkpoint at the rate nearest to a target in kbit/s per channel; None: all its codebooks."""
 
     def __init__(self, source: str, kbps: float | None = None, device: str | None = None) -> None:
-        self.source, self.device = source, pick_device(device)
+        # An exported model runs where it is asked to, else on the CPU: a GPU is a matter of which onnxruntime is there.
+        exported = find_export(source) is not None
+        self.source, self.device = source, device or "cpu" if exported else pick_device(device)
         codec = _load(source, self.device)
         rates = [float(rate) for rate in codec.bitrates]
         self.nominal_kbps = max(rates) if kbps is None else min(rates, key=lambda rate: abs(rate - kbps))
@@ -30,6 +33,7 @@ class OwnCodec:
             "kbps": self.nominal_kbps,
             "sample_rate": codec.sample_rate,
             "version": 1,
+            **({"precision": getattr(codec.config, "precision", None)} if exported else {}),
         }
 
     def config(self) -> dict[str, Any]:
@@ -40,7 +44,7 @@ class OwnCodec:
         """Compress (C, S) to the bytes of a file."""
         codec = _load(self.source, self.device)
         data = codec.compress(audio, sample_rate=sample_rate, bitrate=self.nominal_kbps * len(audio))
-        bits, codebook_size, codes = _inside(data)
+        bits, codebook_size, codes = _inside(data, codec.entropy_models)
         return Payload(data, bits, codes, codebook_size)
 
     def decode(self, data: bytes, original: Original) -> np.ndarray:
@@ -57,10 +61,10 @@ def _load(source: str, device: str) -> Any:
     return load_codec(source, device=device)
 
 
-def _inside(data: bytes) -> tuple[int, int, np.ndarray]:
+def _inside(data: bytes, entropy_models: Any) -> tuple[int, int, np.ndarray]:
     """The bits of a file that are codes, the size of a codebook, and the codes of all channels, (K, C · T)."""
     from codecplus.bitstream import unpack
 
-    header, codes = unpack(data)  # (C, K, T)
+    header, codes = unpack(data, entropy_models)  # (C, K, T)
     bits = min(codes.size * header.bits_per_code, 8 * len(data))  # an entropy coder may need fewer
     return bits, header.codebook_size, np.concatenate(list(codes), axis=-1)

@@ -7,6 +7,7 @@ caller says which data set it is; the model-index takes any name.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ def write_hub_files(results: Results, dataset_id: str | None = None) -> list[Pat
     import yaml
 
     dataset_id = dataset_id or results.summary["task"].get("dataset")
-    name, folders = _file_name(results.summary["task"]["name"]), []
+    name, folders = file_name(results.summary["task"]["name"]), []
     for codec, summary in results.summary["codecs"].items():
         if summary["anchor"]:
             continue
-        folder = results.path / "hub" / _file_name(codec)
+        folder = results.path / "hub" / file_name(codec)
         entries = eval_result_entries(results, codec, dataset_id) if dataset_id else []
         if entries:
             _write(folder / ".eval_results" / f"{name}.yaml", yaml.safe_dump(entries, sort_keys=False))
@@ -57,23 +58,31 @@ def eval_result_entries(results: Results, codec: str, dataset_id: str) -> list[d
 
 def model_index(results: Results, codec: str) -> list[dict[str, Any]]:
     """The same as the `model-index` of a model card's metadata."""
-    from huggingface_hub import EvalResult
     from huggingface_hub.repocard_data import eval_results_to_model_index
 
+    entries = eval_results(results, codec)
+    return eval_results_to_model_index(codec, entries) if entries else []
+
+
+def eval_results(results: Results, codec: str, only: Iterable[str] | None = None) -> list[Any]:
+    """The `EvalResult`s of a model card's metadata, one per domain and metric; of some domains `only`."""
+    from huggingface_hub import EvalResult
+
     task = results.summary["task"]
-    entries = [
+    return [
         EvalResult(
             task_type="audio-to-audio",
             dataset_type=task.get("dataset") or task["name"],
             dataset_name=f"{task['name']} ({domain})",
+            dataset_config=domain,  # without it all domains would become one entry, under the first one's name
             dataset_revision=task.get("revision"),
             metric_type=metric,
             metric_name=f"{results.summary['metrics'][metric]['title']} at {number(rate)} kbit/s",
             metric_value=round(float(entry["mean"]), 4),
         )
         for domain, metric, entry, rate in _values(results, codec)
+        if only is None or domain in only
     ]
-    return eval_results_to_model_index(codec, entries) if entries else []
 
 
 def card_section(results: Results, codec: str) -> str:
@@ -112,7 +121,8 @@ def _interval(entry: dict[str, Any]) -> str:
     return f"{number(entry['low'], 4)} to {number(entry['high'], 4)}"
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
+    """A name as the name of a file, without what a file system or a URL would stumble over."""
     return re.sub(r"[^A-Za-z0-9.@_-]+", "-", name).strip("-.") or "results"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from codecplus.errors import InputError
 from codecplus.eval.codecs.anchors import is_anchor
+from codecplus.eval.listening import as_metric, describe, read_listening
 from codecplus.eval.metrics import METRICS
 from codecplus.eval.results import ROWS, Results, Row, bit_rates, load_results, metric_by_file, write_json
 from codecplus.eval.statistics import Estimate, estimate
@@ -87,17 +88,22 @@ def _boards(group: list[Results], rank_by: str | None) -> list[dict[str, Any]]:
             details[name] = {
                 **results.costs[name], "latency_seconds": latency, "date": results.provenance["date"],
             }  # fmt: skip
+    people = {name: found for results in group for name, found in read_listening(results.path).items()}
     kinds = sorted({row.domain for group_rows in rows.values() for row in group_rows})
     boards = []
     for kind in kinds:
         of_kind = {name: [row for row in codec_rows if row.domain == kind] for name, codec_rows in rows.items()}
         primary = _primary(kind, of_kind, rank_by)
         entries = _entries(of_kind, details, primary)
+        for entry in entries:
+            heard = {name: found.conditions.get(entry["codec"]) for name, found in people.items()}
+            entry["metrics"] |= {name: as_metric(score) for name, score in heard.items() if score}
         task = group[-1].summary["task"]
         boards.append({
             "task": task["name"], "kind": kind, "clip_set": _clip_set(group[-1]), "primary": primary,
             "rule": RULE.format(metric=METRICS[primary].title), "clips": len(next(iter(of_kind.values()))),
-            "metrics": {n: m for results in group for n, m in results.summary["metrics"].items()},
+            "metrics": {name: describe(found) for name, found in people.items()}
+            | {n: m for results in group for n, m in results.summary["metrics"].items()},
             "licence": task.get("licence"), "entries": entries,
         })  # fmt: skip
     return boards

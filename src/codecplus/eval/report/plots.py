@@ -19,7 +19,7 @@ def write_plots(results: Results) -> list[str]:
     matplotlib.use("Agg")
     paths = []
     for name, metric in results.summary["metrics"].items():
-        panels = _panels(results, name)
+        panels = panels_of(results, name)
         if metric["higher_is_better"] is not None and panels:
             path = results.path / "plots" / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def write_plots(results: Results) -> list[str]:
     return paths
 
 
-def _panels(results: Results, metric: str) -> dict[str, dict[str, list[tuple]]]:
+def panels_of(results: Results, metric: str) -> dict[str, dict[str, list[tuple]]]:
     """domain -> family -> points (kbit/s per channel, mean, low, high); anchors have no rate."""
     from codecplus.eval.report.markdown import domains
 
@@ -49,24 +49,27 @@ def _draw(panels: dict[str, dict[str, list[tuple]]], metric: dict[str, Any]) -> 
 
     figure = Figure(figsize=(4.6 * len(panels), 3.6), layout="constrained")
     for axes, (domain, families) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for family, points in families.items():
-            if points[0][0] is None:
-                axes.axhline(points[0][1], linestyle=":", color="gray", linewidth=1)
-                axes.annotate(
-                    family, (0.01, points[0][1]), xycoords=("axes fraction", "data"), fontsize=7, color="gray"
-                )
-                continue
-            rates, means, lows, highs = zip(*sorted(points), strict=True)
-            below = [mean - (mean if low is None else low) for mean, low in zip(means, lows, strict=True)]
-            above = [(mean if high is None else high) - mean for mean, high in zip(means, highs, strict=True)]
-            axes.errorbar(rates, means, yerr=[below, above], marker="o", markersize=4, capsize=2, label=family)
-        axes.set_xscale("log", base=2)
-        low, high = axes.get_xlim()
-        axes.set_xticks([rate for rate in _TICKS if low <= rate <= high], minor=False)
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_title(domain, fontsize=10)
-        axes.set_xlabel("payload, kbit/s per channel")
-        axes.set_ylabel(metric["title"] + (f", {metric['unit']}" if metric["unit"] else ""))
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8)
+        draw_panel(axes, families, metric, title=domain)
     return figure
+
+
+def draw_panel(axes: Any, families: dict[str, list[tuple]], metric: dict[str, Any], title: str) -> None:
+    """Draw one domain's lines, as of `panels_of`, into matplotlib axes."""
+    for family, points in families.items():
+        if points[0][0] is None:
+            axes.axhline(points[0][1], linestyle=":", color="gray", linewidth=1)
+            axes.annotate(family, (0.01, points[0][1]), xycoords=("axes fraction", "data"), fontsize=7, color="gray")
+            continue
+        rates, means, lows, highs = zip(*sorted(points), strict=True)
+        below = [mean - (mean if low is None else low) for mean, low in zip(means, lows, strict=True)]
+        above = [(mean if high is None else high) - mean for mean, high in zip(means, highs, strict=True)]
+        axes.errorbar(rates, means, yerr=[below, above], marker="o", markersize=4, capsize=2, label=family)
+    axes.set_xscale("log", base=2)
+    low, high = axes.get_xlim()
+    axes.set_xticks([rate for rate in _TICKS if low <= rate <= high], minor=False)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel("payload, kbit/s per channel")
+    axes.set_ylabel(metric["title"] + (f", {metric['unit']}" if metric["unit"] else ""))
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)

@@ -10,12 +10,8 @@ from pathlib import Path
 
 from codecplus.errors import FileFormatError, InputError
 from codecplus.eval.tasks.clips import Clip, Problem, SegmentPolicy, read_clips
+from codecplus.recordings import SUFFIXES
 
-# Formats that soundfile cannot read are listed too: they are reported, not overlooked.
-SUFFIXES = {
-    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".rf64",
-    ".m4a", ".aac", ".wma",
-}  # fmt: skip
 MANIFEST = "MANIFEST.csv"
 
 

@@ -1,0 +1,92 @@
+"""The demo Space of codecplus. `python app.py` runs it anywhere; nothing needs an account or a GPU."""
+
+import atexit
+import os
+import threading
+
+import gradio as gr
+from gradio.themes import Base
+from space import compare_tab, leaderboard_tab, listening_tab, live, live_tab, settings, try_tab
+from space.coding import checkpoint
+from space.listening import Definition, ListeningTest
+from space.shelf import Shelf
+from starlette.routing import Route, WebSocketRoute
+
+HEAD = "".join(
+    f"<script>{(settings.FOLDER / 'static' / name).read_text(encoding='utf-8')}</script>"
+    for name in ("player.js", "listening.js", "live.js", "plot.js", "table.js")
+)
+THEME = Base(
+    primary_hue="teal",
+    secondary_hue="teal",
+    neutral_hue="slate",
+    # Fonts of the visitor's own system: nothing is loaded from elsewhere.
+    font=["ui-sans-serif", "system-ui", "sans-serif"],
+    font_mono=["ui-monospace", "monospace"],
+)
+TITLE = "codecplus: hear a neural codec"
+
+
+def build(shelf: Shelf, test: ListeningTest) -> gr.Blocks:
+    """The page: a tab for each thing to do."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, settings.KEEP_SECONDS)) as page:
+        gr.HTML(
+            "<header class='cp-head'><h1>codecplus</h1><p>DAC, the Descript Audio Codec: audio in a few kilobits per "
+            "second. Hear it, measure it, and judge it against others.</p></header>",
+            apply_default_css=False,
+        )
+        with gr.Tabs(overflow_behavior="wrap"):
+            with gr.Tab("Try it", id="try"):
+                try_tab.build(shelf)
+            with gr.Tab("Live", id="live"):
+                live_tab.build(shelf)
+            with gr.Tab("Compare", id="compare"):
+                compare_tab.build(shelf)
+            with gr.Tab("Listening test", id="listening"):
+                listening_tab.build(test)
+            with gr.Tab("Leaderboard", id="leaderboard"):
+                leaderboard_tab.build(test, page)
+    return page.queue(max_size=settings.MAX_QUEUE, default_concurrency_limit=2)
+
+
+def launch(**options):
+    """Start the app: gr.Blocks.launch with theme, limits and the routes that the pages use. Returns the page."""
+    shelf = Shelf()
+    atexit.register(shelf.close)
+    test = ListeningTest(Definition.read(settings.LISTENING_TEST), shelf, settings.RATINGS)
+    page = build(shelf, test)
+    threading.Thread(target=_warm, args=(test,), daemon=True).start()
+    routes = [
+        Route("/shelf/{name}", shelf.serve),
+        WebSocketRoute("/live-socket", live.serve),
+    ]
+    page.launch(
+        theme=THEME,
+        css_paths=settings.FOLDER / "static" / "style.css",
+        head=HEAD,
+        max_file_size=settings.MAX_UPLOAD,
+        app_kwargs={"routes": routes},
+        footer_links=["api", "settings"],
+        ssr_mode=False,  # the routes are this server's
+        **options,
+    )
+    return page
+
+
+def _warm(test: ListeningTest) -> None:
+    """What the first visitor would wait for: weights, the scorer's process, the stimuli of the listening test."""
+    import numpy as np
+
+    from codecplus.eval import score
+
+    for name in settings.CHECKPOINTS:
+        checkpoint(name).compress(np.zeros(4000, np.float32))
+    noise = np.random.default_rng(0).standard_normal(16000).astype(np.float32) * 0.1
+    score(noise, noise, 16000, ["pesq_wb", "stoi"])
+    test.prepare()
+
+
+if __name__ == "__main__":
+    # matplotlib needs a folder for its fonts even where the home is read-only
+    os.environ.setdefault("MPLCONFIGDIR", str(settings.RATINGS / "matplotlib"))
+    launch()

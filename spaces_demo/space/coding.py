@@ -1,0 +1,268 @@
+"""Clips through codecs: what the visitor gave is checked, coded, scored and levelled. Knows nothing of pages."""
+
+import functools
+import hashlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codecplus import Codec, load_codec
+from codecplus.bitstream import Reader
+from codecplus.errors import CodecPlusError, FileFormatError, InputError, ModelMismatchError
+from codecplus.eval import score
+from codecplus.eval.codecs import Original, resolve_codecs
+from codecplus.utils import AudioFileReader
+
+from .settings import CHECKPOINTS, MAX_CHANNELS, MAX_RATE, MAX_SECONDS, MAX_UPLOAD
+
+METRICS = ("pesq_wb", "stoi", "si_sdr")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Audio (C, S) float32 that is fit to be coded here."""
+
+    audio: np.ndarray = field(repr=False)
+    sample_rate: int
+    digest: str  # of the samples
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds."""
+        return self.audio.shape[-1] / self.sample_rate
+
+    @property
+    def pcm_bytes(self) -> int:
+        """Size as 16-bit PCM."""
+        return 2 * self.audio.size
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A clip that went through a codec."""
+
+    codec: str
+    size: int  # bytes of the file
+    kbps: float  # measured, all channels together: of our whole file, else of the packets without Ogg and the like
+    audio: np.ndarray = field(repr=False)  # (C, S), as the clip
+    data: bytes = field(repr=False)
+    encode_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+
+def read_clip(path: str | Path | None) -> Clip:
+    """Read what a visitor gave; one sentence as InputError or FileFormatError if it cannot be used here."""
+    if not path:
+        raise InputError("There is no clip yet: pick one, upload one or record one.")
+    path = Path(path)
+    if path.is_file() and path.stat().st_size > MAX_UPLOAD:
+        raise InputError(f"Expected a file of at most {MAX_UPLOAD >> 20} MB, got {path.stat().st_size >> 20} MB.")
+    try:
+        with AudioFileReader(path) as reader:
+            seconds = reader.num_samples / reader.sample_rate
+            if seconds > MAX_SECONDS:
+                raise InputError(
+                    f"Expected at most {MAX_SECONDS} s of audio, got {_duration(seconds)}; cut it, or use "
+                    "`codecplus encode`, which takes any length."
+                )
+            if reader.channels > MAX_CHANNELS or reader.sample_rate > MAX_RATE:
+                raise InputError(
+                    f"Expected mono or stereo at up to {MAX_RATE} Hz, got {reader.channels} channels at "
+                    f"{reader.sample_rate} Hz."
+                )
+            if seconds < 0.1:
+                raise InputError(f"Expected at least 0.1 s of audio, got {seconds:.3f} s.")
+            audio = np.concatenate(list(reader.blocks()), axis=-1)
+    except CodecPlusError as error:
+        # The server's folders are nobody's business.
+        raise type(error)(str(error).replace(str(path), "The file")) from None
+    digest = hashlib.sha256(f"{audio.shape} {reader.sample_rate} ".encode() + audio.tobytes()).hexdigest()
+    return Clip(audio, reader.sample_rate, digest)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds:.0f} s"
+
+
+# ---- codecs
+
+
+@functools.cache
+def device() -> str:
+    """CUDA where there is some, also on ZeroGPU, which lends it to the functions marked by `on_gpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def on_gpu(function: Callable) -> Callable:
+    """Mark a function that wants ZeroGPU's GPU; elsewhere it stays as it is."""
+    try:
+        import spaces  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return function
+    return spaces.GPU(function)
+
+
+@functools.cache
+def checkpoint(name: str) -> Codec:
+    """A codec of the demo, loaded once.
+
+    Raises InputError for any other: visitors cannot make the server load what they like.
+    """
+    if name not in CHECKPOINTS:
+        raise InputError(f"There is no checkpoint {name!r} here; there are {', '.join(map(title, CHECKPOINTS))}.")
+    return load_codec(name, device=device())
+
+
+def title(name: str) -> str:
+    """A checkpoint's name for people: of a folder its last part, for the server's folders are nobody's business."""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def rates(name: str) -> list[float]:
+    """Rates of a checkpoint in kbit/s per channel."""
+    return checkpoint(name).bitrates
+
+
+class _Recent:
+    """The last results, so that going back and forth costs nothing; what is being computed is computed once."""
+
+    def __init__(self, count: int):
+        self.count = count
+        self._values: OrderedDict[Any, Any] = OrderedDict()
+        self._locks: dict[Any, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: Any, make: Callable[[], Any]) -> Any:
+        """The value of a key, made now if it is not known."""
+        with self._lock:
+            lock = self._locks.setdefault(key, threading.Lock())
+        with lock:
+            with self._lock:
+                if key in self._values:
+                    self._values.move_to_end(key)
+                    return self._values[key]
+            try:
+                value = make()
+            except BaseException:
+                with self._lock:
+                    self._locks.pop(key, None)
+                raise
+            with self._lock:
+                self._values[key] = value
+                while len(self._values) > self.count:
+                    old, _ = self._values.popitem(last=False)
+                    self._locks.pop(old, None)
+            return value
+
+
+_compressed, _decoded, _scores = _Recent(128), _Recent(24), _Recent(512)
+
+
+def compress(clip: Clip, name: str, kbps: float) -> bytes:
+    """The `.dacp` file of a clip at the nearest rate, in kbit/s per channel."""
+    codec, channels = checkpoint(name), len(clip.audio)
+    books = codec.n_quantizers_for(kbps * channels, channels)
+    return _compressed.get((clip.digest, name, books), lambda: _compress(name, clip, books))
+
+
+@on_gpu
+def _compress(name: str, clip: Clip, books: int) -> bytes:
+    audio = clip.audio[0] if len(clip.audio) == 1 else clip.audio
+    return checkpoint(name).compress(audio, sample_rate=clip.sample_rate, n_quantizers=books)
+
+
+@on_gpu
+def _decompress(name: str, data: bytes) -> np.ndarray:
+    return np.atleast_2d(checkpoint(name).decompress(data))
+
+
+def round_trip(clip: Clip, name: str, kbps: float) -> Coded:
+    """A clip through a checkpoint of the demo, by way of its file."""
+    start = time.perf_counter()
+    data = compress(clip, name, kbps)
+    middle = time.perf_counter()
+    key = hashlib.sha256(data).hexdigest(), name
+    audio = _decoded.get(key, lambda: _decompress(name, data))
+    spent = middle - start, time.perf_counter() - middle
+    return Coded(title(name), len(data), len(data) * 8 / clip.seconds / 1000, audio, data, *spent)
+
+
+HARNESS = ("opus", "opus-vbr", "mp3", "aac")
+
+
+def any_codec(clip: Clip, name: str, kbps: float) -> Coded:
+    """A clip through a checkpoint or another codec of the harness, at a rate in kbit/s per channel."""
+    if name in CHECKPOINTS:
+        reachable = rates(name)
+        return round_trip(clip, name, min(max(kbps, reachable[0]), reachable[-1]))
+    if name not in HARNESS:
+        raise InputError(f"There is no codec {name!r} here; there are {', '.join([*CHECKPOINTS, *HARNESS])}.")
+    codec = resolve_codecs([name], [round(kbps, 2)])[-1]
+    return _decoded.get((clip.digest, codec.name), lambda: _code(name, codec, clip))
+
+
+def _code(name: str, codec: Any, clip: Clip) -> Coded:
+    channels, samples = clip.audio.shape
+    start = time.perf_counter()
+    payload = codec.encode(clip.audio, clip.sample_rate)
+    middle = time.perf_counter()
+    audio = codec.decode(payload.data, Original(channels, samples, clip.sample_rate))
+    return Coded(name, len(payload.data), payload.bits / clip.seconds / 1000, audio, payload.data, middle - start,
+                 time.perf_counter() - middle)  # fmt: skip
+
+
+def decode_file(path: str | Path | None) -> tuple[np.ndarray, int, dict[str, Any]]:
+    """Audio (C, S) of an uploaded `.dacp`, its rate, and what the file says of itself.
+
+    Raises InputError or FileFormatError with one sentence for a file that is none, too long, or of another model.
+    """
+    if not path:
+        raise InputError("There is no file yet: upload a .dacp.")
+    path = Path(path)
+    if path.stat().st_size > MAX_UPLOAD:
+        raise InputError(f"Expected a file of at most {MAX_UPLOAD >> 20} MB, got {path.stat().st_size >> 20} MB.")
+    data = path.read_bytes()
+    if not data:
+        raise FileFormatError("Expected a .dacp file, got an empty one.")
+    with open(path, "rb") as file:
+        header = Reader(file).header
+    seconds = header.num_samples / header.original_sample_rate
+    if seconds > MAX_SECONDS or header.channels > MAX_CHANNELS or header.original_sample_rate > MAX_RATE:
+        raise InputError(
+            f"Expected at most {MAX_SECONDS} s of mono or stereo, got {_duration(seconds)} of {header.channels} "
+            "channels; use `codecplus decode`, which takes any length."
+        )
+    for name in CHECKPOINTS:
+        try:
+            audio = _decompress(name, data)
+        except ModelMismatchError:
+            continue
+        about = {
+            "checkpoint": title(name), "seconds": round(seconds, 3), "channels": header.channels,
+            "sample_rate": header.original_sample_rate, "codebooks": header.num_codebooks, "bytes": len(data),
+            "kbit/s": round(len(data) * 8 / max(seconds, 1e-9) / 1000, 3),
+        }  # fmt: skip
+        return audio, header.original_sample_rate, about
+    raise ModelMismatchError(f"Another model made this file; here are {', '.join(map(title, CHECKPOINTS))}.")
+
+
+def figures(clip: Clip, coded: Coded) -> dict[str, Any]:
+    """What was measured of a clip that went through a codec; a score that is not there is None, with its reason."""
+    key = clip.digest, hashlib.sha256(coded.audio.tobytes()).hexdigest()
+    found = _scores.get(key, lambda: score(clip.audio, coded.audio, clip.sample_rate, METRICS))
+    return {
+        "codec": coded.codec,
+        "bytes": coded.size,
+        "kbps": round(coded.kbps, 3),
+        "smaller": round(clip.pcm_bytes / coded.size, 1),
+        **{name: None if found[name].value is None else round(float(found[name].value), 3) for name in METRICS},
+        "reasons": {name: found[name].reason for name in METRICS if found[name].value is None},
+    }

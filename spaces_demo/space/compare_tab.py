@@ -1,0 +1,78 @@
+"""Compare: any two codecs of the harness on one clip, blind if wished."""
+
+import random
+from typing import Any
+
+import gradio as gr
+
+from codecplus.eval.stimuli import match_loudness
+
+from . import coding
+from .parts import AT_A_TIME, BUSY, CLIPS, chosen_clip, in_a_sentence, shelve, table, tracks
+from .settings import CHECKPOINTS
+from .shelf import Shelf
+
+_VERDICTS = {"X": "You preferred X", "Y": "You preferred Y", "neither": "You heard no difference"}
+
+
+def build(shelf: Shelf) -> None:
+    """Put the tab together."""
+    codecs = [(coding.title(name), name) for name in (*CHECKPOINTS, *coding.HARNESS)]
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=4, min_width=320):
+            bundled = gr.Radio(list(CLIPS), value=next(iter(CLIPS)), label="Clip", elem_id="compare-clip")
+            own = gr.Audio(sources=["upload", "microphone"], type="filepath", label="or your own", buttons=[])
+            with gr.Row():
+                left = gr.Dropdown(codecs, value=CHECKPOINTS[0], label="One codec", min_width=140, elem_id="left")
+                left_kbps = gr.Number(6, minimum=0.5, maximum=256, label="kbit/s per channel", min_width=110)
+            with gr.Row():
+                right = gr.Dropdown(codecs, value="opus", label="The other", min_width=140, elem_id="right")
+                right_kbps = gr.Number(6, minimum=0.5, maximum=256, label="kbit/s per channel", min_width=110)
+            blind = gr.Checkbox(True, label="Blind: hide which is which until you have chosen", elem_id="blind")
+            go = gr.Button("Compare", variant="primary", elem_id="compare")
+        with gr.Column(scale=7, min_width=320):
+            player = tracks("Press “Compare”: the reference and both codecs, at one loudness.", "compare-player")
+            with gr.Row(visible=False, elem_id="votes") as votes:
+                vote_x = gr.Button("I prefer X", elem_id="vote-x")
+                vote_none = gr.Button("No difference")
+                vote_y = gr.Button("I prefer Y")
+            verdict = gr.HTML("", elem_id="verdict", apply_default_css=False)
+            answer = gr.State()
+
+    @in_a_sentence
+    def run(bundled: str, own: str | None, left: str, left_kbps: float, right: str, right_kbps: float, blind: bool):
+        clip = coding.read_clip(chosen_clip(bundled, own))
+        pair = [coding.any_codec(clip, left, left_kbps), coding.any_codec(clip, right, right_kbps)]
+        if blind:
+            random.SystemRandom().shuffle(pair)
+        signals = {"Reference": clip.audio, "X": pair[0].audio, "Y": pair[1].audio}
+        names = {"Reference": ("Reference", ""), "X": ("X", ""), "Y": ("Y", "")}
+        if not blind:
+            names |= {key: (coded.codec, f"{coded.kbps:.2f} kbit/s") for key, coded in zip("XY", pair, strict=True)}
+        shown = [
+            {
+                "label": names[key][0],
+                "note": names[key][1],
+                "url": shelve(shelf, audio, clip.sample_rate, "clip.wav")[0],
+            }
+            for key, audio in match_loudness(signals, clip.sample_rate).items()
+        ]
+        measured = [coding.figures(clip, coded) for coded in pair]
+        said = "" if blind else table(measured)
+        return {"tracks": shown}, gr.Row(visible=blind), said, measured if blind else None
+
+    def reveal(choice: str, measured: list[dict[str, Any]] | None) -> tuple:
+        if not measured:
+            raise gr.Error("There is nothing to reveal: compare two codecs blind first.", print_exception=False)
+        named = [{**row, "codec": f"{letter}: {row['codec']}"} for letter, row in zip("XY", measured, strict=True)]
+        return f"<p class='cp-size'><b>{_VERDICTS[choice]}</b>.</p>{table(named)}", gr.Row(visible=False), None
+
+    go.click(
+        run, [bundled, own, left, left_kbps, right, right_kbps, blind], [player, votes, verdict, answer],
+        api_name="compare", concurrency_id=BUSY, concurrency_limit=AT_A_TIME,
+    )  # fmt: skip
+    for button, choice in ((vote_x, "X"), (vote_none, "neither"), (vote_y, "Y")):
+        button.click(
+            lambda measured, choice=choice: reveal(choice, measured), answer, [verdict, votes, answer],
+            api_name=f"reveal_{choice.lower()}", queue=False,
+        )  # fmt: skip

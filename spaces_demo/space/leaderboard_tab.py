@@ -1,0 +1,165 @@
+"""Leaderboard: what `codecplus leaderboard --json` wrote, sortable and drawn, with what listeners said here."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.events import api
+
+from codecplus.errors import FileFormatError, InputError
+from codecplus.eval.listening import as_metric, describe
+
+from .listening import ListeningTest
+from .parts import in_a_sentence
+from .settings import LEADERBOARD, MAX_UPLOAD
+
+_HOW = (
+    "There is no leaderboard here yet. Make one, and open it with the button below or put it beside `app.py`:\n\n"
+    "```\ncodecplus eval --codec dac-16khz-live --codec opus --bitrate 3 6 --data recordings/ --out results/\n"
+    "codecplus leaderboard results/ --json leaderboard.json\n```"
+)
+
+
+def read_board(path: str | Path) -> dict[str, Any]:
+    """Read the JSON of `codecplus leaderboard`; one sentence if it is none."""
+    path = Path(path)
+    if path.stat().st_size > MAX_UPLOAD:
+        raise InputError(f"Expected a leaderboard of at most {MAX_UPLOAD >> 20} MB.")
+    try:
+        board = json.loads(path.read_text(encoding="utf-8"))
+        if board["schema"] != 1:
+            raise FileFormatError("Expected a leaderboard of schema 1; write it with this version of codecplus.")
+        for part in board["boards"]:
+            _ = [(part[key], part["kind"]) for key in ("task", "metrics", "entries", "primary", "rule")]
+            for entry in part["entries"]:
+                _ = float(entry["payload_kbps"] or 0), entry["codec"], entry["rank"], dict(entry["metrics"])
+        return board
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, FileFormatError):
+            raise
+        raise FileFormatError(
+            "This is no leaderboard; expected the JSON that `codecplus leaderboard --json` writes."
+        ) from error
+
+
+def with_listeners(board: dict[str, Any], test: ListeningTest) -> dict[str, Any]:
+    """The board with the means of the listening test here, where a codec of that name is in it."""
+    from codecplus.eval.listening import analyse
+
+    found = analyse(test.store.all())
+    boards = []
+    for part in board["boards"]:
+        entries = []
+        for entry in part["entries"]:
+            heard = {name: result.conditions.get(entry["codec"]) for name, result in found.items()}
+            said = {name: as_metric(score) for name, score in heard.items() if score}
+            entries.append({**entry, "metrics": {**entry["metrics"], **said}})
+        metrics = {**{name: describe(result) for name, result in found.items()}, **part["metrics"]}
+        boards.append({**part, "entries": entries, "metrics": metrics})
+    return {**board, "boards": boards}
+
+
+def titles(part: dict[str, Any]) -> dict[str, str]:
+    """Metrics of which a board has values, with their titles."""
+    present = {name for entry in part["entries"] for name in entry["metrics"]}
+    return {name: about["title"] for name, about in part["metrics"].items() if name in present}
+
+
+def cells(part: dict[str, Any]) -> dict[str, Any]:
+    """One board as the table takes it: columns, and rows of values with their intervals."""
+    arrows = {True: "↑", False: "↓", None: ""}
+    columns = [{"title": title, "better": ""} for title in ("codec", "rank", "kbit/s", "failures")]
+    for name, title in titles(part).items():
+        about = part["metrics"][name]
+        unit = f", {about['unit']}" if about.get("unit") else ""
+        columns.append({"title": f"{title}{unit}", "better": arrows[about.get("higher_is_better")]})
+    columns.append({"title": "latency, ms", "better": "↓"})
+    rows = []
+    for entry in part["entries"]:
+        found = [entry["metrics"].get(name, {}) for name in titles(part)]
+        latency = entry.get("latency_seconds")
+        values = [entry["codec"], entry["rank"], entry["payload_kbps"], entry.get("failures")]
+        row = [{"value": value} for value in values]
+        row += [{"value": score.get("mean"), "low": score.get("low"), "high": score.get("high")} for score in found]
+        row.append({"value": None if latency is None else 1000 * latency})
+        rows.append({"anchor": bool(entry.get("anchor")), "cells": row})
+    return {"columns": columns, "rows": rows}
+
+
+def curve(part: dict[str, Any], metric: str) -> dict[str, Any]:
+    """Rate and distortion of the codecs of a board, anchors left out, as the plot takes it."""
+    points = [
+        {"codec": entry["codec"].split("@")[0], "kbps": entry.get("payload_kbps_per_channel") or entry["payload_kbps"],
+         **{key: entry["metrics"][metric].get(key) for key in ("mean", "low", "high")}}
+        for entry in part["entries"]
+        if not entry.get("anchor") and metric in entry["metrics"] and entry["payload_kbps"]
+    ]  # fmt: skip
+    about = part["metrics"][metric]
+    better = {True: "higher", False: "lower"}.get(about.get("higher_is_better"), "")
+    return {"title": about["title"], "better": better, "points": points}
+
+
+def build(test: ListeningTest, page: gr.Blocks) -> None:
+    """Put the tab together."""
+    empty = gr.Markdown(_HOW, visible=False)
+    with gr.Row():
+        which = gr.Dropdown([], label="Data", elem_id="board", min_width=180)
+        metric = gr.Dropdown([], label="Plot", elem_id="metric", min_width=180)
+    plot = gr.HTML(
+        value={}, html_template='<div class="cp-root cp-plot"></div>',
+        js_on_load="window.codecplus.plot(element, props, watch);", apply_default_css=False, elem_id="plot",
+    )  # fmt: skip
+    board_table = gr.HTML(
+        value={}, html_template='<div class="cp-root"></div>',
+        js_on_load="window.codecplus.table(element, props, watch);", apply_default_css=False, elem_id="table",
+    )  # fmt: skip
+    rule = gr.Markdown("", elem_classes="cp-note", elem_id="rule")
+    with gr.Row():
+        refresh = gr.Button("Refresh", size="sm", elem_id="refresh")
+        own = gr.UploadButton("Open your own leaderboard.json", file_types=[".json"], size="sm", elem_id="own-board")
+    opened = gr.State(None)
+
+    def load(path: str | None) -> dict[str, Any] | None:
+        if path:
+            return read_board(path)
+        return read_board(LEADERBOARD) if LEADERBOARD.is_file() else None
+
+    @in_a_sentence
+    def show(opened: str | None, which: str | None, metric: str | None) -> tuple:
+        board = load(opened)
+        if board is None or not board["boards"]:
+            nothing = gr.Dropdown(choices=[], value=None, visible=False)
+            return gr.Markdown(visible=True), nothing, nothing, {}, {}, ""
+        board = with_listeners(board, test)
+        names = [f"{part['task']}: {part['kind']}" for part in board["boards"]]
+        part = board["boards"][names.index(which) if which in names else 0]
+        known = titles(part)
+        chosen = metric if metric in known else part["primary"] if part["primary"] in known else next(iter(known), None)
+        return (
+            gr.Markdown(visible=False),
+            gr.Dropdown(choices=names, value=which if which in names else names[0], visible=True),
+            gr.Dropdown(choices=[(title, name) for name, title in known.items()], value=chosen, visible=True),
+            curve(part, chosen) if chosen else {},
+            cells(part),
+            f"{part.get('clips', 0)} clips. {part['rule']}",
+        )
+
+    @in_a_sentence
+    def open_own(path: str) -> str:
+        read_board(path)
+        return path
+
+    @in_a_sentence
+    def leaderboard() -> dict:
+        """The leaderboard as data, with what listeners said here."""
+        board = load(None)
+        return with_listeners(board, test) if board else {"schema": 1, "boards": []}
+
+    outputs: list[Any] = [empty, which, metric, plot, board_table, rule]
+    given: list[Any] = [opened, which, metric]
+    quiet: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 8, "show_progress": "hidden"}
+    gr.on([refresh.click, which.input, metric.input], show, given, outputs, **quiet)
+    own.upload(open_own, own, opened, api_visibility="private").then(show, given, outputs, **quiet)
+    page.load(show, given, outputs, **quiet)
+    api(leaderboard, api_name="leaderboard", concurrency_limit=8)

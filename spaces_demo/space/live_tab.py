@@ -1,0 +1,67 @@
+"""Live: the microphone through the streaming codec, with the latency that is really there."""
+
+from typing import Any
+
+import gradio as gr
+
+from . import coding, live
+from .parts import AT_A_TIME, BUSY, CLIPS, chosen_clip, in_a_sentence, shelve, tracks
+from .settings import CHECKPOINTS, MAX_LIVE_CALLS, MAX_LIVE_SECONDS
+from .shelf import Shelf
+
+
+def build(shelf: Shelf) -> None:
+    """Put the tab together."""
+    names = sorted(CHECKPOINTS, key=lambda name: coding.checkpoint(name).latency)
+    first = coding.checkpoint(names[0])
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=4, min_width=320):
+            name = gr.Radio(
+                [(coding.title(n), n) for n in names], value=names[0], label="Checkpoint", elem_id="live-checkpoint"
+            )
+            rates = first.bitrates
+            kbps = gr.Slider(
+                round(rates[0], 2), round(rates[-1], 2), value=round(rates[-1], 2), step=0.01,
+                label="Bitrate, kbit/s", elem_id="live-bitrate",
+            )  # fmt: skip
+            gr.Markdown(
+                f"What you say is encoded in pieces of 20 ms, decoded, and played to you. Nothing is kept. Up to "
+                f"{MAX_LIVE_SECONDS} s a call and {MAX_LIVE_CALLS} calls at a time.",
+                elem_classes="cp-note",
+            )
+        with gr.Column(scale=7, min_width=320):
+            line = gr.HTML(
+                value="", html_template='<div class="cp-root cp-live"></div>',
+                js_on_load="window.codecplus.live(element, props, watch);", apply_default_css=False, elem_id="live",
+                checkpoint=names[0], kbps=rates[-1], rate=first.model_sample_rate,
+                clip=shelf.put(CLIPS["Speech"], keep=True),
+            )  # fmt: skip
+    with gr.Accordion("Without a microphone: what computing takes on this server", open=False):
+        with gr.Row():
+            bundled = gr.Radio(list(CLIPS), value="Speech", label="Clip")
+            own = gr.Audio(sources=["upload"], type="filepath", label="or your own", buttons=[])
+        button = gr.Button("Stream it in packets of 20 ms", elem_id="live-measure")
+        player = tracks("", "live-player")
+        measured = gr.JSON(label="Measured", elem_id="live-measured")
+
+    def settings(name: str, kbps: float) -> gr.HTML:
+        codec = coding.checkpoint(name)
+        return gr.HTML(checkpoint=name, kbps=kbps, rate=codec.model_sample_rate)
+
+    @in_a_sentence
+    def new_checkpoint(name: str) -> tuple:
+        rates = [round(rate, 2) for rate in coding.rates(name)]
+        return gr.Slider(rates[0], rates[-1], value=rates[-1]), settings(name, rates[-1])
+
+    @in_a_sentence
+    def measure(bundled: str, own: str | None, name: str, kbps: float) -> tuple[dict, dict[str, Any]]:
+        clip = coding.read_clip(chosen_clip(bundled, own))
+        audio, rate, found = live.measure(clip, name, min(kbps, coding.rates(name)[-1]))
+        url, _ = shelve(shelf, audio[None], rate, "streamed.wav")
+        return {"tracks": [{"label": "Streamed", "note": f"{found['kbps']:.2f} kbit/s", "url": url}]}, found
+
+    name.change(new_checkpoint, name, [kbps, line], api_visibility="private", queue=False, show_progress="hidden")
+    kbps.release(in_a_sentence(settings), [name, kbps], line, api_visibility="private", queue=False,
+                 show_progress="hidden")  # fmt: skip
+    button.click(measure, [bundled, own, name, kbps], [player, measured], api_name="stream",
+                 concurrency_id=BUSY, concurrency_limit=AT_A_TIME)  # fmt: skip

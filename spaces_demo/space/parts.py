@@ -1,0 +1,101 @@
+"""What the tabs share: sentences instead of stack traces, bundled clips, the player, numbers as people read them."""
+
+import functools
+import html
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from codecplus.demo import BUNDLED_CLIP
+from codecplus.errors import CodecPlusError
+
+from .settings import FOLDER
+from .shelf import Shelf
+
+CLIPS = {
+    "Speech into music": BUNDLED_CLIP,
+    "Speech": FOLDER / "clips" / "speech.flac",
+    "Strings": FOLDER / "clips" / "strings.flac",
+    "Percussion": FOLDER / "clips" / "percussion.flac",
+}
+BUSY = "codec"  # actions that compute share this many-at-a-time group
+AT_A_TIME = 2
+
+
+def in_a_sentence(function: Callable) -> Callable:
+    """Show what a visitor did wrong as one sentence."""
+
+    @functools.wraps(function)
+    def wrapped(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except CodecPlusError as error:
+            raise gr.Error(html.escape(str(error), quote=False), duration=12, print_exception=False) from error
+
+    return wrapped
+
+
+def chosen_clip(bundled: str | None, own: str | None) -> str | None:
+    """The path of the visitor's own clip, else of the bundled one picked."""
+    if own:
+        return own
+    return str(CLIPS[bundled]) if bundled in CLIPS else None
+
+
+def tracks(empty: str, elem_id: str) -> gr.HTML:
+    """A player of several tracks: its value is {"tracks": [{"label", "note", "url"}]}."""
+    return gr.HTML(
+        value={"empty": empty},
+        html_template='<div class="cp-root cp-player"></div>',
+        js_on_load="window.codecplus.tracks(element, props, watch);",
+        apply_default_css=False,
+        elem_id=elem_id,
+        show_label=False,
+    )
+
+
+def shelve(shelf: Shelf, audio: Any, rate: int, name: str) -> tuple[str, Path]:
+    """Write audio (C, S) as 16-bit WAV, and put it on the shelf: its URL and its path."""
+    from codecplus.utils import save_audio
+
+    path = shelf.new(name)
+    save_audio(audio, path, rate)
+    return shelf.put(path), path
+
+
+def size_text(size: int) -> str:
+    """Bytes as people read them.
+
+    >>> size_text(5985)
+    '5.99 kB'
+    """
+    return f"{size} bytes" if size < 1000 else f"{size / 1000:.3g} kB" if size < 1e6 else f"{size / 1e6:.3g} MB"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Figures of several codecs, side by side."""
+    lines = [
+        ("File", lambda r: size_text(r["bytes"])),
+        ("Bitrate", lambda r: f"{r['kbps']:.2f} kbit/s"),
+        ("Smaller than 16-bit PCM", lambda r: f"{r['smaller']:.3g} ×"),
+        ("PESQ, wide band", lambda r: _score(r, "pesq_wb", 2)),
+        ("STOI", lambda r: _score(r, "stoi", 3)),
+        ("SI-SDR", lambda r: _score(r, "si_sdr", 1, " dB")),
+    ]
+    head = "".join(f"<th scope='col'>{html.escape(row['codec'])}</th>" for row in rows)
+    body = "".join(
+        f"<tr><th scope='row'>{title}</th>{''.join(f'<td>{show(row)}</td>' for row in rows)}</tr>"
+        for title, show in lines
+    )
+    reasons = {reason for row in rows for reason in row["reasons"].values()}
+    notes = "".join(f"<p class='cp-hint'>{html.escape(reason)}</p>" for reason in sorted(reasons))
+    return f"<table class='cp-table'><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
+
+
+def _score(row: dict[str, Any], name: str, digits: int, unit: str = "") -> str:
+    value = row[name]
+    return (
+        f"<span title='{html.escape(row['reasons'][name])}'>–</span>" if value is None else f"{value:.{digits}f}{unit}"
+    )

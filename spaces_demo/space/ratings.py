@@ -1,0 +1,101 @@
+"""Where ratings go: a SQLite file that is only ever added to, and a dataset on the Hub where there is one."""
+
+import json
+import os
+import sqlite3
+import threading
+import uuid
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from codecplus.eval.listening import Rating, load_ratings
+
+from .settings import RATINGS_DATASET
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS ratings (
+    id INTEGER PRIMARY KEY, time TEXT NOT NULL, test TEXT NOT NULL, method TEXT NOT NULL, rater TEXT NOT NULL,
+    item TEXT NOT NULL, condition TEXT NOT NULL, score REAL NOT NULL
+);
+CREATE TRIGGER IF NOT EXISTS ratings_stay BEFORE UPDATE ON ratings BEGIN
+    SELECT RAISE(ABORT, 'ratings are only added');
+END;
+CREATE TRIGGER IF NOT EXISTS ratings_remain BEFORE DELETE ON ratings BEGIN
+    SELECT RAISE(ABORT, 'ratings are only added');
+END;
+"""
+
+
+class RatingStore:
+    """Ratings of one test, by listeners of whom nothing is known but a random name.
+
+    Args:
+        folder: of `ratings.sqlite`, made if it is not there.
+        test: a name that changes when items or conditions do, so that tests are never mixed.
+        hub: a scheduler of commits to a dataset; ratings are also written into its folder, under its lock.
+    """
+
+    def __init__(self, folder: Path, test: str, hub: Any = None):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path, self.test, self.hub = folder / "ratings.sqlite", test, hub
+        self._lock = threading.Lock()
+        self._file = f"{test}-{uuid.uuid4().hex}.jsonl"  # of this process alone, so that replicas never collide
+        self._earlier = _download() if hub is not None else []
+        with self._connect() as database:
+            database.executescript(_TABLE)
+
+    def add(self, ratings: Iterable[Rating]) -> None:
+        """Add ratings, all or none."""
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        rows = [{"time": now, "test": self.test, **asdict(rating)} for rating in ratings]
+        with self._lock, self._connect() as database:
+            database.executemany(
+                "INSERT INTO ratings (time, test, method, rater, item, condition, score) "
+                "VALUES (:time, :test, :method, :rater, :item, :condition, :score)",
+                rows,
+            )
+        if self.hub is not None:
+            with self.hub.lock, (Path(self.hub.folder_path) / self._file).open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+
+    def all(self) -> list[Rating]:
+        """The ratings of this test so far, oldest first; those of earlier lives of the Space among them."""
+        with self._connect() as database:
+            rows = database.execute(
+                "SELECT method, rater, item, condition, score FROM ratings WHERE test = ? ORDER BY id", (self.test,)
+            ).fetchall()
+        return [*self._earlier_of_this_test(), *(Rating(*row) for row in rows)]
+
+    def _earlier_of_this_test(self) -> list[Rating]:
+        return [rating for path in self._earlier if path.name.startswith(self.test) for rating in load_ratings(path)]
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=30)
+
+
+def hub_scheduler(folder: Path) -> Any:
+    """A scheduler that commits new ratings every five minutes, on a Space that names a dataset; None elsewhere."""
+    if not (RATINGS_DATASET and os.environ.get("SPACE_ID") and os.environ.get("HF_TOKEN")):
+        return None
+    from huggingface_hub import CommitScheduler
+
+    waiting = folder / "to-commit"
+    waiting.mkdir(parents=True, exist_ok=True)
+    return CommitScheduler(
+        repo_id=RATINGS_DATASET, repo_type="dataset", folder_path=waiting, path_in_repo="data", every=5, private=True
+    )
+
+
+def _download() -> list[Path]:
+    """Ratings that were committed before this process began."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        local = snapshot_download(str(RATINGS_DATASET), repo_type="dataset", allow_patterns="data/*.jsonl")
+    except Exception as error:  # a Space without its past still takes ratings
+        print(f"earlier ratings could not be read: {error}")
+        return []
+    return sorted(Path(local).glob("data/*.jsonl"))

@@ -1,0 +1,31 @@
+"""What a host may set, and the limits that keep one visitor from spoiling it for the others."""
+
+import os
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parents[1]
+
+CHECKPOINTS = os.environ.get("CODECPLUS_CHECKPOINTS", "dac-44khz-small,dac-16khz-live").split(",")
+"""What the demo offers: embedded names, Hub ids or folders; the first is chosen."""
+
+LISTENING_TEST = Path(os.environ.get("CODECPLUS_LISTENING_TEST", FOLDER / "listening_test.json"))
+"""Items and conditions of the listening test."""
+
+RATINGS = Path(os.environ.get("CODECPLUS_RATINGS", "/data" if os.access("/data", os.W_OK) else "ratings"))
+"""Folder of the ratings; /data is the persistent storage of a Space."""
+
+RATINGS_DATASET = os.environ.get("CODECPLUS_RATINGS_DATASET")
+"""Dataset repository that ratings are committed to, with the token in HF_TOKEN; none: they stay in the folder."""
+
+LEADERBOARD = Path(os.environ.get("CODECPLUS_LEADERBOARD", FOLDER / "leaderboard.json"))
+"""What `codecplus leaderboard --json` wrote."""
+
+MAX_UPLOAD = 30 * 2**20  # bytes
+MAX_SECONDS = 60  # of a clip
+MAX_CHANNELS = 2
+MAX_RATE = 192_000  # Hz
+MAX_LIVE_SECONDS = 120  # of one live call
+MAX_LIVE_CALLS = 4  # at the same time
+MAX_QUEUE = 100  # waiting visitors; the next one is asked to come back
+KEEP_SECONDS = 3600  # how long results can be heard and downloaded
+KEEP_BYTES = 2 * 2**30

@@ -1,0 +1,142 @@
+"""Try it: a clip through a checkpoint, to be heard, seen, measured and taken away."""
+
+import html
+from typing import Any
+
+import gradio as gr
+from gradio.events import api
+
+from codecplus.eval.stimuli import match_loudness
+
+from . import coding
+from .parts import AT_A_TIME, BUSY, CLIPS, chosen_clip, in_a_sentence, shelve, size_text, table, tracks
+from .pictures import draw_spectrograms
+from .settings import CHECKPOINTS, MAX_SECONDS, MAX_UPLOAD
+from .shelf import Shelf
+
+
+def build(shelf: Shelf) -> None:
+    """Put the tab together."""
+    rates = coding.rates(CHECKPOINTS[0])
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=4, min_width=320):
+            bundled = gr.Radio(list(CLIPS), value=next(iter(CLIPS)), label="Clip", elem_id="clip")
+            own = gr.Audio(
+                sources=["upload", "microphone"], type="filepath", label="or your own", elem_id="own",
+                buttons=[], waveform_options=gr.WaveformOptions(show_recording_waveform=False),
+            )  # fmt: skip
+            gr.Markdown(
+                f"Up to {MAX_SECONDS} s and {MAX_UPLOAD >> 20} MB: WAV, FLAC, OGG, MP3.", elem_classes="cp-note"
+            )
+            name = gr.Radio(
+                [(coding.title(c), c) for c in CHECKPOINTS],
+                value=CHECKPOINTS[0],
+                label="Checkpoint",
+                elem_id="checkpoint",
+            )
+            kbps = gr.Slider(
+                round(rates[0], 2), round(rates[-1], 2), value=round(rates[-1], 2), step=0.01,
+                label="Bitrate, kbit/s per channel", elem_id="bitrate",
+            )  # fmt: skip
+            size = gr.HTML("", elem_id="size", apply_default_css=False)
+            encode = gr.Button("Encode and decode", variant="primary", elem_id="encode")
+            with gr.Accordion("Decode a .dacp file", open=False):
+                coded = gr.File(label=".dacp", file_types=[".dacp"], elem_id="coded", height=120)
+                decode = gr.Button("Decode", elem_id="decode")
+        with gr.Column(scale=7, min_width=320):
+            player = tracks("Press “Encode and decode”, and switch between the two while they play.", "player")
+            figures = gr.HTML("", elem_id="figures", apply_default_css=False)
+            with gr.Row():
+                dacp = gr.DownloadButton("Download .dacp", visible=False, size="sm", elem_id="download-dacp")
+                wav = gr.DownloadButton("Download WAV", visible=False, size="sm", elem_id="download-wav")
+            picture = gr.Image(
+                visible=False, show_label=False, interactive=False, container=False, buttons=["fullscreen"],
+                elem_id="picture",
+            )  # fmt: skip
+            data = gr.JSON(visible=False)
+
+    @in_a_sentence
+    def run(bundled: str, own: str | None, name: str, kbps: float) -> tuple:
+        clip = coding.read_clip(chosen_clip(bundled, own))
+        done = coding.round_trip(clip, name, min(kbps, coding.rates(name)[-1]))
+        opus = coding.any_codec(clip, "opus", round(done.kbps / len(clip.audio), 1))
+        measured = [coding.figures(clip, done), coding.figures(clip, opus)]
+        heard = match_loudness({"Original": clip.audio, "Decoded": done.audio, "Opus": opus.audio}, clip.sample_rate)
+        notes = {"Original": f"{size_text(clip.pcm_bytes)} PCM", "Decoded": f"{done.kbps:.2f} kbit/s",
+                 "Opus": f"{opus.kbps:.2f} kbit/s"}  # fmt: skip
+        shown = [
+            {"label": label, "note": notes[label], "url": shelve(shelf, audio, clip.sample_rate, "clip.wav")[0]}
+            for label, audio in heard.items()
+        ]
+        file = shelf.new("clip.dacp")
+        file.write_bytes(done.data)
+        _, decoded = shelve(shelf, done.audio, clip.sample_rate, "decoded.wav")
+        image = shelf.new("spectrograms.png")
+        draw_spectrograms(coding.checkpoint(name), clip.audio, done.audio, clip.sample_rate, image)
+        for path in (file, image):
+            shelf.put(path)
+        return (
+            {"tracks": shown, "chosen": 1}, table(measured), str(file), str(decoded), str(image),
+            {"codec": measured[0], "opus": measured[1], "size": _size(clip, done.data)}, _size_line(clip, done.data),
+        )  # fmt: skip
+
+    @in_a_sentence
+    def size_of(bundled: str, own: str | None, name: str, kbps: float) -> str:
+        clip = coding.read_clip(chosen_clip(bundled, own))
+        return _size_line(clip, coding.compress(clip, name, min(kbps, coding.rates(name)[-1])))
+
+    @in_a_sentence
+    def new_checkpoint(name: str) -> dict:
+        rates = [round(rate, 2) for rate in coding.rates(name)]
+        return gr.Slider(rates[0], rates[-1], value=rates[-1])  # pyright: ignore[reportReturnType]
+
+    @in_a_sentence
+    def decode_file(path: str | None) -> tuple:
+        audio, rate, about = coding.decode_file(path)
+        url, decoded = shelve(shelf, audio, rate, "decoded.wav")
+        note = f"{about['kbit/s']:.2f} kbit/s"
+        about_it = f"{about['checkpoint']}, {about['seconds']:.2f} s, {about['sample_rate']} Hz, {note}"
+        line = f"<p class='cp-size'>{html.escape(about_it)}</p>"
+        return {"tracks": [{"label": "Decoded", "note": note, "url": url}]}, line, None, str(decoded), None, about
+
+    def show(coded: bool) -> tuple:
+        return gr.DownloadButton(visible=coded), gr.DownloadButton(visible=True), gr.Image(visible=coded)
+
+    def checkpoints() -> dict:
+        """The checkpoints here, with their rates in kbit/s per channel."""
+        return {name: coding.rates(name) for name in CHECKPOINTS}
+
+    given: list[Any] = [bundled, own, name, kbps]
+    outputs: list[Any] = [player, figures, dacp, wav, picture, data]
+    work: dict[str, Any] = {"concurrency_id": BUSY, "concurrency_limit": AT_A_TIME}
+    # What scripts get are plain values; that something can be seen now is said in a second step.
+    encode.click(run, given, [*outputs, size], api_name="encode", **work).success(
+        lambda: show(True), None, [dacp, wav, picture], api_visibility="private", queue=False
+    )
+    decode.click(decode_file, coded, outputs, api_name="decode", **work).success(
+        lambda: show(False), None, [dacp, wav, picture], api_visibility="private", queue=False
+    )
+    api(checkpoints, api_name="checkpoints", queue=False)
+    bundled.input(lambda: None, None, own, api_visibility="private", queue=False).then(
+        size_of, given, size, api_visibility="private", show_progress="hidden", **work
+    )
+    gr.on(
+        [kbps.release, own.change], size_of, given, size, api_name="size", show_progress="hidden",
+        trigger_mode="always_last", **work,
+    )  # fmt: skip
+    name.change(new_checkpoint, name, kbps, api_visibility="private", queue=False, show_progress="hidden").then(
+        size_of, given, size, api_visibility="private", show_progress="hidden", **work
+    )
+
+
+def _size(clip: coding.Clip, data: bytes) -> dict[str, float]:
+    return {"bytes": len(data), "kbps": round(len(data) * 8 / clip.seconds / 1000, 3),
+            "smaller": round(clip.pcm_bytes / len(data), 1)}  # fmt: skip
+
+
+def _size_line(clip: coding.Clip, data: bytes) -> str:
+    found = _size(clip, data)
+    return (
+        f"<p class='cp-size'><b>{size_text(len(data))}</b> for {clip.seconds:.1f} s: {found['kbps']:.2f} kbit/s, "
+        f"{found['smaller']:.3g} times smaller than 16-bit PCM</p>"
+    )

@@ -1,0 +1,209 @@
+// Tracks of equal length that start together, of which one is heard: switching is instant and at the same position.
+window.codecplus = window.codecplus || {};
+(() => {
+  let shared = null;
+  const context = () => (shared ??= new (window.AudioContext || window.webkitAudioContext)());
+  const url = path => (window.gradio_config?.root ?? "").replace(/\/$/, "") + "/" + path;
+  const playing = new Set();
+
+  class Player {
+    constructor(onChange) {
+      this.onChange = onChange;
+      this.buffers = [];
+      this.chosen = 0;
+      this.position = 0; // seconds, while it stands still
+      this.sources = null;
+      this.loop = false;
+    }
+
+    async load(paths) {
+      this.stop();
+      this.position = 0;
+      this.buffers = await Promise.all(paths.map(async path => {
+        const answer = await fetch(url(path));
+        if (!answer.ok) throw new Error(await answer.text());
+        return context().decodeAudioData(await answer.arrayBuffer());
+      }));
+    }
+
+    get duration() { return Math.max(0, ...this.buffers.map(buffer => buffer.duration)); }
+
+    get now() {
+      if (!this.sources) return this.position;
+      const passed = Math.max(0, context().currentTime - this.started);
+      return this.loop ? passed % this.duration : Math.min(passed, this.duration);
+    }
+
+    async play() {
+      if (this.sources || !this.buffers.length) return;
+      await context().resume();
+      for (const other of playing) other.stop();
+      const at = context().currentTime + 0.03;
+      if (this.position >= this.duration - 0.02) this.position = 0;
+      this.started = at - this.position;
+      this.sources = this.buffers.map((buffer, i) => {
+        const source = context().createBufferSource(), gain = context().createGain();
+        source.buffer = buffer;
+        source.loop = this.loop;
+        gain.gain.value = i === this.chosen ? 1 : 0;
+        source.connect(gain).connect(context().destination);
+        source.start(at, this.position);
+        return { source, gain };
+      });
+      const mine = this.sources;
+      mine[0].source.onended = () => { if (this.sources === mine) { this.stop(); this.position = 0; this.onChange(); } };
+      playing.add(this);
+      const tick = () => { if (this.sources === mine) { this.onChange(); requestAnimationFrame(tick); } };
+      tick();
+    }
+
+    stop() {
+      if (!this.sources) return;
+      this.position = this.now;
+      const old = this.sources;
+      this.sources = null;
+      for (const { source } of old) { source.onended = null; source.stop(); }
+      playing.delete(this);
+      this.onChange();
+    }
+
+    choose(i) {
+      this.chosen = i;
+      const now = context().currentTime;
+      this.sources?.forEach(({ gain }, j) => { // 5 ms, so that the switch itself is not heard
+        gain.gain.cancelScheduledValues(now);
+        gain.gain.setTargetAtTime(j === i ? 1 : 0, now, 0.005);
+      });
+      this.onChange();
+    }
+
+    async seek(seconds) {
+      const on = this.sources !== null;
+      this.stop();
+      this.position = Math.min(Math.max(0, seconds), this.duration);
+      this.onChange();
+      if (on) await this.play();
+    }
+
+    setLoop(on) {
+      const now = this.now;
+      this.loop = on;
+      if (this.sources) this.seek(now);
+    }
+  }
+
+  const make = (tag, className, text) => {
+    const element = document.createElement(tag);
+    if (className) element.className = className;
+    if (text !== undefined) element.textContent = text;
+    return element;
+  };
+  const clock = seconds => `${Math.floor(seconds / 60)}:${(seconds % 60).toFixed(1).padStart(4, "0")}`;
+  const icons = {
+    play: '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M7 4.5v15l13-7.5z"/></svg>',
+    pause: '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M6 5h4.5v14H6zM13.5 5H18v14h-4.5z"/></svg>',
+  };
+
+  function bar(player) {
+    const root = make("div", "cp-bar");
+    const button = make("button", "cp-play");
+    button.type = "button";
+    button.onclick = () => (player.sources ? player.stop() : player.play());
+    const time = make("span", "cp-time");
+    const seek = Object.assign(make("input", "cp-seek"), { type: "range", min: 0, max: 1000, value: 0 });
+    seek.setAttribute("aria-label", "Position");
+    seek.oninput = () => player.seek(player.duration * seek.value / 1000);
+    const loop = Object.assign(make("button", "cp-loop", "Loop"), { type: "button" });
+    loop.onclick = () => { player.setLoop(!player.loop); show(); };
+    root.append(button, time, seek, loop);
+    const show = () => {
+      button.innerHTML = player.sources ? icons.pause : icons.play;
+      button.setAttribute("aria-label", player.sources ? "Pause" : "Play");
+      loop.setAttribute("aria-pressed", player.loop);
+      time.textContent = `${clock(player.now)} / ${clock(player.duration)}`;
+      if (document.activeElement !== seek || player.sources) seek.value = player.duration ? 1000 * player.now / player.duration : 0;
+    };
+    return { root, show };
+  }
+
+  function wave(canvas, buffer) {
+    const ratio = window.devicePixelRatio || 1, width = canvas.clientWidth || 600, height = canvas.clientHeight || 56;
+    canvas.width = width * ratio;
+    canvas.height = height * ratio;
+    const draw = canvas.getContext("2d"), samples = buffer.getChannelData(0), step = samples.length / canvas.width;
+    draw.fillStyle = getComputedStyle(canvas).color;
+    for (let x = 0; x < canvas.width; x++) {
+      let low = 0, high = 0;
+      const end = Math.min(samples.length, Math.ceil((x + 1) * step)), stride = Math.max(1, Math.floor(step / 60));
+      for (let i = Math.floor(x * step); i < end; i += stride) { low = Math.min(low, samples[i]); high = Math.max(high, samples[i]); }
+      const middle = canvas.height / 2, top = middle - high * middle, bottom = middle - low * middle;
+      draw.fillRect(x, top, 1, Math.max(1, bottom - top));
+    }
+  }
+
+  // A list of tracks, one under the other; a press on a waveform listens to it from there.
+  window.codecplus.tracks = (element, props, watch) => {
+    const root = element.querySelector(".cp-root");
+    let generation = 0;
+    const build = async () => {
+      const value = props.value, mine = ++generation;
+      root.cpPlayer?.stop();
+      root.replaceChildren();
+      if (!value?.tracks?.length) {
+        root.append(make("p", "cp-empty", value?.empty ?? "Nothing to hear yet."));
+        return;
+      }
+      let rows = [];
+      const player = new Player(() => {
+        controls.show();
+        rows.forEach(({ row, pick, cursor }, i) => {
+          row.classList.toggle("cp-on", i === player.chosen);
+          pick.setAttribute("aria-pressed", i === player.chosen);
+          cursor.style.left = `${player.duration ? 100 * player.now / player.duration : 0}%`;
+        });
+      });
+      root.cpPlayer = player;
+      const controls = bar(player);
+      root.append(controls.root);
+      rows = value.tracks.map((track, i) => {
+        const row = make("div", "cp-track"), pick = make("button", "cp-pick"), place = make("div", "cp-wave");
+        const canvas = make("canvas"), cursor = make("i", "cp-cursor");
+        pick.type = "button";
+        pick.append(make("b", "", track.label), make("small", "", track.note ?? ""));
+        pick.onclick = () => { player.choose(i); player.play(); };
+        place.onclick = event => {
+          player.choose(i);
+          const box = place.getBoundingClientRect();
+          player.seek(player.duration * (event.clientX - box.left) / box.width).then(() => player.play());
+        };
+        place.append(canvas, cursor);
+        row.append(pick, place);
+        root.append(row);
+        return { row, pick, canvas, cursor };
+      });
+      root.append(make("p", "cp-hint", "Press a name to switch: the position stays. Keys 1 to 9 switch, space plays."));
+      root.tabIndex = 0;
+      root.onkeydown = event => {
+        const number = Number(event.key);
+        if (number >= 1 && number <= rows.length) { player.choose(number - 1); event.preventDefault(); }
+        if (event.key === " " && event.target === root) { player.sources ? player.stop() : player.play(); event.preventDefault(); }
+      };
+      try {
+        await player.load(value.tracks.map(track => track.url));
+      } catch (error) {
+        root.replaceChildren(make("p", "cp-empty", error.message));
+        return;
+      }
+      if (mine !== generation) return;
+      const paint = () => rows.forEach(({ canvas }, i) => wave(canvas, player.buffers[i]));
+      paint();
+      root.dataset.ready = "true";
+      new ResizeObserver(paint).observe(root);
+      player.choose(Math.min(value.chosen ?? 0, rows.length - 1));
+    };
+    watch("value", () => { delete root.dataset.ready; build(); });
+    build();
+  };
+
+  Object.assign(window.codecplus, { Player, bar, make, url, context });
+})();

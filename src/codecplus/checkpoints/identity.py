@@ -1,0 +1,52 @@
+"""Which model is which: the embedded checkpoints, and the fingerprint of any. Knows arrays, not torch."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
+
+
+def embedded_names() -> list[str]:
+    """Names of the checkpoints that the package brings along."""
+    return sorted(path.parent.name for path in EMBEDDED_FOLDER.glob("*/config.json"))
+
+
+def fingerprint_of(
+    model_type: str, sampling_rate: int, ratios: Iterable[int], tensors: Iterable[tuple[str, np.ndarray]]
+) -> bytes:
+    """16 bytes that tell models apart: the same for the same weights in fp32 and bf16, another after any training.
+
+    A SHA-256 over the geometry and up to 1024 evenly spaced elements of every tensor, rounded to bf16.
+    """
+    digest = hashlib.sha256()
+    digest.update(repr((model_type, sampling_rate, list(ratios))).encode())
+    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+        sample = tensor.reshape(-1)[:: -(-tensor.size // 1024)]
+        digest.update(name.encode() + repr(tensor.shape).encode() + _to_bf16(sample).tobytes())
+    return digest.digest()[:16]
+
+
+def _to_bf16(x: np.ndarray) -> np.ndarray:
+    """The upper half of float32, rounded to the nearest, ties to even: uint16."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    return ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype(np.uint16)
+
+
+@cache
+def embedded_fingerprints() -> dict[bytes, str]:
+    """Fingerprint -> name of every embedded checkpoint, to say which one made a file."""
+    from safetensors import safe_open
+
+    found = {}
+    for name in embedded_names():
+        fields = json.loads((EMBEDDED_FOLDER / name / "config.json").read_text(encoding="utf-8"))
+        with safe_open(EMBEDDED_FOLDER / name / "model.safetensors", framework="numpy") as file:
+            tensors = ((key, file.get_tensor(key)) for key in file.keys())  # noqa: SIM118
+            mark = fingerprint_of(fields["model_type"], fields["sampling_rate"], fields["downsampling_ratios"], tensors)
+        found[mark] = name
+    return found

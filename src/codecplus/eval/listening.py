@@ -1,0 +1,357 @@
+"""Ratings that people gave in listening tests, and what follows from them. Knows numbers, no audio.
+
+Two methods: `mushra` (ITU-R BS.1534-3, 0 to 100, with a hidden reference and low-pass anchors) and `acr` (absolute
+category rating, ITU-T P.800, 1 to 5, whose mean is the MOS). A condition has the name of its row in the harness, for
+example opus@6; the hidden reference is `identity`, the anchors are `lowpass-3500` and `lowpass-7000`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codecplus.errors import FileFormatError, InputError
+from codecplus.eval.results import write_json
+from codecplus.eval.statistics import crossed_interval
+
+SCHEMA = 1
+FILE = "listening.json"
+SCALES = {"mushra": (0.0, 100.0), "acr": (1.0, 5.0)}
+TITLES = {"mushra": "MUSHRA", "acr": "MOS"}
+REFERENCE, MID_ANCHOR = "identity", "lowpass-7000"
+_WEBMUSHRA_NAMES = {"reference": REFERENCE, "anchor35": "lowpass-3500", "anchor70": MID_ANCHOR}
+_FIELDS = ("method", "rater", "item", "condition", "score")
+
+
+@dataclass(frozen=True)
+class Rating:
+    """One listener's score of one condition of one item."""
+
+    method: str
+    rater: str  # a random name; nothing about the person
+    item: str
+    condition: str
+    score: float
+
+    def __post_init__(self) -> None:
+        if self.method not in SCALES:
+            raise InputError(f"expected the method {' or '.join(SCALES)}, got {self.method!r}")
+        low, high = SCALES[self.method]
+        if not low <= self.score <= high:
+            raise InputError(f"expected a score from {low:g} to {high:g} for {self.method}, got {self.score:g}")
+
+
+@dataclass(frozen=True)
+class ConditionScore:
+    """Mean of a condition with its 95 % interval over listeners and items; no interval from one of each."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    listeners: int
+    items: int
+    ratings: int
+
+
+@dataclass(frozen=True)
+class ListeningResult:
+    """What the listeners of one method said, after screening."""
+
+    method: str
+    conditions: dict[str, ConditionScore]  # best first
+    listeners: list[str]  # whose ratings count
+    excluded: dict[str, str]  # listener -> why not
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def analyse(ratings: Iterable[Rating]) -> dict[str, ListeningResult]:
+    """Screen the listeners and estimate every condition, method by method.
+
+    A listener who rated something twice counts with the later rating.
+    """
+    unique = {(r.method, r.rater, r.item, r.condition): r for r in ratings}
+    found = {}
+    for method in SCALES:
+        own = [rating for rating in unique.values() if rating.method == method]
+        if own:
+            excluded = screen_mushra(own) if method == "mushra" else screen_acr(own)
+            kept = [rating for rating in own if rating.rater not in excluded]
+            listeners = sorted({rating.rater for rating in kept})
+            found[method] = ListeningResult(method, _estimates(kept), listeners, excluded)
+    return found
+
+
+def screen_mushra(ratings: Iterable[Rating]) -> dict[str, str]:
+    """Listeners to leave out and why, by the post-screening of ITU-R BS.1534-3, section 4.1.2.
+
+    Left out is who rates the hidden reference below 90, or the mid anchor above 90, for more than 15 % of the items.
+    An item whose mid anchor more than 25 % of the listeners rate above 90 does not count against anybody.
+    """
+    ratings = list(ratings)
+    reference = _by_rater(ratings, REFERENCE)
+    anchor = _by_rater(ratings, MID_ANCHOR)
+    heard: dict[str, list[bool]] = {}
+    for scores in anchor.values():
+        for item, score in scores.items():
+            heard.setdefault(item, []).append(score > 90)
+    clean = {item for item, above in heard.items() if np.mean(above) > 0.25}
+    excluded = {}
+    for rater in sorted({rating.rater for rating in ratings}):
+        missed = [score < 90 for score in reference.get(rater, {}).values()]
+        fooled = [score > 90 for item, score in anchor.get(rater, {}).items() if item not in clean]
+        if missed and np.mean(missed) > 0.15:
+            excluded[rater] = f"rated the hidden reference below 90 for {sum(missed)} of {len(missed)} items"
+        elif fooled and np.mean(fooled) > 0.15:
+            excluded[rater] = f"rated the 7 kHz anchor above 90 for {sum(fooled)} of {len(fooled)} items"
+    return excluded
+
+
+def screen_acr(ratings: Iterable[Rating]) -> dict[str, str]:
+    """Listeners to leave out and why, by the screening of ITU-R BT.500-14, annex 1, which P.910 uses for ACR.
+
+    Left out is who leaves the spread of all ratings of a stimulus (2 σ where their kurtosis is that of a normal
+    distribution, else √20 σ) for more than 5 % of the stimuli, and does so about as often upwards as downwards: the
+    erratic, not the severe.
+    """
+    stimuli: dict[tuple[str, str], dict[str, float]] = {}
+    for rating in ratings:
+        stimuli.setdefault((rating.item, rating.condition), {})[rating.rater] = rating.score
+    above: dict[str, int] = {}
+    below: dict[str, int] = {}
+    seen: dict[str, int] = {}
+    for scores in stimuli.values():
+        low, high = _spread(np.array(list(scores.values())))
+        for rater, score in scores.items():
+            seen[rater] = seen.get(rater, 0) + 1
+            above[rater] = above.get(rater, 0) + (score > high)
+            below[rater] = below.get(rater, 0) + (score < low)
+    excluded = {}
+    for rater in sorted(seen):
+        outside = above[rater] + below[rater]
+        if outside / seen[rater] > 0.05 and abs(above[rater] - below[rater]) / outside < 0.3:
+            excluded[rater] = f"left the spread of the others in both directions for {outside} of {seen[rater]} stimuli"
+    return excluded
+
+
+def _spread(scores: np.ndarray) -> tuple[float, float]:
+    """The range in which a rating of a stimulus is expected, given all of them; without bounds for fewer than three."""
+    deviation = scores.std(ddof=1) if scores.size > 2 else 0.0
+    if deviation == 0:
+        return -np.inf, np.inf
+    centred = scores - scores.mean()
+    kurtosis = np.mean(centred**4) / np.mean(centred**2) ** 2
+    reach = deviation * (2.0 if 2 <= kurtosis <= 4 else 20**0.5)
+    return scores.mean() - reach, scores.mean() + reach
+
+
+def _by_rater(ratings: Iterable[Rating], condition: str) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for rating in ratings:
+        if rating.condition == condition:
+            found.setdefault(rating.rater, {})[rating.item] = rating.score
+    return found
+
+
+def _estimates(ratings: list[Rating]) -> dict[str, ConditionScore]:
+    conditions: dict[str, list[Rating]] = {}
+    for rating in ratings:
+        conditions.setdefault(rating.condition, []).append(rating)
+    found = {}
+    for condition, own in conditions.items():
+        raters = {name: i for i, name in enumerate(sorted({r.rater for r in own}))}
+        items = {name: i for i, name in enumerate(sorted({r.item for r in own}))}
+        scores = np.full((len(raters), len(items)), np.nan)
+        for rating in own:
+            scores[raters[rating.rater], items[rating.item]] = rating.score
+        low, high = crossed_interval(scores)
+        found[condition] = ConditionScore(float(np.nanmean(scores)), low, high, len(raters), len(items), len(own))
+    return dict(sorted(found.items(), key=lambda pair: (-pair[1].mean, pair[0])))
+
+
+# ---- files
+
+
+def load_ratings(path: str | Path) -> list[Rating]:
+    """Read ratings, oldest first: the demo's `.sqlite` or `.jsonl`, a `.csv`, or a folder of such files.
+
+    A `.csv` has the columns method, rater, item, condition and score, or is what webMUSHRA writes for its pages
+    `mushra` and `likert_single_stimulus`; of its questionnaire nothing is kept but a hash that tells listeners apart.
+
+    Raises InputError for a missing file or one without ratings, FileFormatError for one that holds something else.
+    """
+    path = Path(path)
+    if path.is_dir():
+        inside = sorted(p for p in path.rglob("*") if p.suffix in _READERS)
+        ratings = [rating for file in inside for rating in _read(file)]
+    elif path.is_file():
+        ratings = list(_read(path))
+    else:
+        raise InputError(f"there are no ratings {path}; expected a {', '.join(_READERS)} file or a folder of them")
+    if not ratings:
+        raise InputError(f"{path} holds no ratings")
+    return ratings
+
+
+def _read(path: Path) -> Iterator[Rating]:
+    if path.suffix not in _READERS:
+        raise InputError(f"expected ratings as {', '.join(_READERS)}, got {path.name}")
+    try:
+        for number, fields in _READERS[path.suffix](path):
+            try:
+                values = {name: str(fields[name]) for name in _FIELDS[:-1]}
+                yield Rating(**values, score=float(fields["score"]))
+            except (KeyError, TypeError, ValueError) as error:
+                what = f"there is no {error}" if isinstance(error, KeyError) else error
+                raise FileFormatError(f"{path}, rating {number}: {what}") from error
+    except (sqlite3.Error, UnicodeDecodeError, csv.Error) as error:
+        raise FileFormatError(f"{path} cannot be read as ratings: {error}") from error
+
+
+def _read_sqlite(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+    try:
+        database.execute("PRAGMA trusted_schema = OFF")
+        rows = database.execute(f"SELECT {', '.join(_FIELDS)} FROM ratings ORDER BY rowid")
+        for number, row in enumerate(rows, start=1):
+            yield number, dict(zip(_FIELDS, row, strict=True))
+    finally:
+        database.close()
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                fields = json.loads(line)
+            except ValueError as error:
+                raise FileFormatError(f"{path}, line {number}: no JSON ({error})") from error
+            if not isinstance(fields, dict):
+                raise FileFormatError(f"{path}, line {number}: expected an object with {', '.join(_FIELDS)}")
+            yield number, fields
+
+
+def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        columns = list(reader.fieldnames or [])
+        if set(_FIELDS) <= set(columns):
+            yield from enumerate(reader, start=1)
+        elif "trial_id" in columns and {"rating_stimulus", "rating_score"} <= set(columns):
+            yield from _webmushra(reader, columns, "mushra", "rating_stimulus", "rating_score")
+        elif "trial_id" in columns and {"stimuli", "stimuli_rating"} <= set(columns):
+            yield from _webmushra(reader, columns, "acr", "stimuli", "stimuli_rating")
+        else:
+            raise FileFormatError(
+                f"{path} has the columns {', '.join(columns) or 'of none'}; expected {', '.join(_FIELDS)}, or the CSV "
+                "that webMUSHRA writes for mushra or likert_single_stimulus pages"
+            )
+
+
+def _webmushra(
+    rows: Iterable[dict[str, Any]], columns: list[str], method: str, stimulus: str, score: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    answers = columns[: columns.index("trial_id")]  # the session, its test, and the questionnaire
+    seen: dict[str, set] = {}
+    visits: dict[str, int] = {}
+    for number, row in enumerate(rows, start=1):
+        person = "\0".join(str(row.get(name)) for name in answers)
+        if "session_uuid" in columns:
+            person = str(row["session_uuid"])
+        # Without names a listener ends where the first stimulus comes again.
+        stimuli, what = seen.setdefault(person, set()), (row["trial_id"], row[stimulus])
+        if what in stimuli:
+            visits[person] = visits.get(person, 0) + 1
+            stimuli.clear()
+        stimuli.add(what)
+        rater = hashlib.sha256(f"{person}\0{visits.get(person, 0)}".encode()).hexdigest()[:16]
+        condition = str(row[stimulus])
+        yield number, {
+            "method": method, "rater": rater, "item": row["trial_id"],
+            "condition": _WEBMUSHRA_NAMES.get(condition, condition), "score": str(row[score]).strip(),
+        }  # fmt: skip
+
+
+_READERS = {".sqlite": _read_sqlite, ".jsonl": _read_jsonl, ".csv": _read_csv}
+
+
+# ---- reports
+
+
+def write_listening(results: dict[str, ListeningResult], folder: str | Path) -> Path:
+    """Write listening.json into a results folder, where the leaderboard finds it."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the results cannot be written to {folder}: {error.strerror}") from error
+    write_json(folder / FILE, {"schema": SCHEMA, **{name: result.as_dict() for name, result in results.items()}})
+    return folder / FILE
+
+
+def read_listening(folder: str | Path) -> dict[str, ListeningResult]:
+    """What `write_listening` wrote into a results folder; empty if nothing."""
+    path = Path(folder) / FILE
+    if not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data.pop("schema") != SCHEMA:
+            raise FileFormatError(f"expected {path} of schema {SCHEMA}; run `codecplus eval --listening` again")
+        return {
+            name: ListeningResult(
+                **{**fields, "conditions": {c: ConditionScore(**s) for c, s in fields["conditions"].items()}}
+            )
+            for name, fields in data.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise error if isinstance(error, FileFormatError) else FileFormatError(f"{path} is damaged: {error}") from error
+
+
+def describe(result: ListeningResult) -> dict[str, Any]:
+    """The method as a metric of the leaderboard."""
+    low, high = SCALES[result.method]
+    items = max((score.items for score in result.conditions.values()), default=0)
+    source = f"{len(result.listeners)} listeners, {items} items, {len(result.excluded)} listeners left out"
+    return {
+        "title": TITLES[result.method],
+        "unit": "",
+        "higher_is_better": True,
+        "range": [low, high],
+        "source": source,
+    }
+
+
+def as_metric(score: ConditionScore) -> dict[str, Any]:
+    """A condition's score as an entry of the leaderboard."""
+    return {"mean": score.mean, "median": None, "low": score.low, "high": score.high, "files": score.items,
+            "listeners": score.listeners}  # fmt: skip
+
+
+def listening_report(results: dict[str, ListeningResult]) -> str:
+    """The results as Markdown tables, with everybody who was left out and why."""
+    from codecplus.eval.report.markdown import number, table
+
+    parts = []
+    for result in results.values():
+        rows = [
+            [name, number(s.mean), "–" if s.low is None else f"[{number(s.low)}, {number(s.high)}]",
+             str(s.listeners), str(s.items), str(s.ratings)]
+            for name, s in result.conditions.items()
+        ]  # fmt: skip
+        title = TITLES[result.method]
+        header = ["condition", title, "95 % interval", "listeners", "items", "ratings"]
+        parts.append(f"{title}: {len(result.listeners)} listeners, {len(result.excluded)} left out\n")
+        parts.append(table(header, rows) + "\n")
+        parts += [f"left out: {rater}, who {reason}" for rater, reason in result.excluded.items()]
+    return "\n".join(parts)

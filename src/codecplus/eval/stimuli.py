@@ -1,0 +1,146 @@
+"""What listeners hear: each item through every condition, at one loudness; and the same as a webMUSHRA test."""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from codecplus.errors import InputError
+from codecplus.eval.codecs import Codec, Original, anchors
+from codecplus.eval.codecs.base import codec_hash
+from codecplus.eval.listening import REFERENCE
+from codecplus.eval.tasks import Clip, Problem, Task
+from codecplus.utils import integrated_loudness, save_audio
+
+LOUDNESS = -23.0  # LUFS, the level of EBU R 128
+_MAX_SECONDS = 12  # BS.1534 asks for about 10 s: longer excerpts strain the memory of who listens
+
+
+@dataclass(frozen=True)
+class Stimulus:
+    """One condition of one item, as a file; `kbps` is its measured payload rate, None for reference and anchors."""
+
+    condition: str
+    path: Path
+    kbps: float | None
+
+
+def prepare_item(
+    audio: np.ndarray, sample_rate: int, codecs: Iterable[Codec], folder: Path, *, loudness: float = LOUDNESS
+) -> list[Stimulus]:
+    """Write the hidden reference, the anchors and every codec's version of audio (C, S) into a folder, as 16-bit WAV.
+
+    All have the same integrated loudness (ITU-R BS.1770-4), lowered for all alike where a peak would leave full scale.
+    File names say nothing of what they hold.
+
+    Raises InputError for audio that is silent or longer than a test's items may be, or that a codec could not code.
+    """
+    audio = np.atleast_2d(np.asarray(audio, np.float32))
+    channels, samples = audio.shape
+    if samples > _MAX_SECONDS * sample_rate:
+        raise InputError(
+            f"expected items of at most {_MAX_SECONDS} s (ITU-R BS.1534), got {samples / sample_rate:.1f} s; cut them"
+        )
+    signals: dict[str, np.ndarray] = {}
+    rates: dict[str, float | None] = {}
+    for codec in [*anchors(), *codecs]:
+        if codec.name in signals:
+            continue
+        payload = codec.encode(audio, sample_rate)
+        decoded = codec.decode(payload.data, Original(channels, samples, sample_rate))
+        if decoded.shape != audio.shape or not np.isfinite(decoded).all():
+            raise InputError(f"{codec.name} decoded {decoded.shape} of {audio.shape}, or NaN; leave it out of the test")
+        signals[codec.name] = decoded
+        is_codec = codec.name not in {anchor.name for anchor in anchors()}
+        rates[codec.name] = payload.bits * sample_rate / samples / 1000 if is_codec else None
+    levelled = match_loudness(signals, sample_rate, loudness)
+    folder.mkdir(parents=True, exist_ok=True)
+    order = random.SystemRandom().sample(sorted(levelled), len(levelled))
+    stimuli = []
+    for number, name in enumerate(order, start=1):
+        path = folder / f"{number:02d}.wav"
+        save_audio(levelled[name], path, sample_rate)
+        stimuli.append(Stimulus(name, path, rates[name]))
+    return sorted(stimuli, key=lambda stimulus: list(signals).index(stimulus.condition))
+
+
+def match_loudness(
+    signals: dict[str, np.ndarray], sample_rate: int, loudness: float | None = None
+) -> dict[str, np.ndarray]:
+    """Bring signals (C, S) to one loudness in LUFS, that of the first by default, with no peak beyond full scale.
+
+    Raises InputError where the first is silent; another one that is stays silent.
+    """
+    measured = {name: integrated_loudness(signal, sample_rate) for name, signal in signals.items()}
+    first = next(iter(measured.values()))
+    if not np.isfinite(first):
+        raise InputError("expected audio that can be heard; this is silent, or too short to have a loudness")
+    target = first if loudness is None else loudness
+    gains = {name: 10 ** ((target - level) / 20) if np.isfinite(level) else 1.0 for name, level in measured.items()}
+    peak = max(float(np.abs(signals[name]).max()) * gain for name, gain in gains.items())
+    headroom = min(1.0, 0.999 / peak) if peak else 1.0
+    return {name: (signals[name] * (gains[name] * headroom)).astype(np.float32) for name in signals}
+
+
+def export_webmushra(name: str, task: Task, codecs: Sequence[Codec], folder: str | Path) -> Path:
+    """Write a webMUSHRA test of every clip of a task; its path, the configuration, is returned.
+
+    The folder's content goes into webMUSHRA's `configs/`. A clip's first seconds are used, as many as a test may have.
+
+    Raises InputError for a folder that holds a test already, and for a task without clips.
+    """
+    import yaml
+
+    folder, test = Path(folder), _slug(name)
+    sounds = folder / "resources" / test
+    config = folder / f"{test}.yaml"
+    if config.exists() or sounds.exists():
+        raise InputError(f"{folder} holds a test {test!r} already; remove it, or name another folder")
+    pages = []
+    try:
+        for clip in task:
+            if isinstance(clip, Problem):
+                continue
+            item = _slug(clip.id)
+            stimuli = prepare_item(_excerpt(clip), clip.sample_rate, codecs, sounds / item)
+            paths = {s.condition: f"configs/resources/{test}/{item}/{s.path.name}" for s in stimuli}
+            pages.append({
+                "type": "mushra", "id": item, "name": "Which sounds like the reference?",
+                "content": "Rate each version against the reference. One of them is the reference itself.",
+                "showWaveform": False, "enableLooping": True, "createAnchor35": False, "createAnchor70": False,
+                "reference": paths.pop(REFERENCE), "stimuli": paths,
+            })  # fmt: skip
+        if not pages:
+            raise InputError(f"{task.name} holds no clips to make a test of")
+    except BaseException:
+        shutil.rmtree(sounds, ignore_errors=True)
+        raise
+    finish = {"type": "finish", "name": "Thank you", "content": "Your ratings are sent when you press the button.",
+              "showResults": True, "writeResults": True}  # fmt: skip
+    test_config = {
+        "testname": name, "testId": test, "bufferSize": 2048, "stopOnErrors": True, "showButtonPreviousPage": False,
+        "remoteService": "service/write.php", "pages": [["random", *pages], finish],
+    }  # fmt: skip
+    config.write_text(yaml.safe_dump(test_config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return config
+
+
+def conditions_hash(codecs: Iterable[Codec]) -> str:
+    """A short name for a set of conditions, which changes when one of them does."""
+    import hashlib
+
+    return hashlib.sha256(" ".join(map(codec_hash, codecs)).encode()).hexdigest()[:12]
+
+
+def _excerpt(clip: Clip) -> np.ndarray:
+    return clip.audio[:, : _MAX_SECONDS * clip.sample_rate]
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "test"

@@ -1,0 +1,105 @@
+"""From a model to an export: two ONNX files that `load_codec` runs without torch, and so does any ONNX runtime."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..checkpoints import fingerprint
+from ..errors import InputError
+from ..modeling_dac import DacModel
+from ..runtime.onnx_model import ExportInfo, export_paths
+from ..utils import atomic_path, check_output
+
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+def export_onnx(
+    model: DacModel,
+    output: str | os.PathLike[str],
+    *,
+    precision: str = "fp32",
+    stateful: bool = False,
+    calibration: Iterable[np.ndarray] | None = None,
+    model_fingerprint: bytes | None = None,
+    overwrite: bool = True,
+) -> tuple[Path, Path]:
+    """Write a model as `NAME.encoder.onnx` and `NAME.decoder.onnx`, for any batch, length and number of codebooks.
+
+    Args:
+        model: the model, in fp32.
+        output: `NAME.onnx`; or a folder, in which NAME is "model". `load_codec` takes the same.
+        precision: "fp32"; "fp16", half the size, for GPUs and for phones that compute in it; or "int8", a quarter of
+            the size, every convolution with static ranges for its activations.
+        stateful: graphs of a causal model that take and give a state, for live streams. They code files too.
+        calibration: for int8, recordings of the kind that will be coded: float32 arrays (S,) at the model's rate.
+        model_fingerprint: as of `checkpoints.fingerprint`, if the model was cast to fewer bits since it was loaded.
+        overwrite: whether existing files may be replaced.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        InputError: for options that do not fit together.
+        MissingExtraError: without onnx.
+    """
+    _check_options(model, precision, stateful, calibration)
+    from .networks import decoder_graph, encoder_graph
+
+    info = export_info(model, precision, stateful, model_fingerprint)
+    dtype = "float16" if precision == "fp16" else "float32"
+    halves = [make(model, info.to_metadata(), dtype, stateful) for make in (encoder_graph, decoder_graph)]
+    if calibration is not None:
+        from .quantization import quantize
+
+        halves = quantize(halves[0], halves[1], info, calibration)
+    paths = export_paths(output)
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        check_output(path, overwrite)
+    with atomic_path(paths[0]) as first, atomic_path(paths[1]) as second:
+        for half, temporary in zip(halves, (first, second), strict=True):
+            temporary.write_bytes(half.SerializeToString())
+    return paths
+
+
+def export_info(model: DacModel, precision: str, stateful: bool, model_fingerprint: bytes | None = None) -> ExportInfo:
+    """What the graphs say of a model."""
+    config = model.config
+    widest = max(config.encoder_hidden_size, config.decoder_hidden_size >> len(config.downsampling_ratios))
+    return ExportInfo(
+        model_type=config.model_type,
+        sampling_rate=config.sampling_rate,
+        hop_length=config.hop_length,
+        n_codebooks=config.n_codebooks,
+        codebook_size=config.codebook_size,
+        fingerprint=(model_fingerprint or fingerprint(model)).hex(),
+        precision=precision,
+        encoder_past=model.encoder_reach[0],
+        encoder_future=model.encoder_reach[1],
+        decoder_past=model.decoder_reach[0],
+        decoder_future=model.decoder_reach[1],
+        latency_samples=model.latency_samples,
+        activations_per_frame=widest * config.hop_length,
+        stateful=int(stateful),
+    )
+
+
+def _check_options(model: DacModel, precision: str, stateful: bool, calibration: Any) -> None:
+    if precision not in PRECISIONS:
+        raise InputError(f"expected precision {', '.join(PRECISIONS)}, got {precision!r}")
+    if stateful and not model.config.causal:
+        raise InputError(
+            f"a stateful graph is for causal models, this one is a {model.config.model_type!r}; leave stateful out"
+        )
+    if (precision == "int8") != (calibration is not None):
+        raise InputError(
+            "int8 needs recordings to calibrate on, of the kind that will be coded: --calibration DIR"
+            if precision == "int8"
+            else f"calibration is for int8, the precision here is {precision}; leave it out"
+        )
+
+
+__all__ = ["PRECISIONS", "export_info", "export_onnx"]

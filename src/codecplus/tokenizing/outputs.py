@@ -1,0 +1,144 @@
+"""Where shards go: a folder, or a dataset on the Hub by way of a folder. Knows files, and nothing of what is in them.
+
+On the Hub every shard has its footer beside it, `statistics/NAME.json`, in the same commit: so a node without a common
+disk knows what the others have done, and no shard has to stay on it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints.remote import explain, is_hub_id
+from ..errors import HubError
+from .shards import SIDECARS, read_footer
+
+_COMMIT_EVERY = 300.0  # seconds; the Hub takes some hundred commits an hour
+_PREFIX = "hf://datasets/"
+
+
+class LocalOutput:
+    """A folder. Nothing is to be done but to write there."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def join(self, job_file: str) -> None:
+        """Before the first shard, and after the last: learn what others have done."""
+
+    def begin(self, names: list[str]) -> None:
+        """Publish files as they are, as the first thing."""
+
+    def shard_written(self, path: Path) -> None:
+        """A shard is whole."""
+
+    def flush(self) -> None:
+        """Publish every shard that is whole."""
+
+    def finish(self, names: list[str]) -> None:
+        """Publish files at the end."""
+
+
+class HubOutput(LocalOutput):
+    """A dataset on the Hub; shards wait in a folder of the cache for the next commit."""
+
+    def __init__(self, repo: str, private: bool = False):
+        from huggingface_hub import HfApi, constants
+
+        super().__init__(Path(constants.HF_HOME) / "codecplus" / "tokenize" / repo.replace("/", "--"))
+        self.repo, self._api = repo, HfApi(library_name="codecplus")
+        self._waiting: list[Path] = []
+        self._committed = time.monotonic()
+        self._ask(self._api.create_repo, repo, repo_type="dataset", private=private or None, exist_ok=True)
+
+    def _ask(self, question: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return question(*args, **kwargs)
+        except Exception as error:
+            if isinstance(error, OSError) and error.filename is not None:
+                raise  # a file of ours
+            raise HubError(
+                f"cannot write the dataset {self.repo!r} on the Hub: {explain(error, self.repo)} "
+                f"(for a folder of that name, write ./{self.repo})"
+            ) from error
+
+    def join(self, job_file: str) -> None:
+        """See `LocalOutput`."""
+        there = set(self._ask(self._api.list_repo_files, self.repo, repo_type="dataset"))
+        sidecars = self.root / SIDECARS
+        sidecars.mkdir(parents=True, exist_ok=True)
+        missing = [name for name in sorted(there) if name.startswith("statistics/") and name.endswith(".json")]
+        missing = [name for name in missing if not (sidecars / Path(name).name).exists()]
+        if job_file in there and not (self.root / job_file).exists():
+            missing.append(job_file)
+        for name in missing:
+            data = Path(self._ask(self._api.hf_hub_download, self.repo, name, repo_type="dataset")).read_bytes()
+            _write(self.root / name if name == job_file else sidecars / Path(name).name, data)
+        for path in sidecars.glob("*.json"):  # of a repository that was made anew since
+            if f"statistics/{path.name}" not in there:
+                path.unlink()
+        left = sorted((self.root / "data").glob("*.parquet"))
+        self._waiting = [path for path in left if not (sidecars / f"{path.stem}.json").exists()]
+
+    def begin(self, names: list[str]) -> None:
+        """See `LocalOutput`."""
+        self._commit({name: self.root / name for name in names}, "Begin tokenising")
+
+    def shard_written(self, path: Path) -> None:
+        """See `LocalOutput`."""
+        self._waiting.append(path)
+        if time.monotonic() - self._committed > _COMMIT_EVERY:
+            try:
+                self.flush()
+            except HubError:
+                self._committed = time.monotonic()  # a busy Hub; the shards wait for the next time, and fail at the end
+
+    def flush(self) -> None:
+        """See `LocalOutput`."""
+        if not self._waiting:
+            return
+        footers = {path: json.dumps(read_footer(path)).encode() for path in self._waiting}
+        files: dict[str, Any] = {}
+        for path, footer in footers.items():
+            files |= {f"data/{path.name}": path, f"statistics/{path.stem}.json": footer}
+        self._commit(files, f"{len(self._waiting)} shards")
+        for path, footer in footers.items():
+            _write(self.root / SIDECARS / f"{path.stem}.json", footer)
+            path.unlink()
+        self._waiting = []
+
+    def finish(self, names: list[str]) -> None:
+        """See `LocalOutput`."""
+        self._commit({name: self.root / name for name in names}, "Statistics")
+
+    def _commit(self, files: dict[str, Any], message: str) -> None:
+        from huggingface_hub import CommitOperationAdd
+
+        operations = [
+            CommitOperationAdd(name, data if isinstance(data, bytes) else str(data)) for name, data in files.items()
+        ]
+        self._ask(self._api.create_commit, self.repo, operations, commit_message=message, repo_type="dataset")
+        self._committed = time.monotonic()
+
+
+def open_output(out: str | os.PathLike[str], private: bool = False) -> LocalOutput:
+    """A folder; or, for `hf://datasets/OWNER/NAME`, a dataset on the Hub.
+
+    `OWNER/NAME` alone is one too, unless there is a folder OWNER. Raises HubError if the Hub cannot be reached.
+    """
+    name = str(out)
+    if name.startswith(_PREFIX):
+        return HubOutput(name.removeprefix(_PREFIX), private)
+    path = Path(out)
+    if isinstance(out, str) and is_hub_id(name) and not path.exists() and not path.parent.exists():
+        return HubOutput(name, private)
+    return LocalOutput(path)
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)

@@ -1,0 +1,265 @@
+"""Code datasets on disk: their columns, their parquet files, and what the footer of each file says of it.
+
+A file appears whole, under its name, or not at all; its footer holds its statistics, so there is nothing beside it that
+could be of another moment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import FileFormatError, InputError
+from .statistics import Statistics
+
+KEY = b"codecplus"  # of the JSON in a footer
+NEW_COLUMNS = ("codes", "num_frames", "num_samples", "sample_rate", "model_fingerprint", "model_revision", "error")
+SIDECARS = ".hub"  # in a folder whose shards go to the Hub: the footers of those that are there
+_GROUP_ROWS = 250
+_GROUP_CODES = 1 << 24  # a row group ends here too, so that memory stays bounded
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodesFormat:
+    """What every row of a code dataset has in common."""
+
+    model: str
+    model_revision: str | None
+    model_fingerprint: str  # hexadecimal
+    sample_rate: int  # Hz, of the model
+    hop_length: int
+    num_codebooks: int
+    codebook_size: int
+    channels: int
+
+    def describe(self) -> dict[str, Any]:
+        """As plain data, with the shape of `codes` in words."""
+        shape = "(codebooks, frames)" if self.channels == 1 else "(channels, codebooks, frames)"
+        return {**asdict(self), "frame_rate": self.sample_rate / self.hop_length, "codes_shape": shape}
+
+    @classmethod
+    def from_description(cls, fields: dict[str, Any]) -> CodesFormat:
+        """The inverse of `describe`. Raises FileFormatError."""
+        try:
+            return cls(**{name: fields[name] for name in cls.__dataclass_fields__})
+        except (KeyError, TypeError) as error:
+            raise FileFormatError(f"the description of the codes lacks {error}; the file is damaged") from error
+
+    def features(self, kept: Any) -> Any:
+        """`datasets.Features` of the rows: columns that were kept, then new ones. Raises InputError if names clash."""
+        from datasets import Features, List, Value
+
+        if clash := [name for name in NEW_COLUMNS if name in kept]:
+            raise InputError(
+                f"the data have a column {clash[0]!r} already, which tokenising writes; rename it, or name the columns "
+                "to keep with --columns"
+            )
+        codes = List(List(Value("uint16")))
+        return Features(
+            {
+                **kept,
+                "codes": codes if self.channels == 1 else List(codes),
+                "num_frames": Value("int32"),
+                "num_samples": Value("int64"),
+                "sample_rate": Value("int32"),
+                "model_fingerprint": Value("string"),
+                "model_revision": Value("string"),
+                "error": Value("string"),
+            }
+        )
+
+
+class ShardWriter:
+    """Rows of one parquet file, in their order; statistics are kept on the way. See `open_shard`."""
+
+    def __init__(self, path: Path, codes_format: CodesFormat, features: Any):
+        import pyarrow.parquet as pq
+
+        self._format = codes_format
+        self._schema = features.arrow_schema
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._kept: list[Any] = []
+        self._rows: list[tuple] = []
+        self._codes = 0
+        self.footer: dict[str, Any] = {}  # what else the footer shall say
+        self.statistics = Statistics.empty(codes_format.num_codebooks, codes_format.codebook_size)
+
+    def write(self, kept: Any, codes: np.ndarray, num_samples: int, sample_rate: int) -> None:
+        """Append a clip: a table of one row with the columns that were kept, and its codes (C, K, T)."""
+        self.statistics.add(codes, num_samples / sample_rate)
+        codes = codes.astype(np.uint16)
+        self._append(kept, (codes if self._format.channels > 1 else codes[0], num_samples, sample_rate, None))
+
+    def fail(self, kept: Any, reason: str) -> None:
+        """Append a clip that failed."""
+        self.statistics.fail(reason)
+        self._append(kept, (None, None, None, reason))
+
+    def _append(self, kept: Any, row: tuple) -> None:
+        self._kept.append(kept)
+        self._rows.append(row)
+        self._codes += 0 if row[0] is None else row[0].size
+        if len(self._rows) >= _GROUP_ROWS or self._codes >= _GROUP_CODES:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        codes, num_samples, sample_rates, errors = zip(*self._rows, strict=True)
+        table = pa.concat_tables(self._kept)
+        frames = [None if item is None else item.shape[-1] for item in codes]
+        new = [nested(codes, 2 + (self._format.channels > 1)), frames, num_samples, sample_rates]
+        new += [[value] * len(codes) for value in (self._format.model_fingerprint, self._format.model_revision)]
+        for name, values in zip(NEW_COLUMNS, [*new, errors], strict=True):
+            field = self._schema.field(name)
+            array: Any = values if isinstance(values, pa.Array) else pa.array(values)
+            table = table.append_column(field, array.cast(field.type))
+        self._writer.write_table(table.select(self._schema.names).cast(self._schema))
+        self._kept, self._rows, self._codes = [], [], 0
+
+    def close(self) -> None:
+        """Write what is left, and the footer: the format, the statistics, and `footer`."""
+        if self._rows:
+            self._flush()
+        said = {**self._format.describe(), **self.footer, "statistics": self.statistics.as_counts()}
+        self._writer.add_key_value_metadata({KEY.decode(): json.dumps(said, sort_keys=True)})
+        self._writer.close()
+
+    def abandon(self) -> None:
+        """Close the file as it is, to be removed."""
+        self._writer.close()
+
+
+def nested(arrays: Sequence[np.ndarray | None], axes: int) -> Any:
+    """Arrays of so many axes, or None, as an Arrow array of nested lists."""
+    import pyarrow as pa
+
+    shapes = [None if array is None else array.shape for array in arrays]
+    flat = [array.ravel() for array in arrays if array is not None]
+    values = pa.array(np.concatenate(flat) if flat else np.zeros(0, np.uint16))
+    for axis in reversed(range(1, axes)):
+        lengths = [np.full(int(np.prod(shape[:axis])), shape[axis]) for shape in shapes if shape is not None]
+        values = pa.ListArray.from_arrays(_offsets(np.concatenate(lengths) if lengths else np.zeros(0)), values)
+    outer = np.array([0 if shape is None else shape[0] for shape in shapes])
+    missing = np.array([shape is None for shape in shapes])
+    return pa.ListArray.from_arrays(_offsets(outer), values, mask=pa.array(missing))
+
+
+def _offsets(lengths: np.ndarray) -> Any:
+    import pyarrow as pa
+
+    return pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+
+
+class CodesFolder:
+    """A folder of shards.
+
+    README.md             what `datasets` reads it by
+    tokenize.json         what its rows depend on; another job is refused
+    statistics.json       when all is there
+    data/SPLIT-PIECE.parquet, or SPLIT-PIECE-PART.parquet of a stream
+    .partial/             files that are being written
+    """
+
+    def __init__(self, root: Path, split: str, pieces: int, stream: bool):
+        self.root, self.split, self.pieces, self._stream = root, split, pieces, stream
+        self._digits = max(5, len(str(pieces - 1)))
+
+    def path(self, piece: int, part: int) -> Path:
+        """Of one shard."""
+        name = f"{self.split}-{piece:0{self._digits}d}" + (f"-{part:05d}" if self._stream else "")
+        return self.root / "data" / f"{name}.parquet"
+
+    def done(self, piece: int) -> tuple[int, bool]:
+        """How many parts of a piece are there, and whether that is all of it."""
+        part = 0
+        while self._exists(self.path(piece, part)):
+            part += 1
+            if not self._stream:
+                return part, True
+        return part, part > 0 and self.footer(self.path(piece, part - 1))["last"]
+
+    def _sidecar(self, path: Path) -> Path:
+        return self.root / SIDECARS / f"{path.stem}.json"
+
+    def _exists(self, path: Path) -> bool:
+        return path.exists() or self._sidecar(path).exists()
+
+    def footer(self, path: Path) -> dict[str, Any]:
+        """What is said of a shard, wherever it is. Raises FileFormatError."""
+        if path.exists():
+            return read_footer(path)
+        try:
+            return json.loads(self._sidecar(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise FileFormatError(f"{self._sidecar(path)} is damaged: {error}; delete it and run again") from error
+
+    def complete(self) -> bool:
+        """Whether every shard is there."""
+        return all(self.done(piece)[1] for piece in range(self.pieces))
+
+    def shards(self) -> Iterator[Path]:
+        """All that are there, in order."""
+        for piece in range(self.pieces):
+            for part in range(self.done(piece)[0]):
+                yield self.path(piece, part)
+
+    @contextmanager
+    def partial(self, target: Path) -> Iterator[Path]:
+        """A name to write to, of this process alone; the file becomes `target` if the block succeeds."""
+        folder = self.root / ".partial"
+        folder.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f"{target.name}.{socket.gethostname()}.{os.getpid()}"
+        try:
+            yield temporary
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a small file, whole or not at all."""
+        with self.partial(self.root / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def tidy(self) -> None:
+        """Remove what killed processes left behind."""
+        for path in (self.root / ".partial").glob("*"):
+            path.unlink(missing_ok=True)
+        if (self.root / ".partial").is_dir():
+            (self.root / ".partial").rmdir()
+
+
+@contextmanager
+def open_shard(folder: CodesFolder, target: Path, codes_format: CodesFormat, features: Any) -> Iterator[ShardWriter]:
+    """A `ShardWriter` whose file appears, complete, when the block ends without an error."""
+    with folder.partial(target) as temporary:
+        writer = ShardWriter(temporary, codes_format, features)
+        try:
+            yield writer
+        except BaseException:
+            writer.abandon()
+            raise
+        writer.close()
+
+
+def read_footer(path: Path) -> dict[str, Any]:
+    """What the footer of a shard says of it. Raises FileFormatError."""
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+        return json.loads(metadata[KEY])
+    except KeyError as error:
+        raise FileFormatError(f"{path} was not written by codecplus tokenize") from error
+    except (OSError, ValueError) as error:
+        raise FileFormatError(f"{path} is damaged: {error}; delete it and run again") from error

@@ -1,0 +1,161 @@
+"""The paper's discriminators and their losses (Kumar et al. 2023). They know waveforms (B, 1, S), nothing of codecs.
+
+Parts are named as in the original implementation, whose training states fit. Letters: B batch, S samples, T frames,
+F frequency bins, C channels, p period.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+PAPER_BANDS = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
+
+
+def _conv(in_channels: int, out_channels: int, kernel: tuple[int, int], stride: tuple[int, int]) -> nn.Sequential:
+    """A weight-normed convolution that keeps the size but for the stride, and its activation."""
+    return nn.Sequential(_plain_conv(in_channels, out_channels, kernel, stride), nn.LeakyReLU(0.1))
+
+
+def _plain_conv(
+    in_channels: int, out_channels: int, kernel: tuple[int, int], stride: tuple[int, int] = (1, 1)
+) -> nn.Module:
+    padding = (kernel[0] // 2, kernel[1] // 2)
+    return weight_norm(nn.Conv2d(in_channels, out_channels, kernel, stride, padding))
+
+
+class MultiPeriodDiscriminator(nn.Module):
+    """Sees every p-th sample as a row of an image, for one period p (Kong et al. 2020).
+
+    Takes audio (B, 1, S), gives the outputs of its layers; the last one, (B, 1, T', p), is the judgement.
+    """
+
+    def __init__(self, period: int, channels: Sequence[int] = (32, 128, 512, 1024, 1024)):
+        super().__init__()
+        self.period = period
+        widths = [1, *channels]
+        self.convs = nn.ModuleList(
+            _conv(a, b, (5, 1), (3, 1) if i < len(channels) - 1 else (1, 1))
+            for i, (a, b) in enumerate(pairwise(widths))
+        )
+        self.conv_post = _plain_conv(widths[-1], 1, (3, 1))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Outputs of all layers, the judgement last."""
+        missing = self.period - x.shape[-1] % self.period
+        x = F.pad(x, (0, missing), mode="reflect")
+        x = x.unflatten(-1, (-1, self.period))  # (B, 1, T, p)
+        features = []
+        for conv in self.convs:
+            x = conv(x)
+            features.append(x)
+        features.append(self.conv_post(x))
+        return features
+
+
+class MultiBandSTFTDiscriminator(nn.Module):
+    """Sees real and imaginary part of an STFT of one window length, its bands apart from each other.
+
+    Takes audio (B, 1, S), gives the outputs of its layers; the last one, (B, 1, T, F'), is the judgement.
+    """
+
+    hann: Tensor
+
+    def __init__(
+        self, window: int, channels: int = 32, bands: Sequence[tuple[float, float]] = PAPER_BANDS, layers: int = 5
+    ):
+        super().__init__()
+        self.window = window
+        bins = window // 2 + 1
+        self.bands = [(int(low * bins), int(high * bins)) for low, high in bands]
+        self.band_convs = nn.ModuleList(nn.ModuleList(self._convs(channels, layers)) for _ in bands)
+        self.conv_post = _plain_conv(channels, 1, (3, 3))
+        self.register_buffer("hann", torch.hann_window(window), persistent=False)
+
+    @staticmethod
+    def _convs(channels: int, layers: int) -> list[nn.Sequential]:
+        first, last = _conv(2, channels, (3, 9), (1, 1)), _conv(channels, channels, (3, 3), (1, 1))
+        return [first, *(_conv(channels, channels, (3, 9), (1, 2)) for _ in range(layers - 2)), last]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Outputs of all layers of all bands, the judgement last."""
+        spectrum = self._spectrum(x)
+        features, judged = [], []
+        for (low, high), convs in zip(self.bands, self.band_convs, strict=True):
+            band = spectrum[..., low:high]
+            for conv in cast(nn.ModuleList, convs):
+                band = conv(band)
+                features.append(band)
+            judged.append(band)
+        features.append(self.conv_post(torch.cat(judged, dim=-1)))
+        return features
+
+    def _spectrum(self, x: Tensor) -> Tensor:  # (B, 1, S) -> (B, 2, T, F), T = ceil(S / hop)
+        hop = self.window // 4
+        pad = (self.window - hop) // 2
+        x = F.pad(x.float(), (pad, pad + -x.shape[-1] % hop), mode="reflect").squeeze(1)
+        with torch.autocast(x.device.type, enabled=False):
+            frames = torch.fft.rfft(x.unfold(-1, self.window, hop) * self.hann)
+        return torch.stack([frames.real, frames.imag], dim=1)
+
+
+class Discriminator(nn.Module):
+    """Discriminators of several periods and several STFT windows, side by side; sizes are the paper's by default.
+
+    Takes audio (B, 1, S), brought to zero mean and a peak of 0.8 first, and gives for each part the outputs of its
+    layers, of which the last one is the judgement. An empty list leaves a kind out.
+    """
+
+    def __init__(
+        self,
+        periods: Sequence[int] = (2, 3, 5, 7, 11),
+        fft_sizes: Sequence[int] = (2048, 1024, 512),
+        *,
+        bands: Sequence[tuple[float, float]] = PAPER_BANDS,
+        period_channels: Sequence[int] = (32, 128, 512, 1024, 1024),
+        stft_channels: int = 32,
+    ):
+        super().__init__()
+        if not periods and not fft_sizes:
+            raise ValueError("expected at least one period or one fft_size for the discriminator, got none of both")
+        self.discriminators = nn.ModuleList(
+            [
+                *(MultiPeriodDiscriminator(period, period_channels) for period in periods),
+                *(MultiBandSTFTDiscriminator(size, stft_channels, bands) for size in fft_sizes),
+            ]
+        )
+
+    def forward(self, x: Tensor) -> list[list[Tensor]]:
+        """Outputs of all layers of all parts."""
+        x = x - x.mean(dim=-1, keepdim=True)
+        x = 0.8 * x / (x.abs().amax(dim=-1, keepdim=True) + 1e-9)
+        return [part(x) for part in self.discriminators]
+
+
+class AdversarialLosses(NamedTuple):
+    """What both sides of the game want small; scalars."""
+
+    discriminator: Tensor
+    adversarial: Tensor
+    feature_matching: Tensor
+
+
+def adversarial_losses(fake: list[list[Tensor]], real: list[list[Tensor]]) -> AdversarialLosses:
+    """Least-squares losses (Mao et al. 2017) and feature matching, from the layers' outputs for both signals.
+
+    Summed over parts, feature matching over their layers too, as in the paper. The discriminator's loss is
+    E[D(fake)²] + E[(1 − D(real))²], the codec's E[(1 − D(fake))²].
+    """
+    zero = real[0][0].new_zeros((), dtype=torch.float32)
+    discriminator, adversarial, matching = zero, zero, zero
+    for fakes, reals in zip(fake, real, strict=True):
+        judged, truth = fakes[-1].float(), reals[-1].float()
+        discriminator = discriminator + judged.square().mean() + (1 - truth).square().mean()
+        adversarial = adversarial + (1 - judged).square().mean()
+        for x, y in zip(fakes[:-1], reals[:-1], strict=True):
+            matching = matching + (x.float() - y.detach().float()).abs().mean()
+    return AdversarialLosses(discriminator, adversarial, matching)

@@ -1,0 +1,142 @@
+"""The codec's layers as training wants them: the same outputs and gradients, sooner and in less memory.
+
+In bf16 on a CPU, the weight gradient of a convolution library call is several times slower than the same as matrix
+products, one per tap of the kernel. A snake that keeps its input alone, and computes its gradient from it, needs a
+quarter of the memory that autograd would keep. Rows are (B, T, C), channels together, as in `layers_dac`.
+"""
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from codecplus.modeling_dac import DacModel
+from codecplus.modeling_dac.layers_dac import DacConv1d, Snake1d, channels_last, folded_conv, zero_tail
+
+_BLOCK = 1 << 18  # elements of a snake's block, which stays in the cache between passes
+
+
+def use_training_layers(model: DacModel) -> None:
+    """Let a codec's layers compute by the functions below, wherever these are the faster; nothing else of it changes.
+
+    To be called before weight norm is applied. Saved weights and loaded ones are those of any other codec.
+    """
+    kinds: dict[type, type] = {DacConv1d: TrainedConv1d, Snake1d: TrainedSnake1d}
+    for module in model.modules():
+        module.__class__ = kinds.get(type(module), type(module))
+
+
+class TrainedConv1d(DacConv1d):
+    """A `DacConv1d` whose weight gradient is a few matrix products where it runs in bf16 on a CPU."""
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+        """As `DacConv1d.forward`."""
+        wide = self.kernel_size[0] > 1 and self.stride[0] == 1
+        if not wide or x.dtype != torch.bfloat16 or x.device.type != "cpu" or not torch.is_grad_enabled():
+            return super().forward(x, lengths, residual)
+        return cast(
+            Tensor, _Convolution.apply(zero_tail(x, lengths), self.weight, self.bias, self.dilation[0], self.pads)
+        )
+
+
+class _Convolution(torch.autograd.Function):
+    """A convolution of stride 1: x (B, C, T), weight (C', C, k), bias (C',) -> (B, C', T)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, pads: tuple[int, int]
+    ) -> Tensor:
+        x, narrow = channels_last(x), weight.to(x.dtype)
+        ctx.save_for_backward(x, narrow)
+        ctx.dilation, ctx.pads, ctx.dtype, ctx.biased = dilation, pads, weight.dtype, bias is not None
+        return folded_conv(x, narrow, None if bias is None else bias.to(x.dtype), dilation, pads)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor):
+        x, weight = ctx.saved_tensors
+        gradient, (left, right) = channels_last(gradients[0]), ctx.pads
+        at_input = None
+        if ctx.needs_input_grad[0]:
+            at_input = _transposed(gradient, weight, ctx.dilation, left, right)
+        return at_input, _weight_gradient(x, gradient, weight, ctx.dilation, left, ctx.dtype), (
+            gradient.sum(dim=(0, 2), dtype=torch.float32) if ctx.biased else None
+        ), None, None  # fmt: skip
+
+
+def _transposed(gradient: Tensor, weight: Tensor, dilation: int, left: int, right: int) -> Tensor:
+    """The gradient at the input (B, C, T): a convolution of that at the output, (B, C', T), with the kernel turned."""
+    turned, steps = weight.flip(2).transpose(0, 1), gradient.shape[-1]
+    if left > right:  # `folded_conv` pads both sides by the first of its pads
+        gradient = channels_last(F.pad(gradient, (0, left - right)))
+    return folded_conv(gradient, turned, None, dilation, (right, left))[..., :steps]
+
+
+def _weight_gradient(
+    x: Tensor, gradient: Tensor, weight: Tensor, dilation: int, left: int, dtype: torch.dtype
+) -> Tensor:
+    """(C', C, k): for each tap, the gradient at the output times the input that the tap saw."""
+    batch, _, steps = x.shape
+    kernel = weight.shape[2]
+    reach = (kernel - 1) * dilation
+    # One row of items with zeros between them, so that each tap is one product over all of them.
+    rows = F.pad(x.transpose(1, 2), (0, 0, left, reach - left)).flatten(0, 1)  # (B * (T + reach), C)
+    grads = F.pad(gradient.transpose(1, 2), (0, 0, 0, reach)).flatten(0, 1)[: batch * (steps + reach) - reach]
+    turned = grads.t()  # (C', N)
+    taps = [turned @ rows[tap * dilation : tap * dilation + len(grads)] for tap in range(kernel)]
+    return torch.stack(taps, dim=-1).to(dtype)
+
+
+class TrainedSnake1d(Snake1d):
+    """A `Snake1d` that keeps nothing but its input for the way back, on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `Snake1d.forward`."""
+        if x.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return super().forward(x)
+        return cast(Tensor, _Snake.apply(x, self.alpha))
+
+
+class _Snake(torch.autograd.Function):
+    """x + sin²(αx) / α: x (B, C, T), α (1, C, 1). In fp32 block by block, whatever x is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: Tensor) -> Tensor:
+        x = channels_last(x)
+        ctx.save_for_backward(x, alpha)
+        rows, slope = x.transpose(1, 2).flatten(0, 1), alpha.float().flatten()  # (N, C), (C,)
+        reciprocal = (slope + 1e-9).reciprocal()
+        out = torch.empty_like(rows)
+        for part, into in zip(_blocks(rows), _blocks(out), strict=True):
+            wide = part.float()
+            into.copy_(torch.addcmul(wide, (wide * slope).sin_().square_(), reciprocal))
+        return out.view(x.shape[0], x.shape[2], -1).transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor):
+        x, alpha = ctx.saved_tensors
+        rows, slope = x.transpose(1, 2).flatten(0, 1), alpha.float().flatten()
+        gradient = channels_last(gradients[0]).transpose(1, 2).flatten(0, 1)
+        at_input, turning, bending = torch.empty_like(rows), torch.zeros_like(slope), torch.zeros_like(slope)
+        for part, above, into in zip(_blocks(rows), _blocks(gradient), _blocks(at_input), strict=True):
+            wide, grad = part.float(), above.float()
+            angle = wide * slope
+            # sin² = (1 - cos 2αx) / 2: one sine and one cosine serve both gradients.
+            double = angle.mul_(2)
+            bent = double.cos().neg_().add_(1).mul_(grad)  # 2 sin²(αx) · g
+            bending += bent.sum(dim=0)
+            turned = double.sin_().mul_(grad)  # sin(2αx) · g
+            torch.add(grad, turned, out=grad)
+            into.copy_(grad)
+            turning += turned.mul_(wide).sum(dim=0)
+        reciprocal = (slope + 1e-9).reciprocal()
+        at_alpha = turning * reciprocal - 0.5 * bending * reciprocal.square()
+        shaped = at_input.view(x.shape[0], x.shape[2], -1).transpose(1, 2)
+        return shaped, at_alpha.view_as(alpha).to(alpha.dtype)
+
+
+def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
+    return rows.split(max(1, _BLOCK // rows.shape[1]))
+
+
+__all__ = ["TrainedConv1d", "TrainedSnake1d", "use_training_layers"]

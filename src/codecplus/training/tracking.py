@@ -1,0 +1,115 @@
+"""What a run shows: numbers, audio and pictures, to a tracker that accelerate knows and to a file of lines of JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codecplus.errors import InputError, MissingExtraError
+from codecplus.utils import mel_spectrogram
+
+TRACKERS = ("tensorboard", "trackio", "wandb", "none")
+
+
+class Tracker:
+    """One run's numbers, audio and pictures; only the main process writes.
+
+    Everything goes to `folder`: TensorBoard's files, and `log.jsonl` whatever the tracker. trackio and W&B keep their
+    own places besides.
+    """
+
+    def __init__(self, accelerator: Any, name: str, folder: Path, config: dict[str, Any], run: str):
+        self.accelerator, self.name, self.path = accelerator, name, folder / "log.jsonl"
+        if name == "none" or not accelerator.is_main_process:
+            return
+        options = {name: {"name": run} if name in ("trackio", "wandb") else {}}
+        accelerator.project_configuration.logging_dir = str(folder)
+        accelerator.init_trackers("tensorboard" if name == "tensorboard" else "codecplus", init_kwargs=options)
+        tracker = accelerator.get_tracker(name)
+        if name == "tensorboard":
+            tracker.writer.add_text("recipe", f"```json\n{json.dumps(config, indent=2)}\n```")
+        else:
+            tracker.store_init_configuration(config)
+
+    def rewind(self, step: int) -> None:
+        """Forget lines of steps from `step` on, which a resumed run writes again."""
+        if self.accelerator.is_main_process and self.path.exists():
+            lines = [line for line in self.path.read_text().splitlines() if _step_of(line) < step]
+            partial = self.path.with_suffix(".partial")
+            partial.write_text("".join(f"{line}\n" for line in lines))
+            os.replace(partial, self.path)
+
+    def numbers(self, values: dict[str, float], step: int) -> None:
+        """Numbers at a step."""
+        if not self.accelerator.is_main_process:
+            return
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **{key: round(value, 6) for key, value in values.items()}}) + "\n")
+        if self.name != "none":
+            self.accelerator.get_tracker(self.name).log(values, step=step)
+
+    def clip(self, name: str, audio: np.ndarray, sample_rate: int, step: int) -> None:
+        """A clip (S,) and its mel spectrogram."""
+        if self.name == "none" or not self.accelerator.is_main_process:
+            return
+        audio = np.nan_to_num(audio).clip(-1, 1)
+        image = mel_image(audio, sample_rate)
+        tracker = self.accelerator.get_tracker(self.name)
+        if self.name == "tensorboard":
+            tracker.writer.add_audio(name, audio[None], step, sample_rate)
+            tracker.writer.add_image(name, image, step, dataformats="HWC")
+            tracker.writer.flush()
+        elif self.name == "wandb":
+            import wandb  # pyright: ignore[reportMissingImports]
+
+            sound = wandb.Audio(audio, sample_rate=sample_rate)
+            tracker.log({f"{name}/audio": sound, f"{name}/mel": wandb.Image(image)}, step=step)
+        else:
+            import trackio
+
+            sound = trackio.Audio((audio * 32767).astype(np.int16), sample_rate=sample_rate, format="wav")
+            tracker.log({f"{name}/audio": sound, f"{name}/mel": trackio.Image(image)}, step=step)
+
+    def close(self) -> None:
+        """Write out what is pending."""
+        self.accelerator.end_training()
+
+
+def check_tracker(name: str) -> None:
+    """Raise InputError for a tracker that there is not, MissingExtraError for one that is not installed."""
+    if name not in TRACKERS:
+        raise InputError(f"there is no tracker {name!r}; expected one of {', '.join(TRACKERS)}")
+    if name == "none":
+        return
+    from importlib.util import find_spec
+
+    if find_spec(name) is None:
+        raise MissingExtraError(f"the tracker {name} is not installed: pip install {name}, or choose --tracker none")
+
+
+def mel_image(audio: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Log mel spectrogram of audio (S,) as an image (80, frames, 3) of bytes, low frequencies below."""
+    import torch
+
+    hop = max(128, len(audio) // 800)
+    mel = mel_spectrogram(torch.from_numpy(audio).float(), sample_rate, n_mels=80, n_fft=1024, hop_length=hop)
+    decibels = 20 * np.log10(mel.numpy() + 1e-5)
+    shade = ((decibels + 80) / 100).clip(0, 1)[::-1]  # -80 dB is black
+    try:
+        from matplotlib import colormaps
+
+        image = colormaps["magma"](shade)[..., :3]
+    except ImportError:
+        image = np.repeat(shade[..., None], 3, axis=-1)
+    return (255 * image).astype(np.uint8)
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return 1 << 62  # half a line, of a run that was killed while it wrote

@@ -1,0 +1,418 @@
+"""What the demo does, without its pages: files are checked, results kept for a while, ratings for good."""
+
+import sqlite3
+import struct
+import types
+import zipfile
+
+import numpy as np
+import pytest
+import soundfile
+
+from codecplus.errors import CodecPlusError, FileFormatError, InputError
+from codecplus.eval.listening import Rating, load_ratings
+from codecplus.utils import save_audio
+
+pytestmark = pytest.mark.usefixtures("world")
+
+
+@pytest.fixture
+def clip(world):
+    from space.coding import read_clip
+
+    return read_clip(world[0] / "one.wav")
+
+
+@pytest.fixture
+def names():
+    from space.settings import CHECKPOINTS
+
+    return CHECKPOINTS
+
+
+# ---- what visitors bring
+
+
+def test_a_zip_named_wav_is_refused_in_a_sentence_without_the_servers_folders(tmp_path):
+    from space.coding import read_clip
+
+    with zipfile.ZipFile(tmp_path / "evil.wav", "w") as archive:
+        archive.writestr("a.txt", "x" * 1000)
+    with pytest.raises(FileFormatError, match="The file is not readable audio") as caught:
+        read_clip(tmp_path / "evil.wav")
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_hours_are_refused_by_their_header(tmp_path):
+    from space.coding import read_clip
+
+    with soundfile.SoundFile(tmp_path / "long.flac", "w", 4000, 1) as file:
+        file.write(np.zeros(4000 * 7200, np.int16))
+    assert (tmp_path / "long.flac").stat().st_size < 2**18  # small enough to be uploaded
+    with pytest.raises(InputError, match=r"at most 60 s of audio, got 2\.0 hours"):
+        read_clip(tmp_path / "long.flac")
+
+
+def test_two_gigabytes_are_refused_before_they_are_read(tmp_path):
+    from space.coding import read_clip
+
+    with open(tmp_path / "huge.wav", "wb") as file:
+        file.truncate(2 * 2**30)
+    with pytest.raises(InputError, match="at most 30 MB, got 2048 MB"):
+        read_clip(tmp_path / "huge.wav")
+
+
+def test_too_many_channels_too_short_and_nothing_at_all(tmp_path):
+    from space.coding import read_clip
+
+    save_audio(np.zeros((6, 16000)), tmp_path / "six.wav", 16000)
+    save_audio(np.zeros(100), tmp_path / "short.wav", 16000)
+    for path, message in ((tmp_path / "six.wav", "6 channels"), (tmp_path / "short.wav", "0.006 s"), (None, "no clip")):
+        with pytest.raises(InputError, match=message):
+            read_clip(path)
+
+
+def test_visitors_cannot_make_the_server_load_what_they_like(clip):
+    from space.coding import any_codec, checkpoint, round_trip
+
+    for name in ("/etc", "somebody/model", "../tiny-live"):
+        for call in (lambda name=name: checkpoint(name), lambda name=name: round_trip(clip, name, 1)):
+            with pytest.raises(InputError, match="no checkpoint"):
+                call()
+        with pytest.raises(InputError, match="no codec"):
+            any_codec(clip, name, 6)
+
+
+# ---- coding
+
+
+def test_a_round_trip_gives_the_clips_shape_and_the_size_of_its_file(clip, names):
+    from space.coding import compress, figures, round_trip
+
+    done = round_trip(clip, names[0], 1.7)
+    assert done.audio.shape == clip.audio.shape
+    assert done.size == len(done.data) == len(compress(clip, names[0], 1.7))
+    assert done.kbps == pytest.approx(8 * done.size / clip.seconds / 1000)
+    assert len(compress(clip, names[0], 3.4)) > done.size
+    found = figures(clip, done)
+    assert found["bytes"] == done.size
+    assert found["si_sdr"] is not None
+
+
+def test_opus_beside_it_has_about_its_rate(clip):
+    from space.coding import any_codec
+
+    assert any_codec(clip, "opus", 12).kbps == pytest.approx(12, rel=0.1)
+
+
+def test_a_file_is_decoded_by_the_checkpoint_that_made_it(clip, names, tmp_path):
+    from space.coding import decode_file, round_trip
+
+    for name in names:
+        done = round_trip(clip, name, 1.0)
+        (tmp_path / "clip.dacp").write_bytes(done.data)
+        audio, rate, about = decode_file(tmp_path / "clip.dacp")
+        assert about["checkpoint"] == name.rsplit("/", 1)[1]
+        assert rate == clip.sample_rate
+        np.testing.assert_array_equal(audio, done.audio)
+
+
+def test_other_files_are_refused_as_dacp(clip, names, tmp_path):
+    from space.coding import decode_file, round_trip
+
+    data = round_trip(clip, names[0], 1.0).data
+    middle = len(data) // 2
+    flipped = data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :]
+    for content in (b"", b"RIFF" + bytes(100), data[:middle], flipped):
+        (tmp_path / "bad.dacp").write_bytes(content)
+        with pytest.raises(CodecPlusError):
+            decode_file(tmp_path / "bad.dacp")
+
+
+def test_what_fails_is_tried_again(world):
+    from space.coding import _Recent
+
+    recent, tries = _Recent(2), []
+
+    def fail():
+        tries.append(1)
+        raise InputError("no")
+
+    for _ in range(2):
+        with pytest.raises(InputError):
+            recent.get("a", fail)
+    assert len(tries) == 2
+    assert [recent.get(key, lambda key=key: key) for key in "abcab"] == list("abcab")
+    assert recent.get("b", lambda: "new") == "b"
+
+
+def test_numbers_are_shown_as_people_read_them(clip, names):
+    from space.coding import figures, round_trip
+    from space.parts import size_text, table
+
+    assert [size_text(n) for n in (12, 5985, 12_345_678)] == ["12 bytes", "5.99 kB", "12.3 MB"]
+    row = {**figures(clip, round_trip(clip, names[0], 1.0)), "codec": "<script>"}
+    assert "<script>" not in table([row])
+
+
+# ---- live
+
+
+def test_a_call_gives_what_the_codec_gives_and_counts_its_bits(clip, names):
+    from space.coding import checkpoint
+    from space.live import Call, measure
+
+    codec = checkpoint(names[1])
+    call, parts, size = Call(codec, 1.0), [], 0
+    samples = clip.audio[0]
+    for start in range(0, len(samples), 320):
+        audio, count = call.push(samples[start : start + 320])
+        parts.append(audio)
+        size += count
+    whole = np.concatenate([*parts, call.flush()])[: len(samples)]
+    books = codec.n_quantizers_for(1.0)
+    np.testing.assert_allclose(whole, codec.decode(codec.encode(samples, n_quantizers=books)), atol=1e-4)
+    assert size / clip.seconds / 1000 == pytest.approx(codec.bitrates[books - 1], rel=0.03)
+    audio, rate, measured = measure(clip, names[1], 1.0)
+    assert (len(audio), rate) == (len(samples), 16000)
+    assert measured["algorithmic_ms"] == 20
+    assert measured["compute_p95_ms"] >= measured["compute_median_ms"] > 0
+
+
+def test_a_caller_at_another_rate_is_resampled(names):
+    from space.coding import checkpoint
+    from space.live import Call
+
+    call = Call(checkpoint(names[1]), 1.0, 48000)
+    out = [call.push(np.zeros(960, np.float32))[0] for _ in range(25)]
+    assert sum(map(len, out)) + len(call.flush()) == pytest.approx(24000, abs=960)
+
+
+def test_the_line_answers_and_ends_in_a_sentence(names):
+    from space import live
+    from starlette.applications import Starlette
+    from starlette.routing import WebSocketRoute
+    from starlette.testclient import TestClient
+
+    client = TestClient(Starlette(routes=[WebSocketRoute("/live-socket", live.serve)]))
+    query = f"/live-socket?checkpoint={names[1]}&kbps=1&rate=16000"
+    with client.websocket_connect(query) as line:
+        assert line.receive_json() == {"ready": True, "latency": 0.02}
+        line.send_bytes(struct.pack("<d", 1.5) + bytes(640))
+        answer = line.receive_bytes()
+        stamp, spent, size = struct.unpack_from("<dfI", answer)
+        assert stamp == 1.5
+        assert spent > 0
+        assert size > 0
+        assert len(answer) == 16 + 640
+        line.send_bytes(b"x")
+        assert "Expected packets" in line.receive_json()["error"]
+    for query, message in (("/live-socket?checkpoint=x&rate=16000", "no checkpoint"),
+                           (f"/live-socket?checkpoint={names[1]}&kbps=1&rate=1", "got 1 Hz"),
+                           (f"/live-socket?checkpoint={names[1]}&kbps=1000&rate=16000", "kbit/s")):  # fmt: skip
+        with client.websocket_connect(query) as line:
+            assert message in line.receive_json()["error"]
+    lines = [client.websocket_connect(f"/live-socket?checkpoint={names[1]}&kbps=1&rate=16000") for _ in range(5)]
+    opened = [line.__enter__() for line in lines]
+    said = [line.receive_json() for line in opened]
+    assert ["error" in word for word in said] == [False] * 4 + [True]
+    for line in lines[:4]:
+        line.__exit__(None, None, None)
+
+
+# ---- the shelf
+
+
+def test_the_shelf_forgets_what_is_old_or_too_much_but_not_what_stays():
+    from space.shelf import Shelf
+
+    shelf = Shelf(seconds=3600, size=1000)
+    urls = []
+    for number in range(4):
+        path = shelf.new("a.wav")
+        path.write_bytes(bytes(400))
+        urls.append((shelf.put(path, keep=number == 0), path))
+    tokens = [url.split("/")[1].split(".")[0] for url, _ in urls]
+    assert [shelf.find(token) is not None for token in tokens] == [True, False, True, True]
+    assert not urls[1][1].exists()
+    again = shelf.put(urls[0][1], again=True)
+    assert again != urls[0][0]
+    shelf.seconds = -1
+    assert [shelf.find(token) is not None for token in tokens] == [True, False, False, False]
+    assert urls[0][1].exists()
+    shelf.close()
+    assert not shelf.folder.exists()
+
+
+# ---- ratings and listening tests
+
+
+def test_ratings_are_only_ever_added(tmp_path):
+    from space.ratings import RatingStore
+
+    store = RatingStore(tmp_path, "test")
+    store.add([Rating("acr", "one", "item", "opus@6", 3.0)])
+    store.add([Rating("acr", "two", "item", "opus@6", 4.0)])
+    assert load_ratings(store.path) == store.all()
+    with sqlite3.connect(store.path) as database:
+        for statement in ("UPDATE ratings SET score = 5", "DELETE FROM ratings"):
+            with pytest.raises(sqlite3.IntegrityError, match="only added"):
+                database.execute(statement)
+    assert len(RatingStore(tmp_path, "test").all()) == 2
+    assert RatingStore(tmp_path, "another").all() == []
+
+
+def test_on_the_hub_ratings_also_go_where_a_scheduler_commits_them(tmp_path, monkeypatch):
+    """A real CommitScheduler; only the Hub behind it is not there."""
+    import huggingface_hub
+    from space import ratings
+
+    commits = []
+
+    class Api(huggingface_hub.HfApi):
+        def create_repo(self, repo_id, **_):
+            return types.SimpleNamespace(repo_id=repo_id)
+
+        def create_commit(self, operations, **_):
+            commits.extend(operations)
+
+    monkeypatch.setattr(ratings, "_download", list)
+    scheduler = huggingface_hub.CommitScheduler(
+        repo_id="me/ratings", repo_type="dataset", folder_path=tmp_path / "out", path_in_repo="data", every=60,
+        hf_api=Api(),
+    )  # fmt: skip
+    try:
+        store = ratings.RatingStore(tmp_path, "test", scheduler)
+        store.add([Rating("mushra", "one", "item", "opus@6", 50.0)])
+        scheduler.push_to_hub()
+    finally:
+        scheduler.stop()
+    (path,) = [operation.path_in_repo for operation in commits]
+    assert path.startswith("data/test-")
+    assert load_ratings(tmp_path / "out") == store.all()
+
+
+def test_there_is_no_scheduler_without_a_space_a_dataset_and_a_token(tmp_path, monkeypatch):
+    from space import ratings
+
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    monkeypatch.setattr(ratings, "RATINGS_DATASET", "me/ratings")
+    assert ratings.hub_scheduler(tmp_path) is None
+
+
+@pytest.fixture
+def test_of(world, tmp_path):
+    from space.listening import Definition, ListeningTest
+    from space.settings import LISTENING_TEST
+    from space.shelf import Shelf
+
+    return ListeningTest(Definition.read(LISTENING_TEST), Shelf(), tmp_path)
+
+
+def test_a_listener_rates_everything_once_in_a_random_order_without_knowing_what(test_of):
+    orders = set()
+    for _ in range(4):
+        page, conditions = test_of.start("mushra"), []
+        while page["stage"] == "trial":
+            assert [s["id"] for s in page["stimuli"]] == list("ABCDE")
+            urls = [s["url"] for s in page["stimuli"]]
+            assert len({*urls, page["reference"]}) == 6  # the hidden reference has a URL of its own
+            assert not any(name in str(page) for name in ("opus", "identity", "lowpass", "one", "two"))
+            files = [test_of.shelf.find(url.split("/")[1].split(".")[0]) for url in urls]
+            known = {s.path: s.condition for items in test_of.prepare().values() for s in items}
+            conditions.append([known[path] for path in files])
+            scores = {
+                s["id"]: 100 if c == "identity" else 50 for s, c in zip(page["stimuli"], conditions[-1], strict=True)
+            }
+            page = test_of.submit(page["session"], scores)
+        assert page["stage"] == "done"
+        assert dict(page["given"])["reference"] == 100
+        assert len(conditions) == 2
+        orders |= {tuple(order) for order in conditions}
+    assert len(orders) > 2
+    result = test_of.results()["mushra"]
+    assert len(result["listeners"]) == 4
+    assert result["conditions"]["identity"]["mean"] == 100
+    assert result["conditions"]["opus@6"]["ratings"] == 8
+
+
+def test_acr_asks_for_one_stimulus_at_a_time(test_of):
+    page, count = test_of.start("acr", "0123456789abcdef"), 0
+    assert page["rater"] == "0123456789abcdef"
+    assert page["reference"] is None
+    while page["stage"] == "trial":
+        page, count = test_of.submit(page["session"], {"A": 4}), count + 1
+    assert count == 10
+    assert test_of.results()["acr"]["conditions"]["opus@24"]["mean"] == 4
+
+
+@pytest.mark.parametrize(
+    "scores", [None, {}, {"A": 50}, *(dict.fromkeys("ABCDE", score) for score in ("50", 101, True, float("nan")))]
+)
+def test_impossible_scores_are_refused_and_nothing_is_saved(test_of, scores):
+    page = test_of.start("mushra", "../../etc")
+    assert len(page["rater"]) == 16
+    with pytest.raises(InputError, match="Expected a score"):
+        test_of.submit(page["session"], scores)
+    assert test_of.store.all() == []
+    with pytest.raises(InputError, match="begin again"):
+        test_of.submit("nonsense", {})
+    with pytest.raises(InputError, match="no method"):
+        test_of.start("vote")
+
+
+# ---- leaderboard
+
+
+def test_the_leaderboard_takes_in_what_listeners_said(test_of, world):
+    from space.leaderboard_tab import cells, curve, read_board, with_listeners
+
+    board = read_board(world[0] / "board.json")
+    assert "MOS" not in [column["title"] for column in cells(board["boards"][0])["columns"]]
+    test_of.store.add([Rating("acr", rater, "one", "opus@6", 3.5) for rater in ("a", "b", "c")])
+    part = with_listeners(board, test_of)["boards"][0]
+    table = cells(part)
+    place = [column["title"] for column in table["columns"]].index("MOS")
+    assert {row["cells"][0]["value"]: row["cells"][place]["value"] for row in table["rows"]} == {
+        "opus@24": None, "opus@6": 3.5, "dac@6": None, "dac@3": None,
+    }  # fmt: skip
+    drawn = curve(part, "pesq_wb")
+    assert (drawn["title"], drawn["better"]) == ("PESQ wide band", "higher")
+    low, high = pytest.approx(4.1), pytest.approx(4.3)
+    assert drawn["points"][0] == {"codec": "opus", "kbps": 24.0, "mean": 4.2, "low": low, "high": high}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"schema": 2, "boards": []}', '{"schema": 1, "boards": [{}]}', "[" * 99999]
+)
+def test_another_file_is_no_leaderboard(tmp_path, text):
+    from space.leaderboard_tab import read_board
+
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(FileFormatError, match="leaderboard"):
+        read_board(tmp_path / "a.json")
+
+
+# ---- the folder
+
+
+def test_the_space_uses_public_names_only():
+    import ast
+
+    from space.settings import FOLDER
+
+    for path in FOLDER.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("codecplus"):
+                names = [*node.module.split("."), *(alias.name for alias in node.names)]
+                assert not any(name.startswith("_") for name in names), f"{path.name}:{node.lineno}"
+
+
+def test_the_front_matter_is_what_a_space_needs():
+    import yaml
+    from space.settings import FOLDER
+
+    head = yaml.safe_load((FOLDER / "README.md").read_text().split("---")[1])
+    assert head["sdk"] == "gradio"
+    assert (FOLDER / head["app_file"]).is_file()
+    assert len(head["short_description"]) <= 60

@@ -1,0 +1,214 @@
+"""The demo as people meet it: in a real browser, and by gradio_client, running alone in a folder of its own."""
+
+import json
+import os
+import re
+import sqlite3
+
+import numpy as np
+import pytest
+
+from codecplus.utils import load_audio, save_audio
+
+SLOW = pytest.mark.skipif(
+    not os.environ.get("CODECPLUS_BROWSER_TESTS"), reason="takes a minute; set CODECPLUS_BROWSER_TESTS=1"
+)
+
+
+@pytest.fixture
+def page(server, browser):
+    context = browser.new_context(
+        viewport={"width": 1280, "height": 900}, permissions=["microphone"], accept_downloads=True
+    )
+    page = context.new_page()
+    page.set_default_timeout(120_000)
+    page.faults = []
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
+    page.goto(server)
+    page.wait_for_selector("#encode")
+    yield page
+    assert page.faults == []
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    gradio_client = pytest.importorskip("gradio_client")
+    return gradio_client.Client(server, verbose=False)
+
+
+def open_tab(page, name):
+    page.get_by_role("tab", name=name).first.click()
+
+
+def test_upload_encode_play_switch_and_download(page, world, tmp_path):
+    folder, _ = world
+    page.set_input_files("#own input[type=file]", str(folder / "one.wav"))
+    page.wait_for_function("document.querySelector('#size')?.textContent.includes('kbit/s')")
+    page.click("#encode")
+    page.wait_for_selector("#player .cp-root[data-ready]")
+    assert page.locator("#player .cp-track").count() == 3
+    page.click("#player .cp-track:nth-child(3) .cp-pick")
+    page.wait_for_function("document.querySelector('#player .cp-root').cpPlayer.now > 0.1")
+    # Switching keeps the position.
+    before = page.evaluate("document.querySelector('#player .cp-root').cpPlayer.now")
+    page.click("#player .cp-track:nth-child(2) .cp-pick")
+    chosen, now = page.evaluate("(p => [p.chosen, p.now])(document.querySelector('#player .cp-root').cpPlayer)")
+    assert chosen == 0
+    assert now >= before or now < 0.3  # it may have come to its end meanwhile
+    assert "SI-SDR" in page.inner_text("#figures")
+    page.wait_for_selector("#picture img")
+    for button, name in (("#download-dacp", "clip.dacp"), ("#download-wav", "decoded.wav")):
+        with page.expect_download() as caught:
+            page.click(button)
+        caught.value.save_as(tmp_path / name)
+    audio, rate = load_audio(tmp_path / "decoded.wav")
+    assert (len(audio), rate) == (12000, 16000)
+    assert (tmp_path / "clip.dacp").stat().st_size < 3000
+
+
+def test_a_bad_file_gives_a_sentence(page, tmp_path):
+    (tmp_path / "evil.wav").write_bytes(b"PK\x03\x04" + bytes(500))
+    page.set_input_files("#own input[type=file]", str(tmp_path / "evil.wav"))
+    page.wait_for_selector("#own button[aria-label='Clear'], #own audio, #own .icon-button-wrapper")
+    page.click("#encode")
+    said = page.locator(".toast-body").first
+    said.wait_for()
+    assert "not readable audio" in said.inner_text()
+    assert "Traceback" not in page.content()
+
+
+def test_three_listeners_take_the_test_and_the_leaderboard_shows_it(server, browser, world):
+    folder, _ = world
+    for listener in range(3):
+        context = browser.new_context()  # another person's browser
+        page = context.new_page()
+        page.set_default_timeout(120_000)
+        page.goto(server)
+        open_tab(page, "Listening test")
+        page.click("[data-method=mushra] .cp-primary")
+        for trial in range(2):
+            page.wait_for_selector(f"#listening .cp-root[data-ready$=' {trial}']")
+            assert page.locator(".cp-next").is_disabled()
+            sliders = page.locator("#listening .cp-slider")
+            for i in range(sliders.count()):
+                page.locator("#listening .cp-stimulus .cp-pick").nth(i + 1).click()
+                page.wait_for_function(
+                    f"document.querySelectorAll('#listening .cp-stimulus')[{i + 1}].classList.contains('cp-on')"
+                )
+                sliders.nth(i).fill(str(91 + listener + i))
+            page.locator(".cp-next:not([disabled])").click()
+        page.wait_for_selector("#listening .cp-table")
+        assert "reference" in page.inner_text("#listening .cp-table")
+        if listener == 2:
+            open_tab(page, "Leaderboard")
+            page.click("#refresh")
+            page.wait_for_function("document.querySelector('#table')?.textContent.includes('MUSHRA')")
+        context.close()
+    with sqlite3.connect(folder / "ratings" / "ratings.sqlite") as database:
+        found = database.execute("SELECT count(*), count(DISTINCT rater), count(DISTINCT item) FROM ratings").fetchone()
+    assert found == (30, 3, 2)
+
+
+def test_the_leaderboard_sorts(page):
+    open_tab(page, "Leaderboard")
+    page.wait_for_function("document.querySelector('#table')?.textContent.includes('opus@24')")
+    assert page.locator("#plot svg circle").count() > 0
+    first = "document.querySelector('#table tbody tr').innerText.split(/\\s/)[0]"
+    assert page.evaluate(first) == "opus@24"
+    page.get_by_role("button", name="kbit/s").click()
+    assert page.evaluate(first) == "dac@3"
+    page.get_by_role("button", name="PESQ").click()  # where more is better, the best comes first
+    assert page.evaluate(first) == "opus@24"
+    page.get_by_role("button", name="PESQ").click()
+    assert page.evaluate(first) == "opus@6"
+
+
+def test_a_live_call_is_heard_and_timed(page):
+    open_tab(page, "Live")
+    page.click("#live .cp-primary")  # the microphone, which beeps
+    page.wait_for_function("Number(document.querySelector('#live .cp-root').dataset.total) > 20")
+    assert "kbit/s" in page.inner_text("#live .cp-rate dd")
+    assert re.fullmatch(r"\d+ ms", page.inner_text("#live .cp-trip dd"))
+    page.click("#live .cp-primary")
+    assert page.inner_text("#live .cp-primary") == "Start"
+
+
+@SLOW
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_every_tab_fits_its_window(server, browser, width, scheme):
+    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
+    page = context.new_page()
+    page.set_default_timeout(120_000)
+    page.goto(f"{server}/?__theme={scheme}")
+    page.wait_for_selector("#encode")
+    page.click("#encode")
+    page.wait_for_selector("#player .cp-root[data-ready]")
+    for tab in ("Try it", "Live", "Compare", "Listening test", "Leaderboard"):
+        open_tab(page, tab)
+        page.wait_for_timeout(500)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
+    context.close()
+
+
+# ---- scripts
+
+
+def test_every_action_has_a_name(client):
+    names = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert set(names) == {
+        "/encode", "/decode", "/size", "/checkpoints", "/stream", "/compare", "/reveal_x", "/reveal_y",
+        "/reveal_neither",
+        "/listening_start", "/listening_submit", "/listening_results", "/ratings", "/leaderboard",
+    }  # fmt: skip
+
+
+def test_scripts_encode_decode_and_compare(client, world, tmp_path):
+    from gradio_client import handle_file
+
+    _, settings = world
+    name = settings["CODECPLUS_CHECKPOINTS"].split(",")[1]
+    # A path in a file's name stays outside.
+    save_audio(0.1 * np.ones(8000) * np.sin(np.arange(8000) / 9), tmp_path / "..%2f..%2fetc%2fpasswd.wav", 16000)
+    own = handle_file(tmp_path / "..%2f..%2fetc%2fpasswd.wav")
+    player, _, dacp, wav, _, figures, size = client.predict(None, own, name, 1.0, api_name="/encode")
+    assert figures["codec"]["bytes"] == figures["size"]["bytes"] == os.path.getsize(dacp)
+    assert f"{figures['codec']['kbps']:.2f} kbit/s" in size
+    assert len(player["tracks"]) == 3
+    assert len(load_audio(wav)[0]) == 8000
+    _, _, _, again, _, about = client.predict(handle_file(dacp), api_name="/decode")
+    assert name.endswith(about["checkpoint"])
+    assert about["checkpoint"] == "tiny-live"
+    np.testing.assert_array_equal(load_audio(again)[0], load_audio(wav)[0])
+    player, _ = client.predict(None, own, name, 1.0, "opus", 12, True, api_name="/compare")
+    assert [track["label"] for track in player["tracks"]] == ["Reference", "X", "Y"]
+    assert "opus" not in json.dumps(player)
+    assert "opus" in client.predict(api_name="/reveal_x")
+    assert client.predict(None, own, name, 1.0, api_name="/stream")[1]["algorithmic_ms"] == 20
+
+
+def test_scripts_are_told_in_a_sentence(client):
+    from gradio_client.exceptions import AppError
+
+    with pytest.raises(AppError, match="There is no clip yet"):
+        client.predict(None, None, next(iter(client.predict(api_name="/checkpoints"))), 1.0, api_name="/size")
+    with pytest.raises(AppError, match="begin again"):
+        client.predict("nonsense", {}, api_name="/listening_submit")
+    assert client.predict(api_name="/leaderboard")["boards"][0]["task"] == "tiny"
+
+
+def test_uploads_over_the_limit_are_cut_off(server):
+    """31 MB are refused by the door itself; so are 2 GB, of which no more is read."""
+    import httpx
+
+    answer = httpx.post(f"{server}/gradio_api/upload", files={"files": ("big.wav", bytes(31 * 2**20))}, timeout=60)
+    assert answer.status_code == 413
+
+
+def test_results_have_names_that_cannot_be_guessed(server):
+    import httpx
+
+    for path in ("shelf/x.wav", "shelf/..%2f..%2fetc%2fpasswd", "shelf/%2e%2e/app.py"):
+        assert httpx.get(f"{server}/{path}").status_code in (404, 307)
+        assert "root:" not in httpx.get(f"{server}/{path}", follow_redirects=True).text

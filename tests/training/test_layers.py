@@ -1,0 +1,82 @@
+import copy
+
+import pytest
+import torch
+from tiny import GEOMETRIES, tiny_model
+
+from codecplus.modeling_dac.layers_dac import DacConv1d, Snake1d
+from codecplus.training.layers import TrainedConv1d, TrainedSnake1d, use_training_layers
+
+
+def trained(module, kind):
+    module = copy.deepcopy(module)
+    module.__class__ = kind
+    return module
+
+
+def run(module, x, weights):
+    x = x.clone().requires_grad_()
+    module.zero_grad()
+    out = module(x)
+    (out.float() * weights).sum().backward()
+    return [out.detach(), x.grad, *(p.grad for p in module.parameters())]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("kernel", "dilation", "steps"), [(7, 1, 40), (7, 3, 40), (7, 9, 130), (3, 1, 11), (7, 9, 20)])
+@pytest.mark.parametrize("channels", [(5, 8), (1, 8), (8, 1)])
+def test_a_convolution_has_the_gradients_of_torchs(causal, kernel, dilation, steps, channels):
+    torch.manual_seed(0)
+    conv = DacConv1d(*channels, kernel, dilation=dilation, causal=causal)
+    x, weights = torch.randn(3, channels[0], steps), torch.randn(3, channels[1], steps)
+    expected = run(conv, x, weights)
+    for a, b in zip(expected, run(trained(conv, TrainedConv1d), x.bfloat16(), weights), strict=True):
+        assert b.dtype == (torch.float32 if a.shape != b.shape or b.ndim != 3 or b.shape[2] == kernel else b.dtype)
+        assert float((a - b.float()).norm() / a.norm()) < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_snake_has_the_gradients_of_autograd(dtype):
+    torch.manual_seed(0)
+    snake = Snake1d(6)
+    with torch.no_grad():
+        snake.alpha.copy_(torch.tensor([0.0, 1e-3, -0.5, 1.0, 3.0, 10.0]).view(1, 6, 1))
+    x, weights = torch.randn(2, 6, 50), torch.randn(2, 6, 50)
+    expected, found = (
+        run(snake, x.to(dtype).float(), weights),
+        run(trained(snake, TrainedSnake1d), x.to(dtype), weights),
+    )
+    tolerance = 1e-5 if dtype == torch.float32 else 0.02
+    for a, b in zip(expected[:2], found[:2], strict=True):
+        torch.testing.assert_close(b.float(), a, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(found[2][:, 2:], expected[2][:, 2:], atol=1e-3, rtol=tolerance)
+    assert found[2].isfinite().all()
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_a_codec_computes_what_it_did_before(geometry):
+    plain = tiny_model(**GEOMETRIES[geometry])
+    fast = copy.deepcopy(plain)
+    use_training_layers(fast)
+    assert any(isinstance(m, TrainedConv1d) for m in fast.modules())
+    assert fast.state_dict().keys() == plain.state_dict().keys()
+    audio = 0.1 * torch.randn(2, 1, 640, generator=torch.Generator().manual_seed(0))
+    for model in (plain, fast):
+        model.decoder(model.encoder(audio)).square().sum().backward()
+    for a, b in zip(plain.parameters(), fast.parameters(), strict=True):
+        if a.grad is not None:
+            torch.testing.assert_close(a.grad, b.grad, atol=1e-4, rtol=1e-3)
+    with torch.no_grad():
+        assert torch.equal(plain.encoder(audio), fast.encoder(audio))
+
+
+def test_weight_norm_goes_on_top_and_copies_stand_alone():
+    model = tiny_model(downsampling_ratios=[2, 2])
+    use_training_layers(model)
+    model.apply_weight_norm()
+    twin = copy.deepcopy(model)
+    audio = torch.randn(1, 1, 64)
+    model.encoder(audio.bfloat16()).float().square().sum().backward()
+    assert all(p.grad is None for p in twin.parameters())
+    assert model.encoder.conv1.parametrizations.weight.original1.grad is not None
+    model.remove_weight_norm()
