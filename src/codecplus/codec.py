@@ -311,7 +311,7 @@ class Codec:
                 `quality`; `"abr"`, as many as make the file have `bitrate`, within 2 %, better where it matters.
             quality: from 0 to 10, for `"vbr"`: 10 is what all codebooks give; 8 by default.
             effort: 0 to 3, how hard to search for codes that sound alike and cost less; needs an entropy model.
-            entropy_coding: False packs codes as they are, which readers before 0.2 need.
+            entropy_coding: False packs codes as they are.
             overwrite: whether an existing `output` may be replaced.
             progress: called with the seconds of audio just read from a file, again and again.
 
