@@ -118,6 +118,15 @@ def test_a_decoder_written_from_the_documentation_agrees(file):
     np.testing.assert_array_equal(np.array(found).reshape(codes.shape), codes)
 
 
+def test_a_frame_of_one_codebook_cannot_have_fewer():
+    info = dataclasses.replace(INFO, num_codebooks=1)
+    data = bytearray(pack(some_codes(info, 9, "noise"), info))
+    data[17 + 3] |= 4
+    crc = zlib.crc32(bytes(data[17:-4]), zlib.crc32(bytes(8), zlib.crc32(bytes(data[:17]))))
+    with pytest.raises(FileFormatError, match="one codebook"):
+        unpack(bytes(data[:-4]) + crc.to_bytes(4, "big"))
+
+
 def big_info(**fields):
     return dataclasses.replace(INFO, num_codebooks=4, codebook_size=1024, **fields)
 

@@ -59,6 +59,10 @@ def decode_block(
     channels, num_codebooks, frames = shape
     if not data or data[0] > _KNOWN_BITS or data[0] & _MODE > NETWORK or len(data) * _CODES_PER_BYTE < np.prod(shape):
         raise FileFormatError("expected a block of codes, got damage; fetch the file again")
+    if data[0] & _VARIABLE and num_codebooks == 1:
+        raise FileFormatError(
+            "expected one codebook in every frame of a block, got fewer in some; fetch the file again"
+        )
     mode, start = data[0] & _MODE, 1
     copied = np.zeros(channels, bool)
     if data[0] & _COPIES:

@@ -28,7 +28,7 @@ from codecplus.errors import FileFormatError, InputError, ModelMismatchError
 
 _CRC_SIZE = 4
 _SIZE_SIZE = 3  # bytes that say how long an entropy-coded block is
-_MAX_SKIPPED = 64  # blocks in a row that recovery can find missing between two good ones
+_MAX_SKIPPED = 16  # blocks in a row that recovery can find missing between two good ones
 
 
 class Writer:

@@ -64,7 +64,10 @@ def explain(error: BaseException, repo: str, revision: str | None = None) -> str
         if status == 403:
             return f"the token may not do that ({message}); make one that may on {host}/settings/tokens"
         return f"{host} answered {status} ({message or _first_line(answer)})"
-    if any(base.__name__ == "TransportError" for link in chain for base in type(link).__mro__):
+    kinds = {base.__name__ for link in chain for base in type(link).__mro__}
+    if "TimeoutException" in kinds:
+        return f"{host} did not answer in time; try again, or raise HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT"
+    if "TransportError" in kinds:
         return f"{host} cannot be reached; check the network, or HF_ENDPOINT"
     return _first_line(error)
 
