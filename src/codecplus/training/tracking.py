@@ -69,7 +69,7 @@ class Tracker:
             sound = wandb.Audio(audio, sample_rate=sample_rate)
             tracker.log({f"{name}/audio": sound, f"{name}/mel": wandb.Image(image)}, step=step)
         else:
-            import trackio
+            import trackio  # pyright: ignore[reportMissingImports]
 
             sound = trackio.Audio((audio * 32767).astype(np.int16), sample_rate=sample_rate, format="wav")
             tracker.log({f"{name}/audio": sound, f"{name}/mel": trackio.Image(image)}, step=step)
