@@ -1,6 +1,6 @@
 """How long one frame takes from microphone to loudspeaker, beside the frame itself: encode and decode, live.
 
-    python benchmarks/latency.py [--codec dac-16khz-live] [--seconds 10] [--threads 1] [--dtype bfloat16]
+    python benchmarks/latency.py [--codec dac-16khz-live] [--seconds 10] [--threads 1] [--dtype bfloat16] [--compile]
 
 Every frame is pushed as it would come from a sound card, and timed alone. Wall time is what a listener waits for, on
 this machine with whatever else runs on it; processor time is what the work takes.
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32"])
+    parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     for dtype in args.dtype:
@@ -52,6 +53,8 @@ def main() -> None:
 
 def show(args, dtype: str) -> None:
     codec = load_codec(args.codec, dtype=dtype)
+    if args.compile:
+        codec.compile()
     period = 1000 / codec.frame_rate
     frames = max(1, round(args.seconds * codec.frame_rate))
     times = frame_times(codec.model, WARM_UP + frames)[WARM_UP:]

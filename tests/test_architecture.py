@@ -17,6 +17,7 @@ FLOORS = {
     "errors": 0,
     "_version": 0,
     "_lazy": 0,
+    "kernels": 0,
     "recordings": 2,
     "configuration": 2,
     "checkpoints": 2,

@@ -137,7 +137,7 @@ class Codec:
         return self.network.latency_samples / self.model_sample_rate
 
     def compile(self) -> "Codec":
-        """Compile what `torch.compile` makes faster on this device; see `DacModel.compile_layers`. Returns the codec.
+        """Compile what gets faster by it on this device; see `DacModel.compile_layers`. Returns the codec.
 
         Results are the same but for rounding. Raises InputError if this cannot be done here.
         """

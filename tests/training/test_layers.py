@@ -2,10 +2,13 @@ import copy
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny import GEOMETRIES, tiny_model
 
-from codecplus.modeling_dac.layers_dac import DacConv1d, Snake1d
-from codecplus.training.layers import TrainedConv1d, TrainedSnake1d, use_training_layers
+from codecplus import kernels
+from codecplus.modeling_dac.layers_dac import DacConv1d, DacResidualUnit, Snake1d
+from codecplus.training.layers import TrainedConv1d, TrainedResidualUnit, TrainedSnake1d, use_training_layers
 
 
 def trained(module, kind):
@@ -80,3 +83,42 @@ def test_weight_norm_goes_on_top_and_copies_stand_alone():
     assert all(p.grad is None for p in twin.parameters())
     assert model.encoder.conv1.parametrizations.weight.original1.grad is not None
     model.remove_weight_norm()
+
+
+@pytest.mark.skipif(not kernels.supported_in_bf16(), reason="needs a processor with AMX")
+@settings(max_examples=20, deadline=None)
+@given(
+    channels=st.sampled_from([16, 32, 96]),
+    dilation=st.sampled_from([1, 3, 9]),
+    causal=st.booleans(),
+    length=st.integers(1, 200),
+    batch=st.integers(1, 3),
+)
+def test_a_unit_has_the_gradients_of_autograd(channels, dilation, causal, length, batch):
+    torch.manual_seed(length)
+    unit = DacResidualUnit(channels, dilation, causal=causal)
+    for name, parameter in unit.named_parameters():
+        if "alpha" in name:
+            parameter.data.uniform_(0.2, 2)
+        else:
+            parameter.data.normal_(0, 0.1 if "bias" in name else parameter[0].numel() ** -0.5)
+    x = torch.randn(batch, channels, length).bfloat16()
+    weights = torch.randn(batch, channels, length).bfloat16().float()
+    exact = run(copy.deepcopy(unit).double(), x.double(), weights)
+    found = run(trained(unit, TrainedResidualUnit), x, weights)
+    for a, b in zip(exact, found, strict=True):
+        assert float((a - b).norm() / a.norm()) < 0.02
+
+
+@pytest.mark.skipif(not kernels.supported_in_bf16(), reason="needs a processor with AMX")
+def test_a_unit_follows_its_weights():
+    unit = trained(DacResidualUnit(32), TrainedResidualUnit)
+    torch.nn.utils.parametrizations.weight_norm(unit.conv1)
+    x, optimizer = torch.randn(1, 32, 60).bfloat16(), torch.optim.SGD(unit.parameters(), 0.1)
+    for _ in range(3):
+        y = unit(x)
+        expected = DacResidualUnit.forward(unit, x)
+        assert float((y - expected).norm() / expected.norm()) < 0.01
+        optimizer.zero_grad()
+        y.float().square().mean().backward()
+        optimizer.step()

@@ -56,7 +56,7 @@ class Snake1d(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(1, channels, 1))
-        self.compiled = False  # set by `DacModel.compile_layers`
+        self.fused = None  # set by `DacModel.compile_layers`: (module, x) -> y, or None where it cannot
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, T) -> (B, C, T)
         # In fp32 whatever x is: 1e-9 is zero in fp16, and a bf16 product has too few bits to take the sine of.
@@ -66,12 +66,9 @@ class Snake1d(nn.Module):
         if gradients_or_graph() or x.device.type != "cpu":
             wide = x.float()
             return (wide + reciprocal * torch.sin(alpha * wide).square()).to(x.dtype)
+        if self.fused is not None and (y := self.fused(self, x)) is not None:
+            return y
         x = channels_last(x)
-        if self.compiled:
-            rows = x.transpose(1, 2)
-            # Two contiguous dimensions: torch would compile anew for every pattern of strides.
-            y = compiled_snake()(rows.flatten(0, 1), alpha.flatten() / math.pi, reciprocal.flatten())
-            return y.view(rows.shape).transpose(1, 2)
         out = torch.empty_like(x)
         steps = max(1, self.block_elements // (x.shape[0] * x.shape[1]))
         for start in range(0, x.shape[-1], steps):
@@ -104,6 +101,15 @@ def snake_in_turns(x: Tensor, turns: Tensor, reciprocal: Tensor) -> Tensor:
 def compiled_snake():
     """`snake_in_turns` for any length, width and dtype, compiled at its first call; needs a C++ compiler."""
     return torch.compile(snake_in_turns, dynamic=True)
+
+
+def snake_in_one_pass(snake: Snake1d, x: Tensor) -> Tensor:
+    """`Snake1d.forward` on a CPU by `compiled_snake`."""
+    rows = channels_last(x).transpose(1, 2)
+    alpha = snake.alpha.float().flatten()
+    # Two contiguous dimensions: torch would compile anew for every pattern of strides.
+    y = compiled_snake()(rows.flatten(0, 1), alpha / math.pi, (alpha + 1e-9).reciprocal())
+    return y.view(rows.shape).transpose(1, 2)
 
 
 class DacConv1d(nn.Conv1d):
@@ -244,8 +250,13 @@ class DacResidualUnit(nn.Module):
         self.conv1 = DacConv1d(channels, channels, 7, dilation=dilation, causal=causal)
         self.snake2 = Snake1d(channels)
         self.conv2 = DacConv1d(channels, channels, 1)
+        self.fused = None  # set by `DacModel.compile_layers`: (unit, x, lengths) -> y, or None where it cannot
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        if self.fused is not None and not gradients_or_graph():
+            y = self.fused(self, x, lengths)
+            if y is not None:
+                return y
         return self.conv2(self.snake2(self.conv1(self.snake1(x), lengths)), residual=x)
 
 

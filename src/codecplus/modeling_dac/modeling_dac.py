@@ -4,6 +4,8 @@
 # pyright: reportOperatorIssue=false, reportReturnType=false
 # torch types every part of a module as "Tensor | Module", so that all that is read off a part is an error above.
 
+import importlib
+import importlib.util
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,9 +23,11 @@ from .layers_dac import (
     DacConvTranspose1d,
     DacDecoder,
     DacEncoder,
+    DacResidualUnit,
     DacResidualVectorQuantizer,
     Snake1d,
     compiled_snake,
+    snake_in_one_pass,
     zero_tail,
 )
 
@@ -117,32 +121,45 @@ class DacPreTrainedModel(PreTrainedAudioTokenizerBase):
         return self
 
     def compile_layers(self):
-        """Compile what `torch.compile` makes faster, for any batch and length, once: seconds to a minute.
+        """Compile what gets faster by it, for inference with any batch and length, once: seconds to a minute.
 
-        On a CPU that is the snake, fused into one pass (the rest is matrix products of a library), for inference; it
-        needs a C++ compiler. On an accelerator it is encoder and decoder as a whole. Outputs differ by rounding.
+        On a CPU with AVX-512 these are the residual units, nearly all of the work, by kernels of codecplus (in bf16
+        they need AMX); on another one it is the snake, by `torch.compile`. Both need a C++ compiler. On an accelerator
+        it is encoder and decoder as a whole. Outputs differ by rounding; weights may still be changed or trained.
 
         Raises:
-            `RuntimeError`: if `torch.compile` does not work here; the model is as it was.
+            `RuntimeError`: if it does not work here; the model is as it was.
         """
         if self.device.type != "cpu":
             for half in (self.encoder, self.decoder):
                 half.compile(dynamic=True)
             return self
-        snakes = [module for module in self.modules() if isinstance(module, Snake1d)]
+        snake, unit = self._fused_layers()
+        for module in self.modules():
+            if isinstance(module, Snake1d):
+                module.fused = snake
+            elif isinstance(module, DacResidualUnit):
+                module.fused = unit
+        return self
+
+    def _fused_layers(self):
+        """Functions for `Snake1d.fused` and `DacResidualUnit.fused` on this CPU, ready to run."""
+        # By name: this file also lives in model repositories, where codecplus need not be installed.
+        if importlib.util.find_spec("codecplus"):
+            kernels = importlib.import_module("codecplus.kernels")
+            if kernels.supported_in_bf16() if self.dtype == torch.bfloat16 else kernels.supported():
+                kernels.library()
+                return kernels.snake, kernels.residual_unit
         try:
             with torch.inference_mode():
-                channels = snakes[0].alpha.shape[1]
-                rows = torch.zeros(3 * channels, channels, dtype=self.dtype)  # equal sizes would be taken for one
+                rows = torch.zeros(48, 16, dtype=self.dtype)  # equal sizes would be taken for one
                 compiled_snake()(rows, rows[0].float(), rows[0].float())
         except Exception as error:
             raise RuntimeError(
                 "torch.compile does not work here, which needs a C++ compiler (g++ or clang, or CXX set to one); "
                 "leave compile_layers() out, the model is as right without it"
             ) from error
-        for snake in snakes:
-            snake.compiled = True
-        return self
+        return snake_in_one_pass, None
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As in transformers; weight norm is folded in what is written, so that any DAC class can read it."""

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import kernels
 from ..modeling_dac.layers_dac import (
     DacConv1d,
     DacConvTranspose1d,
@@ -164,6 +165,10 @@ class ResidualUnit:
         self.conv1 = Convolution(unit.conv1, unit.snake1, inputs_per_frame)
         self.snake2 = Snake(unit.snake2)
         self.conv2 = Convolution(unit.conv2, None, inputs_per_frame)
+        self.fused = None
+        if unit.fused is not None and unit.conv1.pads[1] == 0 and unit.conv1.weight.dtype == torch.bfloat16:
+            if kernels.takes_unit(unit, unit.conv1.weight[..., 0]):
+                self.fused = kernels.UnitStep(unit)
 
     def start(self, batch: int) -> LayerState:
         """Nothing waits before the first input."""
@@ -172,6 +177,9 @@ class ResidualUnit:
 
     def step(self, x: Tensor, state: LayerState, last: bool, starts: Tensor | None) -> tuple[Tensor, LayerState]:
         """See `Layer`."""
+        if self.fused is not None and starts is None and x.shape[1]:
+            y, tail = self.fused(x, state.tail)
+            return y, LayerState(state.position + x.shape[1], tail, state.skip)
         y, (position, tail, _) = self.conv1.step(x, state, last, starts)
         steps, waiting = y.shape[1], state.skip
         y = self.conv2.product(self.snake2(y), steps)

@@ -5,14 +5,26 @@ products, one per tap of the kernel. A snake that keeps its input alone, and com
 quarter of the memory that autograd would keep. Rows are (B, T, C), channels together, as in `layers_dac`.
 """
 
+import logging
+from functools import cache
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from codecplus import kernels
 from codecplus.modeling_dac import DacModel
-from codecplus.modeling_dac.layers_dac import DacConv1d, Snake1d, channels_last, folded_conv, zero_tail
+from codecplus.modeling_dac.layers_dac import (
+    DacConv1d,
+    DacResidualUnit,
+    Snake1d,
+    channels_last,
+    folded_conv,
+    zero_tail,
+)
+
+logger = logging.getLogger(__name__)
 
 _BLOCK = 1 << 18  # elements of a snake's block, which stays in the cache between passes
 
@@ -23,8 +35,38 @@ def use_training_layers(model: DacModel) -> None:
     To be called before weight norm is applied. Saved weights and loaded ones are those of any other codec.
     """
     kinds: dict[type, type] = {DacConv1d: TrainedConv1d, Snake1d: TrainedSnake1d}
+    if compiled_kernels():
+        kinds[DacResidualUnit] = TrainedResidualUnit
     for module in model.modules():
         module.__class__ = kinds.get(type(module), type(module))
+
+
+@cache
+def compiled_kernels() -> bool:
+    """Whether units and snakes train by compiled kernels here: in bf16, on a CPU with AMX and a C++ compiler."""
+    if not kernels.supported_in_bf16():
+        return False
+    try:
+        kernels.library()
+    except kernels.KernelError as error:
+        logger.warning("training in bf16 will be slower than it could be: %s", error)
+        return False
+    return True
+
+
+class TrainedResidualUnit(DacResidualUnit):
+    """A `DacResidualUnit` in one pass there and one back, where it runs in bf16 on a CPU with AMX."""
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """As `DacResidualUnit.forward`."""
+        if lengths is None and recorded() and kernels.trains_unit(self, x):
+            return kernels.trained_unit(self, x)
+        return super().forward(x, lengths)
+
+
+def recorded() -> bool:
+    """Whether autograd records the work as it runs."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 class TrainedConv1d(DacConv1d):
@@ -92,8 +134,10 @@ class TrainedSnake1d(Snake1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """As `Snake1d.forward`."""
-        if x.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if x.device.type != "cpu" or not recorded():
             return super().forward(x)
+        if compiled_kernels() and kernels.trains_snake(x):
+            return kernels.trained_snake(self, x)
         return cast(Tensor, _Snake.apply(x, self.alpha))
 
 
@@ -139,4 +183,4 @@ def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
     return rows.split(max(1, _BLOCK // rows.shape[1]))
 
 
-__all__ = ["TrainedConv1d", "TrainedSnake1d", "use_training_layers"]
+__all__ = ["TrainedConv1d", "TrainedResidualUnit", "TrainedSnake1d", "use_training_layers"]

@@ -1,0 +1,180 @@
+// Inference: a residual unit of DAC in one pass over memory: snake, dilated convolution of 7 taps, snake, pointwise convolution,
+// residual. Rows are (B, T, C), channels together. A block of rows stays in the cache from the first step to the last.
+#include "vectors.h"
+
+// ---- bf16, on AMX ----
+#ifdef __AMX_BF16__
+#include "tiles.h"
+
+template <bool WIDE>
+static void bf16_block(const Unit& unit, const bf16* x, const bf16* tail, bf16* y, bf16* hidden, const bf16* weight1,
+                       const bf16* weight2, long length, long first, long rows) {
+  static thread_local Scratch scratch1, scratch2;
+  alignas(64) float sums[32 * 32];
+  const long C = unit.channels, width = WIDE ? 32 : 16, padded = (rows + 31) / 32 * 32, needed = padded + 6 * unit.dilation;
+  bf16* s1 = scratch1.get<bf16>(needed * C);
+  bf16* s2 = scratch2.get<bf16>(padded * C);
+  snaked_rows(unit, x, tail, length, first - unit.left, needed, s1);
+  configure_tiles(C < 32 ? C : 32);
+  for (long n = 0; n < C; n += width)
+    for (long m = 0; m < padded; m += 32) {
+      tile_product<WIDE>(s1 + m * C, unit.dilation, 7, weight1 + n * 7 * C, C, sums);
+      for (long c = n; c < n + width; c += 16) {
+        const vec bias = load(unit.bias1 + c), turns = load(unit.turns2 + c), reciprocal = load(unit.reciprocal2 + c);
+        for (long i = 0; i < 32; i++) {
+          vec h = load(sums + i * width + c - n) + bias;
+          if (hidden) {  // what the way back will read, rounded alike
+            h = widened(narrowed(h));
+            if (m + i < rows) store(hidden + (first + m + i) * C + c, h);
+          }
+          store(s2 + (m + i) * C + c, snake(h, turns, reciprocal));
+        }
+      }
+    }
+  for (long n = 0; n < C; n += width)
+    for (long m = 0; m < padded; m += 32) {
+      tile_product<WIDE>(s2 + m * C, 0, 1, weight2 + n * C, C, sums);
+      const long left = rows - m < 32 ? rows - m : 32;
+      for (long i = 0; i < left; i++)
+        for (long c = n; c < n + width; c += 16) {
+          const long at = (first + m + i) * C + c;
+          store(y + at, load(sums + i * width + c - n) + load(unit.bias2 + c) + load(x + at));
+        }
+    }
+  _tile_release();
+}
+
+// `tail` and `tail_after` (B, left, C): see `snaked_rows`; `hidden` (B, T, C): what the first convolution gave. All three,
+// and `lengths` (B), may be null.
+extern "C" void unit_bf16(const bf16* x, bf16* y, bf16* hidden, const bf16* tail, bf16* tail_after, const int64_t* lengths,
+                          const float* vectors, const bf16* weight1, const bf16* weight2, long B, long T, long C,
+                          long dilation, long left, int threads) {
+  const Unit unit(vectors, C, dilation, left);
+  // As many rows as leave room for a panel of weights in a cache of 1 MB, and so many that weights are read seldom.
+  long rows = 262144 / C / 32 * 32;
+  rows = rows < 256 ? 256 : rows;
+  while (rows > 128 && B * ((T + rows - 1) / rows) < 2 * threads) rows = rows / 64 * 32;
+  in_blocks(B, T, rows, threads, [&](long b, long first, long n) {
+    const long length = lengths ? lengths[b] : T, item = b * T * C;
+    const bf16* before = tail ? tail + b * left * C : nullptr;
+    auto block = C == 16 ? bf16_block<false> : bf16_block<true>;
+    block(unit, x + item, before, y + item, hidden ? hidden + item : nullptr, weight1, weight2, length, first, n);
+  });
+  if (tail_after)
+    for (long b = 0; b < B; b++)
+      next_tail(unit, x + b * T * C, tail ? tail + b * left * C : nullptr, T, tail_after + b * left * C);
+}
+#endif
+
+// ---- fp32: of 7 taps, 4 outputs need 10 products and not 28 (Toom and Cook; Winograd 1980, F(4, 7)) ----
+constexpr int POINTS = 10;  // at which the polynomials are multiplied; `transforms` holds what units.py derives of them:
+                            // inputs to points (10, 10), then points to outputs (4, 10)
+
+// Rows in groups of 12, their channels in groups of 16: what a product reads lies together. Of row r, channels c to c + 15:
+static inline long grouped(long r, long c, long C) { return (r / 12 * (C / 16) + c / 16) * 12 * 16 + r % 12 * 16; }
+
+// out (12, 32) = a group of rows (12, K) times a panel (K, 32): the sums of all rows fit the registers
+static inline void rows_times_panel(const float* A, const float* panel, long K, float* out) {
+  vec sums[12][2] = {};
+  for (long c = 0; c < K; c += 16, A += 12 * 16)
+    for (long k = 0; k < 16; k++, panel += 32) {
+      const vec left = load(panel), right = load(panel + 16);
+#pragma GCC unroll 12
+      for (int r = 0; r < 12; r++) {
+        const vec a = _mm512_set1_ps(A[r * 16 + k]);
+        sums[r][0] += a * left;
+        sums[r][1] += a * right;
+      }
+    }
+#pragma GCC unroll 12
+  for (int r = 0; r < 12; r++) store(out + 32 * r, sums[r][0]), store(out + 32 * r + 16, sums[r][1]);
+}
+
+static void fp32_block(const Unit& unit, const float* x, float* y, const float* weight1,
+                       const float* weight2, const float* transforms, long length, long first, long rows,
+                       long block_rows) {
+  static thread_local Scratch scratch1, scratch2, scratch3, scratch4;
+  const float *input = transforms, *output = transforms + POINTS * POINTS;
+  const long C = unit.channels, d = unit.dilation, tiles = block_rows / 4;
+  float* s1 = scratch1.get<float>((block_rows + 6 * d) * C);
+  float* points = scratch2.get<float>(POINTS * tiles * C);  // (point, tile and channel, grouped)
+  float* sums = scratch3.get<float>(POINTS * tiles * 32);
+  float* s2 = scratch4.get<float>(block_rows * C);  // grouped
+  snaked_rows<float>(unit, x, nullptr, length, first - unit.left, block_rows + 6 * d, s1);
+  for (long i = 0; i < tiles; i++) {
+    const float* in = s1 + (i / d * 4 * d + i % d) * C;  // outputs of a tile lie d apart, so do its inputs
+    for (long c = 0; c < C; c += 16) {
+      vec v[POINTS];
+#pragma GCC unroll 10
+      for (int k = 0; k < POINTS; k++) v[k] = load(in + k * d * C + c);
+#pragma GCC unroll 10
+      for (int p = 0; p < POINTS; p++) {
+        vec sum = _mm512_setzero_ps();
+#pragma GCC unroll 10
+        for (int k = 0; k < POINTS; k++) sum += v[k] * _mm512_set1_ps(input[p * POINTS + k]);
+        store(points + p * tiles * C + grouped(i, c, C), sum);
+      }
+    }
+  }
+  for (long n = 0; n < C; n += 32) {
+    for (int p = 0; p < POINTS; p++)
+      for (long i = 0; i < tiles; i += 12)
+        rows_times_panel(points + (p * tiles + i) * C, weight1 + (n * POINTS + p * 32) * C, C, sums + (p * tiles + i) * 32);
+    for (long c = n; c < n + 32; c += 16) {
+      const vec bias = load(unit.bias1 + c), turns = load(unit.turns2 + c), reciprocal = load(unit.reciprocal2 + c);
+      for (long i = 0; i < tiles; i++) {
+        vec out[4] = {bias, bias, bias, bias};
+#pragma GCC unroll 10
+        for (int p = 0; p < POINTS; p++) {
+          const vec v = load(sums + (p * tiles + i) * 32 + c - n);
+#pragma GCC unroll 4
+          for (int o = 0; o < 4; o++) out[o] += v * _mm512_set1_ps(output[o * POINTS + p]);
+        }
+        const long row = i / d * 4 * d + i % d;
+#pragma GCC unroll 4
+        for (int o = 0; o < 4; o++) store(s2 + grouped(row + o * d, c, C), snake(out[o], turns, reciprocal));
+      }
+    }
+  }
+  for (long n = 0; n < C; n += 32)
+    for (long m = 0; m < rows; m += 12) {
+      rows_times_panel(s2 + m * C, weight2 + n * C, C, sums);
+      for (long i = 0; i < 12 && m + i < rows; i++)
+        for (long c = 0; c < 32; c += 16) {
+          const long at = (first + m + i) * C + n + c;
+          store(y + at, load(sums + 32 * i + c) + load(unit.bias2 + n + c) + load(x + at));
+        }
+    }
+}
+
+// T rows in blocks of 144, or a multiple; the dilation must divide 36.
+extern "C" void unit_fp32(const float* x, float* y, const int64_t* lengths, const float* vectors, const float* weight1,
+                          const float* weight2, const float* transforms, long B, long T, long C, long dilation,
+                          long left, int threads) {
+  const Unit unit(vectors, C, dilation, left);
+  // Wide layers in larger blocks, since each reads all weights; but none that would be mostly padding.
+  const long wanted = C >= 256 && B * T >= 576 * threads ? 288 : 144, blocks = (T + wanted - 1) / wanted;
+  const long rows = ((T + blocks - 1) / blocks + 143) / 144 * 144;
+  in_blocks(B, T, rows, threads, [&](long b, long first, long n) {
+    const long length = lengths ? lengths[b] : T, item = b * T * C;
+    fp32_block(unit, x + item, y + item, weight1, weight2, transforms, length, first, n, rows);
+  });
+}
+
+// ---- the snake alone: rows (N, C), vectors (2, C) ----
+template <class T>
+static void snake_rows(const T* x, T* y, const float* vectors, long N, long C, int threads) {
+  in_blocks(1, N, 16384 / C + 1, threads, [&](long, long first, long n) {
+    for (long i = first; i < first + n; i++)
+      for (long c = 0; c < C; c += 16)
+        store(y + i * C + c, snake(load(x + i * C + c), load(vectors + c), load(vectors + C + c)));
+  });
+}
+extern "C" void snake_fp32(const float* x, float* y, const float* vectors, long N, long C, int threads) {
+  snake_rows(x, y, vectors, N, C, threads);
+}
+#ifdef __AVX512BF16__
+extern "C" void snake_bf16(const bf16* x, bf16* y, const float* vectors, long N, long C, int threads) {
+  snake_rows(x, y, vectors, N, C, threads);
+}
+#endif

@@ -1,0 +1,93 @@
+// What all kernels share: vectors of 16 floats, bf16 in memory and fp32 in registers, the snake, scratch memory.
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+using bf16 = uint16_t;
+using vec = __m512;  // gcc and clang give it the operators of arithmetic
+
+static inline vec load(const float* p) { return _mm512_loadu_ps(p); }
+static inline vec widened(__m256i v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16)); }
+static inline vec load(const bf16* p) { return widened(_mm256_loadu_si256((const __m256i*)p)); }
+static inline void store(float* p, vec v) { _mm512_storeu_ps(p, v); }
+#ifdef __AVX512BF16__
+static inline __m256i narrowed(vec v) { return (__m256i)_mm512_cvtneps_pbh(v); }
+static inline void store(bf16* p, vec v) { _mm256_storeu_si256((__m256i*)p, narrowed(v)); }
+#endif
+
+// sin²(πt) has period 1, and is t² times a polynomial in t² to 2e-7 on [-1/2, 1/2]: see `snake_in_turns` in layers_dac.py.
+static inline vec snake(vec x, vec turns, vec reciprocal) {
+  vec t = x * turns;
+  t = t - _mm512_roundscale_ps(t, 0);
+  const vec u = t * t;
+  vec q = u * -3.2729451f + 12.9907297f;
+  q = q * u - 30.0859530f;
+  q = q * u + 42.7253848f;
+  q = q * u - 32.4695811f;
+  q = q * u + 9.8696029f;
+  return x + u * q * reciprocal;
+}
+
+// Memory of one thread for one use; it grows, is never given back, and holds no more than a block needs.
+struct Scratch {
+  void* start = nullptr;
+  size_t size = 0;
+  template <class T>
+  T* get(size_t elements) {
+    const size_t bytes = (elements * sizeof(T) + 127) / 64 * 64;
+    if (bytes > size) {
+      free(start);
+      start = aligned_alloc(64, size = bytes + bytes / 4 / 64 * 64);
+      if (!start) abort();
+    }
+    return (T*)start;
+  }
+};
+
+// What a residual unit knows: C channels, dilation, padding on the left; snakes, biases (C) each; weights as packed
+// by units.py.
+struct Unit {
+  long channels, dilation, left;
+  const float *turns1, *reciprocal1, *bias1, *turns2, *reciprocal2, *bias2;
+  Unit(const float* vectors, long C, long d, long l)
+      : channels(C), dilation(d), left(l), turns1(vectors), reciprocal1(vectors + C), bias1(vectors + 2 * C),
+        turns2(vectors + 3 * C), reciprocal2(vectors + 4 * C), bias2(vectors + 5 * C) {}
+};
+
+// Rows `first` to `first + n` of the snaked input of a unit's first convolution. Before row 0 lie the `left` rows of
+// `tail`, snaked already, or zeros; from row `length` on, zeros.
+template <class T>
+static void snaked_rows(const Unit& unit, const T* x, const T* tail, long length, long first, long n, T* out) {
+  const long C = unit.channels;
+  for (long i = 0; i < n; i++, out += C) {
+    const long row = first + i;
+    if (row >= length || (row < 0 && !tail)) {
+      memset(out, 0, C * sizeof(T));
+    } else if (row < 0) {
+      memcpy(out, tail + (row + unit.left) * C, C * sizeof(T));
+    } else {
+      const T* in = x + row * C;
+      for (long c = 0; c < C; c += 16) store(out + c, snake(load(in + c), load(unit.turns1 + c), load(unit.reciprocal1 + c)));
+    }
+  }
+}
+
+// Runs block(item, first row, rows) for all blocks of `rows` rows of B items of T rows.
+template <class F>
+static void in_blocks(long B, long T, long rows, int threads, F block) {
+  const long per_item = (T + rows - 1) / rows, blocks = B * per_item;
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && blocks > 1)
+  for (long i = 0; i < blocks; i++) {
+    const long first = i % per_item * rows;
+    block(i / per_item, first, T - first < rows ? T - first : rows);
+  }
+}
+
+// What the convolution of the next call will need as `tail` (left, C).
+template <class T>
+static void next_tail(const Unit& unit, const T* x, const T* tail, long rows, T* out) {
+  snaked_rows(unit, x, tail, rows, rows - unit.left, unit.left, out);
+}
