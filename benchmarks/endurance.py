@@ -1,6 +1,6 @@
 """A very long live stream, faster than real time: memory, and whether clock and frames stay in step.
 
-    python benchmarks/endurance.py [--hours 10] [--push 10] [--codec dac-16khz-live]
+    python benchmarks/endurance.py [--hours 10] [--push 10] [--codec dac-16khz-live [--compile]]
 
 Without --codec a net of a few hundred weights runs, so that ten hours pass in minutes; the state of a stream and the
 way it is carried are those of any net. With 16-bit positions, lists that grow or tensors that hold on to their inputs,
@@ -29,10 +29,12 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=10.0)
     parser.add_argument("--push", type=float, default=10.0, help="seconds of audio pushed at once")
     parser.add_argument("--codec", help="default: a tiny net with random weights")
+    parser.add_argument("--compile", action="store_true", help="bf16 and compiled layers")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.codec:
-        model = load_codec(args.codec).model
+        codec = load_codec(args.codec, dtype="bfloat16" if args.compile else "float32")
+        model = (codec.compile() if args.compile else codec).model
     else:
         torch.manual_seed(0)
         sizes = {"encoder_hidden_size": 2, "decoder_hidden_size": 8, "n_codebooks": 2, "codebook_size": 16}

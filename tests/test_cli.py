@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tiny import FIXTURES
 
+from codecplus import kernels
 from codecplus.cli import main
 from codecplus.utils import load_audio, save_audio
 
@@ -20,6 +21,17 @@ def wav(tmp_path, rng):
 
 
 MODEL = ["--model", "dac-16khz-live"]
+
+
+@pytest.mark.skipif(not kernels.supported_in_bf16(), reason="needs a processor with AMX")
+def test_compiled_in_bf16(wav, tmp_path):
+    audio = {}
+    for name, options in (("plain", []), ("fast", ["--dtype", "bfloat16", "--compile"])):
+        assert main(["encode", str(wav), *MODEL, *options, "-o", str(tmp_path / f"{name}.dacp")]) == 0
+        assert main(["decode", str(tmp_path / f"{name}.dacp"), *options, "-o", str(tmp_path / f"{name}.wav")]) == 0
+        audio[name], _ = load_audio(tmp_path / f"{name}.wav")
+    change = np.square(audio["plain"] - audio["fast"]).mean() / np.square(audio["plain"]).mean()
+    assert 0 < change < 0.5
 
 
 def test_encode_info_decode(wav, tmp_path, capsys):

@@ -98,7 +98,10 @@ def _add_hub_verbs(verbs: Any) -> None:
     verb = verbs.add_parser("push", help="upload a checkpoint, or the demo, to the Hugging Face Hub")
     verb.add_argument("checkpoint", nargs="?", help="a checkpoint's folder, or an embedded name")
     verb.add_argument("repo", nargs="?", help="OWNER/NAME of the repository; made if it does not exist")
-    verb.add_argument("--space", metavar="REPO", help="upload the demo as a Space, instead of a checkpoint")
+    verb.add_argument(
+        "--space", nargs="?", const="", metavar="REPO", help="upload the demo as a Space, instead of a checkpoint"
+    )
+    verb.add_argument("--to", metavar="FOLDER", type=Path, help="write what would be uploaded into a folder instead")
     verb.add_argument("--private", action="store_true", help="make it private")
     verb.add_argument("--revision", metavar="BRANCH", help="branch to upload to (default: main)")
     verb.add_argument("--discriminators", action="store_true", help="upload the discriminators of its training, too")
@@ -110,7 +113,7 @@ def _add_entropy_verb(verbs: Any) -> None:
     verb.add_argument("checkpoint", help="an embedded name, or a checkpoint's folder")
     verb.add_argument("recordings", nargs="+", type=Path, help="audio files, or a folder of them")
     verb.add_argument("-o", "--output", type=Path, help="file (default: entropy.safetensors beside the weights)")
-    verb.add_argument("--minutes", type=float, default=4.0, help="time to take (default: %(default)s)")
+    verb.add_argument("--minutes", type=float, default=8.0, help="time to take (default: %(default)s)")
     verb.add_argument("-f", "--force", action="store_true", help="replace the one there: files made with it need it")
     verb.set_defaults(run=entropy)
 
@@ -119,6 +122,7 @@ def _add_codec_options(verb: argparse.ArgumentParser, default: str | None = "dac
     verb.add_argument("--model", default=default, help=f"embedded name, folder, .pth or Hub id ({note})")
     verb.add_argument("--device", help="where to compute, cpu or cuda (default: cpu)")
     verb.add_argument("--dtype", help="what to compute in: float32 (default), bfloat16 or float16")
+    verb.add_argument("--compile", action="store_true", help="compile what gets faster by it; needs a C++ compiler")
 
 
 def _add_rate_options(verb: argparse.ArgumentParser) -> None:
@@ -244,13 +248,18 @@ def push(args: argparse.Namespace) -> int:
     from . import hub
 
     _quiet_transformers()
-    if args.space:
-        if args.checkpoint or args.revision or args.discriminators:
-            raise InputError("push --space REPO uploads the demo alone, and takes no other option than --private")
-        print(hub.push_space(args.space, private=args.private))
+    if args.to is not None and (args.repo or args.space or args.private or args.revision):
+        raise InputError("push --to FOLDER uploads nothing: leave out the repository, --private and --revision")
+    if args.space is not None:
+        if args.checkpoint or args.revision or args.discriminators or not (args.space or args.to):
+            raise InputError("expected push --space REPO [--private], or push --space --to FOLDER, and nothing else")
+        print(hub.export_space(args.to) if args.to else hub.push_space(args.space, private=args.private))
         return 0
-    if args.repo is None:
+    if args.checkpoint is None or (args.repo is None and args.to is None):
         raise InputError("push needs a checkpoint and a repository: codecplus push FOLDER OWNER/NAME")
+    if args.to is not None:
+        print(hub.export_folder(args.checkpoint, args.to, discriminators=args.discriminators))
+        return 0
     options = {"private": args.private, "revision": args.revision, "discriminators": args.discriminators}
     print(hub.push(args.checkpoint, args.repo, **options))
     return 0
@@ -279,7 +288,8 @@ def _load(name: str, args: argparse.Namespace):
 
     if find_export(name) is None:  # an export needs neither torch nor transformers
         _quiet_transformers()
-    return load_codec(name, device=getattr(args, "device", None), dtype=getattr(args, "dtype", None))
+    codec = load_codec(name, device=getattr(args, "device", None), dtype=getattr(args, "dtype", None))
+    return codec.compile() if getattr(args, "compile", False) else codec
 
 
 def _maker(source: Path) -> str:

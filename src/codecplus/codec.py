@@ -277,6 +277,9 @@ class Codec:
         order, so that a code may differ now and then where two entries are equally near; 0 codes one by one there too.
         """
         count = self._info(self.model_sample_rate, 1, None, n_quantizers).num_codebooks
+        for i, clip in enumerate(clips):
+            if np.ndim(clip) != 2:
+                raise InputError(f"expected clips of shape (channels, samples), got {np.shape(clip)} for clip {i}")
         if hasattr(self.network, "encode_clips"):
             return self.network.encode_clips(clips, count, batch_seconds)  # pyright: ignore[reportAttributeAccessIssue]
         return [np.concatenate(list(self.network.encode_blocks(_blocks(clip), count)), axis=-1) for clip in clips]

@@ -141,3 +141,11 @@ def test_a_compiler_that_fails_leaves_nothing_behind(compiler, expected, monkeyp
     with pytest.raises(kernels.KernelError, match=expected):
         build.library.__wrapped__()
     assert not list(tmp_path.iterdir())
+
+
+@needs_avx512
+def test_a_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CODECPLUS_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(kernels.KernelError, match="CODECPLUS_CACHE"):
+        build.library.__wrapped__()

@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import GEOMETRIES, tiny_model
 
+from codecplus import kernels
 from codecplus.errors import InputError
 from codecplus.streaming import DecoderStream, EncoderStream, StreamingDecoder, StreamingEncoder
+from codecplus.streaming.layers import ResidualUnit
 
 MODELS = {(g, c): tiny_model(c, **GEOMETRIES[g]) for g in GEOMETRIES for c in (False, True)}
 ENCODERS = {key: StreamingEncoder(model) for key, model in MODELS.items()}
@@ -109,6 +111,29 @@ def test_a_model_in_bf16_streams():
     assert audio.shape == (3200,)
     assert audio.dtype == np.float32
     assert np.isfinite(audio).all()
+
+
+@pytest.mark.skipif(not kernels.supported_in_bf16(), reason="needs a processor with AMX")
+def test_compiled_layers_stream_as_the_plain_ones():
+    fields = {"encoder_hidden_size": 16, "decoder_hidden_size": 128, "downsampling_ratios": [4, 5]}
+    model = tiny_model(True, **fields).to(torch.bfloat16)
+    plain = EncoderStream(model), DecoderStream(model)
+    model.compile_layers()
+    fused = StreamingEncoder(model), StreamingDecoder(model)
+    assert all(part.fused for half in fused for part in half.layers if isinstance(part, ResidualUnit))
+    audio = noise(2, 20 * 300)
+    expected = plain[0].push(audio[0])
+    codes = through(EncoderStream(fused[0], batch=2), audio, [7, 331, 20, 1021])
+    assert (codes[0] == expected).mean() > 0.95
+    pieces = through(DecoderStream(fused[1]), expected, [1, 1, 1, 50])
+    assert np.abs(pieces - plain[1].push(expected)).max() < 0.05
+    once = DecoderStream(fused[1]).push(expected)
+    assert np.abs(pieces - once).max() < 0.02
+    rows = EncoderStream(fused[0], batch=2)  # rows that begin anew take the plain way through the fused units' state
+    rows.push(audio[:, :100])
+    rows.reset(rows=1)
+    again = rows.push(audio[:, :200])[1]
+    assert (again == codes[1][:, :10]).mean() > 0.95
 
 
 # ---- latency

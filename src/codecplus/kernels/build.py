@@ -58,9 +58,12 @@ def library() -> ctypes.CDLL:
     if not path.exists():
         _compile(compiler, path)
     try:
-        return ctypes.CDLL(str(path))
+        kernels = ctypes.CDLL(str(path))
     except OSError as error:
         raise KernelError(f"the compiled kernels do not load ({error}); delete {path} and try again") from error
+    if supported_in_bf16() and not hasattr(kernels, "unit_bf16"):
+        raise KernelError(f"expected a C++ compiler that knows AMX, as g++ 11 or clang++ 12, got {compiler}")
+    return kernels
 
 
 def _cache() -> Path:
@@ -78,8 +81,13 @@ def _fingerprint(compiler: str) -> str:
 
 
 def _compile(compiler: str, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(suffix=".so", dir=path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(suffix=".so", dir=path.parent)
+    except OSError as error:
+        raise KernelError(
+            f"expected a writable folder for compiled kernels, set CODECPLUS_CACHE to one: {error}"
+        ) from error
     os.close(handle)
     try:
         command = [*compiler.split(), *_FLAGS, *map(str, sorted(_SOURCES.glob("*.cpp"))), "-o", name]
