@@ -1,20 +1,25 @@
-"""What entropy coding and search save: python benchmarks/bits.py FOLDER [--model NAME ...] [--effort]
+"""What entropy coding, search and rate control save: python benchmarks/bits.py FOLDER [--model NAME ...] [--effort]
 
-FOLDER holds recordings. For every rate: bytes against packing, for single files and for them put together to 60 s; what
-coding each code by itself would save at best, with the frequencies of these very recordings; and times real time.
+FOLDER holds recordings. For every rate: bytes against packing, for single files, for them put together to 60 s, and for
+these in one block each; what coding each code by itself would save at best, with the frequencies of these very
+recordings; and times real time. With --effort also what search and rate control do, with one row for each.
 """
 
 import argparse
 import io
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from codecplus import Codec, load_codec
-from codecplus.bitstream import Reader, pack
+from codecplus.bitstream import Reader, pack, unpack
+from codecplus.eval.metrics import score
 from codecplus.recordings import audio_files
+from codecplus.search import EFFORTS, Effort, encode_with_effort
 from codecplus.utils import load_audio
 
 
@@ -23,9 +28,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", nargs="+", default=["dac-16khz-live", "dac-44khz-small"])
     parser.add_argument("--match", default="", help="only files with this in their name")
-    parser.add_argument("--effort", action="store_true", help="table effort and variable rate, too")
+    parser.add_argument("--most", type=int, help="only so many files, evenly drawn")
+    parser.add_argument("--effort", action="store_true", help="table search and rate control, too")
     args = parser.parse_args()
+    torch.set_num_threads(1)
     files = [args.folder / name for name in audio_files(args.folder) if args.match in name]
+    files = files[:: max(1, -(-len(files) // (args.most or len(files))))]
     for name in args.model:
         codec = load_codec(name)
         clips = []
@@ -36,6 +44,7 @@ def main() -> None:
         table_of_rates(codec, [np.asarray(codec.encode(audio, rate)) for audio, rate in clips])
         if args.effort:
             table_of_efforts(codec, clips)
+            table_of_control(codec, clips)
 
 
 def table_of_rates(codec: Codec, clips: list[np.ndarray]) -> None:
@@ -43,12 +52,13 @@ def table_of_rates(codec: Codec, clips: list[np.ndarray]) -> None:
     minute = round(60 * codec.frame_rate)
     minutes = [together[:, i : i + minute] for i in range(0, together.shape[-1], minute)]
     most = codec.config.n_codebooks
-    print("| kbit/s | codebooks | single files | 60 s | each code by itself | encoding | decoding |\n|" + "---|" * 7)
+    print("| kbit/s | codebooks | single files | 60 s | in one block | each code by itself | encoding | decoding |")
+    print("|" + "---|" * 8)
     for books in sorted({most, most * 2 // 3, most // 2, most // 3, max(1, most // 6)}, reverse=True):
         saved, seconds = [], together.shape[-1] / codec.frame_rate
-        for group in (clips, minutes):
+        for group, block in ((clips, 0), (minutes, minute), (minutes, 0)):
             start = time.process_time()
-            coded = [written(codec, clip[:books], True) for clip in group]
+            coded = [written(codec, clip[:books], True, block) for clip in group]
             encoding = time.process_time() - start
             saved.append(1 - sum(map(len, coded)) / sum(len(written(codec, clip[:books], False)) for clip in group))
         start = time.process_time()
@@ -57,32 +67,90 @@ def table_of_rates(codec: Codec, clips: list[np.ndarray]) -> None:
         decoding = time.process_time() - start
         alone = 1 - np.mean([entropy(book) for book in together[:books]]) / codec.config.bits_per_codebook
         print(
-            f"| {codec.bitrates[books - 1]:.2f} | {books} | {-saved[0]:+.1%} | {-saved[1]:+.1%} | {-alone:+.1%} "
-            f"| {seconds / encoding:.0f}× | {seconds / decoding:.0f}× |"
+            f"| {codec.bitrates[books - 1]:.2f} | {books} | {-saved[0]:+.1%} | {-saved[2]:+.1%} | {-saved[1]:+.1%} "
+            f"| {-alone:+.1%} | {seconds / encoding:.0f}× | {seconds / decoding:.0f}× |",
+            flush=True,
         )
 
 
 def table_of_efforts(codec: Codec, clips: list[tuple[np.ndarray, int]]) -> None:
+    """Bits against what is heard: a search that pays has fewer bits at the same distances."""
+    print("| search | kbit/s | latent error | mel distance | PESQ | compute per second |\n|" + "---|" * 6)
+    rows: dict[str, Callable] = {"effort 0": lambda audio, rate: codec.compress(audio, sample_rate=rate)}
+    if codec.entropy_models:
+        for effort in EFFORTS:
+            rows[f"effort {effort}"] = lambda audio, rate, e=effort: codec.compress(audio, sample_rate=rate, effort=e)
+        rows["beam 8, λ = 0"] = lambda audio, rate: nearest(codec, audio, rate)
+    for books in range(codec.config.n_codebooks - 1, codec.config.n_codebooks * 3 // 4 - 1, -1):
+        rows[f"{books} codebooks"] = lambda audio, rate, n=books: codec.compress(
+            audio, sample_rate=rate, n_quantizers=n
+        )
+    for quality in (9, 7, 5):
+        rows[f"VBR, quality {quality}"] = lambda audio, rate, q=quality: codec.compress(
+            audio, sample_rate=rate, rate_control="vbr", quality=q
+        )
     seconds = sum(len(audio) / rate for audio, rate in clips)
-    print("| how | kbit/s | log-mel distance, dB | compute per second |\n|" + "---|" * 4)
-    ways = [{"effort": effort} for effort in range(4 if codec.entropy_models else 1)]
-    ways += [{"rate_control": "vbr", "quality": quality} for quality in (9, 7, 5)]
-    for way in ways:
-        size, distance, spent = 0, [], 0.0
+    for name, compress in rows.items():
+        size, spent, results = 0, 0.0, []
         for audio, rate in clips:
             start = time.process_time()
-            data = codec.compress(audio, sample_rate=rate, **way)
+            data = compress(audio, rate)
             spent += time.process_time() - start
             size += len(data)
-            mels = (codec.mel_spectrogram(x, rate) for x in (audio, codec.decompress(data)))
-            wanted, heard = (20 * np.log10(np.maximum(mel, 1e-4)) for mel in mels)
-            distance.append(np.abs(wanted - heard).mean())
-        print(f"| {way} | {size * 8 / seconds / 1000:.2f} | {np.mean(distance):.3f} | {spent / seconds:.3f} s |")
+            scores = score(audio, codec.decompress(data), rate, ["mel_distance", "pesq_wb"])
+            heard = [np.nan if scores[m].value is None else scores[m].value for m in ("mel_distance", "pesq_wb")]
+            results.append([latent_error(codec, audio, rate, data), *heard])
+        error, mel, pesq = np.nanmean(results, axis=0)
+        print(
+            f"| {name} | {size * 8 / seconds / 1000:.2f} | {error:.4f} | {mel:.4f} | {pesq:.3f} "
+            f"| {spent / seconds:.3f} s |",
+            flush=True,
+        )
 
 
-def written(codec: Codec, codes: np.ndarray, coded: bool) -> bytes:
+def table_of_control(codec: Codec, clips: list[tuple[np.ndarray, int]]) -> None:
+    """How near files come to an average bitrate, and what a mono file costs more as stereo."""
+    rate = clips[0][1]
+    audio = np.concatenate([audio for audio, r in clips if r == rate])[: 60 * rate]
+    whole = codec.compress(audio, sample_rate=rate)
+    for share in (0.4, 0.7, 0.95):
+        target = share * len(whole) * 8 / 1000 / (len(audio) / rate)
+        size = len(codec.compress(audio, sample_rate=rate, rate_control="abr", bitrate=target))
+        print(f"ABR of {target:.2f} kbit/s: {size * 8 / 1000 / (len(audio) / rate) / target - 1:+.1%}")
+    stereo = codec.compress(np.stack([audio, audio]), sample_rate=rate)
+    print(f"mono stored as stereo: {len(stereo) / len(whole) - 1:+.1%}")
+
+
+def nearest(codec: Codec, audio: np.ndarray, rate: int) -> bytes:
+    """A file of the codes whose sum a beam of 8 finds nearest, whatever they cost."""
+    info, model = codec._coding(codec._info(rate, 1, None, codec.config.n_codebooks), True)
+    assert model is not None
+    samples = codec._at_model_rate([audio[None]], info)
+    effort = Effort(8, 0, 1)
+    codes = np.concatenate(list(encode_with_effort(codec.model, samples, info.num_codebooks, effort, model)), axis=-1)
+    return pack(codes, info, num_samples=len(audio), entropy=model)
+
+
+def latent_error(codec: Codec, audio: np.ndarray, rate: int, data: bytes) -> float:
+    """Squared error of the sum of codes to the latents, as a share of their variance."""
+    header, codes = unpack(data, codec.entropy_models)
+    samples = np.concatenate(list(codec._at_model_rate([audio[None]], header)), axis=-1)
+    samples = np.pad(samples, ((0, 0), (0, -samples.shape[-1] % codec.hop_length)))
+    with torch.inference_mode():
+        latents = codec.model.encoder(torch.from_numpy(samples)[:, None])[..., : codes.shape[-1]]
+        total = torch.zeros_like(latents)
+        for quantizer, indices in zip(
+            codec.model.quantizer.quantizers, torch.from_numpy(codes[0].astype(int)), strict=False
+        ):
+            entries = quantizer.out_proj(quantizer.codebook(indices.clamp(min=0)).t()[None])
+            total += entries * (indices >= 0)
+    spread = latents - latents.mean(dim=-1, keepdim=True)
+    return float((latents - total).square().sum() / spread.square().sum())
+
+
+def written(codec: Codec, codes: np.ndarray, coded: bool, block: int = 0) -> bytes:
     info, model = codec._coding(codec._info(codec.sample_rate, 1, None, len(codes)), coded)
-    return pack(codes[None], replace(info), entropy=model)
+    return pack(codes[None], replace(info, block_length=block), entropy=model)
 
 
 def entropy(codes: np.ndarray) -> float:

@@ -2,13 +2,15 @@
 
     python benchmarks/evaluation_overhead.py --clips 1000 --seconds 5
 
-The same clips are encoded, decoded and scored a second time by plain calls in a loop. Processor time is compared, of
-this process and its workers, so that other load on the machine does not count.
+Inside one ordinary run the codecs' encode and decode, the metrics' functions and their resampling are timed. Whatever
+else this process and its workers spend is overhead: reading, hashing, caching, checks, messages, rows, statistics,
+plots and reports, and importing all that. Processor time is compared, so that other load on the machine does not count.
 """
 
 import argparse
 import os
 import resource
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,11 +20,55 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as t
 import numpy as np
 import soundfile
 
-from codecplus.eval import EvaluationConfig, load_results, run_evaluation
-from codecplus.eval.codecs import Original, resolve_codecs
-from codecplus.eval.metrics import Recording, compute_score, metrics_by_name
+from codecplus.eval import EvaluationConfig, load_results, run_evaluation, runner
 
 RATE = 16_000
+
+# Python imports a module of this name as it starts: so the workers time their metrics while they compute them.
+SITECUSTOMIZE = """
+import os, time
+from dataclasses import replace
+from codecplus.eval.metrics import METRICS, compute
+
+log = os.open(os.environ["OVERHEAD_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+def timed(function):
+    def call(*arguments):
+        start = time.process_time()
+        try:
+            return function(*arguments)
+        finally:
+            os.write(log, b"%.6f\\n" % (time.process_time() - start))
+    return call
+
+compute.resample = timed(compute.resample)
+for name, metric in METRICS.items():
+    METRICS[name] = replace(metric, function=timed(metric.function))
+"""
+
+
+class Timed:
+    """A codec that adds up the processor time of its encode and decode."""
+
+    seconds = 0.0
+
+    def __init__(self, codec):
+        self.codec = codec
+
+    def __getattr__(self, name):
+        return getattr(self.codec, name)
+
+    def encode(self, *arguments):
+        return self._call(self.codec.encode, arguments)
+
+    def decode(self, *arguments):
+        return self._call(self.codec.decode, arguments)
+
+    def _call(self, method, arguments):
+        start = time.process_time()
+        result = method(*arguments)
+        Timed.seconds += time.process_time() - start
+        return result
 
 
 def write_clips(folder: Path, clips: int, seconds: float) -> None:
@@ -39,44 +85,32 @@ def processor_seconds() -> float:
     return sum(u.ru_utime + u.ru_stime for u in used)
 
 
-def plain_loop(folder: Path, codecs: list, metrics: list) -> float:
-    start = time.process_time()
-    for path in sorted(folder.glob("*.flac")):
-        audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
-        reference = Recording(audio.T, rate)
-        for codec in codecs:
-            payload = codec.encode(reference.audio, rate)
-            decoded = codec.decode(payload.data, Original(1, reference.audio.shape[1], rate))
-            estimate = Recording(decoded, rate)
-            for metric in metrics:
-                compute_score(metric, reference, estimate)
-    return time.process_time() - start
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--metric", nargs="+", help="as of `codecplus eval`")
     args = parser.parse_args()
-    codecs, metrics = resolve_codecs(["opus"], [12.0]), metrics_by_name()
+    resolve = runner.resolve_codecs
+    runner.resolve_codecs = lambda *arguments: [Timed(codec) for codec in resolve(*arguments)]
     with tempfile.TemporaryDirectory() as temporary:
-        data = Path(temporary) / "data"
-        data.mkdir()
-        write_clips(data, args.clips, args.seconds)
-        plain_loop(data, codecs, metrics[:1])  # imports
-        own = plain_loop(data, codecs, metrics)
+        folder = Path(temporary)
+        (folder / "sitecustomize.py").write_text(SITECUSTOMIZE)
+        sys.path.insert(0, str(folder))  # the workers get this path
+        os.environ["OVERHEAD_LOG"] = str(folder / "log")
+        (folder / "data").mkdir()
+        write_clips(folder / "data", args.clips, args.seconds)
         before, start = processor_seconds(), time.perf_counter()
-        config = EvaluationConfig(
-            codecs=["opus"], bitrates=[12], data=str(data), out=Path(temporary) / "out", workers=args.workers
-        )
-        results = load_results(run_evaluation(config))
+        results = load_results(run_evaluation(EvaluationConfig(
+            codecs=["opus"], bitrates=[12], data=str(folder / "data"), out=folder / "out", workers=args.workers,
+            metrics=args.metric,
+        )))  # fmt: skip
         wall, used = time.perf_counter() - start, processor_seconds() - before
-    scores = sum(len(row.scores) for row in results.rows)
-    print(
-        f"{args.clips} clips of {args.seconds:g} s, {len(codecs)} codecs, {scores} scores in {wall:.1f} s of wall time"
-    )
-    print(f"codecs and metrics by plain calls {own:.1f} s, evaluation {used:.1f} s of processor time")
+        metrics = sum(map(float, (folder / "log").read_text().split()))
+    own, scores = Timed.seconds + metrics, sum(len(row.scores) for row in results.rows)
+    print(f"{args.clips} clips of {args.seconds:g} s, {len(results.codecs)} codecs, {scores} scores, {wall:.0f} s")
+    print(f"processor time: codecs {Timed.seconds:.1f} s, metrics {metrics:.1f} s, the rest {used - own:.1f} s")
     print(f"overhead {100 * (used / own - 1):.1f} %")
 
 

@@ -7,7 +7,7 @@ import threading
 import gradio as gr
 from gradio.themes import Base
 from space import compare_tab, leaderboard_tab, listening_tab, live, live_tab, settings, try_tab
-from space.coding import checkpoint
+from space.coding import checkpoint, load
 from space.listening import Definition, ListeningTest
 from space.shelf import Shelf
 from starlette.routing import Route, WebSocketRoute
@@ -51,6 +51,7 @@ def build(shelf: Shelf, test: ListeningTest) -> gr.Blocks:
 
 def launch(**options):
     """Start the app: gr.Blocks.launch with theme, limits and the routes that the pages use. Returns the page."""
+    load()
     shelf = Shelf()
     atexit.register(shelf.close)
     test = ListeningTest(Definition.read(settings.LISTENING_TEST), shelf, settings.RATINGS)
@@ -66,7 +67,7 @@ def launch(**options):
         head=HEAD,
         max_file_size=settings.MAX_UPLOAD,
         app_kwargs={"routes": routes},
-        footer_links=["api", "settings"],
+        footer_links=["api"],
         ssr_mode=False,  # the routes are this server's
         **options,
     )

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from tiny import GEOMETRIES, tiny_model
 
 from codecplus import Codec, load_codec
 from codecplus.bitstream import EntropyModel, unpack
+from codecplus.bitstream.blocks import NETWORK, _encode_as
 from codecplus.cli import main
-from codecplus.entropy import fit_network
+from codecplus.entropy import Codebooks, _FloatNetwork, _windows, fit_network
 from codecplus.errors import FileFormatError, InputError, ModelMismatchError
 from codecplus.utils import save_audio
 
@@ -29,9 +31,7 @@ def plain_codec(**options) -> Codec:
 def trained(audio) -> Codec:
     """A codec with an entropy model that has seen very much the same."""
     codec = plain_codec()
-    books = np.stack([q.codebook.weight.detach().numpy() for q in codec.model.quantizer.quantizers])
-    codes = np.asarray(codec.encode(audio))
-    model = fit_network([codes], books, codec.fingerprint, steps=60)
+    model = fit_network([np.asarray(codec.encode(audio))], Codebooks.of(codec), codec.fingerprint, steps=60)
     return plain_codec(entropy_models=[model])
 
 
@@ -44,6 +44,33 @@ def test_entropy_coding_is_lossless_and_smaller(trained, audio):
     np.testing.assert_array_equal(plain_codec().decompress(by_counts), trained.decompress(data))
     with pytest.raises(ModelMismatchError, match="the entropy model"):
         plain_codec().decompress(data)
+
+
+def test_codebooks_see_each_other_through_their_projections():
+    codec = plain_codec()
+    first, second = codec.model.quantizer.quantizers[:2]
+    books = Codebooks.of(codec)
+    entry = first.codebook.weight[3]
+    with torch.no_grad():
+        seen = second.in_proj(first.out_proj(entry[None, :, None])) - second.in_proj(
+            first.out_proj(torch.zeros(1, len(entry), 1))
+        )
+    torch.testing.assert_close(books.views[1, :, 0] @ books.entries[0, 3], seen[0, :, 0])
+
+
+def test_integers_cost_what_the_rounded_floats_say(audio):
+    codec = plain_codec()
+    books, codes = Codebooks.of(codec), np.asarray(codec.encode(np.tile(audio, 4)))
+    frames = torch.from_numpy(_windows(codes, books.entries.shape[1]))
+    network = _FloatNetwork(frames, books, torch.Generator().manual_seed(0))
+    with torch.no_grad():  # weights that matter
+        for weights in (network.high, network.slopes, network.own, network.codes):
+            weights += 0.05 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(1))
+        network.round(frames)
+        bits = float(network.bits(frames).sum())
+    model = EntropyModel(network.arrays(), codec.fingerprint)
+    block = _encode_as(NETWORK, codes[None], model.codebook_size, model)
+    assert 8 * len(block) == pytest.approx(bits, rel=0.02)
 
 
 def test_the_trained_integers_predict_what_the_floats_did(trained, audio):

@@ -4,7 +4,18 @@ settings, shelf, coding, pictures, live, ratings, listening      what is done
 try_tab, live_tab, compare_tab, listening_tab, leaderboard_tab   how it looks
 """
 
+import contextlib
+import importlib.util
 import os
+
+with contextlib.suppress(ImportError):
+    import spaces  # noqa: F401 - where there is ZeroGPU: it must come before torch  # pyright: ignore[reportMissingImports]
+
+if importlib.util.find_spec("codecplus") is None:
+    raise SystemExit(
+        "The package codecplus is neither installed nor in this folder. Copy the folder with its links followed, as "
+        "cp -rL does, or let `codecplus push --space --to FOLDER` write it."
+    )
 
 # Two visitors are served at a time: each has its share of the cores. Read when torch is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))

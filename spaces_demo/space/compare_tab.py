@@ -1,6 +1,7 @@
 """Compare: any two codecs of the harness on one clip, blind if wished."""
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -21,13 +22,21 @@ def build(shelf: Shelf) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=320):
             bundled = gr.Radio(list(CLIPS), value=next(iter(CLIPS)), label="Clip", elem_id="compare-clip")
-            own = gr.Audio(sources=["upload", "microphone"], type="filepath", label="or your own", buttons=[])
+            own = gr.Audio(
+                sources=["upload", "microphone"],
+                type="filepath",
+                label="or your own",
+                buttons=[],
+                elem_classes="cp-own",
+            )
             with gr.Row():
-                left = gr.Dropdown(codecs, value=CHECKPOINTS[0], label="One codec", min_width=140, elem_id="left")
-                left_kbps = gr.Number(6, minimum=0.5, maximum=256, label="kbit/s per channel", min_width=110)
+                left = gr.Dropdown(
+                    codecs, value=CHECKPOINTS[0], label="One codec", scale=2, min_width=150, elem_id="left"
+                )
+                left_kbps = gr.Number(6, minimum=0.5, maximum=256, label="kbit/s a channel", min_width=90)
             with gr.Row():
-                right = gr.Dropdown(codecs, value="opus", label="The other", min_width=140, elem_id="right")
-                right_kbps = gr.Number(6, minimum=0.5, maximum=256, label="kbit/s per channel", min_width=110)
+                right = gr.Dropdown(codecs, value="opus", label="The other", scale=2, min_width=150, elem_id="right")
+                right_kbps = gr.Number(6, minimum=0.5, maximum=256, label="kbit/s a channel", min_width=90)
             blind = gr.Checkbox(True, label="Blind: hide which is which until you have chosen", elem_id="blind")
             go = gr.Button("Compare", variant="primary", elem_id="compare")
         with gr.Column(scale=7, min_width=320):
@@ -40,7 +49,26 @@ def build(shelf: Shelf) -> None:
             answer = gr.State()
 
     @in_a_sentence
-    def run(bundled: str, own: str | None, left: str, left_kbps: float, right: str, right_kbps: float, blind: bool):
+    def compare(
+        bundled: str | None,
+        own: str | None = None,
+        left: str = CHECKPOINTS[0],
+        left_kbps: float = 6.0,
+        right: str = "opus",
+        right_kbps: float = 6.0,
+        blind: bool = True,
+    ) -> tuple:
+        """Send one clip through two codecs, to be heard at one loudness beside the original.
+
+        Args:
+            bundled: a bundled clip, or nothing
+            own: an audio file of your own, used instead
+            left: a checkpoint, or opus, opus-vbr, mp3 or aac
+            left_kbps: its bitrate in kbit/s per channel
+            right: the other codec
+            right_kbps: its bitrate in kbit/s per channel
+            blind: whether to call them X and Y in a random order, and to tell which is which after a choice
+        """
         clip = coding.read_clip(chosen_clip(bundled, own))
         pair = [coding.any_codec(clip, left, left_kbps), coding.any_codec(clip, right, right_kbps)]
         if blind:
@@ -68,11 +96,17 @@ def build(shelf: Shelf) -> None:
         return f"<p class='cp-size'><b>{_VERDICTS[choice]}</b>.</p>{table(named)}", gr.Row(visible=False), None
 
     go.click(
-        run, [bundled, own, left, left_kbps, right, right_kbps, blind], [player, votes, verdict, answer],
+        compare, [bundled, own, left, left_kbps, right, right_kbps, blind], [player, votes, verdict, answer],
         api_name="compare", concurrency_id=BUSY, concurrency_limit=AT_A_TIME,
     )  # fmt: skip
     for button, choice in ((vote_x, "X"), (vote_none, "neither"), (vote_y, "Y")):
         button.click(
-            lambda measured, choice=choice: reveal(choice, measured), answer, [verdict, votes, answer],
-            api_name=f"reveal_{choice.lower()}", queue=False,
+            _named(lambda measured, choice=choice: reveal(choice, measured), f"reveal_{choice.lower()}"),
+            answer, [verdict, votes, answer], api_name=f"reveal_{choice.lower()}", queue=False,
         )  # fmt: skip
+
+
+def _named(function: Callable, name: str) -> Callable:
+    """Scripts and agents see the name and the docstring of a function."""
+    function.__name__, function.__doc__ = name, "Choose, and be told which codec was X and which was Y."
+    return function

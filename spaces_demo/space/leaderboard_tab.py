@@ -1,6 +1,7 @@
 """Leaderboard: what `codecplus leaderboard --json` wrote, sortable and drawn, with what listeners said here."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,25 +67,46 @@ def titles(part: dict[str, Any]) -> dict[str, str]:
     return {name: about["title"] for name, about in part["metrics"].items() if name in present}
 
 
-def cells(part: dict[str, Any]) -> dict[str, Any]:
-    """One board as the table takes it: columns, and rows of values with their intervals."""
+def cells(part: dict[str, Any], bands: Sequence[float] = ()) -> dict[str, Any]:
+    """One board as the table takes it: columns, and rows of values with their intervals, in groups of about one rate.
+
+    `bands` are the bounds of the groups in kbit/s per channel.
+    """
     arrows = {True: "↑", False: "↓", None: ""}
-    columns = [{"title": title, "better": ""} for title in ("codec", "rank", "kbit/s", "failures")]
+    failed = any(entry.get("failures") for entry in part["entries"])
+    columns = [
+        {"title": title, "better": ""} for title in ("codec", "rank", "kbit/s", *(["failures"] if failed else []))
+    ]
     for name, title in titles(part).items():
         about = part["metrics"][name]
-        unit = f", {about['unit']}" if about.get("unit") else ""
-        columns.append({"title": f"{title}{unit}", "better": arrows[about.get("higher_is_better")]})
+        unit = f", {about['unit']}" if about.get("unit") in ("dB", "Hz", "ms") else ""
+        columns.append({
+            "title": f"{title}{unit}", "better": arrows[about.get("higher_is_better")], "about": about.get("source")
+        })  # fmt: skip
     columns.append({"title": "latency, ms", "better": "↓"})
     rows = []
     for entry in part["entries"]:
         found = [entry["metrics"].get(name, {}) for name in titles(part)]
         latency = entry.get("latency_seconds")
-        values = [entry["codec"], entry["rank"], entry["payload_kbps"], entry.get("failures")]
+        values = [entry["codec"], entry["rank"], entry["payload_kbps"], *([entry.get("failures")] if failed else [])]
         row = [{"value": value} for value in values]
         row += [{"value": score.get("mean"), "low": score.get("low"), "high": score.get("high")} for score in found]
         row.append({"value": None if latency is None else 1000 * latency})
-        rows.append({"anchor": bool(entry.get("anchor")), "cells": row})
+        rows.append({"anchor": bool(entry.get("anchor")), "group": _group(entry, bands), "cells": row})
     return {"columns": columns, "rows": rows}
+
+
+def _group(entry: dict[str, Any], bands: Sequence[float]) -> str:
+    band = entry.get("band")
+    if entry.get("anchor"):
+        return "Anchors, not ranked"
+    if not isinstance(band, int) or not 0 <= band <= len(bands) or not bands:
+        return ""
+    if band == 0:
+        return f"Below {bands[0]:g} kbit/s per channel"
+    if band == len(bands):
+        return f"From {bands[-1]:g} kbit/s per channel"
+    return f"{bands[band - 1]:g} to {bands[band]:g} kbit/s per channel"
 
 
 def curve(part: dict[str, Any], metric: str) -> dict[str, Any]:
@@ -141,7 +163,7 @@ def build(test: ListeningTest, page: gr.Blocks) -> None:
             gr.Dropdown(choices=names, value=which if which in names else names[0], visible=True),
             gr.Dropdown(choices=[(title, name) for name, title in known.items()], value=chosen, visible=True),
             curve(part, chosen) if chosen else {},
-            cells(part),
+            cells(part, board.get("bands") or ()),
             f"{part.get('clips', 0)} clips. {part['rule']}",
         )
 

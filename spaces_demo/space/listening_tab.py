@@ -54,12 +54,13 @@ def build(test: ListeningTest) -> gr.HTML:
     for function in (listening_start, listening_submit, listening_results):
         api(function, api_name=function.__name__, concurrency_limit=8)
 
-    def ratings_file() -> str:
+    def ratings() -> str:
+        """Every rating given here so far, as SQLite."""
         path = copy_ratings(test.store, test.shelf.new("ratings.sqlite"))
         test.shelf.put(path)
         return str(path)
 
-    download.click(ratings_file, None, download, api_name="ratings").success(
+    download.click(ratings, None, download, api_name="ratings").success(
         lambda: gr.DownloadButton("Download ratings.sqlite"), None, download, api_visibility="private", queue=False
     )
     return page

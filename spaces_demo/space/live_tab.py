@@ -39,7 +39,7 @@ def build(shelf: Shelf) -> None:
     with gr.Accordion("Without a microphone: what computing takes on this server", open=False):
         with gr.Row():
             bundled = gr.Radio(list(CLIPS), value="Speech", label="Clip")
-            own = gr.Audio(sources=["upload"], type="filepath", label="or your own", buttons=[])
+            own = gr.Audio(sources=["upload"], type="filepath", label="or your own", buttons=[], elem_classes="cp-own")
         button = gr.Button("Stream it in packets of 20 ms", elem_id="live-measure")
         player = tracks("", "live-player")
         measured = gr.JSON(label="Measured", elem_id="live-measured")
@@ -54,7 +54,17 @@ def build(shelf: Shelf) -> None:
         return gr.Slider(rates[0], rates[-1], value=rates[-1]), settings(name, rates[-1])
 
     @in_a_sentence
-    def measure(bundled: str, own: str | None, name: str, kbps: float) -> tuple[dict, dict[str, Any]]:
+    def stream(
+        bundled: str | None, own: str | None = None, name: str = names[0], kbps: float = 6.0
+    ) -> tuple[dict, dict[str, Any]]:
+        """Stream a clip through a checkpoint in packets of 20 ms, and time each.
+
+        Args:
+            bundled: a bundled clip, or nothing
+            own: an audio file of your own, used instead
+            name: the checkpoint
+            kbps: bitrate in kbit/s
+        """
         clip = coding.read_clip(chosen_clip(bundled, own))
         audio, rate, found = live.measure(clip, name, min(kbps, coding.rates(name)[-1]))
         url, _ = shelve(shelf, audio[None], rate, "streamed.wav")
@@ -63,5 +73,5 @@ def build(shelf: Shelf) -> None:
     name.change(new_checkpoint, name, [kbps, line], api_visibility="private", queue=False, show_progress="hidden")
     kbps.release(in_a_sentence(settings), [name, kbps], line, api_visibility="private", queue=False,
                  show_progress="hidden")  # fmt: skip
-    button.click(measure, [bundled, own, name, kbps], [player, measured], api_name="stream",
+    button.click(stream, [bundled, own, name, kbps], [player, measured], api_name="stream",
                  concurrency_id=BUSY, concurrency_limit=AT_A_TIME)  # fmt: skip

@@ -97,5 +97,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def _score(row: dict[str, Any], name: str, digits: int, unit: str = "") -> str:
     value = row[name]
     return (
-        f"<span title='{html.escape(row['reasons'][name])}'>–</span>" if value is None else f"{value:.{digits}f}{unit}"
+        f"<span title='{html.escape(row['reasons'][name])}'>–</span>"
+        if value is None
+        else f"{value:.{digits}f}{unit}".replace("-", "−")
     )

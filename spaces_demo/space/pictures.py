@@ -43,6 +43,7 @@ def draw_spectrograms(codec: Codec, before: np.ndarray, after: np.ndarray, rate:
                 picture, origin="lower", aspect="auto", extent=extent, vmin=low, vmax=high, cmap=colours,
                 interpolation="nearest",
             )  # fmt: skip
+            axis.patch.set_alpha(0)
             axis.set_title(title, loc="left", fontsize=11, color="#808490", pad=4)
             axis.set_ylabel("mel band", color="#808490")
             axis.tick_params(colors="#808490", labelsize=9)

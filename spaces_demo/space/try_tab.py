@@ -23,7 +23,7 @@ def build(shelf: Shelf) -> None:
             bundled = gr.Radio(list(CLIPS), value=next(iter(CLIPS)), label="Clip", elem_id="clip")
             own = gr.Audio(
                 sources=["upload", "microphone"], type="filepath", label="or your own", elem_id="own",
-                buttons=[], waveform_options=gr.WaveformOptions(show_recording_waveform=False),
+                elem_classes="cp-own", buttons=[], waveform_options=gr.WaveformOptions(show_recording_waveform=False),
             )  # fmt: skip
             gr.Markdown(
                 f"Up to {MAX_SECONDS} s and {MAX_UPLOAD >> 20} MB: WAV, FLAC, OGG, MP3.", elem_classes="cp-note"
@@ -38,11 +38,11 @@ def build(shelf: Shelf) -> None:
                 round(rates[0], 2), round(rates[-1], 2), value=round(rates[-1], 2), step=0.01,
                 label="Bitrate, kbit/s per channel", elem_id="bitrate",
             )  # fmt: skip
-            size = gr.HTML("", elem_id="size", apply_default_css=False)
-            encode = gr.Button("Encode and decode", variant="primary", elem_id="encode")
+            size_line = gr.HTML("", elem_id="size", apply_default_css=False)
+            go = gr.Button("Encode and decode", variant="primary", elem_id="encode")
             with gr.Accordion("Decode a .dacp file", open=False):
                 coded = gr.File(label=".dacp", file_types=[".dacp"], elem_id="coded", height=120)
-                decode = gr.Button("Decode", elem_id="decode")
+                open_it = gr.Button("Decode", elem_id="decode")
         with gr.Column(scale=7, min_width=320):
             player = tracks("Press “Encode and decode”, and switch between the two while they play.", "player")
             figures = gr.HTML("", elem_id="figures", apply_default_css=False)
@@ -56,7 +56,18 @@ def build(shelf: Shelf) -> None:
             data = gr.JSON(visible=False)
 
     @in_a_sentence
-    def run(bundled: str, own: str | None, name: str, kbps: float) -> tuple:
+    def encode(bundled: str | None, own: str | None = None, name: str = CHECKPOINTS[0], kbps: float = 6.0) -> tuple:
+        """Send a clip through a checkpoint, beside Opus at the same rate, and measure both.
+
+        Args:
+            bundled: a bundled clip, "Speech into music", "Speech", "Strings" or "Percussion"; or nothing
+            own: an audio file of your own, used instead
+            name: the checkpoint, one of those that `checkpoints` lists
+            kbps: bitrate in kbit/s per channel
+
+        Returns:
+            tracks to hear, a table, the .dacp file, the decoded WAV, spectrograms, the figures, a line about the size
+        """
         clip = coding.read_clip(chosen_clip(bundled, own))
         done = coding.round_trip(clip, name, min(kbps, coding.rates(name)[-1]))
         opus = coding.any_codec(clip, "opus", round(done.kbps / len(clip.audio), 1))
@@ -81,7 +92,15 @@ def build(shelf: Shelf) -> None:
         )  # fmt: skip
 
     @in_a_sentence
-    def size_of(bundled: str, own: str | None, name: str, kbps: float) -> str:
+    def size(bundled: str | None, own: str | None = None, name: str = CHECKPOINTS[0], kbps: float = 6.0) -> str:
+        """Size and bitrate of the entropy-coded file of a clip.
+
+        Args:
+            bundled: a bundled clip, or nothing
+            own: an audio file of your own, used instead
+            name: the checkpoint
+            kbps: bitrate in kbit/s per channel
+        """
         clip = coding.read_clip(chosen_clip(bundled, own))
         return _size_line(clip, coding.compress(clip, name, min(kbps, coding.rates(name)[-1])))
 
@@ -91,7 +110,15 @@ def build(shelf: Shelf) -> None:
         return gr.Slider(rates[0], rates[-1], value=rates[-1])  # pyright: ignore[reportReturnType]
 
     @in_a_sentence
-    def decode_file(path: str | None) -> tuple:
+    def decode(path: str | None) -> tuple:
+        """Decode a .dacp file that a checkpoint of this demo made.
+
+        Args:
+            path: the file
+
+        Returns:
+            the track to listen to, a line about it, nothing, the decoded WAV, nothing, what the file says of itself
+        """
         audio, rate, about = coding.decode_file(path)
         url, decoded = shelve(shelf, audio, rate, "decoded.wav")
         note = f"{about['kbit/s']:.2f} kbit/s"
@@ -110,22 +137,23 @@ def build(shelf: Shelf) -> None:
     outputs: list[Any] = [player, figures, dacp, wav, picture, data]
     work: dict[str, Any] = {"concurrency_id": BUSY, "concurrency_limit": AT_A_TIME}
     # What scripts get are plain values; that something can be seen now is said in a second step.
-    encode.click(run, given, [*outputs, size], api_name="encode", **work).success(
+    go.click(encode, given, [*outputs, size_line], api_name="encode", **work).success(
         lambda: show(True), None, [dacp, wav, picture], api_visibility="private", queue=False
     )
-    decode.click(decode_file, coded, outputs, api_name="decode", **work).success(
+    open_it.click(decode, coded, outputs, api_name="decode", **work).success(
         lambda: show(False), None, [dacp, wav, picture], api_visibility="private", queue=False
     )
     api(checkpoints, api_name="checkpoints", queue=False)
-    bundled.input(lambda: None, None, own, api_visibility="private", queue=False).then(
-        size_of, given, size, api_visibility="private", show_progress="hidden", **work
-    )
+    # The first of the events that share a function has its name for scripts.
     gr.on(
-        [kbps.release, own.change], size_of, given, size, api_name="size", show_progress="hidden",
+        [kbps.release, own.change], size, given, size_line, api_name="size", show_progress="hidden",
         trigger_mode="always_last", **work,
     )  # fmt: skip
+    bundled.input(lambda: None, None, own, api_visibility="private", queue=False).then(
+        size, given, size_line, api_visibility="private", show_progress="hidden", **work
+    )
     name.change(new_checkpoint, name, kbps, api_visibility="private", queue=False, show_progress="hidden").then(
-        size_of, given, size, api_visibility="private", show_progress="hidden", **work
+        size, given, size_line, api_visibility="private", show_progress="hidden", **work
     )
 
 

@@ -88,7 +88,9 @@ window.codecplus.listening = (element, props, watch, trigger) => {
         const slider = Object.assign(make("input", "cp-slider"), { type: "range", min: 0, max: 100, step: 1, value: 50 });
         const number = make("output", "", "–");
         slider.setAttribute("aria-label", `Score of ${name}`);
-        slider.oninput = () => { scores[name] = Number(slider.value); number.textContent = slider.value; row.classList.add("cp-rated"); update(); };
+        // Only what is heard is rated: who takes hold of another slider hears that one.
+        slider.onpointerdown = () => { if (player.chosen !== i || !player.sources) listen(i); };
+        slider.oninput = () => { if (player.chosen !== i) listen(i); scores[name] = Number(slider.value); number.textContent = slider.value; row.classList.add("cp-rated"); update(); };
         slider.onpointerup = slider.oninput; // a press that leaves it in the middle is a rating too
         row.append(slider, number);
       } else {

@@ -5,6 +5,9 @@ window.codecplus = window.codecplus || {};
   const context = () => (shared ??= new (window.AudioContext || window.webkitAudioContext)());
   const url = path => (window.gradio_config?.root ?? "").replace(/\/$/, "") + "/" + path;
   const playing = new Set();
+  // One track is faded out, then the other in, never across: a mixture of two would be a sound of its own (BS.1534-3, 5.3).
+  const FADE = 0.005;
+  const rise = Float32Array.from({ length: 33 }, (_, i) => 0.5 - 0.5 * Math.cos(Math.PI * i / 32)), fall = rise.slice().reverse();
 
   class Player {
     constructor(onChange) {
@@ -41,6 +44,7 @@ window.codecplus = window.codecplus || {};
       const at = context().currentTime + 0.03;
       if (this.position >= this.duration - 0.02) this.position = 0;
       this.started = at - this.position;
+      this.free = at; // until when a switch is under way
       this.sources = this.buffers.map((buffer, i) => {
         const source = context().createBufferSource(), gain = context().createGain();
         source.buffer = buffer;
@@ -68,12 +72,13 @@ window.codecplus = window.codecplus || {};
     }
 
     choose(i) {
+      if (this.sources && i !== this.chosen) {
+        const at = Math.max(context().currentTime, this.free);
+        this.sources[this.chosen].gain.gain.setValueCurveAtTime(fall, at, FADE);
+        this.sources[i].gain.gain.setValueCurveAtTime(rise, at + FADE, FADE);
+        this.free = at + 2 * FADE + 0.001;
+      }
       this.chosen = i;
-      const now = context().currentTime;
-      this.sources?.forEach(({ gain }, j) => { // 5 ms, so that the switch itself is not heard
-        gain.gain.cancelScheduledValues(now);
-        gain.gain.setTargetAtTime(j === i ? 1 : 0, now, 0.005);
-      });
       this.onChange();
     }
 

@@ -255,11 +255,11 @@ def push(args: argparse.Namespace) -> int:
             raise InputError("expected push --space REPO [--private], or push --space --to FOLDER, and nothing else")
         print(hub.export_space(args.to) if args.to else hub.push_space(args.space, private=args.private))
         return 0
-    if args.checkpoint is None or (args.repo is None and args.to is None):
-        raise InputError("push needs a checkpoint and a repository: codecplus push FOLDER OWNER/NAME")
-    if args.to is not None:
+    if args.checkpoint is not None and args.to is not None:
         print(hub.export_folder(args.checkpoint, args.to, discriminators=args.discriminators))
         return 0
+    if args.checkpoint is None or args.repo is None:
+        raise InputError("push needs a checkpoint and a repository: codecplus push FOLDER OWNER/NAME")
     options = {"private": args.private, "revision": args.revision, "discriminators": args.discriminators}
     print(hub.push(args.checkpoint, args.repo, **options))
     return 0

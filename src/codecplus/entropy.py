@@ -1,10 +1,16 @@
 """Entropy models: the small network that predicts the codes of one checkpoint, trained from recordings in minutes.
 
 The network is that of `bitstream.EntropyModel`. It is trained in floats here and rounded to integers at the end.
+
+An hour of audio is little for a network that tells 1024 codes apart, so it is told what is known of them. A codebook
+sees what the coarser ones left of a latent, through a matrix of its own. So does the network at first: it looks at what
+the frame before would show there, less what the coarser codebooks of this frame hold already. And how likely an entry
+is depends smoothly on where it lies: its logit is a polynomial of its direction, plus little of its own.
 """
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +25,13 @@ from .bitstream.predictors import low_bits
 from .codec import Codec
 from .errors import CodecPlusError, InputError
 
-LAGS = 2  # frames that a code is predicted from, its own included; a third one gained nothing
-_WIDTH, _HIDDEN = 12, 64  # of a code's vector, and hidden values per codebook
+LAGS = 2  # frames that a code is predicted from, its own included; a third one gains 0.2 %
+_WIDTH, _HIDDEN = 16, 128  # of a code's vector, and hidden values per codebook
 _BATCH = 512  # frames
 _RATE = 3e-3  # of learning, at its highest
 _TRUNCATED = 0.15  # share of the frames that stand behind one with fewer codebooks
 _SILENCE = 0.01  # share of the frames that are digital silence
+_MOST = 40_000  # of the sums of hidden weights once rounded, so that integers stay exact in floats of 32 bits
 _ROUNDED = 0.25  # last part of the training, in which weights are rounded as they will be
 
 
@@ -32,7 +39,7 @@ def fit_entropy_model(
     codec: Codec,
     recordings: Path | str | Sequence[Path | str],
     *,
-    minutes: float = 4.0,
+    minutes: float = 8.0,
     seed: int = 0,
     progress: Callable[[str], Any] | None = None,
 ) -> EntropyModel:
@@ -54,10 +61,9 @@ def fit_entropy_model(
     frames = sum(clip.shape[-1] for clip in clips)
     say(f"{len(clips)} recordings, {frames / codec.frame_rate / 60:.1f} minutes of codes")
     silence = np.asarray(codec.encode(np.zeros(2 * codec.model_sample_rate, np.float32), codec.model_sample_rate))
-    codebooks = [quantizer.codebook.weight for quantizer in codec.model.quantizer.quantizers]  # pyright: ignore
     return fit_network(
         clips,
-        torch.stack(codebooks).detach().float().cpu().numpy(),
+        Codebooks.of(codec),
         codec.fingerprint,
         silence=silence,
         deadline=start + 60 * minutes,
@@ -66,9 +72,29 @@ def fit_entropy_model(
     )
 
 
+@dataclass(frozen=True)
+class Codebooks:
+    """What is known of the codes of a model before any recording."""
+
+    entries: Tensor
+    """(K, 2**W, d): what the codes stand for."""
+    views: Tensor
+    """(K, d, K, d): views[k, :, j] @ e is what codebook k sees of an entry e of codebook j."""
+
+    @classmethod
+    def of(cls, codec: Codec) -> "Codebooks":
+        """The codebooks of a codec."""
+        quantizer = codec.model.quantizer
+        with torch.no_grad():
+            into, out, _, _, books = quantizer._weights(quantizer.quantizers)
+            entries = torch.stack(books).cpu()
+            K, _, d = entries.shape
+            return cls(entries, (into @ out).cpu().view(K, d, K, d))
+
+
 def fit_network(
     clips: Sequence[np.ndarray],
-    codebooks: np.ndarray,
+    codebooks: Codebooks,
     fingerprint: bytes,
     *,
     silence: np.ndarray | None = None,
@@ -81,7 +107,7 @@ def fit_network(
 
     Args:
         clips: the codes of one recording each, all with all codebooks.
-        codebooks: the entries (K, 2**W, d) that the codes stand for; similar ones are predicted together.
+        codebooks: of the model that made the codes.
         fingerprint: of the checkpoint that made the codes.
         silence: codes (K, T) of digital silence, mixed in so that silence is cheap.
         steps: to train for; by default as many as the time allows, up to 8 passes over the codes.
@@ -89,13 +115,13 @@ def fit_network(
     """
     if not clips or min(clip.shape[-1] for clip in clips) < 1:
         raise InputError("expected codes of at least one clip, got none")
-    size = codebooks.shape[1]
+    size = codebooks.entries.shape[1]
     generator = torch.Generator().manual_seed(seed)
     frames = torch.from_numpy(np.concatenate([_windows(clip, size) for clip in clips]))  # (N, L, K)
     quiet = frames[:0] if silence is None else torch.from_numpy(_windows(silence, size))
     most = steps or max(200, 8 * len(frames) // _BATCH)
-    model = _FloatNetwork(frames[:, 0], codebooks, generator)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, betas=(0.9, 0.98), weight_decay=0.03)
+    model = _FloatNetwork(frames, codebooks, generator)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, betas=(0.9, 0.98), weight_decay=0.03, fused=True)
     started = time.monotonic()
     for step in range(most):
         # Time is what is given: the schedule follows the clock where the clock is what ends it.
@@ -123,52 +149,91 @@ def fit_network(
 class _FloatNetwork(nn.Module):
     """The network in floats; once `round` was called, with weights and hidden values rounded as in the integer one."""
 
-    def __init__(self, codes: Tensor, codebooks: np.ndarray, generator: torch.Generator):
+    def __init__(self, frames: Tensor, codebooks: Codebooks, generator: torch.Generator):
         super().__init__()
-        K, N, width = codebooks.shape
-        d, H = _WIDTH, _HIDDEN
-        lows = 1 << low_bits(N)
+        entries, H = codebooks.entries, _HIDDEN
+        K, N, seen = entries.shape
+        d, lows = max(seen, _WIDTH), 1 << low_bits(N)
         self.sizes = (K, d, H, N // lows, lows)
         self.rounded = False
-        entries = codebooks / (np.linalg.norm(codebooks, axis=-1, keepdims=True) + 1e-9)
-        ranks = np.argsort([_similar_order(book.astype(np.float64), np.arange(N)) for book in entries], axis=1)
+        directions = F.normalize(entries, dim=-1)
+        by_rank = [_similar_order(book.numpy().astype(np.float64), np.arange(N)) for book in directions]
+        self.ranks: Tensor
+        self.register_buffer("ranks", torch.from_numpy(np.argsort(by_rank, axis=1)))
+        ranked = torch.stack([book[torch.from_numpy(order)] for book, order in zip(directions, by_rank, strict=True)])
+        self.places: Tensor
+        self.register_buffer("places", _polynomials(ranked).transpose(1, 2).contiguous())  # (K, P, N)
 
         def normal(*shape: int, scale: float) -> Tensor:
             return torch.randn(*shape, generator=generator) * scale
 
-        vectors = normal(K, N + 1, d, scale=0.3)
-        vectors[:, :N, : min(d, width)] = torch.from_numpy(entries[..., :d]).float()
+        size = entries.std(dim=(1, 2))  # (K,)
+        vectors = torch.zeros(K, N + 1, d)
+        vectors[:, :N, :seen] = entries / (size[:, None, None] + 1e-9)
         self.codes = nn.Parameter(vectors)
-        self.hidden = nn.Parameter(normal(K, LAGS * K * d, H, scale=0.1))
-        self.hidden_bias = nn.Parameter(torch.zeros(K, H))
-        self.high = nn.Parameter(normal(K, H, N // lows, scale=0.02))
-        self.low = nn.Parameter(normal(K, N // lows, H, lows, scale=0.02))
-        self.ranks: Tensor
-        self.register_buffer("ranks", torch.from_numpy(ranks))
-        counts = torch.stack(
-            [torch.bincount(ranks[book], minlength=N) for ranks, book in zip(self.ranks, codes.t(), strict=True)]
-        )
-        counts = (counts + 0.5).view(K, N // lows, lows)
-        self.high_bias = nn.Parameter(_log_shares(counts.sum(dim=-1)))
-        self.low_bias = nn.Parameter(_log_shares(counts))
         known = torch.zeros(K, LAGS, K, d, 1)
         for k in range(K):
             known[k, 0, :k], known[k, 1:, : k + 1] = 1, 1
         self.known: Tensor
         self.register_buffer("known", known.view(K, -1, 1))
+        hidden = normal(K, LAGS, K, d, H, scale=0.1)
+        self._look_through_codebooks(hidden, codebooks.views * size[:, None], frames[:2000])
+        self.hidden = nn.Parameter(hidden.view(K, -1, H))
+        self.hidden_bias = nn.Parameter(torch.zeros(K, H))
+        self.high = nn.Parameter(normal(K, H, N // lows, scale=0.02))
+        self.slopes = nn.Parameter(normal(K, H, self.places.shape[1], scale=0.02))
+        self.own = nn.Parameter(torch.zeros(K, H, N))
+        counts = torch.stack(
+            [torch.bincount(ranks[book], minlength=N) for ranks, book in zip(self.ranks, frames[:, 0].t(), strict=True)]
+        )
+        counts = (counts + 0.5).view(K, N // lows, lows)
+        self.high_bias = nn.Parameter(_log_shares(counts.sum(dim=-1)))
+        self.low_bias = nn.Parameter(_log_shares(counts))
+
+    @torch.no_grad()
+    def _look_through_codebooks(self, hidden: Tensor, views: Tensor, frames: Tensor) -> None:
+        """Let hidden values begin as what a codebook sees: of the frame before, of this one, and of their difference.
+
+        hidden (K, L, K, d, H) is changed; views (K, d, K, d) of the vectors of codes; frames (N, L, K) of any audio.
+        """
+        K, H, d = self.sizes[0], self.sizes[2], views.shape[1]
+        known = self.known.view(K, LAGS, K, -1)[..., :1]  # (K, L, K, 1)
+        vectors = torch.stack([self.codes[j, frames[:, 1, j], :d] for j in range(K)], dim=1)  # (N, K, d)
+        for k in range(K):
+            weights = views[k].permute(1, 2, 0)  # (K, d, d)
+            seen = torch.einsum("njd,jde->ne", vectors * known[k, 1], weights)
+            weights = weights / (seen.std() + 1e-9)
+            before, now = torch.zeros(2, LAGS, K, d, d)
+            before[1], now[0] = weights, weights
+            looks = torch.cat([before - now, before, now], dim=-1)
+            looks = torch.cat([looks, -looks], dim=-1)[..., :H] * known[k, ..., None]
+            hidden[k, ..., :d, : looks.shape[-1]] = looks
 
     def bits(self, frames: Tensor) -> Tensor:
         """Bits (K, N) of the codes of windows (N, L, K)."""
-        *_, highs, lows = self.sizes
+        lows = self.sizes[-1]
         h = self._hidden(frames)
         ranks = self.ranks.gather(1, frames[:, 0].t())  # (K, N)
         high, low = ranks // lows, ranks % lows
         high_logits = torch.baddbmm(self.high_bias[:, None], h, self._weights("high"))
-        all_low = self._weights("low").transpose(1, 2).flatten(2)  # (K, H, highs * lows)
-        low_logits = torch.baddbmm(self.low_bias.flatten(1)[:, None], h, all_low).unflatten(2, (highs, lows))
-        low_logits = low_logits.gather(2, high[..., None, None].expand(-1, -1, 1, lows))[:, :, 0]
+        low_logits = self._low_logits(h, high)
         nats = F.cross_entropy(high_logits.transpose(1, 2), high, reduction="none")
         return (nats + F.cross_entropy(low_logits.transpose(1, 2), low, reduction="none")) / np.log(2)
+
+    def _low_logits(self, h: Tensor, high: Tensor) -> Tensor:
+        """Logits (K, N, lows) for hidden values (K, N, H) after high symbols (K, N)."""
+        K, _, H, highs, lows = self.sizes
+        # Codes with the same high symbol share their weights: they are gathered, and multiplied at once.
+        group = (high + highs * torch.arange(K)[:, None]).flatten()
+        order, counts = group.argsort(), torch.bincount(group, minlength=K * highs)
+        room = int(counts.max())
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order)) - (counts.cumsum(0) - counts)[group[order]]
+        place += group * room
+        grouped = h.new_zeros(K * highs * room, H).index_copy(0, place, h.flatten(0, 1)).view(K * highs, room, H)
+        weights = self._weights("low").view(K, H, highs, lows).transpose(1, 2).flatten(0, 1)
+        logits = torch.baddbmm(self.low_bias.view(K * highs, 1, lows), grouped, weights)
+        return logits.flatten(0, 1)[place].view(*high.shape, lows)
 
     def _hidden(self, frames: Tensor) -> Tensor:
         """Hidden values (K, N, H) of windows (N, L, K)."""
@@ -183,6 +248,11 @@ class _FloatNetwork(nn.Module):
             h = _straight(h, (h / step).floor().clamp(max=255) * step)
         return h
 
+    @property
+    def low(self) -> Tensor:
+        """Weights (K, H, 2**W) of the low symbols, for one high symbol after the other."""
+        return self.slopes @ self.places + self.own
+
     def _weights(self, name: str) -> Tensor:
         weights = getattr(self, name)
         return _straight(weights, _rounded(weights, self.unit[name]) * self.unit[name]) if self.rounded else weights
@@ -192,7 +262,8 @@ class _FloatNetwork(nn.Module):
         """Fix the units that everything is rounded to, from the range that hidden values have on these frames."""
         h = self._hidden(frames)
         codes = self.codes.abs().amax() / 127
-        hidden = (self.hidden * self.known).abs().amax(dim=(1, 2)) / 127  # (K,)
+        weights = (self.hidden * self.known).abs()
+        hidden = torch.maximum(weights.amax(dim=(1, 2)) / 127, weights.sum(dim=1).amax(dim=1) / _MOST)  # (K,)
         largest = h.reshape(len(h), -1).quantile(0.9995, dim=1).clamp(min=1e-6)
         shift = (largest / (codes * hidden) / 255).log2().ceil().clamp(0, 24)
         value = codes * hidden * 2**shift
@@ -214,7 +285,7 @@ class _FloatNetwork(nn.Module):
         sums = {"hidden": (self.unit["codes"] * self.unit["hidden"])[:, 0]}
         value = self.unit["hidden_value"][:, 0]
         sums["high"] = self.unit["high"][:, 0] * value
-        sums["low"] = self.unit["low"][:, 0] * value[..., None]
+        sums["low"] = self.unit["low"] * value[..., None]
         arrays = {
             "ranks": self.ranks.numpy().astype(np.int16),
             "codes": _rounded(self.codes, self.unit["codes"]).numpy().astype(np.int8),
@@ -225,10 +296,22 @@ class _FloatNetwork(nn.Module):
                 weights = weights * self.known
             else:
                 bias = bias - bias.amax(dim=-1, keepdim=True)
-            arrays[name] = _rounded(weights, self.unit[name]).numpy().astype(np.int8)
+            weights = _rounded(weights, self.unit[name])
+            if name == "low":
+                K, _, H, highs, lows = self.sizes
+                weights = weights.view(K, H, highs, lows).transpose(1, 2)
+            arrays[name] = weights.numpy().astype(np.int8)
             arrays[f"{name}_bias"] = (bias / sums[name]).round().clamp(-(2**21), 2**21).numpy().astype(np.int32)
             arrays[f"{name}_shift"] = self.shifts[name].numpy().astype(np.uint8)
         return arrays
+
+
+def _polynomials(places: Tensor) -> Tensor:
+    """Coordinates (K, N, d), their squares and their products, each of mean 0 and deviation 1: (K, N, P)."""
+    i, j = np.triu_indices(min(_WIDTH, places.shape[-1]))
+    terms = torch.cat([places, places[..., i] * places[..., j]], dim=-1)
+    terms = terms - terms.mean(dim=1, keepdim=True)
+    return terms / terms.std(dim=1, keepdim=True).clamp(min=1e-4)
 
 
 def _similar_order(vectors: np.ndarray, among: np.ndarray) -> np.ndarray:

@@ -31,6 +31,7 @@ _CLIP = Path(__file__).parent / "assets" / "demo.flac"
 _EXTRAS = ("entropy*", "LICENSE*", "training/recipe.json")
 _DISCRIMINATORS = "training/discriminators.safetensors"
 _CARD_EXTRAS = ("assets/*.png", "assets/*.svg", ".eval_results/*.yaml")
+_PACKAGE_REFUSED = ("__pycache__", "spaces_demo", "model_cards")
 _SPACE_REFUSED = ("*.pyc", "*.db", "*.sqlite*", ".*", "__pycache__", "ratings", "flagged")
 
 
@@ -67,22 +68,30 @@ def push(
 
 
 def push_space(repo: str, *, private: bool = False) -> str:
-    """Upload the demo as a Gradio Space; return the commit's address. Arguments and errors as of `push`.
+    """Upload the demo as a Gradio Space, see `export_space`; return the commit's address.
 
-    The demo lies in `spaces_demo/` of the repository, not in the installed package.
+    Arguments and errors as of `push`.
     """
-    source = _ROOT / "spaces_demo"
-    if not (source / "app.py").is_file():
-        raise InputError(
-            f"the demo is not part of the installed package: there is no {source / 'app.py'}; push from a checkout of "
-            "the repository, installed with pip install -e"
-        )
     with tempfile.TemporaryDirectory() as place, _explained(repo):
-        folder = Path(place) / "space"
-        shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*_SPACE_REFUSED))
         repo = _full_name(repo)
+        folder = export_space(Path(place) / "space")
         _make_repo(repo, "space", private)
         return _commit(folder, repo, "space", None, f"Upload the demo of codecplus {__version__}")
+
+
+def export_space(folder: PathLike) -> Path:
+    """Write the demo into an empty folder that runs wherever it lies, and return it.
+
+    The package goes along, weights and all, and requirements.txt names what both need: a Space installs its
+    requirements before its files are there, and could not install the package from one of them.
+    """
+    source, package = _space_source(), Path(__file__).parent
+    refused = shutil.ignore_patterns(*_SPACE_REFUSED)
+    with _new_folder(folder) as place:
+        shutil.copytree(source, place, ignore=lambda at, names: {*refused(at, names), "codecplus"}, dirs_exist_ok=True)
+        shutil.copytree(package, place / "codecplus", ignore=shutil.ignore_patterns(*_PACKAGE_REFUSED))
+        shutil.copy(_licence(), place / "LICENSE")
+    return Path(folder)
 
 
 def export_folder(source: PathLike, folder: PathLike, *, discriminators: bool = False, site: str | None = None) -> Path:
@@ -93,24 +102,23 @@ def export_folder(source: PathLike, folder: PathLike, *, discriminators: bool = 
     the card's players load from; links alone if it is not given. Otherwise as of `push`.
     """
     _check_source(source)
-    model, place, folder = load_model(source), _folder_of(source), Path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"expected an empty folder, got {folder}, which holds files")
-    model.save_pretrained(folder)
-    _feature_extractor(model, place).save_pretrained(folder)
-    if place is not None:
-        _keep_stored_weights(place / "model.safetensors", folder / "model.safetensors")
-        _copy(_matching(place, _EXTRAS), folder, place)
-        if discriminators:
-            found = list(_matching(place, (_DISCRIMINATORS,)))
-            if not found:
-                raise InputError(f"{place} holds no {_DISCRIMINATORS}; codecplus train writes it, or leave it out")
-            _copy(found, folder, place)
-    elif discriminators:
-        raise InputError(f"discriminators lie in the folder that training writes; {source} is none")
-    _add_card(source, place, model, folder, site)
-    shutil.copy(_licence(), folder / ("LICENSE" if str(source) in embedded_names() else "LICENSE-CODE"))
-    return folder
+    model, place = load_model(source), _folder_of(source)
+    with _new_folder(folder) as new:
+        model.save_pretrained(new)
+        _feature_extractor(model, place).save_pretrained(new)
+        if place is not None:
+            _keep_stored_weights(place / "model.safetensors", new / "model.safetensors")
+            _copy(_matching(place, _EXTRAS), new, place)
+            if discriminators:
+                found = list(_matching(place, (_DISCRIMINATORS,)))
+                if not found:
+                    raise InputError(f"{place} holds no {_DISCRIMINATORS}; codecplus train writes it, or leave it out")
+                _copy(found, new, place)
+        elif discriminators:
+            raise InputError(f"discriminators lie in the folder that training writes; {source} is none")
+        _add_card(source, place, model, new, site)
+        shutil.copy(_licence(), new / ("LICENSE" if str(source) in embedded_names() else "LICENSE-CODE"))
+    return Path(folder)
 
 
 # ---- cards
@@ -232,6 +240,34 @@ def _samples(model: DacModel, folder: Path, name: str, site: str | None) -> str:
 
 
 # ---- parts of the folder
+
+
+@contextmanager
+def _new_folder(folder: PathLike) -> Iterator[Path]:
+    """A place to write a folder that is empty or not there yet; it gets its name when all of it is written."""
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"expected an empty folder, or the name of a new one, got {folder}, which holds something")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        place.chmod(0o755)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror}") from error
+    try:
+        yield place
+        place.replace(folder)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _space_source() -> Path:
+    """The demo's folder: in the repository, or in the package."""
+    places = [_ROOT / "spaces_demo", Path(__file__).parent / "spaces_demo"]
+    found = next((place for place in places if (place / "app.py").is_file()), None)
+    if found is None:
+        raise InputError(f"the demo is not part of this installation: there is no {places[1]}; install codecplus again")
+    return found
 
 
 def _check_source(source: PathLike) -> None:
@@ -369,4 +405,13 @@ def _endpoint() -> str:
     return constants.ENDPOINT
 
 
-__all__ = ["card_path", "cards_folder", "export_folder", "in_repository", "push", "push_space", "render_card"]
+__all__ = [
+    "card_path",
+    "cards_folder",
+    "export_folder",
+    "export_space",
+    "in_repository",
+    "push",
+    "push_space",
+    "render_card",
+]

@@ -38,6 +38,7 @@ class Effort:
 
 
 EFFORTS = {1: Effort(4, 0.03, 1), 2: Effort(8, 0.04, 1), 3: Effort(16, 0.05, 2)}
+_TRACKED = 0.5  # error of the greedy search, as a share of the latents' variance, up to which it is to be improved
 
 
 def encode_with_effort(
@@ -83,9 +84,11 @@ class BeamSearch:
         z = latents.float()
         codes = quantizer(z, self.num_codebooks)[1]  # greedy: where to start, and never to be left for worse
         nearest = quantizer.from_codes(codes)[0].float()
-        # Greedy sums are what the decoder was trained on: to come nearer to the latents is heard as worse.
-        target = nearest.transpose(1, 2) @ self.metric  # (C, T, D)
         error = ((z - nearest).transpose(1, 2) @ self.metric).square().sum(dim=2)  # (C, T)
+        # Where greedy sums hardly follow the latents, the decoder has learned these sums, and nearer is heard as worse.
+        spread = ((z - z.mean(dim=2, keepdim=True)).transpose(1, 2) @ self.metric).square().sum()
+        target = z if error.sum() < _TRACKED * spread else nearest
+        target = target.transpose(1, 2) @ self.metric  # (C, T, D)
         codes = codes.transpose(1, 2)  # (C, T, K)
         # A frame's codes cost what those before them make likely: every second frame is chosen given those between.
         weight = self.effort.rate_weight * error.clamp(min=0.1 * float(error.mean()))

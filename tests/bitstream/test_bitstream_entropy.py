@@ -12,6 +12,7 @@ from bitstream_second_decoder import decode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from codecplus import load_codec
 from codecplus.bitstream import EntropyModel, Reader, StreamInfo, Writer, pack, unpack
 from codecplus.errors import FileFormatError, InputError, ModelMismatchError
 
@@ -118,6 +119,20 @@ def test_a_decoder_written_from_the_documentation_agrees(file):
     np.testing.assert_array_equal(np.array(found).reshape(codes.shape), codes)
 
 
+@pytest.mark.parametrize("way", [{}, {"rate_control": "vbr", "quality": 8}], ids=["constant", "variable"])
+@pytest.mark.parametrize("name", ["dac-16khz-live", "dac-44khz-small"])
+def test_that_decoder_reads_files_of_the_embedded_models(name, way):
+    codec = load_codec(name)
+    (model,) = codec.entropy_models.values()
+    samples = np.arange(8 * codec.hop_length)
+    audio = np.stack([0.3 * np.sin(0.05 * samples) * (samples < 1500), 0.01 * np.sin(0.001 * samples**2)])
+    data = codec.compress(audio.astype(np.float32), sample_rate=codec.sample_rate, **way)
+    facts, found = decode(data, {name: array.tolist() for name, array in model.arrays.items()})
+    assert facts["entropy_model"] == model.identity
+    assert data[data.index(model.identity) + 4 + 3] & 7 == (6 if way else 2)  # the network; codebooks per frame
+    np.testing.assert_array_equal(found, unpack(data, codec.entropy_models)[1])
+
+
 def test_a_frame_of_one_codebook_cannot_have_fewer():
     info = dataclasses.replace(INFO, num_codebooks=1)
     data = bytearray(pack(some_codes(info, 9, "noise"), info))
@@ -141,7 +156,7 @@ def test_noise_is_no_larger_than_packed_and_silence_nearly_free():
 
 def test_mono_stored_as_stereo_costs_nearly_nothing():
     mono, stereo = big_info(), big_info(channels=2)
-    codes = some_codes(mono, 3000, "noise")
+    codes = some_codes(mono, 1000, "noise")
     assert len(pack(np.concatenate([codes, codes]), stereo)) < 1.02 * len(pack(codes, mono))
 
 
@@ -292,6 +307,24 @@ def test_lost_and_doubled_bytes_cost_their_block_alone():
             reader = Reader(io.BytesIO(data), recover=True)
             assert sum(last - first for first, last in reader.lost) <= 16  # two, where they meet
             assert reader.header.num_frames == 36
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_recovery_believes_no_more_than_the_size_allows(packed):
+    info = dataclasses.replace(DAMAGED, entropy_model=None if packed else b"")
+    head = pack(CODES[..., :0], info)[:20]
+    for block in (1 << 40, 5):  # the end says that so many blocks of 8 frames come before it
+        body = bytes(0 if packed else 3) + (320 * 8 * block).to_bytes(8, "big") + b"\x80"
+        crc = zlib.crc32(body, zlib.crc32(block.to_bytes(8, "big"), zlib.crc32(head)))
+        with pytest.raises(FileFormatError, match="neither"):
+            Reader(io.BytesIO(head + body + crc.to_bytes(4, "big")), recover=True)
+
+
+def test_recovery_gives_up_on_a_file_made_to_be_slow():
+    info = dataclasses.replace(DAMAGED, block_length=1 << 18)
+    data = pack(CODES[..., :0], info)[:20] + b"\x02\x00\x00" * 100_000
+    with pytest.raises(FileFormatError, match="neither"):
+        Reader(io.BytesIO(data), recover=True)  # without a bound, it would take an hour
 
 
 @given(st.binary(max_size=300))

@@ -106,6 +106,47 @@ def test_acr_leaves_out_the_erratic_and_keeps_the_severe():
     assert list(screen_acr(ratings)) == ["listener0"]
 
 
+def bt500(scores):
+    """The screening of ITU-R BT.500, word by word, of scores (listeners, stimuli): who is left out."""
+    listeners, stimuli = scores.shape
+    above, below = np.zeros(listeners), np.zeros(listeners)
+    for stimulus in range(stimuli):
+        u = scores[:, stimulus]
+        mean, deviation = u.sum() / listeners, (((u - u.sum() / listeners) ** 2).sum() / (listeners - 1)) ** 0.5
+        m2, m4 = (((u - mean) ** power).sum() / listeners for power in (2, 4))
+        reach = (2 if 2 <= m4 / m2**2 <= 4 else 20**0.5) * deviation
+        above += u >= mean + reach
+        below += u <= mean - reach
+    outside = above + below
+    return [i for i in range(listeners)
+            if outside[i] / stimuli > 0.05 and abs((above[i] - below[i]) / outside[i]) < 0.3]  # fmt: skip
+
+
+def as_ratings(scores):
+    return [
+        Rating("acr", f"{i:02d}", f"{j}", "a", s) for i, row in enumerate(scores) for j, s in enumerate(row.tolist())
+    ]
+
+
+def test_acr_is_screened_as_the_recommendation_says():
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(40):
+        spread = rng.uniform(0.3, 1.0, 15)[:, None] + 1.6 * (np.arange(15) < 2)[:, None]  # two of them press what comes
+        scores = np.clip(np.rint(rng.uniform(2, 4, 24) + spread * rng.standard_normal((15, 24))), 1, 5)
+        out = bt500(scores)
+        found += len(out)
+        assert list(screen_acr(as_ratings(scores))) == [f"{i:02d}" for i in out]
+    assert found > 20
+
+
+def test_a_score_at_the_edge_of_the_spread_is_outside_but_the_severe_stay():
+    # Mean 3, standard deviation 1, kurtosis 3.74 every time: 1 and 5 are exactly two deviations away.
+    column = np.array([1, 5, 2, 4, *[3] * 7], float)
+    scores = np.stack([column if j % 2 else column[[1, 0, *range(2, 11)]] for j in range(10)], axis=1)
+    assert list(screen_acr(as_ratings(scores))) == ["00", "01"]
+    assert screen_acr(as_ratings(np.repeat(column[:, None], 10, axis=1))) == {}
+
+
 def test_ratings_of_who_is_left_out_do_not_count():
     ratings = with_scores(panel(), "listener2", "identity", [0.0] * 10)
     result = analyse(ratings)["mushra"]
@@ -245,6 +286,8 @@ def test_stimuli_have_one_loudness_and_names_that_say_nothing(tmp_path):
         heard, rate = load_audio(stimulus.path)
         assert heard.shape == audio.shape
         assert integrated_loudness(heard, rate) == pytest.approx(-23, abs=0.1)
+        edges = [np.abs(heard[..., part]).max() for part in (slice(8), slice(-8, None))]
+        assert max(edges) < 0.1 * np.abs(heard).max()  # looped without a click
     assert stimuli[0].kbps is None
     assert stimuli[3].kbps == pytest.approx(12, rel=0.15)  # two channels
 
@@ -264,6 +307,8 @@ def test_silence_and_long_items_are_refused(tmp_path):
         prepare_item(np.zeros((1, 16000), np.float32), 16000, [], tmp_path)
     with pytest.raises(InputError, match="at most 12 s"):
         prepare_item(np.zeros((1, 16000 * 13), np.float32), 16000, [], tmp_path)
+    with pytest.raises(InputError, match=r"at most 9 conditions .* got 10"):
+        prepare_item(noise(1.0, 16000, 0)[None], 16000, resolve_codecs(["opus"], list(range(6, 16)))[3:], tmp_path)
 
 
 def test_a_webmushra_test_names_files_that_are_there(tmp_path):

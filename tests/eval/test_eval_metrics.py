@@ -1,13 +1,16 @@
 """Metrics agree with the libraries called by hand, are perfect on copies, and refuse instead of inventing."""
 
 import doctest
+import importlib.util
+import signal
+import threading
 
 import numpy as np
 import pytest
 import torch
 from eval_signals import speech_like
 
-from codecplus.errors import InputError
+from codecplus.errors import InputError, MissingExtraError
 from codecplus.eval.metrics import METRICS, Recording, Score, compute_score, metrics_by_name, score, spectral, waveform
 from codecplus.eval.metrics.worker import Scorer
 
@@ -92,14 +95,29 @@ def test_paper_distances_equal_an_independent_computation(pair):
     assert scores["stft_distance"].value == pytest.approx(float(stft), rel=1e-4)
 
 
-def test_visqol_equals_the_library_called_by_hand():
+@pytest.mark.parametrize(("mode", "rate"), [("speech", 16_000), ("audio", 48_000)])
+def test_visqol_equals_the_library_called_by_hand(mode, rate):
     visqol = pytest.importorskip("visqol")
-    reference = speech_like(1.2)
+    if mode == "speech":
+        pytest.importorskip("ai_edge_litert")
+    name, reference = f"visqol_{mode}", speech_like(1.2, rate)
     estimate = (reference + 0.01 * np.random.default_rng(1).standard_normal(reference.size)).astype(np.float32)
     api = visqol.VisqolApi()
-    api.create(mode="speech")
-    expected = api.measure_from_arrays(reference.astype(float), estimate.astype(float), RATE).moslqo
-    assert score(reference, estimate, RATE, ["visqol_speech"])["visqol_speech"].value == pytest.approx(expected)
+    api.create(mode=mode)
+    by_hand = [
+        api.measure_from_arrays(reference.astype(float), x.astype(float), rate).moslqo for x in (estimate, reference)
+    ]
+    assert score(reference, estimate, rate, [name])[name].value == pytest.approx(by_hand[0])
+    assert score(reference, reference, rate, [name])[name].value == pytest.approx(by_hand[1])
+    assert by_hand[0] < by_hand[1] - 1
+
+
+def test_a_metric_without_its_library_names_the_extra(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ai_edge_litert" else find(name))
+    with pytest.raises(MissingExtraError, match=r"pip install 'codecplus\[visqol\]'"):
+        score(np.zeros(RATE), np.zeros(RATE), RATE, ["visqol_speech"])
+    assert "visqol_speech" not in [metric.name for metric in metrics_by_name(["all"])]
 
 
 @pytest.mark.parametrize("spoil", ["silence", "nan", "longer", "twice", "channels"])
@@ -213,6 +231,26 @@ def test_a_metric_that_hangs_is_a_timeout(voice, monkeypatch):
         scorer.close()
     assert scores["estoi"] == Score.failed("timeout", "no score within 0 s")
     assert scores["snr"].status == "ok"
+
+
+def test_a_crowded_machine_is_no_timeout(voice, monkeypatch):
+    """The worker stands still for longer than the limit, and has then used no processor time."""
+    from dataclasses import replace
+
+    monkeypatch.setitem(METRICS, "pesq_wb", replace(METRICS["pesq_wb"], timeout=0.5))
+    scorer = Scorer()
+
+    def stop_for_a_while(estimate, metric, score):
+        if metric == "si_sdr":
+            process = scorer._process
+            process.send_signal(signal.SIGSTOP)
+            threading.Timer(1.5, process.send_signal, [signal.SIGCONT]).start()
+
+    try:
+        scores = scorer.score(voice[None], {"a": (voice[None], ["si_sdr", "pesq_wb"])}, RATE, stop_for_a_while)["a"]
+    finally:
+        scorer.close()
+    assert scores["pesq_wb"].status == "ok"
 
 
 def test_unknown_metric_is_told_apart(voice):

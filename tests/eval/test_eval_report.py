@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from codecplus.errors import InputError
-from codecplus.eval import build_leaderboard, load_results
+from codecplus.eval import build_leaderboard, compare, load_results
 from codecplus.eval import results as results_module
 from codecplus.eval.commands import add_verbs
 from codecplus.eval.metrics import METRICS, Score, score
@@ -72,7 +72,7 @@ def test_docstrings_tell_the_truth():
     from codecplus.eval import statistics
     from codecplus.eval.codecs import base
 
-    for module in (markdown, statistics, base, clips):
+    for module in (markdown, statistics, base, clips, leaderboard):
         assert doctest.testmod(module).failed == 0
 
 
@@ -95,6 +95,14 @@ def test_pairing_shows_differences_that_intervals_hide():
     assert difference.low > 0.4
     assert difference.p < 0.01
     assert paired_difference({"x": 1.0}, {"y": 1.0}) is None
+
+
+@pytest.mark.parametrize(("pairs", "smallest"), [(2, 0.5), (5, 2 / 32), (40, 2 / 2001)])
+def test_few_recordings_show_no_more_than_tosses_of_a_coin(pairs, smallest):
+    a = {str(i): RNG.normal() for i in range(pairs)}
+    difference = paired_difference(a, {name: value + 1 for name, value in a.items()})
+    assert difference.low > 0
+    assert difference.p == pytest.approx(smallest)
 
 
 def test_a_long_file_weighs_as_one():
@@ -143,6 +151,36 @@ def test_runs_on_the_same_clips_are_merged_and_the_newer_counts(tmp_path):
     assert entries["identity"]["rank"] is None
     assert second["clips"] == 4
     assert json.loads((tmp_path / "b.json").read_text())["boards"][0] == first
+
+
+def test_a_run_without_the_metric_takes_nobodys_rank(tmp_path):
+    folder(tmp_path / "a", [rows("identity", [4.6] * 3), rows("opus@6", [2.0, 2.1, 2.2])])
+    folder(tmp_path / "b", [rows("identity", [100] * 3, metric="snr"), rows("mp3@6", [9.0] * 3, metric="snr")])
+    (board,) = build_leaderboard([tmp_path], rank_by="pesq_wb")["boards"]
+    assert {entry["codec"]: entry["rank"] for entry in board["entries"]} == {
+        "opus@6": 1,
+        "mp3@6": None,
+        "identity": None,
+    }
+
+
+def test_scores_by_another_version_of_a_metric_are_not_mixed(tmp_path):
+    values = [2.0, 2.1, 2.2]
+    old = folder(tmp_path / "old", [rows("identity", [4.6] * 3, 512), rows("mp3@6", [4.0] * 3)])
+    new = folder(tmp_path / "new", [rows("identity", [4.6] * 3, 512), rows("opus@6", values)],
+                 date="2026-02-01T00:00:00+00:00")  # fmt: skip
+    assert build_leaderboard([tmp_path])["boards"][0]["outdated"] == {}
+    compare(f"{old}:mp3@6", f"{new}:opus@6")
+    summary = json.loads((old / "summary.json").read_text())
+    summary["metrics"]["pesq_wb"]["identity"] = "pesq_wb/0"
+    write_json(old / "summary.json", summary)
+    (board,) = build_leaderboard([tmp_path], html=tmp_path / "board.html")["boards"]
+    entries = {entry["codec"]: entry for entry in board["entries"]}
+    assert board["outdated"] == {"mp3@6": ["pesq_wb"]}
+    assert entries["opus@6"]["rank"] == 1
+    assert (entries["mp3@6"]["rank"], entries["mp3@6"]["metrics"]) == (None, {})
+    with pytest.raises(InputError, match=r"pesq_wb/0 and .* which do not compare"):
+        compare(f"{old}:mp3@6", f"{new}:opus@6")
 
 
 def test_the_page_needs_nothing_else_and_no_name_breaks_out(tmp_path):

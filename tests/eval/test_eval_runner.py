@@ -18,6 +18,7 @@ from eval_signals import HalfCodec, speech_like
 import codecplus.eval.codecs as codecs_module
 from codecplus.errors import FileFormatError, InputError
 from codecplus.eval import EvaluationConfig, build_leaderboard, compare, load_results, run_evaluation, score
+from codecplus.eval.store import Store
 
 FAST = ("mel_distance", "stoi")
 
@@ -160,6 +161,13 @@ def test_killed_in_each_stage_it_resumes_to_the_same_rows(tmp_path):
     assert resumed.summary == expected.summary
 
 
+def test_two_runs_do_not_write_to_the_same_folder(tmp_path):
+    data = write_clips(tmp_path / "data", 1)
+    with Store(tmp_path / "out" / "cache").sole_use(), pytest.raises(InputError, match="another run is writing to"):
+        run(data, tmp_path / "out", metrics=("snr",))
+    assert run(data, tmp_path / "out", metrics=("snr",)).rows
+
+
 def test_a_second_run_computes_nothing_and_a_new_metric_does_not_encode(tmp_path, monkeypatch):
     data = write_clips(tmp_path / "data", 2)
     first = run(data, tmp_path / "out")
@@ -224,11 +232,11 @@ def test_own_checkpoints_go_through_the_public_door(tmp_path, monkeypatch):
 
 
 def test_compare_is_paired_and_says_which_is_better(tmp_path):
-    results = run(write_clips(tmp_path / "data"), tmp_path / "out", ["opus"], bitrates=[8, 32])
+    results = run(write_clips(tmp_path / "data", 6), tmp_path / "out", ["opus"], bitrates=[8, 32])
     found = {c.metric: c for c in compare(f"{results.path}:opus@8", f"{results.path}:opus@32")}
     assert {c.better for c in found.values()} == {"opus@32"}
     rows = {(row.codec, row.clip): row.scores["stoi"].value for row in results.rows}
-    by_hand = np.mean([rows["opus@32", f"{i}.wav"] - rows["opus@8", f"{i}.wav"] for i in range(3)])
+    by_hand = np.mean([rows["opus@32", f"{i}.wav"] - rows["opus@8", f"{i}.wav"] for i in range(6)])
     assert found["stoi"].difference.mean == pytest.approx(by_hand)
     same = compare(f"{results.path}:opus@8", results.path)
     assert {(c.difference.mean, c.better) for c in same} == {(0.0, None)}

@@ -73,16 +73,29 @@ def documented(folder: str, page: str) -> dict:
     return done
 
 
-def publish_space(root: str) -> dict:
+def publish_space(root: str, folder: str) -> dict:
     """The demo, out of a checkout that lies elsewhere."""
     from pathlib import Path
 
     from codecplus import hub
 
     hub._ROOT = Path(root) / "nothing"
-    done = {"installed": command("push", "--space", "ada/demo")}
+    done = {"no demo": command("push", "--space", "ada/demo")}
     hub._ROOT = Path(root)
-    return done | {"checkout": command("push", "--space", "ada/demo")}
+    done["pushed"] = command("push", "--space", "ada/demo")
+    done["again"] = command("push", "--space", "ada/demo")
+    done["written"] = command("push", "--space", "--to", folder)
+    return done
+
+
+def write_folder(source: str, folder: str) -> dict:
+    """What would be uploaded, without a Hub."""
+    return {
+        "written": command("push", source, "--to", folder),
+        "again": command("push", source, "--to", folder),
+        "and a repository": command("push", source, "ada/tiny", "--to", folder),
+        "nothing": command("push", "--to", folder),
+    }
 
 
 def pull_stock() -> dict:
@@ -98,6 +111,71 @@ def pull_stock() -> dict:
         "extractor": [type(extractor).__module__, extractor.sampling_rate, extractor.hop_length],
         "codecplus": "codecplus" in sys.modules,
     }
+
+
+def clips(name: str, **changes) -> list:
+    """The clips of a task and the commit they are from, or the sentence that says why there are none."""
+    import dataclasses
+
+    from codecplus.errors import CodecPlusError
+    from codecplus.eval.tasks import load_task
+
+    task = dataclasses.replace(load_task(name), **changes)
+    try:
+        found = [[clip.source, clip.kind, clip.speaker, clip.sample_rate, clip.audio.shape[-1]] for clip in task]
+        return [task.describe()["revision"], found]
+    except CodecPlusError as error:
+        return [type(error).__name__, str(error)]
+
+
+def evaluate(out: str) -> dict:
+    """The presets as they ship, and what users get wrong about a data set."""
+    preset = "librispeech-test-clean"
+    return {
+        "command": command("eval", "--codec", "opus", "--bitrate", "16", "--data", preset, "--out", out,
+                           "--metric", "si_sdr", "--quiet"),
+        "streamed": clips(preset),
+        "downloaded": clips(preset, streaming=False),
+        "sounds": clips("esc50"),
+        "branch": clips(preset, revision="main"),
+        "no data set": clips(preset, dataset="ada/nothing"),
+        "no revision": clips(preset, revision="v9"),
+        "no split": clips(preset, split="tset"),
+        "no column": clips(preset, speaker_column="who"),
+    }  # fmt: skip
+
+
+def evaluate_cached() -> dict:
+    """The same without the Hub."""
+    preset = "librispeech-test-clean"
+    return {"downloaded": clips(preset, streaming=False), "elsewhere": clips(preset, dataset="ada/nothing")}
+
+
+def train(recipe: str, out: str, *names: str) -> dict:
+    """Trainings from data sets, downloaded and streamed; and which rows each of two processes streams."""
+    arguments = ("--preset", recipe, "--cpu", "--precision", "no", "--tracker", "none", "--workers", "0", "--quiet",
+                 "--validate-every", "1", "--log-every", "1")  # fmt: skip
+    return {
+        "downloaded": command("train", *arguments, "--data", names[0], "--output", f"{out}/downloaded"),
+        "streamed": command("train", *arguments, "--data", names[0], "--output", f"{out}/streamed", "--streaming"),
+        "no data set": command("train", *arguments, "--data", "ada/nothing", "--output", f"{out}/nothing"),
+        "no column": command("train", *arguments, "--data", names[0], "--audio-column", "sound", "--output",
+                             f"{out}/nothing"),
+        "shares": {name: [streamed_levels(name, rank) for rank in (0, 1)] for name in names},
+    }  # fmt: skip
+
+
+def streamed_levels(name: str, rank: int) -> list[list[float]]:
+    """Levels of many crops of recordings that are constant, of one of two processes, and of its validation clips."""
+    from codecplus.training.data import Cutter
+    from codecplus.training.recipe import Augmentation
+    from codecplus.training.sources import TableOptions, open_data
+
+    cutter = Cutter(8000, 1000, Augmentation(flip_share=0.0))
+    options = TableOptions(streaming=True)
+    batches, clips = open_data(name, cutter, 8, options=options, rank=rank, processes=2)
+    levels = [round(float(level), 2) for _ in range(20) for level in next(batches).audio.mean(dim=1)]
+    return [sorted(set(levels)), sorted(round(float(clip.audio.mean()), 2) for clip in clips)]
 
 
 def load(name: str, revision: str | None = None, token: str | None = None) -> list:

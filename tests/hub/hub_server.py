@@ -149,7 +149,8 @@ class _Handler(BaseHTTPRequestHandler):
                     return action(self, **{k: unquote(v) for k, v in found.groupdict().items() if v is not None})
             raise Problem(404, f"no such page: {url.path}")
         except Problem as problem:
-            self._send(problem.status, json.dumps({"error": str(problem)}).encode(), problem.headers)
+            headers = {**problem.headers, "Connection": "close"}  # said, or the client may use it once more
+            self._send(problem.status, json.dumps({"error": str(problem)}).encode(), headers)
             self.close_connection = True
 
     do_GET = do_HEAD = do_POST = do_PUT = _answer
@@ -250,15 +251,22 @@ class _Handler(BaseHTTPRequestHandler):
     def tree(self, kind, name, revision, folder=""):
         repo = self._repo(kind, name)  # the list of a gated repository is public
         oid = self._commit(repo, revision)
-        entries = []
+        recursive = "recursive=true" in urlsplit(self.path).query.lower()
+        top = folder.strip("/") + "/" if folder.strip("/") else ""
+        entries, folders = [], set()
         for path, entry in sorted(repo.commits[oid].items()):
-            if folder and not path.startswith(folder.strip("/") + "/"):
+            if not path.startswith(top):
+                continue
+            if not recursive and "/" in path[len(top) :]:
+                folders.add(top + path[len(top) :].split("/")[0])
                 continue
             described = {"type": "file", "path": path, "size": len(entry.data), "oid": entry.git_oid}
             if entry.lfs:
                 described["lfs"] = {"oid": entry.sha256, "size": len(entry.data), "pointerSize": 130}
             entries.append(described)
-        self._json(entries)
+        self._json(
+            [*entries, *({"type": "directory", "path": path, "size": 0, "oid": oid} for path in sorted(folders))]
+        )
 
     # ---- uploads
 
@@ -379,10 +387,10 @@ class _Handler(BaseHTTPRequestHandler):
         if "Authorization" in self.headers:
             raise Problem(400, "a token left the Hub")
         data, headers, status = self.server.blobs[oid], {"ETag": f'"{oid}"'}, 200
-        if wanted := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
-            start = int(wanted.group(1))
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-            data, status = data[start:], 206
+        if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            start, end = int(wanted.group(1)), min(int(wanted.group(2) or len(data)), len(data) - 1)
+            headers["Content-Range"] = f"bytes {start}-{end}/{len(data)}"
+            data, status = data[start : end + 1], 206
         self._send(status, data, headers)
 
 

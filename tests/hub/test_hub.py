@@ -279,23 +279,47 @@ def test_the_cache_serves_without_the_hub(hub, place, pulled, commits, second, s
     assert len(hub.requests) == before
 
 
-def test_the_demo_is_pushed_as_a_space(hub, place):
+def test_the_demo_is_pushed_as_a_space_with_the_package_it_needs(hub, place):
     demo = place / "checkout" / "spaces_demo"
     (demo / "__pycache__").mkdir(parents=True)
     (demo / "__pycache__" / "app.pyc").write_bytes(b"compiled")
     (demo / "app.py").write_text("import gradio")
-    (demo / "requirements.txt").write_text("codecplus")
+    (demo / "requirements.txt").write_text("gradio")
     (demo / "README.md").write_text("---\ntitle: codecplus\nsdk: gradio\n---\n")
     (demo / "ratings.py").write_text("how they are kept")
     (demo / "ratings").mkdir()
     (demo / "ratings" / "ratings.sqlite").write_bytes(b"somebody's")
     env = environment(place / "writer", hub.endpoint, HF_TOKEN=WRITER)
-    answer = run(env, "publish_space", place / "checkout")
-    assert answer["installed"][0] == 2
-    assert "the demo is not part of the installed package" in answer["installed"][2]
-    assert answer["checkout"][0] == 0
+    answer = run(env, "publish_space", place / "checkout", place / "written")
+    assert answer["no demo"][0] == 2
+    assert "the demo is not part of this installation" in answer["no demo"][2]
+    assert answer["pushed"][0] == answer["again"][0] == answer["written"][0] == 0
+    assert answer["again"][1] == answer["pushed"][1]  # the same once more makes no commit
     assert hub.repo("ada/demo", "space").sdk == "gradio"
-    assert set(hub.repo("ada/demo", "space").files) == {"app.py", "ratings.py", "requirements.txt", "README.md"}
+    files = hub.repo("ada/demo", "space").files
+    own = {path for path in files if not path.startswith("codecplus/")}
+    assert own == {"app.py", "ratings.py", "requirements.txt", "README.md", "LICENSE"}
+    package = EMBEDDED_FOLDER.parents[1]
+    sent = {path.relative_to(package.parent).as_posix(): path for path in package.rglob("*") if path.is_file()}
+    assert {path for path in sent if "__pycache__" not in path} == set(files) - own
+    weights = "codecplus/checkpoints/embedded/dac-16khz-live/model.safetensors"
+    assert files[weights].data == sent[weights].read_bytes()
+    assert {
+        path.relative_to(place / "written").as_posix() for path in (place / "written").rglob("*") if path.is_file()
+    } == set(files)
+
+
+def test_what_would_be_pushed_is_written_into_a_folder_without_a_hub(place, first, tmp_path):
+    env = environment(place / "nobody", "http://127.0.0.1:1")
+    answer = run(env, "write_folder", first, tmp_path / "out")
+    assert answer["written"] == [0, str(tmp_path / "out"), ""]
+    assert answer["again"][0] == answer["and a repository"][0] == answer["nothing"][0] == 2
+    assert "expected an empty folder" in answer["again"][2]
+    assert "push --to FOLDER uploads nothing" in answer["and a repository"][2]
+    assert "push needs a checkpoint" in answer["nothing"][2]
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
+    assert {"README.md", "config.json", "modeling_dac.py"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_what_the_page_says_works(hub, place, first):

@@ -382,6 +382,24 @@ def test_the_leaderboard_takes_in_what_listeners_said(test_of, world):
     assert drawn["points"][0] == {"codec": "opus", "kbps": 24.0, "mean": 4.2, "low": low, "high": high}
 
 
+def test_the_table_groups_codecs_of_about_one_rate_and_shows_failures_where_there_are_some(world):
+    from space.leaderboard_tab import cells, read_board
+
+    part = read_board(world[0] / "board.json")["boards"][0]
+    table = cells(part, [1.75, 3.5])
+    assert [column["title"] for column in table["columns"][:3]] == ["codec", "rank", "kbit/s"]
+    assert {row["group"] for row in table["rows"]} == {"From 3.5 kbit/s per channel"}
+    part["entries"][0] |= {"band": 0, "failures": 1}
+    part["entries"][1] |= {"band": 1}
+    part["entries"][2] |= {"band": None, "anchor": True}
+    table = cells(part, [1.75, 3.5])
+    assert [column["title"] for column in table["columns"][:4]] == ["codec", "rank", "kbit/s", "failures"]
+    assert [row["group"] for row in table["rows"][:3]] == [
+        "Below 1.75 kbit/s per channel", "1.75 to 3.5 kbit/s per channel", "Anchors, not ranked",
+    ]  # fmt: skip
+    assert {row["group"] for row in cells(part)["rows"]} == {"", "Anchors, not ranked"}
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"schema": 2, "boards": []}', '{"schema": 1, "boards": [{}]}', "[" * 99999]
 )

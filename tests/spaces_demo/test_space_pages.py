@@ -199,7 +199,7 @@ def test_scripts_are_told_in_a_sentence(client):
 
 
 def test_uploads_over_the_limit_are_cut_off(server):
-    """31 MB are refused by the door itself; so are 2 GB, of which no more is read."""
+    """31 MB are refused by the door itself; so are 2 GB, of which what comes after is thrown away."""
     import httpx
 
     answer = httpx.post(f"{server}/gradio_api/upload", files={"files": ("big.wav", bytes(31 * 2**20))}, timeout=60)

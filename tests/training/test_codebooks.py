@@ -2,7 +2,7 @@ import pytest
 import torch
 from tiny import tiny_model
 
-from codecplus.training.codebooks import MovingCodebooks, initialize, relative_commitment
+from codecplus.training.codebooks import MovingCodebooks, initialize, relative_commitment, sensitivity
 
 
 @pytest.fixture
@@ -27,7 +27,58 @@ def test_placed_codebooks_code_most_of_the_energy(quantizer, latents):
     left = initialize(quantizer, vectors)
     quantized = quantize(quantizer, latents)[0]
     assert left < 0.4
-    assert float((latents - quantized).square().mean() / latents.var()) == pytest.approx(left, rel=1e-3)
+    energy = (latents - latents.mean(dim=(0, 2), keepdim=True)).square().mean()
+    assert float((latents - quantized).square().mean() / energy) == pytest.approx(left, rel=1e-3)
+
+
+def test_directions_that_cost_nothing_get_no_bits(quantizer):
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(4, 32, 400, generator=generator) + 2
+    latents[:, 16:] *= 5  # loud, and not read
+    vectors = latents.transpose(1, 2).flatten(0, 1)
+    read = torch.zeros(32, 32)
+    read[:16, :16] = torch.eye(16)
+
+    def errors():
+        error = (quantize(quantizer, latents)[0] - latents).square().mean(dim=(0, 2))
+        return float(error[:16].mean()), float(error[16:].mean())
+
+    initialize(quantizer, vectors)
+    plain = errors()
+    left = initialize(quantizer, vectors, metric=sensitivity(read, 1e-6))
+    found = errors()
+    assert found[0] < 0.8 < 0.95 < plain[0]
+    assert found[1] > 24.5  # their variance is 25
+    assert left == pytest.approx(found[0], rel=0.05)
+    for quantize_one in quantizer.quantizers:
+        weight = quantize_one.in_proj.weight[..., 0].detach()
+        assert float(weight[:, 16:].norm() / weight.norm()) < 0.01
+
+
+def test_a_metric_that_tells_no_directions_apart_changes_nothing(quantizer, latents):
+    vectors, generator = latents.transpose(1, 2).flatten(0, 1), torch.Generator()
+    before = initialize(quantizer, vectors, generator=generator.manual_seed(0))
+    expected = quantize(quantizer, latents)[0]
+    after = initialize(
+        quantizer, vectors, generator=generator.manual_seed(0), metric=sensitivity(7 * torch.eye(32), 0.05)
+    )
+    assert after == pytest.approx(before, rel=1e-3)
+    assert float((quantize(quantizer, latents)[0] - expected).norm() / expected.norm()) < 0.02
+
+
+def test_a_metric_lowers_what_errors_cost(quantizer, latents):
+    vectors = latents.transpose(1, 2).flatten(0, 1)
+    slopes = torch.randn(200, 32, generator=torch.Generator().manual_seed(1)) * torch.linspace(0, 3, 32)
+    metric = sensitivity(slopes.t() @ slopes, 0.05)
+
+    def cost():
+        error = quantize(quantizer, latents)[0] - latents
+        return float(torch.einsum("bit,ij,bjt->", error, metric, error))
+
+    initialize(quantizer, vectors)
+    plain = cost()
+    initialize(quantizer, vectors, metric=metric)
+    assert cost() < 0.95 * plain
 
 
 def test_each_codebook_lowers_the_error(quantizer, latents):

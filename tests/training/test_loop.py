@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 
@@ -103,6 +104,38 @@ def test_codebooks_are_placed_anew_for_the_averaged_encoder_when_it_comes_to_res
     run.step()
     torch.testing.assert_close(run.model.encoder.state_dict(), average, rtol=0, atol=0)
     assert not torch.equal(codebook, run.model.quantizer.quantizers[0].codebook.weight)
+
+
+def test_codebooks_are_placed_where_the_decoder_reads(tone):
+    fields = changed(PHASED, schedule__quantize_at=0, schedule__freeze_at=None, codebooks__placement_floor=1e-4)
+    net = model()
+    with torch.no_grad():  # half of the latents, and the louder half, goes nowhere
+        half = net.config.hidden_size // 2
+        net.decoder.conv1.weight[:, half:] = 0
+        net.encoder.conv2.weight[half:] *= 4
+
+    def read(run):
+        run.step()
+        weight = run.average.quantizer.quantizers[0].in_proj.weight.detach()
+        return float(weight[:, :half].norm() / weight.norm())
+
+    assert read(trainer(tone, changed(fields, lr=0.0), copy.deepcopy(net))) > 0.95
+    assert read(trainer(tone, changed(fields, lr=0.0, codebooks__placement_floor=None), net)) < 0.7
+
+
+def test_codebooks_are_placed_at_the_steps_that_the_recipe_names(tone, monkeypatch):
+    run = trainer(tone, changed(PHASED, schedule__place_at=[4], codebooks__placement_floor=0.05))
+    placed, original = [], loop.codebooks.initialize
+
+    def initialize(*args, **options):
+        placed.append((run.step_number, options["metric"] is not None))
+        return original(*args, **options)
+
+    monkeypatch.setattr(loop.codebooks, "initialize", initialize)
+    for _ in range(8):
+        run.step()
+    assert placed == [(2, True), (4, True), (6, True)]
+    assert run.recipe.schedule.scaled(80).place_at == [40]
 
 
 def test_what_no_codebook_reads_of_the_latents_shrinks(tone):
@@ -251,6 +284,7 @@ def test_every_parameter_is_trained_once(muon, train_codebooks):
     assert len(rest) == (0 if train_codebooks else net.config.n_codebooks)
     assert all(name.endswith("codebook.weight") for name in rest)
     assert [type(o).__name__ for o in optimizers] == (["AdamW", "Muon"] if muon else ["AdamW"])
+    assert id(net.encoder.conv2.weight) in [id(p) for group in optimizers[0].param_groups for p in group["params"]]
 
 
 @pytest.mark.parametrize(

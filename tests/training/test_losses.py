@@ -17,7 +17,9 @@ from codecplus.training.losses import (
     balanced_gradient,
     limit_bandwidth,
     losses_by_name,
+    magnitude,
     relative_waveform_loss,
+    shared_spectra,
     weighted_gradient,
 )
 
@@ -54,6 +56,14 @@ def test_waveform_loss_counts_a_quiet_item_like_a_loud_one(pair):
     reference = pair[1]
     quiet, loud = (relative_waveform_loss(1.1 * x, x) for x in (reference[:1] * 0.1, reference[:1] * 10))
     assert quiet == pytest.approx(float(loud), rel=0.2)
+
+
+@pytest.mark.parametrize("samples", [64, 67])
+def test_spectra_and_magnitudes_have_the_gradients_that_differences_give(samples):
+    signal = torch.randn(2, samples, dtype=torch.double, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    spectrum = Spectrum(16).double()
+    assert torch.autograd.gradcheck(lambda x: torch.view_as_real(spectrum(x)), signal)
+    assert torch.autograd.gradcheck(lambda x: magnitude(spectrum(x)), signal)
 
 
 def test_spectrum_of_a_sine_peaks_at_its_amplitude():
@@ -204,6 +214,24 @@ def test_envelope_loss_follows_stoi():
     )
     with pytest.raises(ValueError, match="at least 6016 samples, got 6000"):
         loss(noise[:, :6000], noise[:, :6000])
+
+
+def test_shared_spectra_change_nothing():
+    estimate, reference = noisy(8000)
+    estimate.requires_grad_()
+    made = losses_by_name(LOSSES, RATE, {512: 40, 64: 8}, [512])
+
+    def run():
+        values = torch.stack([loss(estimate, reference) for loss in made.values()])
+        return values, torch.autograd.grad(values.sum(), estimate)[0]
+
+    expected = run()
+    with shared_spectra():
+        found = run()
+        other = made["relative_mel"](estimate.detach() * 2, reference)
+    assert float(other) == pytest.approx(float(made["relative_mel"](estimate.detach() * 2, reference)))
+    for a, b in zip(expected, found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
 def test_every_loss_has_a_name():

@@ -4,6 +4,7 @@ A block starts with one byte that says how it is coded, then come the channels t
 everything else as one range-coded number: how many codebooks each frame has, if frames differ, and the codes.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -37,6 +38,11 @@ def can_code(channels: int, num_codebooks: int, codebook_size: int) -> bool:
     return codebook_size >= 4 and channels * num_codebooks * max(codebook_size, 8 * num_codebooks) <= MAX_WEIGHTS
 
 
+def least_size(num_codes: int) -> int:
+    """The fewest bytes that so many codes of a block take."""
+    return max(1, -(-num_codes // _CODES_PER_BYTE))
+
+
 def encode_block(codes: np.ndarray, codebook_size: int, entropy: EntropyModel | None) -> bytes:
     """Code codes (C, K, T) of one block, in no more bytes than packing takes, and some.
 
@@ -57,7 +63,7 @@ def decode_block(
     Raises FileFormatError if they cannot be codes of such a block, or need an entropy model that was not given.
     """
     channels, num_codebooks, frames = shape
-    if not data or data[0] > _KNOWN_BITS or data[0] & _MODE > NETWORK or len(data) * _CODES_PER_BYTE < np.prod(shape):
+    if len(data) < least_size(math.prod(shape)) or data[0] > _KNOWN_BITS or data[0] & _MODE > NETWORK:
         raise FileFormatError("expected a block of codes, got damage; fetch the file again")
     if data[0] & _VARIABLE and num_codebooks == 1:
         raise FileFormatError(
@@ -109,7 +115,7 @@ def _encode_as(mode: int, codes: np.ndarray, codebook_size: int, entropy: Entrop
     grid = _Grid(kept.shape, codebook_size, predictor.lags)
     _run_codes(grid, kept, lengths, predictor, encode)
     data = head + coder.to_bytes()
-    return data.ljust(-(-codes.size // _CODES_PER_BYTE), b"\0")
+    return data.ljust(least_size(codes.size), b"\0")
 
 
 def _copied(codes: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from codecplus.bitstream.blocks import MISSING, decode_block, encode_block
+from codecplus.bitstream.blocks import MISSING, decode_block, encode_block, least_size
 from codecplus.bitstream.header import (
     MAX_COUNTS_SIZE,
     MAX_HEADER_SIZE,
@@ -29,6 +29,8 @@ from codecplus.errors import FileFormatError, InputError, ModelMismatchError
 _CRC_SIZE = 4
 _SIZE_SIZE = 3  # bytes that say how long an entropy-coded block is
 _MAX_SKIPPED = 16  # blocks in a row that recovery can find missing between two good ones
+_MAX_LOST = 4  # blocks that a damaged file may claim beyond those that its bytes could hold
+_MAX_SUMMED = 512  # bytes that recovery sums up at most, per byte of the file: a file made to be slow is given up
 
 
 class Writer:
@@ -250,10 +252,10 @@ class Reader:
             counts = self._counts()
             wanted = counts[0].num_frames // self._info.frames_per_block
         except FileFormatError:
-            counts, wanted = None, None
+            counts, wanted = None, 0
         found, last = self._whole_sections(None if counts is None else (wanted, counts[1]))
         length = self._info.frames_per_block
-        if last is not None and counts is not None and wanted is not None:
+        if last is not None and counts is not None:
             found[wanted] = last
             self._set_header(counts)
         elif found:  # the end is gone: what was found tells how much there is
@@ -269,17 +271,20 @@ class Reader:
                     span = (self.lost.pop()[0], span[1])
                 self.lost.append(span)
 
-    def _whole_sections(self, end: tuple[int | None, int] | None) -> tuple[dict[int, int], int | None]:
+    def _whole_sections(self, end: tuple[int, int] | None) -> tuple[dict[int, int], int | None]:
         """Starts of the full blocks whose checksum is right, by number, and of the last section if it is whole.
 
         `end` is the number and the size of the counts that the last section should have.
         """
         data_end, position, index = self._size, self._head_size, 0
         found: dict[int, int] = {}
-        largest = self._packed_size(self._info.frames_per_block) + 64 + self._info.channels
+        least, largest = self._block_bounds()
+        left = _MAX_SUMMED * data_end
         window = b""
         window_start = 0
-        while position < data_end:
+        while position < data_end and left > 0:
+            # What a file says of blocks that are gone is believed as far as its size allows, or it could ask for any.
+            most = (position - self._head_size) // (least + _CRC_SIZE) + _MAX_LOST
             if not window_start <= position <= position + largest + 64 <= window_start + len(window):
                 window_start, size = position, min(1 << 20, data_end - position)
                 size = max(size, min(largest + 64, data_end - position))
@@ -292,14 +297,17 @@ class Reader:
             if end is not None:
                 rest = data_end - position - end[1] - _CRC_SIZE
                 whole = rest == size if self._info.entropy_model is not None else 0 <= rest < size
-                if whole and end[0] is not None and end[0] >= index:
+                if whole and index <= end[0] <= most:
                     body = window[at : at + rest + end[1]]
+                    left -= len(body)
                     if _crc(self._seed, end[0], body) == window[at + len(body) : at + len(body) + _CRC_SIZE]:
                         return found, position
             body, crc = window[at : at + size], window[at + size : at + size + _CRC_SIZE]
             number = None
-            if size <= largest and len(crc) == _CRC_SIZE:
-                number = next((i for i in range(index, index + _MAX_SKIPPED) if _crc(self._seed, i, body) == crc), None)
+            if least <= size <= largest and len(crc) == _CRC_SIZE:
+                numbers = range(index, min(index + _MAX_SKIPPED, most + 1))
+                left -= len(numbers) * size
+                number = next((i for i in numbers if _crc(self._seed, i, body) == crc), None)
             if number is not None:
                 found[number] = position
                 index = number + 1
@@ -356,6 +364,14 @@ class Reader:
 
     def _length(self, index: int) -> int:
         return self.header.frames_per_block if index < self._num_full else self._last_length
+
+    def _block_bounds(self) -> tuple[int, int]:
+        """The fewest and the most bytes of a full block, its size field included."""
+        packed = self._packed_size(self._info.frames_per_block)
+        if self._info.entropy_model is None:
+            return packed, packed
+        codes = self._info.frames_per_block * self._info.codes_per_frame
+        return _SIZE_SIZE + least_size(codes), packed + 64 + self._info.channels
 
     def _packed_size(self, frames: int) -> int:
         return self._info.codes_size(frames)

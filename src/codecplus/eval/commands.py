@@ -20,7 +20,7 @@ def _add_eval(verbs: Any) -> None:
         description="Encode, decode and score; a run that was stopped goes on where it was.",
     )
     names = "opus, opus-vbr, mp3, aac, a checkpoint's name, Hub id or folder, or stock:ID; may be repeated"
-    verb.add_argument("--codec", action="append", default=[], metavar="NAME", help=names)
+    verb.add_argument("--codec", action="extend", nargs="+", default=[], metavar="NAME", help=names)
     verb.add_argument("--bitrate", nargs="+", type=float, default=[], metavar="KBPS", help="kbit/s per channel")
     verb.add_argument("--data", metavar="DATA", help="a folder, a parquet file, a task's JSON file, or a preset's name")
     verb.add_argument("--out", metavar="FOLDER", help="folder of the results")
@@ -71,10 +71,13 @@ def _run_eval(args: argparse.Namespace) -> None:
     if args.webmushra:
         _export_webmushra(args)
         return
+    from transformers.utils import logging
+
     from codecplus.eval.config import EvaluationConfig
     from codecplus.eval.results import load_results
     from codecplus.eval.runner import run_evaluation
 
+    logging.disable_progress_bar()  # one for each load of a model, between the bars of the stages
     config = EvaluationConfig(
         codecs=args.codec, bitrates=args.bitrate, data=args.data, out=args.out, metrics=args.metric, limit=args.limit,
         segment_seconds=args.segment_seconds, segments_per_file=args.segments_per_file, device=args.device,
@@ -99,7 +102,7 @@ def _export_webmushra(args: argparse.Namespace) -> None:
 
 
 def _run_leaderboard(args: argparse.Namespace) -> None:
-    from codecplus.eval.report.leaderboard import build_leaderboard
+    from codecplus.eval.report.leaderboard import band_name, build_leaderboard
     from codecplus.eval.report.markdown import number, table
 
     board = build_leaderboard(args.results, html=args.html, json=args.json, rank_by=args.rank_by)
@@ -108,10 +111,11 @@ def _run_leaderboard(args: argparse.Namespace) -> None:
         for entry in part["entries"]:
             place = entry["rank"] or ("failed" if entry["failures"] else "–")
             mean = entry["metrics"].get(part["primary"], {}).get("mean")
-            row = [str(place), entry["codec"], number(entry["payload_kbps"]), str(entry["failures"]), number(mean)]
-            rows.append(row)
+            band = "–" if entry["band"] is None else band_name(entry["band"])
+            rate = number(entry["payload_kbps_per_channel"])
+            rows.append([band, str(place), entry["codec"], rate, str(entry["failures"]), number(mean)])
         print(f"\n{part['task']}: {part['kind']}\n")
-        print(table(["rank", "codec", "kbit/s", "failures", part["primary"]], rows))
+        print(table(["band", "rank", "codec", "kbit/s per channel", "failures", part["primary"]], rows))
     if board["boards"] and not (args.html or args.json):
         print("\n" + board["boards"][0]["rule"], file=sys.stderr)
 

@@ -22,7 +22,7 @@ class Comparison:
     domain: str
     metric: str
     difference: Difference  # b − a
-    better: str | None  # the codec whose advantage the interval confirms; None: no difference is shown
+    better: str | None  # the codec whose advantage interval and p confirm; None: no difference is shown
     left_out: int  # clips that either of them has no score for, though the reference allows one
 
     def as_dict(self) -> dict:
@@ -41,6 +41,7 @@ def compare(a: str | Path, b: str | Path, metrics: Sequence[str] | None = None) 
         rows_a = [row for row in left.rows if row.codec == name_a]
         rows_b = [row for row in right.rows if row.codec == name_b]
         chosen = [m for m in left.summary["metrics"] if m in right.summary["metrics"] and (not metrics or m in metrics)]
+        _check_versions(left, right, chosen)
         for domain in sorted({row.domain for row in rows_a}):
             for metric in chosen:
                 label_a, label_b = _labels(left, name_a, right, name_b)
@@ -50,6 +51,16 @@ def compare(a: str | Path, b: str | Path, metrics: Sequence[str] | None = None) 
     if not found:
         raise InputError(f"{a} and {b} have no clip with a score of the same metric in common")
     return found
+
+
+def _check_versions(left: Results, right: Results, metrics: list[str]) -> None:
+    for metric in metrics:
+        a, b = (results.summary["metrics"][metric]["identity"] for results in (left, right))
+        if a != b:
+            raise InputError(
+                f"{left.path} has scores of {a} and {right.path} of {b}, which do not compare; evaluate the older one "
+                "again, or name other metrics"
+            )
 
 
 def _compare_rows(rows_a: list[Row], rows_b: list[Row], domain: str, metric: str, a: str, b: str) -> Comparison | None:
@@ -80,6 +91,8 @@ def _scorable(rows_a: list[Row], rows_b: list[Row], domain: str, metric: str) ->
 def _better(difference: Difference, metric: str, a: str, b: str) -> str | None:
     direction = METRICS[metric].higher_is_better
     if direction is None or difference.low is None or difference.high is None:
+        return None
+    if difference.p is None or difference.p > 0.05:  # too few recordings, whatever the interval says
         return None
     if difference.low > 0:
         return b if direction else a

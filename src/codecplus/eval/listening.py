@@ -93,10 +93,12 @@ def analyse(ratings: Iterable[Rating]) -> dict[str, ListeningResult]:
 
 
 def screen_mushra(ratings: Iterable[Rating]) -> dict[str, str]:
-    """Listeners to leave out and why, by the post-screening of ITU-R BS.1534-3, section 4.1.2.
+    """Listeners to leave out and why, by the post-screening of ITU-R BS.1534-3 (2015), section 4.1.2.
 
-    Left out is who rates the hidden reference below 90, or the mid anchor above 90, for more than 15 % of the items.
-    An item whose mid anchor more than 25 % of the listeners rate above 90 does not count against anybody.
+    Left out is who rates the hidden reference below 90, or the mid-range anchor above 90, for more than 15 % of the
+    items. An item whose mid-range anchor more than 25 % of the listeners rate above 90 was hardly degraded by it, and
+    that anchor is held against nobody. The section's outliers, single scores more than 1.5 interquartile ranges from
+    the quartiles, stay: they may go only where somebody has shown that they are mistakes.
     """
     ratings = list(ratings)
     reference = _by_rater(ratings, REFERENCE)
@@ -118,11 +120,12 @@ def screen_mushra(ratings: Iterable[Rating]) -> dict[str, str]:
 
 
 def screen_acr(ratings: Iterable[Rating]) -> dict[str, str]:
-    """Listeners to leave out and why, by the screening of ITU-R BT.500-14, annex 1, which P.910 uses for ACR.
+    """Listeners to leave out and why, by the screening of observers of ITU-R BT.500, which ITU-T P.910 applies to ACR.
 
-    Left out is who leaves the spread of all ratings of a stimulus (2 σ where their kurtosis is that of a normal
-    distribution, else √20 σ) for more than 5 % of the stimuli, and does so about as often upwards as downwards: the
-    erratic, not the severe.
+    For each stimulus with mean u, standard deviation S and kurtosis m4 / m2², a listener's P is raised by a score of
+    u + kS or more and Q by one of u − kS or less; k is 2 where the kurtosis is that of a normal distribution, from 2 to
+    4, else √20. Left out is who has (P + Q) / stimuli > 0.05 and |P − Q| / (P + Q) < 0.3: the erratic, not the severe.
+    It is done once: a second round would find others. ITU-T P.800, the method itself, leaves nobody out.
     """
     stimuli: dict[tuple[str, str], dict[str, float]] = {}
     for rating in ratings:
@@ -134,8 +137,8 @@ def screen_acr(ratings: Iterable[Rating]) -> dict[str, str]:
         low, high = _spread(np.array(list(scores.values())))
         for rater, score in scores.items():
             seen[rater] = seen.get(rater, 0) + 1
-            above[rater] = above.get(rater, 0) + (score > high)
-            below[rater] = below.get(rater, 0) + (score < low)
+            above[rater] = above.get(rater, 0) + (score >= high)
+            below[rater] = below.get(rater, 0) + (score <= low)
     excluded = {}
     for rater in sorted(seen):
         outside = above[rater] + below[rater]
@@ -145,7 +148,7 @@ def screen_acr(ratings: Iterable[Rating]) -> dict[str, str]:
 
 
 def _spread(scores: np.ndarray) -> tuple[float, float]:
-    """The range in which a rating of a stimulus is expected, given all of them; without bounds for fewer than three."""
+    """u − kS and u + kS of `screen_acr`, given all ratings of a stimulus; without bounds for fewer than three."""
     deviation = scores.std(ddof=1) if scores.size > 2 else 0.0
     if deviation == 0:
         return -np.inf, np.inf

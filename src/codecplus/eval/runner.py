@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -57,17 +58,18 @@ def run_evaluation(config: EvaluationConfig) -> Path:
     except OSError as error:
         raise InputError(f"the results cannot be written to {out}: {error.strerror}") from error
     store, progress = Store(out / "cache"), config.progress and team.rank == 0
-    if team.rank == 0:
-        stages.prepare(task, store, codecs[0], progress)
-    team.wait()
-    clips, problems = stages.read_prepared(task, store)
-    for codec in codecs:
-        stages.encode(codec, clips, store, codecs[0], progress, team.rank, team.size)
-    team.wait()
-    if team.rank == 0:
-        stages.score(codecs, clips, metrics, store, config.workers or stages.default_workers(), progress)
-        _write(out, config, task, codecs, metrics, clips, problems, store)
-    team.wait()
+    with store.sole_use() if team.rank == 0 else nullcontext():
+        if team.rank == 0:
+            stages.prepare(task, store, codecs[0], progress)
+        team.wait()
+        clips, problems = stages.read_prepared(task, store)
+        for codec in codecs:
+            stages.encode(codec, clips, store, codecs[0], progress, team.rank, team.size)
+        team.wait()
+        if team.rank == 0:
+            stages.score(codecs, clips, metrics, store, config.workers or stages.default_workers(), progress)
+            _write(out, config, task, codecs, metrics, clips, problems, store)
+        team.wait()
     return out
 
 

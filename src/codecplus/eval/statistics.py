@@ -76,7 +76,8 @@ def paired_difference(a: dict[str, float], b: dict[str, float]) -> Difference | 
     if means is not None:
         # One is added to both counts: with 2,000 resamples a p below 1/2,000 cannot be told.
         tail = min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0))
-        p = min(1.0, 2 * (tail + 1) / (RESAMPLES + 1))
+        # Nor by few pairs: all n have one sign by chance in 2 of 2^n cases, which the bootstrap cannot see.
+        p = min(1.0, max(2 * (tail + 1) / (RESAMPLES + 1), 2 / 2 ** len(common)))
     return Difference(float(differences.mean()), low, high, p, len(common))
 
 

@@ -19,7 +19,9 @@ from codecplus.eval.tasks import Clip, Problem, Task
 from codecplus.utils import integrated_loudness, save_audio
 
 LOUDNESS = -23.0  # LUFS, the level of EBU R 128
-_MAX_SECONDS = 12  # BS.1534 asks for about 10 s: longer excerpts strain the memory of who listens
+MAX_STIMULI = 12  # of one trial, by BS.1534-3, section 5.3: more cannot be compared
+_MAX_SECONDS = 12  # section 5.1 asks for about 10 s: longer excerpts strain the memory of who listens
+_FADE = 0.005  # seconds, section 5.3: a loop that clicks could be told apart by its click
 
 
 @dataclass(frozen=True)
@@ -36,16 +38,23 @@ def prepare_item(
 ) -> list[Stimulus]:
     """Write the hidden reference, the anchors and every codec's version of audio (C, S) into a folder, as 16-bit WAV.
 
-    All have the same integrated loudness (ITU-R BS.1770-4), lowered for all alike where a peak would leave full scale.
-    File names say nothing of what they hold.
+    All have the same integrated loudness (ITU-R BS.1770-4), lowered for all alike where a peak would leave full scale,
+    and begin and end with a raised-cosine fade of 5 ms, for they are looped. File names say nothing of what they hold.
 
-    Raises InputError for audio that is silent or longer than a test's items may be, or that a codec could not code.
+    Raises InputError for audio that is silent or longer than a test's items may be, or that a codec could not code;
+    and for more stimuli than a trial of ITU-R BS.1534-3 may have.
     """
     audio = np.atleast_2d(np.asarray(audio, np.float32))
     channels, samples = audio.shape
     if samples > _MAX_SECONDS * sample_rate:
         raise InputError(
             f"expected items of at most {_MAX_SECONDS} s (ITU-R BS.1534), got {samples / sample_rate:.1f} s; cut them"
+        )
+    codecs = list(codecs)
+    if len(codecs) + len(anchors()) > MAX_STIMULI:
+        raise InputError(
+            f"expected at most {MAX_STIMULI - len(anchors())} conditions beside the reference and the anchors "
+            f"(ITU-R BS.1534), got {len(codecs)}; make two tests of them"
         )
     signals: dict[str, np.ndarray] = {}
     rates: dict[str, float | None] = {}
@@ -65,9 +74,16 @@ def prepare_item(
     stimuli = []
     for number, name in enumerate(order, start=1):
         path = folder / f"{number:02d}.wav"
-        save_audio(levelled[name], path, sample_rate)
+        save_audio(_faded(levelled[name], sample_rate), path, sample_rate)
         stimuli.append(Stimulus(name, path, rates[name]))
     return sorted(stimuli, key=lambda stimulus: list(signals).index(stimulus.condition))
+
+
+def _faded(audio: np.ndarray, sample_rate: int) -> np.ndarray:
+    size = min(round(_FADE * sample_rate), audio.shape[-1] // 2)
+    ramp = np.ones(audio.shape[-1], np.float32)
+    ramp[:size] = 0.5 - 0.5 * np.cos(np.pi * (np.arange(size) + 0.5) / size)
+    return audio * np.minimum(ramp, ramp[::-1])
 
 
 def match_loudness(

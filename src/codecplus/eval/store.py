@@ -6,6 +6,7 @@
       codes/CODEC/CLIP.npy          codes (K, T), of codecs that have them
       encoded/CODEC.RANK.jsonl      bits, times and failures, a line per clip
       scores/CODEC.jsonl            a line per clip and metric version
+      lock                          held by the run that writes here
 
 CODEC and CLIP are hashes of everything that matters, so a changed codec, clip or metric is computed anew and an
 unchanged one never again.
@@ -16,11 +17,13 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from codecplus.errors import InputError
 from codecplus.utils import atomic_path
 
 
@@ -73,6 +76,29 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    @contextmanager
+    def sole_use(self) -> Iterator[None]:
+        """Keep other runs out of the cache; InputError while one is in it.
+
+        The system lifts the lock when the process ends, however it ends. Where files cannot be locked there is none.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            yield
+            return
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"another run is writing to {self.root.parent}; wait until it is done, or write to another folder"
+                ) from error
+            except OSError:  # a file system without locks
+                pass
+            yield
 
     def clips_path(self, fingerprint: str) -> Path:
         """Clips and problems of a task."""

@@ -19,12 +19,16 @@ def initialize(
     latents: Tensor,
     rounds: int = 12,
     generator: torch.Generator | None = None,
+    metric: Tensor | None = None,
 ) -> float:
     """Place projections and codebooks by encoder output (N, D), and return the share of energy left uncoded.
 
-    Each codebook searches the d directions in which what the ones before left over varies most.
+    Each codebook searches the d directions in which what the ones before left over varies most. `metric` (D, D),
+    symmetric and positive definite, is what an error e costs, eᵀ M e; by default all directions cost the same. Variance
+    and energy are meant in it, so that codebooks go where errors are dear.
     """
-    residual = latents.float()
+    root, inverse = _roots(torch.eye(latents.shape[1]) if metric is None else metric)
+    weighed = residual = latents.float() @ root  # where plain distance is the cost
     for quantize in _codebooks(quantizer):
         mean = residual.mean(dim=0)
         _, directions = torch.linalg.eigh((residual - mean).t() @ (residual - mean))
@@ -32,14 +36,24 @@ def initialize(
         points = (residual - mean) @ basis
         codebook = cosine_kmeans(points, quantize.codebook.num_embeddings, rounds, generator)
         for projection, weight, bias in (
-            (quantize.in_proj, basis.t(), -(mean @ basis)),
-            (quantize.out_proj, basis, mean),
+            (quantize.in_proj, (root @ basis).t(), -(mean @ basis)),
+            (quantize.out_proj, inverse @ basis, mean @ inverse),
         ):
             _set_weight(projection, weight.unsqueeze(-1))
             cast(Tensor, projection.bias).copy_(bias)
         quantize.codebook.weight.copy_(codebook)
         residual = residual - codebook[nearest_entry(points, codebook)] @ basis.t() - mean
-    return float(residual.square().mean() / latents.float().var())
+    return float(residual.square().sum() / (weighed - weighed.mean(dim=0)).square().sum())
+
+
+def sensitivity(gradients: Tensor, floor: float) -> Tensor:
+    """What errors of latents cost, as a metric for `initialize`: from gᵀ g (D, D) of loss gradients g (N, D) at them.
+
+    It is their empirical Fisher matrix, up to scale. Directions that the decoder does not read have no gradient; they
+    count as `floor` of the average direction.
+    """
+    size = len(gradients)
+    return size * gradients / gradients.trace().clamp(min=1e-30) + floor * torch.eye(size, device=gradients.device)
 
 
 def cosine_kmeans(points: Tensor, entries: int, rounds: int, generator: torch.Generator | None = None) -> Tensor:
@@ -145,6 +159,13 @@ def perplexity(counts: Tensor) -> Tensor:
     """
     shares = counts / counts.sum(dim=-1, keepdim=True).clamp(min=1)
     return torch.special.entr(shares).sum(dim=-1).exp()
+
+
+def _roots(metric: Tensor) -> tuple[Tensor, Tensor]:
+    """The square root of a symmetric positive definite matrix, and its inverse."""
+    values, vectors = torch.linalg.eigh(metric.float())
+    root = values.clamp(min=1e-12).sqrt()
+    return (vectors * root) @ vectors.t(), (vectors / root) @ vectors.t()
 
 
 def _set_weight(module: nn.Module, weight: Tensor) -> None:

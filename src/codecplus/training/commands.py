@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,8 @@ def _run(args: argparse.Namespace) -> int:
             progress=not args.quiet,
         ),
     )
-    print(f"{args.output}: a checkpoint of {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M weights")
+    if os.environ.get("RANK", "0") == "0":  # one of several that accelerate launched
+        print(f"{args.output}: a checkpoint of {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M weights")
     return 0
 
 

@@ -70,11 +70,14 @@ def recorded() -> bool:
 
 
 class TrainedConv1d(DacConv1d):
-    """A `DacConv1d` whose weight gradient is a few matrix products where it runs in bf16 on a CPU."""
+    """A `DacConv1d` whose gradients are a few matrix products: on a CPU, where it has a stride or runs in bf16."""
 
     def forward(self, x: Tensor, lengths: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
         """As `DacConv1d.forward`."""
-        wide = self.kernel_size[0] > 1 and self.stride[0] == 1
+        stride = self.stride[0]
+        if stride > 1 and self.kernel_size[0] == 2 * stride and x.device.type == "cpu" and recorded():
+            return cast(Tensor, _Strided.apply(zero_tail(x, lengths), self.weight, self.bias, self.pads))
+        wide = self.kernel_size[0] > 1 and stride == 1
         if not wide or x.dtype != torch.bfloat16 or x.device.type != "cpu" or not torch.is_grad_enabled():
             return super().forward(x, lengths, residual)
         return cast(
@@ -98,6 +101,10 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor):
         x, weight = ctx.saved_tensors
         gradient, (left, right) = channels_last(gradients[0]), ctx.pads
+        if ctx.dilation == 1 and 1 in weight.shape[:2]:
+            return *_one_channel_gradients(x, gradient, weight, left, ctx.needs_input_grad[0], ctx.dtype), (
+                gradient.sum(dim=(0, 2), dtype=torch.float32) if ctx.biased else None
+            ), None, None  # fmt: skip
         at_input = None
         if ctx.needs_input_grad[0]:
             at_input = _transposed(gradient, weight, ctx.dilation, left, right)
@@ -127,6 +134,79 @@ def _weight_gradient(
     turned = grads.t()  # (C', N)
     taps = [turned @ rows[tap * dilation : tap * dilation + len(grads)] for tap in range(kernel)]
     return torch.stack(taps, dim=-1).to(dtype)
+
+
+def _one_channel_gradients(
+    x: Tensor, gradient: Tensor, weight: Tensor, left: int, at_input: bool, dtype: torch.dtype
+) -> tuple[Tensor | None, Tensor]:
+    """Gradients at input and weight where one side has one channel: products with that side's windows, all taps in one.
+
+    Tap by tap they would be products of a matrix and a vector, which torch computes slowly in bf16.
+    """
+    reach, wide, found = weight.shape[2] - 1, x.transpose(1, 2).flatten(0, 1), None
+    if weight.shape[0] > 1:  # from one channel
+        windows = _windows(x, left, reach - left)
+        at_weight = (windows.t() @ gradient.transpose(1, 2).flatten(0, 1)).t().unsqueeze(1)
+        if at_input:
+            found = _transposed(gradient, weight, 1, left, reach - left)
+    else:
+        windows = _windows(gradient, reach - left, left)  # taps in reverse
+        at_weight = (windows.t() @ wide).flip(0).t().unsqueeze(0)
+        if at_input:
+            found = (windows @ weight[0].flip(1).t()).view(x.shape[0], x.shape[2], -1).transpose(1, 2)
+    return found, at_weight.to(dtype)
+
+
+def _windows(x: Tensor, left: int, right: int) -> Tensor:
+    """What each tap of a kernel sees at each step of one channel: (B, 1, T) -> (B * T, left + right + 1)."""
+    return F.pad(x[:, 0], (left, right)).unfold(1, left + right + 1, 1).flatten(0, 1)
+
+
+class _Strided(torch.autograd.Function):
+    """A convolution of stride s and kernel 2s, causal or not: x (B, C, T), weight (C', C, 2s) -> (B, C', T').
+
+    Its input is cut into blocks of s steps; each meets the first half of the taps for one output, and the second half
+    for the output before: one matrix product there, two back, and no copies of windows that overlap.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, pads: tuple[int, int]) -> Tensor:
+        batch, channels, steps = x.shape
+        stride = weight.shape[2] // 2
+        blocks = (steps + sum(pads)) // stride
+        before, behind = pads[0], blocks * stride - steps - pads[0]
+        rows = F.pad(x.transpose(1, 2), (0, 0, before, behind)).reshape(batch * blocks, stride * channels)
+        halves = weight.to(x.dtype).unflatten(2, (2, stride)).permute(3, 1, 2, 0).reshape(rows.shape[1], -1)
+        both = (rows @ halves).view(batch, blocks, 2, -1)
+        y = both[:, :-1, 0] + both[:, 1:, 1]
+        if bias is not None:
+            y += bias.to(x.dtype)
+        ctx.save_for_backward(rows, halves)
+        ctx.crop, ctx.shape, ctx.dtype, ctx.biased = (
+            (0, 0, -before, -behind),
+            weight.shape,
+            weight.dtype,
+            bias is not None,
+        )
+        return y.transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor):
+        rows, halves = ctx.saved_tensors
+        gradient = gradients[0].transpose(1, 2)  # (B, T', C')
+        batch, steps, width = gradient.shape
+        out_channels, channels, kernel = ctx.shape
+        both = gradient.new_empty(batch, steps + 1, 2, width)
+        both[:, :-1, 0], both[:, 1:, 1] = gradient, gradient
+        both[:, -1, 0] = both[:, 0, 1] = 0
+        both = both.view(-1, 2 * width)
+        at_input = None
+        if ctx.needs_input_grad[0]:
+            at_input = F.pad((both @ halves.t()).view(batch, -1, channels), ctx.crop).transpose(1, 2)
+        at_weight = (rows.t() @ both).view(kernel // 2, channels, 2, out_channels).permute(3, 1, 2, 0).flatten(2)
+        return at_input, at_weight.to(ctx.dtype), (
+            gradient.sum(dim=(0, 1), dtype=torch.float32) if ctx.biased else None
+        ), None  # fmt: skip
 
 
 class TrainedSnake1d(Snake1d):

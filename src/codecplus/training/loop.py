@@ -27,6 +27,7 @@ from .optimizer import build_optimizers
 from .recipe import ADVERSARIAL, Adversary, Recipe
 
 MOST_SKIPS = 10  # steps in a row whose gradient is not finite
+_SENSITIVITY_EVERY = 8  # batches that codebooks are placed by: gradients take longer than latents, and fewer do
 
 
 def new_model(recipe: Recipe) -> DacModel:
@@ -84,10 +85,13 @@ class Coding(nn.Module):
             if quantize:
                 found = self.model.quantizer(out["latents"])
                 decoded, out["codes"], out["projected"], out["commitment"], out["codebook"] = found
-        estimate = self.model.decoder(decoded.to(self.dtype)).squeeze(1).float()
-        missing = audio.shape[-1] - estimate.shape[-1]  # nets with odd strides lose the last samples
-        out["audio"] = nn.functional.pad(estimate, (0, missing))
+        out["audio"] = self.decode(decoded, audio.shape[-1])
         return out
+
+    def decode(self, latents: Tensor, samples: int) -> Tensor:
+        """Audio (B, S) of latents (B, D, T); nets with odd strides lose the last samples, which are zeros here."""
+        audio = self.model.decoder(latents.to(self.dtype)).squeeze(1).float()
+        return nn.functional.pad(audio, (0, samples - audio.shape[-1]))
 
 
 class Trainer:
@@ -132,7 +136,8 @@ class Trainer:
             model, muon=recipe.optimizer == "muon", lr=recipe.lr, train_codebooks=learned
         )
         self.moving = self._new_moving()
-        self.coding = self.accelerator.prepare(Coding(model, dtype))
+        self.local_coding = Coding(model, dtype)  # of this process, without the others
+        self.coding = self.accelerator.prepare(self.local_coding)
         self.losses = losses.losses_by_name(
             objective.reconstruction, model.config.sampling_rate, objective.mel_bands, objective.stft_windows
         )
@@ -189,7 +194,7 @@ class Trainer:
         if self.recipe.codebooks.placed and not self.fine_tune:
             if self.step_number == schedule.freeze_at:  # the encoder rests as its average, which suits other codebooks
                 self.model.encoder.load_state_dict(self.average.encoder.state_dict())
-            if self.step_number in (schedule.quantize_at, schedule.freeze_at):
+            if self.step_number in (schedule.quantize_at, *schedule.place_at, schedule.freeze_at):
                 self._place_codebooks()
         reports, coded, norms = [], [], []
         for index in range(self.accumulate):
@@ -220,12 +225,10 @@ class Trainer:
 
     def _backward(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]:
         """Gradients of one batch; its losses, what the codec gave, and the squared norms that the balance found."""
-        reference, bandwidth = batch.audio.to(self.device), batch.bandwidth.to(self.device)
-        out = self.coding(reference, self.quantized, self.frozen)
+        out = self.coding(batch.audio.to(self.device), self.quantized, self.frozen)
         leaf = out["audio"].detach().requires_grad_()
-        rate = self.model.config.sampling_rate
-        heard, reference = (losses.limit_bandwidth(x, bandwidth, rate) for x in (leaf, reference))
-        parts = {name: loss(heard, reference) for name, loss in self.losses.items()}
+        heard, reference = self._heard(leaf, batch)
+        parts = self._reconstruction(heard, reference)
         judged = None
         if self.adversarial:
             judged = self._judge(heard, reference)
@@ -242,6 +245,18 @@ class Trainer:
             report["discriminator"] = judged.discriminator.detach()
             self.accelerator.backward(judged.discriminator / self.accumulate)
         return report, out, squares
+
+    def _heard(self, audio: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Decoded audio (B, S) and its reference, both as far up as the recordings go."""
+        bandwidth, rate = batch.bandwidth.to(self.device), self.model.config.sampling_rate
+        return (
+            losses.limit_bandwidth(audio, bandwidth, rate),
+            losses.limit_bandwidth(batch.audio.to(self.device), bandwidth, rate),
+        )
+
+    def _reconstruction(self, estimate: Tensor, reference: Tensor) -> dict[str, Tensor]:
+        with losses.shared_spectra():
+            return {name: loss(estimate, reference) for name, loss in self.losses.items()}
 
     def _judge(self, estimate: Tensor, reference: Tensor):
         """Both signals go through the discriminators once, for the losses of both sides."""
@@ -386,18 +401,36 @@ class Trainer:
 
     @torch.no_grad()
     def _place_codebooks(self) -> None:
-        books, latents, found = self.recipe.codebooks, [], 0
+        books, latents, products, found = self.recipe.codebooks, [], [], 0
         most = max(10, self.recipe.schedule.steps // 20)  # batches: a short trial is not to spend its time here
         while found < books.placement_vectors and len(latents) < most:
-            audio = next(self.batches).audio.to(self.device)
-            z = cast(Tensor, self.accelerator.gather(self.model.encoder(audio.unsqueeze(1).to(self.dtype)).float()))
+            batch = next(self.batches)
+            mine = self.model.encoder(batch.audio.to(self.device).unsqueeze(1).to(self.dtype)).float()
+            if books.placement_floor is not None and len(latents) % _SENSITIVITY_EVERY == 0:
+                gradients = self._latent_gradient(mine, batch).transpose(1, 2).flatten(0, 1)
+                products.append(self._sum(gradients.t() @ gradients))
+            z = cast(Tensor, self.accelerator.gather(mine))
             latents.append(z.transpose(1, 2).flatten(0, 1))
             found += len(latents[-1])
-        vectors = torch.cat(latents)
-        codebooks.initialize(self.model.quantizer, vectors.cpu(), generator=self._generator(2))
+        vectors, metric = torch.cat(latents), None
+        if books.placement_floor is not None:
+            metric = codebooks.sensitivity(torch.stack(products).sum(dim=0), books.placement_floor).cpu()
+        codebooks.initialize(self.model.quantizer, vectors.cpu(), generator=self._generator(2), metric=metric)
         self.moving = self._new_moving()
         self.average.quantizer.load_state_dict(self.model.quantizer.state_dict())
         self.progress["latent_scale"] = float(vectors.square().mean().log())
+
+    def _latent_gradient(self, latents: Tensor, batch: Batch) -> Tensor:
+        """Gradient of the reconstruction losses at what the decoder gets for these latents (B, D, T)."""
+        if self.step_number > self.recipe.schedule.quantize_at:  # before, there are no codebooks
+            latents = self.model.quantizer.eval()(latents)[0]
+            self.model.quantizer.train()
+        with torch.enable_grad():
+            latents = latents.detach().requires_grad_()
+            audio = self.local_coding.decode(latents, batch.audio.shape[-1])
+            leaf = audio.detach().requires_grad_()
+            gradient, _ = self._output_gradient(self._reconstruction(*self._heard(leaf, batch)), leaf)
+            return torch.autograd.grad((audio * gradient).sum(), latents)[0].float()
 
     def _new_moving(self) -> codebooks.MovingCodebooks:
         books = self.recipe.codebooks

@@ -5,7 +5,9 @@ which are meant to be summed with its weights, and relative ones, in units of ea
 be balanced. Letters: B batch, S samples, T time frames, F frequency bins, M mel bands.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -42,14 +44,71 @@ class Spectrum(nn.Module):
         if window < 4 or window % 4:
             raise ValueError(f"window must be a positive multiple of 4 samples, got {window}")
         self.window = window
-        self.register_buffer("hann", torch.hann_window(window) * (4 / window if scaled else 1), persistent=False)
+        self.scale = 4 / window if scaled else 1
+        self.register_buffer("hann", torch.hann_window(window) * self.scale, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, S) -> (B, T, F), complex
+        return self._once("spectrum", x, self._spectrum)
+
+    def magnitude(self, x: Tensor) -> Tensor:  # (B, S) -> (B, T, F)
+        """Magnitudes of the spectrum."""
+        return self._once("magnitude", x, lambda x: magnitude(self(x)))
+
+    def _once(self, what: str, x: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        if _shared is None:
+            return compute(x)
+        key = (what, self.window, self.scale, id(x))
+        if key not in _shared:
+            _shared[key] = (x, compute(x))  # with x, whose id would otherwise become another's
+        return _shared[key][1]
+
+    def _spectrum(self, x: Tensor) -> Tensor:
         half = self.window // 2
         if x.shape[-1] <= half:
             raise ValueError(f"expected more than {half} samples for a window of {self.window}, got {x.shape[-1]}")
         x = F.pad(x.unsqueeze(1), (half, half), mode="reflect").squeeze(1)
-        return torch.fft.rfft(x.unfold(-1, self.window, self.window // 4) * self.hann)
+        return cast(Tensor, _Frames.apply(x, self.hann))
+
+
+_shared: dict[tuple, tuple[Tensor, Tensor]] | None = None
+
+
+@contextmanager
+def shared_spectra() -> Iterator[None]:
+    """Within, spectra of a signal are computed once for all losses. Signals must stay as they are; not for threads."""
+    global _shared
+    _shared = {}
+    try:
+        yield
+    finally:
+        _shared = None
+
+
+class _Frames(torch.autograd.Function):
+    """Spectra (B, T, F) of x (B, S) in frames under a window of N samples, at a hop of N / 4.
+
+    Autograd's way back takes complex transforms of full length, and adds up frames sample by sample: three times as
+    long.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, window: Tensor) -> Tensor:
+        size = len(window)
+        ctx.samples, ctx.window = x.shape[-1], window
+        return torch.fft.rfft(x.unfold(-1, size, size // 4) * window)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor):
+        size, (batch, frames, bins) = len(ctx.window), gradients[0].shape
+        # The inverse counts every bin but the first and the last twice, for the bins of negative frequency.
+        once = torch.full((bins,), 0.5, device=ctx.window.device, dtype=ctx.window.dtype)
+        once[0] = once[-1] = 1
+        parts = torch.fft.irfft(gradients[0] * once, n=size, norm="forward") * ctx.window
+        found = parts.new_zeros(batch, ctx.samples)
+        quarters = found[:, : (frames + 3) * size // 4].unflatten(1, (-1, size // 4))  # (B, T + 3, N / 4)
+        for index, quarter in enumerate(parts.unflatten(2, (4, -1)).unbind(2)):
+            quarters[:, index : index + frames] += quarter
+        return found, None
 
 
 class MultiScaleSTFTLoss(nn.Module):
@@ -89,14 +148,30 @@ class MultiScaleMelLoss(nn.Module):
         total = estimate.new_zeros(())
         for spectrum in self.spectra:
             filters = self.get_buffer(f"filters{spectrum.window}")
-            x, y = ((magnitude(spectrum(s)) @ filters).clamp(min=1e-5).log10() for s in (estimate, reference))
+            x, y = ((spectrum.magnitude(s) @ filters).clamp(min=1e-5).log10() for s in (estimate, reference))
             total = total + (x - y).abs().mean()
         return total
 
 
 def magnitude(spectrum: Tensor) -> Tensor:
     """Absolute value with a finite gradient at 0."""
-    return (spectrum.real.square() + spectrum.imag.square() + 1e-12).sqrt()
+    return cast(Tensor, _Magnitude.apply(spectrum))
+
+
+class _Magnitude(torch.autograd.Function):
+    """√(|z|² + 1e-12), whose gradient is z / √(|z|² + 1e-12)."""
+
+    @staticmethod
+    def forward(ctx: Any, spectrum: Tensor) -> Tensor:
+        found = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag).add_(1e-12).sqrt_()
+        ctx.save_for_backward(spectrum, found)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor):
+        spectrum, found = ctx.saved_tensors
+        scaled = torch.view_as_real(spectrum) * (gradients[0] / found).unsqueeze(-1)
+        return torch.view_as_complex(scaled)
 
 
 def quiet_floor(reference: Tensor) -> Tensor:
@@ -122,12 +197,12 @@ class CompressedSTFTLoss(nn.Module):
         floor = quiet_floor(reference)
         total = estimate.new_zeros(())
         for spectrum in self.spectra:
-            difference = self._compressed(spectrum(estimate), floor) - self._compressed(spectrum(reference), floor)
+            difference = self._compressed(spectrum, estimate, floor) - self._compressed(spectrum, reference, floor)
             total = total + (difference.real.square() + difference.imag.square()).mean() / 2
         return total / len(self.spectra)
 
-    def _compressed(self, spectrum: Tensor, floor: Tensor) -> Tensor:
-        return spectrum * (magnitude(spectrum) + floor).pow(self.power - 1)
+    def _compressed(self, spectrum: Spectrum, signal: Tensor, floor: Tensor) -> Tensor:
+        return spectrum(signal) * (spectrum.magnitude(signal) + floor).pow(self.power - 1)
 
 
 class RelativeMelLoss(nn.Module):
@@ -149,7 +224,7 @@ class RelativeMelLoss(nn.Module):
         total = estimate.new_zeros(())
         for spectrum in self.spectra:
             filters = self.get_buffer(f"filters{spectrum.window}")
-            x, y = (torch.log(magnitude(spectrum(s)) @ filters + floor) for s in (estimate, reference))
+            x, y = (torch.log(spectrum.magnitude(s) @ filters + floor) for s in (estimate, reference))
             total = total + (x - y).abs().mean()
         return total / len(self.spectra)
 
@@ -171,7 +246,7 @@ class LoudnessMelLoss(nn.Module):
         total = estimate.new_zeros(())
         for spectrum in self.mel.spectra:
             filters = self.mel.get_buffer(f"filters{spectrum.window}")
-            x, y = ((magnitude(spectrum(s)) @ filters + 1e-5).pow(self.power) for s in (estimate, reference))
+            x, y = ((spectrum.magnitude(s) @ filters + 1e-5).pow(self.power) for s in (estimate, reference))
             difference = ((x - y).abs() + self.added * F.relu(x - y)).mean(dim=(1, 2))
             total = total + (difference / y.mean(dim=(1, 2))).mean()
         return total / len(self.mel.spectra)
@@ -210,8 +285,7 @@ class EnvelopeLoss(nn.Module):
         return 1 - (alike.mean(dim=-1) * loud).sum() / loud.sum().clamp(min=1)
 
     def _segments(self, signal: Tensor) -> Tensor:
-        spectrum = self.spectrum(signal)
-        power = (spectrum.real.square() + spectrum.imag.square()) @ self.bands  # (B, T, 15)
+        power = self.spectrum.magnitude(signal).square() @ self.bands  # (B, T, 15)
         return (power + 1e-12).sqrt().unfold(1, self.frames, 4)
 
 

@@ -49,27 +49,30 @@ def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
 
     The quintic Newton-Schulz iteration of Jordan et al., in bf16, which is enough for a direction.
     """
-    wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.transpose(1, 2)
-    x = (wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-12)).bfloat16()
+    x = (matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-12)).bfloat16()
+    tall = x.shape[1] > x.shape[2]
     for _ in range(steps):
-        gram = x @ x.transpose(1, 2)
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
-    x = x.to(matrices.dtype)
-    return x if wide is matrices else x.transpose(1, 2)
+        # Not batched: torch copies the transposed side of a batched product, which takes longer than the product.
+        gram = torch.stack([m.t() @ m if tall else m @ m.t() for m in x])
+        gram = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        x = torch.baddbmm(x, *((x, gram) if tall else (gram, x)), beta=3.4445)
+    return x.to(matrices.dtype)
 
 
 def build_optimizers(model: nn.Module, *, muon: bool, lr: float, train_codebooks: bool) -> list[torch.optim.Optimizer]:
     """Optimizers of a codec; each group says in `part` whether it is of the encoder, the decoder or the projections.
 
     AdamW with the paper's betas takes everything, or what Muon leaves: Muon takes the convolutions that are wide
-    enough to be matrices. Codebooks are projections here, or in none where something else moves them.
+    enough to be matrices, but for the encoder's last, whose directions that no codebook reads would get random steps of
+    full size. Codebooks are projections here, or in none where something else moves them.
     """
     groups: dict[tuple[bool, str], list[Tensor]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if name.endswith("codebook.weight") and not train_codebooks:
             continue
         part = name.split(".")[0]
-        matrix = muon and part != "quantizer" and parameter.ndim == 3 and min(parameter.shape[:2]) >= 16
+        inner = part != "quantizer" and name != "encoder.conv2.weight"
+        matrix = muon and inner and parameter.ndim == 3 and min(parameter.shape[:2]) >= 16
         groups[matrix, "projections" if part == "quantizer" else part].append(parameter)
     optimizers: list[torch.optim.Optimizer] = []
     for kind, options in ((torch.optim.AdamW, {"betas": (0.8, 0.99), "weight_decay": 0.0}), (Muon, {})):

@@ -29,6 +29,7 @@ class Schedule:
     warmup: int = 100
     quantize_at: int = 0  # from here on latents are quantized
     adversary_at: int = 0  # from here on the discriminators train, and the codec against them
+    place_at: list[int] = field(default_factory=list)  # placed codebooks are placed anew, for latents as they are then
     freeze_at: int | None = None  # encoder and codebooks rest from here on
     decay_at: int | None = None  # the learning rate falls in a straight line, to zero at the last step
     gamma: float = 1.0  # by which it is multiplied at every step besides
@@ -55,6 +56,7 @@ class Schedule:
             warmup=min(self.warmup, place(self.warmup)),
             quantize_at=place(self.quantize_at),
             adversary_at=place(self.adversary_at),
+            place_at=[place(step) for step in self.place_at],
             freeze_at=None if self.freeze_at is None else place(self.freeze_at),
             decay_at=None if self.decay_at is None else place(self.decay_at),
             gamma=self.gamma ** (1 / share),
@@ -100,7 +102,8 @@ class Codebooks:
     """How codebooks come to be."""
 
     learning: str = "gradient"  # or means: of the latents they are chosen for
-    placed: bool = False  # by k-means on encoder output, when quantization begins
+    placed: bool = False  # by k-means on encoder output, when quantization begins and when the encoder comes to rest
+    placement_floor: float | None = None  # latents weigh what errors cost, at least this; none: all directions alike
     placement_vectors: int = 40_000
     decay: float = 0.97  # of the moving means and counts
     revive_below: float = 0.0  # an entry chosen less than this share of the average moves to a random latent
@@ -108,6 +111,8 @@ class Codebooks:
     def __post_init__(self) -> None:
         if self.learning not in ("gradient", "means"):
             raise InputError(f"expected codebooks that learn by gradient or means, got {self.learning!r}")
+        if self.placement_floor is not None and self.placement_floor <= 0:
+            raise InputError(f"expected a placement_floor above 0, or none, got {self.placement_floor}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,7 @@ def open_data(
     processes: int = 1,
     workers: int = 0,
 ) -> tuple[Batches, list[Clip]]:
-    """Batches for one process, and the clips to validate with.
+    """Batches for one process, and the clips to validate with, which process 0 of a streamed data set alone gets.
 
     Args:
         data: a folder, several, a parquet, arrow or webdataset file, a folder that `Dataset.save_to_disk` wrote, the id
@@ -84,12 +84,13 @@ def open_data(
         clips = clips or _clips(held, options, cutter)
         crops: Crops | StreamedCrops = Crops(FileSource(train), cutter, seed)
     elif _is_stream(opened):
-        if validation is None:
-            clips, opened = _clips(opened.take(8), options, cutter), opened.skip(8)
         if processes > 1:
             from datasets.distributed import split_dataset_by_node
 
             opened = split_dataset_by_node(opened, rank=rank, world_size=processes)
+        # Of its own share, which no other process sees: what is skipped before a split is another part of each share.
+        if validation is None and rank == 0:
+            clips, opened = _clips(opened.take(8), options, cutter), opened.skip(8)
         crops = StreamedCrops(opened, options.column, cutter, batch, seed=seed + rank)
     else:
         rows, held = len(opened), 0 if validation is not None else min(8, len(opened) // 20)

@@ -30,22 +30,22 @@ _ALL = (
     Metric(
         name="pesq_wb", title="PESQ wide band", unit="MOS-LQO", function=perceptual.pesq_wb, higher_is_better=True,
         lowest=1.0, highest=4.65, sample_rate=16_000, min_sample_rate=16_000, min_seconds=0.25, max_seconds=30,
-        domains=("speech",), library="pesq", module="pesq", source=_P862,
+        domains=("speech",), library="pesq", modules=("pesq",), source=_P862,
     ),
     Metric(
         name="pesq_nb", title="PESQ narrow band", unit="MOS-LQO", function=perceptual.pesq_nb, higher_is_better=True,
         lowest=1.0, highest=4.65, sample_rate=8_000, min_sample_rate=8_000, min_seconds=0.25, max_seconds=30,
-        domains=("speech",), library="pesq", module="pesq", source=_P862,
+        domains=("speech",), library="pesq", modules=("pesq",), source=_P862,
     ),
     Metric(
         name="stoi", title="STOI", unit="", function=perceptual.stoi, higher_is_better=True, lowest=-1, highest=1,
         min_sample_rate=8_000, min_seconds=0.4, max_seconds=30, domains=("speech",), library="pystoi",
-        module="pystoi", source="Taal et al. 2011, by the pystoi package",
+        modules=("pystoi",), source="Taal et al. 2011, by the pystoi package",
     ),
     Metric(
         name="estoi", title="ESTOI", unit="", function=perceptual.estoi, higher_is_better=True, lowest=-1, highest=1,
         min_sample_rate=8_000, min_seconds=0.4, max_seconds=30, domains=("speech",), library="pystoi",
-        module="pystoi", source="Jensen and Taal 2016, by the pystoi package",
+        modules=("pystoi",), source="Jensen and Taal 2016, by the pystoi package",
     ),
     Metric(
         name="si_sdr", title="SI-SDR", unit="dB", function=waveform.si_sdr, higher_is_better=True, lowest=-100,
@@ -83,13 +83,14 @@ _ALL = (
     Metric(
         name="visqol_speech", title="ViSQOL speech", unit="MOS-LQO", function=perceptual.visqol_speech,
         higher_is_better=True, lowest=1, highest=5, sample_rate=16_000, min_sample_rate=16_000, min_seconds=1.0,
-        max_seconds=30, domains=("speech",), library="visqol-python", module="visqol", timeout=600,
-        version=2 if perceptual.has_lattice() else 1, source="ViSQOL v3 by visqol-python (odd versions: polynomial)",
+        max_seconds=30, domains=("speech",), library="visqol-python", modules=("visqol", "ai_edge_litert"),
+        extra="visqol", timeout=600, version=2, source="ViSQOL v3 with its lattice model, by visqol-python",
     ),
     Metric(
         name="visqol_audio", title="ViSQOL audio", unit="MOS-LQO", function=perceptual.visqol_audio,
         higher_is_better=True, lowest=1, highest=5, sample_rate=48_000, min_seconds=1.0, max_seconds=30,
-        library="visqol-python", module="visqol", timeout=600, source="ViSQOL v3 by visqol-python",
+        library="visqol-python", modules=("visqol",), extra="visqol", timeout=600,
+        source="ViSQOL v3 by visqol-python",
     ),
 )  # fmt: skip
 
@@ -103,8 +104,7 @@ def metric_by_name(name: str) -> Metric:
         raise InputError(f"unknown metric {name!r}; did you mean {' or '.join(hint)}?")
     metric = METRICS[name]
     if not metric.available:
-        extra = "visqol-python" if metric.library == "visqol-python" else "codecplus[eval]"
-        raise MissingExtraError(f"the metric {name!r} needs the package {metric.library}: pip install {extra}")
+        raise MissingExtraError(f"the metric {name!r} needs {metric.library}: pip install 'codecplus[{metric.extra}]'")
     return metric
 
 

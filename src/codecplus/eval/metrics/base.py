@@ -66,7 +66,8 @@ class Metric:
     max_seconds: float | None = None  # longer clips are cut into equal pieces and the pieces averaged
     domains: tuple[str, ...] = DOMAINS
     library: str | None = None  # distribution that computes it
-    module: str | None = None  # importable name of that distribution
+    modules: tuple[str, ...] = ()  # importable names without which it cannot be computed
+    extra: str = "eval"  # of this package, which brings them
     timeout: float = 120.0
     version: int = 1  # raise it when the function's results change
 
@@ -82,8 +83,8 @@ class Metric:
 
     @property
     def available(self) -> bool:
-        """Whether the library that computes it is installed."""
-        return self.module is None or importlib.util.find_spec(self.module) is not None
+        """Whether what computes it is installed."""
+        return all(importlib.util.find_spec(module) is not None for module in self.modules)
 
     def applies_to(self, kind: str | None) -> bool:
         """Whether the metric means something for this kind of audio; an unknown kind is given every metric."""

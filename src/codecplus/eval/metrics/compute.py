@@ -6,10 +6,19 @@ reference. Only the reference decides what is left out, so every codec is scored
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
 from codecplus.eval.audio import resample
-from codecplus.eval.metrics.base import Metric, OutputUnscorable, ReferenceUnscorable, Score, is_silent
+from codecplus.eval.metrics.base import (
+    SILENCE_RMS,
+    Metric,
+    OutputUnscorable,
+    ReferenceUnscorable,
+    Score,
+    is_silent,
+)
 
 
 def output_problem(reference: np.ndarray, estimate: np.ndarray) -> str | None:
@@ -19,7 +28,8 @@ def output_problem(reference: np.ndarray, estimate: np.ndarray) -> str | None:
     bad = int(np.size(estimate) - np.count_nonzero(np.isfinite(estimate)))
     if bad:
         return f"the output has {bad} values that are NaN or infinite"
-    if not is_silent(reference) and _rms(estimate) < 1e-4 * _rms(reference):
+    level = _rms(reference) if reference.size else 0.0
+    if level >= SILENCE_RMS and _rms(estimate) < 1e-4 * level:
         return "the output is silent"
     return None
 
@@ -27,7 +37,7 @@ def output_problem(reference: np.ndarray, estimate: np.ndarray) -> str | None:
 def compute_score(metric: Metric, reference: Recording, estimate: Recording) -> Score:
     """The score of one recording against another of the same rate and shape; never raises, never invents a number."""
     try:
-        problem = output_problem(reference.audio, estimate.audio)
+        problem = estimate.problem_beside(reference)
         _check_reference(metric, reference)
         if problem:
             raise OutputUnscorable(problem)
@@ -44,17 +54,24 @@ def compute_score(metric: Metric, reference: Recording, estimate: Recording) -> 
 
 
 class Recording:
-    """Audio (C, S) float32 with its rate, resampled once for all the metrics that need another one."""
+    """Audio (C, S) float32 with its rate. What several metrics ask of it is computed once."""
 
     def __init__(self, audio: np.ndarray, sample_rate: int) -> None:
         self.audio = np.atleast_2d(np.asarray(audio, dtype=np.float32))
         self.sample_rate = sample_rate
         self._resampled = {sample_rate: self.audio}
+        self._silent: dict[int, list[bool]] = {}
+        self._problem: tuple[Recording, str | None] | None = None
 
     @property
     def seconds(self) -> float:
         """Length in seconds."""
         return self.audio.shape[-1] / self.sample_rate
+
+    @cached_property
+    def finite(self) -> bool:
+        """Whether it holds no NaN and nothing infinite."""
+        return bool(np.isfinite(self.audio).all())
 
     def at(self, sample_rate: int | None) -> tuple[np.ndarray, int]:
         """The audio (C, S) at a rate (None: its own), and that rate."""
@@ -63,24 +80,37 @@ class Recording:
             self._resampled[rate] = resample(self.audio, self.sample_rate, rate)
         return self._resampled[rate], rate
 
+    def silent(self, sample_rate: int | None = None) -> list[bool]:
+        """Which channels are silent, at a rate (None: its own)."""
+        audio, rate = self.at(sample_rate)
+        if rate not in self._silent:
+            self._silent[rate] = [is_silent(channel) for channel in audio]
+        return self._silent[rate]
+
+    def problem_beside(self, reference: Recording) -> str | None:
+        """`output_problem` of this recording as an estimate of the reference."""
+        if self._problem is None or self._problem[0] is not reference:
+            self._problem = reference, output_problem(reference.audio, self.audio)
+        return self._problem[1]
+
 
 def _check_reference(metric: Metric, reference: Recording) -> None:
-    if not np.isfinite(reference.audio).all():
+    if not reference.finite:
         raise ReferenceUnscorable("the reference has NaN or infinite values")
     if reference.seconds < metric.min_seconds:
         raise ReferenceUnscorable(f"the reference lasts {reference.seconds:.3f} s, under {metric.min_seconds} s")
     if reference.sample_rate < metric.min_sample_rate:
         raise ReferenceUnscorable(f"the reference is sampled at {reference.sample_rate} Hz, {metric.name} needs "
                                   f"{metric.min_sample_rate} Hz")  # fmt: skip
-    if all(is_silent(channel) for channel in reference.audio):
+    if all(reference.silent()):
         raise ReferenceUnscorable("the reference is silent")
 
 
 def _mean_over_channels(metric: Metric, reference: Recording, estimate: Recording) -> float:
     (x, rate), (y, _) = reference.at(metric.sample_rate), estimate.at(metric.sample_rate)
     values, refusal = [], ReferenceUnscorable("the reference is silent")
-    for x_channel, y_channel in zip(x, y, strict=True):
-        if is_silent(x_channel):
+    for x_channel, y_channel, silent in zip(x, y, reference.silent(metric.sample_rate), strict=True):
+        if silent:
             continue
         try:
             values.append(_mean_over_pieces(metric, x_channel, y_channel, rate))
@@ -95,7 +125,7 @@ def _mean_over_pieces(metric: Metric, x: np.ndarray, y: np.ndarray, rate: int) -
     pieces = 1 if metric.max_seconds is None else max(1, int(np.ceil(len(x) / (metric.max_seconds * rate))))
     values, refusal = [], ReferenceUnscorable("the reference is silent")
     for a, b in zip(np.array_split(x, pieces), np.array_split(y, pieces), strict=True):
-        if is_silent(a):
+        if pieces > 1 and is_silent(a):
             continue
         try:
             values.append(metric.function(np.ascontiguousarray(a), np.ascontiguousarray(b), rate))

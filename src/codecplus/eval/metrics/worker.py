@@ -13,6 +13,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ class Scorer:
         try:
             self._send((reference, todo, sample_rate))
             while True:
-                kind, *answer = self._answers.get(timeout=limit)
+                kind, *answer = self._answer(limit)
                 if kind == "done":
                     return
                 if kind == "died":
@@ -100,6 +101,22 @@ class Scorer:
             elif victim:
                 deaths.add(victim)
 
+    def _answer(self, limit: float) -> tuple:
+        """The next message; queue.Empty once the worker has worked for `limit` seconds without one.
+
+        Processor time is what counts, since on a crowded machine the clock says little; but ten times the limit on the
+        clock is a hang as well.
+        """
+        pid = self._process.pid if self._process else 0
+        start, began = _processor_seconds(pid), time.monotonic()
+        while True:
+            try:
+                return self._answers.get(timeout=limit)
+            except queue.Empty:
+                used = _processor_seconds(pid) - start
+                if not used < limit or time.monotonic() - began >= 10 * limit:
+                    raise
+
     def _send(self, job: tuple) -> None:
         if self._process is None or self._process.poll() is not None:
             self._start()
@@ -118,6 +135,15 @@ class Scorer:
         )  # fmt: skip
         self._answers = queue.Queue()
         threading.Thread(target=_listen, args=(self._process.stdout, self._answers), daemon=True).start()
+
+
+def _processor_seconds(pid: int) -> float:
+    """The processor time a process has used; NaN where the system does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # proc_pid_stat(5)
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return float("nan")
 
 
 def _left(estimates: Estimates, results: dict[str, dict[str, Score]]) -> Estimates:
@@ -181,4 +207,7 @@ def _load(signal: Signal) -> np.ndarray:
 if __name__ == "__main__":
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # libraries that print must not write among the answers
-    _work(sys.stdin.buffer, answers)
+    try:
+        _work(sys.stdin.buffer, answers)
+    except BrokenPipeError:  # the parent was killed: nobody to tell, and nothing to flush
+        os._exit(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json as json_module
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,8 @@ def build_leaderboard(
     """Merge results folders into a leaderboard and return it; `html` and `json` are files to write it to.
 
     paths: results folders, or folders that hold some. Runs on the same clips are merged, the newer run of the same
-    codec replaces the older. rank_by: a metric's name; None: PESQ wide band for speech, else the mel distance.
+    codec replaces the older; scores by another version of a metric than the newest run's are left out, and named.
+    rank_by: a metric's name; None: PESQ wide band for speech, else the mel distance.
     """
     if rank_by is not None and (rank_by not in METRICS or METRICS[rank_by].higher_is_better is None):
         ranking = ", ".join(name for name, metric in METRICS.items() if metric.higher_is_better is not None)
@@ -81,9 +82,14 @@ def _boards(group: list[Results], rank_by: str | None) -> list[dict[str, Any]]:
     """A board per kind of audio, from runs on the same clips, oldest first."""
     rows: dict[str, list[Row]] = {}
     details: dict[str, dict[str, Any]] = {}
+    metrics = {name: metric for results in group for name, metric in results.summary["metrics"].items()}
+    outdated: dict[str, list[str]] = {}  # codec -> metrics
     for results in group:
+        described = results.summary["metrics"]
+        old = [name for name in described if described[name]["identity"] != metrics[name]["identity"]]
         for name in results.codecs:
-            rows[name] = [row for row in results.rows if row.codec == name]
+            rows[name] = [_without(row, old) for row in results.rows if row.codec == name]
+            outdated[name] = old
             latency = results.summary["codecs"][name]["latency_seconds"]
             details[name] = {
                 **results.costs[name], "latency_seconds": latency, "date": results.provenance["date"],
@@ -102,11 +108,15 @@ def _boards(group: list[Results], rank_by: str | None) -> list[dict[str, Any]]:
         boards.append({
             "task": task["name"], "kind": kind, "clip_set": _clip_set(group[-1]), "primary": primary,
             "rule": RULE.format(metric=METRICS[primary].title), "clips": len(next(iter(of_kind.values()))),
-            "metrics": {name: describe(found) for name, found in people.items()}
-            | {n: m for results in group for n, m in results.summary["metrics"].items()},
+            "metrics": {name: describe(found) for name, found in people.items()} | metrics,
+            "outdated": {name: old for name, old in outdated.items() if old},
             "licence": task.get("licence"), "entries": entries,
         })  # fmt: skip
     return boards
+
+
+def _without(row: Row, metrics: list[str]) -> Row:
+    return replace(row, scores={name: found for name, found in row.scores.items() if name not in metrics})
 
 
 def _primary(kind: str, rows: dict[str, list[Row]], rank_by: str | None) -> str:
@@ -143,13 +153,29 @@ def _entries(rows: dict[str, list[Row]], details: dict[str, dict], primary: str)
             "metrics": {metric: asdict(found) for metric, found in estimates.items() if found},
             **details[name],
         })  # fmt: skip
-    return sorted(entries, key=_position)
+    return sorted(entries, key=lambda entry: _position(entry, primary))
 
 
-def _position(entry: dict[str, Any]) -> tuple:
-    """Bands from low to high, within them ranks and then failures; anchors last."""
+def _position(entry: dict[str, Any], primary: str) -> tuple:
+    """Bands from low to high, within them ranks, the better mean first, and then failures; anchors last."""
     band = len(BAND_EDGES) + 1 if entry["band"] is None else entry["band"]
-    return entry["anchor"], band, entry["rank"] is None, entry["rank"] or entry["failures"]
+    if entry["rank"] is None:
+        return entry["anchor"], band, True, entry["failures"], 0.0
+    sign = -1 if METRICS[primary].higher_is_better else 1
+    return entry["anchor"], band, False, entry["rank"], sign * entry["ranked_by"]["mean"]
+
+
+def band_name(band: int) -> str:
+    """A band of rates, in kbit/s per channel.
+
+    >>> band_name(0), band_name(2), band_name(6)
+    ('up to 1.75', '3.5 to 7', 'over 56')
+    """
+    if band == 0:
+        return f"up to {BAND_EDGES[0]:g}"
+    return (
+        f"over {BAND_EDGES[-1]:g}" if band == len(BAND_EDGES) else f"{BAND_EDGES[band - 1]:g} to {BAND_EDGES[band]:g}"
+    )
 
 
 def failures(rows: list[Row], metric: str) -> int:
@@ -160,12 +186,12 @@ def failures(rows: list[Row], metric: str) -> int:
 
 def rank(rows: dict[str, list[Row]], metric: str) -> dict[str, tuple[int, Estimate]]:
     """Rank codecs by RULE: name -> (rank from 1, the estimate it was ranked by); those that failed are not in it."""
-    fit = {name: group for name, group in rows.items() if not failures(group, metric)}
-    scored = [{row.clip for row in group if metric in row.scores and row.scores[metric].status == "ok"}
-              for group in fit.values()]  # fmt: skip
-    common = set.intersection(*scored) if scored else set()
-    found = {name: estimate(metric_by_file(group, metric, lambda row: row.clip in common).values())
-             for name, group in fit.items()}  # fmt: skip
+    scored = {name: {row.clip for row in group if metric in row.scores and row.scores[metric].status == "ok"}
+              for name, group in rows.items() if not failures(group, metric)}  # fmt: skip
+    fit = {name: clips for name, clips in scored.items() if clips}  # a run without the metric unranks nobody else
+    common = set.intersection(*fit.values()) if fit else set()
+    found = {name: estimate(metric_by_file(rows[name], metric, lambda row: row.clip in common).values())
+             for name in fit}  # fmt: skip
     ranked = {name: value for name, value in found.items() if value is not None}
     sign = -1 if METRICS[metric].higher_is_better else 1
     places: dict[str, tuple[int, Estimate]] = {}

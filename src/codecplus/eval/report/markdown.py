@@ -77,6 +77,8 @@ def _head(results: Results) -> str:
         f"{data['seconds'] / 60:.1f} minutes. Recordings over {task['segment_seconds']:g} s are cut, "
         f"at most {task['segments_per_file']} segments of each are scored."
     )
+    if unread := len({problem["source"] for problem in data["problems"] if problem["fatal"]}):
+        text += f" {unread} more could not be read and {'is' if unread == 1 else 'are'} named below."
     if task.get("dataset"):
         text += f" Data set `{task['dataset']}`, split `{task['split']}`, revision `{task.get('revision')}`."
     if task.get("licence"):

@@ -94,9 +94,9 @@ def read_clips(
         yield Problem(source, _without_path(str(error), file))
         return
     if kept is not None:
-        yield Problem(
-            source, f"lasts {seconds:.0f} s: {len(clips)} segments of {policy.seconds:g} s are scored", fatal=False
-        )
+        count = "1 segment" if len(clips) == 1 else f"{len(clips)} segments"
+        verb = "is" if len(clips) == 1 else "are"
+        yield Problem(source, f"lasts {seconds:.0f} s: {count} of {policy.seconds:g} s {verb} scored", fatal=False)
     yield from clips
 
 

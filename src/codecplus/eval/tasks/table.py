@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from codecplus.errors import FileFormatError, InputError, MissingExtraError
+from codecplus.errors import CodecPlusError, FileFormatError, InputError, MissingExtraError
 from codecplus.eval.tasks.clips import Clip, Problem, SegmentPolicy, read_clips
 
 
@@ -90,6 +90,16 @@ class TableTask:
         yield from read_clips(source, file, self.policy, kind, None if speaker is None else str(speaker))
 
     def _rows(self) -> Iterator[dict]:
+        try:
+            yield from self._selected()
+        except CodecPlusError:
+            raise
+        except Exception as error:  # of `datasets` and what it reads with; a stream may break off in its middle
+            lines = str(error).strip().splitlines()
+            named = f"the data set {self.dataset} at revision {self._commit()}" if self.dataset else f"{self.files}"
+            raise FileFormatError(f"cannot load {named}: {lines[0] if lines else type(error).__name__}") from error
+
+    def _selected(self) -> Iterator[dict]:
         rows = self._load()
         names = rows.column_names or list(next(iter(rows), {}))
         needed = [self.audio_column, *self.where, *filter(None, (self.kind_column, self.speaker_column))]
