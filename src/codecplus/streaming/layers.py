@@ -166,9 +166,9 @@ class ResidualUnit:
         self.snake2 = Snake(unit.snake2)
         self.conv2 = Convolution(unit.conv2, None, inputs_per_frame)
         self.fused = None
-        if unit.fused is not None and unit.conv1.pads[1] == 0 and unit.conv1.weight.dtype == torch.bfloat16:
-            if kernels.takes_unit(unit, unit.conv1.weight[..., 0]):
-                self.fused = kernels.UnitStep(unit)
+        causal_in_bf16 = unit.conv1.pads[1] == 0 and unit.conv1.weight.dtype == torch.bfloat16
+        if unit.fused is not None and causal_in_bf16 and kernels.takes_unit(unit, unit.conv1.weight[..., 0]):
+            self.fused = kernels.UnitStep(unit)
 
     def start(self, batch: int) -> LayerState:
         """Nothing waits before the first input."""
