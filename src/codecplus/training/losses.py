@@ -5,7 +5,7 @@ which are meant to be summed with its weights, and relative ones, in units of ea
 be balanced. Letters: B batch, S samples, T time frames, F frequency bins, M mel bands.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -123,7 +123,7 @@ class MultiScaleSTFTLoss(nn.Module):
 
     def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:  # (B, S), (B, S) -> ()
         total = estimate.new_zeros(())
-        for spectrum in self.spectra:
+        for spectrum in cast(Iterable[Spectrum], self.spectra):
             x, y = (magnitude(spectrum(signal)) for signal in (estimate, reference))
             logs = (x.clamp(min=1e-5).log10() - y.clamp(min=1e-5).log10()).abs().mean()
             total = total + (x - y).abs().mean() + 2 * logs
@@ -146,7 +146,7 @@ class MultiScaleMelLoss(nn.Module):
 
     def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:  # (B, S), (B, S) -> ()
         total = estimate.new_zeros(())
-        for spectrum in self.spectra:
+        for spectrum in cast(Iterable[Spectrum], self.spectra):
             filters = self.get_buffer(f"filters{spectrum.window}")
             x, y = ((spectrum.magnitude(s) @ filters).clamp(min=1e-5).log10() for s in (estimate, reference))
             total = total + (x - y).abs().mean()
@@ -196,7 +196,7 @@ class CompressedSTFTLoss(nn.Module):
     def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:  # (B, S), (B, S) -> ()
         floor = quiet_floor(reference)
         total = estimate.new_zeros(())
-        for spectrum in self.spectra:
+        for spectrum in cast(Iterable[Spectrum], self.spectra):
             difference = self._compressed(spectrum, estimate, floor) - self._compressed(spectrum, reference, floor)
             total = total + (difference.real.square() + difference.imag.square()).mean() / 2
         return total / len(self.spectra)
@@ -222,7 +222,7 @@ class RelativeMelLoss(nn.Module):
     def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:  # (B, S), (B, S) -> ()
         floor = quiet_floor(reference)
         total = estimate.new_zeros(())
-        for spectrum in self.spectra:
+        for spectrum in cast(Iterable[Spectrum], self.spectra):
             filters = self.get_buffer(f"filters{spectrum.window}")
             x, y = (torch.log(spectrum.magnitude(s) @ filters + floor) for s in (estimate, reference))
             total = total + (x - y).abs().mean()
@@ -244,7 +244,7 @@ class LoudnessMelLoss(nn.Module):
 
     def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:  # (B, S), (B, S) -> ()
         total = estimate.new_zeros(())
-        for spectrum in self.mel.spectra:
+        for spectrum in cast(Iterable[Spectrum], self.mel.spectra):
             filters = self.mel.get_buffer(f"filters{spectrum.window}")
             x, y = ((spectrum.magnitude(s) @ filters + 1e-5).pow(self.power) for s in (estimate, reference))
             difference = ((x - y).abs() + self.added * F.relu(x - y)).mean(dim=(1, 2))
