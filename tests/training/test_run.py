@@ -165,7 +165,7 @@ def test_two_processes_compute_what_one_does_with_the_whole_batch(place, tmp_pat
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     common = ["train", "--preset", str(tmp_path / "recipe.json"), "--data", str(place / "recordings"), *HERE]
     assert main([*common, "-o", str(tmp_path / "one")]) == 0
-    done = subprocess.run([*LAUNCH, *common, "-o", str(tmp_path / "two")], capture_output=True, text=True)
+    done = subprocess.run([*LAUNCH, *common, "-o", str(tmp_path / "two")], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
     assert len(one) == len(two) == 5
