@@ -9,8 +9,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/codecplus demo
 
+# One thread a process: two of each would wait for each other.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 check: $(VENV)/installed
 	$(BIN)/ruff check src tests benchmarks spaces_demo
