@@ -2,7 +2,9 @@
 
 FOLDER holds recordings. For every rate: bytes against packing, for single files, for them put together to 60 s, and for
 these in one block each; what coding each code by itself would save at best, with the frequencies of these very
-recordings; and times real time. With --effort also what search and rate control do, with one row for each.
+recordings; and times real time. With --effort also what search and rate control do at these rates, with one row for
+each: bits of whole files, measured, and what they are less than those of the packed file with all codebooks of the
+rate. --bitrate names the rates, in kbit/s; by default they are five for the first tables, and the highest for the rest.
 """
 
 import argparse
@@ -11,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +33,7 @@ def main() -> None:
     parser.add_argument("--match", default="", help="only files with this in their name")
     parser.add_argument("--most", type=int, help="only so many files, evenly drawn")
     parser.add_argument("--effort", action="store_true", help="table search and rate control, too")
+    parser.add_argument("--bitrate", type=float, nargs="+", metavar="KBIT/S", help="rates to measure at")
     args = parser.parse_args()
     torch.set_num_threads(1)
     files = [args.folder / name for name in audio_files(args.folder) if args.match in name]
@@ -41,20 +45,23 @@ def main() -> None:
             audio, rate = load_audio(file)
             clips.append((np.atleast_2d(audio).mean(axis=0), rate))
         print(f"{name}: {len(files)} files, entropy model {next(iter(codec.entropy_models), b'').hex() or 'none'}")
-        table_of_rates(codec, [np.asarray(codec.encode(audio, rate)) for audio, rate in clips])
-        if args.effort:
-            table_of_efforts(codec, clips)
-            table_of_control(codec, clips)
+        most = codec.config.n_codebooks
+        rates = [1 + int(np.abs(np.subtract(codec.bitrates, rate)).argmin()) for rate in args.bitrate or []]
+        few = rates or sorted({most, most * 2 // 3, most // 2, most // 3, max(1, most // 6)}, reverse=True)
+        table_of_rates(codec, [np.asarray(codec.encode(audio, rate)) for audio, rate in clips], few)
+        for books in rates or [most]:
+            if args.effort:
+                table_of_efforts(codec, clips, books)
+                table_of_control(codec, clips, books)
 
 
-def table_of_rates(codec: Codec, clips: list[np.ndarray]) -> None:
+def table_of_rates(codec: Codec, clips: list[np.ndarray], rates: list[int]) -> None:
     together = np.concatenate(clips, axis=-1)
     minute = round(60 * codec.frame_rate)
     minutes = [together[:, i : i + minute] for i in range(0, together.shape[-1], minute)]
-    most = codec.config.n_codebooks
     print("| kbit/s | codebooks | single files | 60 s | in one block | each code by itself | encoding | decoding |")
     print("|" + "---|" * 8)
-    for books in sorted({most, most * 2 // 3, most // 2, most // 3, max(1, most // 6)}, reverse=True):
+    for books in rates:
         saved, seconds = [], together.shape[-1] / codec.frame_rate
         for group, block in ((clips, 0), (minutes, minute), (minutes, 0)):
             start = time.process_time()
@@ -73,23 +80,21 @@ def table_of_rates(codec: Codec, clips: list[np.ndarray]) -> None:
         )
 
 
-def table_of_efforts(codec: Codec, clips: list[tuple[np.ndarray, int]]) -> None:
+def table_of_efforts(codec: Codec, clips: list[tuple[np.ndarray, int]], books: int) -> None:
     """Bits against what is heard: a search that pays has fewer bits at the same distances."""
-    print("| search | kbit/s | latent error | mel distance | PESQ | compute per second |\n|" + "---|" * 6)
-    rows: dict[str, Callable] = {"effort 0": lambda audio, rate: codec.compress(audio, sample_rate=rate)}
+    title = f"{books} codebooks, {codec.bitrates[books - 1]:.2f} kbit/s"
+    print(f"| {title} | kbit/s | to packed | latent error | mel distance | PESQ | compute per second |\n|" + "---|" * 7)
+
+    def way(n: int = books, **options: Any) -> Callable[[np.ndarray, int], bytes]:
+        return lambda audio, rate: codec.compress(audio, sample_rate=rate, n_quantizers=n, **options)
+
+    rows = {"packed": way(entropy_coding=False), "effort 0": way()}
     if codec.entropy_models:
-        for effort in EFFORTS:
-            rows[f"effort {effort}"] = lambda audio, rate, e=effort: codec.compress(audio, sample_rate=rate, effort=e)
-        rows["beam 8, λ = 0"] = lambda audio, rate: nearest(codec, audio, rate)
-    for books in range(codec.config.n_codebooks - 1, codec.config.n_codebooks * 3 // 4 - 1, -1):
-        rows[f"{books} codebooks"] = lambda audio, rate, n=books: codec.compress(
-            audio, sample_rate=rate, n_quantizers=n
-        )
-    for quality in (9, 7, 5):
-        rows[f"VBR, quality {quality}"] = lambda audio, rate, q=quality: codec.compress(
-            audio, sample_rate=rate, rate_control="vbr", quality=q
-        )
-    seconds = sum(len(audio) / rate for audio, rate in clips)
+        rows |= {f"effort {effort}": way(effort=effort) for effort in EFFORTS}
+        rows["beam 8, λ = 0"] = lambda audio, rate: nearest(codec, audio, rate, books)
+    rows |= {f"{n} codebooks": way(n) for n in range(books - 1, max(0, books * 3 // 4 - 1), -1)}
+    rows |= {f"VBR, quality {quality}": way(rate_control="vbr", quality=quality) for quality in (9, 7, 5)}
+    seconds, packed = sum(len(audio) / rate for audio, rate in clips), 0
     for name, compress in rows.items():
         size, spent, results = 0, 0.0, []
         for audio, rate in clips:
@@ -100,30 +105,31 @@ def table_of_efforts(codec: Codec, clips: list[tuple[np.ndarray, int]]) -> None:
             scores = score(audio, codec.decompress(data), rate, ["mel_distance", "pesq_wb"])
             heard = [np.nan if scores[m].value is None else scores[m].value for m in ("mel_distance", "pesq_wb")]
             results.append([latent_error(codec, audio, rate, data), *heard])
+        packed = packed or size
         error, mel, pesq = np.nanmean(results, axis=0)
         print(
-            f"| {name} | {size * 8 / seconds / 1000:.2f} | {error:.4f} | {mel:.4f} | {pesq:.3f} "
-            f"| {spent / seconds:.3f} s |",
+            f"| {name} | {size * 8 / seconds / 1000:.2f} | {size / packed - 1:+.1%} | {error:.4f} | {mel:.4f} "
+            f"| {pesq:.3f} | {spent / seconds:.3f} s |",
             flush=True,
         )
 
 
-def table_of_control(codec: Codec, clips: list[tuple[np.ndarray, int]]) -> None:
-    """How near files come to an average bitrate, and what a mono file costs more as stereo."""
+def table_of_control(codec: Codec, clips: list[tuple[np.ndarray, int]], books: int) -> None:
+    """How near files come to an average bitrate below this one, and what a mono file costs more as stereo."""
     rate = clips[0][1]
     audio = np.concatenate([audio for audio, r in clips if r == rate])[: 60 * rate]
-    whole = codec.compress(audio, sample_rate=rate)
+    whole = codec.compress(audio, sample_rate=rate, n_quantizers=books)
     for share in (0.4, 0.7, 0.95):
         target = share * len(whole) * 8 / 1000 / (len(audio) / rate)
         size = len(codec.compress(audio, sample_rate=rate, rate_control="abr", bitrate=target))
         print(f"ABR of {target:.2f} kbit/s: {size * 8 / 1000 / (len(audio) / rate) / target - 1:+.1%}")
-    stereo = codec.compress(np.stack([audio, audio]), sample_rate=rate)
+    stereo = codec.compress(np.stack([audio, audio]), sample_rate=rate, n_quantizers=books)
     print(f"mono stored as stereo: {len(stereo) / len(whole) - 1:+.1%}")
 
 
-def nearest(codec: Codec, audio: np.ndarray, rate: int) -> bytes:
+def nearest(codec: Codec, audio: np.ndarray, rate: int, books: int) -> bytes:
     """A file of the codes whose sum a beam of 8 finds nearest, whatever they cost."""
-    info, model = codec._coding(codec._info(rate, 1, None, codec.config.n_codebooks), True)
+    info, model = codec._coding(codec._info(rate, 1, None, books), True)
     assert model is not None
     samples = codec._at_model_rate([audio[None]], info)
     effort = Effort(8, 0, 1)

@@ -23,7 +23,13 @@ from transformers import DacModel as StockModel
 
 from codecplus import Codec, DacModel
 from codecplus.configuration import load_preset, preset_names
-from codecplus.modeling_dac.layers_dac import DacConv1d, DacConvTranspose1d, DacResidualVectorQuantizer, Snake1d
+from codecplus.modeling_dac.layers_dac import (
+    DacConv1d,
+    DacConvTranspose1d,
+    DacResidualUnit,
+    DacResidualVectorQuantizer,
+    Snake1d,
+)
 from codecplus.streaming import decode_blocks, encode_blocks
 from codecplus.streaming.batched import encode_clips
 
@@ -103,6 +109,8 @@ def time_by_layer(model: DacModel, audio: torch.Tensor, clock: Callable[[], floa
 
 
 def kind_of(layer: torch.nn.Module) -> str | None:
+    if isinstance(layer, DacResidualUnit):
+        return "fused unit" if layer.fused else None
     if isinstance(layer, Snake1d):
         return "snake"
     if isinstance(layer, DacResidualVectorQuantizer):

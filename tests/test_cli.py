@@ -6,9 +6,9 @@ import time
 
 import numpy as np
 import pytest
+from processors import needs_amx
 from tiny import FIXTURES
 
-from codecplus import kernels
 from codecplus.cli import main
 from codecplus.utils import load_audio, save_audio
 
@@ -23,7 +23,7 @@ def wav(tmp_path, rng):
 MODEL = ["--model", "dac-16khz-live"]
 
 
-@pytest.mark.skipif(not kernels.supported_in_bf16(), reason="needs a processor with AMX")
+@needs_amx
 def test_compiled_in_bf16(wav, tmp_path):
     audio = {}
     for name, options in (("plain", []), ("fast", ["--dtype", "bfloat16", "--compile"])):

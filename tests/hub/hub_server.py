@@ -6,15 +6,21 @@ are answered by a redirect to another host name, as from the Hub to its CDN, whe
 
 import base64
 import hashlib
+import io
 import json
 import re
 import threading
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import soundfile
 import yaml
 
 WRITER, READER, STRANGER = "hf_writer", "hf_reader", "hf_stranger"
@@ -110,6 +116,20 @@ class HubServer(ThreadingHTTPServer):
 
     def handle_error(self, request, client_address):
         """A client that goes away in the middle is part of the tests."""
+
+
+def audio_table(hub, rate: int, clips: Mapping[str, np.ndarray], **columns: Sequence) -> Entry:
+    """A parquet file of clips by name, audio as bytes and path, the Hub's own form; `hub` serves it."""
+    rows = []
+    for i, (name, audio) in enumerate(clips.items()):
+        file = io.BytesIO()
+        soundfile.write(file, audio, rate, format="FLAC")
+        rows.append({"audio": {"bytes": file.getvalue(), "path": name}, **{key: of[i] for key, of in columns.items()}})
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    entry = Entry(file.getvalue(), lfs=True)
+    hub.blobs[entry.sha256] = entry.data
+    return entry
 
 
 @contextmanager

@@ -1,14 +1,10 @@
 """Data sets on the Hub as evaluation tasks, over real HTTP through `datasets`: a pinned commit stays what it was."""
 
-import io
 import json
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import soundfile
-from hub_server import Entry, Repo, running_hub
+from hub_server import Entry, Repo, audio_table, running_hub
 from test_hub import environment, run
 
 from codecplus.eval.tasks import load_task
@@ -24,19 +20,10 @@ configs:
 """
 
 
-def parquet(hub, names: list[str], **columns) -> Entry:
-    """A table of short clips in the Hub's own form, audio as bytes and path."""
-    rows = []
-    for i, name in enumerate(names):
-        file = io.BytesIO()
-        audio = 0.3 * np.sin(np.arange(RATE // 2) * (0.1 + 0.01 * i))
-        soundfile.write(file, audio, RATE, format="FLAC")
-        rows.append({"audio": {"bytes": file.getvalue(), "path": name}, **{key: of(i) for key, of in columns.items()}})
-    file = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), file)
-    entry = Entry(file.getvalue(), lfs=True)
-    hub.blobs[entry.sha256] = entry.data
-    return entry
+def table(hub, names: list[str], **columns) -> Entry:
+    """Half a second each."""
+    tones = (0.3 * np.sin(np.arange(RATE // 2) * (0.1 + 0.01 * i)) for i in range(len(names)))
+    return audio_table(hub, RATE, dict(zip(names, tones, strict=True)), **columns)
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +32,14 @@ def hub():
     with running_hub() as server:
         speech, sounds = load_task("librispeech-test-clean"), load_task("esc50")
         card = Entry(SPEECH_CARD.encode(), lfs=False)
-        table = parquet(server, ["1089-0.flac", "1089-1.flac"], speaker_id=lambda i: 1089 + i)
+        clips = table(server, ["1089-0.flac", "1089-1.flac"], speaker_id=[1089, 1090])
         repo = server.repos["dataset", speech.dataset] = Repo()
-        repo.commits[speech.revision] = {"README.md": card, "clean/test-00000-of-00001.parquet": table}
-        later = parquet(server, ["new.flac"], speaker_id=lambda i: 7)
+        repo.commits[speech.revision] = {"README.md": card, "clean/test-00000-of-00001.parquet": clips}
+        later = table(server, ["new.flac"], speaker_id=[7])
         repo.commit("main", {"README.md": card, "clean/test-00000-of-00001.parquet": later})
-        table = parquet(server, [f"{i}.wav" for i in range(7)], category=str)
+        clips = table(server, [f"{i}.wav" for i in range(7)], category=list("0123456"))
         repo = server.repos["dataset", sounds.dataset] = Repo()
-        repo.commits[sounds.revision] = {"data/train-00000-of-00001.parquet": table}
+        repo.commits[sounds.revision] = {"data/train-00000-of-00001.parquet": clips}
         yield server
 
 

@@ -1,14 +1,10 @@
 """Training from data sets on the Hub, over real HTTP through `datasets`: downloaded, streamed, and by two processes."""
 
-import io
 import json
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import soundfile
-from hub_server import Entry, Repo, running_hub
+from hub_server import Entry, Repo, audio_table, running_hub
 from test_hub import environment, run
 
 from codecplus import load_codec
@@ -33,16 +29,7 @@ RECIPE = {
 
 def constants(hub, levels: list[float]) -> Entry:
     """A table of half seconds that are constant, so that a crop says which row it is of."""
-    rows = []
-    for level in levels:
-        file = io.BytesIO()
-        soundfile.write(file, np.full(RATE // 2, level), RATE, format="FLAC")
-        rows.append({"audio": {"bytes": file.getvalue(), "path": f"{level:.2f}.flac"}})
-    file = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), file)
-    entry = Entry(file.getvalue(), lfs=True)
-    hub.blobs[entry.sha256] = entry.data
-    return entry
+    return audio_table(hub, RATE, {f"{level:.2f}.flac": np.full(RATE // 2, level) for level in levels})
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processors import needs_amx, needs_avx512
 from tiny import tiny_model
 
 from codecplus import kernels
 from codecplus.kernels import build
 from codecplus.modeling_dac.layers_dac import DacResidualUnit, Snake1d
 
-needs_avx512 = pytest.mark.skipif(not kernels.supported(), reason="needs an x86-64 processor with AVX-512")
 DTYPES = [torch.float32] + [torch.bfloat16] * kernels.supported_in_bf16()
 
 
@@ -66,7 +66,7 @@ def test_a_unit_is_as_close_to_exact_as_the_layers(dtype, causal, channels, dila
     assert error(y, exact) < (1e-5 if dtype == torch.float32 else error(unit(x, lengths), exact))
 
 
-@pytest.mark.skipif(not kernels.supported_in_bf16(), reason="needs a processor with AMX")
+@needs_amx
 @settings(max_examples=25, deadline=None)
 @given(cuts=st.lists(st.integers(1, 300), min_size=1, max_size=6), dilation=st.sampled_from([1, 3, 9]))
 @torch.inference_mode()

@@ -12,9 +12,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processors import needs_amx
 from tiny import GEOMETRIES, tiny_model
 
-from codecplus import kernels
 from codecplus.errors import InputError
 from codecplus.streaming import DecoderStream, EncoderStream, StreamingDecoder, StreamingEncoder
 from codecplus.streaming.layers import ResidualUnit
@@ -113,7 +113,7 @@ def test_a_model_in_bf16_streams():
     assert np.isfinite(audio).all()
 
 
-@pytest.mark.skipif(not kernels.supported_in_bf16(), reason="needs a processor with AMX")
+@needs_amx
 def test_compiled_layers_stream_as_the_plain_ones():
     fields = {"encoder_hidden_size": 16, "decoder_hidden_size": 128, "downsampling_ratios": [4, 5]}
     model = tiny_model(True, **fields).to(torch.bfloat16)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processors import needs_amx
 from tiny import GEOMETRIES, tiny_model
 
-from codecplus import kernels
 from codecplus.modeling_dac.layers_dac import DacConv1d, DacResidualUnit, Snake1d
 from codecplus.training.layers import TrainedConv1d, TrainedResidualUnit, TrainedSnake1d, use_training_layers
 
@@ -100,7 +100,7 @@ def test_weight_norm_goes_on_top_and_copies_stand_alone():
     model.remove_weight_norm()
 
 
-@pytest.mark.skipif(not kernels.supported_in_bf16(), reason="needs a processor with AMX")
+@needs_amx
 @settings(max_examples=20, deadline=None)
 @given(
     channels=st.sampled_from([16, 32, 96]),
@@ -126,7 +126,7 @@ def test_a_unit_has_the_gradients_of_autograd(channels, dilation, causal, length
         assert float((a - c).norm()) < 0.02 * float(a.norm()) + 2 * float((a - b).norm())
 
 
-@pytest.mark.skipif(not kernels.supported_in_bf16(), reason="needs a processor with AMX")
+@needs_amx
 def test_a_unit_follows_its_weights():
     unit = trained(DacResidualUnit(32), TrainedResidualUnit)
     torch.nn.utils.parametrizations.weight_norm(unit.conv1)

@@ -8,6 +8,7 @@ from codecplus.training.losses import (
     LOSSES,
     PAPER_MEL_BANDS,
     CompressedSTFTLoss,
+    DisturbanceLoss,
     EnvelopeLoss,
     LoudnessMelLoss,
     MultiScaleMelLoss,
@@ -214,6 +215,29 @@ def test_envelope_loss_follows_stoi():
     )
     with pytest.raises(ValueError, match="at least 6016 samples, got 6000"):
         loss(noise[:, :6000], noise[:, :6000])
+
+
+def test_disturbance_loss_follows_pesq():
+    """What is lost of 4.5 points, on harmonics under noise and under a hum; blind to the level of both."""
+    from pesq import pesq
+
+    generator = torch.Generator().manual_seed(0)
+    time = torch.arange(2 * RATE) / RATE
+    pitch = 2 * math.pi * (140 * time + 6 * torch.sin(2 * math.pi * time))
+    voice = torch.stack([torch.cos(k * pitch) / k for k in range(1, 40)]).sum(dim=0)
+    voice = (0.05 * voice * (torch.sin(2 * math.pi * 2 * time) ** 2 + 0.01))[None]
+    noise, hum = torch.randn(1, 2 * RATE, generator=generator), torch.sin(2 * math.pi * 1000 * time)[None]
+    loss = DisturbanceLoss(RATE)
+
+    def lost(estimate):
+        score = pesq(RATE, voice[0].numpy(), estimate[0].numpy(), "wb")
+        return 4.5 - (3.8224 - math.log(4 / (score - 0.999) - 1)) / 1.3669  # raw, by ITU-T P.862.2
+
+    estimates = [voice + level * sound for sound in (noise, hum) for level in (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)]
+    found, measured = ([float(score(e)) for e in estimates] for score in (lambda e: loss(e, voice), lost))
+    assert float(np.corrcoef(found, measured)[0, 1]) > 0.9
+    assert found[:5] == pytest.approx(measured[:5], abs=0.8)  # it is more lenient with a lone tone
+    assert float(loss(0.1 * estimates[2], 0.1 * voice)) == pytest.approx(found[2], rel=0.05)
 
 
 def test_shared_spectra_change_nothing():

@@ -1,37 +1,26 @@
 """Residual units and snakes with gradients, in bf16 on AMX: the forward pass of `units`, and a way back of its own."""
 
-import ctypes
-import math
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .build import library, supported_in_bf16
-from .units import Remembered, bf16_panels, pointer, remembered, same_tensors
+from .build import supported_in_bf16
+from .units import PackCache, bf16_panels, call, snake_of_rows, takes_channels, unit_vectors
 
-_packs: WeakKeyDictionary[nn.Module, tuple[Remembered, tuple[Tensor, ...]]] = WeakKeyDictionary()
+_packs = PackCache()
 
 
 def trains_unit(unit: Any, x: Tensor) -> bool:
     """Whether `trained_unit` can compute this unit of `layers_dac` for x (B, C, T)."""
-    channels = x.shape[1]
     here = x.device.type == "cpu" and x.dtype == torch.bfloat16 and supported_in_bf16()
-    return here and x.numel() > 0 and unit.conv1.kernel_size[0] == 7 and (channels == 16 or channels % 32 == 0)
+    return here and x.numel() > 0 and unit.conv1.kernel_size[0] == 7 and takes_channels(x.shape[1])
 
 
 def trained_unit(unit: Any, x: Tensor) -> Tensor:
     """`DacResidualUnit.forward` of bf16 x (B, C, T), which `trains_unit`, with gradients; weights of any dtype."""
     conv1, conv2 = unit.conv1, unit.conv2
     weights = (conv1.weight, conv2.weight)
-    cached = _packs.get(unit)
-    if cached is None or not same_tensors(weights, cached[0]):
-        with torch.no_grad():
-            cached = _packs[unit] = (
-                remembered([w.detach() if w.grad_fn else w for w in weights]),
-                _turned_and_plain(*weights),
-            )
     y = _Unit.apply(
         x.transpose(1, 2),
         unit.snake1.alpha,
@@ -40,7 +29,7 @@ def trained_unit(unit: Any, x: Tensor) -> Tensor:
         unit.snake2.alpha,
         weights[1],
         conv2.bias,
-        cached[1],
+        _packs.get(unit, weights, _turned_and_plain),
         (conv1.dilation[0], conv1.pads[0]),
     )
     return y.transpose(1, 2)
@@ -59,16 +48,9 @@ class _Unit(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows, alpha1, weight1, bias1, alpha2, weight2, bias2, packed, shape) -> Tensor:
-        rows = rows.contiguous()
-        vectors = []
-        for alpha, bias in ((alpha1, bias1), (alpha2, bias2)):
-            alpha = alpha.float().flatten()
-            vectors += [alpha / math.pi, (alpha + 1e-9).reciprocal(), bias.float()]
+        rows, vectors = rows.contiguous(), unit_vectors(alpha1, bias1, alpha2, bias2)
         out, hidden = torch.empty_like(rows), torch.empty_like(rows)
-        arguments = (rows, out, hidden, None, None, None, torch.stack(vectors), *packed[:2])
-        library().unit_bf16(
-            *map(pointer, arguments), *map(ctypes.c_long, (*rows.shape, *shape)), torch.get_num_threads()
-        )
+        call("unit_bf16", (rows, out, hidden, None, None, None, vectors, *packed[:2]), (*rows.shape, *shape))
         ctx.save_for_backward(rows, hidden, alpha1, alpha2)
         ctx.packed, ctx.shape = packed[2:], shape
         ctx.dtypes = [p.dtype for p in (alpha1, weight1, bias1, alpha2, weight2, bias2)]
@@ -83,8 +65,7 @@ class _Unit(torch.autograd.Function):
         vectors = torch.empty(4, channels)
         alphas = torch.stack([alpha1.float().flatten(), alpha2.float().flatten()])
         arguments = (gradient, rows, hidden, at_rows, *ctx.packed, alphas, weight1, weight2, vectors)
-        sizes = map(ctypes.c_long, (*rows.shape, *ctx.shape))
-        library().unit_back_bf16(*map(pointer, arguments), *sizes, torch.get_num_threads())
+        call("unit_back_bf16", arguments, (*rows.shape, *ctx.shape))
         found = (
             vectors[0].view_as(alpha1),
             weight1.permute(1, 2, 0),
@@ -111,20 +92,14 @@ class _Snake(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, alpha: Tensor) -> Tensor:
-        rows, flat = rows.contiguous(), alpha.float().flatten()
-        vectors, out = torch.stack([flat / math.pi, (flat + 1e-9).reciprocal()]), torch.empty_like(rows)
-        library().snake_bf16(*map(pointer, (rows, out, vectors)), *_sizes(rows), torch.get_num_threads())
+        rows = rows.contiguous()
         ctx.save_for_backward(rows, alpha)
-        return out
+        return snake_of_rows(rows, alpha)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor):
         rows, alpha = ctx.saved_tensors
         at_rows, at_alpha = torch.empty_like(rows), torch.empty(rows.shape[2])
         arguments = (gradients[0].contiguous(), rows, alpha.float().flatten(), at_rows, at_alpha)
-        library().snake_back_bf16(*map(pointer, arguments), *_sizes(rows), torch.get_num_threads())
+        call("snake_back_bf16", arguments, (rows.shape[0] * rows.shape[1], rows.shape[2]))
         return at_rows, at_alpha.view_as(alpha).to(alpha.dtype)
-
-
-def _sizes(rows: Tensor) -> map:
-    return map(ctypes.c_long, (rows.shape[0] * rows.shape[1], rows.shape[2]))

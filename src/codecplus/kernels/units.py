@@ -7,9 +7,9 @@ sums stay in fp32 from one step to the next, so that it is the closer one.
 
 import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -23,18 +23,36 @@ _POINTS = (0, 1, -1, 2, -2, 1 / 2, -1 / 2, 3 / 4, -4 / 3)
 _OUTPUTS, _TAPS = 4, 7
 
 
-Remembered: TypeAlias = tuple[tuple[Tensor, int, int], ...]
+class PackCache:
+    """Weights of modules in the order the kernels read them, made anew where a part was changed."""
+
+    def __init__(self) -> None:
+        self._packs: WeakKeyDictionary[nn.Module, tuple[tuple, tuple[Tensor, ...]]] = WeakKeyDictionary()
+
+    def get(
+        self, module: nn.Module, parts: Sequence[Tensor], pack: Callable[..., tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
+        """`pack(*parts)`, without gradients, from the cache if these are the parts it was last made from."""
+        # The tensors too: weight norm makes new ones at every use, and memory that is let go is given to the next.
+        now = [(part, part.data_ptr(), 0 if part.is_inference() else part._version) for part in parts]
+        before, packed = self._packs.get(module, ((), ()))
+        same = len(before) == len(now) and all(
+            a is b and rest == was for (a, *rest), (b, *was) in zip(now, before, strict=True)
+        )
+        if not same:
+            kept = tuple((part.detach() if part.grad_fn else part, *rest) for part, *rest in now)
+            with torch.no_grad():
+                packed = pack(*parts)
+            self._packs[module] = kept, packed
+        return packed
 
 
-class Packed(NamedTuple):
-    """The weights of a unit as the kernels read them, and what they were made from."""
-
-    parts: Remembered
-    tensors: tuple[Tensor, Tensor, Tensor]
-    """(6, C) fp32 of α / π, 1 / α and bias of the first half and of the second; the two convolutions' weights."""
+_packs = PackCache()
 
 
-_packs: WeakKeyDictionary[nn.Module, Packed] = WeakKeyDictionary()
+def takes_channels(channels: int) -> bool:
+    """Whether the bf16 kernels of units have blocks of this width."""
+    return channels == 16 or channels % 32 == 0
 
 
 def takes_unit(unit: Any, x: Tensor) -> bool:
@@ -45,7 +63,7 @@ def takes_unit(unit: Any, x: Tensor) -> bool:
     if conv.kernel_size[0] != _TAPS or conv.bias is None or unit.conv2.bias is None or not x.numel():
         return False
     if x.dtype == torch.bfloat16:
-        return supported_in_bf16() and (channels == 16 or channels % 32 == 0)
+        return supported_in_bf16() and takes_channels(channels)
     # Where few rows come at a time, blocks of 144 would be mostly empty.
     return x.dtype == torch.float32 and channels % 32 == 0 and 36 % conv.dilation[0] == 0 and x.shape[2] >= 72
 
@@ -61,13 +79,11 @@ def residual_unit(unit: Any, x: Tensor, lengths: Tensor | None = None) -> Tensor
     out = torch.empty_like(rows)
     if lengths is not None:
         lengths = lengths.to("cpu", torch.int64).contiguous()
-    pack, sizes = _packed(unit), _sizes(unit, rows)
+    sizes = (*rows.shape, unit.conv1.dilation[0], unit.conv1.pads[0])
     if x.dtype == torch.float32:
-        arguments = (rows, out, lengths, *pack.tensors, _transforms()[1])
-        library().unit_fp32(*map(pointer, arguments), *sizes, torch.get_num_threads())
+        call("unit_fp32", (rows, out, lengths, *_packed(unit), _transforms()[1]), sizes)
     else:
-        arguments = (rows, out, None, None, None, lengths, *pack.tensors)
-        library().unit_bf16(*map(pointer, arguments), *sizes, torch.get_num_threads())
+        call("unit_bf16", (rows, out, None, None, None, lengths, *_packed(unit)), sizes)
     return out.transpose(1, 2)
 
 
@@ -75,21 +91,16 @@ class UnitStep:
     """`residual_unit` in bf16 for rows that go on, of a causal unit which `takes_unit`; its weights are kept."""
 
     def __init__(self, unit: Any):
-        self.tensors = _packed(unit).tensors
+        self.packed = _packed(unit)
         self.dilation, self.left = unit.conv1.dilation[0], unit.conv1.pads[0]
 
     def __call__(self, rows: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (B, T, C) behind the snaked inputs `tail` (B, left, C): outputs, and the tail of the next rows."""
         rows, tail = rows.contiguous(), tail.contiguous()
         out, after = torch.empty_like(rows), torch.empty_like(tail)
-        sizes = map(ctypes.c_long, (*rows.shape, self.dilation, self.left))
-        arguments = map(pointer, (rows, out, None, tail, after, None, *self.tensors))
-        library().unit_bf16(*arguments, *sizes, torch.get_num_threads())
+        arguments = (rows, out, None, tail, after, None, *self.packed)
+        call("unit_bf16", arguments, (*rows.shape, self.dilation, self.left))
         return out, after
-
-
-def _sizes(unit: Any, rows: Tensor) -> map:
-    return map(ctypes.c_long, (*rows.shape, unit.conv1.dilation[0], unit.conv1.pads[0]))
 
 
 def snake(module: Any, x: Tensor) -> Tensor | None:
@@ -97,56 +108,48 @@ def snake(module: Any, x: Tensor) -> Tensor | None:
     wide = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and supported_in_bf16())
     if not wide or x.device.type != "cpu" or x.shape[1] % 16:
         return None
-    rows = x.transpose(1, 2).contiguous()
-    alpha = module.alpha.detach().float().flatten()
-    vectors = torch.stack([alpha / math.pi, (alpha + 1e-9).reciprocal()])
+    return snake_of_rows(x.transpose(1, 2).contiguous(), module.alpha.detach()).transpose(1, 2)
+
+
+def snake_of_rows(rows: Tensor, alpha: Tensor) -> Tensor:
+    """Snake of contiguous rows (B, T, C) in fp32 or bf16."""
     out = torch.empty_like(rows)
-    kernel = library().snake_fp32 if x.dtype == torch.float32 else library().snake_bf16
-    count, channels = rows.shape[0] * rows.shape[1], rows.shape[2]
-    sizes = map(ctypes.c_long, (count, channels))
-    kernel(*map(pointer, (rows, out, vectors)), *sizes, torch.get_num_threads())
-    return out.transpose(1, 2)
+    kernel = "snake_fp32" if rows.dtype == torch.float32 else "snake_bf16"
+    call(kernel, (rows, out, torch.stack(snake_vectors(alpha))), (rows.shape[0] * rows.shape[1], rows.shape[2]))
+    return out
 
 
-def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    """Where a contiguous tensor lies, or null."""
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+def snake_vectors(alpha: Tensor) -> list[Tensor]:
+    """α / π and 1 / α of all channels, as the kernels compute snake with."""
+    flat = alpha.float().flatten()
+    return [flat / math.pi, (flat + 1e-9).reciprocal()]
 
 
-def _packed(unit: Any) -> Packed:
-    """The unit's weights, packed anew if they were changed."""
+def unit_vectors(alpha1: Tensor, bias1: Tensor, alpha2: Tensor, bias2: Tensor) -> Tensor:
+    """(6, C) fp32 of α / π, 1 / α and bias of a unit's first half and of its second."""
+    return torch.stack([*snake_vectors(alpha1), bias1.float(), *snake_vectors(alpha2), bias2.float()])
+
+
+def call(kernel: str, tensors: Sequence[Tensor | None], sizes: Sequence[int]) -> None:
+    """Run a kernel on contiguous tensors, null where None, and sizes, on as many threads as torch has."""
+    pointers = (ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors)
+    getattr(library(), kernel)(*pointers, *map(ctypes.c_long, sizes), torch.get_num_threads())
+
+
+def _packed(unit: Any) -> tuple[Tensor, ...]:
+    """`unit_vectors`, and the weights of the two convolutions."""
     conv1, conv2 = unit.conv1, unit.conv2
-    parts = (conv1.weight, conv2.weight, unit.snake1.alpha, unit.snake2.alpha, conv1.bias, conv2.bias)
-    pack = _packs.get(unit)
-    if pack is None or not same_tensors(parts, pack.parts):
-        with torch.no_grad():
-            pack = _packs[unit] = Packed(remembered(parts), _pack(*(part.detach() for part in parts)))
-    return pack
+    parts = (conv1.weight, conv2.weight, unit.snake1.alpha, conv1.bias, unit.snake2.alpha, conv2.bias)
+    return _packs.get(unit, parts, _pack)
 
 
-def remembered(tensors: Sequence[Tensor]) -> Remembered:
-    """What `same_tensors` needs to tell whether any was changed."""
-    # The tensors too: weight norm makes new ones at every use, and memory that is let go is given to the next.
-    return tuple((t, t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
-
-
-def same_tensors(tensors: Sequence[Tensor], before: Remembered) -> bool:
-    """Whether these are the tensors remembered, unchanged."""
-    now = remembered(tensors)
-    return all(a is b and rest == then for (a, *rest), (b, *then) in zip(now, before, strict=True))
-
-
-def _pack(weight1: Tensor, weight2: Tensor, alpha1: Tensor, alpha2: Tensor, bias1: Tensor, bias2: Tensor):
-    vectors = []
-    for alpha, bias in ((alpha1, bias1), (alpha2, bias2)):
-        alpha = alpha.float().flatten()
-        vectors += [alpha / math.pi, (alpha + 1e-9).reciprocal(), bias.float()]
+def _pack(weight1: Tensor, weight2: Tensor, *vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     taps, point = weight1.permute(2, 1, 0), weight2.permute(2, 1, 0)  # (7, C, C') and (1, C, C')
     if weight1.dtype == torch.bfloat16:
-        return torch.stack(vectors), bf16_panels(taps), bf16_panels(point)
+        return unit_vectors(*vectors), bf16_panels(taps), bf16_panels(point)
     kernel = torch.from_numpy(_transforms()[0])  # (10, 7)
     points = torch.einsum("pk,kio->pio", kernel, taps.double()).float()
-    return torch.stack(vectors), fp32_panels(points), fp32_panels(point)
+    return unit_vectors(*vectors), fp32_panels(points), fp32_panels(point)
 
 
 def bf16_panels(weight: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 
@@ -80,7 +80,7 @@ class ExportInfo:
                 f"{path} is an ONNX graph, but not one that this version of codecplus export wrote; export it again"
             )
         try:
-            values = {field.name: field.type(metadata[field.name]) for field in fields(cls)}  # type: ignore[operator]
+            values = {name: kind(metadata[name]) for name, kind in get_type_hints(cls).items()}
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{path} is damaged: {error} is missing or wrong in its metadata") from error
         return cls(**values)

@@ -258,7 +258,7 @@ def _build(cls: type[Part], fields: dict[str, Any], where: str) -> Part:
         if name not in hints:
             hint = difflib.get_close_matches(name, hints, n=1) or list(hints)
             raise InputError(f"{where} has no setting {name!r}; did you mean {', '.join(hint)}?")
-    for entry in dataclasses.fields(cls):  # type: ignore[arg-type]
+    for entry in dataclasses.fields(typing.cast(Any, cls)):
         if entry.default is entry.default_factory is dataclasses.MISSING and entry.name not in fields:
             raise InputError(f"{where} lacks the setting {entry.name!r}")
     return cls(**{name: _value(hints[name], value, name) for name, value in fields.items()})
