@@ -108,6 +108,21 @@ def test_loudness_is_brought_into_its_range(tmp_path):
     assert -23 < max(found) < -19.5
 
 
+def test_speed_moves_pitch_and_band_with_it(tmp_path):
+    time = np.arange(4 * RATE) / RATE
+    soundfile.write(tmp_path / "tone.wav", 0.3 * np.sin(2 * np.pi * RATE / 8 * time), RATE)
+    augmentation = Augmentation(speed_share=0.5, speed=(0.8, 0.9), flip_share=0)
+    batch = next(batches(tmp_path, samples=RATE, batch=40, augmentation=augmentation))
+    pitch = torch.fft.rfft(batch.audio).abs().argmax(dim=1).double()  # in Hz: crops of a second
+    moved = pitch != RATE / 8
+    assert 5 < int(moved.sum()) < 35
+    assert float(pitch[moved].min()) >= 0.8 * RATE / 8 - 1
+    assert float(pitch[moved].max()) <= 0.9 * RATE / 8 + 1
+    torch.testing.assert_close(batch.bandwidth, (4 * pitch).float(), rtol=0.01, atol=0)
+    with pytest.raises(InputError, match=r"augmentation.speed as a range within 0.25 and 4, got \[0, 2\]"):
+        Augmentation(speed=(0, 2))
+
+
 def test_gain_stays_in_its_range_and_never_clips(folder):
     plain = next(batches(folder, batch=200, augmentation=PLAIN)).audio
     augmentation = Augmentation(gain_share=1, gain_db=(-20, 10), flip_share=0)

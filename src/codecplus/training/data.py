@@ -173,9 +173,11 @@ class Cutter:
             raise InputError(f"no recording can be read; {len(broken)} were tried: {list(broken.values())[-1]}")
         return *silence, list(broken.values())
 
-    def _read(self, file: Any, random: np.random.Generator) -> tuple[np.ndarray, int]:
+    def _read(self, file: Any, random: np.random.Generator) -> tuple[np.ndarray, float]:
+        chosen = self.augmentation
+        speed = random.uniform(*chosen.speed) if random.random() < chosen.speed_share else 1.0
         with soundfile.SoundFile(io.BytesIO(file) if isinstance(file, bytes) else file) as audio:
-            rate = audio.samplerate
+            rate = audio.samplerate * speed  # what it is recorded at, played so much faster
             wanted = int(np.ceil(self.samples * rate / self.sample_rate))
             audio.seek(int(random.integers(0, max(0, audio.frames - wanted) + 1)))
             mono = audio.read(wanted, dtype="float32", always_2d=True).mean(axis=1)

@@ -134,12 +134,18 @@ class Adversary:
 class Augmentation:
     """What happens to a crop. Peaks stay under 0.95."""
 
-    loudness_share: float = 0.0  # of the crops are brought to a random loudness
+    speed_share: float = 0.0  # of the crops are played faster or slower, and their pitch with them
+    speed: tuple[float, float] = (0.92, 1.08)
+    loudness_share: float = 0.0  # are brought to a random loudness
     loudness_lufs: tuple[float, float] = (-34.0, -14.0)
     gain_share: float = 0.0  # get a random gain
     gain_db: tuple[float, float] = (-12.0, 6.0)
     flip_share: float = 0.5  # have their sign turned
     silence_db: float = -54.0  # a crop below this, RMS in dB below full scale, is drawn again
+
+    def __post_init__(self) -> None:
+        if not 0.25 <= self.speed[0] <= self.speed[1] <= 4:
+            raise InputError(f"expected augmentation.speed as a range within 0.25 and 4, got {list(self.speed)}")
 
 
 @dataclass(frozen=True, kw_only=True)
