@@ -9,7 +9,7 @@ is depends smoothly on where it lies: its logit is a polynomial of its direction
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,16 @@ _TRUNCATED = 0.15  # share of the frames that stand behind one with fewer codebo
 _SILENCE = 0.01  # share of the frames that are digital silence
 _MOST = 40_000  # of the sums of hidden weights once rounded, so that integers stay exact in floats of 32 bits
 _ROUNDED = 0.25  # last part of the training, in which weights are rounded as they will be
+_DROPPED = 0.25  # share of the hidden values that are left out before that
+_PASSES = 24  # over the codes, at most
+_TURNS, _LATER, _LOUDER, _FASTER = 8, 0.04, (-8, 4), 0.06  # changes of recordings: how often, up to s, dB, share
 
 
 def fit_entropy_model(
     codec: Codec,
     recordings: Path | str | Sequence[Path | str],
     *,
-    minutes: float = 8.0,
+    minutes: float = 15.0,
     seed: int = 0,
     progress: Callable[[str], Any] | None = None,
 ) -> EntropyModel:
@@ -48,8 +51,8 @@ def fit_entropy_model(
     Args:
         codec: the codec whose codes are to be predicted.
         recordings: a folder, or audio files. Ten minutes of audio are of use, an hour is better.
-        minutes: wall-clock time for all of it; up to half goes into encoding, as many recordings as that allows, drawn
-            at random.
+        minutes: wall-clock time for all of it. Up to half goes into encoding, as many recordings as that allows, drawn
+            at random; up to a third, if it allows all of them, and then again, a little changed.
         seed: of the drawing and the training.
         progress: called with a line of text now and then.
 
@@ -57,9 +60,9 @@ def fit_entropy_model(
         InputError: if there is no readable audio.
     """
     start, say = time.monotonic(), progress or (lambda line: None)
-    clips = list(_encoded(codec, _files(recordings), start + 30 * minutes, seed))
+    clips = list(_encoded(codec, _files(recordings), start + 30 * minutes, start + 20 * minutes, seed))
     frames = sum(clip.shape[-1] for clip in clips)
-    say(f"{len(clips)} recordings, {frames / codec.frame_rate / 60:.1f} minutes of codes")
+    say(f"{len(clips)} clips, {frames / codec.frame_rate / 60:.1f} minutes of codes")
     silence = np.asarray(codec.encode(np.zeros(2 * codec.model_sample_rate, np.float32), codec.model_sample_rate))
     return fit_network(
         clips,
@@ -110,7 +113,7 @@ def fit_network(
         codebooks: of the model that made the codes.
         fingerprint: of the checkpoint that made the codes.
         silence: codes (K, T) of digital silence, mixed in so that silence is cheap.
-        steps: to train for; by default as many as the time allows, up to 8 passes over the codes.
+        steps: to train for; by default as many as the time allows, up to 24 passes over the codes.
         deadline, seed, progress: as of `fit_entropy_model`.
     """
     if not clips or min(clip.shape[-1] for clip in clips) < 1:
@@ -119,7 +122,7 @@ def fit_network(
     generator = torch.Generator().manual_seed(seed)
     frames = torch.from_numpy(np.concatenate([_windows(clip, size) for clip in clips]))  # (N, L, K)
     quiet = frames[:0] if silence is None else torch.from_numpy(_windows(silence, size))
-    most = steps or max(200, 8 * len(frames) // _BATCH)
+    most = steps or max(200, _PASSES * len(frames) // _BATCH)
     model = _FloatNetwork(frames, codebooks, generator)
     optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, betas=(0.9, 0.98), weight_decay=0.03, fused=True)
     started = time.monotonic()
@@ -155,7 +158,7 @@ class _FloatNetwork(nn.Module):
         K, N, seen = entries.shape
         d, lows = max(seen, _WIDTH), 1 << low_bits(N)
         self.sizes = (K, d, H, N // lows, lows)
-        self.rounded = False
+        self.rounded, self.generator = False, generator
         directions = F.normalize(entries, dim=-1)
         by_rank = [_similar_order(book.numpy().astype(np.float64), np.arange(N)) for book in directions]
         self.ranks: Tensor
@@ -213,6 +216,8 @@ class _FloatNetwork(nn.Module):
         """Bits (K, N) of the codes of windows (N, L, K)."""
         lows = self.sizes[-1]
         h = self._hidden(frames)
+        if not self.rounded:  # as a network of its own for each half of the codes: the recordings are few
+            h = h * torch.empty_like(h).bernoulli_(1 - _DROPPED, generator=self.generator) / (1 - _DROPPED)
         ranks = self.ranks.gather(1, frames[:, 0].t())  # (K, N)
         high, low = ranks // lows, ranks % lows
         high_logits = torch.baddbmm(self.high_bias[:, None], h, self._weights("high"))
@@ -372,17 +377,34 @@ def _files(recordings: Path | str | Sequence[Path | str]) -> list[Path]:
     return found
 
 
-def _encoded(codec: Codec, files: Iterable[Path], deadline: float, seed: int) -> Iterable[np.ndarray]:
-    """Codes (K, T) of every channel of the files, in random order, until the deadline."""
-    files, some = list(files), False
-    for index in np.random.default_rng(seed).permutation(len(files)):
-        if some and time.monotonic() > deadline:
-            return
-        try:
-            audio, rate = utils.load_audio(files[index])
-        except CodecPlusError:
-            continue
-        yield from np.asarray(codec.encode(np.atleast_2d(audio), rate))
-        some = True
-    if not some:
-        raise InputError("expected recordings that can be read, got none")
+def _encoded(
+    codec: Codec, files: Sequence[Path], deadline: float, second_deadline: float, seed: int
+) -> Iterator[np.ndarray]:
+    """Codes (K, T) of every channel of the files, in random order, until the deadline.
+
+    From then on until the second one, if it is later, all again and again, and every time a little changed: the
+    network learns what codes have in common that way, rather than the recordings.
+    """
+    rng = np.random.default_rng(seed)
+    for turn in range(_TURNS):
+        found = False
+        for index in rng.permutation(len(files)):
+            if (found or turn) and time.monotonic() > (second_deadline if turn else deadline):
+                return
+            try:
+                audio, rate = utils.load_audio(files[index])
+            except CodecPlusError:
+                continue
+            yield from np.asarray(codec.encode(*(_changed(audio, rate, rng) if turn else (np.atleast_2d(audio), rate))))
+            found = True
+        if not found:
+            raise InputError("expected recordings that can be read, got none")
+
+
+def _changed(audio: np.ndarray, rate: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+    """Audio (C, S) and its rate, later, of another loudness, and faster or slower."""
+    later = int(rng.integers(_LATER * rate))
+    louder = 10 ** (rng.uniform(*_LOUDER) / 20)
+    audio = np.pad(np.atleast_2d(audio), ((0, 0), (later, 0)))
+    peak = float(np.abs(audio).max(initial=1e-9))
+    return audio * np.float32(min(louder, max(1.0, 1 / peak))), round(rate * (1 + rng.uniform(-_FASTER, _FASTER)))

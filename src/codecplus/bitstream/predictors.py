@@ -230,7 +230,9 @@ class _Weights:
         self.table = arrays["codes"][:K].reshape(-1, d).astype(np.float32)  # (K * (2**W + 1), d)
         self.offsets = np.arange(K) * (network.codebook_size + 1)
         hidden = arrays["hidden"].reshape(network.num_codebooks, self.lags, network.num_codebooks, d, -1)
-        self.hidden = hidden[:K, :, :K].reshape(K, self.lags * K * d, -1).astype(np.float32)
+        hidden = hidden.transpose(0, 2, 1, 3, 4).astype(np.float32)  # (K, K, L, d, H)
+        # Finer codebooks have no weight, so that they are left out: half of the work.
+        self.hidden = [hidden[k, : k + 1].reshape((k + 1) * self.lags * d, -1) for k in range(K)]
         self.high, self.low = (arrays[name][:K].astype(np.float32) for name in ("high", "low"))
         self.biases = {name: arrays[f"{name}_bias"][:K].astype(np.float32) for name in ("hidden", "high", "low")}
         self.scales = {
@@ -248,9 +250,11 @@ class NetworkPredictor:
     def high(self, window: np.ndarray) -> np.ndarray:
         """As of `Predictor`."""
         net, (channels, num_codebooks) = self._net, window.shape[:2]
-        x = net.table.take(window + net.offsets, axis=0)  # (C, K, L, K, d)
-        x = x.reshape(channels, num_codebooks, -1).transpose(1, 0, 2)
-        hidden = x @ net.hidden
+        x = net.table.take(window.swapaxes(2, 3) + net.offsets[:, None], axis=0)  # (C, K, K, L, d)
+        x = x.reshape(channels, num_codebooks, -1).swapaxes(0, 1)
+        hidden = np.empty((num_codebooks, channels, net.hidden[0].shape[1]), np.float32)
+        for k, weights in enumerate(net.hidden):
+            np.matmul(x[k, :, : len(weights)], weights, out=hidden[k])
         hidden += net.biases["hidden"][:, None]
         hidden *= net.scales["hidden"][:, None, None]
         self._hidden = np.floor(hidden, out=hidden).clip(0, 255)
