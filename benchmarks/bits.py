@@ -3,8 +3,8 @@
 FOLDER holds recordings. For every rate: bytes against packing, for single files, for them put together to 60 s, and for
 these in one block each; what coding each code by itself would save at best, with the frequencies of these very
 recordings; and times real time. With --effort also what search and rate control do at these rates, with one row for
-each: bits of whole files, measured, and what they are less than those of the packed file with all codebooks of the
-rate. --bitrate names the rates, in kbit/s; by default they are five for the first tables, and the highest for the rest.
+each: bits of whole files, measured, and against those of the packed files with all codebooks of the rate. --bitrate
+names the rates, in kbit/s; by default they are five for the first table, and the highest for the rest.
 """
 
 import argparse
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--match", default="", help="only files with this in their name")
     parser.add_argument("--most", type=int, help="only so many files, evenly drawn")
     parser.add_argument("--effort", action="store_true", help="table search and rate control, too")
+    parser.add_argument("--only", nargs="+", metavar="ROW", help="of the search only rows with this in their name")
     parser.add_argument("--bitrate", type=float, nargs="+", metavar="KBIT/S", help="rates to measure at")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -51,7 +52,8 @@ def main() -> None:
         table_of_rates(codec, [np.asarray(codec.encode(audio, rate)) for audio, rate in clips], few)
         for books in rates or [most]:
             if args.effort:
-                table_of_efforts(codec, clips, books)
+                table_of_efforts(codec, clips, books, args.only or [""])
+            if args.effort and not args.only:
                 table_of_control(codec, clips, books)
 
 
@@ -80,7 +82,7 @@ def table_of_rates(codec: Codec, clips: list[np.ndarray], rates: list[int]) -> N
         )
 
 
-def table_of_efforts(codec: Codec, clips: list[tuple[np.ndarray, int]], books: int) -> None:
+def table_of_efforts(codec: Codec, clips: list[tuple[np.ndarray, int]], books: int, only: list[str]) -> None:
     """Bits against what is heard: a search that pays has fewer bits at the same distances."""
     title = f"{books} codebooks, {codec.bitrates[books - 1]:.2f} kbit/s"
     print(f"| {title} | kbit/s | to packed | latent error | mel distance | PESQ | compute per second |\n|" + "---|" * 7)
@@ -96,6 +98,8 @@ def table_of_efforts(codec: Codec, clips: list[tuple[np.ndarray, int]], books: i
     rows |= {f"VBR, quality {quality}": way(rate_control="vbr", quality=quality) for quality in (9, 7, 5)}
     seconds, packed = sum(len(audio) / rate for audio, rate in clips), 0
     for name, compress in rows.items():
+        if name != "packed" and not any(part in name for part in only):
+            continue
         size, spent, results = 0, 0.0, []
         for audio, rate in clips:
             start = time.process_time()

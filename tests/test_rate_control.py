@@ -9,9 +9,9 @@ from codecplus import Codec, load_codec
 from codecplus.bitstream import EntropyModel, unpack
 from codecplus.bitstream.blocks import NETWORK, _encode_as
 from codecplus.cli import main
-from codecplus.entropy import Codebooks, _FloatNetwork, _windows, fit_network
+from codecplus.entropy import Codebooks, _encoded, _FloatNetwork, _windows, fit_network
 from codecplus.errors import FileFormatError, InputError, ModelMismatchError
-from codecplus.utils import save_audio
+from codecplus.utils import load_audio, save_audio
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,18 @@ def test_entropy_coding_is_lossless_and_smaller(trained, audio):
         plain_codec().decompress(data)
 
 
+def test_while_time_is_left_recordings_are_encoded_again_a_little_changed(audio, tmp_path):
+    codec, file, ever = plain_codec(), tmp_path / "in.wav", float("inf")
+    save_audio(0.05 * audio, file, 16000)
+    (plain,) = _encoded(codec, [file], ever, 0, seed=0)
+    np.testing.assert_array_equal(plain, codec.encode(*load_audio(file)))
+    clips = list(_encoded(codec, [file], ever, ever, seed=0))
+    np.testing.assert_array_equal(clips[0], plain)
+    assert len({clip.tobytes() for clip in clips}) == len(clips) > 2
+    assert all(0.9 < clip.shape[-1] / plain.shape[-1] < 1.1 for clip in clips)
+    assert len(list(_encoded(codec, [file, file], 0, 0, seed=0))) == 1  # one at least
+
+
 def test_codebooks_see_each_other_through_their_projections():
     codec = plain_codec()
     first, second = codec.model.quantizer.quantizers[:2]
@@ -62,7 +74,7 @@ def test_integers_cost_what_the_rounded_floats_say(audio):
     codec = plain_codec()
     books, codes = Codebooks.of(codec), np.asarray(codec.encode(np.tile(audio, 4)))
     frames = torch.from_numpy(_windows(codes, books.entries.shape[1]))
-    network = _FloatNetwork(frames, books, torch.Generator().manual_seed(0))
+    network = _FloatNetwork(frames, books, torch.Generator().manual_seed(0)).eval()
     with torch.no_grad():  # weights that matter
         for weights in (network.high, network.slopes, network.own, network.codes):
             weights += 0.05 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(1))

@@ -113,7 +113,7 @@ def _add_entropy_verb(verbs: Any) -> None:
     verb.add_argument("checkpoint", help="an embedded name, or a checkpoint's folder")
     verb.add_argument("recordings", nargs="+", type=Path, help="audio files, or a folder of them")
     verb.add_argument("-o", "--output", type=Path, help="file (default: entropy.safetensors beside the weights)")
-    verb.add_argument("--minutes", type=float, default=8.0, help="time to take (default: %(default)s)")
+    verb.add_argument("--minutes", type=float, default=15.0, help="time to take (default: %(default)g)")
     verb.add_argument("-f", "--force", action="store_true", help="replace the one there: files made with it need it")
     verb.set_defaults(run=entropy)
 

@@ -31,9 +31,9 @@ _BATCH = 512  # frames
 _RATE = 3e-3  # of learning, at its highest
 _TRUNCATED = 0.15  # share of the frames that stand behind one with fewer codebooks
 _SILENCE = 0.01  # share of the frames that are digital silence
-_MOST = 40_000  # of the sums of hidden weights once rounded, so that integers stay exact in floats of 32 bits
+_MOST, _MOST_LOGIT = 40_000, 16_000  # sums of rounded weights, so that integers stay exact in floats of 32 bits
 _ROUNDED = 0.25  # last part of the training, in which weights are rounded as they will be
-_DROPPED = 0.25  # share of the hidden values that are left out before that
+_DROPPED = 0.25  # share of the hidden values that are left out in training
 _PASSES = 24  # over the codes, at most
 _TURNS, _LATER, _LOUDER, _FASTER = 8, 0.04, (-8, 4), 0.06  # changes of recordings: how often, up to s, dB, share
 
@@ -216,8 +216,8 @@ class _FloatNetwork(nn.Module):
         """Bits (K, N) of the codes of windows (N, L, K)."""
         lows = self.sizes[-1]
         h = self._hidden(frames)
-        if not self.rounded:  # as a network of its own for each half of the codes: the recordings are few
-            h = h * torch.empty_like(h).bernoulli_(1 - _DROPPED, generator=self.generator) / (1 - _DROPPED)
+        if self.training:  # recordings are few: without this, hidden values learn them by heart
+            h = h * torch.empty_like(h[0]).bernoulli_(1 - _DROPPED, generator=self.generator) / (1 - _DROPPED)
         ranks = self.ranks.gather(1, frames[:, 0].t())  # (K, N)
         high, low = ranks // lows, ranks % lows
         high_logits = torch.baddbmm(self.high_bias[:, None], h, self._weights("high"))
@@ -277,7 +277,8 @@ class _FloatNetwork(nn.Module):
         for name in ("high", "low"):
             # Logits count in 1/32 bit once they are shifted; before, in finer steps, so that the weights use 8 bits.
             per_weight = 32 / np.log(2) * value
-            largest = getattr(self, name).abs().flatten(1).amax(dim=1)
+            weights = getattr(self, name).abs()
+            largest = torch.maximum(weights.amax(dim=(1, 2)), weights.sum(dim=1).amax(dim=1) * 127 / _MOST_LOGIT)
             shift = (127 / (largest * per_weight)).log2().floor().clamp(0, 12)
             unit = 1 / (per_weight * 2**shift)
             self.shifts[name] = shift
@@ -403,7 +404,7 @@ def _encoded(
 
 def _changed(audio: np.ndarray, rate: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
     """Audio (C, S) and its rate, later, of another loudness, and faster or slower."""
-    later = int(rng.integers(_LATER * rate))
+    later = int(rng.uniform(0, _LATER) * rate)
     louder = 10 ** (rng.uniform(*_LOUDER) / 20)
     audio = np.pad(np.atleast_2d(audio), ((0, 0), (later, 0)))
     peak = float(np.abs(audio).max(initial=1e-9))
