@@ -291,7 +291,7 @@ class EnvelopeLoss(nn.Module):
 
 
 class DisturbanceLoss(nn.Module):
-    """Points of PESQ that are lost: 4.5 minus its raw score, after ITU-T P.862, clauses 10.2.3 to 10.2.9.
+    """Points of PESQ that are lost: 4.5 minus its raw score, after the perceptual model of ITU-T P.862 (2001).
 
     Power in half-Bark bands, at the level of the standard and frame by frame at that of the reference, becomes loudness
     (Zwicker's law over Terhardt's threshold in quiet). Differences count where a quarter of the quieter one does not
