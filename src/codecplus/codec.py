@@ -313,7 +313,8 @@ class Codec:
             rate_control: `"cbr"`, the same codebooks for every frame; `"vbr"`, the fewest of them that sound alike by
                 `quality`; `"abr"`, as many as make the file have `bitrate`, within 2 %, better where it matters.
             quality: from 0 to 10, for `"vbr"`: 10 is what all codebooks give; 8 by default.
-            effort: 0 to 3, how hard to search for codes that sound alike and cost less; needs an entropy model.
+            effort: 0 to 3, how hard to search for codes that are nearer or cost less; needs an entropy model, and pays
+                with some weights only (docs/bitrate.md).
             entropy_coding: False packs codes as they are.
             overwrite: whether an existing `output` may be replaced.
             progress: called with the seconds of audio just read from a file, again and again.

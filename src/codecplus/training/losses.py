@@ -5,7 +5,6 @@ which are meant to be summed with its weights, and relative ones, in units of ea
 be balanced. Letters: B batch, S samples, T time frames, F frequency bins, M mel bands.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -309,8 +308,8 @@ class DisturbanceLoss(nn.Module):
         self.spectrum, self.span = Spectrum(window), 40  # frames of 8 ms in 320 ms
         top, count = min(8000.0, sample_rate / 2), 48
         frequencies = torch.arange(1, window // 2 + 1) * sample_rate / window  # without 0 Hz
-        width = bark(top) / count
-        index = (7 * torch.asinh(frequencies / 650) / width).floor().long()
+        width = float(_bark(torch.tensor(top))) / count
+        index = (_bark(frequencies) / width).floor().long()
         inside = F.one_hot(index.clamp(max=count), count + 1)[:, :count]  # what lies above is in the last one
         inside = inside * (frequencies <= top).unsqueeze(1)
         used = inside.sum(dim=0) > 0
@@ -354,9 +353,9 @@ class DisturbanceLoss(nn.Module):
         return spans.pow(6).mean(dim=-1).pow(1 / 3).mean(dim=1).sqrt()
 
 
-def bark(frequency: float) -> float:
-    """Critical-band rate of a frequency in Hz (Schroeder et al. 1979)."""
-    return 7 * math.asinh(frequency / 650)
+def _bark(frequencies: Tensor) -> Tensor:
+    """Critical-band rate of frequencies in Hz (Schroeder et al. 1979)."""
+    return 7 * torch.asinh(frequencies / 650)
 
 
 def limit_bandwidth(x: Tensor, bandwidth: Tensor, sample_rate: int) -> Tensor:
