@@ -160,6 +160,9 @@ class _FloatNetwork(nn.Module):
         self.sizes = (K, d, H, N // lows, lows)
         self.rounded, self.generator = False, generator
         directions = F.normalize(entries, dim=-1)
+        # What all entries of a codebook share tells nothing, and may be large (`training.codebooks.initialize`).
+        directions = directions - directions.mean(dim=1, keepdim=True)
+        entries = entries - entries.mean(dim=1, keepdim=True)
         by_rank = [_similar_order(book.numpy().astype(np.float64), np.arange(N)) for book in directions]
         self.ranks: Tensor
         self.register_buffer("ranks", torch.from_numpy(np.argsort(by_rank, axis=1)))

@@ -81,6 +81,23 @@ def test_a_metric_lowers_what_errors_cost(quantizer, latents):
     assert cost() < 0.95 * plain
 
 
+def test_codebooks_placed_by_euclidean_distance_are_searched_by_it():
+    quantizer = tiny_model(downsampling_ratios=[2, 2], codebook_size=128, codebook_dim=4, n_codebooks=2).quantizer
+    latents = torch.randn(4, 32, 500, generator=torch.Generator().manual_seed(0))
+    latents[:, 3:] *= 0.1
+    left = {}
+    for distance in ("cosine", "euclidean"):
+        generator = torch.Generator().manual_seed(0)
+        vectors = latents.transpose(1, 2).flatten(0, 1)
+        left[distance] = initialize(quantizer, vectors, generator=generator, distance=distance)
+    assert left["euclidean"] < 0.8 * left["cosine"]
+    _, codes, projected, *_ = quantize(quantizer, latents)
+    points, entries = projected[:, :4].transpose(1, 2), quantizer.quantizers[0].codebook.weight.detach()
+    distances = torch.cdist(points, entries.expand(len(points), -1, -1))
+    chosen = distances.gather(2, codes[:, 0, :, None])[..., 0]
+    assert float(chosen.mean() / distances.amin(dim=2).mean()) < 1.02
+
+
 def test_each_codebook_lowers_the_error(quantizer, latents):
     initialize(quantizer, latents.transpose(1, 2).flatten(0, 1))
     errors = []

@@ -258,6 +258,14 @@ def test_shared_spectra_change_nothing():
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
+def test_faint_sound_counts_in_the_quiet_mel_alone():
+    reference = torch.sin(torch.arange(8000) * 0.3)[None]
+    faint = reference + 1e-4 * torch.sin(torch.arange(8000) * 1.3)
+    made = losses_by_name(["relative_mel", "quiet_mel"], RATE, {256: 20}, [])
+    quiet, relative = (float(made[name](faint, reference)) for name in ("quiet_mel", "relative_mel"))
+    assert quiet > 5 * relative
+
+
 def test_every_loss_has_a_name():
     pair = noisy(8000)
     made = losses_by_name(LOSSES, RATE, {64: 8}, [64])

@@ -12,6 +12,9 @@ from torch.nn.utils import parametrize
 
 from codecplus.modeling_dac.layers_dac import DacResidualVectorQuantizer, DacVectorQuantize, nearest_entry
 
+DISTANCES = ("cosine", "euclidean")  # by which the entry nearest to a latent is meant
+_FAR = 8.0  # the constant coordinate, in lengths of a latent: half floats still tell entries apart
+
 
 @torch.no_grad()
 def initialize(
@@ -20,12 +23,17 @@ def initialize(
     rounds: int = 12,
     generator: torch.Generator | None = None,
     metric: Tensor | None = None,
+    distance: str = "cosine",
 ) -> float:
     """Place projections and codebooks by encoder output (N, D), and return the share of energy left uncoded.
 
     Each codebook searches the d directions in which what the ones before left over varies most. `metric` (D, D),
     symmetric and positive definite, is what an error e costs, eᵀ M e; by default all directions cost the same. Variance
     and energy are meant in it, so that codebooks go where errors are dear.
+
+    A DAC searches the entry of the nearest direction, which takes no account of lengths. With `distance` "euclidean" it
+    finds the nearest point all the same: one of the d coordinates is a constant then, so large that between directions
+    that differ little in all the others, the angle is the distance (stereographic, for small angles).
     """
     root, inverse = _roots(torch.eye(latents.shape[1]) if metric is None else metric)
     weighed = residual = latents.float() @ root  # where plain distance is the cost
@@ -33,10 +41,14 @@ def initialize(
         mean = residual.mean(dim=0)
         _, directions = torch.linalg.eigh((residual - mean).t() @ (residual - mean))
         basis = directions[:, -quantize.codebook_dim :]  # (D, d)
-        points = (residual - mean) @ basis
+        offset = torch.zeros_like(basis[0])
+        if distance == "euclidean":
+            basis[:, 0] = 0  # the direction of least variance makes room
+            offset[0] = _FAR * ((residual - mean) @ basis).square().sum(dim=1).mean().sqrt()
+        points = (residual - mean) @ basis + offset
         codebook = cosine_kmeans(points, quantize.codebook.num_embeddings, rounds, generator)
         for projection, weight, bias in (
-            (quantize.in_proj, (root @ basis).t(), -(mean @ basis)),
+            (quantize.in_proj, (root @ basis).t(), offset - mean @ basis),
             (quantize.out_proj, inverse @ basis, mean @ inverse),
         ):
             _set_weight(projection, weight.unsqueeze(-1))

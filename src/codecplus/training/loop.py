@@ -415,7 +415,8 @@ class Trainer:
         vectors, metric = torch.cat(latents), None
         if books.placement_floor is not None:
             metric = codebooks.sensitivity(torch.stack(products).sum(dim=0), books.placement_floor).cpu()
-        codebooks.initialize(self.model.quantizer, vectors.cpu(), generator=self._generator(2), metric=metric)
+        options = {"generator": self._generator(2), "metric": metric, "distance": books.distance}
+        codebooks.initialize(self.model.quantizer, vectors.cpu(), **options)
         self.moving = self._new_moving()
         self.average.quantizer.load_state_dict(self.model.quantizer.state_dict())
         self.progress["latent_scale"] = float(vectors.square().mean().log())

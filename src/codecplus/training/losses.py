@@ -174,12 +174,16 @@ class _Magnitude(torch.autograd.Function):
         return torch.view_as_complex(scaled)
 
 
-def quiet_floor(reference: Tensor) -> Tensor:
-    """What counts as silence in a bin, 54 dB under the level of the item: (B, S) -> (B, 1, 1).
+QUIET = 2e-3  # what counts as silence in a bin, in units of an item's level: 54 dB under it
+FAINT = 3e-5  # and for `quiet_mel`: 90 dB under
+
+
+def quiet_floor(reference: Tensor, share: float = QUIET) -> Tensor:
+    """What counts as silence in a bin, so far under the level of the item: (B, S) -> (B, 1, 1).
 
     A fixed, very low floor makes the loss live in the gaps between words, with gradients that drown all others.
     """
-    return 2e-3 * rms(reference).unsqueeze(-1) + 2e-5
+    return share * rms(reference).unsqueeze(-1) + share / 100
 
 
 class CompressedSTFTLoss(nn.Module):
@@ -208,11 +212,13 @@ class CompressedSTFTLoss(nn.Module):
 class RelativeMelLoss(nn.Module):
     """Mean absolute difference of log mel magnitudes over several window lengths, `bands` {window: mel bands}.
 
-    A band is the weighted mean of its bins. Bands that fall between two bins are left out.
+    A band is the weighted mean of its bins. Bands that fall between two bins are left out. `quiet` is the share of an
+    item's level below which magnitudes hardly count.
     """
 
-    def __init__(self, sample_rate: int, bands: Mapping[int, int]):
+    def __init__(self, sample_rate: int, bands: Mapping[int, int], quiet: float = QUIET):
         super().__init__()
+        self.quiet = quiet
         self.spectra = nn.ModuleList(Spectrum(window) for window in bands)
         for window, count in bands.items():
             filters = torch.from_numpy(mel_filterbank(sample_rate, window, count))  # (M, F)
@@ -220,7 +226,7 @@ class RelativeMelLoss(nn.Module):
             self.register_buffer(f"filters{window}", (filters / filters.sum(dim=1, keepdim=True)).t(), persistent=False)
 
     def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:  # (B, S), (B, S) -> ()
-        floor = quiet_floor(reference)
+        floor = quiet_floor(reference, self.quiet)
         total = estimate.new_zeros(())
         for spectrum in cast(Iterable[Spectrum], self.spectra):
             filters = self.get_buffer(f"filters{spectrum.window}")
@@ -383,6 +389,7 @@ def losses_by_name(
         "waveform_l1": lambda: F.l1_loss,
         "waveform_l2": lambda: F.mse_loss,
         "relative_mel": lambda: RelativeMelLoss(sample_rate, mel_bands),
+        "quiet_mel": lambda: RelativeMelLoss(sample_rate, mel_bands, FAINT),
         "compressed_stft": lambda: CompressedSTFTLoss(stft_windows),
         "relative_waveform": lambda: relative_waveform_loss,
         "loudness_mel": lambda: LoudnessMelLoss(sample_rate, mel_bands),
@@ -398,6 +405,7 @@ LOSSES = (
     "waveform_l1",
     "waveform_l2",
     "relative_mel",
+    "quiet_mel",
     "compressed_stft",
     "relative_waveform",
     "loudness_mel",

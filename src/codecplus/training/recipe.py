@@ -14,6 +14,7 @@ from codecplus import configuration
 from codecplus.configuration import DacConfig, load_preset
 from codecplus.errors import InputError
 
+from .codebooks import DISTANCES
 from .losses import LOSSES, PAPER_MEL_BANDS, PAPER_STFT_WINDOWS
 
 RECIPES = Path(configuration.__file__).parent / "training"
@@ -105,12 +106,15 @@ class Codebooks:
     placed: bool = False  # by k-means on encoder output, when quantization begins and when the encoder comes to rest
     placement_floor: float | None = None  # latents weigh what errors cost, at least this; none: all directions alike
     placement_vectors: int = 40_000
+    distance: str = "cosine"  # or euclidean: placed so that the nearest direction is the nearest point
     decay: float = 0.97  # of the moving means and counts
     revive_below: float = 0.0  # an entry chosen less than this share of the average moves to a random latent
 
     def __post_init__(self) -> None:
         if self.learning not in ("gradient", "means"):
             raise InputError(f"expected codebooks that learn by gradient or means, got {self.learning!r}")
+        if self.distance not in DISTANCES:
+            raise InputError(f"expected a distance of {' or '.join(DISTANCES)}, got {self.distance!r}")
         if self.placement_floor is not None and self.placement_floor <= 0:
             raise InputError(f"expected a placement_floor above 0, or none, got {self.placement_floor}")
 
