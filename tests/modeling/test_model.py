@@ -85,7 +85,8 @@ def test_half_precision_stays_finite_with_zero_alpha(model, dtype):
     assert torch.isfinite(out.audio_values).all()
 
 
-def test_codes_are_searched_in_fp32():
+@pytest.mark.parametrize("autocast", [False, True])
+def test_codes_are_searched_in_fp32(autocast):
     # Entries a bf16 search cannot tell apart: their cosine similarities differ by less than 2⁻¹⁴.
     model = tiny_model(n_codebooks=1)
     quantizer = model.quantizer.quantizers[0]
@@ -93,7 +94,8 @@ def test_codes_are_searched_in_fp32():
     quantizer.codebook.weight.data.zero_()
     quantizer.codebook.weight.data[:, 0], quantizer.codebook.weight.data[:, 1] = angles.cos(), angles.sin()
     latents = quantizer.codebook.weight.data.t()[None]
-    assert torch.equal(quantizer.decode_latents(latents)[1][0], torch.arange(64))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        assert torch.equal(quantizer.decode_latents(latents)[1][0], torch.arange(64))
 
 
 def test_loss_is_a_scalar_that_trains(model):

@@ -498,7 +498,8 @@ class DacResidualVectorQuantizer(nn.Module):
 def nearest_entry(latents: Tensor, codebook: Tensor) -> Tensor:
     """Index (...) of the codebook entry (N, d) with the largest cosine similarity to each latent (..., d)."""
     # The length of a latent scales all its similarities alike, so only the codebook needs normalising.
-    return (latents.detach().float() @ F.normalize(codebook.detach().float()).t()).argmax(dim=-1)
+    with torch.autocast(latents.device.type, enabled=False):  # similarities may differ by less than bf16 can tell
+        return (latents.detach().float() @ F.normalize(codebook.detach().float()).t()).argmax(dim=-1)
 
 
 def mean_square(x: Tensor, lengths: Tensor | None) -> Tensor:
