@@ -8,6 +8,7 @@ times the bits that the entropy model asks for. Errors are weighed as all codebo
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from . import utils
 from .bitstream import EntropyModel
 from .modeling_dac import DacModel
+from .modeling_dac.layers_dac import DacResidualVectorQuantizer
 from .streaming.chunked import chunk_frames, decode_blocks
 from .streaming.windows import frame_context, windows
 
@@ -45,7 +47,8 @@ def encode_with_effort(
 ) -> Iterator[np.ndarray]:
     """Codes, int16 (C, K, T) in pieces, of audio (C, S) in blocks, as `streaming.encode_blocks` does, but better."""
     hop = model.config.hop_length
-    search = BeamSearch(model, num_codebooks, effort, entropy)
+    costs = _Costs(entropy, num_codebooks, model.device)
+    search = BeamSearch(cast(DacResidualVectorQuantizer, model.quantizer), num_codebooks, effort, costs)
     before, behind = frame_context(model.encoder_reach, hop)
     last: Tensor | None = None
     for window, start, stop in windows(blocks, hop, before, behind, chunk_frames(model)):
@@ -58,12 +61,20 @@ def encode_with_effort(
 
 
 class BeamSearch:
-    """Chooses codes for latents. A search knows nothing of the audio; `entropy` tells what codes cost."""
+    """Chooses codes for latents. A search knows nothing of the audio.
 
-    def __init__(self, model: DacModel, num_codebooks: int, effort: Effort, entropy: EntropyModel):
-        self.model, self.num_codebooks, self.effort = model, num_codebooks, effort
-        self.costs = _Costs(entropy, num_codebooks, model.device)
-        quantizer = model.quantizer
+    `costs` gives the bits (N, B, 2**W) of all codes of codebook k, after codes (N, B, k) of its frame and all codes
+    (N, K) of the frame before, where 2**W stands for none: `costs(k, before, codes)`.
+    """
+
+    def __init__(
+        self,
+        quantizer: DacResidualVectorQuantizer,
+        num_codebooks: int,
+        effort: Effort,
+        costs: Callable[[int, Tensor, Tensor], Tensor],
+    ):
+        self.quantizer, self.num_codebooks, self.effort, self.costs = quantizer, num_codebooks, effort, costs
         _, out, _, biases, books = quantizer._weights(quantizer.quantizers[:num_codebooks])
         d = books[0].shape[1]
         # What no codebook looks at costs nothing. Weighed by the decoder's first convolution instead, what takes the
@@ -79,7 +90,7 @@ class BeamSearch:
 
     def __call__(self, latents: Tensor, before: Tensor | None = None) -> Tensor:
         """Codes (C, K, T) of latents (C, D, T); `before` (C, K) are those of the frame before the first."""
-        quantizer = self.model.quantizer
+        quantizer = self.quantizer
         z = latents.float()
         codes = quantizer(z, self.num_codebooks)[1]  # greedy: where to start, and never to be left for worse
         nearest = quantizer.from_codes(codes)[0].float()
@@ -92,7 +103,7 @@ class BeamSearch:
         # A frame's codes cost what those before them make likely: every second frame is chosen given those between.
         weight = self.effort.rate_weight * error.clamp(min=0.1 * float(error.mean()))
         if before is None:
-            before = torch.full_like(codes[:, 0], self.costs.unknown)
+            before = torch.full_like(codes[:, 0], len(self.parts[0][2]))
         for _ in range(self.effort.rounds):
             for parity in range(min(2, codes.shape[1])):
                 every = slice(parity, None, 2)
@@ -142,7 +153,7 @@ class _Costs:
     def __init__(self, entropy: EntropyModel, num_codebooks: int, device: torch.device):
         arrays = {name: torch.from_numpy(array).to(device) for name, array in entropy.arrays.items()}
         K, d = entropy.num_codebooks, arrays["codes"].shape[2]
-        self.unknown, self.books = entropy.codebook_size, num_codebooks
+        self.books = num_codebooks
         self.ranks = arrays["ranks"].long()
         self.table = arrays["codes"].float()
         # Of the frames before, only the one just before is looked at; models see more only if made elsewhere.

@@ -2,7 +2,7 @@ import pytest
 import torch
 from tiny import tiny_model
 
-from codecplus.training.codebooks import MovingCodebooks, initialize, relative_commitment, sensitivity
+from codecplus.training.codebooks import MovingCodebooks, initialize, relative_commitment, search_some, sensitivity
 
 
 @pytest.fixture
@@ -96,6 +96,16 @@ def test_codebooks_placed_by_euclidean_distance_are_searched_by_it():
     distances = torch.cdist(points, entries.expand(len(points), -1, -1))
     chosen = distances.gather(2, codes[:, 0, :, None])[..., 0]
     assert float(chosen.mean() / distances.amin(dim=2).mean()) < 1.02
+
+
+def test_searched_items_have_other_codes_about_as_near_and_the_rest_stays(quantizer, latents):
+    initialize(quantizer, latents.transpose(1, 2).flatten(0, 1), distance="euclidean")
+    greedy = quantize(quantizer, latents)[0]
+    assert torch.equal(search_some(quantizer, latents, greedy, 0.0), greedy)
+    torch.manual_seed(5)  # one item, with all codebooks
+    found = search_some(quantizer, latents, greedy, 0.5)
+    assert [torch.equal(a, b) for a, b in zip(found, greedy, strict=True)].count(False) == 1
+    assert float((found - latents).square().mean()) < 1.02 * float((greedy - latents).square().mean())
 
 
 def test_each_codebook_lowers_the_error(quantizer, latents):

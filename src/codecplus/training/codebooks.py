@@ -3,6 +3,7 @@
 Letters: N vectors, D latent width, d width of the search, K codebooks, E entries of a codebook.
 """
 
+import math
 from collections.abc import Callable
 from typing import cast
 
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from codecplus.modeling_dac.layers_dac import DacResidualVectorQuantizer, DacVectorQuantize, nearest_entry
+from codecplus.search import BeamSearch, Effort
 
 DISTANCES = ("cosine", "euclidean")  # by which the entry nearest to a latent is meant
+_SPREAD = 1.5  # bits by which codes differ for an entropy model, about
 _FAR = 8.0  # the constant coordinate, in lengths of a latent: half floats still tell entries apart
 
 
@@ -98,6 +101,29 @@ def relative_commitment(
         first, second = mean(torch.stack([latents.mean(dim=0), latents.square().mean(dim=0)]))  # (d,) each
         total = total + distance / ((second - first.square()).mean() + 1e-6)
     return total
+
+
+@torch.no_grad()
+def search_some(quantizer: DacResidualVectorQuantizer, latents: Tensor, quantized: Tensor, share: float) -> Tensor:
+    """Quantized latents (B, D, T) in which a share of the items is coded as files of some effort are.
+
+    A decoder that has only heard greedy sums plays the nearer ones of a beam search no better. How many codebooks these
+    items have and how much bits weigh is drawn, and so is what codes cost: with them there is no entropy model yet.
+    """
+    chosen = (torch.rand(len(latents)) < share).nonzero().squeeze(-1).to(latents.device)
+    if not len(chosen):
+        return quantized
+    count = len(quantizer.quantizers)
+    if torch.rand(()) < 0.5:
+        count = int(torch.randint(1, count + 1, ()))
+    effort = Effort(beam=4, rate_weight=float(0.03 * torch.rand(())), rounds=1)
+    size = _codebooks(quantizer)[0].codebook.num_embeddings
+
+    def costs(k: int, before: Tensor, codes: Tensor) -> Tensor:
+        return math.log2(size) + _SPREAD * torch.randn(len(codes), 1, size).to(codes.device)
+
+    codes = BeamSearch(quantizer, count, effort, costs)(latents[chosen])
+    return quantized.index_copy(0, chosen, quantizer.from_codes(codes)[0].to(quantized.dtype))
 
 
 class MovingCodebooks:

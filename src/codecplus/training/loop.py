@@ -72,9 +72,9 @@ def new_discriminator(adversary: Adversary, seed: int = 0) -> Discriminator:
 class Coding(nn.Module):
     """A codec's whole way from audio (B, S) to audio, with all that losses ask of it; computes in `dtype`."""
 
-    def __init__(self, model: DacModel, dtype: torch.dtype):
+    def __init__(self, model: DacModel, dtype: torch.dtype, searched: float = 0.0):
         super().__init__()
-        self.model, self.dtype = model, dtype
+        self.model, self.dtype, self.searched = model, dtype, searched
 
     def forward(self, audio: Tensor, quantize: bool, freeze: bool) -> dict[str, Tensor]:
         """Audio (B, S), latents (B, D, T), and of the quantizer projected latents, codes and losses."""
@@ -85,6 +85,8 @@ class Coding(nn.Module):
             if quantize:
                 found = self.model.quantizer(out["latents"])
                 decoded, out["codes"], out["projected"], out["commitment"], out["codebook"] = found
+                if freeze and self.searched:
+                    decoded = codebooks.search_some(self.model.quantizer, out["latents"], decoded, self.searched)
         out["audio"] = self.decode(decoded, audio.shape[-1])
         return out
 
@@ -136,7 +138,7 @@ class Trainer:
             model, muon=recipe.optimizer == "muon", lr=recipe.lr, train_codebooks=learned
         )
         self.moving = self._new_moving()
-        self.local_coding = Coding(model, dtype)  # of this process, without the others
+        self.local_coding = Coding(model, dtype, books.searched)  # of this process, without the others
         self.coding = self.accelerator.prepare(self.local_coding)
         self.losses = losses.losses_by_name(
             objective.reconstruction, model.config.sampling_rate, objective.mel_bands, objective.stft_windows

@@ -107,12 +107,15 @@ class Codebooks:
     placement_floor: float | None = None  # latents weigh what errors cost, at least this; none: all directions alike
     placement_vectors: int = 40_000
     distance: str = "cosine"  # or euclidean: placed so that the nearest direction is the nearest point
+    searched: float = 0.0  # share of the items that are coded by beam search once encoder and codebooks rest
     decay: float = 0.97  # of the moving means and counts
     revive_below: float = 0.0  # an entry chosen less than this share of the average moves to a random latent
 
     def __post_init__(self) -> None:
         if self.learning not in ("gradient", "means"):
             raise InputError(f"expected codebooks that learn by gradient or means, got {self.learning!r}")
+        if not 0 <= self.searched <= 1:
+            raise InputError(f"expected a share of searched items between 0 and 1, got {self.searched}")
         if self.distance not in DISTANCES:
             raise InputError(f"expected a distance of {' or '.join(DISTANCES)}, got {self.distance!r}")
         if self.placement_floor is not None and self.placement_floor <= 0:
