@@ -38,7 +38,7 @@ class Effort:
     """How often codes are chosen again after those of the frames around them changed."""
 
 
-EFFORTS = {1: Effort(4, 0.015, 1), 2: Effort(8, 0.02, 1), 3: Effort(16, 0.03, 2)}
+EFFORTS = {1: Effort(4, 0.005, 1), 2: Effort(8, 0.01, 1), 3: Effort(16, 0.02, 2)}
 _TRACKED = 0.5  # error of the greedy search, as a share of the latents' variance, up to which it is to be improved
 
 
