@@ -3,7 +3,7 @@
 A recipe may have phases: without quantizer; with it, from where its codebooks are placed; against discriminators; with
 encoder and codebooks at rest. Every step seeds its own random numbers, so that a run goes on from its state as if it
 had never stopped. Several processes compute what one would with all their crops in one batch, but for quantizer
-dropout, which every process draws for its own.
+dropout and searched codes, which every process draws for its own.
 """
 
 from __future__ import annotations
