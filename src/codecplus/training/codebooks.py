@@ -35,8 +35,8 @@ def initialize(
     and energy are meant in it, so that codebooks go where errors are dear.
 
     A DAC searches the entry of the nearest direction, which takes no account of lengths. With `distance` "euclidean" it
-    finds the nearest point all the same: one of the d coordinates is a constant then, so large that between directions
-    that differ little in all the others, the angle is the distance (stereographic, for small angles).
+    finds the nearest point all the same: one of the d coordinates is then a constant so large that all directions nearly
+    agree, and the small angles between them are distances in the other coordinates.
     """
     root, inverse = _roots(torch.eye(latents.shape[1]) if metric is None else metric)
     weighed = residual = latents.float() @ root  # where plain distance is the cost
