@@ -35,7 +35,7 @@ def initialize(
     and energy are meant in it, so that codebooks go where errors are dear.
 
     A DAC searches the entry of the nearest direction, which takes no account of lengths. With `distance` "euclidean" it
-    finds the nearest point all the same: one of the d coordinates is then a constant so large that all directions nearly
+    finds the nearest point all the same: one of the d coordinates is then a constant so large that directions nearly
     agree, and the small angles between them are distances in the other coordinates.
     """
     root, inverse = _roots(torch.eye(latents.shape[1]) if metric is None else metric)
