@@ -16,7 +16,7 @@ from codecplus.search import BeamSearch, Effort
 
 DISTANCES = ("cosine", "euclidean")  # by which the entry nearest to a latent is meant
 _SPREAD = 1.5  # bits by which codes differ for an entropy model, about
-_FAR = 8.0  # the constant coordinate, in lengths of a latent: half floats still tell entries apart
+_FAR = 8.0  # the constant coordinate, in lengths of a latent; the larger, the more often rounding decides a search
 
 
 @torch.no_grad()
@@ -108,7 +108,7 @@ def search_some(quantizer: DacResidualVectorQuantizer, latents: Tensor, quantize
     """Quantized latents (B, D, T) in which a share of the items is coded as files of some effort are.
 
     A decoder that has only heard greedy sums plays the nearer ones of a beam search no better. How many codebooks these
-    items have and how much bits weigh is drawn, and so is what codes cost: with them there is no entropy model yet.
+    items have and how much bits weigh is drawn, and so is what codes cost: an entropy model is only trained afterwards.
     """
     chosen = (torch.rand(len(latents)) < share).nonzero().squeeze(-1).to(latents.device)
     if not len(chosen):
