@@ -81,6 +81,8 @@ class Codebooks:
 
     entries: Tensor
     """(K, 2**W, d): what the codes stand for."""
+    directions: Tensor
+    """(K, 2**W, d): where latents point that get them."""
     views: Tensor
     """(K, d, K, d): views[k, :, j] @ e is what codebook k sees of an entry e of codebook j."""
 
@@ -92,7 +94,9 @@ class Codebooks:
             into, out, _, _, books = quantizer._weights(quantizer.quantizers)
             entries = torch.stack(books).cpu()
             K, _, d = entries.shape
-            return cls(entries, (into @ out).cpu().view(K, d, K, d))
+            # Coordinates that only steer the search (`training.codebooks.initialize`) say nothing of the audio.
+            heard = (out != 0).any(dim=0).cpu().view(K, 1, d)
+            return cls(entries * heard, F.normalize(entries, dim=-1) * heard, (into @ out).cpu().view(K, d, K, d))
 
 
 def fit_network(
@@ -154,15 +158,12 @@ class _FloatNetwork(nn.Module):
 
     def __init__(self, frames: Tensor, codebooks: Codebooks, generator: torch.Generator):
         super().__init__()
-        entries, H = codebooks.entries, _HIDDEN
+        entries, directions, H = codebooks.entries, codebooks.directions, _HIDDEN
         K, N, seen = entries.shape
         d, lows = max(seen, _WIDTH), 1 << low_bits(N)
         self.sizes = (K, d, H, N // lows, lows)
         self.rounded, self.generator = False, generator
-        directions = F.normalize(entries, dim=-1)
-        # What all entries of a codebook share tells nothing, and may be large (`training.codebooks.initialize`).
-        directions = directions - directions.mean(dim=1, keepdim=True)
-        entries = entries - entries.mean(dim=1, keepdim=True)
+        entries = entries - entries.mean(dim=1, keepdim=True)  # what all entries of a codebook share tells nothing
         by_rank = [_similar_order(book.numpy().astype(np.float64), np.arange(N)) for book in directions]
         self.ranks: Tensor
         self.register_buffer("ranks", torch.from_numpy(np.argsort(by_rank, axis=1)))

@@ -2,7 +2,15 @@ import pytest
 import torch
 from tiny import tiny_model
 
-from codecplus.training.codebooks import MovingCodebooks, initialize, relative_commitment, search_some, sensitivity
+from codecplus.training.codebooks import (
+    MovingCodebooks,
+    code_counts,
+    initialize,
+    perplexity,
+    relative_commitment,
+    search_some,
+    sensitivity,
+)
 
 
 @pytest.fixture
@@ -81,25 +89,73 @@ def test_a_metric_lowers_what_errors_cost(quantizer, latents):
     assert cost() < 0.95 * plain
 
 
-def test_codebooks_placed_by_euclidean_distance_are_searched_by_it():
-    quantizer = tiny_model(downsampling_ratios=[2, 2], codebook_size=128, codebook_dim=4, n_codebooks=2).quantizer
-    latents = torch.randn(4, 32, 500, generator=torch.Generator().manual_seed(0))
+@pytest.fixture
+def skewed():
+    """A quantizer, and latents (B, D, T) that lie in few directions, some of them often."""
+    generator = torch.Generator().manual_seed(0)
+    quantizer = tiny_model(downsampling_ratios=[2, 2], codebook_size=128, codebook_dim=5, n_codebooks=2).quantizer
+    latents = torch.randn(4, 32, 500, generator=generator)
     latents[:, 3:] *= 0.1
-    left = {}
-    for distance in ("cosine", "euclidean"):
-        generator = torch.Generator().manual_seed(0)
-        vectors = latents.transpose(1, 2).flatten(0, 1)
-        left[distance] = initialize(quantizer, vectors, generator=generator, distance=distance)
-    assert left["euclidean"] < 0.8 * left["cosine"]
+    latents[..., ::3] *= 0.1
+    return quantizer, latents
+
+
+def costs_of_codes(quantizer, latents, codes):
+    """Squared errors (K, B, T) of the first codebooks' sums, and bits per frame by how often codes are chosen."""
+    errors = [(latents - quantizer.from_codes(codes[:, :k])[0]).square().sum(dim=1) for k in (1, 2)]
+    counts = code_counts(codes, quantizer.quantizers[0].codebook.num_embeddings)
+    return torch.stack(errors).detach(), float(perplexity(counts).log2().sum())
+
+
+def test_codebooks_placed_without_regard_to_bits_are_searched_by_distance(skewed):
+    quantizer, latents = skewed
+    vectors = latents.transpose(1, 2).flatten(0, 1)
+    by_direction = initialize(quantizer, vectors, generator=torch.Generator().manual_seed(0))
+    by_distance = initialize(quantizer, vectors, generator=torch.Generator().manual_seed(0), rate_weight=0.0)
+    assert by_distance < 0.8 * by_direction
     _, codes, projected, *_ = quantize(quantizer, latents)
-    points, entries = projected[:, :4].transpose(1, 2), quantizer.quantizers[0].codebook.weight.detach()
-    distances = torch.cdist(points, entries.expand(len(points), -1, -1))
-    chosen = distances.gather(2, codes[:, 0, :, None])[..., 0]
-    assert float(chosen.mean() / distances.amin(dim=2).mean()) < 1.02
+    for k, book in enumerate(quantizer.quantizers):
+        points, entries = projected[:, 5 * k : 5 * k + 3].transpose(1, 2), book.codebook.weight.detach()[:, :3]
+        nearest = torch.cdist(points, entries.expand(len(points), -1, -1)).argmin(dim=2)
+        assert float((codes[:, k] == nearest).float().mean()) > 0.999
+
+
+def test_a_rate_weight_saves_more_bits_than_it_costs_in_error(skewed):
+    quantizer, latents = skewed
+    vectors, found = latents.transpose(1, 2).flatten(0, 1), []
+    for weight in (0.0, 0.05):
+        initialize(quantizer, vectors, generator=torch.Generator().manual_seed(0), rate_weight=weight)
+        codes = quantize(quantizer, latents)[1]
+        errors, bits = costs_of_codes(quantizer, latents, codes)
+        found.append((float(errors[-1].mean()), bits, codes))
+    (error, bits, codes), (constrained_error, constrained_bits, constrained) = found
+    assert constrained_bits < bits - 1
+    # Three coordinates matter: by rate–distortion theory a bit less for them raises the error by the factor 2^(2/3).
+    assert constrained_error < error * 2 ** (2 / 3 * (bits - constrained_bits))
+    assert not torch.equal(codes, constrained)
+
+
+def test_any_implementation_of_dac_finds_the_same_codes(skewed):
+    quantizer, latents = skewed
+    initialize(quantizer, latents.transpose(1, 2).flatten(0, 1), rate_weight=0.03)
+    residual, codes = latents, []
+    for book in quantizer.quantizers:  # as the original implementation writes it
+        points = torch.nn.functional.normalize(book.in_proj(residual).transpose(1, 2).flatten(0, 1))
+        entries = torch.nn.functional.normalize(book.codebook.weight)
+        distance = points.square().sum(1, keepdim=True) - 2 * points @ entries.t() + entries.square().sum(1)
+        codes.append((-distance).max(1).indices.view(len(latents), -1))
+        residual = residual - book.out_proj(book.codebook(codes[-1]).transpose(1, 2))
+    assert float((torch.stack(codes, dim=1) == quantize(quantizer, latents)[1]).float().mean()) > 0.999
+
+
+def test_codebooks_too_narrow_to_steer_are_refused(quantizer, latents):
+    narrow = tiny_model(downsampling_ratios=[2, 2], codebook_size=32, codebook_dim=2).quantizer
+    with pytest.raises(ValueError, match="codebook_dim"):
+        initialize(narrow, latents.transpose(1, 2).flatten(0, 1), rate_weight=0.0)
 
 
 def test_searched_items_have_other_codes_about_as_near_and_the_rest_stays(quantizer, latents):
-    initialize(quantizer, latents.transpose(1, 2).flatten(0, 1), distance="euclidean")
+    initialize(quantizer, latents.transpose(1, 2).flatten(0, 1), rate_weight=0.01)
     greedy = quantize(quantizer, latents)[0]
     assert torch.equal(search_some(quantizer, latents, greedy, 0.0), greedy)
     torch.manual_seed(5)  # one item, with all codebooks

@@ -10,6 +10,7 @@ from training_recipes import CONFIG, PAPER, PHASED, RATE
 from codecplus.errors import InputError, TrainingError
 from codecplus.modeling_dac import CausalDacConfig, CausalDacModel
 from codecplus.training import loop
+from codecplus.training.codebooks import initialize
 from codecplus.training.data import Batches, Crops, Cutter, FileSource, Recording
 from codecplus.training.loop import Trainer, initialize_weights, new_model
 from codecplus.training.optimizer import Muon, build_optimizers, orthogonalized
@@ -107,7 +108,7 @@ def test_codebooks_are_placed_anew_for_the_averaged_encoder_when_it_comes_to_res
 
 
 def test_codebooks_are_placed_where_the_decoder_reads(tone):
-    fields = changed(PHASED, schedule__quantize_at=0, schedule__freeze_at=None, codebooks__placement_floor=1e-4)
+    fields = changed(PHASED, schedule__quantize_at=0, codebooks__placement_floor=1e-4)
     net = model()
     with torch.no_grad():  # half of the latents, and the louder half, goes nowhere
         half = net.config.hidden_size // 2
@@ -128,13 +129,13 @@ def test_codebooks_are_placed_at_the_steps_that_the_recipe_names(tone, monkeypat
     placed, original = [], loop.codebooks.initialize
 
     def initialize(*args, **options):
-        placed.append((run.step_number, options["metric"] is not None))
+        placed.append((run.step_number, options["metric"] is not None, options["rate_weight"]))
         return original(*args, **options)
 
     monkeypatch.setattr(loop.codebooks, "initialize", initialize)
     for _ in range(8):
         run.step()
-    assert placed == [(2, True), (4, True), (6, True)]
+    assert placed == [(2, True, None), (4, True, None), (6, True, 0.02)]
     assert run.recipe.schedule.scaled(80).place_at == [40]
 
 
@@ -212,6 +213,22 @@ def test_fine_tuning_keeps_codebooks_and_quantizes_at_once(tone):
     moved = [float((q.codebook.weight - b).abs().max()) for q, b in zip(net.quantizer.quantizers, before, strict=True)]
     follow = run.recipe.codebooks.decay
     assert 0 < max(moved) < 20 * (1 - follow)
+
+
+@pytest.mark.parametrize("fields", [PAPER, PHASED])
+def test_fine_tuning_leaves_steered_codebooks_alone(tone, fields):
+    net = model()
+    initialize(net.quantizer, torch.randn(500, net.config.hidden_size), rate_weight=0.02)
+    before, encoder = copy.deepcopy(net.quantizer.state_dict()), copy.deepcopy(net.encoder.state_dict())
+    run = trainer(tone, fields, net, fine_tune=True)
+    for _ in range(3):
+        report = run.step()
+        assert math.isfinite(report["commitment"])
+        assert report["skipped"] == 0
+    run.average.remove_weight_norm()
+    torch.testing.assert_close(run.average.quantizer.state_dict(), before)
+    found = run.average.encoder.state_dict()
+    assert any(not torch.equal(found[name], value) for name, value in encoder.items())
 
 
 def test_a_checkpoint_with_weight_norm_is_saved_folded(tone, tmp_path):
@@ -312,6 +329,8 @@ def test_by_default_weights_and_sizes_are_the_papers():
         ({"bacth": 3}, "no setting 'bacth'; did you mean batch"),
         ({"batch": "many"}, "expected batch as int, got 'many'"),
         ({"optimizer": "sgd"}, "adamw or muon, got 'sgd'"),
+        ({"codebooks.rate_weight": -1}, "rate_weight of 0 or more, or none, got -1"),
+        ({"codebooks.rate_weight": 0.02}, "set freeze_at too"),
         ({"schedule.steps": 0}, "at least 1 step"),
         ({"objective.weights": {"adversarial": 1}}, "no reconstruction loss"),
     ],

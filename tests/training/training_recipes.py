@@ -29,7 +29,7 @@ PHASED = {
         "unread": 0.03,
     },
     "codebooks": {"learning": "means", "placed": True, "placement_vectors": 100, "placement_floor": 0.05,
-                  "revive_below": 0.04, "distance": "euclidean", "searched": 0.5},
+                  "revive_below": 0.04, "rate_weight": 0.02, "searched": 0.5},
     "adversary": ADVERSARY,
     "batch": 4,
     "seconds": 0.018,

@@ -132,7 +132,8 @@ def write_official(model: DacModel, path: str | Path) -> None:
         theirs, value = _renamed(key, names), value.detach().float().cpu().contiguous()
         if key.endswith(".weight") and value.ndim == 3:
             norm = value.flatten(1).norm(dim=1).reshape(-1, 1, 1)
-            state[f"{theirs}_g"], state[f"{theirs}_v"] = norm, value
+            # Filters of zeros still need a direction that can be divided by its length.
+            state[f"{theirs}_g"], state[f"{theirs}_v"] = norm, value.masked_fill(norm == 0, 1.0)
         else:
             state[theirs] = value
     kwargs = {argument: getattr(config, field) for argument, field in _ARGUMENTS.items()}

@@ -495,6 +495,13 @@ class DacResidualVectorQuantizer(nn.Module):
         return quantized, torch.cat(entries, dim=1)
 
 
+@torch.no_grad()
+def give_directions(conv: nn.Module) -> None:
+    """Give filters of zeros some direction: weight norm divides by its length, and 0 / 0 is no weight."""
+    length, direction = conv.parametrizations.weight.original0, conv.parametrizations.weight.original1
+    direction.masked_fill_(length == 0, 1.0)
+
+
 def nearest_entry(latents: Tensor, codebook: Tensor) -> Tensor:
     """Index (...) of the codebook entry (N, d) with the largest cosine similarity to each latent (..., d)."""
     # The length of a latent scales all its similarities alike, so only the codebook needs normalising.

@@ -27,6 +27,7 @@ from .layers_dac import (
     DacResidualVectorQuantizer,
     Snake1d,
     compiled_snake,
+    give_directions,
     snake_in_one_pass,
     zero_tail,
 )
@@ -103,6 +104,7 @@ class DacPreTrainedModel(PreTrainedAudioTokenizerBase):
         for conv in self._convolutions():
             if not parametrize.is_parametrized(conv, "weight"):
                 parametrizations.weight_norm(conv)
+                give_directions(conv)
 
     def remove_weight_norm(self):
         """Fold direction and length back into plain weights, for inference. Does nothing where there are none."""

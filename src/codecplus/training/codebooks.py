@@ -11,12 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from codecplus.modeling_dac.layers_dac import DacResidualVectorQuantizer, DacVectorQuantize, nearest_entry
+from codecplus.modeling_dac.layers_dac import (
+    DacResidualVectorQuantizer,
+    DacVectorQuantize,
+    give_directions,
+    nearest_entry,
+)
 from codecplus.search import BeamSearch, Effort
 
-DISTANCES = ("cosine", "euclidean")  # by which the entry nearest to a latent is meant
 _SPREAD = 1.5  # bits by which codes differ for an entropy model, about
-_FAR = 8.0  # the constant coordinate, in lengths of a latent; the larger, the more often rounding decides a search
+STEERING = 2  # coordinates of codebooks placed for few bits that only steer the search
 
 
 @torch.no_grad()
@@ -26,7 +30,7 @@ def initialize(
     rounds: int = 12,
     generator: torch.Generator | None = None,
     metric: Tensor | None = None,
-    distance: str = "cosine",
+    rate_weight: float | None = None,
 ) -> float:
     """Place projections and codebooks by encoder output (N, D), and return the share of energy left uncoded.
 
@@ -34,22 +38,21 @@ def initialize(
     symmetric and positive definite, is what an error e costs, eᵀ M e; by default all directions cost the same. Variance
     and energy are meant in it, so that codebooks go where errors are dear.
 
-    A DAC searches the entry of the nearest direction, which takes no account of lengths. With `distance` "euclidean" it
-    finds the nearest point all the same: one of the d coordinates is then a constant so large that directions nearly
-    agree, and the small angles between them are distances in the other coordinates.
+    A DAC searches the entry of the nearest direction, which takes no account of lengths, nor of how rare a code is.
+    With a `rate_weight` λ it finds the entry of least cost: squared error plus λ times the variance of the latents for
+    each bit of the code (entropy-constrained vector quantization, Chou, Lookabaugh and Gray 1989). λ = 0 is the nearest
+    point. Any DAC searches such codebooks, since two of their d coordinates steer it (as Neyshabur and Srebro 2015 turn
+    inner products into angles): latents p become (p, b, 0), entries e (e, g, w), with g such that b g is half their
+    cost at the origin, negative, and w such that all entries are equally long. The projection out ignores both.
+
+    Raises ValueError where the d coordinates leave none beside those two.
     """
     root, inverse = _roots(torch.eye(latents.shape[1]) if metric is None else metric)
     weighed = residual = latents.float() @ root  # where plain distance is the cost
     for quantize in _codebooks(quantizer):
         mean = residual.mean(dim=0)
-        _, directions = torch.linalg.eigh((residual - mean).t() @ (residual - mean))
-        basis = directions[:, -quantize.codebook_dim :]  # (D, d)
-        offset = torch.zeros_like(basis[0])
-        if distance == "euclidean":
-            basis[:, 0] = 0  # the direction of least variance makes room
-            offset[0] = _FAR * ((residual - mean) @ basis).square().sum(dim=1).mean().sqrt()
+        basis, offset, codebook = _place(residual - mean, quantize, rounds, rate_weight, generator)
         points = (residual - mean) @ basis + offset
-        codebook = cosine_kmeans(points, quantize.codebook.num_embeddings, rounds, generator)
         for projection, weight, bias in (
             (quantize.in_proj, (root @ basis).t(), offset - mean @ basis),
             (quantize.out_proj, inverse @ basis, mean @ inverse),
@@ -59,6 +62,47 @@ def initialize(
         quantize.codebook.weight.copy_(codebook)
         residual = residual - codebook[nearest_entry(points, codebook)] @ basis.t() - mean
     return float(residual.square().sum() / (weighed - weighed.mean(dim=0)).square().sum())
+
+
+def _place(
+    vectors: Tensor,
+    quantize: DacVectorQuantize,
+    rounds: int,
+    rate_weight: float | None,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a codebook searches of vectors (N, D) of mean 0: directions (D, d), an offset (d,), and its entries (E, d)."""
+    _, axes = torch.linalg.eigh(vectors.t() @ vectors)
+    d, size = quantize.codebook_dim, quantize.codebook.num_embeddings
+    if rate_weight is None:
+        basis = axes[:, -d:]
+        return basis, torch.zeros_like(basis[0]), cosine_kmeans(vectors @ basis, size, rounds, generator)
+    if d <= STEERING:
+        raise ValueError(f"a rate weight needs a codebook_dim above {STEERING}, got {d}")
+    basis = axes[:, STEERING - d :]
+    points = vectors @ basis
+    length = points.square().sum(dim=1).mean().sqrt()
+    entries, costs = constrained_kmeans(points, size, rounds, rate_weight, generator)
+    offset = nn.functional.pad(length[None], (d - STEERING, STEERING - 1))
+    return nn.functional.pad(basis, (0, STEERING)), offset, _steered(entries, costs, length)
+
+
+def _steered(points: Tensor, costs: Tensor, offset: Tensor) -> Tensor:
+    """Entries (E, d + 2) whose direction is nearest to (p, offset, 0) where |p - e|² + cost is least.
+
+    Takes points e (E, d) and costs (E,).
+    """
+    lengths = points.square().sum(dim=1)
+    along = lengths + costs
+    along = (along.mean() - along) / (2 * offset)
+    lengths = lengths + along.square()
+    return torch.cat([points, along[:, None], (1.001 * lengths.max() - lengths).sqrt()[:, None]], dim=1)
+
+
+def is_steered(quantize: DacVectorQuantize) -> bool:
+    """Whether the last coordinates of a codebook only steer its search, and must be left as they are."""
+    out = cast(Tensor, quantize.out_proj.weight)
+    return not out[:, -STEERING:].any() and bool(quantize.codebook.weight[:, -STEERING:].any())
 
 
 def sensitivity(gradients: Tensor, floor: float) -> Tensor:
@@ -83,21 +127,50 @@ def cosine_kmeans(points: Tensor, entries: int, rounds: int, generator: torch.Ge
     return means
 
 
+def constrained_kmeans(
+    points: Tensor, entries: int, rounds: int, rate_weight: float, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Means (E, d) of the points (N, d) for which they are the cheapest, and what the bits of each cost (E,).
+
+    Bits are those of how often an entry is chosen; one costs `rate_weight` times the variance of the points.
+    """
+    means = points[torch.randint(len(points), (entries,), generator=generator)]
+    price = rate_weight * points.var(dim=0).sum()
+    costs = torch.zeros(entries)
+    for _ in range(rounds):
+        index = _cheapest(points, means, costs)
+        counts = torch.bincount(index, minlength=entries)
+        sums = torch.zeros_like(means).index_add_(0, index, points)
+        means = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], means)
+        costs = -price * ((counts + 0.5) / (counts + 0.5).sum()).log2()
+    return means, costs
+
+
+def _cheapest(points: Tensor, means: Tensor, costs: Tensor) -> Tensor:
+    """Index (N,) of the least |p - e|² + cost of means e (E, d), for points p (N, d)."""
+    costs = costs + means.square().sum(dim=1)
+    return torch.cat([(costs - 2 * part @ means.t()).argmin(dim=1) for part in points.split(4096)])
+
+
 def relative_commitment(
     quantizer: DacResidualVectorQuantizer,
     projected: Tensor,
     codes: Tensor,
     mean: Callable[[Tensor], Tensor] = lambda moments: moments,
+    steered: bool = False,
 ) -> Tensor:
     """Squared distance of latents from their entries in units of the variance of the latents, summed over codebooks.
 
     Relative, because the plain distance is best reduced by shrinking the latents; variance, because the mean square is
     best raised by an offset. Takes projected latents (B, K * d, T) and codes (B, K, T); `mean` averages moments over
-    processes.
+    processes. Of `steered` codebooks only the coordinates count that the decoder hears.
     """
     total = projected.new_zeros(())
     for latents, index, quantize in _by_codebook(quantizer, projected, codes):
-        distance = (latents - quantize.codebook.weight[index]).square().mean()
+        entries = quantize.codebook.weight[index]
+        if steered:
+            latents, entries = latents[:, :-STEERING], entries[:, :-STEERING]
+        distance = (latents - entries).square().mean()
         first, second = mean(torch.stack([latents.mean(dim=0), latents.square().mean(dim=0)]))  # (d,) each
         total = total + distance / ((second - first.square()).mean() + 1e-6)
     return total
@@ -210,6 +283,7 @@ def _set_weight(module: nn.Module, weight: Tensor) -> None:
     """Give a layer this weight, through its weight norm if it has one."""
     if parametrize.is_parametrized(module, "weight"):
         module.weight = weight.to(cast(Tensor, module.weight).device)
+        give_directions(module)
     else:
         cast(Tensor, module.weight).copy_(weight)
 

@@ -128,12 +128,15 @@ class Trainer:
         self.accumulate, self.fine_tune = accumulate, fine_tune
         objective, books = recipe.objective, recipe.codebooks
         model.quantizer.quantizer_dropout = recipe.quantizer_dropout
+        self.steered = fine_tune and codebooks.is_steered(cast(Any, model.quantizer.quantizers[0]))
         for quantize in model.quantizer.quantizers:
             cast(Any, quantize).codebook.requires_grad_(books.learning == "gradient")
+        if self.steered:  # projections and entries hold together, and the latents are to keep to them
+            model.quantizer.requires_grad_(False)
         if recipe.weight_norm:
             model.apply_weight_norm()
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
-        learned = books.learning == "gradient"
+        learned = books.learning == "gradient" and not self.steered
         self.optimizers = build_optimizers(
             model, muon=recipe.optimizer == "muon", lr=recipe.lr, train_codebooks=learned
         )
@@ -306,7 +309,8 @@ class Trainer:
             size = self._mean(out["latents"].detach().square().mean())
             total = total + objective.unread * (out["latents"] - read).square().mean() / size
         if self.recipe.codebooks.learning == "means":
-            commitment = codebooks.relative_commitment(self.model.quantizer, out["projected"], out["codes"], self._mean)
+            options = {"mean": self._mean, "steered": self.steered}
+            commitment = codebooks.relative_commitment(self.model.quantizer, out["projected"], out["codes"], **options)
         else:
             commitment = out["commitment"]
             total = total + objective.codebook * out["codebook"]
@@ -395,6 +399,8 @@ class Trainer:
         parts = [tuple(self.accelerator.gather(part) for part in pair) for pair in coded]
         projected, codes = (torch.cat([cast(Tensor, pair[i]) for pair in parts]) for i in (0, 1))
         self.chosen += codebooks.code_counts(codes, self.chosen.shape[1])
+        if self.steered:
+            return 0.0
         return float(self.moving.update(projected, codes, self._generator(1)))
 
     def _generator(self, purpose: int) -> torch.Generator:
@@ -417,8 +423,14 @@ class Trainer:
         vectors, metric = torch.cat(latents), None
         if books.placement_floor is not None:
             metric = codebooks.sensitivity(torch.stack(products).sum(dim=0), books.placement_floor).cpu()
-        options = {"generator": self._generator(2), "metric": metric, "distance": books.distance}
-        codebooks.initialize(self.model.quantizer, vectors.cpu(), **options)
+        resting = self.step_number == self.recipe.schedule.freeze_at  # codebooks that move could not be steered
+        codebooks.initialize(
+            self.model.quantizer,
+            vectors.cpu(),
+            generator=self._generator(2),
+            metric=metric,
+            rate_weight=books.rate_weight if resting else None,
+        )
         self.moving = self._new_moving()
         self.average.quantizer.load_state_dict(self.model.quantizer.state_dict())
         self.progress["latent_scale"] = float(vectors.square().mean().log())

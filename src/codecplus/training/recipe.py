@@ -14,7 +14,6 @@ from codecplus import configuration
 from codecplus.configuration import DacConfig, load_preset
 from codecplus.errors import InputError
 
-from .codebooks import DISTANCES
 from .losses import LOSSES, PAPER_MEL_BANDS, PAPER_STFT_WINDOWS
 
 RECIPES = Path(configuration.__file__).parent / "training"
@@ -106,7 +105,7 @@ class Codebooks:
     placed: bool = False  # by k-means on encoder output, when quantization begins and when the encoder comes to rest
     placement_floor: float | None = None  # latents weigh what errors cost, at least this; none: all directions alike
     placement_vectors: int = 40_000
-    distance: str = "cosine"  # or euclidean: placed so that the nearest direction is the nearest point
+    rate_weight: float | None = None  # λ of the cheapest entry, at the last placement; none: the nearest direction
     searched: float = 0.0  # share of the items that are coded by beam search once encoder and codebooks rest
     decay: float = 0.97  # of the moving means and counts
     revive_below: float = 0.0  # an entry chosen less than this share of the average moves to a random latent
@@ -116,8 +115,8 @@ class Codebooks:
             raise InputError(f"expected codebooks that learn by gradient or means, got {self.learning!r}")
         if not 0 <= self.searched <= 1:
             raise InputError(f"expected a share of searched items between 0 and 1, got {self.searched}")
-        if self.distance not in DISTANCES:
-            raise InputError(f"expected a distance of {' or '.join(DISTANCES)}, got {self.distance!r}")
+        if self.rate_weight is not None and self.rate_weight < 0:
+            raise InputError(f"expected a rate_weight of 0 or more, or none, got {self.rate_weight}")
         if self.placement_floor is not None and self.placement_floor <= 0:
             raise InputError(f"expected a placement_floor above 0, or none, got {self.placement_floor}")
 
@@ -185,6 +184,8 @@ class Recipe:
             raise InputError("muon sets the size of its own steps: use it with weight_norm=false")
         if self.batch < 1 or self.seconds <= 0:
             raise InputError(f"expected a batch and seconds above 0, got {self.batch} and {self.seconds}")
+        if self.codebooks.rate_weight is not None and (self.schedule.freeze_at is None or not self.codebooks.placed):
+            raise InputError("a rate_weight is for codebooks that are placed when the encoder rests: set freeze_at too")
 
     @classmethod
     def load(cls, name_or_path: str | os.PathLike, settings: dict[str, Any] | None = None) -> "Recipe":
