@@ -71,7 +71,7 @@ def _place(
     rate_weight: float | None,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What a codebook sees of vectors (N, D) of mean 0, directions (D, d) and an offset (d,), and its entries (E, d)."""
+    """What a codebook sees of vectors (N, D) of mean 0: directions (D, d) and an offset (d,); its entries (E, d)."""
     _, axes = torch.linalg.eigh(vectors.t() @ vectors)
     d, size = quantize.codebook_dim, quantize.codebook.num_embeddings
     if rate_weight is None:
