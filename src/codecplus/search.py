@@ -36,9 +36,12 @@ class Effort:
     """λ, as a share of a frame's squared error per bit."""
     rounds: int
     """How often codes are chosen again after those of the frames around them changed."""
+    saving: float | None = None
+    """Share of the bits of the greedy codes that is to be saved: λ is raised until it is. None: λ stays."""
 
 
-EFFORTS = {1: Effort(4, 0.005, 1), 2: Effort(8, 0.01, 1), 3: Effort(16, 0.02, 2)}
+EFFORTS = {1: Effort(4, 0.005, 1, 0.0), 2: Effort(8, 0.01, 1, 0.015), 3: Effort(16, 0.02, 2, 0.03)}
+_RAISED, _RAISES = 1.5, 20  # λ, by this factor and at most so many times
 _TRACKED = 0.5  # error of the greedy search, as a share of the latents' variance, up to which it is to be improved
 
 
@@ -75,6 +78,9 @@ class BeamSearch:
         costs: Callable[[int, Tensor, Tensor], Tensor],
     ):
         self.quantizer, self.num_codebooks, self.effort, self.costs = quantizer, num_codebooks, effort, costs
+        # Codebooks may be placed for few bits (`training.codebooks.initialize`): then greedy codes are cheap, and what
+        # a small λ finds is nearer and dearer. How far it was raised holds for the windows that follow.
+        self.raised = 0
         _, out, _, biases, books = quantizer._weights(quantizer.quantizers[:num_codebooks])
         d = books[0].shape[1]
         # What no codebook looks at costs nothing. Weighed by the decoder's first convolution instead, what takes the
@@ -94,25 +100,45 @@ class BeamSearch:
         z = latents.float()
         codes = quantizer(z, self.num_codebooks)[1]  # greedy: where to start, and never to be left for worse
         nearest = quantizer.from_codes(codes)[0].float()
+        greedy = codes.transpose(1, 2)  # (C, T, K)
         error = ((z - nearest).transpose(1, 2) @ self.metric).square().sum(dim=2)  # (C, T)
         # Where greedy sums hardly follow the latents, the decoder has learned these sums, and nearer is heard as worse.
         spread = ((z - z.mean(dim=2, keepdim=True)).transpose(1, 2) @ self.metric).square().sum()
         target = z if error.sum() < _TRACKED * spread else nearest
         target = target.transpose(1, 2) @ self.metric  # (C, T, D)
-        codes = codes.transpose(1, 2)  # (C, T, K)
-        # A frame's codes cost what those before them make likely: every second frame is chosen given those between.
         weight = self.effort.rate_weight * error.clamp(min=0.1 * float(error.mean()))
         if before is None:
-            before = torch.full_like(codes[:, 0], len(self.parts[0][2]))
+            before = torch.full_like(greedy[:, 0], len(self.parts[0][2]))
+        codes = self._rounds(target, greedy, before, weight * _RAISED**self.raised)
+        if self.effort.saving is not None:
+            most = (1 - self.effort.saving) * self._bits(greedy, before)
+            while self.raised < _RAISES and self._bits(codes, before) > most:
+                self.raised += 1
+                codes = self._rounds(target, greedy, before, weight * _RAISED**self.raised)
+        return codes.transpose(1, 2)
+
+    def _rounds(self, target: Tensor, greedy: Tensor, before: Tensor, weight: Tensor) -> Tensor:
+        """Codes (C, T, K) of targets (C, T, D), from greedy ones on; a bit costs `weight` (C, T)."""
+        codes = greedy.clone()
+        # A frame's codes cost what those before them make likely: every second frame is chosen given those between.
         for _ in range(self.effort.rounds):
             for parity in range(min(2, codes.shape[1])):
                 every = slice(parity, None, 2)
-                earlier = torch.cat([before[:, None], codes[:, :-1]], dim=1)[:, every].flatten(0, 1)
+                earlier = _delayed(codes, before)[:, every].flatten(0, 1)
                 chosen = self._search(
                     target[:, every].flatten(0, 1), codes[:, every].flatten(0, 1), earlier, weight[:, every].flatten()
                 )
                 codes[:, every] = chosen.unflatten(0, codes[:, every].shape[:2])
-        return codes.transpose(1, 2)
+        return codes
+
+    def _bits(self, codes: Tensor, before: Tensor) -> float:
+        """What codes (C, T, K) cost."""
+        total, earlier = 0.0, _delayed(codes, before).flatten(0, 1)
+        for now, last in zip(codes.flatten(0, 1).split(_BATCH_FRAMES), earlier.split(_BATCH_FRAMES), strict=True):
+            for k in range(self.num_codebooks):
+                bits = self.costs(k, last, now[:, None, :k])[:, 0]
+                total += float(bits.gather(1, now[:, k, None]).sum())
+        return total
 
     def _search(self, z: Tensor, greedy: Tensor, earlier: Tensor, weight: Tensor) -> Tensor:
         """Codes (N, K) of targets (N, D) with greedy codes (N, K), given the codes (N, K) of the frames before."""
@@ -145,6 +171,11 @@ class BeamSearch:
             residual = residual[rows, parent] - book[code] @ into.t()
             bits = new_bits[rows, parent, code]
         return codes[:, 0]
+
+
+def _delayed(codes: Tensor, before: Tensor) -> Tensor:
+    """Codes (C, T, K) of the frames before, given those (C, K) before the first."""
+    return torch.cat([before[:, None], codes[:, :-1]], dim=1)
 
 
 class _Costs:
