@@ -12,7 +12,8 @@ from codecplus import CausalDacModel, DacFeatureExtractor, load_codec
 from codecplus.cli import main
 from codecplus.errors import CheckpointError, InputError, OutputExistsError
 from codecplus.training import run as runs
-from codecplus.training.loop import Trainer
+from codecplus.training.codebooks import initialize
+from codecplus.training.loop import Trainer, new_model
 from codecplus.training.recipe import Recipe
 from codecplus.training.run import RunOptions, train
 from codecplus.utils import save_audio
@@ -58,10 +59,18 @@ def lines(folder):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:torch")
-@pytest.mark.parametrize(("name", "killed_at"), [("phased", 3), ("phased", 5), ("paper", 7)])
-def test_interrupted_equals_uninterrupted(place, tmp_path, monkeypatch, name, killed_at):
+@pytest.mark.parametrize(
+    ("name", "killed_at", "fine_tuned"),
+    [("phased", 3, False), ("phased", 5, False), ("paper", 7, False), ("phased", 3, True), ("paper", 7, True)],
+)
+def test_interrupted_equals_uninterrupted(place, tmp_path, monkeypatch, name, killed_at, fine_tuned):
     recipe, data = Recipe.load(place / f"{name}.json"), place / "recordings"
-    whole = train(recipe, data, tmp_path / "whole", options=OPTIONS)
+    start = None
+    if fine_tuned:
+        net, start = new_model(recipe), tmp_path / "start"
+        initialize(net.quantizer, torch.randn(500, net.config.hidden_size), rate_weight=0.02)
+        net.save_pretrained(start)
+    whole = train(recipe, data, tmp_path / "whole", init_from=start, options=OPTIONS)
     step = Trainer.step
 
     def step_or_die(trainer):
@@ -71,7 +80,7 @@ def test_interrupted_equals_uninterrupted(place, tmp_path, monkeypatch, name, ki
 
     monkeypatch.setattr(Trainer, "step", step_or_die)
     with pytest.raises(Killed):
-        train(recipe, data, tmp_path / "parts", options=OPTIONS)
+        train(recipe, data, tmp_path / "parts", init_from=start, options=OPTIONS)
     monkeypatch.undo()
     torch.manual_seed(99)
     parts = train(recipe, data, tmp_path / "parts", resume=True, options=OPTIONS)

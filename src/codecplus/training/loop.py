@@ -107,6 +107,8 @@ class Trainer:
         dtype: what the codec and the discriminators compute in; weights stay in fp32.
         accumulate: batches per step.
         fine_tune: the codec is trained already: its codebooks are kept, and the learning rate is the recipe's for that.
+        steered: its codebooks steer their search, so its quantizer rests; by default what the weights say. Weights that
+            are still to be loaded say nothing.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class Trainer:
         dtype: torch.dtype = torch.float32,
         accumulate: int = 1,
         fine_tune: bool = False,
+        steered: bool | None = None,
     ):
         from accelerate import Accelerator
 
@@ -128,7 +131,9 @@ class Trainer:
         self.accumulate, self.fine_tune = accumulate, fine_tune
         objective, books = recipe.objective, recipe.codebooks
         model.quantizer.quantizer_dropout = recipe.quantizer_dropout
-        self.steered = fine_tune and codebooks.is_steered(cast(Any, model.quantizer.quantizers[0]))
+        if steered is None:
+            steered = fine_tune and codebooks.is_steered(cast(Any, model.quantizer.quantizers[0]))
+        self.steered = steered
         for quantize in model.quantizer.quantizers:
             cast(Any, quantize).codebook.requires_grad_(books.learning == "gradient")
         if self.steered:  # projections and entries hold together, and the latents are to keep to them
@@ -469,7 +474,8 @@ class Trainer:
         if self.discriminator is not None and self.judge_optimizer is not None:
             state["discriminator"] = self.discriminator.state_dict()
             state["judge_optimizer"] = self.judge_optimizer.state_dict()
-        return state | {"progress": self.progress, "chosen": self.chosen, "fine_tune": self.fine_tune}
+        kinds = {"fine_tune": self.fine_tune, "steered": self.steered}
+        return state | {"progress": self.progress, "chosen": self.chosen} | kinds
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict()` gave."""

@@ -107,6 +107,7 @@ def train(
     else:
         model = new_model(recipe)
     fine_tune = init_from is not None if state is None else state["trainer"]["fine_tune"]
+    steered = None if state is None else state["trainer"].get("steered", False)
     phases = recipe.schedule.freeze_at is not None or not (fine_tune or recipe.schedule.quantize_at == 0)
     accelerator = _accelerator(options, phases)
     processes = accelerator.num_processes
@@ -125,8 +126,9 @@ def train(
     use_training_layers(model)
     dtype = _dtype(options.precision, accelerator.device)
     trainer = Trainer(
-        model, batches, recipe, accelerator, dtype=dtype, accumulate=options.accumulate, fine_tune=fine_tune
-    )
+        model, batches, recipe, accelerator, dtype=dtype, accumulate=options.accumulate, fine_tune=fine_tune,
+        steered=steered,
+    )  # fmt: skip
     if state is not None:
         _load(trainer, state)
     elif isinstance(init_from, str | os.PathLike):
