@@ -22,7 +22,8 @@ from codecplus import Codec, load_codec
 from codecplus.bitstream import Reader, pack, unpack
 from codecplus.eval.metrics import score
 from codecplus.recordings import audio_files
-from codecplus.search import EFFORTS, Effort, encode_with_effort
+from codecplus.refinement import EFFORTS
+from codecplus.search import BeamSearch, Effort, EntropyCosts
 from codecplus.utils import load_audio
 
 
@@ -91,8 +92,8 @@ def table_of_efforts(codec: Codec, clips: list[tuple[np.ndarray, int]], books: i
         return lambda audio, rate: codec.compress(audio, sample_rate=rate, n_quantizers=n, **options)
 
     rows = {"packed": way(entropy_coding=False), "effort 0": way()}
+    rows |= {f"effort {effort}": way(effort=effort) for effort in EFFORTS}
     if codec.entropy_models:
-        rows |= {f"effort {effort}": way(effort=effort) for effort in EFFORTS}
         rows["beam 8, λ = 0"] = lambda audio, rate: nearest(codec, audio, rate, books)
     rows |= {f"{n} codebooks": way(n) for n in range(books - 1, max(0, books * 3 // 4 - 1), -1)}
     rows |= {f"VBR, quality {quality}": way(rate_control="vbr", quality=quality) for quality in (9, 7, 5)}
@@ -135,10 +136,12 @@ def nearest(codec: Codec, audio: np.ndarray, rate: int, books: int) -> bytes:
     """A file of the codes whose sum a beam of 8 finds nearest, whatever they cost."""
     info, model = codec._coding(codec._info(rate, 1, None, books), True)
     assert model is not None
-    samples = codec._at_model_rate([audio[None]], info)
-    effort = Effort(8, 0, 1)
-    codes = np.concatenate(list(encode_with_effort(codec.model, samples, info.num_codebooks, effort, model)), axis=-1)
-    return pack(codes, info, num_samples=len(audio), entropy=model)
+    samples = np.concatenate(list(codec._at_model_rate([audio[None]], info)), axis=-1)
+    samples = np.pad(samples, ((0, 0), (0, -samples.shape[-1] % codec.hop_length)))
+    search = BeamSearch(codec.model.quantizer, books, Effort(8, 0, 1), EntropyCosts(model, books, codec.model.device))
+    with torch.inference_mode():
+        codes = search(codec.model.encoder(torch.from_numpy(samples)[:, None]))
+    return pack(codes.numpy().astype(np.int16), info, num_samples=len(audio), entropy=model)
 
 
 def latent_error(codec: Codec, audio: np.ndarray, rate: int, data: bytes) -> float:

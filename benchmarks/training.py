@@ -21,9 +21,9 @@ from transformers import DacConfig as StockConfig
 from transformers import DacModel as StockModel
 
 from codecplus.configuration import preset_names
+from codecplus.gradients import use_training_layers
 from codecplus.modeling_dac.layers_dac import DacConv1d, DacConvTranspose1d, Snake1d
 from codecplus.training.data import Batch
-from codecplus.training.layers import use_training_layers
 from codecplus.training.loop import Trainer, new_model
 from codecplus.training.recipe import Recipe
 
@@ -125,7 +125,7 @@ def main():
     clock = time.process_time if args.cpu_time else time.perf_counter
 
     recipe = Recipe.load(args.preset, {"weight_norm": False, "batch": args.batch, "schedule.quantize_at": 0})
-    recipe = replace(recipe, codebooks=replace(recipe.codebooks, placed=False))
+    recipe = replace(recipe, codebooks=replace(recipe.codebooks, placed=False, rate_weight=None))
     if not args.adversarial:
         weights = {k: v for k, v in recipe.objective.weights.items() if k not in ("adversarial", "feature_matching")}
         recipe = replace(recipe, objective=replace(recipe.objective, weights=weights))

@@ -188,7 +188,6 @@ def test_recovery_conceals_what_is_lost_and_tells(audio):
         ({"quality": 5}, "rate_control='vbr' alone"),
         ({"rate_control": "vbr", "entropy_coding": False}, "needs entropy coding"),
         ({"effort": 4}, "effort from 0 to 3"),
-        ({"effort": 1}, "has no entropy model"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(codec, options, message):

@@ -313,8 +313,8 @@ class Codec:
             rate_control: `"cbr"`, the same codebooks for every frame; `"vbr"`, the fewest of them that sound alike by
                 `quality`; `"abr"`, as many as make the file have `bitrate`, within 2 %, better where it matters.
             quality: from 0 to 10, for `"vbr"`: 10 is what all codebooks give; 8 by default.
-            effort: 0 to 3, how hard to search for codes that are nearer or cost less; needs an entropy model, and pays
-                with some weights only (docs/bitrate.md).
+            effort: 0 to 3, how long to listen to what the decoder makes of the codes and look for better ones: 3, 10 or
+                30 times, each of which takes three times as long as decoding (docs/bitrate.md).
             entropy_coding: False packs codes as they are.
             overwrite: whether an existing `output` may be replaced.
             progress: called with the seconds of audio just read from a file, again and again.
@@ -425,15 +425,10 @@ class Codec:
         """Codes (C, K, T) in pieces of audio (C, n) in blocks at the model's rate."""
         if effort == 0:
             return self.network.encode_blocks(samples, info.num_codebooks)
-        from . import search
+        from . import refinement
 
         model = self._torch_model("effort")
-        if entropy is None:
-            raise InputError(
-                "effort needs to know what codes cost, and this checkpoint has no entropy model; train one with "
-                "codecplus entropy"
-            )
-        return search.encode_with_effort(model, samples, info.num_codebooks, search.EFFORTS[effort], entropy)
+        return refinement.encode_with_effort(model, samples, info.num_codebooks, refinement.EFFORTS[effort], entropy)
 
     def _torch_model(self, option: str) -> Any:
         if not hasattr(self.model, "quantizer"):

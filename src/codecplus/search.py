@@ -8,7 +8,6 @@ times the bits that the entropy model asks for. Errors are weighed as all codebo
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from .bitstream import EntropyModel
 from .modeling_dac import DacModel
 from .modeling_dac.layers_dac import DacResidualVectorQuantizer
 from .streaming.chunked import chunk_frames, decode_blocks
-from .streaming.windows import frame_context, windows
+from .streaming.windows import windows
 
 _BATCH_FRAMES = 128  # searched at once
 _MEL_BANDS, _MEL_SECONDS = 64, 0.046  # the analysis of a frame's error
@@ -36,31 +35,9 @@ class Effort:
     """λ, as a share of a frame's squared error per bit."""
     rounds: int
     """How often codes are chosen again after those of the frames around them changed."""
-    saving: float | None = None
-    """Share of the bits of the greedy codes that is to be saved: λ is raised until it is. None: λ stays."""
 
 
-EFFORTS = {1: Effort(4, 0.005, 1, 0.0), 2: Effort(8, 0.01, 1, 0.015), 3: Effort(16, 0.02, 2, 0.03)}
-_RAISED, _RAISES = 1.5, 20  # λ, by this factor and at most so many times
 _TRACKED = 0.5  # error of the greedy search, as a share of the latents' variance, up to which it is to be improved
-
-
-def encode_with_effort(
-    model: DacModel, blocks: Iterable[np.ndarray], num_codebooks: int, effort: Effort, entropy: EntropyModel
-) -> Iterator[np.ndarray]:
-    """Codes, int16 (C, K, T) in pieces, of audio (C, S) in blocks, as `streaming.encode_blocks` does, but better."""
-    hop = model.config.hop_length
-    costs = _Costs(entropy, num_codebooks, model.device)
-    search = BeamSearch(cast(DacResidualVectorQuantizer, model.quantizer), num_codebooks, effort, costs)
-    before, behind = frame_context(model.encoder_reach, hop)
-    last: Tensor | None = None
-    for window, start, stop in windows(blocks, hop, before, behind, chunk_frames(model)):
-        audio = torch.from_numpy(window)[:, None].to(model.device, model.dtype)
-        with torch.inference_mode():
-            latents = model.encoder(audio)[..., start:stop]
-            codes = search(latents, last)
-        last = codes[..., -1]
-        yield codes.to(torch.int16).cpu().numpy()
 
 
 class BeamSearch:
@@ -78,9 +55,6 @@ class BeamSearch:
         costs: Callable[[int, Tensor, Tensor], Tensor],
     ):
         self.quantizer, self.num_codebooks, self.effort, self.costs = quantizer, num_codebooks, effort, costs
-        # Codebooks may be placed for few bits (`training.codebooks.initialize`): then greedy codes are cheap, and what
-        # a small λ finds is nearer and dearer. How far it was raised holds for the windows that follow.
-        self.raised = 0
         _, out, _, biases, books = quantizer._weights(quantizer.quantizers[:num_codebooks])
         d = books[0].shape[1]
         # What no codebook looks at costs nothing. Weighed by the decoder's first convolution instead, what takes the
@@ -109,12 +83,7 @@ class BeamSearch:
         weight = self.effort.rate_weight * error.clamp(min=0.1 * float(error.mean()))
         if before is None:
             before = torch.full_like(greedy[:, 0], len(self.parts[0][2]))
-        codes = self._rounds(target, greedy, before, weight * _RAISED**self.raised)
-        if self.effort.saving is not None:
-            most = (1 - self.effort.saving) * self._bits(greedy, before)
-            while self.raised < _RAISES and self._bits(codes, before) > most:
-                self.raised += 1
-                codes = self._rounds(target, greedy, before, weight * _RAISED**self.raised)
+        codes = self._rounds(target, greedy, before, weight)
         return codes.transpose(1, 2)
 
     def _rounds(self, target: Tensor, greedy: Tensor, before: Tensor, weight: Tensor) -> Tensor:
@@ -130,15 +99,6 @@ class BeamSearch:
                 )
                 codes[:, every] = chosen.unflatten(0, codes[:, every].shape[:2])
         return codes
-
-    def _bits(self, codes: Tensor, before: Tensor) -> float:
-        """What codes (C, T, K) cost."""
-        total, earlier = 0.0, _delayed(codes, before).flatten(0, 1)
-        for now, last in zip(codes.flatten(0, 1).split(_BATCH_FRAMES), earlier.split(_BATCH_FRAMES), strict=True):
-            for k in range(self.num_codebooks):
-                bits = self.costs(k, last, now[:, None, :k])[:, 0]
-                total += float(bits.gather(1, now[:, k, None]).sum())
-        return total
 
     def _search(self, z: Tensor, greedy: Tensor, earlier: Tensor, weight: Tensor) -> Tensor:
         """Codes (N, K) of targets (N, D) with greedy codes (N, K), given the codes (N, K) of the frames before."""
@@ -178,7 +138,7 @@ def _delayed(codes: Tensor, before: Tensor) -> Tensor:
     return torch.cat([before[:, None], codes[:, :-1]], dim=1)
 
 
-class _Costs:
+class EntropyCosts:
     """Bits of every code by an entropy model, in floats: good enough to choose by."""
 
     def __init__(self, entropy: EntropyModel, num_codebooks: int, device: torch.device):

@@ -204,8 +204,8 @@ def test_own_checkpoints_go_through_the_public_door(tmp_path, monkeypatch):
         bitrates, sample_rate, latency, entropy_models = [48.0, 96.0], 16_000, 0.02, None
         fingerprint = bytes(16)
 
-        def compress(self, audio, sample_rate, bitrate):
-            assert bitrate == 96.0 * len(audio)
+        def compress(self, audio, sample_rate, bitrate, effort):
+            assert (bitrate, effort) == (96.0 * len(audio), 2)
             codes = np.clip(np.round(audio * 31) + 32, 0, 63).astype(np.int16)[:, None]
             info = StreamInfo(fingerprint=bytes(16), sample_rate=sample_rate, original_sample_rate=sample_rate,
                               channels=len(audio), num_codebooks=1, codebook_size=64, hop_length=1)  # fmt: skip
@@ -219,9 +219,11 @@ def test_own_checkpoints_go_through_the_public_door(tmp_path, monkeypatch):
 
     monkeypatch.setattr(codecplus.codec, "load_codec", lambda name, device: Tiny())
     own._load.cache_clear()
-    results = run(write_clips(tmp_path / "data", 2), tmp_path / "out", ["tiny"], bitrates=[90])
+    results = run(write_clips(tmp_path / "data", 2), tmp_path / "out", ["tiny:effort=2"], bitrates=[90])
+    with pytest.raises(InputError, match="an effort from 0 to 3 in 'tiny:effort=9', got '9'"):
+        own.OwnCodec("tiny:effort=9")
     own._load.cache_clear()
-    summary = results.summary["codecs"]["tiny@96"]
+    summary = results.summary["codecs"]["tiny:effort=2@96"]
     assert summary["latency_seconds"] == 0.02
     assert summary["domains"]["all"]["payload_kbps"] == pytest.approx(6 * 16)
     assert summary["domains"]["all"]["file_kbps"] > 6 * 16

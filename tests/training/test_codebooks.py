@@ -2,7 +2,6 @@ import pytest
 import torch
 from tiny import tiny_model
 
-from codecplus.search import BeamSearch, Effort
 from codecplus.training.codebooks import (
     MovingCodebooks,
     code_counts,
@@ -147,26 +146,6 @@ def test_any_implementation_of_dac_finds_the_same_codes(skewed):
         codes.append((-distance).max(1).indices.view(len(latents), -1))
         residual = residual - book.out_proj(book.codebook(codes[-1]).transpose(1, 2))
     assert float((torch.stack(codes, dim=1) == quantize(quantizer, latents)[1]).float().mean()) > 0.999
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("saving", [0.0, 0.05])
-def test_a_search_saves_its_share_of_bits_where_greedy_codes_are_cheap_already(skewed, saving):
-    quantizer, latents = skewed
-    initialize(quantizer, latents.transpose(1, 2).flatten(0, 1), rate_weight=0.03)
-    codes = quantize(quantizer, latents)[1]
-    shares = (code_counts(codes, 128) + 0.5) / (codes[:, 0].numel() + 64)
-
-    def costs(k, before, chosen):
-        return -shares[k].log2().expand(len(chosen), chosen.shape[1], -1)
-
-    def bits(codes):
-        return float(sum(-shares[k][codes[:, k]].log2().sum() for k in range(2)))
-
-    nearest = BeamSearch(quantizer, 2, Effort(4, 0.0, 1), costs)(latents)
-    assert bits(nearest) > bits(codes)
-    found = BeamSearch(quantizer, 2, Effort(4, 0.005, 1, saving), costs)(latents)
-    assert bits(found) <= (1 - saving) * bits(codes)
 
 
 def test_codebooks_too_narrow_to_steer_are_refused(quantizer, latents):

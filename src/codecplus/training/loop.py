@@ -17,10 +17,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from codecplus import losses
 from codecplus.errors import TrainingError
 from codecplus.modeling_dac import CausalDacModel, DacModel
 
-from . import codebooks, losses
+from . import codebooks
 from .data import Batch, Batches
 from .discriminators import Discriminator, adversarial_losses
 from .optimizer import build_optimizers

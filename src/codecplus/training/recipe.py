@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 from codecplus import configuration
 from codecplus.configuration import DacConfig, load_preset
 from codecplus.errors import InputError
-
-from .losses import LOSSES, PAPER_MEL_BANDS, PAPER_STFT_WINDOWS
+from codecplus.losses import LOSSES, PAPER_MEL_BANDS, PAPER_STFT_WINDOWS
 
 RECIPES = Path(configuration.__file__).parent / "training"
 ADVERSARIAL = ("adversarial", "feature_matching")

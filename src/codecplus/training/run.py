@@ -27,11 +27,11 @@ from torch import Tensor
 from codecplus.checkpoints import load_model
 from codecplus.configuration import CausalDacConfig, DacConfig
 from codecplus.errors import CheckpointError, InputError, MissingExtraError, OutputExistsError
+from codecplus.gradients import use_training_layers
 from codecplus.modeling_dac import CausalDacModel, DacFeatureExtractor, DacModel
 
 from .codebooks import perplexity
 from .data import Cutter
-from .layers import use_training_layers
 from .loop import Trainer, new_model
 from .recipe import Recipe
 from .sources import Clip, TableOptions, open_data

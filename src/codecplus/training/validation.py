@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from codecplus.losses import MultiScaleMelLoss
 from codecplus.modeling_dac import DacModel
 from codecplus.utils import resample
 
-from .losses import MultiScaleMelLoss
 from .sources import Clip
 from .speech import RATE, SpeechScorer
 

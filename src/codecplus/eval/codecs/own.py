@@ -9,22 +9,33 @@ from typing import Any
 import numpy as np
 
 from codecplus._version import __version__
+from codecplus.errors import InputError
 from codecplus.eval.codecs.base import Original, Payload, row_name
 from codecplus.eval.codecs.stock import pick_device
 from codecplus.runtime.onnx_model import find_export
 
+EFFORT = ":effort="  # behind a checkpoint's name: how hard its encoder is to search, as `compress` has it
+
 
 class OwnCodec:
-    """A codecplus checkpoint at the rate nearest to a target in kbit/s per channel; None: all its codebooks."""
+    """A codecplus checkpoint at the rate nearest to a target in kbit/s per channel; None: all its codebooks.
+
+    `NAME:effort=N` compresses with that effort.
+    """
 
     def __init__(self, source: str, kbps: float | None = None, device: str | None = None) -> None:
+        named = source
+        source, _, effort = source.partition(EFFORT)
+        if effort not in ("", "0", "1", "2", "3"):
+            raise InputError(f"expected an effort from 0 to 3 in {named!r}, got {effort!r}")
+        self.effort = int(effort or 0)
         # An exported model runs where it is asked to, else on the CPU: a GPU is a matter of which onnxruntime is there.
         exported = find_export(source) is not None
         self.source, self.device = source, device or "cpu" if exported else pick_device(device)
         codec = _load(source, self.device)
         rates = [float(rate) for rate in codec.bitrates]
         self.nominal_kbps = max(rates) if kbps is None else min(rates, key=lambda rate: abs(rate - kbps))
-        self.name = row_name(source, round(self.nominal_kbps, 2))
+        self.name = row_name(named, round(self.nominal_kbps, 2))
         self.latency = codec.latency
         self._config = {
             "source": source,
@@ -33,6 +44,7 @@ class OwnCodec:
             "kbps": self.nominal_kbps,
             "sample_rate": codec.sample_rate,
             "version": 1,
+            **({"effort": self.effort} if self.effort else {}),
             **({"precision": getattr(codec.config, "precision", None)} if exported else {}),
         }
 
@@ -43,7 +55,9 @@ class OwnCodec:
     def encode(self, audio: np.ndarray, sample_rate: int) -> Payload:
         """Compress (C, S) to the bytes of a file."""
         codec = _load(self.source, self.device)
-        data = codec.compress(audio, sample_rate=sample_rate, bitrate=self.nominal_kbps * len(audio))
+        data = codec.compress(
+            audio, sample_rate=sample_rate, bitrate=self.nominal_kbps * len(audio), effort=self.effort
+        )
         bits, codebook_size, codes = _inside(data, codec.entropy_models)
         return Payload(data, bits, codes, codebook_size)
 

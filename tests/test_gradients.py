@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from processors import needs_amx
 from tiny import GEOMETRIES, tiny_model
 
+from codecplus.gradients import TrainedConv1d, TrainedResidualUnit, TrainedSnake1d, use_training_layers
 from codecplus.modeling_dac.layers_dac import DacConv1d, DacResidualUnit, Snake1d
-from codecplus.training.layers import TrainedConv1d, TrainedResidualUnit, TrainedSnake1d, use_training_layers
 
 
 def trained(module, kind):
@@ -86,6 +86,18 @@ def test_a_codec_computes_what_it_did_before(geometry):
             torch.testing.assert_close(a.grad, b.grad, atol=1e-4, rtol=1e-3)
     with torch.no_grad():
         assert torch.equal(plain.encoder(audio), fast.encoder(audio))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_gradients_of_weights_those_of_the_input_are_the_same(dtype):
+    model = tiny_model(encoder_hidden_size=16, decoder_hidden_size=64, downsampling_ratios=[2, 2], hidden_size=32)
+    decoder = model.to(dtype).decoder
+    use_training_layers(decoder)
+    latents = torch.randn(2, 32, 50, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    decoder(latents).float().square().sum().backward()
+    resting = copy.deepcopy(decoder).requires_grad_(False)
+    (found,) = torch.autograd.grad(resting(latents).float().square().sum(), latents)
+    assert torch.equal(found, latents.grad)
 
 
 def test_weight_norm_goes_on_top_and_copies_stand_alone():

@@ -105,10 +105,12 @@ class _Convolution(torch.autograd.Function):
             return *_one_channel_gradients(x, gradient, weight, left, ctx.needs_input_grad[0], ctx.dtype), (
                 gradient.sum(dim=(0, 2), dtype=torch.float32) if ctx.biased else None
             ), None, None  # fmt: skip
-        at_input = None
+        at_input = at_weight = None
         if ctx.needs_input_grad[0]:
             at_input = _transposed(gradient, weight, ctx.dilation, left, right)
-        return at_input, _weight_gradient(x, gradient, weight, ctx.dilation, left, ctx.dtype), (
+        if ctx.needs_input_grad[1]:
+            at_weight = _weight_gradient(x, gradient, weight, ctx.dilation, left, ctx.dtype)
+        return at_input, at_weight, (
             gradient.sum(dim=(0, 2), dtype=torch.float32) if ctx.biased else None
         ), None, None  # fmt: skip
 

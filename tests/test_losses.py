@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from codecplus.training.losses import (
+from codecplus.losses import (
     LOSSES,
     PAPER_MEL_BANDS,
     CompressedSTFTLoss,
