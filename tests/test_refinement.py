@@ -85,7 +85,11 @@ def test_the_model_in_use_stays_as_it_is():
     model = tiny_model(**NETS["16khz"])
     before = {name: (type(module), module.training) for name, module in model.named_modules()}
     weights = {name: weight.clone() for name, weight in model.state_dict().items()}
-    list(encode_with_effort(model, [lively(16000)], 4, 2, None))
+    found = list(encode_with_effort(model, [lively(16000)], 4, 2, None))
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            np.testing.assert_array_equal(found, list(encode_with_effort(model, [lively(16000)], 4, 2, None)))
+            assert not torch.is_grad_enabled()
     assert {name: (type(module), module.training) for name, module in model.named_modules()} == before
     assert all(torch.equal(weights[name], weight) for name, weight in model.state_dict().items())
     assert all(p.requires_grad and p.grad is None and p.dtype == torch.float32 for p in model.parameters())

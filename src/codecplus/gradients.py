@@ -1,4 +1,4 @@
-"""The codec's layers as training wants them: the same outputs and gradients, sooner and in less memory.
+"""The codec's layers as gradients want them: the same outputs and gradients, sooner and in less memory.
 
 In bf16 on a CPU, the weight gradient of a convolution library call is several times slower than the same as matrix
 products, one per tap of the kernel. A snake that keeps its input alone, and computes its gradient from it, needs a
@@ -11,10 +11,9 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from codecplus import kernels
-from codecplus.modeling_dac import DacModel
 from codecplus.modeling_dac.layers_dac import (
     DacConv1d,
     DacResidualUnit,
@@ -29,8 +28,8 @@ logger = logging.getLogger(__name__)
 _BLOCK = 1 << 18  # elements of a snake's block, which stays in the cache between passes
 
 
-def use_training_layers(model: DacModel) -> None:
-    """Let a codec's layers compute by the functions below, wherever these are the faster; nothing else of it changes.
+def use_training_layers(model: nn.Module) -> None:
+    """Let the layers of a codec, or of its half, compute by the functions below; nothing else of it changes.
 
     To be called before weight norm is applied. Saved weights and loaded ones are those of any other codec.
     """

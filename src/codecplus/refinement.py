@@ -57,6 +57,8 @@ _RATE_WEIGHT = 0.05  # λ, as a share of a codebook's squared error per bit
 _BITS = 0.25  # share of bits that a share of the losses is worth
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def encode_with_effort(
     model: DacModel, blocks: Iterable[np.ndarray], num_codebooks: int, steps: int, entropy: EntropyModel | None
 ) -> Iterator[np.ndarray]:
@@ -96,9 +98,7 @@ class Refiner:
         self.shares = _SPEECH if rate <= _SPEECH_RATE else _OBJECTIVE
         self.shortest = round(_SHORTEST * rate)
         scale = 2.0 ** round(math.log2(rate / _SPEECH_RATE))
-        bands = {
-            round(window * scale): round(count * scale**0.5) for window, count in ((1024, 80), (512, 64), (128, 16))
-        }
+        bands = {round(window * scale): round(count * scale**0.5) for window, count in _BANDS.items()}
         self.losses = losses.losses_by_name(list(self.shares), rate, bands, [round(512 * scale)])
         for loss in self.losses.values():
             if isinstance(loss, torch.nn.Module):
@@ -110,7 +110,7 @@ class Refiner:
 
         `audio` (C, S) is the original of all H + T frames; with `whole` nothing was before them.
         """
-        past = self.quantizer.from_codes(held)[0].float() if held.shape[-1] else latents[..., :0]
+        past = self._summed(held) if held.shape[-1] else latents[..., :0]
         unheard = 0 if whole else min(self.model.decoder_reach[0], held.shape[-1]) * self.model.config.hop_length
         last = held[..., -1] if held.shape[-1] else None
         moved = latents.clone().requires_grad_()
@@ -120,7 +120,7 @@ class Refiner:
         norms: dict[str, Tensor] = {}
         at_first, best = (0.0, 0.0), math.inf
         for step in range(self.steps + 1):
-            quantized = self.quantizer.from_codes(codes)[0].float().requires_grad_()
+            quantized = self._summed(codes).requires_grad_()
             decoded = self._decoded(torch.cat([past, quantized], dim=-1), audio.shape[-1])
             heard = decoded.detach().requires_grad_()
             parts = self._parts(heard[:, unheard:], audio[:, unheard:])
@@ -138,12 +138,17 @@ class Refiner:
             (gradient,) = torch.autograd.grad(decoded, quantized, at_output)
             if not bool(gradient.isfinite().all()):
                 break
-            away = moved.detach() - quantized.detach()
+            away = (moved - quantized).detach()
             moved.grad = gradient + _PULL * gradient.norm() / away.norm().clamp(min=1e-12) * away
             optimizer.param_groups[0]["lr"] = rate * max(0.1, 1 - step / self.steps)
             optimizer.step()
             codes = self.search(moved.detach(), codes, last)
         return found
+
+    @torch.no_grad()
+    def _summed(self, codes: Tensor) -> Tensor:
+        """Quantized latents (C, D, T) of codes (C, K, T)."""
+        return self.quantizer.from_codes(codes)[0].float()
 
     def _decoded(self, latents: Tensor, samples: int) -> Tensor:
         """Audio (C, S) of latents (C, D, T)."""
@@ -160,17 +165,17 @@ class Refiner:
 class _CheapestEntries:
     """Quantizes coarse to fine by squared error plus λ times bits, each codebook in its own d dimensions."""
 
+    @torch.no_grad()
     def __init__(self, quantizer: DacResidualVectorQuantizer, num_codebooks: int, entropy: EntropyModel | None):
         parts = quantizer._weights(quantizer.quantizers[:num_codebooks])
-        into, out, bias, self.biases, self.books = (
-            [part.detach() for part in x] if isinstance(x, list) else x.detach() for x in parts
-        )
+        into, out, bias, self.biases, self.books = parts
         d = self.books[0].shape[1]
         self.into, self.bias, self.out = into.split(d), bias.split(d), out.split(d, dim=1)  # (d, D), (d,), (D, d) each
         # Coordinates that only steer a search (`training.codebooks`) are no error that is heard.
         self.audible = [part.any(dim=0).float() for part in self.out]
         self.costs = None if entropy is None else EntropyCosts(entropy, num_codebooks, into.device)
 
+    @torch.no_grad()
     def __call__(self, latents: Tensor, codes: Tensor | None, last: Tensor | None) -> Tensor:
         """Codes (C, K, T) of latents (C, D, T), where `codes` (C, K, T) were the ones of the step before.
 
@@ -196,6 +201,7 @@ class _CheapestEntries:
             self.errors = errors
         return torch.stack(chosen).unflatten(1, (len(latents), -1)).transpose(0, 1)
 
+    @torch.no_grad()
     def bits(self, codes: Tensor, last: Tensor | None) -> float:
         """What codes (C, K, T) cost behind the frame `last` (C, K); 0 without an entropy model."""
         if self.costs is None:
