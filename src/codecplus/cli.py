@@ -58,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     control.add_argument("--vbr", action="store_true", help="for each frame the fewest codebooks that sound alike")
     control.add_argument("--abr", action="store_true", help="meet --bitrate with the file's size, within 2 %%")
     verb.add_argument("--quality", type=float, metavar="Q", help="of --vbr, 0 to 10 (default: 8)")
-    verb.add_argument("--effort", type=int, default=0, metavar="N", help="0 to 3: search longer for better codes")
+    verb.add_argument(
+        "--effort", type=int, default=0, metavar="N", help="0 to 3: better codes, found by listening; slow"
+    )
     verb.add_argument(
         "--packed", action="store_true", help="no entropy coding: larger, and any reader of version 1 reads it"
     )

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from . import losses
 from .bitstream import EntropyModel
-from .gradients import compiled_kernels, use_training_layers
+from .gradients import use_training_layers
+from .kernels import processor_flags
 from .modeling_dac import DacModel
 from .modeling_dac.layers_dac import DacResidualVectorQuantizer, nearest_entry
 from .search import EntropyCosts
@@ -71,9 +72,10 @@ def encode_with_effort(
     before, behind = frame_context(model.encoder_reach, hop)
     past, future = model.decoder_reach
     margin = past + future
+    frames = max(1, chunk_frames(model) // 2)  # gradients keep every activation
     refine = Refiner(model, num_codebooks, steps, entropy)
     held: Tensor | None = None  # codes (C, K, T) of the last frames
-    for window, start, stop in windows(blocks, hop, max(before, margin), behind + margin, chunk_frames(model)):
+    for window, start, stop in windows(blocks, hop, max(before, margin), behind + margin, frames):
         audio = torch.from_numpy(window).to(model.device)
         with torch.no_grad():
             latents = model.encoder(audio[:, None].to(model.dtype))[..., start : stop + margin].float()
@@ -223,6 +225,7 @@ def _norm_at(loss: Tensor, signal: Tensor) -> Tensor:
 
 
 def _working_dtype(device: torch.device) -> torch.dtype:
-    """bf16 where it is fast there and back, else fp32; fp16 has no room for gradients."""
-    fast = compiled_kernels() if device.type == "cpu" else device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if fast else torch.float32
+    """bf16 where the hardware multiplies it, else fp32; fp16 has no room for gradients."""
+    if device.type == "cpu":
+        return torch.bfloat16 if {"amx_bf16", "avx512_bf16"} & processor_flags() else torch.float32
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32

@@ -19,7 +19,7 @@ def _add_eval(verbs: Any) -> None:
         help="score codecs on a data set, or compare two results",
         description="Encode, decode and score; a run that was stopped goes on where it was.",
     )
-    names = "opus, opus-vbr, mp3, aac, a checkpoint's name, Hub id or folder, or stock:ID; may be repeated"
+    names = "opus, opus-vbr, mp3, aac, a checkpoint's name, Hub id or folder (:effort=N behind it), or stock:ID"
     verb.add_argument("--codec", action="extend", nargs="+", default=[], metavar="NAME", help=names)
     verb.add_argument("--bitrate", nargs="+", type=float, default=[], metavar="KBPS", help="kbit/s per channel")
     verb.add_argument("--data", metavar="DATA", help="a folder, a parquet file, a task's JSON file, or a preset's name")

@@ -61,23 +61,20 @@ class _Unit(torch.autograd.Function):
         rows, hidden, alpha1, alpha2 = ctx.saved_tensors
         gradient, channels = gradients[0].contiguous(), rows.shape[2]
         at_rows = torch.empty_like(rows)
-        weight1 = weight2 = None
-        if ctx.needs_input_grad[2] or ctx.needs_input_grad[5]:
-            weight1, weight2 = torch.empty(7, channels, channels), torch.empty(channels, channels)
+        weight1, weight2 = torch.empty(7, channels, channels), torch.empty(channels, channels)
         vectors = torch.empty(4, channels)
         alphas = torch.stack([alpha1.float().flatten(), alpha2.float().flatten()])
         arguments = (gradient, rows, hidden, at_rows, *ctx.packed, alphas, weight1, weight2, vectors)
         call("unit_back_bf16", arguments, (*rows.shape, *ctx.shape))
         found = (
             vectors[0].view_as(alpha1),
-            None if weight1 is None else weight1.permute(1, 2, 0),
+            weight1.permute(1, 2, 0),
             vectors[1],
             vectors[2].view_as(alpha2),
-            None if weight2 is None else weight2.unsqueeze(-1),
+            weight2.unsqueeze(-1),
             vectors[3],
         )
-        at_parameters = (None if g is None else g.to(dtype) for g, dtype in zip(found, ctx.dtypes, strict=True))
-        return at_rows, *at_parameters, None, None
+        return at_rows, *(g.to(dtype) for g, dtype in zip(found, ctx.dtypes, strict=True)), None, None
 
 
 def trains_snake(x: Tensor) -> bool:

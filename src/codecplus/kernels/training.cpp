@@ -110,8 +110,7 @@ static void add_weight_gradient(const bf16* turned, long step, const bf16* pairs
 }
 
 // One item of T rows: the gradient at its input, and sums of gradients: weight1 (7, C', C), weight2 (C', C), and
-// (4, C) of alpha1, bias1, alpha2, bias2. `back1` and `back2` are the weights turned around, packed. Where weight1 is
-// null, those of the weights are left out, which is a third of the work.
+// (4, C) of alpha1, bias1, alpha2, bias2. `back1` and `back2` are the weights turned around, packed.
 template <bool WIDE>
 static void unit_back_item(const bf16* gradient, const bf16* x, const bf16* hidden, bf16* at_x, const bf16* back1,
                            const bf16* back2, const float* alphas, float* weight1, float* weight2, float* vectors,
@@ -131,8 +130,7 @@ static void unit_back_item(const bf16* gradient, const bf16* x, const bf16* hidd
   const auto rows_of = [&](long t) { return t + 32 <= T ? gradient + t * C : last; };
 
   configure_tiles(C < 32 ? C : 32);
-  if (weight1)
-    for (long t = 0; t < T; t += 32) turn_rows(rows_of(t), turned + t, step, C);
+  for (long t = 0; t < T; t += 32) turn_rows(rows_of(t), turned + t, step, C);
   for (long n = 0; n < C; n += width)
     for (long t = 0; t < T; t += 32) {
       const long rows = T - t < 32 ? T - t : 32;
@@ -151,19 +149,18 @@ static void unit_back_item(const bf16* gradient, const bf16* x, const bf16* hidd
             at_bias1 += g;
             at_bias2 += load(above + r * C + c);
           }
-          if (weight1) store_pair(pairs + (t + i) * C + 2 * c, snaked[0], snaked[1]);
+          store_pair(pairs + (t + i) * C + 2 * c, snaked[0], snaked[1]);
         }
         add_to(vectors + C + c, at_bias1);
         add_to(vectors + 2 * C + c, at_alpha);
         add_to(vectors + 3 * C + c, at_bias2);
       }
     }
-  if (weight1) {
-    configure_tiles(32);
-    add_weight_gradient(turned, step, pairs, padded, weight2, C);
-    configure_tiles(C < 32 ? C : 32);
-    for (long t = 0; t < padded + reach; t += 32) turn_rows(at_hidden + t * C, turned + t, step, C);
-  }
+  configure_tiles(32);
+  add_weight_gradient(turned, step, pairs, padded, weight2, C);
+
+  configure_tiles(C < 32 ? C : 32);
+  for (long t = 0; t < padded + reach; t += 32) turn_rows(at_hidden + t * C, turned + t, step, C);
   for (long n = 0; n < C; n += width)
     for (long t = 0; t < T; t += 32) {
       const long rows = T - t < 32 ? T - t : 32;
@@ -179,33 +176,29 @@ static void unit_back_item(const bf16* gradient, const bf16* x, const bf16* hidd
             const vec g = back(load(x + at), load(sums + r * width + c - n), at_alpha, snaked[r - i]);
             store(at_x + at, g + load(gradient + at));
           }
-          if (weight1) store_pair(pairs + (t + i) * C + 2 * c, snaked[0], snaked[1]);
+          store_pair(pairs + (t + i) * C + 2 * c, snaked[0], snaked[1]);
         }
         add_to(vectors + c, at_alpha);
       }
     }
-  if (weight1) {
-    configure_tiles(32);
-    for (int tap = 0; tap < 7; tap++)
-      add_weight_gradient(turned + (6 - tap) * dilation, step, pairs, padded, weight1 + tap * C * C, C);
-  }
+  configure_tiles(32);
+  for (int tap = 0; tap < 7; tap++)
+    add_weight_gradient(turned + (6 - tap) * dilation, step, pairs, padded, weight1 + tap * C * C, C);
   _tile_release();
 }
 
-// Of B items; the sums are over all of them, and start at zero here. weight1 and weight2 may both be null.
+// Of B items; the sums are over all of them, and start at zero here.
 extern "C" void unit_back_bf16(const bf16* gradient, const bf16* x, const bf16* hidden, bf16* at_x, const bf16* back1,
                                const bf16* back2, const float* alphas, float* weight1, float* weight2, float* vectors,
                                long B, long T, long C, long dilation, long left, int threads) {
-  const long weights = weight1 ? 8 * C * C : 0;
-  if (weight1) {
-    memset(weight1, 0, 7 * C * C * 4);
-    memset(weight2, 0, C * C * 4);
-  }
+  const long all = 8 * C * C + 4 * C;
+  memset(weight1, 0, 7 * C * C * 4);
+  memset(weight2, 0, C * C * 4);
   memset(vectors, 0, 4 * C * 4);
 #pragma omp parallel num_threads(threads) if (threads > 1 && B > 1)
   {
-    std::vector<float> own(weights + 4 * C, 0.f);
-    float *own1 = weight1 ? own.data() : nullptr, *own2 = own.data() + weights / 8 * 7, *own3 = own.data() + weights;
+    std::vector<float> own(all, 0.f);
+    float *own1 = own.data(), *own2 = own1 + 7 * C * C, *own3 = own2 + C * C;
 #pragma omp for schedule(dynamic) nowait
     for (long b = 0; b < B; b++) {
       const long item = b * T * C;
@@ -214,8 +207,8 @@ extern "C" void unit_back_bf16(const bf16* gradient, const bf16* x, const bf16* 
     }
 #pragma omp critical
     {
-      for (long i = 0; i < weights / 8 * 7; i += 16) add_to(weight1 + i, load(own1 + i));
-      for (long i = 0; i < weights / 8; i += 16) add_to(weight2 + i, load(own2 + i));
+      for (long i = 0; i < 7 * C * C; i += 16) add_to(weight1 + i, load(own1 + i));
+      for (long i = 0; i < C * C; i += 16) add_to(weight2 + i, load(own2 + i));
       for (long i = 0; i < 4 * C; i += 16) add_to(vectors + i, load(own3 + i));
     }
   }

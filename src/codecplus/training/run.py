@@ -28,6 +28,7 @@ from codecplus.checkpoints import load_model
 from codecplus.configuration import CausalDacConfig, DacConfig
 from codecplus.errors import CheckpointError, InputError, MissingExtraError, OutputExistsError
 from codecplus.gradients import use_training_layers
+from codecplus.kernels import processor_flags
 from codecplus.modeling_dac import CausalDacModel, DacFeatureExtractor, DacModel
 
 from .codebooks import perplexity
@@ -310,19 +311,11 @@ def _dtype(precision: str, device: torch.device) -> torch.dtype:
         if device.type == "cuda":
             precision = "bf16" if torch.cuda.is_bf16_supported() else "no"
         elif device.type == "cpu":
-            capable = {"amx_bf16", "avx512_bf16"} & _cpu_flags()
+            capable = {"amx_bf16", "avx512_bf16"} & processor_flags()
             precision = "bf16" if capable else "no"
         else:
             precision = "no"
     return torch.bfloat16 if precision == "bf16" else torch.float32
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return set(next((line for line in lines if line.startswith("flags")), "").split())
 
 
 def _find_state(folder: Path, resume: bool) -> dict[str, Any] | None:
