@@ -23,7 +23,7 @@ from codecplus.bitstream import Reader, pack, unpack
 from codecplus.eval.metrics import score
 from codecplus.recordings import audio_files
 from codecplus.refinement import EFFORTS
-from codecplus.search import BeamSearch, Effort, EntropyCosts
+from codecplus.search import BeamSearch, EntropyCosts
 from codecplus.utils import load_audio
 
 
@@ -138,7 +138,7 @@ def nearest(codec: Codec, audio: np.ndarray, rate: int, books: int) -> bytes:
     assert model is not None
     samples = np.concatenate(list(codec._at_model_rate([audio[None]], info)), axis=-1)
     samples = np.pad(samples, ((0, 0), (0, -samples.shape[-1] % codec.hop_length)))
-    search = BeamSearch(codec.model.quantizer, books, Effort(8, 0, 1), EntropyCosts(model, books, codec.model.device))
+    search = BeamSearch(codec.model.quantizer, books, 8, 0.0, EntropyCosts(model, books, codec.model.device))
     with torch.inference_mode():
         codes = search(codec.model.encoder(torch.from_numpy(samples)[:, None]))
     return pack(codes.numpy().astype(np.int16), info, num_samples=len(audio), entropy=model)

@@ -1,13 +1,12 @@
-"""Which codes to write: beam search over the residual codebooks, and codebooks per frame by what can be heard.
+"""Which codes to write: codebooks per frame by what can be heard, what codes cost, and beam search for the nearest sum.
 
 The codes are the same model's: any decoder plays them. Greedy search takes the nearest entry of each codebook in
 turn. From there, a beam keeps several sums of entries alive, and takes the one with the least squared error plus λ
-times the bits that the entropy model asks for. Errors are weighed as all codebooks together weigh them.
+times bits. Errors are weighed as all codebooks together weigh them. What `refinement` finds sounds better.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,35 +25,24 @@ _FLOOR = 1e-3  # what is so far below the loudest band of the last seconds, or b
 _LEVELS = 6  # numbers of codebooks that a frame may have, beside 1
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How hard to search."""
-
-    beam: int
-    rate_weight: float
-    """λ, as a share of a frame's squared error per bit."""
-    rounds: int
-    """How often codes are chosen again after those of the frames around them changed."""
-
-
-_TRACKED = 0.5  # error of the greedy search, as a share of the latents' variance, up to which it is to be improved
-
-
 class BeamSearch:
-    """Chooses codes for latents. A search knows nothing of the audio.
+    """Chooses codes for latents: of `beam` sums, that of the least squared error and λ times bits.
 
-    `costs` gives the bits (N, B, 2**W) of all codes of codebook k, after codes (N, B, k) of its frame and all codes
-    (N, K) of the frame before, where 2**W stands for none: `costs(k, before, codes)`.
+    `rate_weight` is λ, as a share of a frame's squared error per bit. `costs` gives the bits (N, B, 2**W) of all codes
+    of codebook k, after codes (N, B, k) of its frame and all codes (N, K) of the frame before, where 2**W stands for
+    none: `costs(k, before, codes)`.
     """
 
     def __init__(
         self,
         quantizer: DacResidualVectorQuantizer,
         num_codebooks: int,
-        effort: Effort,
+        beam: int,
+        rate_weight: float,
         costs: Callable[[int, Tensor, Tensor], Tensor],
     ):
-        self.quantizer, self.num_codebooks, self.effort, self.costs = quantizer, num_codebooks, effort, costs
+        self.quantizer, self.num_codebooks, self.costs = quantizer, num_codebooks, costs
+        self.beam, self.rate_weight = beam, rate_weight
         _, out, _, biases, books = quantizer._weights(quantizer.quantizers[:num_codebooks])
         d = books[0].shape[1]
         # What no codebook looks at costs nothing. Weighed by the decoder's first convolution instead, what takes the
@@ -68,37 +56,21 @@ class BeamSearch:
             into = out[:, k * d : (k + 1) * d]  # (D, d)
             self.parts.append((into, biases[k], book, (book @ into.t()).square().sum(dim=1)))
 
-    def __call__(self, latents: Tensor, before: Tensor | None = None) -> Tensor:
-        """Codes (C, K, T) of latents (C, D, T); `before` (C, K) are those of the frame before the first."""
-        quantizer = self.quantizer
+    def __call__(self, latents: Tensor) -> Tensor:
+        """Codes (C, K, T) of latents (C, D, T)."""
         z = latents.float()
-        codes = quantizer(z, self.num_codebooks)[1]  # greedy: where to start, and never to be left for worse
-        nearest = quantizer.from_codes(codes)[0].float()
-        greedy = codes.transpose(1, 2)  # (C, T, K)
-        error = ((z - nearest).transpose(1, 2) @ self.metric).square().sum(dim=2)  # (C, T)
-        # Where greedy sums hardly follow the latents, the decoder has learned these sums, and nearer is heard as worse.
-        spread = ((z - z.mean(dim=2, keepdim=True)).transpose(1, 2) @ self.metric).square().sum()
-        target = z if error.sum() < _TRACKED * spread else nearest
-        target = target.transpose(1, 2) @ self.metric  # (C, T, D)
-        weight = self.effort.rate_weight * error.clamp(min=0.1 * float(error.mean()))
-        if before is None:
-            before = torch.full_like(greedy[:, 0], len(self.parts[0][2]))
-        codes = self._rounds(target, greedy, before, weight)
-        return codes.transpose(1, 2)
-
-    def _rounds(self, target: Tensor, greedy: Tensor, before: Tensor, weight: Tensor) -> Tensor:
-        """Codes (C, T, K) of targets (C, T, D), from greedy ones on; a bit costs `weight` (C, T)."""
-        codes = greedy.clone()
+        codes = self.quantizer(z, self.num_codebooks)[1]  # greedy: where to start, and never to be left for worse
+        target, nearest = (x.transpose(1, 2) @ self.metric for x in (z, self.quantizer.from_codes(codes)[0].float()))
+        error = (target - nearest).square().sum(dim=2)  # (C, T)
+        weight = self.rate_weight * error.clamp(min=0.1 * float(error.mean()))
+        codes = codes.transpose(1, 2).clone()  # (C, T, K)
         # A frame's codes cost what those before them make likely: every second frame is chosen given those between.
-        for _ in range(self.effort.rounds):
-            for parity in range(min(2, codes.shape[1])):
-                every = slice(parity, None, 2)
-                earlier = _delayed(codes, before)[:, every].flatten(0, 1)
-                chosen = self._search(
-                    target[:, every].flatten(0, 1), codes[:, every].flatten(0, 1), earlier, weight[:, every].flatten()
-                )
-                codes[:, every] = chosen.unflatten(0, codes[:, every].shape[:2])
-        return codes
+        for parity in range(min(2, codes.shape[1])):
+            every = slice(parity, None, 2)
+            before = torch.cat([torch.full_like(codes[:, :1], len(self.parts[0][2])), codes[:, :-1]], dim=1)
+            chosen = self._search(*(x[:, every].flatten(0, 1) for x in (target, codes, before, weight)))
+            codes[:, every] = chosen.unflatten(0, codes[:, every].shape[:2])
+        return codes.transpose(1, 2)
 
     def _search(self, z: Tensor, greedy: Tensor, earlier: Tensor, weight: Tensor) -> Tensor:
         """Codes (N, K) of targets (N, D) with greedy codes (N, K), given the codes (N, K) of the frames before."""
@@ -124,18 +96,13 @@ class BeamSearch:
             if not last:
                 # The greedy sum stays, in place 0: what looks worse on the way may be the best in the end.
                 scores[:, 0].scatter_(1, greedy[:, k : k + 1], -torch.inf)
-            kept = 1 if last else min(self.effort.beam, scores[0].numel())
+            kept = 1 if last else min(self.beam, scores[0].numel())
             best = scores.flatten(1).topk(kept, dim=1, largest=False).indices  # (N, kept), the best first
             parent, code = best // size, best % size
             codes = torch.cat([codes[rows, parent], code[..., None]], dim=-1)
             residual = residual[rows, parent] - book[code] @ into.t()
             bits = new_bits[rows, parent, code]
         return codes[:, 0]
-
-
-def _delayed(codes: Tensor, before: Tensor) -> Tensor:
-    """Codes (C, T, K) of the frames before, given those (C, K) before the first."""
-    return torch.cat([before[:, None], codes[:, :-1]], dim=1)
 
 
 class EntropyCosts:

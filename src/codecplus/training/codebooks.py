@@ -17,7 +17,7 @@ from codecplus.modeling_dac.layers_dac import (
     give_directions,
     nearest_entry,
 )
-from codecplus.search import BeamSearch, Effort
+from codecplus.search import BeamSearch
 
 _SPREAD = 1.5  # bits by which codes differ for an entropy model, about
 STEERING = 2  # coordinates of codebooks placed for few bits that only steer the search
@@ -178,9 +178,9 @@ def relative_commitment(
 
 @torch.no_grad()
 def search_some(quantizer: DacResidualVectorQuantizer, latents: Tensor, quantized: Tensor, share: float) -> Tensor:
-    """Quantized latents (B, D, T) in which a share of the items is coded as files of some effort are.
+    """Quantized latents (B, D, T) in which a share of the items is coded by beam search.
 
-    A decoder that has only heard greedy sums plays the nearer ones of a beam search no better. How many codebooks these
+    A decoder that has only heard greedy sums plays the nearer ones no better. How many codebooks these
     items have and how much bits weigh is drawn, and so is what codes cost: an entropy model is only trained afterwards.
     """
     chosen = (torch.rand(len(latents)) < share).nonzero().squeeze(-1).to(latents.device)
@@ -189,13 +189,13 @@ def search_some(quantizer: DacResidualVectorQuantizer, latents: Tensor, quantize
     count = len(quantizer.quantizers)
     if torch.rand(()) < 0.5:
         count = int(torch.randint(1, count + 1, ()))
-    effort = Effort(beam=4, rate_weight=float(0.03 * torch.rand(())), rounds=1)
+    rate_weight = float(0.03 * torch.rand(()))
     size = _codebooks(quantizer)[0].codebook.num_embeddings
 
     def costs(k: int, before: Tensor, codes: Tensor) -> Tensor:
         return math.log2(size) + _SPREAD * torch.randn(len(codes), 1, size).to(codes.device)
 
-    codes = BeamSearch(quantizer, count, effort, costs)(latents[chosen])
+    codes = BeamSearch(quantizer, count, 4, rate_weight, costs)(latents[chosen])
     return quantized.index_copy(0, chosen, quantizer.from_codes(codes)[0].to(quantized.dtype))
 
 
