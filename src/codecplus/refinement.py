@@ -91,7 +91,7 @@ class Refiner:
     """Finds codes for audio, from its latents on."""
 
     def __init__(self, model: DacModel, num_codebooks: int, steps: int, entropy: EntropyModel | None):
-        self.model, self.num_codebooks, self.steps = model, num_codebooks, steps
+        self.model, self.steps = model, steps
         self.quantizer = cast(DacResidualVectorQuantizer, model.quantizer)
         # A copy, in the precision that is fastest there and back, which does not change the model in use.
         self.decoder = copy.deepcopy(model.decoder).to(_working_dtype(model.device)).requires_grad_(False)

@@ -242,6 +242,8 @@ def test_compare_is_paired_and_says_which_is_better(tmp_path):
     assert found["stoi"].difference.mean == pytest.approx(by_hand)
     same = compare(f"{results.path}:opus@8", results.path)
     assert {(c.difference.mean, c.better) for c in same} == {(0.0, None)}
+    twin = shutil.copytree(results.path, tmp_path / "a:b")
+    assert compare(f"{twin}:opus@8", twin)[0].better is None
     with pytest.raises(InputError, match="no codec 'opus@9'"):
         compare(f"{results.path}:opus@9", results.path)
 

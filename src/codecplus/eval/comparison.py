@@ -120,8 +120,10 @@ def _pairs(a: str, b: str) -> list[tuple[tuple[Results, str], tuple[Results, str
 def _side(text: str) -> tuple[Results, str | None]:
     if Path(text).is_dir():
         return load_results(text), None
-    folder, _, codec = text.rpartition(":")
-    if not folder or not Path(folder).is_dir():
+    parts = text.split(":")  # both sides of the colon may have some of their own
+    pairs = [(":".join(parts[:i]), ":".join(parts[i:])) for i in range(len(parts) - 1, 0, -1)]
+    folder, codec = next(((f, c) for f, c in pairs if f and Path(f).is_dir()), ("", ""))
+    if not folder:
         raise InputError(f"there are no results in {text!r}; expected FOLDER or FOLDER:CODEC")
     results = load_results(folder)
     if codec not in results.codecs:

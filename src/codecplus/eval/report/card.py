@@ -145,7 +145,9 @@ def _section(run: Results, own: list[str], wanted: list[str], name: str, mark: s
         rows = []
         for codec in shown:
             part = codecs[codec]["domains"][domain]
-            label = f"**{name}**" if codec in own else codec.split("@")[0]
+            effort = codecs[codec]["config"].get("effort")
+            mine = f"**{name}**, effort {effort}" if effort else f"**{name}**"
+            label = mine if codec in own else codec.split("@")[0]
             cells = [cell(part["metrics"].get(metric)) for metric in metrics]
             rows.append([label, number(part["payload_kbps_per_channel"]), *cells])
         header = ["codec", "kbit/s", *(_titled(run.summary["metrics"][metric]) for metric in metrics)]
