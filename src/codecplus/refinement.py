@@ -176,6 +176,7 @@ class _CheapestEntries:
         # Coordinates that only steer a search (`training.codebooks`) are no error that is heard.
         self.audible = [part.any(dim=0).float() for part in self.out]
         self.costs = None if entropy is None else EntropyCosts(entropy, num_codebooks, into.device)
+        self.errors: dict[int, Tensor] = {}  # of the last plain codes, by codebook: what λ is a share of
 
     @torch.no_grad()
     def __call__(self, latents: Tensor, codes: Tensor | None, last: Tensor | None) -> Tensor:
@@ -184,12 +185,13 @@ class _CheapestEntries:
         Without them entries are those of the nearest direction, as any DAC takes them. `last` (C, K) is the frame
         before the first, if there is one.
         """
-        residual, chosen, errors = latents.transpose(1, 2).flatten(0, 1), [], []  # (N, D)
+        residual, chosen = latents.transpose(1, 2).flatten(0, 1), []  # (N, D)
         earlier = None if codes is None else _earlier(codes, last, len(self.books[0]))
         for k, book in enumerate(self.books):
             points = residual @ self.into[k].t() + self.bias[k]
             if earlier is None:
                 index = nearest_entry(points, book)
+                self.errors[k] = ((points - book[index]) * self.audible[k]).square().sum(dim=1).mean()
             else:
                 scores = book.square().sum(dim=1) - 2 * points @ book.t()
                 if self.costs is not None:
@@ -197,10 +199,7 @@ class _CheapestEntries:
                     scores += _RATE_WEIGHT * self.errors[k] * self.costs(k, earlier, before)[:, 0]
                 index = scores.argmin(dim=1)
             chosen.append(index)
-            errors.append(((points - book[index]) * self.audible[k]).square().sum(dim=1).mean())
             residual = residual - book[index] @ self.out[k].t() - self.biases[k]
-        if earlier is None:
-            self.errors = errors
         return torch.stack(chosen).unflatten(1, (len(latents), -1)).transpose(0, 1)
 
     @torch.no_grad()
