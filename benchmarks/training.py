@@ -1,10 +1,13 @@
 """Audio-seconds trained per second, the share of each part of a step, and the ratio to plain conv1d layers in fp32.
 
     python benchmarks/training.py --preset dac-44khz-small --batch 4
+    python benchmarks/training.py --preset dac-44khz --batch 72 --device cuda --adversarial
 
 Both sides run the same trainer with the same losses, optimizer and batch, in turns, in this process. The plain side is
 transformers' own DacModel, or for causal presets its layers with the padding on the left; its training in fp32 is what
-one gets without codecplus. Medians over rounds, the first left out.
+one gets without codecplus. Medians over rounds, the first left out. What the codec's convolutions need, forward and
+back, is set against what one wide convolution in bf16 reaches on the same device, measured here too; discriminators,
+losses and the optimizer count as time and not as work.
 """
 
 import argparse
@@ -16,6 +19,8 @@ from collections import defaultdict
 from dataclasses import replace
 
 import torch
+from accelerate import Accelerator
+from speed import macs_per_second
 from torch.nn import functional as F
 from transformers import DacConfig as StockConfig
 from transformers import DacModel as StockModel
@@ -79,7 +84,7 @@ class Noise:
 
 
 class Stopwatch:
-    """Seconds spent in parts of a trainer's step."""
+    """Seconds spent in parts of a trainer's step; a clock waits for what the device has still to do."""
 
     def __init__(self, trainer, clock):
         self.seconds, self.trainer, self.clock = defaultdict(float), trainer, clock
@@ -111,18 +116,44 @@ class Stopwatch:
         return total, {**self.seconds, "other": total - sum(self.seconds.values())}
 
 
+def waiting_clock():
+    """Seconds, once the GPU has done all that it was given."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def conv_rate(device, clock):
+    """FLOP/s of the best of some wide convolutions in bf16, forward alone, as matrix products take them."""
+    batch, channels, steps, taps = (64, 512, 4096, 7) if device.type == "cuda" else (4, 256, 1024, 7)
+    # Channels together, as this package's layers have them.
+    x = torch.randn(batch, channels, 1, steps, device=device).bfloat16().to(memory_format=torch.channels_last)
+    conv = torch.nn.Conv2d(channels, channels, (1, taps), padding=(0, taps // 2), bias=False).to(device, torch.bfloat16)
+    conv = conv.to(memory_format=torch.channels_last)
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(10):
+            start = clock()
+            conv(x)
+            seconds.append(clock() - start)
+    return 2 * batch * steps * conv.weight.numel() / min(seconds)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="dac-44khz-small", choices=preset_names())
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--cpu-time", action="store_true", help="count seconds of this process, on a busy machine")
     parser.add_argument("--adversarial", action="store_true", help="leave the recipe's discriminators in")
     parser.add_argument("--no-plain", action="store_true", help="our side alone")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
     clock = time.process_time if args.cpu_time else time.perf_counter
+    if device.type == "cuda":
+        clock = waiting_clock
 
     recipe = Recipe.load(args.preset, {"weight_norm": False, "batch": args.batch, "schedule.quantize_at": 0})
     recipe = replace(recipe, codebooks=replace(recipe.codebooks, placed=False, rate_weight=None))
@@ -140,7 +171,9 @@ def main():
     for name, (net, dtype) in sides.items():
         if name.startswith("ours"):
             use_training_layers(net)
-        watches[name] = Stopwatch(Trainer(net, Noise(args.batch, samples, rate), recipe, dtype=dtype), clock)
+        accelerator = Accelerator(cpu=device.type == "cpu")
+        trainer = Trainer(net, Noise(args.batch, samples, rate), recipe, accelerator, dtype=dtype)
+        watches[name] = Stopwatch(trainer, clock)
 
     found = {name: [] for name in watches}
     for turn in range(args.rounds + 1):
@@ -149,12 +182,16 @@ def main():
             if turn:
                 found[name].append(row)
     audio = args.batch * samples / rate
-    print(f"{args.preset}, {args.batch} crops of {samples / rate:.3f} s, {args.threads} threads")
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{args.threads} threads"
+    print(f"{args.preset}, {args.batch} crops of {samples / rate:.3f} s, {where}")
+    flops, peak = 6e9 * macs_per_second(model) * audio, conv_rate(device, clock)  # gradients take twice the forward
+    print(f"one wide convolution in bf16: {peak / 1e9:.0f} GFLOP/s")
     medians = {name: statistics.median(total for total, _ in rows) for name, rows in found.items()}
     for name, seconds in medians.items():
         line = f"{name:<12} {audio / seconds:7.2f} audio-seconds per second"
         if "plain fp32" in medians:
             line += f", {medians['plain fp32'] / seconds:5.2f} x plain"
+        line += f", {flops / seconds / peak:4.0%} of that convolution's rate"
         print(line)
     for name, rows in found.items():
         parts = {part: statistics.median(row[part] for _, row in rows if part in row) for _, r in rows for part in r}
