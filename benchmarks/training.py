@@ -84,7 +84,7 @@ class Noise:
 
 
 class Stopwatch:
-    """Seconds spent in parts of a trainer's step; a clock waits for what the device has still to do."""
+    """Seconds spent in parts of a trainer's step, by a clock that waits for what the device has still to do."""
 
     def __init__(self, trainer, clock):
         self.seconds, self.trainer, self.clock = defaultdict(float), trainer, clock
@@ -123,7 +123,7 @@ def waiting_clock():
 
 
 def conv_rate(device, clock):
-    """FLOP/s of the best of some wide convolutions in bf16, forward alone, as matrix products take them."""
+    """FLOP/s of the best of some wide convolutions in bf16, forward alone."""
     batch, channels, steps, taps = (64, 512, 4096, 7) if device.type == "cuda" else (4, 256, 1024, 7)
     # Channels together, as this package's layers have them.
     x = torch.randn(batch, channels, 1, steps, device=device).bfloat16().to(memory_format=torch.channels_last)
@@ -151,9 +151,9 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
-    clock = time.process_time if args.cpu_time else time.perf_counter
-    if device.type == "cuda":
-        clock = waiting_clock
+    if args.cpu_time and device.type == "cuda":
+        parser.error("--cpu-time counts what processors do: leave it out, or --device cuda")
+    clock = time.process_time if args.cpu_time else waiting_clock if device.type == "cuda" else time.perf_counter
 
     recipe = Recipe.load(args.preset, {"weight_norm": False, "batch": args.batch, "schedule.quantize_at": 0})
     recipe = replace(recipe, codebooks=replace(recipe.codebooks, placed=False, rate_weight=None))
@@ -167,11 +167,10 @@ def main():
         sides["plain fp32"] = (plain_model(model), torch.float32)
         sides["ours fp32"] = (copy.deepcopy(model), torch.float32)
     sides["ours bf16"] = (copy.deepcopy(model), torch.bfloat16)
-    watches = {}
+    accelerator, watches = Accelerator(cpu=device.type == "cpu"), {}
     for name, (net, dtype) in sides.items():
         if name.startswith("ours"):
             use_training_layers(net)
-        accelerator = Accelerator(cpu=device.type == "cpu")
         trainer = Trainer(net, Noise(args.batch, samples, rate), recipe, accelerator, dtype=dtype)
         watches[name] = Stopwatch(trainer, clock)
 
