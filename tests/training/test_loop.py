@@ -15,6 +15,7 @@ from codecplus.training.data import Batches, Crops, Cutter, FileSource, Recordin
 from codecplus.training.loop import Trainer, initialize_weights, new_model
 from codecplus.training.optimizer import Muon, build_optimizers, orthogonalized
 from codecplus.training.recipe import Recipe, Schedule
+from codecplus.training.widening import with_wider_encoder
 from codecplus.utils import save_audio
 
 
@@ -213,6 +214,45 @@ def test_fine_tuning_keeps_codebooks_and_quantizes_at_once(tone):
     moved = [float((q.codebook.weight - b).abs().max()) for q, b in zip(net.quantizer.quantizers, before, strict=True)]
     follow = run.recipe.codebooks.decay
     assert 0 < max(moved) < 20 * (1 - follow)
+
+
+@pytest.mark.parametrize("fields", [PAPER, PHASED])
+@pytest.mark.parametrize("resting", [["decoder", "quantizer"], ["encoder"], ["quantizer"]])
+def test_parts_that_rest_keep_their_weights_and_the_others_move(tone, fields, resting):
+    run = trainer(tone, changed(fields, schedule__freeze_at=1, resting=resting), fine_tune=True)
+    parts = {name: getattr(run.model, name) for name in ("encoder", "quantizer", "decoder")}
+    before = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
+    for _ in range(3):
+        assert math.isfinite(run.step()["gradient_norm"])
+    for name, part in parts.items():
+        same = all(torch.equal(tensor, before[name][key]) for key, tensor in part.state_dict().items())
+        assert same == (name in resting), name
+
+
+@pytest.mark.parametrize("resting", [["encoder", "quantizer", "decoder"], ["coder"]])
+def test_resting_parts_are_some_of_three(resting):
+    with pytest.raises(InputError, match="resting parts from encoder, quantizer, decoder, but not all"):
+        Recipe.from_dict({**PAPER, "resting": resting})
+
+
+def test_a_wider_encoder_begins_as_the_narrow_one_and_uses_its_new_channels(tone):
+    net = model()
+    with torch.no_grad():
+        for module in net.encoder.modules():
+            if hasattr(module, "alpha"):
+                module.alpha.uniform_(0.5, 2)
+    wide = with_wider_encoder(net, 12)
+    audio = torch.randn(2, 1, 320)
+    torch.testing.assert_close(wide.encoder(audio), net.encoder(audio))
+    for part in ("quantizer", "decoder"):
+        for name, tensor in getattr(net, part).state_dict().items():
+            assert torch.equal(getattr(wide, part).state_dict()[name], tensor)
+    run = trainer(tone, changed(PHASED, resting=["decoder"]), wide, fine_tune=True)
+    for _ in range(2):
+        run.step()
+    assert wide.encoder.conv2.weight[:, net.encoder.conv2.in_channels :].abs().min() > 0
+    with pytest.raises(InputError, match="wider than its 8 channels, got 8"):
+        with_wider_encoder(net, 8)
 
 
 @pytest.mark.parametrize("fields", [PAPER, PHASED])

@@ -134,6 +134,20 @@ def test_fine_tuning_starts_from_the_checkpoint_and_its_discriminators(place, tm
     assert all(torch.equal(seen["judge"][name], tensor) for name, tensor in saved.items())
 
 
+def test_a_wider_encoder_for_the_decoder_of_a_checkpoint(place, tmp_path):
+    recipe = Recipe.load(place / "phased.json", {"schedule.steps": 3, "resting": ["decoder", "quantizer"]})
+    net = new_model(recipe)
+    net.save_pretrained(tmp_path / "narrow")
+    options = {"init_from": tmp_path / "narrow", "encoder_width": 12, "options": OPTIONS}
+    train(recipe, place / "recordings", tmp_path / "wide", **options)
+    wide = load_codec(tmp_path / "wide").model
+    assert wide.config.encoder_hidden_size == 12
+    codes = torch.randint(0, 16, (1, 3, 20))
+    torch.testing.assert_close(wide.decode(audio_codes=codes).audio_values, net.decode(audio_codes=codes).audio_values)
+    with pytest.raises(InputError, match="an encoder is widened where training begins"):
+        train(recipe, place / "recordings", tmp_path / "wide", encoder_width=16, resume=True, options=OPTIONS)
+
+
 def test_a_folder_that_holds_a_run_is_not_overwritten(place, tmp_path):
     recipe = Recipe.load(place / "paper.json", {"schedule.steps": 1})
     train(recipe, place / "recordings", tmp_path / "out", options=OPTIONS)

@@ -22,6 +22,8 @@ def add_verbs(verbs: Any) -> None:
     what = verb.add_argument_group("what to train")
     what.add_argument("--preset", metavar="NAME", help="architecture and recipe by name, or a JSON file of either")
     what.add_argument("--init-from", metavar="CHECKPOINT", help="fine-tune this: embedded name, folder, .pth or Hub id")
+    what.add_argument("--encoder-width", type=int, metavar="N",
+                      help="widen its encoder to N channels in the first layer, without effect at first")  # fmt: skip
     what.add_argument("--resume", action="store_true", help="go on where the run in OUT last saved")
     what.add_argument("--output", "-o", required=True, metavar="OUT", help="folder of the checkpoint")
     what.add_argument("--steps", type=int, metavar="N", help="steps; the recipe's course is stretched to them")
@@ -74,6 +76,7 @@ def _run(args: argparse.Namespace) -> int:
         data,
         args.output,
         init_from=args.init_from,
+        encoder_width=args.encoder_width,
         resume=args.resume,
         validation=args.validation,
         table=TableOptions(

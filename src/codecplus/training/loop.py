@@ -141,8 +141,11 @@ class Trainer:
             model.quantizer.requires_grad_(False)
         if recipe.weight_norm:
             model.apply_weight_norm()
+        for part in recipe.resting:
+            getattr(model, part).requires_grad_(False)
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
-        learned = books.learning == "gradient" and not self.steered
+        self.settled = self.steered or "quantizer" in recipe.resting  # codebooks stay as they are
+        learned = books.learning == "gradient" and not self.settled
         self.optimizers = build_optimizers(
             model, muon=recipe.optimizer == "muon", lr=recipe.lr, train_codebooks=learned
         )
@@ -186,9 +189,9 @@ class Trainer:
 
     @property
     def frozen(self) -> bool:
-        """Whether encoder and codebooks rest at this step."""
+        """Whether encoder and codebooks rest at this step; not where the decoder does, or nothing would learn."""
         freeze_at = self.recipe.schedule.freeze_at
-        return freeze_at is not None and self.step_number >= freeze_at
+        return freeze_at is not None and self.step_number >= freeze_at and "decoder" not in self.recipe.resting
 
     @property
     def adversarial(self) -> bool:
@@ -405,7 +408,7 @@ class Trainer:
         parts = [tuple(self.accelerator.gather(part) for part in pair) for pair in coded]
         projected, codes = (torch.cat([cast(Tensor, pair[i]) for pair in parts]) for i in (0, 1))
         self.chosen += codebooks.code_counts(codes, self.chosen.shape[1])
-        if self.steered:
+        if self.settled:
             return 0.0
         return float(self.moving.update(projected, codes, self._generator(1)))
 

@@ -17,6 +17,7 @@ from codecplus.losses import LOSSES, PAPER_MEL_BANDS, PAPER_STFT_WINDOWS
 
 RECIPES = Path(configuration.__file__).parent / "training"
 ADVERSARIAL = ("adversarial", "feature_matching")
+PARTS = ("encoder", "quantizer", "decoder")
 Part = TypeVar("Part")
 
 
@@ -173,6 +174,7 @@ class Recipe:
     clip: float | None = 1000.0  # of the gradient's norm; none: three times its running mean
     weight_norm: bool = True
     quantizer_dropout: float = 0.5
+    resting: list[str] = field(default_factory=list)  # parts whose weights stay: encoder, quantizer, decoder
     average_decay: float = 0.999
     seed: int = 0
 
@@ -183,6 +185,8 @@ class Recipe:
             raise InputError("muon sets the size of its own steps: use it with weight_norm=false")
         if self.batch < 1 or self.seconds <= 0:
             raise InputError(f"expected a batch and seconds above 0, got {self.batch} and {self.seconds}")
+        if not {*self.resting} < {*PARTS}:
+            raise InputError(f"expected resting parts from {', '.join(PARTS)}, but not all, got {self.resting}")
         if self.codebooks.rate_weight is not None and (self.schedule.freeze_at is None or not self.codebooks.placed):
             raise InputError("a rate_weight is for codebooks that are placed when the encoder rests: set freeze_at too")
 

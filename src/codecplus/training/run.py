@@ -38,6 +38,7 @@ from .recipe import Recipe
 from .sources import Clip, TableOptions, open_data
 from .tracking import Tracker, check_tracker
 from .validation import Validator
+from .widening import with_wider_encoder
 
 _SHOWN_CLIPS = 4  # of the validation clips, whose audio goes to the tracker
 
@@ -71,6 +72,7 @@ def train(
     output: str | os.PathLike,
     *,
     init_from: str | os.PathLike | DacModel | None = None,
+    encoder_width: int | None = None,
     resume: bool = False,
     validation: Any = None,
     table: TableOptions | None = None,
@@ -84,6 +86,7 @@ def train(
         output: folder of the checkpoint; must not hold a run already, unless it is resumed.
         init_from: a checkpoint, anything that `load_codec` reads, or a model, whose training goes on from there with
             its own architecture.
+        encoder_width: give the encoder of `init_from` so many channels in its first layer, more than it has.
         resume: go on where the run in `output` was when it last saved; it must be the same recipe.
         validation: data to validate with; by default a small part of `data`, which is not trained on.
         table: how a data set is read.
@@ -98,6 +101,8 @@ def train(
     options, folder = options or RunOptions(), Path(output)
     check_tracker(options.tracker)
     state = _find_state(folder, resume)
+    if encoder_width is not None and (init_from is None or state is not None):
+        raise InputError("an encoder is widened where training begins, from a checkpoint: give it with init_from alone")
     if state is not None:
         recipe = _resumed_recipe(state, recipe)
         model = _build(state["config"])
@@ -105,6 +110,8 @@ def train(
         raise InputError("expected a recipe; one can be left out only to resume a run")
     elif init_from is not None:
         model = init_from if isinstance(init_from, DacModel) else load_model(init_from)
+        if encoder_width is not None:
+            model = with_wider_encoder(model, encoder_width, recipe.seed)
     else:
         model = new_model(recipe)
     fine_tune = init_from is not None if state is None else state["trainer"]["fine_tune"]
