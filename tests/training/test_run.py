@@ -234,6 +234,8 @@ def test_tensorboard_gets_numbers_audio_and_spectrograms(place, tmp_path):
         (["--preset", "dac-16khz-live", "--tracker", "paper"], "no tracker 'paper'"),
         (["--preset", "dac-16khz-live", "--set", "lr"], "expected --set KEY=VALUE"),
         (["--init-from", "dac-16khz-life"], "no checkpoint 'dac-16khz-life'"),
+        (["--preset", "dac-16khz-live", "--encoder-width", "64"], "an encoder is widened where training begins, from"),
+        (["--preset", "dac-16khz-live", "--set", 'resting=["decoder"]'], "parts rest where training starts from a"),
         (["--resume", "--steps", "3"], "resumes with the settings it began with"),
         (["--preset", "dac-16khz-live", "--data", "nowhere"], "there is no folder or file nowhere"),
     ],

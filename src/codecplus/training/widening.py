@@ -17,7 +17,7 @@ def with_wider_encoder(model: DacModel, encoder_hidden_size: int, seed: int = 0)
     without copies of channels that would have to be told apart). Decoder and codebooks are those of `model`.
 
     Args:
-        model: the codec, without weight norm.
+        model: the codec; weight norm is folded in the copy.
         encoder_hidden_size: channels of the encoder's first layer; they double with every block.
         seed: of the random weights.
 
@@ -34,7 +34,7 @@ def with_wider_encoder(model: DacModel, encoder_hidden_size: int, seed: int = 0)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         initialize_weights(wide)
-    old = model.state_dict()
+    old = model.folded_state_dict()
     for name, tensor in wide.state_dict().items():
         _fill(tensor, old[name])
     return wide
@@ -43,12 +43,12 @@ def with_wider_encoder(model: DacModel, encoder_hidden_size: int, seed: int = 0)
 def _fill(wide: Tensor, old: Tensor) -> None:
     """Write what the old parameter holds into the first channels of the wide one, and zero what these hear of others.
 
-    A kernel is (C', C, k), the α of a snake (1, C, 1), a bias (C',).
+    A kernel is (C', C, k), the α of a snake (1, C, 1), 1 in new channels, and a bias (C',).
     """
     if wide.shape == old.shape:
         wide.copy_(old)
     elif old.ndim == 3:
-        wide[: len(old)] = 0 if len(old) > 1 else 1
+        wide[: len(old)] = 1 if len(old) == 1 else 0
         wide[: len(old), : old.shape[1]] = old
     else:
         wide[: len(old)] = old
