@@ -137,14 +137,14 @@ class Trainer:
         self.steered = steered
         for quantize in model.quantizer.quantizers:
             cast(Any, quantize).codebook.requires_grad_(books.learning == "gradient")
-        if self.steered:  # projections and entries hold together, and the latents are to keep to them
-            model.quantizer.requires_grad_(False)
         if recipe.weight_norm:
             model.apply_weight_norm()
-        for part in recipe.resting:
+        # Projections and entries that steer hold together, and the latents are to keep to them.
+        resting = {*recipe.resting, "quantizer"} if self.steered else {*recipe.resting}
+        for part in resting:
             getattr(model, part).requires_grad_(False)
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
-        self.settled = self.steered or "quantizer" in recipe.resting  # codebooks stay as they are
+        self.settled = "quantizer" in resting  # codebooks stay as they are
         learned = books.learning == "gradient" and not self.settled
         self.optimizers = build_optimizers(
             model, muon=recipe.optimizer == "muon", lr=recipe.lr, train_codebooks=learned

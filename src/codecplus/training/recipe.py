@@ -30,7 +30,7 @@ class Schedule:
     quantize_at: int = 0  # from here on latents are quantized
     adversary_at: int = 0  # from here on the discriminators train, and the codec against them
     place_at: list[int] = field(default_factory=list)  # placed codebooks are placed anew, for latents as they are then
-    freeze_at: int | None = None  # encoder and codebooks rest from here on
+    freeze_at: int | None = None  # encoder and codebooks rest from here on, unless the decoder always does
     decay_at: int | None = None  # the learning rate falls in a straight line, to zero at the last step
     gamma: float = 1.0  # by which it is multiplied at every step besides
 
