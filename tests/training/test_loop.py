@@ -10,7 +10,7 @@ from training_recipes import CONFIG, PAPER, PHASED, RATE
 from codecplus.errors import InputError, TrainingError
 from codecplus.modeling_dac import CausalDacConfig, CausalDacModel
 from codecplus.training import loop
-from codecplus.training.codebooks import initialize
+from codecplus.training.codebooks import initialize, is_steered
 from codecplus.training.data import Batches, Crops, Cutter, FileSource, Recording
 from codecplus.training.loop import Trainer, initialize_weights, new_model
 from codecplus.training.optimizer import Muon, build_optimizers, orthogonalized
@@ -272,6 +272,41 @@ def test_fine_tuning_leaves_steered_codebooks_alone(tone, fields):
     assert any(not torch.equal(found[name], value) for name, value in encoder.items())
 
 
+@torch.no_grad()
+def uncoded(run, net):
+    """Share of the latents' energy that its codebooks leave uncoded."""
+    latents = net.encoder(torch.cat([next(run.batches).audio for _ in range(8)])[:, None])
+    return float((latents - net.quantizer(latents)[0]).square().sum() / latents.square().sum())
+
+
+@pytest.mark.parametrize("freeze_at", [0, 2])
+@pytest.mark.parametrize("steered", [False, True])
+def test_new_codebooks_are_placed_for_what_the_encoder_of_the_checkpoint_gives(tone, steered, freeze_at):
+    net = model()
+    initialize(net.quantizer, torch.randn(500, net.config.hidden_size), rate_weight=0.02 if steered else None)
+    fields = changed(PHASED, codebooks__kept=False, codebooks__placement_vectors=500, schedule__freeze_at=freeze_at)
+    run = trainer(tone, fields, copy.deepcopy(net), fine_tune=True)
+    for step in range(3):
+        report = run.step()
+        assert math.isfinite(report.get("commitment", 0.0))
+        rests = steered or step >= freeze_at
+        assert is_steered(run.model.quantizer.quantizers[0]) == rests
+    assert uncoded(run, run.average.eval()) < 0.5 * uncoded(run, net.eval())
+    encoder = torch.cat([p.flatten() for p in net.encoder.parameters()])
+    assert torch.equal(encoder, torch.cat([p.flatten() for p in run.model.encoder.parameters()])) == (freeze_at == 0)
+
+
+def test_new_codebooks_without_a_rate_weight_learn_as_any(tone):
+    net = model()
+    initialize(net.quantizer, torch.randn(500, net.config.hidden_size), rate_weight=0.02)
+    run = trainer(tone, changed(PHASED, codebooks__kept=False, codebooks__rate_weight=None), net, fine_tune=True)
+    run.step()
+    placed = run.model.quantizer.quantizers[0].codebook.weight.clone()
+    run.step()
+    assert not is_steered(net.quantizer.quantizers[0])
+    assert not torch.equal(run.model.quantizer.quantizers[0].codebook.weight, placed)
+
+
 def test_a_checkpoint_with_weight_norm_is_saved_folded(tone, tmp_path):
     run = trainer(tone, PAPER)
     run.step()
@@ -372,6 +407,8 @@ def test_by_default_weights_and_sizes_are_the_papers():
         ({"optimizer": "sgd"}, "adamw or muon, got 'sgd'"),
         ({"codebooks.rate_weight": -1}, "rate_weight of 0 or more, or none, got -1"),
         ({"codebooks.rate_weight": 0.02}, "set freeze_at too"),
+        ({"codebooks.kept": False}, "set codebooks.placed too"),
+        ({"codebooks.kept": False, "codebooks.placed": True, "resting": ["quantizer"]}, "at rest keeps its codebooks"),
         ({"schedule.steps": 0}, "at least 1 step"),
         ({"objective.weights": {"adversarial": 1}}, "no reconstruction loss"),
     ],

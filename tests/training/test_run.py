@@ -60,11 +60,14 @@ def lines(folder):
 
 @pytest.mark.filterwarnings("ignore::UserWarning:torch")
 @pytest.mark.parametrize(
-    ("name", "killed_at", "fine_tuned"),
-    [("phased", 3, False), ("phased", 5, False), ("paper", 7, False), ("phased", 3, True), ("paper", 7, True)],
-)
-def test_interrupted_equals_uninterrupted(place, tmp_path, monkeypatch, name, killed_at, fine_tuned):
-    recipe, data = Recipe.load(place / f"{name}.json"), place / "recordings"
+    ("name", "killed_at", "fine_tuned", "kept"),
+    [
+        ("phased", 3, False, True), ("phased", 5, False, True), ("paper", 7, False, True), ("phased", 3, True, True),
+        ("paper", 7, True, True), ("phased", 3, True, False),
+    ],
+)  # fmt: skip
+def test_interrupted_equals_uninterrupted(place, tmp_path, monkeypatch, name, killed_at, fine_tuned, kept):
+    recipe, data = Recipe.load(place / f"{name}.json", {"codebooks.kept": kept}), place / "recordings"
     start = None
     if fine_tuned:
         net, start = new_model(recipe), tmp_path / "start"
@@ -236,6 +239,8 @@ def test_tensorboard_gets_numbers_audio_and_spectrograms(place, tmp_path):
         (["--init-from", "dac-16khz-life"], "no checkpoint 'dac-16khz-life'"),
         (["--preset", "dac-16khz-live", "--encoder-width", "64"], "an encoder is widened where training begins, from"),
         (["--preset", "dac-16khz-live", "--set", 'resting=["decoder"]'], "parts rest where training starts from a"),
+        (["--preset", "dac-16khz-live", "--new-codebooks"], "new codebooks are for a checkpoint that has some"),
+        (["--resume", "--new-codebooks"], "resumes with the settings it began with"),
         (["--resume", "--steps", "3"], "resumes with the settings it began with"),
         (["--preset", "dac-16khz-live", "--data", "nowhere"], "there is no folder or file nowhere"),
     ],

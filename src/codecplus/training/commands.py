@@ -24,6 +24,8 @@ def add_verbs(verbs: Any) -> None:
     what.add_argument("--init-from", metavar="CHECKPOINT", help="fine-tune this: embedded name, folder, .pth or Hub id")
     what.add_argument("--encoder-width", type=int, metavar="N",
                       help="widen its encoder to N channels in the first layer, without effect at first")  # fmt: skip
+    what.add_argument("--new-codebooks", action="store_true",
+                      help="place its codebooks anew, for your recordings, instead of keeping them")  # fmt: skip
     what.add_argument("--resume", action="store_true", help="go on where the run in OUT last saved")
     what.add_argument("--output", "-o", required=True, metavar="OUT", help="folder of the checkpoint")
     what.add_argument("--steps", type=int, metavar="N", help="steps; the recipe's course is stretched to them")
@@ -112,6 +114,8 @@ def _recipe(args: argparse.Namespace) -> Any:
 
     changes = {"steps": args.steps, "batch": args.batch, "lr": args.lr, "seed": args.seed}
     settings = dict(_setting(text) for text in args.settings)
+    if args.new_codebooks:
+        settings |= {"codebooks.placed": True, "codebooks.kept": False}
     name = args.preset
     if name is None:
         if args.resume:

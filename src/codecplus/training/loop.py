@@ -107,7 +107,8 @@ class Trainer:
         accelerator: where to do it; a new one by default.
         dtype: what the codec and the discriminators compute in; weights stay in fp32.
         accumulate: batches per step.
-        fine_tune: the codec is trained already: its codebooks are kept, and the learning rate is the recipe's for that.
+        fine_tune: the codec is trained already: its codebooks are kept, unless the recipe wants new ones, and the
+            learning rate is the recipe's for that.
         steered: its codebooks steer their search, so its quantizer rests; by default what the weights say. Weights that
             are still to be loaded say nothing.
     """
@@ -134,7 +135,7 @@ class Trainer:
         model.quantizer.quantizer_dropout = recipe.quantizer_dropout
         if steered is None:
             steered = fine_tune and codebooks.is_steered(cast(Any, model.quantizer.quantizers[0]))
-        self.steered = steered
+        self.steered = steered and (books.kept or books.rate_weight is not None)
         for quantize in model.quantizer.quantizers:
             cast(Any, quantize).codebook.requires_grad_(books.learning == "gradient")
         if recipe.weight_norm:
@@ -204,11 +205,12 @@ class Trainer:
         A step whose gradient is not finite changes nothing but `progress["skipped"]`. Raises TrainingError when that
         happens again and again.
         """
-        schedule = self.recipe.schedule
-        if self.recipe.codebooks.placed and not self.fine_tune:
+        schedule, books = self.recipe.schedule, self.recipe.codebooks
+        if books.placed and not (self.fine_tune and books.kept):
             if self.step_number == schedule.freeze_at:  # the encoder rests as its average, which suits other codebooks
                 self.model.encoder.load_state_dict(self.average.encoder.state_dict())
-            if self.step_number in (schedule.quantize_at, *schedule.place_at, schedule.freeze_at):
+            first = 0 if self.fine_tune else schedule.quantize_at
+            if self.step_number in (first, *schedule.place_at, schedule.freeze_at):
                 self._place_codebooks()
         reports, coded, norms = [], [], []
         for index in range(self.accumulate):
@@ -432,7 +434,8 @@ class Trainer:
         vectors, metric = torch.cat(latents), None
         if books.placement_floor is not None:
             metric = codebooks.sensitivity(torch.stack(products).sum(dim=0), books.placement_floor).cpu()
-        resting = self.step_number == self.recipe.schedule.freeze_at  # codebooks that move could not be steered
+        # Codebooks that move could not be steered.
+        resting = self.steered or self.step_number == self.recipe.schedule.freeze_at
         codebooks.initialize(
             self.model.quantizer,
             vectors.cpu(),
@@ -446,7 +449,7 @@ class Trainer:
 
     def _latent_gradient(self, latents: Tensor, batch: Batch) -> Tensor:
         """Gradient of the reconstruction losses at what the decoder gets for these latents (B, D, T)."""
-        if self.step_number > self.recipe.schedule.quantize_at:  # before, there are no codebooks
+        if self.fine_tune or self.step_number > self.recipe.schedule.quantize_at:  # before, there are no codebooks
             latents = self.model.quantizer.eval()(latents)[0]
             self.model.quantizer.train()
         with torch.enable_grad():

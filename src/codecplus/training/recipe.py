@@ -103,6 +103,7 @@ class Codebooks:
 
     learning: str = "gradient"  # or means: of the latents they are chosen for
     placed: bool = False  # by k-means on encoder output, when quantization begins and when the encoder comes to rest
+    kept: bool = True  # where training starts from a checkpoint: its codebooks; if not, they are placed anew
     placement_floor: float | None = None  # latents weigh what errors cost, at least this; none: all directions alike
     placement_vectors: int = 40_000
     rate_weight: float | None = None  # λ of the cheapest entry, at the last placement; none: the nearest direction
@@ -113,6 +114,8 @@ class Codebooks:
     def __post_init__(self) -> None:
         if self.learning not in ("gradient", "means"):
             raise InputError(f"expected codebooks that learn by gradient or means, got {self.learning!r}")
+        if not self.kept and not self.placed:
+            raise InputError("codebooks that are not kept are placed anew: set codebooks.placed too")
         if not 0 <= self.searched <= 1:
             raise InputError(f"expected a share of searched items between 0 and 1, got {self.searched}")
         if self.rate_weight is not None and self.rate_weight < 0:
@@ -187,6 +190,8 @@ class Recipe:
             raise InputError(f"expected a batch and seconds above 0, got {self.batch} and {self.seconds}")
         if not {*self.resting} < {*PARTS}:
             raise InputError(f"expected resting parts from {', '.join(PARTS)}, but not all, got {self.resting}")
+        if "quantizer" in self.resting and not self.codebooks.kept:
+            raise InputError("a quantizer at rest keeps its codebooks: take it out of resting, or set codebooks.kept")
         if self.codebooks.rate_weight is not None and (self.schedule.freeze_at is None or not self.codebooks.placed):
             raise InputError("a rate_weight is for codebooks that are placed when the encoder rests: set freeze_at too")
 

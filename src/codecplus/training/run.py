@@ -117,6 +117,8 @@ def train(
     fine_tune = init_from is not None if state is None else state["trainer"]["fine_tune"]
     if recipe.resting and not fine_tune:
         raise InputError("parts rest where training starts from a checkpoint: give init_from, or leave resting empty")
+    if not recipe.codebooks.kept and not fine_tune:
+        raise InputError("new codebooks are for a checkpoint that has some: give init_from, or leave codebooks.kept")
     steered = None if state is None else state["trainer"].get("steered", False)
     phases = recipe.schedule.freeze_at is not None or not (fine_tune or recipe.schedule.quantize_at == 0)
     accelerator = _accelerator(options, phases)
