@@ -105,7 +105,7 @@ class Codebooks:
     placed: bool = False  # by k-means on encoder output, when quantization begins and when the encoder comes to rest
     kept: bool = True  # where training starts from a checkpoint: its codebooks; if not, they are placed anew
     placement_floor: float | None = None  # latents weigh what errors cost, at least this; none: all directions alike
-    placement_vectors: int = 40_000
+    placement_vectors: int = 40_000  # fewer in short runs: a twentieth of their steps at most goes into it
     rate_weight: float | None = None  # λ of the cheapest entry, at the last placement; none: the nearest direction
     searched: float = 0.0  # share of the items that are coded by beam search once encoder and codebooks rest
     decay: float = 0.97  # of the moving means and counts
