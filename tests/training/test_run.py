@@ -137,6 +137,16 @@ def test_fine_tuning_starts_from_the_checkpoint_and_its_discriminators(place, tm
     assert all(torch.equal(seen["judge"][name], tensor) for name, tensor in saved.items())
 
 
+def test_a_checkpoint_that_got_new_codebooks_keeps_them(place, tmp_path):
+    new_model(Recipe.load(place / "phased.json")).save_pretrained(tmp_path / "first")
+    common = ("--steps", "2", "--data", str(place / "recordings"), *HERE)
+    again = ("--preset", str(place / "phased.json"), "--init-from", str(tmp_path / "first"), "--new-codebooks")
+    for name, arguments, kept in (("second", again, False), ("third", ("--init-from", str(tmp_path / "second")), True)):
+        assert main(["train", *arguments, *common, "-o", str(tmp_path / name)]) == 0
+        recipe = json.loads((tmp_path / name / "training" / "recipe.json").read_text())
+        assert recipe["codebooks"]["kept"] == kept
+
+
 def test_a_wider_encoder_for_the_decoder_of_a_checkpoint(place, tmp_path):
     recipe = Recipe.load(place / "phased.json", {"schedule.steps": 3, "resting": ["decoder", "quantizer"]})
     net = new_model(recipe)

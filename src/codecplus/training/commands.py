@@ -126,6 +126,7 @@ def _recipe(args: argparse.Namespace) -> Any:
             raise InputError("expected --preset to train from the start, --init-from to fine-tune, or --resume")
         own = Path(args.init_from) / "training" / "recipe.json"
         name = args.init_from if args.init_from in embedded_names() else own if own.is_file() else "paper"
+        settings = {"codebooks.kept": True, **settings}  # new ones once are not new ones every time
     recipe = Recipe.load(name, settings)
     if args.adversarial is not None and args.adversarial != recipe.objective.adversarial:
         weights = {key: value if args.adversarial else 0.0 for key, value in _ADVERSARIAL_SHARES.items()}
