@@ -45,7 +45,9 @@ HERE = (
 )
 LAUNCH = (
     *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
-    *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "codecplus"),
+    # A free port: the default one is taken where a second launch begins in the same moment.
+    *("--main_process_port", "0", "--num_machines", "1"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no", "-m", "codecplus"),
 )
 
 
