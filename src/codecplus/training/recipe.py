@@ -192,7 +192,8 @@ class Recipe:
             raise InputError(f"expected resting parts from {', '.join(PARTS)}, but not all, got {self.resting}")
         if {"quantizer", "decoder"} & {*self.resting} and not self.codebooks.kept:
             raise InputError(
-                "new codebooks need a quantizer and a decoder that follow: take both out of resting, or keep them"
+                "new codebooks need a quantizer and a decoder that follow: "
+                "take both out of resting, or set codebooks.kept"
             )
         if self.codebooks.rate_weight is not None and (self.schedule.freeze_at is None or not self.codebooks.placed):
             raise InputError("a rate_weight is for codebooks that are placed when the encoder rests: set freeze_at too")
