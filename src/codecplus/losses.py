@@ -368,7 +368,8 @@ def limit_bandwidth(x: Tensor, bandwidth: Tensor, sample_rate: int) -> Tensor:
     """Remove from each item of x (B, S) what lies above its `bandwidth` (B,) in Hz; a full band changes nothing.
 
     A recording of a lower rate says nothing about what belongs above its band. With estimate and reference limited
-    alike, no loss teaches the codec that silence does. The edge is a cosine over the highest 5 % of the band.
+    alike, no loss teaches the codec that silence does. The edge is a cosine over the highest 5 % of the band. Keep
+    `bandwidth` on the processor: to look at it on a GPU would be to wait for that.
     """
     if bool((bandwidth >= sample_rate / 2).all()):
         return x

@@ -266,10 +266,23 @@ def test_results_do_not_depend_on_where_the_data_lies(tmp_path):
     time.sleep(0.01)
     os.utime(tmp_path / "there" / "data" / "0.wav")
     second = run(tmp_path / "there" / "data", tmp_path / "b", metrics=("snr",))
-    assert first.rows == second.rows
+    assert (first.rows, first.summary["task"], first.clip_set) == (second.rows, second.summary["task"], second.clip_set)
     (board,) = build_leaderboard([tmp_path])["boards"]
     assert [entry["codec"] for entry in board["entries"]].count("half") == 1
     assert str(tmp_path) not in json.dumps(first.summary) + json.dumps(first.provenance)
+
+
+def test_a_clip_set_names_samples_and_kinds(tmp_path):
+    data = write_clips(tmp_path / "data", 2)
+    known = {run(data, tmp_path / "a", metrics=("snr",)).clip_set}
+    audio, rate = soundfile.read(data / "1.wav", dtype="float32")
+    audio[-1] += 2**-12
+    soundfile.write(data / "1.wav", audio, rate, "FLOAT")
+    known.add(run(data, tmp_path / "b", metrics=("snr",)).clip_set)
+    manifest = data / "MANIFEST.csv"
+    manifest.write_text(manifest.read_text().replace("1.wav,speech", "1.wav,sound"))
+    known.add(run(data, tmp_path / "c", metrics=("snr",)).clip_set)
+    assert len(known) == 3
 
 
 def test_settings_that_cannot_be_meant_are_refused(tmp_path):

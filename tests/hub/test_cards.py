@@ -11,7 +11,7 @@ from tiny import tiny_model
 
 from codecplus.checkpoints import fingerprint, load_model
 from codecplus.errors import FileFormatError, InputError
-from codecplus.eval import EvaluationConfig, run_evaluation
+from codecplus.eval import EvaluationConfig, load_results, run_evaluation
 from codecplus.eval.report.card import write_card
 from codecplus.hub import SAMPLES_MARK, export_folder
 from codecplus.utils import save_audio
@@ -83,6 +83,7 @@ def test_the_card_names_its_run_and_its_weights(card, codec, results):
     provenance = json.loads((results / "provenance.json").read_text())
     assert f"weights `{mark[:16]}`" in card.content
     assert provenance["date"][:10] in card.content
+    assert f"`{load_results(results).clip_set}`" in card.content
     assert card.data["codecplus_fingerprint"] == mark
 
 

@@ -8,6 +8,7 @@ provenance.json    versions, hardware, settings, and what was left out of the da
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -81,6 +82,13 @@ class Results:
     def codecs(self) -> list[str]:
         """Names of the codecs, in their order."""
         return list(self.summary["codecs"])
+
+    @property
+    def clip_set(self) -> str:
+        """A short hash of the samples that were scored and of their kinds, wherever the files lay."""
+        first = self.codecs[0]
+        clips = sorted(f"{row.clip_hash} {row.kind}" for row in self.rows if row.codec == first)
+        return hashlib.sha256("\n".join(clips).encode()).hexdigest()[:16]
 
 
 def load_results(path: str | Path) -> Results:

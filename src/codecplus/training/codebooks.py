@@ -225,25 +225,28 @@ class MovingCodebooks:
 
         Returns how many entries were moved to random latents, which `generator`, one on the CPU, draws.
         """
-        revived = 0
-        parts = _by_codebook(self.quantizer, projected.detach(), codes)
-        for counts, sums, (latents, index, quantize) in zip(self.counts, self.sums, parts, strict=False):
-            average, weight = len(index) / len(counts), quantize.codebook.weight
-            if not counts.any():  # at first, as if every entry had been chosen as often as any
-                counts.fill_(average)
-                sums.copy_(weight * average)
-            counts.mul_(self.decay).add_(torch.bincount(index, minlength=len(counts)), alpha=1 - self.decay)
-            sums.mul_(self.decay).add_(torch.zeros_like(sums).index_add_(0, index, latents), alpha=1 - self.decay)
-            unused = (counts < self.revive_below * average).nonzero().squeeze(-1)
-            chosen = torch.randint(len(latents), (len(unused),), generator=generator).to(latents.device)
-            counts[unused] = 0.25 * average
-            sums[unused] = latents[chosen] * counts[unused].unsqueeze(-1)
+        used, entries = codes.shape[1], self.counts.shape[1]
+        counts, sums = self.counts[:used], self.sums[:used]
+        weights = [quantize.codebook.weight for quantize in _codebooks(self.quantizer)[:used]]
+        latents, index, _ = zip(*_by_codebook(self.quantizer, projected, codes), strict=True)
+        z, average = torch.stack(latents), len(index[0]) / entries  # (K, N, d)
+        # At first, as if every entry had been chosen as often as any.
+        new = ~counts.any(dim=1)[:, None]
+        counts.masked_fill_(new, average)
+        sums.copy_(torch.where(new[:, None], torch.stack(weights) * average, sums))
+        counts.lerp_(code_counts(codes, entries), 1 - self.decay)
+        places = torch.stack(index)[..., None].expand_as(z)
+        sums.lerp_(torch.zeros_like(sums).scatter_add_(1, places, z), 1 - self.decay)
+        book, entry = (counts < self.revive_below * average).nonzero(as_tuple=True)  # the one time a GPU is waited for
+        chosen = z[book, torch.randint(z.shape[1], (len(book),), generator=generator).to(z.device)]
+        counts[book, entry] = 0.25 * average
+        sums[book, entry] = 0.25 * average * chosen
+        for k, weight in enumerate(weights):
             if self.follow:
-                weight.copy_(sums / counts.unsqueeze(-1))
-            else:
-                weight[unused] = latents[chosen].to(weight.dtype)
-            revived += len(unused)
-        return revived
+                weight.copy_(sums[k] / counts[k][:, None])
+            elif len(book):
+                weight[entry[book == k]] = chosen[book == k].to(weight.dtype)
+        return len(book)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Moving counts and sums."""

@@ -214,7 +214,7 @@ class Trainer:
                 self._place_codebooks()
         reports, coded, norms = [], [], []
         for index in range(self.accumulate):
-            batch = next(self.batches)
+            batch = self._next_batch()
             self._seed(index)
             with ExitStack() as stack:
                 if index < self.accumulate - 1:
@@ -234,6 +234,11 @@ class Trainer:
         self.progress["step"] += 1
         return report
 
+    def _next_batch(self) -> Batch:
+        """A batch whose audio lies on the device; its bandwidths do not, so that looking at them waits for nothing."""
+        batch = next(self.batches)
+        return batch._replace(audio=batch.audio.to(self.device))
+
     def _seed(self, index: int) -> None:
         """Random numbers of this batch alone, so that no state of them need be kept."""
         place = (self.step_number * self.accumulate + index) * self.accelerator.num_processes
@@ -241,7 +246,7 @@ class Trainer:
 
     def _backward(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]:
         """Gradients of one batch; its losses, what the codec gave, and the squared norms that the balance found."""
-        out = self.coding(batch.audio.to(self.device), self.quantized, self.frozen)
+        out = self.coding(batch.audio, self.quantized, self.frozen)
         leaf = out["audio"].detach().requires_grad_()
         heard, reference = self._heard(leaf, batch)
         parts = self._reconstruction(heard, reference)
@@ -264,11 +269,8 @@ class Trainer:
 
     def _heard(self, audio: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Decoded audio (B, S) and its reference, both as far up as the recordings go."""
-        bandwidth, rate = batch.bandwidth.to(self.device), self.model.config.sampling_rate
-        return (
-            losses.limit_bandwidth(audio, bandwidth, rate),
-            losses.limit_bandwidth(batch.audio.to(self.device), bandwidth, rate),
-        )
+        limits = batch.bandwidth, self.model.config.sampling_rate
+        return losses.limit_bandwidth(audio, *limits), losses.limit_bandwidth(batch.audio, *limits)
 
     def _reconstruction(self, estimate: Tensor, reference: Tensor) -> dict[str, Tensor]:
         with losses.shared_spectra():
@@ -423,8 +425,8 @@ class Trainer:
         books, latents, products, found = self.recipe.codebooks, [], [], 0
         most = max(10, self.recipe.schedule.steps // 20)  # batches: a short trial is not to spend its time here
         while found < books.placement_vectors and len(latents) < most:
-            batch = next(self.batches)
-            mine = self.model.encoder(batch.audio.to(self.device).unsqueeze(1).to(self.dtype)).float()
+            batch = self._next_batch()
+            mine = self.model.encoder(batch.audio.unsqueeze(1).to(self.dtype)).float()
             if books.placement_floor is not None and len(latents) % _SENSITIVITY_EVERY == 0:
                 gradients = self._latent_gradient(mine, batch).transpose(1, 2).flatten(0, 1)
                 products.append(self._sum(gradients.t() @ gradients))

@@ -257,10 +257,10 @@ class _Run:
 
     def _agreed(self, stop: threading.Event) -> bool:
         """Whether any process was asked to stop; all must do so at the same step."""
+        if self.accelerator.num_processes == 1:
+            return stop.is_set()
         asked = torch.tensor(float(stop.is_set()), device=self.accelerator.device)
-        if self.accelerator.num_processes > 1:
-            asked = self.accelerator.reduce(asked, "sum")
-        return bool(asked)
+        return bool(self.accelerator.reduce(asked, "sum"))
 
     def save(self) -> None:
         """Write the state, and the checkpoint where there is one already worth its name."""

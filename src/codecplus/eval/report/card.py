@@ -156,7 +156,7 @@ def _section(run: Results, own: list[str], wanted: list[str], name: str, mark: s
     command = f"codecplus eval --codec {name} --codec opus --bitrate ... --data FOLDER --out results/"
     stated = (
         f"The run: {run.provenance['date'][:10]}, codecplus {run.provenance['versions']['codecplus']}, weights "
-        f"`{mark[:16]}`, {data}, fingerprint of the data `{task['fingerprint']}`. Repeat it with `{command}`."
+        f"`{mark[:16]}`, {data}, whose audio has the hash `{run.clip_set}`. Repeat it with `{command}`."
     )
     return {"summary": summary, "picture": picture, "tables": "\n\n".join(tables), "run": stated}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json as json_module
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -46,7 +45,7 @@ def build_leaderboard(
         raise InputError(f"cannot rank by {rank_by!r}; expected one of {ranking}")
     groups: dict[str, list[Results]] = {}
     for results in map(load_results, _find(paths)):
-        groups.setdefault(_clip_set(results), []).append(results)
+        groups.setdefault(results.clip_set, []).append(results)
     boards = []
     for group in groups.values():
         boards += _boards(sorted(group, key=lambda results: results.provenance["date"]), rank_by)
@@ -69,13 +68,6 @@ def _find(paths: Iterable[str | Path]) -> list[Path]:
     if not found:
         raise InputError("expected at least one results folder")
     return found
-
-
-def _clip_set(results: Results) -> str:
-    """The same for two runs whenever they scored the same audio, wherever it lay."""
-    first = results.codecs[0]
-    clips = sorted(f"{row.clip_hash} {row.kind}" for row in results.rows if row.codec == first)
-    return hashlib.sha256("\n".join(clips).encode()).hexdigest()[:16]
 
 
 def _boards(group: list[Results], rank_by: str | None) -> list[dict[str, Any]]:
@@ -106,7 +98,7 @@ def _boards(group: list[Results], rank_by: str | None) -> list[dict[str, Any]]:
             entry["metrics"] |= {name: as_metric(score) for name, score in heard.items() if score}
         task = group[-1].summary["task"]
         boards.append({
-            "task": task["name"], "kind": kind, "clip_set": _clip_set(group[-1]), "primary": primary,
+            "task": task["name"], "kind": kind, "clip_set": group[-1].clip_set, "primary": primary,
             "rule": RULE.format(metric=METRICS[primary].title), "clips": len(next(iter(of_kind.values()))),
             "metrics": {name: describe(found) for name, found in people.items()} | metrics,
             "outdated": {name: old for name, old in outdated.items() if old},

@@ -42,7 +42,6 @@ class FolderTask:
             "type": "folder",
             "name": self.name,
             "files": len(self._files()),
-            "fingerprint": self.fingerprint(),
             "segment_seconds": self.policy.seconds,
             "segments_per_file": self.policy.per_file,
             "limit": self.limit,

@@ -54,14 +54,10 @@ class TableTask:
         fields = {key: value for key, value in vars(self).items() if value not in (None, {}, [])}
         fields["files"] = [Path(file).name for file in self.files] if self.files else None
         fields["revision"] = self._commit()
-        return {
-            "type": "table",
-            **{k: v for k, v in fields.items() if v is not None},
-            "fingerprint": self.fingerprint(),
-        }
+        return {"type": "table", **{k: v for k, v in fields.items() if v is not None}}
 
     def fingerprint(self) -> str:
-        """Changes with any setting, with the commit, and with local files."""
+        """Changes with any setting, with the commit, and when a local file is written."""
         fields = {**vars(self), "revision": self._commit()}
         if self.files:
             fields["files"] = [(Path(f).name, Path(f).stat().st_size, Path(f).stat().st_mtime_ns) for f in self.files]
