@@ -1,13 +1,22 @@
 import copy
+import shutil
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from other_device import DEVICE, present
 from processors import needs_amx
 from tiny import GEOMETRIES, tiny_model
 
-from codecplus.gradients import TrainedConv1d, TrainedResidualUnit, TrainedSnake1d, use_training_layers
+from codecplus.gradients import (
+    TrainedConv1d,
+    TrainedResidualUnit,
+    TrainedSnake1d,
+    snake_gradients,
+    snake_of_rows,
+    use_training_layers,
+)
 from codecplus.modeling_dac.layers_dac import DacConv1d, DacResidualUnit, Snake1d
 
 
@@ -69,6 +78,30 @@ def test_a_snake_has_the_gradients_of_autograd(dtype):
         torch.testing.assert_close(b.float(), a, atol=tolerance, rtol=tolerance)
     torch.testing.assert_close(found[2][:, 2:], expected[2][:, 2:], atol=1e-3, rtol=tolerance)
     assert found[2].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu_the_snake_is_the_same_and_keeps_its_input_alone(dtype):
+    torch.manual_seed(0)
+    snake, x, weights = trained(Snake1d(6), TrainedSnake1d), torch.randn(2, 6, 50, dtype=dtype), torch.randn(2, 6, 50)
+    expected, kept = run(snake, x, weights), []
+    with present(), torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        found = run(snake.to(DEVICE), x.to(DEVICE), weights.to(DEVICE))
+    tolerance = 1e-5 if dtype == torch.float32 else 0.01
+    for a, b in zip(expected, found, strict=True):
+        torch.testing.assert_close(b.cpu(), a, atol=tolerance, rtol=tolerance)
+    assert sum(count >= x.numel() for count in kept) <= 2  # the loss keeps its weights
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+def test_the_snake_of_a_gpu_compiles_once_for_all_sizes():
+    compiled = [torch.compile(function, dynamic=True) for function in (snake_of_rows, snake_gradients)]
+    for rows, channels in ((48, 16), (100, 24), (33, 7)):
+        x, gradient, slope = torch.randn(rows, channels), torch.randn(rows, channels), torch.rand(channels) + 0.5
+        with torch.compiler.set_stance("default" if rows == 48 else "fail_on_recompile"):
+            found = compiled[0](x, slope), *compiled[1](x, slope, gradient)
+        for a, b in zip(found, (snake_of_rows(x, slope), *snake_gradients(x, slope, gradient)), strict=True):
+            torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)

@@ -2,10 +2,12 @@
 
 In bf16 on a CPU, the weight gradient of a convolution library call is several times slower than the same as matrix
 products, one per tap of the kernel. A snake that keeps its input alone, and computes its gradient from it, needs a
-quarter of the memory that autograd would keep. Rows are (B, T, C), channels together, as in `layers_dac`.
+quarter of the memory that autograd would keep. On a GPU it is one pass over memory there and one back; its operators
+would take a dozen each. Rows are (B, T, C), channels together, as in `layers_dac`.
 """
 
 import logging
+from collections.abc import Callable
 from functools import cache
 from typing import Any, cast
 
@@ -211,53 +213,103 @@ class _Strided(torch.autograd.Function):
 
 
 class TrainedSnake1d(Snake1d):
-    """A `Snake1d` that keeps nothing but its input for the way back, on a CPU."""
+    """A `Snake1d` that keeps nothing but its input for the way back."""
 
     def forward(self, x: Tensor) -> Tensor:
         """As `Snake1d.forward`."""
-        if x.device.type != "cpu" or not recorded():
+        if not recorded():
             return super().forward(x)
-        if compiled_kernels() and kernels.trains_snake(x):
+        if x.device.type == "cpu" and compiled_kernels() and kernels.trains_snake(x):
             return kernels.trained_snake(self, x)
         return cast(Tensor, _Snake.apply(x, self.alpha))
 
 
 class _Snake(torch.autograd.Function):
-    """x + sin²(αx) / α: x (B, C, T), α (1, C, 1). In fp32 block by block, whatever x is."""
+    """x + sin²(αx) / α: x (B, C, T), α (1, C, 1). In fp32, whatever x is."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: Tensor) -> Tensor:
         x = channels_last(x)
         ctx.save_for_backward(x, alpha)
-        rows, slope = x.transpose(1, 2).flatten(0, 1), alpha.float().flatten()  # (N, C), (C,)
-        reciprocal = (slope + 1e-9).reciprocal()
-        out = torch.empty_like(rows)
-        for part, into in zip(_blocks(rows), _blocks(out), strict=True):
-            wide = part.float()
-            into.copy_(torch.addcmul(wide, (wide * slope).sin_().square_(), reciprocal))
-        return out.view(x.shape[0], x.shape[2], -1).transpose(1, 2)
+        return _columns(_passes(x.device.type)[0](_rows(x), alpha.float().flatten()), x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor):
         x, alpha = ctx.saved_tensors
-        rows, slope = x.transpose(1, 2).flatten(0, 1), alpha.float().flatten()
-        gradient = channels_last(gradients[0]).transpose(1, 2).flatten(0, 1)
-        at_input, turning, bending = torch.empty_like(rows), torch.zeros_like(slope), torch.zeros_like(slope)
-        for part, above, into in zip(_blocks(rows), _blocks(gradient), _blocks(at_input), strict=True):
-            wide, grad = part.float(), above.float()
-            angle = wide * slope
-            # sin² = (1 - cos 2αx) / 2: one sine and one cosine serve both gradients.
-            double = angle.mul_(2)
-            bent = double.cos().neg_().add_(1).mul_(grad)  # 2 sin²(αx) · g
-            bending += bent.sum(dim=0)
-            turned = double.sin_().mul_(grad)  # sin(2αx) · g
-            torch.add(grad, turned, out=grad)
-            into.copy_(grad)
-            turning += turned.mul_(wide).sum(dim=0)
-        reciprocal = (slope + 1e-9).reciprocal()
-        at_alpha = turning * reciprocal - 0.5 * bending * reciprocal.square()
-        shaped = at_input.view(x.shape[0], x.shape[2], -1).transpose(1, 2)
-        return shaped, at_alpha.view_as(alpha).to(alpha.dtype)
+        gradient = _rows(channels_last(gradients[0]))
+        at_input, at_alpha = _passes(x.device.type)[1](_rows(x), alpha.float().flatten(), gradient)
+        return _columns(at_input, x), at_alpha.view_as(alpha).to(alpha.dtype)
+
+
+def _rows(x: Tensor) -> Tensor:  # (B, C, T), channels last -> (N, C)
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def _columns(rows: Tensor, like: Tensor) -> Tensor:
+    return rows.view(like.shape[0], like.shape[2], -1).transpose(1, 2)
+
+
+@cache
+def _passes(device: str) -> tuple[Callable[..., Tensor], Callable[..., tuple[Tensor, Tensor]]]:
+    """The snake of x (N, C) with α (C,), and its gradients, as a kind of device is fastest at it."""
+    if device == "cpu":
+        return _snake_in_blocks, _gradients_in_blocks
+    if device != "cuda":
+        return snake_of_rows, snake_gradients
+    snake, gradients = torch.compile(snake_of_rows, dynamic=True), torch.compile(snake_gradients, dynamic=True)
+    rows = torch.ones(48, 16, device=device, dtype=torch.bfloat16)  # equal sizes would be taken for one
+    try:
+        snake(rows, rows[0].float())
+        gradients(rows, rows[0].float(), rows)
+    except Exception as error:  # of a compiler, or because there is none
+        logger.warning("training will be slower than it could be, torch.compile does not work here: %s", error)
+        return snake_of_rows, snake_gradients
+    return snake, gradients
+
+
+def snake_of_rows(rows: Tensor, slope: Tensor) -> Tensor:
+    """The snake of x (N, C) with α (C,): one pass over memory, where it is compiled."""
+    wide = rows.float()
+    return (wide + (wide * slope).sin().square() * (slope + 1e-9).reciprocal()).to(rows.dtype)
+
+
+def snake_gradients(rows: Tensor, slope: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Its gradients at x (N, C) and at α (C,): one pass over memory, where it is compiled."""
+    wide, grad = rows.float(), gradient.float()
+    # sin² = (1 - cos 2αx) / 2: one sine and one cosine serve both gradients.
+    double = 2 * wide * slope
+    turned = double.sin() * grad
+    bending = ((1 - double.cos()) * grad).sum(dim=0)
+    return (grad + turned).to(rows.dtype), _at_alpha((turned * wide).sum(dim=0), bending, slope)
+
+
+def _at_alpha(turning: Tensor, bending: Tensor, slope: Tensor) -> Tensor:
+    reciprocal = (slope + 1e-9).reciprocal()
+    return turning * reciprocal - 0.5 * bending * reciprocal.square()
+
+
+def _snake_in_blocks(rows: Tensor, slope: Tensor) -> Tensor:
+    """`snake_of_rows`, block by block."""
+    reciprocal, out = (slope + 1e-9).reciprocal(), torch.empty_like(rows)
+    for part, into in zip(_blocks(rows), _blocks(out), strict=True):
+        wide = part.float()
+        into.copy_(torch.addcmul(wide, (wide * slope).sin_().square_(), reciprocal))
+    return out
+
+
+def _gradients_in_blocks(rows: Tensor, slope: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """`snake_gradients`, block by block."""
+    at_input, turning, bending = torch.empty_like(rows), torch.zeros_like(slope), torch.zeros_like(slope)
+    for part, above, into in zip(_blocks(rows), _blocks(gradient), _blocks(at_input), strict=True):
+        wide, grad = part.float(), above.float()
+        double = (wide * slope).mul_(2)
+        bent = double.cos().neg_().add_(1).mul_(grad)  # 2 sin²(αx) · g
+        bending += bent.sum(dim=0)
+        turned = double.sin_().mul_(grad)  # sin(2αx) · g
+        torch.add(grad, turned, out=grad)
+        into.copy_(grad)
+        turning += turned.mul_(wide).sum(dim=0)
+    return at_input, _at_alpha(turning, bending, slope)
 
 
 def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
