@@ -1,12 +1,10 @@
 import copy
-import shutil
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from other_device import DEVICE, present
-from processors import needs_amx
+from processors import needs_amx, needs_compiler
 from tiny import GEOMETRIES, tiny_model
 
 from codecplus.gradients import (
@@ -80,20 +78,7 @@ def test_a_snake_has_the_gradients_of_autograd(dtype):
     assert found[2].isfinite().all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_on_a_gpu_the_snake_is_the_same_and_keeps_its_input_alone(dtype):
-    torch.manual_seed(0)
-    snake, x, weights = trained(Snake1d(6), TrainedSnake1d), torch.randn(2, 6, 50, dtype=dtype), torch.randn(2, 6, 50)
-    expected, kept = run(snake, x, weights), []
-    with present(), torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
-        found = run(snake.to(DEVICE), x.to(DEVICE), weights.to(DEVICE))
-    tolerance = 1e-5 if dtype == torch.float32 else 0.01
-    for a, b in zip(expected, found, strict=True):
-        torch.testing.assert_close(b.cpu(), a, atol=tolerance, rtol=tolerance)
-    assert sum(count >= x.numel() for count in kept) <= 2  # the loss keeps its weights
-
-
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+@needs_compiler
 def test_the_snake_of_a_gpu_compiles_once_for_all_sizes():
     compiled = [torch.compile(function, dynamic=True) for function in (snake_of_rows, snake_gradients)]
     for rows, channels in ((48, 16), (100, 24), (33, 7)):

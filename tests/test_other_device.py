@@ -7,6 +7,7 @@ from other_device import DEVICE, OnDevice, present
 from tiny import tiny_model
 
 from codecplus import Codec
+from codecplus.gradients import TrainedSnake1d
 
 RATE = 16000
 
@@ -58,6 +59,24 @@ def test_batches_are_the_same(codecs, audio):
     batch = {"audio": [{"array": audio[0], "sampling_rate": RATE}, {"array": audio[1, :5000], "sampling_rate": RATE}]}
     here, there = (codec.encode_batch(batch)["codes"] for codec in codecs)
     assert all(map(np.array_equal, here, there))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_snake_trains_the_same_and_keeps_its_input_alone(dtype):
+    found, kept = [], []
+    x, weights = torch.randn(2, 6, 50, dtype=dtype), torch.randn(2, 6, 50)
+    for device in ("cpu", DEVICE):
+        snake = TrainedSnake1d(6)
+        with present(), torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+            snake.to(device)
+            there = x.to(device, copy=True).requires_grad_()
+            out = snake(there)
+            (out.float() * weights.to(device)).sum().backward()
+            found.append([tensor.cpu() for tensor in (out.detach(), there.grad, snake.alpha.grad)])
+    tolerance = 1e-5 if dtype == torch.float32 else 0.01
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(b, a, atol=tolerance, rtol=tolerance)
+    assert sum(count >= x.numel() for count in kept) <= 2 * 2  # on each device, and the loss keeps its weights
 
 
 def test_codes_are_searched_and_refined_there(codecs, audio):

@@ -1,9 +1,8 @@
 """The models: equal to transformers' own, without its bugs."""
 
-import shutil
-
 import pytest
 import torch
+from processors import needs_compiler
 from tiny import GEOMETRIES, tiny_model
 from transformers import DacConfig as StockConfig
 from transformers import DacModel as StockModel
@@ -255,7 +254,7 @@ def test_the_snake_in_turns_is_the_snake(dtype):
     torch.testing.assert_close(fused[:, 3:], x[:, 3:], atol=one_step, rtol=1e-4)
 
 
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+@needs_compiler
 def test_compiled_layers_compute_the_same(monkeypatch):
     monkeypatch.setattr("codecplus.kernels.supported", lambda: False)  # those have tests of their own
     model = tiny_model()
