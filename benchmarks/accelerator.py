@@ -17,7 +17,7 @@ from speed import copy_of, macs_per_second, nets
 
 from codecplus import DacModel
 from codecplus.configuration import preset_names
-from codecplus.streaming.batched import encode_clips
+from codecplus.inference.batched import encode_clips
 
 
 def main() -> None:

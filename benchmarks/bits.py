@@ -20,10 +20,10 @@ import torch
 
 from codecplus import Codec, load_codec
 from codecplus.bitstream import Reader, pack, unpack
+from codecplus.encoding.beam_search import BeamSearch, EntropyCosts
+from codecplus.encoding.refinement import EFFORTS
 from codecplus.eval.metrics import score
-from codecplus.recordings import audio_files
-from codecplus.refinement import EFFORTS
-from codecplus.search import BeamSearch, EntropyCosts
+from codecplus.recordings.recording import audio_files
 from codecplus.utils import load_audio
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from codecplus.utils import integrated_loudness, load_audio, save_audio
+from codecplus.audio.loudness import integrated_loudness
+from codecplus.utils import load_audio, save_audio
 
 RATE = 44100
 TEXT = "Codec plus turns sound into a few kilobits per second, and back again."

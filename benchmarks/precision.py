@@ -15,7 +15,7 @@ from pesq import pesq
 from pystoi import stoi
 
 from codecplus import Codec, load_codec
-from codecplus.recordings import audio_files
+from codecplus.recordings.recording import audio_files
 
 SETTINGS = {"fp32": ("float32", False), "fp32, compiled": ("float32", True)}
 SETTINGS |= {"bf16": ("bfloat16", False), "bf16, compiled": ("bfloat16", True)}

@@ -23,6 +23,8 @@ from transformers import DacModel as StockModel
 
 from codecplus import Codec, DacModel
 from codecplus.configuration import load_preset, preset_names
+from codecplus.inference.batched import encode_clips
+from codecplus.inference.chunked import decode_blocks, encode_blocks
 from codecplus.modeling_dac.layers_dac import (
     DacConv1d,
     DacConvTranspose1d,
@@ -30,8 +32,6 @@ from codecplus.modeling_dac.layers_dac import (
     DacResidualVectorQuantizer,
     Snake1d,
 )
-from codecplus.streaming import decode_blocks, encode_blocks
-from codecplus.streaming.batched import encode_clips
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
 

@@ -25,8 +25,8 @@ from torch.nn import functional as F
 from transformers import DacConfig as StockConfig
 from transformers import DacModel as StockModel
 
+from codecplus.acceleration.training import use_training_layers
 from codecplus.configuration import preset_names
-from codecplus.gradients import use_training_layers
 from codecplus.modeling_dac.layers_dac import DacConv1d, DacConvTranspose1d, Snake1d
 from codecplus.training.data import Batch
 from codecplus.training.loop import Trainer, new_model

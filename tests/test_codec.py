@@ -9,7 +9,13 @@ import torch
 from tiny import GEOMETRIES, tiny_model
 
 from codecplus import Codec, load_codec
-from codecplus.errors import CodecPlusError, FileFormatError, InputError, ModelMismatchError, OutputExistsError
+from codecplus.errors import (
+    CodecPlusError,
+    FileFormatError,
+    InputError,
+    ModelMismatchError,
+    OutputExistsError,
+)
 from codecplus.utils import load_audio, save_audio
 
 
@@ -199,7 +205,7 @@ def test_bad_input_is_refused_in_a_sentence(codec, call, message):
 
 
 def test_memory_does_not_grow_with_the_file(codec, tmp_path, monkeypatch):
-    monkeypatch.setattr("codecplus.streaming.chunked._CHUNK_ELEMENTS", 1 << 18)  # chunks of 2 s
+    monkeypatch.setattr("codecplus.inference.chunked._CHUNK_ELEMENTS", 1 << 18)  # chunks of 2 s
     peaks = []
     for seconds in (8, 40):
         save_audio(np.zeros(seconds * 16000, np.float32), tmp_path / "in.wav", 16000)

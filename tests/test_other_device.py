@@ -7,7 +7,7 @@ from other_device import DEVICE, OnDevice, present
 from tiny import tiny_model
 
 from codecplus import Codec
-from codecplus.gradients import TrainedSnake1d
+from codecplus.acceleration.training import TrainedSnake1d
 
 RATE = 16000
 

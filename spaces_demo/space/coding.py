@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from codecplus import Codec, load_codec
+from codecplus.audio.files import AudioFileReader
 from codecplus.bitstream import Reader
 from codecplus.errors import CodecPlusError, FileFormatError, InputError, ModelMismatchError
 from codecplus.eval import score
 from codecplus.eval.codecs import Original, resolve_codecs
-from codecplus.utils import AudioFileReader
 
 from .settings import CHECKPOINTS, MAX_CHANNELS, MAX_RATE, MAX_SECONDS, MAX_UPLOAD
 

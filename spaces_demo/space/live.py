@@ -15,8 +15,8 @@ import numpy as np
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from codecplus import Codec
+from codecplus.audio.resampling import Resampler
 from codecplus.errors import CodecPlusError, InputError
-from codecplus.utils import Resampler
 
 from .coding import Clip, checkpoint, title
 from .settings import MAX_LIVE_CALLS, MAX_LIVE_SECONDS
@@ -57,7 +57,7 @@ def measure(clip: Clip, name: str, kbps: float) -> tuple[np.ndarray, int, dict[s
 
     The first half second is not counted: it pays for what later packets need not.
     """
-    from codecplus.utils import resample
+    from codecplus.audio.resampling import resample
 
     codec = checkpoint(name)
     rate = codec.model_sample_rate

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from codecplus.demo import BUNDLED_CLIP
+from codecplus.cli.demo import BUNDLED_CLIP
 from codecplus.errors import CodecPlusError
 
 from .settings import FOLDER

@@ -7,11 +7,17 @@
 
 from typing import TYPE_CHECKING
 
-from ._version import __version__
+from codecplus._version import __version__
 
 if TYPE_CHECKING:
-    from .codec import Codec, Latents, load_codec
-    from .modeling_dac import CausalDacConfig, CausalDacModel, DacConfig, DacFeatureExtractor, DacModel
+    from codecplus.codec import Codec, Latents, load_codec
+    from codecplus.modeling_dac import (
+        CausalDacConfig,
+        CausalDacModel,
+        DacConfig,
+        DacFeatureExtractor,
+        DacModel,
+    )
 
 # Loaded when first used, so that `import codecplus` and the command line's --help need no torch.
 _HOMES = {

@@ -16,15 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import utils
-from .bitstream import EntropyModel, Header, Reader, StreamInfo, Writer, can_code, pack
-from .checkpoints import DacFile, embedded_fingerprints, embedded_names, read_dac_file
-from .checkpoints.identity import EMBEDDED_FOLDER
-from .errors import CodecPlusError, FileFormatError, InputError, ModelMismatchError
-from .recordings import Recording, read_recording
-from .runtime.network import Geometry, Network
-from .runtime.onnx_model import OnnxModel, find_export
-from .streaming import DecoderStream, EncoderStream
+from codecplus.audio.arrays import as_audio
+from codecplus.audio.files import AudioFileReader, AudioFileWriter
+from codecplus.audio.loudness import LoudnessMeter, integrated_loudness
+from codecplus.audio.mel import mel_spectrogram
+from codecplus.audio.resampling import Resampler, resampled_length
+from codecplus.bitstream import EntropyModel, Header, Reader, StreamInfo, Writer, can_code, pack
+from codecplus.checkpoints import DacFile, embedded_fingerprints, embedded_names, read_dac_file
+from codecplus.checkpoints.identity import EMBEDDED_FOLDER
+from codecplus.errors import CodecPlusError, FileFormatError, InputError, ModelMismatchError
+from codecplus.inference.network import Geometry, Network
+from codecplus.inference.onnx_model import OnnxModel, find_export
+from codecplus.recordings.recording import Recording, read_recording
+from codecplus.streaming import DecoderStream, EncoderStream
+from codecplus.system.paths import atomic_path, check_output
 
 if TYPE_CHECKING:
     import torch
@@ -181,12 +186,12 @@ class Codec:
             raise InputError("expected audio, but these are codes already; decode them first")
         if isinstance(audio, (list, tuple)) and audio and np.ndim(audio[0]) > 0 and not _is_channels(audio):
             return [self.encode(item, sample_rate, bitrate, n_quantizers, loudness=loudness) for item in audio]
-        audio = utils.as_audio(audio)
+        audio = as_audio(audio)
         channels = np.atleast_2d(audio)
         rate = self._rate(sample_rate)
         info = self._info(rate, len(channels), bitrate, n_quantizers)
         if loudness is not None:
-            gain = _gain(utils.integrated_loudness(channels, rate), loudness, float(np.abs(channels).max()))
+            gain = _gain(integrated_loudness(channels, rate), loudness, float(np.abs(channels).max()))
             info = replace(info, gain=gain)
         codes = np.concatenate(list(self._encode_blocks(_blocks(channels), info)), axis=-1)
         return Latents(codes if audio.ndim == 2 else codes[0], info, channels.shape[-1])
@@ -343,8 +348,8 @@ class Codec:
             file = io.BytesIO()
             self._compress(source, sample_rate, file, progress, **options)
             return file.getvalue()
-        utils.check_output(output, overwrite)
-        with utils.atomic_path(output) as temporary, open(temporary, "wb") as file:
+        check_output(output, overwrite)
+        with atomic_path(output) as temporary, open(temporary, "wb") as file:
             self._compress(source, sample_rate, file, progress, **options)
         return Path(output)
 
@@ -368,27 +373,27 @@ class Codec:
 
     def _compress_variably(self, file, samples, counter, info, entropy, target, control) -> None:
         """As many codebooks for each frame as it needs, or as make the file have `target` kbit/s."""
-        from . import search
+        from codecplus.encoding.rate_control import audible_errors, meet_target, tolerance_of, truncated
 
         def coded(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
             return self._codes(blocks, info, control["effort"], entropy)
 
-        pieces = search.audible_errors(self._torch_model("rate_control"), samples, coded)
+        pieces = audible_errors(self._torch_model("rate_control"), samples, coded)
         if target is None:
-            tolerance = search.tolerance_of(8.0 if control["quality"] is None else control["quality"])
+            tolerance = tolerance_of(8.0 if control["quality"] is None else control["quality"])
             writer = Writer(file, info, entropy)
             for codes, errors in pieces:
-                writer.write(search.truncated(codes, errors, tolerance))
+                writer.write(truncated(codes, errors, tolerance))
             writer.close(num_samples=counter.samples)
             return
         all_codes, all_errors = (np.concatenate(part, axis=-1) for part in zip(*pieces, strict=True))
 
         def written(tolerance: float) -> bytes:
-            kept = search.truncated(all_codes, all_errors, tolerance)
+            kept = truncated(all_codes, all_errors, tolerance)
             return pack(kept, info, num_samples=counter.samples, entropy=entropy)
 
         wanted = target * 125 * counter.samples / info.original_sample_rate  # bytes
-        data = written(search.meet_target(lambda tolerance: len(written(tolerance)), wanted))
+        data = written(meet_target(lambda tolerance: len(written(tolerance)), wanted))
         if len(data) > max(1.02 * wanted, wanted + 64):
             least = len(data) * target / wanted
             raise InputError(f"this audio takes {least:.2f} kbit/s at least with this model, got bitrate={target}")
@@ -401,16 +406,16 @@ class Codec:
             if sample_rate is not None:
                 raise InputError("sample_rate is for audio given as an array; a file knows its own rate, leave it out")
             gain = 1.0 if loudness is None else _file_gain(source, loudness)
-            with utils.AudioFileReader(source) as reader:
+            with AudioFileReader(source) as reader:
                 yield reader.sample_rate, reader.channels, gain, reader.blocks()
             return
         if isinstance(source, Latents):
             raise InputError("expected audio, but these are codes already; decode them first")
         if isinstance(source, (list, tuple)) and source and np.ndim(source[0]) > 0 and not _is_channels(source):
             raise InputError("expected one clip, got a list of them; compress each, or give a list of paths")
-        channels, rate, gain = np.atleast_2d(utils.as_audio(source)), self._rate(sample_rate), 1.0
+        channels, rate, gain = np.atleast_2d(as_audio(source)), self._rate(sample_rate), 1.0
         if loudness is not None:
-            gain = _gain(utils.integrated_loudness(channels, rate), loudness, float(np.abs(channels).max()))
+            gain = _gain(integrated_loudness(channels, rate), loudness, float(np.abs(channels).max()))
         yield rate, len(channels), gain, _blocks(channels)
 
     def _coding(self, info: StreamInfo, entropy_coding: bool) -> tuple[StreamInfo, EntropyModel | None]:
@@ -425,7 +430,7 @@ class Codec:
         """Codes (C, K, T) in pieces of audio (C, n) in blocks at the model's rate."""
         if effort == 0:
             return self.network.encode_blocks(samples, info.num_codebooks)
-        from . import refinement
+        from codecplus.encoding import refinement
 
         model = self._torch_model("effort")
         return refinement.encode_with_effort(model, samples, info.num_codebooks, refinement.EFFORTS[effort], entropy)
@@ -476,9 +481,7 @@ class Codec:
             if output is None:
                 audio = _gather(blocks, header.channels, length)
                 return audio[0] if header.channels == 1 else audio
-            with utils.AudioFileWriter(
-                output, header.original_sample_rate, header.channels, overwrite=overwrite
-            ) as writer:
+            with AudioFileWriter(output, header.original_sample_rate, header.channels, overwrite=overwrite) as writer:
                 for block in blocks:
                     writer.write(block)
         return Path(output)
@@ -542,8 +545,8 @@ class Codec:
         import torch
 
         options, rate = self.mel, self._rate(sample_rate)
-        mel = utils.mel_spectrogram(
-            torch.from_numpy(utils.as_audio(audio)),
+        mel = mel_spectrogram(
+            torch.from_numpy(as_audio(audio)),
             rate,
             n_mels=options.n_mels,
             n_fft=options.n_fft,
@@ -598,7 +601,7 @@ class Codec:
         return self.network.encode_blocks(self._at_model_rate(blocks, info), info.num_codebooks)
 
     def _at_model_rate(self, blocks: Iterable[np.ndarray], info: StreamInfo) -> Iterator[np.ndarray]:
-        resampler = utils.Resampler(info.original_sample_rate, info.sample_rate, info.channels)
+        resampler = Resampler(info.original_sample_rate, info.sample_rate, info.channels)
 
         def resampled():
             for block in blocks:
@@ -609,14 +612,14 @@ class Codec:
 
     def _decode_blocks(self, blocks: Iterable[np.ndarray], info: StreamInfo, num_samples: int) -> Iterator[np.ndarray]:
         """Audio (C, S) in blocks, `num_samples` in all at the original rate, of codes (C, K, T) in blocks."""
-        length = utils.resampled_length(num_samples, info.original_sample_rate, info.sample_rate)
+        length = resampled_length(num_samples, info.original_sample_rate, info.sample_rate)
         audio = _cut(self.network.decode_blocks(blocks), length)
         if info.gain != 1.0:
             audio = (block / np.float32(info.gain) for block in audio)
         return _cut(_resampled(audio, info.sample_rate, info.original_sample_rate, info.channels), num_samples)
 
     def _samples(self, frames: int, info: StreamInfo) -> int:
-        return utils.resampled_length(frames * info.hop_length, info.sample_rate, info.original_sample_rate)
+        return resampled_length(frames * info.hop_length, info.sample_rate, info.original_sample_rate)
 
     def _check_codes(self, latents) -> np.ndarray:
         """Codes as (C, K, T), checked against the model's codebooks."""
@@ -657,14 +660,14 @@ class Codec:
         else:
             audio = self.network.decode_unpadded(codes, file.chunk_length)
         info = self._info(file.sample_rate, len(codes), None, codes.shape[1])
-        length = utils.resampled_length(file.original_length, file.sample_rate, config.sampling_rate)
+        length = resampled_length(file.original_length, file.sample_rate, config.sampling_rate)
         if length > audio.shape[-1] + config.hop_length:
             raise FileFormatError(
                 f"the file claims {file.original_length} samples, its codes hold {audio.shape[-1]}; it is damaged"
             )
         # The original brings every channel back to the loudness measured before encoding, each by its own gain.
         for channel in audio:
-            loudness = max(utils.integrated_loudness(channel, config.sampling_rate), -70.0)
+            loudness = max(integrated_loudness(channel, config.sampling_rate), -70.0)
             channel *= np.float32(10 ** ((file.input_db - loudness) / 20))
         blocks = _resampled(_blocks(audio), config.sampling_rate, file.sample_rate, len(codes))
         header = Header(
@@ -716,7 +719,7 @@ def load_codec(
             raise InputError("dtype and revision are for models in torch; an export has its precision, leave them out")
         entropy_models = read_entropy_models(export[0].parent) or None
         return Codec(OnnxModel(*export, device=device), sample_rate, mel=mel, entropy_models=entropy_models)
-    from .checkpoints import fingerprint, load_model
+    from codecplus.checkpoints import fingerprint, load_model
 
     model = load_model(name, revision=revision)
     place = Path(model.config._name_or_path or name)  # of a repository, its folder in the cache
@@ -730,7 +733,7 @@ def _network(model: Any) -> Network:
     """A model that is a network already, or one in torch made one."""
     if hasattr(model, "encode_blocks"):
         return model
-    from .runtime.torch_network import TorchNetwork
+    from codecplus.inference.torch_network import TorchNetwork
 
     return TorchNetwork(model)
 
@@ -804,7 +807,7 @@ def _blocks(audio: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _resampled(blocks: Iterable[np.ndarray], from_rate: int, to_rate: int, channels: int) -> Iterator[np.ndarray]:
-    resampler = utils.Resampler(from_rate, to_rate, channels)
+    resampler = Resampler(from_rate, to_rate, channels)
     for block in blocks:
         yield resampler.push(block)
     yield resampler.flush()
@@ -910,8 +913,8 @@ def _gain(measured: float, wanted: float, peak: float) -> float:
 
 
 def _file_gain(path: PathLike, loudness: float) -> float:
-    with utils.AudioFileReader(path) as reader:
-        meter, peak = utils.LoudnessMeter(reader.sample_rate, reader.channels), 0.0
+    with AudioFileReader(path) as reader:
+        meter, peak = LoudnessMeter(reader.sample_rate, reader.channels), 0.0
         for block in reader.blocks():
             meter.push(block)
             peak = max(peak, float(np.abs(block).max()))

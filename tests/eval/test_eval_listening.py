@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
+from codecplus.audio.loudness import integrated_loudness
 from codecplus.cli import main
 from codecplus.errors import FileFormatError, InputError
 from codecplus.eval import build_leaderboard
@@ -26,7 +27,7 @@ from codecplus.eval.listening import (
 from codecplus.eval.statistics import crossed_interval
 from codecplus.eval.stimuli import export_webmushra, match_loudness, prepare_item
 from codecplus.eval.tasks import FolderTask
-from codecplus.utils import integrated_loudness, load_audio, save_audio
+from codecplus.utils import load_audio, save_audio
 
 MEANS = {"identity": 98.0, "lowpass-7000": 60.0, "lowpass-3500": 30.0, "opus@6": 45.0}
 

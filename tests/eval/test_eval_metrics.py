@@ -11,7 +11,16 @@ import torch
 from eval_signals import speech_like
 
 from codecplus.errors import InputError, MissingExtraError
-from codecplus.eval.metrics import METRICS, Recording, Score, compute_score, metrics_by_name, score, spectral, waveform
+from codecplus.eval.metrics import (
+    METRICS,
+    Recording,
+    Score,
+    compute_score,
+    metrics_by_name,
+    score,
+    spectral,
+    waveform,
+)
 from codecplus.eval.metrics.worker import Scorer
 
 RATE = 16_000

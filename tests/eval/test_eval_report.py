@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import yaml
 
+from codecplus.cli.evaluate import add_verbs
 from codecplus.errors import InputError
 from codecplus.eval import build_leaderboard, compare, load_results
 from codecplus.eval import results as results_module
-from codecplus.eval.commands import add_verbs
 from codecplus.eval.metrics import METRICS, Score, score
 from codecplus.eval.report import leaderboard, markdown, write_report
-from codecplus.eval.report.hub import eval_result_entries, write_hub_files
+from codecplus.eval.report.model_repository import eval_result_entries, write_hub_files
 from codecplus.eval.results import Row, summarize, write_json, write_rows
 from codecplus.eval.statistics import estimate, paired_difference
 from codecplus.eval.tasks import clips
@@ -263,7 +263,7 @@ def test_verbs(tmp_path, capsys):
 
 
 def test_listing_the_verbs_imports_nothing_heavy():
-    code = "import sys, codecplus.eval.commands; print({'numpy', 'torch', 'datasets', 'av'} & set(sys.modules))"
+    code = "import sys, codecplus.cli; print({'numpy', 'torch', 'datasets', 'av'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
 
 

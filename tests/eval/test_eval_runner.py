@@ -17,7 +17,14 @@ from eval_signals import HalfCodec, speech_like
 
 import codecplus.eval.codecs as codecs_module
 from codecplus.errors import FileFormatError, InputError
-from codecplus.eval import EvaluationConfig, build_leaderboard, compare, load_results, run_evaluation, score
+from codecplus.eval import (
+    EvaluationConfig,
+    build_leaderboard,
+    compare,
+    load_results,
+    run_evaluation,
+    score,
+)
 from codecplus.eval.store import Store
 
 FAST = ("mel_distance", "stoi")

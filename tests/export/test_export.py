@@ -17,7 +17,7 @@ from codecplus import Codec, load_codec
 from codecplus.cli import main
 from codecplus.errors import CheckpointError, InputError, ModelMismatchError, OutputExistsError
 from codecplus.export import export_onnx
-from codecplus.runtime.onnx_model import OnnxModel, find_export
+from codecplus.inference.onnx_model import OnnxModel, find_export
 from codecplus.utils import load_audio, save_audio
 
 KEYS = [(g, c) for g in GEOMETRIES for c in (False, True)]
@@ -105,7 +105,7 @@ def test_long_files_are_coded_in_exact_chunks(exports, key, monkeypatch):
     audio = clip(exported, 3)[0]
     whole = exported.encode(audio)
     decoded = exported.decode(whole)
-    monkeypatch.setattr("codecplus.runtime.onnx_model._CHUNK_ELEMENTS", 1)  # the least: 32 frames
+    monkeypatch.setattr("codecplus.inference.onnx_model._CHUNK_ELEMENTS", 1)  # the least: 32 frames
     assert whole.shape[-1] > 3 * 32
     assert same(exported.encode(audio), whole) >= 0.999
     np.testing.assert_allclose(exported.decode(whole), decoded, atol=1e-4)
@@ -114,7 +114,7 @@ def test_long_files_are_coded_in_exact_chunks(exports, key, monkeypatch):
 def test_a_stateful_export_streams_and_codes_files(live, monkeypatch):
     codec, folder = live
     exported = load_codec(folder)
-    monkeypatch.setattr("codecplus.runtime.onnx_model._CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr("codecplus.inference.onnx_model._CHUNK_ELEMENTS", 1)
     audio = clip(codec, 2)[0]
     expected = codec.encode(audio)
     assert same(exported.encode(audio), expected) >= 0.999

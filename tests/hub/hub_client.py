@@ -77,11 +77,11 @@ def publish_space(root: str, folder: str) -> dict:
     """The demo, out of a checkout that lies elsewhere."""
     from pathlib import Path
 
-    from codecplus import hub
+    from codecplus.hub import upload
 
-    hub._ROOT = Path(root) / "nothing"
+    upload._ROOT = Path(root) / "nothing"
     done = {"no demo": command("push", "--space", "ada/demo")}
-    hub._ROOT = Path(root)
+    upload._ROOT = Path(root)
     done["pushed"] = command("push", "--space", "ada/demo")
     done["again"] = command("push", "--space", "ada/demo")
     done["written"] = command("push", "--space", "--to", folder)

@@ -5,11 +5,11 @@ import pytest
 import soundfile
 import torch
 
+from codecplus.audio.loudness import integrated_loudness
 from codecplus.errors import InputError
 from codecplus.training.data import Batches, Crops, Cutter, FileSource, find_recordings, hold_out
 from codecplus.training.recipe import Augmentation
 from codecplus.training.sources import TableOptions, open_data
-from codecplus.utils import integrated_loudness
 
 RATE = 8000
 PLAIN = Augmentation(flip_share=0)

@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState, PartialState
 from other_device import DEVICE, OnDevice, present, waits
 from training_recipes import CONFIG, PAPER, PHASED, RATE
 
-from codecplus import gradients
+from codecplus.acceleration import training as gradients
 from codecplus.training import run as runs
 from codecplus.training.loop import Trainer
 from codecplus.training.recipe import Recipe

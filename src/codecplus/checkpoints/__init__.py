@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from .._lazy import lazy_names
+from codecplus._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .dac_file import DacFile, read_dac_file
-    from .identity import embedded_fingerprints, embedded_names
-    from .loading import fingerprint, load_model
-    from .official import read_official, write_official
+    from codecplus.checkpoints.dac_file import DacFile, read_dac_file
+    from codecplus.checkpoints.identity import embedded_fingerprints, embedded_names
+    from codecplus.checkpoints.loading import fingerprint, load_model
+    from codecplus.checkpoints.official import read_official, write_official
 
 # What needs torch is imported when it is used.
 __getattr__ = lazy_names(

@@ -8,11 +8,11 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedConfig
 
-from ..errors import CheckpointError, InputError
-from ..modeling_dac import CausalDacConfig, CausalDacModel, DacConfig, DacModel
-from .identity import EMBEDDED_FOLDER, embedded_names, fingerprint_of
-from .official import fold_weight_norm, read_official
-from .remote import fetch_checkpoint, is_hub_id
+from codecplus.checkpoints.identity import EMBEDDED_FOLDER, embedded_names, fingerprint_of
+from codecplus.checkpoints.official import fold_weight_norm, read_official
+from codecplus.checkpoints.remote import fetch_checkpoint, is_hub_id
+from codecplus.errors import CheckpointError, InputError
+from codecplus.modeling_dac import CausalDacConfig, CausalDacModel, DacConfig, DacModel
 
 _CLASSES = {DacConfig.model_type: DacModel, CausalDacConfig.model_type: CausalDacModel}
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
-from ..modeling_dac import CausalDacConfig, DacConfig, DacModel
-from ..utils import atomic_path
+from codecplus.errors import CheckpointError
+from codecplus.modeling_dac import CausalDacConfig, DacConfig, DacModel
+from codecplus.system.paths import atomic_path
 
 # Position in the original nn.Sequential -> name in ours, for residual units, encoder blocks and decoder blocks.
 _UNIT = {0: "snake1", 1: "conv1", 2: "snake2", 3: "conv2"}

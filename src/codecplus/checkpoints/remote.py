@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..errors import CheckpointError
+from codecplus.errors import CheckpointError
 
 # What a codec is loaded from; nothing that would have to be unpickled, and no training state.
 CHECKPOINT_FILES = ("config.json", "model*.safetensors", "model.safetensors.index.json", "entropy*")

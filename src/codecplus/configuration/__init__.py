@@ -4,8 +4,8 @@ import difflib
 import json
 from pathlib import Path
 
-from ..errors import InputError
-from ..modeling_dac import CausalDacConfig, DacConfig
+from codecplus.errors import InputError
+from codecplus.modeling_dac import CausalDacConfig, DacConfig
 
 _PRESETS = Path(__file__).parent / "presets"
 

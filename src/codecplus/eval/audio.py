@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import soxr
 
-from codecplus import utils
+from codecplus.audio import resampling
 
 RESAMPLER = f"soxr-{soxr.__version__} VHQ"
 
@@ -17,7 +17,7 @@ def resample(audio: np.ndarray, from_rate: int, to_rate: int, samples: int | Non
     (2, 160)
     """
     if from_rate != to_rate:
-        audio = utils.resample(audio, from_rate, to_rate)
+        audio = resampling.resample(audio, from_rate, to_rate)
     return audio if samples is None else fit(audio, samples)
 
 

@@ -18,7 +18,7 @@ from typing import Any, cast
 from codecplus.errors import FileFormatError, InputError
 from codecplus.eval.metrics.base import STATUSES, Score, Status
 from codecplus.eval.statistics import Estimate, by_file, estimate
-from codecplus.utils import atomic_path
+from codecplus.system.paths import atomic_path
 
 SCHEMA = 1
 ROWS, SUMMARY, COSTS, PROVENANCE = "rows.jsonl", "summary.json", "costs.json", "provenance.json"

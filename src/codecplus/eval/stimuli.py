@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from codecplus.audio.files import save_audio
+from codecplus.audio.loudness import integrated_loudness
 from codecplus.errors import InputError
 from codecplus.eval.codecs import Codec, Original, anchors
 from codecplus.eval.codecs.base import codec_hash
 from codecplus.eval.listening import REFERENCE
 from codecplus.eval.tasks import Clip, Problem, Task
-from codecplus.utils import integrated_loudness, save_audio
 
 LOUDNESS = -23.0  # LUFS, the level of EBU R 128
 MAX_STIMULI = 12  # of one trial, by BS.1534-3, section 5.3: more cannot be compared

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from codecplus.errors import InputError
-from codecplus.utils import atomic_path
+from codecplus.system.paths import atomic_path
 
 
 class Journal:

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from .._lazy import lazy_names
+from codecplus._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .onnx import export_onnx
+    from codecplus.export.onnx import export_onnx
 
 __getattr__ = lazy_names(__name__, {"export_onnx": "onnx"})  # the command line imports this package for its help
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
-from ..recordings import audio_files
-from ..utils import AudioFileReader, resample
+from codecplus.audio.files import AudioFileReader
+from codecplus.audio.resampling import resample
+from codecplus.errors import InputError
+from codecplus.recordings.recording import audio_files
 
 SEGMENT_SECONDS = 2.0
 MAX_SEGMENTS = 32

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import MissingExtraError
+from codecplus.errors import MissingExtraError
 
 try:
     import onnx

@@ -16,10 +16,16 @@ start, and gives the next one as an output: nothing is padded, and nothing is co
 import numpy as np
 import torch
 
-from ..modeling_dac import DacModel
-from ..modeling_dac.layers_dac import DacConv1d, DacConvTranspose1d, DacResidualUnit, Snake1d, weights_in_place
-from ..streaming.layers import Lookup, Search
-from .graph import Graph
+from codecplus.export.graph import Graph
+from codecplus.modeling_dac import DacModel
+from codecplus.modeling_dac.layers_dac import (
+    DacConv1d,
+    DacConvTranspose1d,
+    DacResidualUnit,
+    Snake1d,
+    weights_in_place,
+)
+from codecplus.streaming.layers import Lookup, Search
 
 
 class _Half:

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoints import fingerprint
-from ..errors import InputError
-from ..modeling_dac import DacModel
-from ..runtime.onnx_model import ExportInfo, export_paths
-from ..utils import atomic_path, check_output
+from codecplus.checkpoints import fingerprint
+from codecplus.errors import InputError
+from codecplus.inference.onnx_model import ExportInfo, export_paths
+from codecplus.modeling_dac import DacModel
+from codecplus.system.paths import atomic_path, check_output
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -46,13 +46,13 @@ def export_onnx(
         MissingExtraError: without onnx.
     """
     _check_options(model, precision, stateful, calibration)
-    from .networks import decoder_graph, encoder_graph
+    from codecplus.export.networks import decoder_graph, encoder_graph
 
     info = export_info(model, precision, stateful, model_fingerprint)
     dtype = "float16" if precision == "fp16" else "float32"
     halves = [make(model, info.to_metadata(), dtype, stateful) for make in (encoder_graph, decoder_graph)]
     if calibration is not None:
-        from .quantization import quantize
+        from codecplus.export.quantization import quantize
 
         halves = quantize(halves[0], halves[1], info, calibration)
     paths = export_paths(output)

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import MissingExtraError
-from ..runtime.onnx_model import ExportInfo, OnnxModel
-from .calibration import segments
+from codecplus.errors import MissingExtraError
+from codecplus.export.calibration import segments
+from codecplus.inference.onnx_model import ExportInfo, OnnxModel
 
 try:
     import onnx

@@ -151,7 +151,8 @@ class DacPreTrainedModel(PreTrainedAudioTokenizerBase):
             kernels = importlib.import_module("codecplus.kernels")
             if kernels.supported_in_bf16() if self.dtype == torch.bfloat16 else kernels.supported():
                 kernels.library()
-                return kernels.snake, kernels.residual_unit
+                layers = importlib.import_module("codecplus.acceleration.inference")
+                return layers.snake, layers.residual_unit
         try:
             with torch.inference_mode():
                 rows = torch.zeros(48, 16, dtype=self.dtype)  # equal sizes would be taken for one

@@ -1,18 +1,17 @@
-"""Exact chunked and stateful encoding and decoding: files of any length, and live streams, in bounded memory.
+"""Live streams: stateful encoding and decoding, state in, state out; packets and their concealment.
 
-What knows a network in torch (`chunked`, `layers`, `network`) is imported when it is used: windows, streams and packets
+The modules that know a network in torch (`layers`, `network`) are imported when they are used: streams and packets
 serve other runtimes too.
 """
 
 from typing import TYPE_CHECKING
 
-from .._lazy import lazy_names
+from codecplus._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .chunked import decode_blocks, encode_blocks
-    from .network import StreamingDecoder, StreamingEncoder, StreamState
-    from .packets import ConcealingDecoder, PacketFormat, PacketReader, PacketWriter, Received
-    from .stream import DecoderStream, EncoderStream
+    from codecplus.streaming.network import StreamingDecoder, StreamingEncoder, StreamState
+    from codecplus.streaming.packets import ConcealingDecoder, PacketFormat, PacketReader, PacketWriter, Received
+    from codecplus.streaming.stream import DecoderStream, EncoderStream
 
 __getattr__ = lazy_names(
     __name__,
@@ -27,8 +26,6 @@ __getattr__ = lazy_names(
         "StreamState": "network",
         "StreamingDecoder": "network",
         "StreamingEncoder": "network",
-        "decode_blocks": "chunked",
-        "encode_blocks": "chunked",
     },
 )
 
@@ -43,6 +40,4 @@ __all__ = [
     "StreamState",
     "StreamingDecoder",
     "StreamingEncoder",
-    "decode_blocks",
-    "encode_blocks",
 ]

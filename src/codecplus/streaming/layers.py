@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import kernels
-from ..modeling_dac.layers_dac import (
+from codecplus.acceleration.inference import UnitStep, takes_unit
+from codecplus.modeling_dac.layers_dac import (
     DacConv1d,
     DacConvTranspose1d,
     DacDecoder,
@@ -167,8 +167,8 @@ class ResidualUnit:
         self.conv2 = Convolution(unit.conv2, None, inputs_per_frame)
         self.fused = None
         causal_in_bf16 = unit.conv1.pads[1] == 0 and unit.conv1.weight.dtype == torch.bfloat16
-        if unit.fused is not None and causal_in_bf16 and kernels.takes_unit(unit, unit.conv1.weight[..., 0]):
-            self.fused = kernels.UnitStep(unit)
+        if unit.fused is not None and causal_in_bf16 and takes_unit(unit, unit.conv1.weight[..., 0]):
+            self.fused = UnitStep(unit)
 
     def start(self, batch: int) -> LayerState:
         """Nothing waits before the first input."""

@@ -11,9 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..modeling_dac import DacModel
-from .layers import Layer, LayerState, Lookup, Search, decoder_layers, encoder_layers, start, step, zero_before
-from .stream import check_frame_end
+from codecplus.modeling_dac import DacModel
+from codecplus.streaming.layers import (
+    Layer,
+    LayerState,
+    Lookup,
+    Search,
+    decoder_layers,
+    encoder_layers,
+    start,
+    step,
+    zero_before,
+)
+from codecplus.streaming.stream import check_frame_end
 
 # Elements of the widest activation of a step. Longer inputs are taken in several steps, so that memory is bounded.
 _STEP_ELEMENTS = 1 << 19

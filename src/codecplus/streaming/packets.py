@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import FileFormatError, InputError
-from .stream import DecoderSteps, DecoderStream
+from codecplus.errors import FileFormatError, InputError
+from codecplus.streaming.stream import DecoderSteps, DecoderStream
 
 if TYPE_CHECKING:
-    from ..modeling_dac import DacModel
+    from codecplus.modeling_dac import DacModel
 
 _MARK, _VERSION, _WITH_HEADER = 0xDA, 1, 1
 _FIXED_SIZE, _CRC_SIZE = 7, 4  # bytes before the header, and of the checksum

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..errors import InputError
+from codecplus.errors import InputError
 
 if TYPE_CHECKING:
-    from ..modeling_dac import DacModel
+    from codecplus.modeling_dac import DacModel
 
 
 class Steps(Protocol):
@@ -194,7 +194,7 @@ def check_frame_end(received: int, unit: int) -> None:
 def _streaming_encoder(model: Any) -> EncoderSteps:
     if hasattr(model, "step"):
         return model
-    from .network import StreamingEncoder
+    from codecplus.streaming.network import StreamingEncoder
 
     return StreamingEncoder(model)
 
@@ -202,7 +202,7 @@ def _streaming_encoder(model: Any) -> EncoderSteps:
 def _streaming_decoder(model: Any) -> DecoderSteps:
     if hasattr(model, "step"):
         return model
-    from .network import StreamingDecoder
+    from codecplus.streaming.network import StreamingDecoder
 
     return StreamingDecoder(model)
 

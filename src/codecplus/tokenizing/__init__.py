@@ -7,13 +7,13 @@ tokenize("recordings", load_codec("dac-16khz-live"), "codes")
 
 from typing import TYPE_CHECKING
 
-from .._lazy import lazy_names
+from codecplus._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .decoding import detokenize, row_latents
-    from .patterns import delay, flatten, offset, undelay, unflatten, unoffset, unwrap, wrap
-    from .runner import Coding, tokenize
-    from .sources import open_source
+    from codecplus.tokenizing.decoding import detokenize, row_latents
+    from codecplus.tokenizing.patterns import delay, flatten, offset, undelay, unflatten, unoffset, unwrap, wrap
+    from codecplus.tokenizing.runner import Coding, tokenize
+    from codecplus.tokenizing.sources import open_source
 
 __getattr__ = lazy_names(
     __name__,

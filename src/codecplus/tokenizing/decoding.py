@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ..codec import Codec, Latents, find_embedded, load_codec
-from ..errors import CodecPlusError, FileFormatError, InputError, ModelMismatchError
-from ..utils import AudioFileWriter, resampled_length
-from .shards import NEW_COLUMNS
-from .sources import load_rows
+from codecplus.audio.files import AudioFileWriter
+from codecplus.audio.resampling import resampled_length
+from codecplus.codec import Codec, Latents, find_embedded, load_codec
+from codecplus.errors import CodecPlusError, FileFormatError, InputError, ModelMismatchError
+from codecplus.tokenizing.shards import NEW_COLUMNS
+from codecplus.tokenizing.sources import load_rows
 
 FORMATS = ("wav", "flac", "ogg", "mp3")
 

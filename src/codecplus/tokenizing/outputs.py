@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.remote import explain, is_hub_id
-from ..errors import HubError
-from .shards import SIDECARS, read_footer
+from codecplus.checkpoints.remote import explain, is_hub_id
+from codecplus.errors import HubError
+from codecplus.tokenizing.shards import SIDECARS, read_footer
 
 _COMMIT_EVERY = 300.0  # seconds; the Hub takes some hundred commits an hour
 _PREFIX = "hf://datasets/"

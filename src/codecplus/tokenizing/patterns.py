@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from codecplus.errors import InputError
 
 
 def delay(codes: Any, fill: int, delays: Sequence[int] | None = None) -> Any:

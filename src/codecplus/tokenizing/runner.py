@@ -19,16 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from .._version import __version__
-from ..codec import Codec, find_embedded
-from ..errors import CodecPlusError, FileFormatError, InputError
-from ..recordings import Recording, open_recording
-from ..utils import Resampler
-from .outputs import LocalOutput, open_output
-from .shards import CodesFolder, CodesFormat, ShardWriter, open_shard
-from .sources import AUDIO, Source, open_source
-from .statistics import Statistics, describe
-from .workers import read_ordered
+from codecplus._version import __version__
+from codecplus.audio.resampling import Resampler
+from codecplus.codec import Codec, find_embedded
+from codecplus.errors import CodecPlusError, FileFormatError, InputError
+from codecplus.recordings.recording import Recording, open_recording
+from codecplus.tokenizing.outputs import LocalOutput, open_output
+from codecplus.tokenizing.shards import CodesFolder, CodesFormat, ShardWriter, open_shard
+from codecplus.tokenizing.sources import AUDIO, Source, open_source
+from codecplus.tokenizing.statistics import Statistics, describe
+from codecplus.tokenizing.workers import read_ordered
 
 JOB, README, STATISTICS = "tokenize.json", "README.md", "statistics.json"
 _WINDOW_ROWS = 512

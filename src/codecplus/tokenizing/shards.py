@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import FileFormatError, InputError
-from .statistics import Statistics
+from codecplus.errors import FileFormatError, InputError
+from codecplus.tokenizing.statistics import Statistics
 
 KEY = b"codecplus"  # of the JSON in a footer
 NEW_COLUMNS = ("codes", "num_frames", "num_samples", "sample_rate", "model_fingerprint", "model_revision", "error")

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import FileFormatError, InputError, MissingExtraError
-from ..recordings import audio_files
+from codecplus.errors import FileFormatError, InputError, MissingExtraError
+from codecplus.recordings.recording import audio_files
 
 AUDIO = "__audio__"  # the audio column in the tables of a source, whatever it is called in the data
 _READ_ROWS = 32  # per table: rows may hold whole files

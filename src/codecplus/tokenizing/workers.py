@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..errors import CodecPlusError
-from ..recordings import Recording, read_recording
+from codecplus.errors import CodecPlusError
+from codecplus.recordings.recording import Recording, read_recording
 
 MAX_SECONDS = 600.0  # of a recording that passes in one piece
 _BUFFER = 1 << 29  # bytes of decoded audio that may wait for their turn

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from codecplus.encoding.beam_search import BeamSearch
 from codecplus.modeling_dac.layers_dac import (
     DacResidualVectorQuantizer,
     DacVectorQuantize,
     give_directions,
     nearest_entry,
 )
-from codecplus.search import BeamSearch
 
 _SPREAD = 1.5  # bits by which codes differ for an entropy model, about
 STEERING = 2  # coordinates of codebooks placed for few bits that only steer the search

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from codecplus.audio.files import AudioFileReader
+from codecplus.audio.loudness import integrated_loudness
 from codecplus.errors import CodecPlusError, InputError, MissingExtraError
-from codecplus.utils import AudioFileReader, integrated_loudness
-
-from .recipe import Augmentation
+from codecplus.training.recipe import Augmentation
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf", ".w64"}
 _FULL_ROW_SECONDS = 30.0  # rows of a table are drawn in proportion to their duration up to this

@@ -20,12 +20,11 @@ from torch import Tensor, nn
 from codecplus import losses
 from codecplus.errors import TrainingError
 from codecplus.modeling_dac import CausalDacModel, DacModel
-
-from . import codebooks
-from .data import Batch, Batches
-from .discriminators import Discriminator, adversarial_losses
-from .optimizer import build_optimizers
-from .recipe import ADVERSARIAL, Adversary, Recipe
+from codecplus.training import codebooks
+from codecplus.training.data import Batch, Batches
+from codecplus.training.discriminators import Discriminator, adversarial_losses
+from codecplus.training.optimizer import build_optimizers
+from codecplus.training.recipe import ADVERSARIAL, Adversary, Recipe
 
 MOST_SKIPS = 10  # steps in a row whose gradient is not finite
 _SENSITIVITY_EVERY = 8  # batches that codebooks are placed by: gradients take longer than latents, and fewer do

@@ -24,21 +24,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from codecplus.acceleration.training import use_training_layers
 from codecplus.checkpoints import load_model
 from codecplus.configuration import CausalDacConfig, DacConfig
 from codecplus.errors import CheckpointError, InputError, MissingExtraError, OutputExistsError
-from codecplus.gradients import use_training_layers
 from codecplus.kernels import processor_flags
 from codecplus.modeling_dac import CausalDacModel, DacFeatureExtractor, DacModel
-
-from .codebooks import perplexity
-from .data import Cutter
-from .loop import Trainer, new_model
-from .recipe import Recipe
-from .sources import Clip, TableOptions, open_data
-from .tracking import Tracker, check_tracker
-from .validation import Validator
-from .widening import with_wider_encoder
+from codecplus.training.codebooks import perplexity
+from codecplus.training.data import Cutter
+from codecplus.training.loop import Trainer, new_model
+from codecplus.training.recipe import Recipe
+from codecplus.training.sources import Clip, TableOptions, open_data
+from codecplus.training.tracking import Tracker, check_tracker
+from codecplus.training.validation import Validator
+from codecplus.training.widening import with_wider_encoder
 
 _SHOWN_CLIPS = 4  # of the validation clips, whose audio goes to the tracker
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from codecplus.audio.files import AudioFileReader
+from codecplus.audio.resampling import resample
 from codecplus.errors import CodecPlusError, InputError, MissingExtraError
-from codecplus.utils import AudioFileReader, resample
-
-from .data import (
+from codecplus.training.data import (
     Batches,
     Crops,
     Cutter,

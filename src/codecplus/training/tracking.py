@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from codecplus.audio.mel import mel_spectrogram
 from codecplus.errors import InputError, MissingExtraError
-from codecplus.utils import mel_spectrogram
 
 TRACKERS = ("tensorboard", "trackio", "wandb", "none")
 

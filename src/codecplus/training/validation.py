@@ -8,12 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from codecplus.audio.resampling import resample
 from codecplus.losses import MultiScaleMelLoss
 from codecplus.modeling_dac import DacModel
-from codecplus.utils import resample
-
-from .sources import Clip
-from .speech import RATE, SpeechScorer
+from codecplus.training.sources import Clip
+from codecplus.training.speech import RATE, SpeechScorer
 
 
 class Validation(NamedTuple):

@@ -12,7 +12,7 @@ from codecplus._version import __version__
 from codecplus.errors import InputError
 from codecplus.eval.codecs.base import Original, Payload, row_name
 from codecplus.eval.codecs.stock import pick_device
-from codecplus.runtime.onnx_model import find_export
+from codecplus.inference.onnx_model import find_export
 
 EFFORT = ":effort="  # behind a checkpoint's name: how hard its encoder is to search, as `compress` has it
 

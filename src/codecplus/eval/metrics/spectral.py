@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from codecplus.utils import mel_filterbank
+from codecplus.audio.mel import mel_filterbank
 
 PAPER_RATE = 44_100
 WINDOWS = (2048, 512)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from codecplus.errors import MissingExtraError
-from codecplus.eval.report.hub import card_section, write_hub_files
 from codecplus.eval.report.leaderboard import build_leaderboard
 from codecplus.eval.report.markdown import markdown_report
+from codecplus.eval.report.model_repository import card_section, write_hub_files
 from codecplus.eval.report.plots import write_plots
 from codecplus.eval.results import Results
-from codecplus.utils import atomic_path
+from codecplus.system.paths import atomic_path
 
 __all__ = ["build_leaderboard", "card_section", "markdown_report", "write_hub_files", "write_plots", "write_report"]
 

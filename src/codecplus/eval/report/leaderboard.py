@@ -13,9 +13,17 @@ from codecplus.errors import InputError
 from codecplus.eval.codecs.anchors import is_anchor
 from codecplus.eval.listening import as_metric, describe, read_listening
 from codecplus.eval.metrics import METRICS
-from codecplus.eval.results import ROWS, Results, Row, bit_rates, load_results, metric_by_file, write_json
+from codecplus.eval.results import (
+    ROWS,
+    Results,
+    Row,
+    bit_rates,
+    load_results,
+    metric_by_file,
+    write_json,
+)
 from codecplus.eval.statistics import Estimate, estimate
-from codecplus.utils import atomic_path
+from codecplus.system.paths import atomic_path
 
 BAND_EDGES = (1.75, 3.5, 7.0, 14.0, 28.0, 56.0)  # kbit/s per channel; each twice the last, none at a usual rate
 PRIMARY = {"speech": ("pesq_wb", "mel_distance"), None: ("mel_distance", "stft_distance")}

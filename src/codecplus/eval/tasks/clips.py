@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from codecplus.audio.files import AudioFileReader
 from codecplus.errors import CodecPlusError, InputError
-from codecplus.utils import AudioFileReader
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from codecplus.errors import FileFormatError, InputError
 from codecplus.eval.tasks.clips import Clip, Problem, SegmentPolicy, read_clips
-from codecplus.recordings import SUFFIXES
+from codecplus.recordings.recording import SUFFIXES
 
 MANIFEST = "MANIFEST.csv"
 

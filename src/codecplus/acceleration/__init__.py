@@ -1,0 +1,1 @@
+"""Kernels and faster layers under a model, for inference and for training."""

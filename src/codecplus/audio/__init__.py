@@ -1,0 +1,1 @@
+"""What a signal is: arrays, files, sample rates, loudness, mel spectrograms. Knows nothing of models or bits."""

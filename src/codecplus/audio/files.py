@@ -1,0 +1,318 @@
+"""Audio files, read and written in blocks of bounded memory. The only reader of audio files in the package.
+
+Letters: C channels, S samples. Arrays are float32, full scale is ±1.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import soundfile
+
+from codecplus.audio.arrays import (
+    BLOCK_SAMPLES,
+    MAX_CHANNELS,
+    MAX_RATE,
+    MIN_RATE,
+    as_audio,
+    as_block,
+    check_count,
+    check_finite,
+    check_rate,
+)
+from codecplus.audio.resampling import Resampler
+from codecplus.errors import FileFormatError, InputError
+from codecplus.system.paths import PathLike, as_path, atomic_path, check_output
+
+
+class _Format(NamedTuple):
+    name: str
+    subtypes: tuple[str, ...]  # the default first
+    max_channels: int
+    max_rate: int
+
+
+_FORMATS = {
+    ".wav": _Format("WAV", ("PCM_16", "PCM_24", "PCM_32", "FLOAT"), MAX_CHANNELS, MAX_RATE),
+    ".flac": _Format("FLAC", ("PCM_16", "PCM_24"), 8, 655_350),
+    ".ogg": _Format("OGG", ("VORBIS", "OPUS"), MAX_CHANNELS, 200_000),  # above, libsndfile 1.2 crashes the process
+    ".mp3": _Format("MP3", ("MPEG_LAYER_III",), 2, 48_000),
+}
+_INTEGER_BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}  # all other encodings keep samples beyond [-1, 1]
+_WAV_LIMIT = 2**32 - 2**26  # bytes; a WAV header counts to 4 GiB, one block may overshoot
+
+
+class AudioFileReader:
+    """An audio file as a stream of blocks, in bounded memory; a context manager.
+
+    Reads what libsndfile reads: WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF and more. `sample_rate` (Hz), `channels` and
+    `num_samples` (per channel) are what the header says. A pipe or a file object is read whole into memory.
+
+    Raises InputError for a missing file, FileFormatError for one that is empty, of another format, or absurd.
+    """
+
+    def __init__(self, path_or_file: PathLike | BinaryIO):
+        self.name, source = _audio_source(path_or_file)
+        try:
+            self._file = soundfile.SoundFile(source)
+        except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless .raw
+            raise FileFormatError(
+                f"{self.name} is not readable audio ({_reason(error)}); expected WAV, FLAC, OGG or MP3, "
+                "convert other formats to WAV first"
+            ) from error
+        self.sample_rate, self.channels = self._file.samplerate, self._file.channels
+        self.num_samples = self._file.frames
+        self._refuse_absurd_header()
+
+    def _refuse_absurd_header(self) -> None:
+        for what, value, lowest, highest in (
+            ("channels", self.channels, 1, MAX_CHANNELS),
+            ("Hz", self.sample_rate, MIN_RATE, MAX_RATE),
+            ("samples", self.num_samples, 1, 2**40),  # FLAC from a pipe says 2^63 - 1: unknown
+        ):
+            if not lowest <= value <= highest:
+                self._file.close()
+                raise FileFormatError(
+                    f"{self.name} has {value} {what} by its header, expected {lowest} to {highest}; "
+                    "it is empty, or its header is damaged or unfinished"
+                )
+
+    def __enter__(self) -> AudioFileReader:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._file.close()
+
+    def blocks(self, block_samples: int = BLOCK_SAMPLES) -> Iterator[np.ndarray]:
+        """Yield the file from its start as float32 (channels, n); n is `block_samples` but for the last block.
+
+        Raises FileFormatError when the data is damaged, ends before the header says, or holds NaN or infinities.
+        """
+        block_samples = check_count("block_samples", block_samples, 1, 2**40)
+        done = 0
+        while done < self.num_samples:
+            try:
+                if done == 0 and self._file.seekable():
+                    self._file.seek(0)
+                block = check_finite(self._file.read(block_samples, dtype="float32", always_2d=True))
+            except (soundfile.LibsndfileError, InputError) as error:
+                raise FileFormatError(f"{self.name} is damaged after sample {done}: {error}") from error
+            if len(block) == 0:
+                break
+            done += len(block)
+            yield np.ascontiguousarray(block.T)
+        # without an index, the length of an MP3 is an estimate from its first frames
+        enough = self.num_samples * 0.99 - 4096 if self._file.format == "MP3" else self.num_samples
+        if done < enough:
+            raise FileFormatError(
+                f"{self.name} is truncated: its header says {self.num_samples} samples, {done} are there"
+            )
+
+
+def _audio_source(path_or_file: Any) -> tuple[str, Any]:
+    """A name for messages, and what soundfile can open."""
+    if hasattr(path_or_file, "read"):
+        name, data = str(getattr(path_or_file, "name", type(path_or_file).__name__)), path_or_file.read()
+        if isinstance(data, str):
+            raise InputError(f"expected a file opened in binary mode, got {name} opened as text; open it with 'rb'")
+    else:
+        path = as_path(path_or_file)
+        name = str(path)
+        if os.path.isdir(path):
+            raise InputError(f"expected an audio file, got the folder {name}")
+        if not os.path.exists(path):
+            raise InputError(f"there is no file {name}")
+        if os.path.isfile(path) and os.path.getsize(path) > 0:
+            return name, path
+        data = b"" if os.path.isfile(path) else path.read_bytes()
+    if not data:
+        raise FileFormatError(f"{name} is empty (0 bytes); expected an audio file")
+    return name, io.BytesIO(data)
+
+
+def load_audio(
+    path_or_file: PathLike | BinaryIO, sample_rate: int | None = None, channels: int | None = None
+) -> tuple[np.ndarray, int]:
+    """Read an audio file as float32: (samples,) for mono, else (channels, samples), and its sample rate in Hz.
+
+    `sample_rate` resamples (see `resample`). `channels=1` averages the channels, a mono file can be copied to any
+    number, other changes are refused.
+
+    Raises InputError for a missing file or impossible channels, FileFormatError for a file that is not good audio.
+    """
+    with AudioFileReader(path_or_file) as reader:
+        rate = reader.sample_rate if sample_rate is None else check_rate(sample_rate)
+        wanted = reader.channels if channels is None else check_count("channels", channels, 1, MAX_CHANNELS)
+        if wanted != reader.channels and 1 not in (wanted, reader.channels):
+            raise InputError(
+                f"{reader.name} has {reader.channels} channels and cannot become {wanted}; "
+                f"possible are {reader.channels}, or 1 (their mean)"
+            )
+        kept = min(wanted, reader.channels)
+        resampler = Resampler(reader.sample_rate, rate, kept)
+        pieces = []
+        for block in reader.blocks():
+            pieces.append(resampler.push(block if kept == reader.channels else block.mean(axis=0, keepdims=True)))
+        audio = np.concatenate([*pieces, resampler.flush()], axis=1)
+    if kept < wanted:
+        audio = np.repeat(audio, wanted, axis=0)
+    return (audio[0] if wanted == 1 else audio), rate
+
+
+class AudioFileWriter:
+    """An audio file written block by block, in bounded memory; a context manager.
+
+    The suffix chooses the format (.wav .flac .ogg .mp3) and `subtype` the encoding, by its name in soundfile; the
+    default is 16-bit for .wav and .flac. The file appears, complete, when the `with` block ends without an error.
+
+    Samples beyond [-1, 1] are kept where the encoding can hold them. A .wav of default encoding starts over as 32-bit
+    float when the first one comes. Elsewhere they are clipped: a stream cannot be scaled in hindsight, and refusing
+    would lose it. Either way one UserWarning at the end names the peak.
+
+    Raises InputError when the format cannot hold such audio or writing fails, OutputExistsError as `check_output`.
+    """
+
+    def __init__(
+        self, path: PathLike, sample_rate: int, channels: int = 1, *, subtype: str | None = None, overwrite: bool = True
+    ):
+        self.path = check_output(path, overwrite)
+        suffix = self.path.suffix.lower()
+        if suffix not in _FORMATS:
+            raise InputError(f"expected a file name ending in {', '.join(_FORMATS)}, got {self.path.name}")
+        if self.path.exists() and not self.path.is_file():
+            raise InputError(f"cannot write {self.path}: it is a device or a pipe; write a file")
+        self._format = _FORMATS[suffix]
+        self.sample_rate, self.channels = check_rate(sample_rate), check_count("channels", channels, 1, MAX_CHANNELS)
+        if self.channels > self._format.max_channels or self.sample_rate > self._format.max_rate:
+            raise InputError(
+                f"{self._format.name} holds up to {self._format.max_channels} channels at {self._format.max_rate} Hz, "
+                f"got {self.channels} at {self.sample_rate} Hz; resample, or write a .wav"
+            )
+        self.subtype = self._format.subtypes[0] if subtype is None else subtype
+        if self.subtype not in self._format.subtypes:
+            raise InputError(f"expected subtype {' or '.join(self._format.subtypes)} for {suffix}, got {subtype!r}")
+        self._may_widen, self._widened = self._format.name == "WAV" and subtype is None, False
+        self.num_samples, self.peak, self._clipped = 0, 0.0, 0
+
+    @property
+    def clips(self) -> bool:
+        """Whether samples beyond [-1, 1] would be lost."""
+        return not self._may_widen and self.subtype in _INTEGER_BITS
+
+    def __enter__(self) -> AudioFileWriter:
+        with ExitStack() as stack:
+            self._temporary = stack.enter_context(atomic_path(self.path))
+            self._file = self._open()
+            stack.push(self._finish)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self._stack.__exit__(*exc_info)
+
+    def write(self, audio: Any) -> None:
+        """Append audio of shape (channels, n), for one channel also (n,)."""
+        block = as_block(audio, self.channels)
+        magnitude = np.abs(block)
+        self.peak = max(self.peak, float(magnitude.max(initial=0.0)))
+        if self.peak > 1 and self._may_widen:
+            self._widen()
+        if self.clips:
+            self._clipped += int(np.count_nonzero(magnitude > 1))
+        for start in range(0, block.shape[1], BLOCK_SAMPLES):
+            self._append(block[:, start : start + BLOCK_SAMPLES].T)
+
+    def _append(self, samples: np.ndarray) -> None:  # (S, C)
+        bits = _INTEGER_BITS.get(self.subtype)
+        if self._format.name == "WAV" and self.num_samples * self.channels * (bits or 32) > 8 * _WAV_LIMIT:
+            raise InputError(f"cannot write {self.path}: a WAV file ends at 4 GiB; write a .flac, or several files")
+        if bits:  # libsndfile would round down, which doubles the noise
+            scale = 2.0 ** (bits - 1)
+            whole = np.rint(samples.astype(np.float64) * scale).clip(-scale, scale - 1)
+            samples = whole.astype(np.int32) << (32 - bits)
+        try:
+            self._file.write(samples)
+        except (soundfile.LibsndfileError, AssertionError) as error:  # soundfile asserts that all was written
+            raise self._cannot_write(error) from error
+        self.num_samples += len(samples)
+
+    def _open(self) -> soundfile.SoundFile:
+        try:
+            return soundfile.SoundFile(
+                self._temporary, "w", self.sample_rate, self.channels, self.subtype, format=self._format.name
+            )
+        except (soundfile.LibsndfileError, ValueError) as error:
+            raise self._cannot_write(error) from error
+
+    def _cannot_write(self, error: Exception) -> InputError:
+        return InputError(
+            f"cannot write {self.path} ({self.subtype}, {self.channels} channels, {self.sample_rate} Hz): "
+            f"{_reason(error)}; check the rate, the space left and the permissions"
+        )
+
+    def _widen(self) -> None:
+        """Start over as 32-bit float, with what was written so far."""
+        self._may_widen, self._widened, self.subtype, self.num_samples = False, True, "FLOAT", 0
+        self._file.close()
+        narrow = self._temporary.with_suffix(".narrow")
+        try:
+            os.replace(self._temporary, narrow)
+            self._file = self._open()
+            with soundfile.SoundFile(narrow) as written:
+                while len(samples := written.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
+                    self._append(samples)
+        finally:
+            narrow.unlink(missing_ok=True)
+
+    def _finish(self, exc_type: type[BaseException] | None, *exc_info: Any) -> None:
+        try:
+            self._file.close()
+            # closing reports no full disk; the header shows it, which an MP3 does not have
+            complete = self._format.name == "MP3" or soundfile.info(self._temporary).frames == self.num_samples
+        except soundfile.LibsndfileError:
+            complete = False
+        if exc_type is not None:
+            return
+        if self.num_samples == 0:
+            raise InputError(f"nothing was written to {self.path}; expected at least 1 sample")
+        if not complete:
+            raise self._cannot_write(OSError("the end is missing"))
+        if self._clipped:
+            outcome = f"{self._clipped} samples were clipped; scale the audio down, or write a .wav"
+        elif self._widened:
+            outcome = "written as 32-bit float WAV; scale the audio down to get 16-bit"
+        else:
+            return
+        warnings.warn(f"{self.path}: the peak {self.peak:.4g} is beyond full scale, {outcome}", stacklevel=4)
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "error_string", error)).rstrip(" .") or type(error).__name__
+
+
+def save_audio(
+    audio: Any, path: PathLike, sample_rate: int, *, overwrite: bool = True, subtype: str | None = None
+) -> None:
+    """Write audio of shape (samples,) or (channels, samples), as `as_audio` takes it, to .wav, .flac, .ogg or .mp3.
+
+    Samples beyond [-1, 1] are never clipped: a .wav of default encoding becomes 32-bit float with a UserWarning, an
+    encoding that cannot hold them is refused. Otherwise as `AudioFileWriter`.
+
+    Raises InputError for unusable audio or format, OutputExistsError as `check_output`.
+    """
+    block = np.atleast_2d(as_audio(audio))
+    writer = AudioFileWriter(path, sample_rate, len(block), subtype=subtype, overwrite=overwrite)
+    peak = float(np.abs(block).max())
+    if peak > 1 and writer.clips:
+        raise InputError(
+            f"the peak {peak:.4g} is beyond full scale, which {writer.subtype} in {writer.path.name} cannot hold; "
+            "scale the audio down, or write a .wav"
+        )
+    with writer:
+        writer.write(block)

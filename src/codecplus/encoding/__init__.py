@@ -1,0 +1,1 @@
+"""Which codes to write: beam search, refinement (`effort`), rate control, and what codes cost."""

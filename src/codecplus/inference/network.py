@@ -1,0 +1,71 @@
+"""All that a codec asks of a network, whatever it runs on. Knows arrays and sizes."""
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import numpy as np
+
+from codecplus.streaming.stream import DecoderStream, EncoderStream
+
+
+class Geometry(Protocol):
+    """The sizes that a codec needs, by their names in `DacConfig`."""
+
+    sampling_rate: int
+    hop_length: int
+    n_codebooks: int
+    codebook_size: int
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+        ...
+
+    @property
+    def bits_per_codebook(self) -> int:
+        """Bits of one code, packed."""
+        ...
+
+
+class Network(Protocol):
+    """An encoder and a decoder at the model's rate. C channels are coded alike, each on its own."""
+
+    @property
+    def config(self) -> Geometry:
+        """Rates and sizes."""
+        ...
+
+    @property
+    def fingerprint(self) -> bytes:
+        """16 bytes that tell models apart, as of `checkpoints.fingerprint`."""
+        ...
+
+    @property
+    def latency_samples(self) -> int:
+        """Samples that must be in before the first sample they influence can come out."""
+        ...
+
+    @property
+    def decoder_context(self) -> int:
+        """Frames around one that its audio may depend on, on either side."""
+        ...
+
+    def encode_blocks(self, blocks: Iterable[np.ndarray], n_quantizers: int) -> Iterator[np.ndarray]:
+        """Codes, int16 (C, K, T) in pieces, of float32 audio (C, S) in blocks of any length, at least one sample."""
+        ...
+
+    def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Audio, float32 (C, S) in pieces, of integer codes (C, K, T) in blocks: `hop_length` samples per frame."""
+        ...
+
+    def decode_unpadded(self, codes: np.ndarray, window: int) -> np.ndarray:
+        """Codes (C, K, T) to audio (C, S) in windows of so many frames, as the original implementation does."""
+        ...
+
+    def encoder_stream(self, n_quantizers: int, batch: int | None) -> EncoderStream:
+        """A live encoder."""
+        ...
+
+    def decoder_stream(self, batch: int | None) -> DecoderStream:
+        """A live decoder."""
+        ...

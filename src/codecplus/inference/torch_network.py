@@ -1,0 +1,83 @@
+"""A model in torch as a network of a codec."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from codecplus.checkpoints import fingerprint
+from codecplus.inference.batched import encode_clips
+from codecplus.inference.chunked import decode_blocks, encode_blocks
+from codecplus.inference.unpadded import decode_unpadded
+from codecplus.modeling_dac import DacConfig, DacModel
+from codecplus.streaming import DecoderStream, EncoderStream, StreamingDecoder, StreamingEncoder
+
+_BATCH_SECONDS = 100.0  # of audio per batch on an accelerator: some 10 GB of activations with the released 44 kHz net
+
+
+class TorchNetwork:
+    """See `Network`. The model's dtype and device are where it computes."""
+
+    def __init__(self, model: DacModel):
+        self.model = model.eval().lay_out_weights()
+
+    @property
+    def config(self) -> DacConfig:
+        """The model's."""
+        return self.model.config
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Of the weights as they are now; a pass over all of them."""
+        return fingerprint(self.model)
+
+    @property
+    def latency_samples(self) -> int:
+        """The model's."""
+        return self.model.latency_samples
+
+    @property
+    def decoder_context(self) -> int:
+        """The model's."""
+        return max(self.model.decoder_reach)
+
+    def encode_blocks(self, blocks: Iterable[np.ndarray], n_quantizers: int) -> Iterator[np.ndarray]:
+        """See `streaming.encode_blocks`."""
+        return encode_blocks(self.model, blocks, n_quantizers)
+
+    @property
+    def batch_seconds(self) -> float:
+        """Of audio in a batch of `encode_clips`, by default. On a CPU clips go one by one: batches are slower there."""
+        return 0.0 if self.model.device.type == "cpu" else _BATCH_SECONDS
+
+    def encode_clips(
+        self, clips: Sequence[np.ndarray], n_quantizers: int, batch_seconds: float | None
+    ) -> list[np.ndarray]:
+        """See `streaming.batched`."""
+        return encode_clips(
+            self.model, clips, n_quantizers, self.batch_seconds if batch_seconds is None else batch_seconds
+        )
+
+    def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """See `streaming.decode_blocks`."""
+        return decode_blocks(self.model, blocks)
+
+    def decode_unpadded(self, codes: np.ndarray, window: int) -> np.ndarray:
+        """See `checkpoints.unpadded`."""
+        return decode_unpadded(self.model, codes, window)
+
+    def encoder_stream(self, n_quantizers: int, batch: int | None) -> EncoderStream:
+        """All streams share one copy of the weights."""
+        return EncoderStream(self._streaming_encoder, n_quantizers, batch)
+
+    def decoder_stream(self, batch: int | None) -> DecoderStream:
+        """All streams share one copy of the weights."""
+        return DecoderStream(self._streaming_decoder, batch)
+
+    @cached_property
+    def _streaming_encoder(self) -> StreamingEncoder:
+        return StreamingEncoder(self.model)
+
+    @cached_property
+    def _streaming_decoder(self) -> StreamingDecoder:
+        return StreamingDecoder(self.model)

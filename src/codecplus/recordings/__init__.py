@@ -1,0 +1,1 @@
+"""What a user may call data: files, folders, tables, data sets."""

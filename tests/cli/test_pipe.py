@@ -1,0 +1,133 @@
+"""Live pipes: what goes in comes out, frame by frame, through real processes."""
+
+import io
+import struct
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import soundfile
+
+from codecplus import Codec
+from codecplus.cli.pipe import (
+    PcmFormat,
+    decode_pipe,
+    encode_pipe,
+    parse_raw,
+    read_packets,
+    read_wav_header,
+    wav_header,
+)
+from codecplus.errors import FileFormatError, InputError
+
+
+def through(codec: Codec, data: bytes, raw: PcmFormat | None = None, damage=lambda packets: packets) -> bytes:
+    coded, out = io.BytesIO(), io.BytesIO()
+    encode_pipe(codec, io.BytesIO(data), coded, raw=raw)
+    packets = damage(list(read_packets(io.BytesIO(coded.getvalue()))))
+    coded = b"".join(len(p).to_bytes(2, "big") + p for p in packets)
+    decode_pipe(lambda mark: codec, io.BytesIO(coded), out, raw=True)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (16000, 2), (8000, 1), (44100, 2)])
+def test_a_pipe_gives_what_the_codec_gives(codec, rng, rate, channels):
+    samples = (rng.standard_normal((5000, channels)) * 3000).astype("<i2")
+    out = np.frombuffer(through(codec, samples.tobytes(), PcmFormat(rate, channels)), "<i2").reshape(-1, channels)
+    expected = codec.decode(codec.encode(samples.T, rate))
+    assert 5000 <= len(out) <= 5000 + rate // 50 + 2
+    middle = slice(0, 4000)  # the end of a pipe is filled up to whole frames before it is resampled
+    atol = 2e-3 if rate != 16000 else 1e-4
+    np.testing.assert_allclose(out[middle].T / 32768, expected[:, middle].clip(-1, 1), atol=atol)
+
+
+def test_lost_and_damaged_packets_keep_the_clock(codec, rng):
+    samples = (rng.standard_normal(32000) * 3000).astype("<i2").tobytes()
+    form = PcmFormat(16000, 1)
+    whole = through(codec, samples, form)
+
+    def damage(packets):
+        packets[20] = packets[20][:-1] + b"\x00"
+        return packets[:5] + packets[9:30] + packets[33:]
+
+    with pytest.warns(UserWarning, match="8 frames were lost"):
+        assert len(through(codec, samples, form, damage)) == len(whole)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_32", "FLOAT"])
+@pytest.mark.parametrize("format", ["WAV", "WAVEX"])
+def test_wav_headers_of_every_kind_are_read(rng, subtype, format):
+    file = io.BytesIO()
+    soundfile.write(file, rng.standard_normal((100, 2)) * 0.1, 22050, format=format, subtype=subtype)
+    file.seek(0)
+    form = read_wav_header(file)
+    assert (form.sample_rate, form.channels) == (22050, 2)
+    assert np.frombuffer(file.read(), form.dtype).size == 200
+
+
+def test_the_header_written_is_one_that_is_read():
+    assert read_wav_header(io.BytesIO(wav_header(16000, 2))) == PcmFormat(16000, 2)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"RIFF", b"RIFF\0\0\0\0WAVE", b"RIFF\0\0\0\0WAVEdata\0\0\0\0", b"RIFF\0\0\0\0WAVELIST\xff\xff\xff\xff"],
+)
+def test_what_is_no_wav_is_refused(data):
+    with pytest.raises(FileFormatError, match="expected"):
+        read_wav_header(io.BytesIO(data))
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xff" + bytes(70000), struct.pack(">H", 3) + b"abc"])
+def test_what_is_no_stream_is_refused(codec, data):
+    with pytest.raises(FileFormatError, match="got none"):
+        decode_pipe(lambda mark: codec, io.BytesIO(data), io.BytesIO())
+
+
+def test_raw_is_rate_and_channels():
+    assert parse_raw("48000:2") == PcmFormat(48000, 2)
+    for text in ("", "fast", "16000:0", "-1", "16000:x"):
+        with pytest.raises(InputError, match="RATE:CHANNELS"):
+            parse_raw(text)
+
+
+def command(*arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "codecplus", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+
+
+def test_two_processes_pass_audio_on_before_it_ends(rng):
+    encoder = command("encode", "-", "-o", "-", "--model", "dac-16khz-live", "--raw", "16000")
+    decoder = subprocess.Popen(
+        [sys.executable, "-m", "codecplus", "decode", "-", "-o", "-"], stdin=encoder.stdout, stdout=subprocess.PIPE
+    )
+    heard = threading.Event()
+    received = bytearray()
+
+    def listen():
+        while data := decoder.stdout.read1(4096):
+            received.extend(data)
+            heard.set()
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    speech = (rng.standard_normal(3200) * 2000).astype("<i2").tobytes()
+    encoder.stdin.write(speech)
+    encoder.stdin.flush()
+    assert heard.wait(120), "nothing came out while the microphone was on"
+    encoder.stdin.write(speech)
+    encoder.stdin.close()
+    listener.join(120)
+    assert encoder.wait(120) == decoder.wait(120) == 0
+    assert received[:4] == b"RIFF"
+    assert len(received) == 44 + 2 * 6400
+
+
+def test_a_pipe_needs_both_ends(capsys):
+    from codecplus.cli import main
+
+    assert main(["encode", "-", "-o", "out.dacp"]) == 2
+    assert "from - to -" in capsys.readouterr().err
