@@ -104,7 +104,7 @@ def test_the_public_names_are_these_and_all_can_be_had():
         "DacConfig",
         "DacFeatureExtractor",
         "DacModel",
-        "Latents",
+        "Codes",
         "__version__",
         "load_codec",
     }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from codecplus._version import __version__
 
 if TYPE_CHECKING:
-    from codecplus.codec import Codec, Latents, load_codec
+    from codecplus.codec import Codec, Codes, load_codec
     from codecplus.modeling_dac import (
         CausalDacConfig,
         CausalDacModel,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # Loaded when first used, so that `import codecplus` and the command line's --help need no torch.
 _HOMES = {
     "Codec": "codec",
-    "Latents": "codec",
+    "Codes": "codec",
     "load_codec": "codec",
     "CausalDacConfig": "modeling_dac",
     "CausalDacModel": "modeling_dac",
@@ -51,7 +51,7 @@ __all__ = [
     "DacConfig",
     "DacFeatureExtractor",
     "DacModel",
-    "Latents",
+    "Codes",
     "__version__",
     "load_codec",
 ]

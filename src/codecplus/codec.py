@@ -53,7 +53,7 @@ class MelOptions:
     win_length: int | None = None
 
 
-class Latents(np.ndarray):
+class Codes(np.ndarray):
     """Codes, int16 of shape (codebooks, frames) for mono, else (channels, codebooks, frames), that can be decoded.
 
     Beside the codes it carries `info`, what is known of the signal, and `num_samples`, its exact length. A view of some
@@ -75,7 +75,7 @@ class Latents(np.ndarray):
         self.num_samples = getattr(source, "num_samples", None) if same else None
 
     def __reduce__(self):
-        return Latents, (np.asarray(self), self.info, self.num_samples)
+        return Codes, (np.asarray(self), self.info, self.num_samples)
 
 
 class Codec:
@@ -177,12 +177,12 @@ class Codec:
             loudness: LUFS to bring the audio to before encoding (ITU-R BS.1770-4); undone in decoding.
 
         Returns:
-            `Latents`: int16 of shape (codebooks, frames) for mono, else (channels, codebooks, frames).
+            `Codes`: int16 of shape (codebooks, frames) for mono, else (channels, codebooks, frames).
 
         Raises:
             InputError: for audio, a rate or a number of codebooks that cannot be used.
         """
-        if isinstance(audio, Latents):
+        if isinstance(audio, Codes):
             raise InputError("expected audio, but these are codes already; decode them first")
         if isinstance(audio, (list, tuple)) and audio and np.ndim(audio[0]) > 0 and not _is_channels(audio):
             return [self.encode(item, sample_rate, bitrate, n_quantizers, loudness=loudness) for item in audio]
@@ -194,7 +194,7 @@ class Codec:
             gain = _gain(integrated_loudness(channels, rate), loudness, float(np.abs(channels).max()))
             info = replace(info, gain=gain)
         codes = np.concatenate(list(self._encode_blocks(_blocks(channels), info)), axis=-1)
-        return Latents(codes if audio.ndim == 2 else codes[0], info, channels.shape[-1])
+        return Codes(codes if audio.ndim == 2 else codes[0], info, channels.shape[-1])
 
     def decode(self, latents) -> np.ndarray:
         """Decode codes to float32 audio, (samples,) or (channels, samples), as it was when it was encoded.
@@ -202,11 +202,11 @@ class Codec:
         Args:
             latents: what `encode` gave; or plain integer codes (codebooks, frames) or (channels, codebooks, frames),
                 which decode to `hop_length` samples per frame at the model's rate, resampled to `codec.sample_rate`.
-                A list of `Latents` is a batch, and gives a list.
+                A list of `Codes` is a batch, and gives a list.
 
         Raises:
             InputError: for another shape, or codes that the codebooks do not have.
-            ModelMismatchError: for `Latents` of another model.
+            ModelMismatchError: for `Codes` of another model.
         """
         if isinstance(latents, (list, tuple)) and latents and isinstance(latents[0], np.ndarray):
             return [self.decode(item) for item in latents]  # pyright: ignore[reportReturnType]
@@ -409,7 +409,7 @@ class Codec:
             with AudioFileReader(source) as reader:
                 yield reader.sample_rate, reader.channels, gain, reader.blocks()
             return
-        if isinstance(source, Latents):
+        if isinstance(source, Codes):
             raise InputError("expected audio, but these are codes already; decode them first")
         if isinstance(source, (list, tuple)) and source and np.ndim(source[0]) > 0 and not _is_channels(source):
             raise InputError("expected one clip, got a list of them; compress each, or give a list of paths")
@@ -935,4 +935,4 @@ class _Counter:
             yield block
 
 
-__all__ = ["Codec", "Latents", "MelOptions", "embedded_names", "load_codec"]
+__all__ = ["Codec", "Codes", "MelOptions", "embedded_names", "load_codec"]

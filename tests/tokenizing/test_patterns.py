@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codecplus import Latents
+from codecplus import Codes
 from codecplus.errors import InputError
 from codecplus.tokenizing import patterns
 from codecplus.tokenizing.patterns import delay, flatten, offset, undelay, unflatten, unoffset, unwrap, wrap
@@ -27,7 +27,7 @@ def codes(draw):
     kind = draw(st.sampled_from(["int16", "uint16", "int64", "latents", "tensor"]))
     if kind == "tensor":
         return torch.from_numpy(array)
-    return Latents(array) if kind == "latents" else array.astype(kind)
+    return Codes(array) if kind == "latents" else array.astype(kind)
 
 
 def same(a, b):

@@ -19,7 +19,7 @@ from token_data import lively_codec, signal, write_recordings
 from codecplus import Codec
 from codecplus.cli import main
 from codecplus.errors import InputError, ModelMismatchError
-from codecplus.tokenizing import Coding, detokenize, open_source, row_latents, statistics, tokenize
+from codecplus.tokenizing import Coding, detokenize, open_source, row_codes, statistics, tokenize
 from codecplus.tokenizing import runner as runner_module
 from codecplus.utils import load_audio
 
@@ -370,11 +370,11 @@ def test_detokenize_gives_what_decode_gives_of_encode(recordings, codec, tokeniz
 def test_rows_that_lie_are_refused(codec, tokenized, tmp_path):
     row = load(tokenized)[0]
     with pytest.raises(ModelMismatchError):
-        row_latents(lively_codec(seed=1), row)
+        row_codes(lively_codec(seed=1), row)
     with pytest.raises(ValueError, match="frames for"):
-        row_latents(codec, {**row, "num_samples": 10**15})
+        row_codes(codec, {**row, "num_samples": 10**15})
     with pytest.raises(ValueError, match="no codes: silence"):
-        row_latents(codec, {**row, "codes": None, "error": "silence"})
+        row_codes(codec, {**row, "codes": None, "error": "silence"})
     data = datasets.Dataset.from_list([{**row, "path": "../../outside.wav"}, {**row, "path": "/outside.wav"}])
     detokenize(data, tmp_path / "a" / "b", codec=codec, progress=False)
     assert sorted(p.name for p in (tmp_path / "a" / "b").glob("*.wav")) == ["outside-00000001.wav", "outside.wav"]

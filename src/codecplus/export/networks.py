@@ -210,7 +210,7 @@ def decoder_graph(model: DacModel, metadata: dict[str, str], dtype: str = "float
 
 
 def _lookup(half: _Half, codes: str, model: DacModel) -> str:
-    """Latents (B, D, T) of codes (B, k, T), in fp32; where a code is -1, a frame lacks that codebook."""
+    """Codes (B, D, T) of codes (B, k, T), in fp32; where a code is -1, a frame lacks that codebook."""
     graph, table, d = half.graph, Lookup(model.quantizer), model.config.codebook_dim
     entries, out, biases = (t.detach().float().cpu().numpy() for t in (table.entries, table.out, table.biases))
     biases = np.diff(biases, axis=0, prepend=np.zeros_like(biases[:1]))  # of each codebook, (K, D)

@@ -321,7 +321,7 @@ class DacEncoder(nn.Module):
 
 
 class DacDecoder(nn.Module):
-    """Latents (B, D, T) to audio (B, 1, S), S = hop_length * T less what odd strides lose; `lengths` counts frames."""
+    """Codes (B, D, T) to audio (B, 1, S), S = hop_length * T less what odd strides lose; `lengths` counts frames."""
 
     def __init__(self, config):
         super().__init__()

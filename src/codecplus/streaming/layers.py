@@ -296,7 +296,7 @@ class Lookup:
         self.dtype = quantizer.quantizers[0].out_proj.weight.dtype
 
     def __call__(self, codes: Tensor) -> Tensor:
-        """Latents (B, n, D) of codes (B, K, n)."""
+        """Codes (B, n, D) of codes (B, K, n)."""
         batch, codebooks, steps = codes.shape
         entries = self.entries[(codes + self.first[:codebooks]).transpose(1, 2)]  # (B, n, K, d)
         rows = entries.flatten(2).flatten(0, 1)

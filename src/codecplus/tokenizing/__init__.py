@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from codecplus._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from codecplus.tokenizing.decoding import detokenize, row_latents
+    from codecplus.tokenizing.decoding import detokenize, row_codes
     from codecplus.tokenizing.patterns import delay, flatten, offset, undelay, unflatten, unoffset, unwrap, wrap
     from codecplus.tokenizing.runner import Coding, tokenize
     from codecplus.tokenizing.sources import open_source
@@ -21,7 +21,7 @@ __getattr__ = lazy_names(
         "Coding": "runner",
         "delay": "patterns",
         "detokenize": "decoding",
-        "row_latents": "decoding",
+        "row_codes": "decoding",
         "flatten": "patterns",
         "offset": "patterns",
         "open_source": "sources",
@@ -34,6 +34,6 @@ __getattr__ = lazy_names(
     },
 )
 __all__ = [
-    "Coding", "delay", "detokenize", "flatten", "offset", "open_source", "row_latents", "tokenize", "undelay",
+    "Coding", "delay", "detokenize", "flatten", "offset", "open_source", "row_codes", "tokenize", "undelay",
     "unflatten", "unoffset", "unwrap", "wrap",
 ]  # fmt: skip

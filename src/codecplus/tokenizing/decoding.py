@@ -13,7 +13,7 @@ import numpy as np
 
 from codecplus.audio.files import AudioFileWriter
 from codecplus.audio.resampling import resampled_length
-from codecplus.codec import Codec, Latents, find_embedded, load_codec
+from codecplus.codec import Codec, Codes, find_embedded, load_codec
 from codecplus.errors import CodecPlusError, FileFormatError, InputError, ModelMismatchError
 from codecplus.tokenizing.shards import NEW_COLUMNS
 from codecplus.tokenizing.sources import load_rows
@@ -21,7 +21,7 @@ from codecplus.tokenizing.sources import load_rows
 FORMATS = ("wav", "flac", "ogg", "mp3")
 
 
-def row_latents(codec: Codec, row: Mapping[str, Any]) -> Latents:
+def row_codes(codec: Codec, row: Mapping[str, Any]) -> Codes:
     """The codes of a row, which `codec.decode` decodes to the length and rate of the recording they came from.
 
     Raises InputError for a row without codes, ModelMismatchError for codes of another model, FileFormatError for a row
@@ -47,7 +47,7 @@ def row_latents(codec: Codec, row: Mapping[str, Any]) -> Latents:
             f"expected {frames} frames for {samples} samples at {rate} Hz, got codes of shape {codes.shape}"
         )
     info = codec._info(rate, channels, None, codes.shape[-2])
-    return Latents(codes, info, samples)
+    return Codes(codes, info, samples)
 
 
 def detokenize(
@@ -104,7 +104,7 @@ def detokenize(
                         raise InputError(f"no codes: {row.get('error') or 'they are null'}")
                     loaded = loaded or load(_maker(row.get("model_fingerprint"), name))
                     file = _file_name(row.get("path"), number, suffix, taken)
-                    latents = row_latents(loaded, row)
+                    latents = row_codes(loaded, row)
                     if (root / file).exists() and not overwrite:
                         result["kept"] += 1
                     else:
@@ -176,4 +176,4 @@ def _plain(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-__all__ = ["detokenize", "row_latents"]
+__all__ = ["detokenize", "row_codes"]

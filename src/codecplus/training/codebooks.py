@@ -296,7 +296,7 @@ def _codebooks(quantizer: DacResidualVectorQuantizer) -> list[DacVectorQuantize]
 
 
 def _by_codebook(quantizer: DacResidualVectorQuantizer, projected: Tensor, codes: Tensor):
-    """Latents (N, d), indices (N,) and the codebook's module, for each codebook in use."""
+    """Codes (N, d), indices (N,) and the codebook's module, for each codebook in use."""
     books = _codebooks(quantizer)
     parts = projected.float().split(books[0].codebook_dim, dim=1)
     for latents, index, quantize in zip(parts, codes.unbind(dim=1), books, strict=False):
