@@ -22,7 +22,11 @@ from codecplus.inference.batched import encode_clips
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", default="dac-44khz", choices=[n for n in preset_names() if not n.endswith("live")])
+    parser.add_argument(
+        "--preset",
+        default="dac-44khz",
+        choices=[n for n in preset_names() if not n.endswith("live")],
+    )
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=5)
@@ -41,7 +45,10 @@ def main() -> None:
     stock.to(device, dtype)
     for half in (stock.encoder, stock.decoder):
         half.compile()
-    sides = {"transformers, compiled": stock, **{name: model.to(device) for name, model in models.items()}}
+    sides = {
+        "transformers, compiled": stock,
+        **{name: model.to(device) for name, model in models.items()},
+    }
 
     samples = int(args.seconds * config.sampling_rate) // config.hop_length * config.hop_length
     audio = 0.1 * torch.randn(args.batch, 1, samples, device=device, dtype=dtype)
@@ -98,10 +105,14 @@ def mixed(model: DacModel, args, device: torch.device) -> float:
     clips = [0.1 * rng.standard_normal((1, int(length * rate)), np.float32) for length in lengths]
 
     def encode(batch_seconds: float) -> float:
-        return timed(device, lambda: encode_clips(model, clips, model.config.n_codebooks, batch_seconds))
+        return timed(
+            device, lambda: encode_clips(model, clips, model.config.n_codebooks, batch_seconds)
+        )
 
     encode(args.batch * args.seconds)
-    return statistics.median(encode(0) / encode(args.batch * args.seconds) for _ in range(args.rounds))
+    return statistics.median(
+        encode(0) / encode(args.batch * args.seconds) for _ in range(args.rounds)
+    )
 
 
 def name_of(device: torch.device) -> str:

@@ -34,8 +34,12 @@ def main() -> None:
     parser.add_argument("--match", default="", help="only files with this in their name")
     parser.add_argument("--most", type=int, help="only so many files, evenly drawn")
     parser.add_argument("--effort", action="store_true", help="table search and rate control, too")
-    parser.add_argument("--only", nargs="+", metavar="ROW", help="of the search only rows with this in their name")
-    parser.add_argument("--bitrate", type=float, nargs="+", metavar="KBIT/S", help="rates to measure at")
+    parser.add_argument(
+        "--only", nargs="+", metavar="ROW", help="of the search only rows with this in their name"
+    )
+    parser.add_argument(
+        "--bitrate", type=float, nargs="+", metavar="KBIT/S", help="rates to measure at"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     files = [args.folder / name for name in audio_files(args.folder) if args.match in name]
@@ -46,10 +50,17 @@ def main() -> None:
         for file in files:
             audio, rate = load_audio(file)
             clips.append((np.atleast_2d(audio).mean(axis=0), rate))
-        print(f"{name}: {len(files)} files, entropy model {next(iter(codec.entropy_models), b'').hex() or 'none'}")
+        print(
+            f"{name}: {len(files)} files, entropy model {next(iter(codec.entropy_models), b'').hex() or 'none'}"
+        )
         most = codec.config.n_codebooks
-        rates = [1 + int(np.abs(np.subtract(codec.bitrates, rate)).argmin()) for rate in args.bitrate or []]
-        few = rates or sorted({most, most * 2 // 3, most // 2, most // 3, max(1, most // 6)}, reverse=True)
+        rates = [
+            1 + int(np.abs(np.subtract(codec.bitrates, rate)).argmin())
+            for rate in args.bitrate or []
+        ]
+        few = rates or sorted(
+            {most, most * 2 // 3, most // 2, most // 3, max(1, most // 6)}, reverse=True
+        )
         table_of_rates(codec, [np.asarray(codec.encode(audio, rate)) for audio, rate in clips], few)
         for books in rates or [most]:
             if args.effort:
@@ -62,7 +73,9 @@ def table_of_rates(codec: Codec, clips: list[np.ndarray], rates: list[int]) -> N
     together = np.concatenate(clips, axis=-1)
     minute = round(60 * codec.frame_rate)
     minutes = [together[:, i : i + minute] for i in range(0, together.shape[-1], minute)]
-    print("| kbit/s | codebooks | single files | 60 s | in one block | each code by itself | encoding | decoding |")
+    print(
+        "| kbit/s | codebooks | single files | 60 s | in one block | each code by itself | encoding | decoding |"
+    )
     print("|" + "---|" * 8)
     for books in rates:
         saved, seconds = [], together.shape[-1] / codec.frame_rate
@@ -70,12 +83,19 @@ def table_of_rates(codec: Codec, clips: list[np.ndarray], rates: list[int]) -> N
             start = time.process_time()
             coded = [written(codec, clip[:books], True, block) for clip in group]
             encoding = time.process_time() - start
-            saved.append(1 - sum(map(len, coded)) / sum(len(written(codec, clip[:books], False)) for clip in group))
+            saved.append(
+                1
+                - sum(map(len, coded))
+                / sum(len(written(codec, clip[:books], False)) for clip in group)
+            )
         start = time.process_time()
         for data in coded:
             Reader(io.BytesIO(data), codec.entropy_models).read()
         decoding = time.process_time() - start
-        alone = 1 - np.mean([entropy(book) for book in together[:books]]) / codec.config.bits_per_codebook
+        alone = (
+            1
+            - np.mean([entropy(book) for book in together[:books]]) / codec.config.bits_per_codebook
+        )
         print(
             f"| {codec.bitrates[books - 1]:.2f} | {books} | {-saved[0]:+.1%} | {-saved[2]:+.1%} | {-saved[1]:+.1%} "
             f"| {-alone:+.1%} | {seconds / encoding:.0f}× | {seconds / decoding:.0f}× |",
@@ -83,20 +103,29 @@ def table_of_rates(codec: Codec, clips: list[np.ndarray], rates: list[int]) -> N
         )
 
 
-def table_of_efforts(codec: Codec, clips: list[tuple[np.ndarray, int]], books: int, only: list[str]) -> None:
+def table_of_efforts(
+    codec: Codec, clips: list[tuple[np.ndarray, int]], books: int, only: list[str]
+) -> None:
     """Bits against what is heard: a search that pays has fewer bits at the same distances."""
     title = f"{books} codebooks, {codec.bitrates[books - 1]:.2f} kbit/s"
-    print(f"| {title} | kbit/s | to packed | latent error | mel distance | PESQ | compute per second |\n|" + "---|" * 7)
+    print(
+        f"| {title} | kbit/s | to packed | latent error | mel distance | PESQ | compute per second |\n|"
+        + "---|" * 7
+    )
 
     def way(n: int = books, **options: Any) -> Callable[[np.ndarray, int], bytes]:
-        return lambda audio, rate: codec.compress(audio, sample_rate=rate, n_quantizers=n, **options)
+        return lambda audio, rate: codec.compress(
+            audio, sample_rate=rate, n_quantizers=n, **options
+        )
 
     rows = {"packed": way(entropy_coding=False), "effort 0": way()}
     rows |= {f"effort {effort}": way(effort=effort) for effort in EFFORTS}
     if codec.entropy_models:
         rows["beam 8, λ = 0"] = lambda audio, rate: nearest(codec, audio, rate, books)
     rows |= {f"{n} codebooks": way(n) for n in range(books - 1, max(0, books * 3 // 4 - 1), -1)}
-    rows |= {f"VBR, quality {quality}": way(rate_control="vbr", quality=quality) for quality in (9, 7, 5)}
+    rows |= {
+        f"VBR, quality {quality}": way(rate_control="vbr", quality=quality) for quality in (9, 7, 5)
+    }
     seconds, packed = sum(len(audio) / rate for audio, rate in clips), 0
     for name, compress in rows.items():
         if name != "packed" and not any(part in name for part in only):
@@ -108,7 +137,10 @@ def table_of_efforts(codec: Codec, clips: list[tuple[np.ndarray, int]], books: i
             spent += time.process_time() - start
             size += len(data)
             scores = score(audio, codec.decompress(data), rate, ["mel_distance", "pesq_wb"])
-            heard = [np.nan if scores[m].value is None else scores[m].value for m in ("mel_distance", "pesq_wb")]
+            heard = [
+                np.nan if scores[m].value is None else scores[m].value
+                for m in ("mel_distance", "pesq_wb")
+            ]
             results.append([latent_error(codec, audio, rate, data), *heard])
         packed = packed or size
         error, mel, pesq = np.nanmean(results, axis=0)
@@ -127,7 +159,9 @@ def table_of_control(codec: Codec, clips: list[tuple[np.ndarray, int]], books: i
     for share in (0.4, 0.7, 0.95):
         target = share * len(whole) * 8 / 1000 / (len(audio) / rate)
         size = len(codec.compress(audio, sample_rate=rate, rate_control="abr", bitrate=target))
-        print(f"ABR of {target:.2f} kbit/s: {size * 8 / 1000 / (len(audio) / rate) / target - 1:+.1%}")
+        print(
+            f"ABR of {target:.2f} kbit/s: {size * 8 / 1000 / (len(audio) / rate) / target - 1:+.1%}"
+        )
     stereo = codec.compress(np.stack([audio, audio]), sample_rate=rate, n_quantizers=books)
     print(f"mono stored as stereo: {len(stereo) / len(whole) - 1:+.1%}")
 
@@ -138,7 +172,9 @@ def nearest(codec: Codec, audio: np.ndarray, rate: int, books: int) -> bytes:
     assert model is not None
     samples = np.concatenate(list(codec._at_model_rate([audio[None]], info)), axis=-1)
     samples = np.pad(samples, ((0, 0), (0, -samples.shape[-1] % codec.hop_length)))
-    search = BeamSearch(codec.model.quantizer, books, 8, 0.0, EntropyCosts(model, books, codec.model.device))
+    search = BeamSearch(
+        codec.model.quantizer, books, 8, 0.0, EntropyCosts(model, books, codec.model.device)
+    )
     with torch.inference_mode():
         codes = search(codec.model.encoder(torch.from_numpy(samples)[:, None]))
     return pack(codes.numpy().astype(np.int16), info, num_samples=len(audio), entropy=model)

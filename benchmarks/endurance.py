@@ -37,15 +37,24 @@ def main() -> None:
         model = (codec.compile() if args.compile else codec).model
     else:
         torch.manual_seed(0)
-        sizes = {"encoder_hidden_size": 2, "decoder_hidden_size": 8, "n_codebooks": 2, "codebook_size": 16}
-        model = CausalDacModel(CausalDacConfig(**sizes, downsampling_ratios=[4, 10], sampling_rate=8000)).eval()
+        sizes = {
+            "encoder_hidden_size": 2,
+            "decoder_hidden_size": 8,
+            "n_codebooks": 2,
+            "codebook_size": 16,
+        }
+        model = CausalDacModel(
+            CausalDacConfig(**sizes, downsampling_ratios=[4, 10], sampling_rate=8000)
+        ).eval()
     rate, hop = model.config.sampling_rate, model.config.hop_length
     encoder, decoder = EncoderStream(model), DecoderStream(model)
     samples, heard, frames, marks, start = 0, 0, 0, [], time.process_time()
     noise = np.random.default_rng(0).standard_normal(int(args.push * rate) + 7, np.float32) * 0.1
     pushes = int(args.hours * 3600 / args.push)
     for i in range(pushes):
-        codes = encoder.push(noise[i % 7 :][: int(args.push * rate) - i % 5])  # never the same number of frames
+        codes = encoder.push(
+            noise[i % 7 :][: int(args.push * rate) - i % 5]
+        )  # never the same number of frames
         samples += int(args.push * rate) - i % 5
         frames += codes.shape[-1]
         heard += decoder.push(codes).shape[-1]

@@ -76,7 +76,11 @@ def write_clips(folder: Path, clips: int, seconds: float) -> None:
     rng = np.random.default_rng(0)
     t = np.arange(int(seconds * RATE)) / RATE
     for i in range(clips):
-        audio = 0.1 * rng.standard_normal(t.size) * np.clip(np.sin(2 * np.pi * (3 + i % 3) * t), 0, None)
+        audio = (
+            0.1
+            * rng.standard_normal(t.size)
+            * np.clip(np.sin(2 * np.pi * (3 + i % 3) * t), 0, None)
+        )
         soundfile.write(folder / f"{i:05d}.flac", audio, RATE)
 
 
@@ -109,8 +113,12 @@ def main() -> None:
         wall, used = time.perf_counter() - start, processor_seconds() - before
         metrics = sum(map(float, (folder / "log").read_text().split()))
     own, scores = Timed.seconds + metrics, sum(len(row.scores) for row in results.rows)
-    print(f"{args.clips} clips of {args.seconds:g} s, {len(results.codecs)} codecs, {scores} scores, {wall:.0f} s")
-    print(f"processor time: codecs {Timed.seconds:.1f} s, metrics {metrics:.1f} s, the rest {used - own:.1f} s")
+    print(
+        f"{args.clips} clips of {args.seconds:g} s, {len(results.codecs)} codecs, {scores} scores, {wall:.0f} s"
+    )
+    print(
+        f"processor time: codecs {Timed.seconds:.1f} s, metrics {metrics:.1f} s, the rest {used - own:.1f} s"
+    )
     print(f"overhead {100 * (used / own - 1):.1f} %")
 
 

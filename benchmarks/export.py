@@ -73,7 +73,11 @@ def measure(codecs: dict[str, Codec], audio: np.ndarray, rounds: int) -> dict[st
 
 def quantize_in_torch(model: DacModel, dynamic: bool) -> None:
     """torchao's int8 on the pointwise convolutions, as linear layers: it quantizes no others."""
-    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
+    from torchao.quantization import (
+        Int8DynamicActivationInt8WeightConfig,
+        Int8WeightOnlyConfig,
+        quantize_,
+    )
 
     for block in (*model.encoder.block, *model.decoder.block):
         for unit in (block.res_unit1, block.res_unit2, block.res_unit3):
@@ -88,7 +92,10 @@ class Pointwise(torch.nn.Module):
     def __init__(self, conv):
         super().__init__()
         self.linear = torch.nn.Linear(conv.in_channels, conv.out_channels)
-        self.linear.weight.data, self.linear.bias.data = conv.weight.data.squeeze(-1).contiguous(), conv.bias.data
+        self.linear.weight.data, self.linear.bias.data = (
+            conv.weight.data.squeeze(-1).contiguous(),
+            conv.bias.data,
+        )
 
     def forward(self, x, lengths=None, residual=None):
         y = self.linear(x.transpose(1, 2)).transpose(1, 2)
@@ -97,13 +104,24 @@ class Pointwise(torch.nn.Module):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="dac-16khz-live", help="as for load_codec (default: %(default)s)")
-    parser.add_argument("--preset", choices=preset_names(), help="random weights of that architecture instead")
+    parser.add_argument(
+        "--model", default="dac-16khz-live", help="as for load_codec (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--preset", choices=preset_names(), help="random weights of that architecture instead"
+    )
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--calibration", type=Path, metavar="DIR", help="recordings: int8 too, measured on one of them")
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="DIR",
+        help="recordings: int8 too, measured on one of them",
+    )
     parser.add_argument("--torchao", action="store_true", help="int8 in torch too")
-    parser.add_argument("--only", nargs="+", default=["fp32", "fp16", "int8"], help="precisions of the export")
+    parser.add_argument(
+        "--only", nargs="+", default=["fp32", "fp16", "int8"], help="precisions of the export"
+    )
     args = parser.parse_args()
 
     def fresh() -> DacModel:
@@ -111,7 +129,9 @@ def main() -> None:
 
     model = fresh()
     rate = model.config.sampling_rate
-    audio = np.random.default_rng(0).standard_normal(int(args.seconds * rate)).astype(np.float32) * 0.1
+    audio = (
+        np.random.default_rng(0).standard_normal(int(args.seconds * rate)).astype(np.float32) * 0.1
+    )
     recordings = [] if args.calibration is None else list(calibration_audio(args.calibration, rate))
     if recordings:  # the last ones are measured, the others calibrate
         audio = np.concatenate(recordings[-3:])[: len(audio)]
@@ -123,10 +143,15 @@ def main() -> None:
             if precision == "int8" and not recordings:
                 continue
             calibration = recordings if precision == "int8" else None
-            paths = export_onnx(model, Path(folder) / precision, precision=precision, calibration=calibration)
+            paths = export_onnx(
+                model, Path(folder) / precision, precision=precision, calibration=calibration
+            )
             codecs[f"onnx {precision}"] = load_codec(Path(folder) / precision)
             sizes[f"onnx {precision}"] = sum(path.stat().st_size for path in paths) / 1e6
-            print(f"{precision}: " + ", ".join(f"{p.name} {p.stat().st_size / 1e6:.1f} MB" for p in paths))
+            print(
+                f"{precision}: "
+                + ", ".join(f"{p.name} {p.stat().st_size / 1e6:.1f} MB" for p in paths)
+            )
         if args.torchao:
             for dynamic in (False, True):
                 quantized = fresh()
@@ -135,7 +160,9 @@ def main() -> None:
                 codecs[name] = Codec(quantized, model_fingerprint=codecs["torch fp32"].fingerprint)
         rows = measure(codecs, audio, args.rounds)
     seconds = len(audio) / rate
-    print(f"{args.preset or args.model}, {seconds:.1f} s, {torch.get_num_threads()} threads, median of {args.rounds}")
+    print(
+        f"{args.preset or args.model}, {seconds:.1f} s, {torch.get_num_threads()} threads, median of {args.rounds}"
+    )
     print(
         f"{'':<16} {'encode':>9} {'decode':>9}  {'to torch fp32':>13}  {'codes kept':>10} {'first':>8} {'audio SNR':>9}"
     )

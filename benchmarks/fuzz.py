@@ -30,7 +30,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save", type=Path, default=Path("fuzz_findings"), help="folder for what it finds")
+    parser.add_argument(
+        "--save", type=Path, default=Path("fuzz_findings"), help="folder for what it finds"
+    )
     args = parser.parse_args()
     rng, model = random.Random(args.seed), entropy_model()
     corpus, seen, runs, findings, worst = seeds(model), set(), 0, 0, 0.0
@@ -54,8 +56,13 @@ def main() -> None:
             print(f"{path}: {wrong or f'{seconds:.1f} s'}", flush=True)
         if time.monotonic() > told + 60:
             told = time.monotonic()
-            print(f"{(told - start) / 60:.0f} min: {runs} runs, {len(corpus)} inputs, {len(seen)} edges", flush=True)
-    print(f"{runs} runs, {len(corpus)} inputs, {len(seen)} edges, slowest {worst:.2f} s, {findings} findings")
+            print(
+                f"{(told - start) / 60:.0f} min: {runs} runs, {len(corpus)} inputs, {len(seen)} edges",
+                flush=True,
+            )
+    print(
+        f"{runs} runs, {len(corpus)} inputs, {len(seen)} edges, slowest {worst:.2f} s, {findings} findings"
+    )
     sys.exit(findings > 0)
 
 
@@ -70,7 +77,9 @@ def run(data: bytes, model: EntropyModel) -> tuple[set, float, str]:
         return line
 
     def call(frame, event, argument):
-        return line(frame, event, argument) if frame.f_code.co_filename.startswith(_FOLDER) else None
+        return (
+            line(frame, event, argument) if frame.f_code.co_filename.startswith(_FOLDER) else None
+        )
 
     wrong, start = "", time.process_time()
     sys.settrace(call)
@@ -79,7 +88,10 @@ def run(data: bytes, model: EntropyModel) -> tuple[set, float, str]:
             try:
                 reader = Reader(io.BytesIO(data), {model.identity: model}, recover=recover)
                 codes = reader.read()
-                if codes.size and not -1 <= codes.min() <= codes.max() < reader.header.codebook_size:
+                if (
+                    codes.size
+                    and not -1 <= codes.min() <= codes.max() < reader.header.codebook_size
+                ):
                     wrong = "codes that are none"
             except CodecPlusError:
                 pass
@@ -104,7 +116,9 @@ def mutated(rng: random.Random, corpus: list[bytes]) -> bytes:
         if how == 0 and at < len(data):
             data[at] ^= 1 << rng.randrange(8)
         elif how == 1:
-            data[at : at + 1] = bytes([rng.choice((0, 1, 2, 16, 127, 128, 255, rng.randrange(256)))])
+            data[at : at + 1] = bytes(
+                [rng.choice((0, 1, 2, 16, 127, 128, 255, rng.randrange(256)))]
+            )
         elif how == 2:
             del data[at : at + rng.randint(1, 12)]
         elif how == 3:
@@ -128,7 +142,10 @@ def mended(data: bytes) -> bytes:
         header, counts = counts_from_bytes(info, data[max(position, len(data) - 21) : -4])
     except CodecPlusError:
         return data
-    seed, (full, left) = zlib.crc32(data[:position]), divmod(header.num_frames, info.frames_per_block)
+    seed, (full, left) = (
+        zlib.crc32(data[:position]),
+        divmod(header.num_frames, info.frames_per_block),
+    )
     for section in [*range(min(full, 64)), full]:
         if (section == full and full > 64) or position >= len(data):
             position = max(0, len(data) - 4 - counts - last_size(info, left))
@@ -157,9 +174,19 @@ def entropy_model() -> EntropyModel:
         hidden[k, 0, k:], hidden[k, 1, k + 1 :] = 0, 0
     shapes = {"codes": (K, N + 1, d), "high": (K, H, N // lows), "low": (K, N // lows, H, lows)}
     arrays = {name: rng.integers(-127, 128, shape, dtype=np.int8) for name, shape in shapes.items()}
-    arrays |= {"hidden": hidden.reshape(K, -1, H), "ranks": np.tile(np.arange(N, dtype=np.int16), (K, 1))}
-    for name, shape in {"hidden": (K, H), "high": (K, N // lows), "low": (K, N // lows, lows)}.items():
-        arrays |= {f"{name}_bias": np.zeros(shape, np.int32), f"{name}_shift": np.full(K, 8, np.uint8)}
+    arrays |= {
+        "hidden": hidden.reshape(K, -1, H),
+        "ranks": np.tile(np.arange(N, dtype=np.int16), (K, 1)),
+    }
+    for name, shape in {
+        "hidden": (K, H),
+        "high": (K, N // lows),
+        "low": (K, N // lows, lows),
+    }.items():
+        arrays |= {
+            f"{name}_bias": np.zeros(shape, np.int32),
+            f"{name}_shift": np.full(K, 8, np.uint8),
+        }
     return EntropyModel(arrays, bytes(16))
 
 
@@ -171,14 +198,22 @@ def seeds(model: EntropyModel) -> list[bytes]:
     rng, files = np.random.default_rng(0), []
     for entropy in (None, b"", model.identity):
         for channels in (1, 2, 3):
-            for changes in ({}, {"block_length": 5}, {"block_length": 3, "gain": 0.5, "original_sample_rate": 44099}):
-                info = dataclasses.replace(plain, entropy_model=entropy, channels=channels, **changes)
+            for changes in (
+                {},
+                {"block_length": 5},
+                {"block_length": 3, "gain": 0.5, "original_sample_rate": 44099},
+            ):
+                info = dataclasses.replace(
+                    plain, entropy_model=entropy, channels=channels, **changes
+                )
                 codes = rng.integers(0, 16, (channels, 3, 17))
                 if channels == 3:
                     codes[1] = codes[0]
                 files.append(pack(codes, info, entropy=model if entropy else None))
                 if entropy is not None:
-                    short = np.where(np.arange(3)[:, None] < rng.integers(1, 4, (channels, 1, 17)), codes, -1)
+                    short = np.where(
+                        np.arange(3)[:, None] < rng.integers(1, 4, (channels, 1, 17)), codes, -1
+                    )
                     files.append(pack(short, info, entropy=model if entropy else None))
     return files
 

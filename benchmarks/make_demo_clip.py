@@ -65,7 +65,9 @@ def speak(text: str) -> np.ndarray:
         try:
             subprocess.run(command, check=True)
         except FileNotFoundError:
-            raise SystemExit("espeak-ng is not installed; install it, on Debian with: apt install espeak-ng") from None
+            raise SystemExit(
+                "espeak-ng is not installed; install it, on Debian with: apt install espeak-ng"
+            ) from None
         audio, _ = load_audio(wav, sample_rate=RATE, channels=1)
     loud = np.flatnonzero(np.abs(audio) > 0.01)
     margin = RATE // 10
@@ -90,7 +92,11 @@ def play(rng: np.random.Generator) -> np.ndarray:
         last = bar == len(bars) - 1
         add(pad(notes, 3 * BEAT), 2 * bar - 0.2 * (bar > 0), 0.05)
         for i, step in enumerate([0, 1, 2, 3] if last else [0, 2, 3, 2]):
-            add(pluck(notes[step], 2.2, rng), 2 * bar + (0.06 if last else 0.5) * i, 0.5 if step else 0.7)
+            add(
+                pluck(notes[step], 2.2, rng),
+                2 * bar + (0.06 if last else 0.5) * i,
+                0.5 if step else 0.7,
+            )
         add(drum(), 2 * bar, 0.35)
         for i in range(1 if last else 4):
             add(shaker(rng), 2 * bar + 0.5 * i, 0.10 if i % 2 else 0.05)
@@ -114,13 +120,19 @@ def pluck(pitch: float, seconds: float, rng: np.random.Generator) -> np.ndarray:
         turns.append(0.9985 * 0.5 * (turns[-1] + delayed))
     string = np.concatenate(turns)
     step = pitch * (period + 0.5) / RATE  # a whole number of samples is not quite the pitch
-    return faded(np.interp(np.arange(int(seconds * RATE)) * step, np.arange(len(string)), string), 0.001, 0.3)
+    return faded(
+        np.interp(np.arange(int(seconds * RATE)) * step, np.arange(len(string)), string), 0.001, 0.3
+    )
 
 
 def pad(pitches: list[float], seconds: float) -> np.ndarray:
     t = np.arange(int(seconds * RATE)) / RATE
     vibrato = 0.002 * np.sin(2 * np.pi * 4.6 * t)
-    tones = [np.sin(2 * np.pi * k * pitch * (t + vibrato / 8)) / k**1.6 for pitch in pitches for k in range(1, 9)]
+    tones = [
+        np.sin(2 * np.pi * k * pitch * (t + vibrato / 8)) / k**1.6
+        for pitch in pitches
+        for k in range(1, 9)
+    ]
     return faded(np.sum(tones, axis=0), 0.25, 0.5)
 
 
@@ -132,7 +144,9 @@ def drum() -> np.ndarray:
 
 def shaker(rng: np.random.Generator) -> np.ndarray:
     t = np.arange(int(0.12 * RATE)) / RATE
-    noise = np.diff(rng.standard_normal(len(t) + 2), n=2)  # twice differentiated: bright, up to half the rate
+    noise = np.diff(
+        rng.standard_normal(len(t) + 2), n=2
+    )  # twice differentiated: bright, up to half the rate
     return faded(noise * np.exp(-t / 0.03), 0.004, 0.03)
 
 

@@ -9,12 +9,41 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from make_demo_clip import BEAT, RATE, drum, faded, frequency, levelled, pad, pluck, shaker, speak, with_room
+from make_demo_clip import (
+    BEAT,
+    RATE,
+    drum,
+    faded,
+    frequency,
+    levelled,
+    pad,
+    pluck,
+    shaker,
+    speak,
+    with_room,
+)
 
 from codecplus.utils import save_audio
 
 TEXT = "Six sharp whistles crossed the quiet station, then the last train rolled away, and nobody thought of it again."
-ARPEGGIO = ["A2", "E3", "A3", "C4", "E4", "C4", "A3", "E3", "F2", "C3", "F3", "A3", "C4", "A3", "F3", "C3"]
+ARPEGGIO = [
+    "A2",
+    "E3",
+    "A3",
+    "C4",
+    "E4",
+    "C4",
+    "A3",
+    "E3",
+    "F2",
+    "C3",
+    "F3",
+    "A3",
+    "C4",
+    "A3",
+    "F3",
+    "C3",
+]
 PATTERN = "x..sh.s.x.xs..sxx..sh.s.x.h.s.sx"  # sixteenths: drum, shaker, wood block
 
 
@@ -24,7 +53,11 @@ def main() -> None:
     rng = np.random.default_rng(parser.parse_args().seed)
     folder = Path(__file__).resolve().parent.parent / "spaces_demo" / "clips"
     folder.mkdir(exist_ok=True)
-    for name, audio in (("speech", speech(rng)), ("strings", strings(rng)), ("percussion", percussion(rng))):
+    for name, audio in (
+        ("speech", speech(rng)),
+        ("strings", strings(rng)),
+        ("percussion", percussion(rng)),
+    ):
         save_audio(faded(levelled(audio, -23.0), 0.02, 0.3), folder / f"{name}.flac", RATE)
 
 
@@ -60,7 +93,12 @@ def block() -> np.ndarray:
     t = np.arange(int(0.15 * RATE)) / RATE
     modes = [(810, 0.018, 1.0), (1870, 0.010, 0.6), (3350, 0.006, 0.4)]
     return faded(
-        sum(gain * np.sin(2 * np.pi * pitch * t) * np.exp(-t / decay) for pitch, decay, gain in modes), 5e-4, 0.02
+        sum(
+            gain * np.sin(2 * np.pi * pitch * t) * np.exp(-t / decay)
+            for pitch, decay, gain in modes
+        ),
+        5e-4,
+        0.02,
     )
 
 

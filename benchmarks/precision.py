@@ -57,13 +57,19 @@ def main() -> None:
     args = parser.parse_args()
 
     clips, first = [], None
-    print(f"{args.codec}, all codebooks; means, and paired differences to plain fp32 with 95 % intervals\n")
-    print(f"{'':16}{'PESQ-wb':>10}{'':22}{'STOI':>8}{'':24}codes equal to fp32's: first codebook, all")
+    print(
+        f"{args.codec}, all codebooks; means, and paired differences to plain fp32 with 95 % intervals\n"
+    )
+    print(
+        f"{'':16}{'PESQ-wb':>10}{'':22}{'STOI':>8}{'':24}codes equal to fp32's: first codebook, all"
+    )
     for name, (dtype, compiled) in SETTINGS.items():
         codec = load_codec(args.codec, dtype=dtype)
         if compiled:
             codec.compile()
-        clips = clips or clips_of(args.recordings, args.clips, args.seconds, codec.model_sample_rate)
+        clips = clips or clips_of(
+            args.recordings, args.clips, args.seconds, codec.model_sample_rate
+        )
         codes, found = scores(codec, clips)
         first = first or (codes, found)
         same = [a == b for a, b in zip(codes, first[0], strict=True)]
@@ -73,7 +79,9 @@ def main() -> None:
             f"{mean:10.3f} {by:+.4f} [± {width:.4f}]  "
             for mean, by, width in zip(found.mean(axis=0), change.mean(axis=0), spread, strict=True)
         )
-        print(f"{name:16}{row}  {np.mean([s[0].mean() for s in same]):8.2%} {np.mean([s.mean() for s in same]):8.2%}")
+        print(
+            f"{name:16}{row}  {np.mean([s[0].mean() for s in same]):8.2%} {np.mean([s.mean() for s in same]):8.2%}"
+        )
 
 
 if __name__ == "__main__":

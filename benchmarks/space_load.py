@@ -83,7 +83,9 @@ def run(url: str, users: int, seconds: float) -> tuple[dict[str, list[float]], l
 
         rng = random.Random(number)
         try:
-            client = Client(url, verbose=False, httpx_kwargs={"timeout": 120})  # who waits in a queue is patient
+            client = Client(
+                url, verbose=False, httpx_kwargs={"timeout": 120}
+            )  # who waits in a queue is patient
         except Exception as error:  # whatever it is belongs in the report
             errors.append(f"connect: {error}")
             return

@@ -39,19 +39,30 @@ CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor"
 def nets(preset: str) -> tuple[StockModel, DacModel]:
     """Random weights of that architecture, in transformers' class and in ours."""
     config = load_preset(preset)
-    fields = ("encoder_hidden_size", "decoder_hidden_size", "downsampling_ratios", "n_codebooks", "sampling_rate")
+    fields = (
+        "encoder_hidden_size",
+        "decoder_hidden_size",
+        "downsampling_ratios",
+        "n_codebooks",
+        "sampling_rate",
+    )
     torch.manual_seed(0)
     stock = StockModel(StockConfig(**{name: getattr(config, name) for name in fields})).eval()
     for name, parameter in stock.named_parameters():
         if "weight" in name and parameter.ndim == 3:
-            torch.nn.init.normal_(parameter, std=0.7 / (parameter[0].numel() / (1 + ("conv_t" in name))) ** 0.5)
+            torch.nn.init.normal_(
+                parameter, std=0.7 / (parameter[0].numel() / (1 + ("conv_t" in name))) ** 0.5
+            )
     return stock, copy_of(stock, config, torch.float32)
 
 
 def copy_of(stock: StockModel, config, dtype: torch.dtype) -> DacModel:
     with torch.device("meta"):
         ours = DacModel(config)
-    ours.load_state_dict({name: value.to(dtype, copy=True) for name, value in stock.state_dict().items()}, assign=True)
+    ours.load_state_dict(
+        {name: value.to(dtype, copy=True) for name, value in stock.state_dict().items()},
+        assign=True,
+    )
     return ours.eval()
 
 
@@ -124,15 +135,21 @@ def kind_of(layer: torch.nn.Module) -> str | None:
     return {1: "pointwise", 7: "kernel 7"}.get(layer.kernel_size[0], "kernel 3")
 
 
-def compare(args, stock: StockModel, models: dict[str, DacModel], clock: Callable[[], float]) -> None:
+def compare(
+    args, stock: StockModel, models: dict[str, DacModel], clock: Callable[[], float]
+) -> None:
     config = models["fp32"].config
-    samples = max(1, int(args.seconds * config.sampling_rate) // config.hop_length) * config.hop_length
+    samples = (
+        max(1, int(args.seconds * config.sampling_rate) // config.hop_length) * config.hop_length
+    )
     audio = (np.random.default_rng(0).standard_normal(samples) * 0.1).astype(np.float32)
     tensor = torch.from_numpy(audio)[None, None]
     codecs = {name: Codec(model) for name, model in models.items()}
     if args.compile:
         for codec in codecs.values():
-            codec.compile().decode(codec.encode(audio[: config.sampling_rate]))  # weights are laid out at first use
+            codec.compile().decode(
+                codec.encode(audio[: config.sampling_rate])
+            )  # weights are laid out at first use
 
     def turn(encode, decode):
         moments = [clock()]
@@ -147,7 +164,8 @@ def compare(args, stock: StockModel, models: dict[str, DacModel], clock: Callabl
     for _ in range(args.rounds):
         with torch.inference_mode():
             seconds, reference = turn(
-                lambda: stock.encode(tensor).audio_codes, lambda codes: stock.decode(audio_codes=codes)
+                lambda: stock.encode(tensor).audio_codes,
+                lambda codes: stock.decode(audio_codes=codes),
             )
         times["stock fp32"].append(seconds)
         for name, codec in codecs.items():
@@ -161,11 +179,15 @@ def compare(args, stock: StockModel, models: dict[str, DacModel], clock: Callabl
         f"{args.preset}, {length:.1f} s, {torch.get_num_threads()} thread(s), {args.clock} time, "
         f"median of {args.rounds} round(s){how}"
     )
-    print(f"{'':<12}{'encode':>10}{'decode':>10}{'ratio':>8}{'of peak':>9}   codes equal to stock's")
+    print(
+        f"{'':<12}{'encode':>10}{'decode':>10}{'ratio':>8}{'of peak':>9}   codes equal to stock's"
+    )
     work = 2 * macs_per_second(models["fp32"]) * length
     for name, rows in times.items():
         encode, decode = np.median(rows, axis=0)
-        ratio = statistics.median(base.sum() / row.sum() for base, row in zip(times["stock fp32"], rows, strict=True))
+        ratio = statistics.median(
+            base.sum() / row.sum() for base, row in zip(times["stock fp32"], rows, strict=True)
+        )
         peak = matmul_peak(torch.bfloat16 if name == "bf16" else torch.float32, clock)
         equal = agreement.get(name)
         told = "" if equal is None else f"{equal.mean():.4%}, first codebook {equal[0].mean():.4%}"
@@ -176,7 +198,9 @@ def compare(args, stock: StockModel, models: dict[str, DacModel], clock: Callabl
     if args.layers:
         for name, model in models.items():
             spent = time_by_layer(model, tensor, clock)
-            shares = ", ".join(f"{kind} {part / spent.total():.0%}" for kind, part in spent.most_common())
+            shares = ", ".join(
+                f"{kind} {part / spent.total():.0%}" for kind, part in spent.most_common()
+            )
             print(f"{name}: {1000 * spent.total() / length:.0f} ms per second: {shares}")
 
 
@@ -193,7 +217,9 @@ def compare_mixed(args, model: DacModel, clock: Callable[[], float]) -> None:
         middle = clock()
         encode_clips(model, clips, model.config.n_codebooks, 4 * args.seconds)
         ratios.append((middle - start) / (clock() - middle))
-    print(f"16 clips of mixed lengths, encoded in batches: {statistics.median(ratios):.2f} x one by one")
+    print(
+        f"16 clips of mixed lengths, encoded in batches: {statistics.median(ratios):.2f} x one by one"
+    )
 
 
 def show_memory(seconds: float, model: DacModel) -> None:
@@ -212,7 +238,9 @@ def show_memory(seconds: float, model: DacModel) -> None:
     samples = sum(block.shape[-1] for block in decode_blocks(model, codes))
     done.set()
     watcher.join()
-    print(f"memory over the weights: {(peak[0] - before) / 2**20:.0f} MiB for {samples // hop * hop / rate:.0f} s")
+    print(
+        f"memory over the weights: {(peak[0] - before) / 2**20:.0f} MiB for {samples // hop * hop / rate:.0f} s"
+    )
 
 
 def resident() -> int:
@@ -231,7 +259,9 @@ def show_peers(args, clock: Callable[[], float]) -> None:
                 start = clock()
                 roundtrip(audio)
                 seconds.append(clock() - start)
-        print(f"{name}: encode and decode {args.seconds / statistics.median(seconds):.2f} x real time")
+        print(
+            f"{name}: encode and decode {args.seconds / statistics.median(seconds):.2f} x real time"
+        )
 
     encodec = EncodecModel(EncodecConfig()).eval()
     report("EnCodec 24 kHz (transformers)", 24000, lambda audio: encodec(audio))
@@ -246,7 +276,9 @@ def show_peers(args, clock: Callable[[], float]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", default="dac-44khz", choices=[n for n in preset_names() if "live" not in n])
+    parser.add_argument(
+        "--preset", default="dac-44khz", choices=[n for n in preset_names() if "live" not in n]
+    )
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="default: torch's own choice")

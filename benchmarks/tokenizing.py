@@ -28,12 +28,18 @@ def write_clips(folder: Path, clips: int, seconds: float, rate: int) -> None:
     folder.mkdir()
     for i in range(clips):
         t = np.arange(int(seconds * (0.5 + rng.random()) * rate)) / rate
-        audio = 0.1 * rng.standard_normal(t.size) * np.clip(np.sin(2 * np.pi * (3 + i % 3) * t), 0, None)
+        audio = (
+            0.1
+            * rng.standard_normal(t.size)
+            * np.clip(np.sin(2 * np.pi * (3 + i % 3) * t), 0, None)
+        )
         soundfile.write(folder / f"{i:05d}.flac", audio, rate)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="dac-16khz-live")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--clips", type=int, default=60)
@@ -51,7 +57,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         data = Path(temporary) / "data"
         write_clips(data, args.clips, args.seconds, args.source_rate)
-        clips = [load_audio(path, codec.model_sample_rate, channels=1)[0][None] for path in sorted(data.glob("*"))]
+        clips = [
+            load_audio(path, codec.model_sample_rate, channels=1)[0][None]
+            for path in sorted(data.glob("*"))
+        ]
         seconds = sum(clip.shape[1] for clip in clips) / codec.model_sample_rate
         codec.encode_clips(clips[:2], batch_seconds=args.batch_seconds)
         source = open_source(str(data))
@@ -67,7 +76,9 @@ def main() -> None:
         rows = pq.read_table(out / "data")["codes"].to_pylist()
         same = sum(np.array_equal(row, item[0]) for row, item in zip(rows, codes, strict=True))
     a, b = statistics.median(bare), statistics.median(whole)
-    print(f"{args.model} on {args.device}: {args.clips} clips, {seconds:.0f} s of audio; {same} of them equal")
+    print(
+        f"{args.model} on {args.device}: {args.clips} clips, {seconds:.0f} s of audio; {same} of them equal"
+    )
     print(f"bare model   {a:7.2f} s  {seconds / a:7.1f} x real time  {args.clips / a:7.1f} clips/s")
     print(f"tokenize     {b:7.2f} s  {seconds / b:7.1f} x real time  {args.clips / b:7.1f} clips/s")
     print(f"throughput   {100 * a / b:.1f} % of the bare model's")

@@ -61,7 +61,11 @@ def plain_model(model):
         stock.load_state_dict(model.state_dict())
         return stock
     plain = copy.deepcopy(model)
-    kinds = {DacConv1d: PlainConv1d, DacConvTranspose1d: PlainConvTranspose1d, Snake1d: PlainSnake1d}
+    kinds = {
+        DacConv1d: PlainConv1d,
+        DacConvTranspose1d: PlainConvTranspose1d,
+        Snake1d: PlainSnake1d,
+    }
     for module in plain.modules():
         module.__class__ = kinds.get(type(module), type(module))
     return plain
@@ -124,10 +128,18 @@ def waiting_clock():
 
 def conv_rate(device, clock):
     """FLOP/s of the best of some wide convolutions in bf16, forward alone."""
-    batch, channels, steps, taps = (64, 512, 4096, 7) if device.type == "cuda" else (4, 256, 1024, 7)
+    batch, channels, steps, taps = (
+        (64, 512, 4096, 7) if device.type == "cuda" else (4, 256, 1024, 7)
+    )
     # Channels together, as this package's layers have them.
-    x = torch.randn(batch, channels, 1, steps, device=device).bfloat16().to(memory_format=torch.channels_last)
-    conv = torch.nn.Conv2d(channels, channels, (1, taps), padding=(0, taps // 2), bias=False).to(device, torch.bfloat16)
+    x = (
+        torch.randn(batch, channels, 1, steps, device=device)
+        .bfloat16()
+        .to(memory_format=torch.channels_last)
+    )
+    conv = torch.nn.Conv2d(channels, channels, (1, taps), padding=(0, taps // 2), bias=False).to(
+        device, torch.bfloat16
+    )
     conv = conv.to(memory_format=torch.channels_last)
     seconds = []
     with torch.inference_mode():
@@ -143,22 +155,40 @@ def main():
     parser.add_argument("--preset", default="dac-44khz-small", choices=preset_names())
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    parser.add_argument(
+        "--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+    )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--cpu-time", action="store_true", help="count seconds of this process, on a busy machine")
-    parser.add_argument("--adversarial", action="store_true", help="leave the recipe's discriminators in")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="count seconds of this process, on a busy machine"
+    )
+    parser.add_argument(
+        "--adversarial", action="store_true", help="leave the recipe's discriminators in"
+    )
     parser.add_argument("--no-plain", action="store_true", help="our side alone")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     if args.cpu_time and device.type == "cuda":
         parser.error("--cpu-time counts what processors do: leave it out, or --device cuda")
-    clock = time.process_time if args.cpu_time else waiting_clock if device.type == "cuda" else time.perf_counter
+    clock = (
+        time.process_time
+        if args.cpu_time
+        else waiting_clock
+        if device.type == "cuda"
+        else time.perf_counter
+    )
 
-    recipe = Recipe.load(args.preset, {"weight_norm": False, "batch": args.batch, "schedule.quantize_at": 0})
+    recipe = Recipe.load(
+        args.preset, {"weight_norm": False, "batch": args.batch, "schedule.quantize_at": 0}
+    )
     recipe = replace(recipe, codebooks=replace(recipe.codebooks, placed=False, rate_weight=None))
     if not args.adversarial:
-        weights = {k: v for k, v in recipe.objective.weights.items() if k not in ("adversarial", "feature_matching")}
+        weights = {
+            k: v
+            for k, v in recipe.objective.weights.items()
+            if k not in ("adversarial", "feature_matching")
+        }
         recipe = replace(recipe, objective=replace(recipe.objective, weights=weights))
     model = new_model(recipe)
     samples, rate = recipe.crop_samples(model.config), model.config.sampling_rate
@@ -183,7 +213,10 @@ def main():
     audio = args.batch * samples / rate
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{args.threads} threads"
     print(f"{args.preset}, {args.batch} crops of {samples / rate:.3f} s, {where}")
-    flops, peak = 6e9 * macs_per_second(model) * audio, conv_rate(device, clock)  # gradients take twice the forward
+    flops, peak = (
+        6e9 * macs_per_second(model) * audio,
+        conv_rate(device, clock),
+    )  # gradients take twice the forward
     print(f"one wide convolution in bf16: {peak / 1e9:.0f} GFLOP/s")
     medians = {name: statistics.median(total for total, _ in rows) for name, rows in found.items()}
     for name, seconds in medians.items():
@@ -193,10 +226,19 @@ def main():
         line += f", {flops / seconds / peak:4.0%} of that convolution's rate"
         print(line)
     for name, rows in found.items():
-        parts = {part: statistics.median(row[part] for _, row in rows if part in row) for _, r in rows for part in r}
+        parts = {
+            part: statistics.median(row[part] for _, row in rows if part in row)
+            for _, r in rows
+            for part in r
+        }
         total = sum(parts.values())
         shares = sorted(parts.items(), key=lambda item: -item[1])
-        print(f"{name}: " + ", ".join(f"{part} {share / total:.0%}" for part, share in shares if share / total > 0.005))
+        print(
+            f"{name}: "
+            + ", ".join(
+                f"{part} {share / total:.0%}" for part, share in shares if share / total > 0.005
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,9 @@ TITLE = "codecplus: hear a neural codec"
 
 def build(shelf: Shelf, test: ListeningTest) -> gr.Blocks:
     """The page: a tab for each thing to do."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, settings.KEEP_SECONDS)) as page:
+    with gr.Blocks(
+        title=TITLE, analytics_enabled=False, delete_cache=(600, settings.KEEP_SECONDS)
+    ) as page:
         gr.HTML(
             "<header class='cp-head'><h1>codecplus</h1><p>DAC, the Descript Audio Codec: audio in a few kilobits per "
             "second. Hear it, measure it, and judge it against others.</p></header>",

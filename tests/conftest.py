@@ -15,7 +15,10 @@ from codecplus import Codec, DacModel
 torch.set_num_threads(1)
 
 
-@pytest.fixture(params=[(g, c) for g in GEOMETRIES for c in (False, True)], ids=lambda p: f"{p[0]}-{'causal' * p[1]}")
+@pytest.fixture(
+    params=[(g, c) for g in GEOMETRIES for c in (False, True)],
+    ids=lambda p: f"{p[0]}-{'causal' * p[1]}",
+)
 def model(request) -> DacModel:
     geometry, causal = request.param
     return tiny_model(causal, **GEOMETRIES[geometry])

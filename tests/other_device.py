@@ -11,8 +11,13 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
 try:
-    from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
-except ImportError:  # the package runs on torch 2.6 and later, this came later; only modules about the device skip
+    from torch.utils.backend_registration import (
+        _DummyBackendModule,
+        _setup_privateuseone_for_python_backend,
+    )
+except (
+    ImportError
+):  # the package runs on torch 2.6 and later, this came later; only modules about the device skip
     pytest.skip("this torch has no backends in Python", allow_module_level=True)
 
 
@@ -27,9 +32,15 @@ class _Backend(_DummyBackendModule):
 _setup_privateuseone_for_python_backend("other", backend_module=_Backend())
 DEVICE = torch.device("other:0")
 _COPIES = ("aten::_to_copy", "aten::copy_")
-_INDEXED = ("aten::index", "aten::index_put_", "aten::_index_put_impl_")  # a GPU takes indices of the processor, too
+_INDEXED = (
+    "aten::index",
+    "aten::index_put_",
+    "aten::_index_put_impl_",
+)  # a GPU takes indices of the processor, too
 _WAITS = ("aten::_local_scalar_dense", "aten::nonzero")
-waits: list[str] = []  # operations since it was emptied whose results the processor has to know before it goes on
+waits: list[
+    str
+] = []  # operations since it was emptied whose results the processor has to know before it goes on
 
 
 class OnDevice(torch.Tensor):
@@ -72,20 +83,37 @@ def _compute(func, *args, **kwargs):
     name = func.name().partition(".")[0]
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     ours = {id(tensor.held): tensor for tensor in tensors if isinstance(tensor, OnDevice)}
-    there = bool(ours) if kwargs.get("device") is None else torch.device(kwargs["device"]).type == DEVICE.type
+    there = (
+        bool(ours)
+        if kwargs.get("device") is None
+        else torch.device(kwargs["device"]).type == DEVICE.type
+    )
     if name == "aten::copy_":
         there = isinstance(args[0], OnDevice)
     strangers = [tensor for tensor in tensors if not isinstance(tensor, OnDevice) and tensor.dim()]
-    if ours and strangers and name not in _COPIES and not (name in _INDEXED and isinstance(args[0], OnDevice)):
-        raise RuntimeError(f"{name} of tensors on both devices: {[(type(x).__name__, *x.shape) for x in tensors]}")
+    if (
+        ours
+        and strangers
+        and name not in _COPIES
+        and not (name in _INDEXED and isinstance(args[0], OnDevice))
+    ):
+        raise RuntimeError(
+            f"{name} of tensors on both devices: {[(type(x).__name__, *x.shape) for x in tensors]}"
+        )
     if there and isinstance(kwargs.get("generator"), torch.Generator):
         raise RuntimeError(f"{name} on the device with a generator of the processor")
     if name in _WAITS or (name in _COPIES and ours and not there):
         waits.append(name)
-    kwargs = {key: torch.device("cpu") if key == "device" else value for key, value in kwargs.items()}
-    held_args, held_kwargs = tree_map(lambda x: x.held if isinstance(x, OnDevice) else x, (args, kwargs))
+    kwargs = {
+        key: torch.device("cpu") if key == "device" else value for key, value in kwargs.items()
+    }
+    held_args, held_kwargs = tree_map(
+        lambda x: x.held if isinstance(x, OnDevice) else x, (args, kwargs)
+    )
     # Whether a tensor is to be read as its conjugate or negative is lost on the way here, so it is computed.
-    func = {"aten::_conj": torch.ops.aten.conj_physical, "aten::_neg_view": torch.ops.aten.neg}.get(name, func)
+    func = {"aten::_conj": torch.ops.aten.conj_physical, "aten::_neg_view": torch.ops.aten.neg}.get(
+        name, func
+    )
     found = func(*held_args, **held_kwargs)
     if not there:
         return found
@@ -93,7 +121,9 @@ def _compute(func, *args, **kwargs):
     def wrapped(x):
         if not isinstance(x, torch.Tensor):
             return x
-        return ours[id(x)] if id(x) in ours else OnDevice(x)  # an operation in place gives its argument
+        return (
+            ours[id(x)] if id(x) in ours else OnDevice(x)
+        )  # an operation in place gives its argument
 
     return tree_map(wrapped, found)
 
@@ -109,7 +139,11 @@ def present():
 
     def make(original):
         def made(data, *args, device=None, **kwargs):
-            if device is None or torch.device(device).type != DEVICE.type or isinstance(data, OnDevice):
+            if (
+                device is None
+                or torch.device(device).type != DEVICE.type
+                or isinstance(data, OnDevice)
+            ):
                 return original(data, *args, device=device, **kwargs)
             return OnDevice(original(data, *args, **kwargs))
 

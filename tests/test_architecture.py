@@ -78,8 +78,12 @@ def test_imports_point_downwards(path):
     for other, line in imports(path):
         if other == part:
             continue
-        assert FLOORS[other] <= FLOORS[part], f"line {line}: {part} imports {other}, which is above it"
-        assert not (FLOORS[other] == FLOORS[part] and {part, other} & STRANGERS), f"line {line}: {part} imports {other}"
+        assert FLOORS[other] <= FLOORS[part], (
+            f"line {line}: {part} imports {other}, which is above it"
+        )
+        assert not (FLOORS[other] == FLOORS[part] and {part, other} & STRANGERS), (
+            f"line {line}: {part} imports {other}"
+        )
 
 
 def test_the_model_folder_is_what_the_hub_receives():
@@ -90,9 +94,13 @@ def test_the_model_folder_is_what_the_hub_receives():
                 assert (path.parent / f"{node.module}.py").exists()
             elif isinstance(node, ast.Import):
                 assert not any(alias.name.startswith("codecplus") for alias in node.names)
-            assert not isinstance(node, ast.Try) or not any(isinstance(n, ast.ImportFrom) for n in node.body)
+            assert not isinstance(node, ast.Try) or not any(
+                isinstance(n, ast.ImportFrom) for n in node.body
+            )
         # transformers finds relative imports by a pattern that also matches in docstrings
-        for name in re.findall(r"^\s*from\s+\.(\S+)\s+import", path.read_text(), flags=re.MULTILINE):
+        for name in re.findall(
+            r"^\s*from\s+\.(\S+)\s+import", path.read_text(), flags=re.MULTILINE
+        ):
             assert (path.parent / f"{name}.py").exists()
 
 
@@ -123,6 +131,10 @@ def test_the_links_at_the_root_point_into_the_package(name):
 
 
 def test_no_page_names_a_folder_of_somebodys_machine():
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "model_cards").glob("*.md")]
+    pages = [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "model_cards").glob("*.md"),
+    ]
     for page in pages:
         assert not re.search(r"\.\./shared|/(home|root|work)/", page.read_text()), page

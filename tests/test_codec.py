@@ -30,7 +30,9 @@ def test_audio_comes_back_in_its_shape(codec, rng, rate, shape):
     assert decoded.shape == audio.shape
     assert decoded.dtype == np.float32
     from_file = codec.decompress(codec.compress(audio, sample_rate=rate))
-    assert from_file.shape == (audio[0] if shape[0] == 1 and len(shape) == 2 else audio).shape  # a mono file is (S,)
+    assert (
+        from_file.shape == (audio[0] if shape[0] == 1 and len(shape) == 2 else audio).shape
+    )  # a mono file is (S,)
     np.testing.assert_array_equal(from_file.ravel(), decoded.ravel())
 
 
@@ -54,7 +56,9 @@ def test_a_list_of_clips_is_a_batch(codec, rng):
     batch = codec.encode(clips)
     assert [b.shape for b in batch] == [codec.encode(c).shape for c in clips]
     assert [d.shape for d in codec.decode(batch)] == [c.shape for c in clips]
-    channels = codec.encode([[0.1, 0.2], [0.3, 0.4]])  # lists of numbers are the channels of one clip
+    channels = codec.encode(
+        [[0.1, 0.2], [0.3, 0.4]]
+    )  # lists of numbers are the channels of one clip
     assert channels.shape == (2, 4, 1)
 
 
@@ -63,7 +67,9 @@ def test_codes_equal_those_of_the_model(codec, rng):
     with torch.no_grad():
         expected = codec.model(torch.from_numpy(audio)[None, None])
     np.testing.assert_array_equal(codec.encode(audio), expected.audio_codes[0].numpy())
-    np.testing.assert_allclose(codec.decode(codec.encode(audio)), expected.audio_values[0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(
+        codec.decode(codec.encode(audio)), expected.audio_values[0].numpy(), atol=1e-5
+    )
 
 
 def test_plain_codes_decode_to_whole_frames(codec, rng):
@@ -79,7 +85,9 @@ def test_latents_keep_what_decoding_needs_through_pickle_and_copy(codec):
         assert codec.decode(other).shape == (777,)
 
 
-@pytest.mark.parametrize(("bitrate", "codebooks"), [(0.3, 1), (0.5, 2), (0.62, 2), (1.2, 4), (1.3, 4)])
+@pytest.mark.parametrize(
+    ("bitrate", "codebooks"), [(0.3, 1), (0.5, 2), (0.62, 2), (1.2, 4), (1.3, 4)]
+)
 def test_bitrate_picks_the_nearest_number_of_codebooks(codec, bitrate, codebooks):
     # 50 frames a second, 6 bits a code: 0.3 kbit/s per codebook
     assert codec.bitrates == pytest.approx([0.3, 0.6, 0.9, 1.2])
@@ -89,7 +97,9 @@ def test_bitrate_picks_the_nearest_number_of_codebooks(codec, bitrate, codebooks
 
 
 def test_an_unreachable_bitrate_says_which_exist(codec):
-    with pytest.raises(InputError, match=r"no 6.0 kbit/s for 1 channel; choose from 0.30, 0.60, 0.90, 1.20"):
+    with pytest.raises(
+        InputError, match=r"no 6.0 kbit/s for 1 channel; choose from 0.30, 0.60, 0.90, 1.20"
+    ):
         codec.encode(np.zeros(320, np.float32), bitrate=6.0)
     with pytest.raises(InputError, match="1 to 4 codebooks, got n_quantizers=0"):
         codec.encode(np.zeros(320, np.float32), n_quantizers=0)
@@ -138,7 +148,9 @@ def test_loudness_is_brought_back(codec, rng):
     np.testing.assert_array_equal(codec.encode(quiet * np.float32(latents.info.gain)), latents)
     unity = latents.copy()
     unity.info = codec.encode(quiet).info
-    np.testing.assert_allclose(codec.decode(latents) * latents.info.gain, codec.decode(unity), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        codec.decode(latents) * latents.info.gain, codec.decode(unity), rtol=1e-5, atol=1e-7
+    )
     assert codec.encode(np.zeros(16000, np.float32), loudness=-23).info.gain == 1.0
 
 
@@ -272,4 +284,6 @@ def test_streams_give_what_files_give(codec, rng):
     np.testing.assert_array_equal(np.concatenate(codes, axis=-1), codec.encode(audio))
     samples = np.concatenate([decoder.push(piece) for piece in codes] + [decoder.flush()])
     np.testing.assert_allclose(samples[:5000], codec.decode(codec.encode(audio)), atol=1e-5)
-    assert codec.encoder_stream(bitrate=0.6, batch=3).push(np.zeros((3, 9000), np.float32)).shape[:2] == (3, 2)
+    assert codec.encoder_stream(bitrate=0.6, batch=3).push(np.zeros((3, 9000), np.float32)).shape[
+        :2
+    ] == (3, 2)

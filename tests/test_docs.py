@@ -21,7 +21,9 @@ PAGES = ["README.md", "docs/migrating.md", "docs/quickstart.md", "docs/training.
 
 
 def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL
+    )
 
 
 @pytest.fixture
@@ -41,7 +43,9 @@ def place(tmp_path, monkeypatch, rng):
 
 
 @pytest.mark.parametrize(
-    ("page", "code"), [(page, code) for page in PAGES for code in blocks(page, "python")], ids=lambda x: x[:20]
+    ("page", "code"),
+    [(page, code) for page in PAGES for code in blocks(page, "python")],
+    ids=lambda x: x[:20],
 )
 def test_python_examples_run(place, page, code):
     exec(compile(code, page, "exec"), place)
@@ -80,7 +84,11 @@ def test_cards_of_embedded_checkpoints_belong_to_their_weights(name):
 
 
 def test_links_between_pages_lead_somewhere():
-    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "model_cards").glob("*.md")]:
+    for page in [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "model_cards").glob("*.md"),
+    ]:
         for target in re.findall(r"\]\((?!https?://|#|\{\{)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 

@@ -20,7 +20,10 @@ def audio(rng) -> np.ndarray:
 @pytest.fixture(params=[False, True], ids=["offline", "causal"])
 def codecs(request):
     """The same codec on the processor and on the device."""
-    models = [tiny_model(request.param, downsampling_ratios=[2, 4, 5, 8], sampling_rate=RATE) for _ in range(2)]
+    models = [
+        tiny_model(request.param, downsampling_ratios=[2, 4, 5, 8], sampling_rate=RATE)
+        for _ in range(2)
+    ]
     with present():
         yield Codec(models[0]), Codec(models[1].to(DEVICE))
 
@@ -56,7 +59,12 @@ def test_streams_are_the_same(codecs, audio):
 
 
 def test_batches_are_the_same(codecs, audio):
-    batch = {"audio": [{"array": audio[0], "sampling_rate": RATE}, {"array": audio[1, :5000], "sampling_rate": RATE}]}
+    batch = {
+        "audio": [
+            {"array": audio[0], "sampling_rate": RATE},
+            {"array": audio[1, :5000], "sampling_rate": RATE},
+        ]
+    }
     here, there = (codec.encode_batch(batch)["codes"] for codec in codecs)
     assert all(map(np.array_equal, here, there))
 
@@ -67,7 +75,12 @@ def test_a_snake_trains_the_same_and_keeps_its_input_alone(dtype):
     x, weights = torch.randn(2, 6, 50, dtype=dtype), torch.randn(2, 6, 50)
     for device in ("cpu", DEVICE):
         snake = TrainedSnake1d(6)
-        with present(), torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        with (
+            present(),
+            torch.autograd.graph.saved_tensors_hooks(
+                lambda x: kept.append(x.numel()) or x, lambda x: x
+            ),
+        ):
             snake.to(device)
             there = x.to(device, copy=True).requires_grad_()
             out = snake(there)
@@ -76,11 +89,16 @@ def test_a_snake_trains_the_same_and_keeps_its_input_alone(dtype):
     tolerance = 1e-5 if dtype == torch.float32 else 0.01
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(b, a, atol=tolerance, rtol=tolerance)
-    assert sum(count >= x.numel() for count in kept) <= 2 * 2  # on each device, and the loss keeps its weights
+    assert (
+        sum(count >= x.numel() for count in kept) <= 2 * 2
+    )  # on each device, and the loss keeps its weights
 
 
 def test_codes_are_searched_and_refined_there(codecs, audio):
     for codec in codecs:
-        plain, refined = (codec.decompress(codec.compress(audio, sample_rate=RATE, effort=effort)) for effort in (0, 3))
+        plain, refined = (
+            codec.decompress(codec.compress(audio, sample_rate=RATE, effort=effort))
+            for effort in (0, 3)
+        )
         assert refined.shape == plain.shape
         assert np.isfinite(refined).all()

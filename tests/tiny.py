@@ -11,7 +11,13 @@ FIXTURES = Path(__file__).parent / "fixtures"
 
 def tiny_model(causal: bool = False, seed: int = 0, **fields) -> DacModel:
     """A DAC of some ten thousand weights whose activations stay near 1, so that audio and codes are lively."""
-    fields = {"encoder_hidden_size": 8, "decoder_hidden_size": 16, "n_codebooks": 4, "codebook_size": 64, **fields}
+    fields = {
+        "encoder_hidden_size": 8,
+        "decoder_hidden_size": 16,
+        "n_codebooks": 4,
+        "codebook_size": 64,
+        **fields,
+    }
     generator = torch.Generator().manual_seed(seed)
     model = CausalDacModel(CausalDacConfig(**fields)) if causal else DacModel(DacConfig(**fields))
     with torch.no_grad():

@@ -63,7 +63,9 @@ def read_clip(path: str | Path | None) -> Clip:
         raise InputError("There is no clip yet: pick one, upload one or record one.")
     path = Path(path)
     if path.is_file() and path.stat().st_size > MAX_UPLOAD:
-        raise InputError(f"Expected a file of at most {MAX_UPLOAD >> 20} MB, got {path.stat().st_size >> 20} MB.")
+        raise InputError(
+            f"Expected a file of at most {MAX_UPLOAD >> 20} MB, got {path.stat().st_size >> 20} MB."
+        )
     try:
         with AudioFileReader(path) as reader:
             seconds = reader.num_samples / reader.sample_rate
@@ -83,7 +85,9 @@ def read_clip(path: str | Path | None) -> Clip:
     except CodecPlusError as error:
         # The server's folders are nobody's business.
         raise type(error)(str(error).replace(str(path), "The file")) from None
-    digest = hashlib.sha256(f"{audio.shape} {reader.sample_rate} ".encode() + audio.tobytes()).hexdigest()
+    digest = hashlib.sha256(
+        f"{audio.shape} {reader.sample_rate} ".encode() + audio.tobytes()
+    ).hexdigest()
     return Clip(audio, reader.sample_rate, digest)
 
 
@@ -135,7 +139,9 @@ def checkpoint(name: str) -> Codec:
     Raises InputError for any other: visitors cannot make the server load what they like.
     """
     if name not in CHECKPOINTS:
-        raise InputError(f"There is no checkpoint {name!r} here; there are {', '.join(map(title, CHECKPOINTS))}.")
+        raise InputError(
+            f"There is no checkpoint {name!r} here; there are {', '.join(map(title, CHECKPOINTS))}."
+        )
     return load_codec(name)
 
 
@@ -234,7 +240,9 @@ def any_codec(clip: Clip, name: str, kbps: float) -> Coded:
         reachable = rates(name)
         return round_trip(clip, name, min(max(kbps, reachable[0]), reachable[-1]))
     if name not in HARNESS:
-        raise InputError(f"There is no codec {name!r} here; there are {', '.join([*CHECKPOINTS, *HARNESS])}.")
+        raise InputError(
+            f"There is no codec {name!r} here; there are {', '.join([*CHECKPOINTS, *HARNESS])}."
+        )
     codec = resolve_codecs([name], [round(kbps, 2)])[-1]
     return _decoded.get((clip.digest, codec.name), lambda: _code(name, codec, clip))
 
@@ -258,22 +266,37 @@ def decode_file(path: str | Path | None) -> tuple[np.ndarray, int, dict[str, Any
         raise InputError("There is no file yet: upload a .dacp.")
     path = Path(path)
     if path.stat().st_size > MAX_UPLOAD:
-        raise InputError(f"Expected a file of at most {MAX_UPLOAD >> 20} MB, got {path.stat().st_size >> 20} MB.")
+        raise InputError(
+            f"Expected a file of at most {MAX_UPLOAD >> 20} MB, got {path.stat().st_size >> 20} MB."
+        )
     data = path.read_bytes()
     if not data:
         raise FileFormatError("Expected a .dacp file, got an empty one.")
     with open(path, "rb") as file:
         header = Reader(file).header
     seconds = header.num_samples / header.original_sample_rate
-    if seconds > MAX_SECONDS or header.channels > MAX_CHANNELS or header.original_sample_rate > MAX_RATE:
+    if (
+        seconds > MAX_SECONDS
+        or header.channels > MAX_CHANNELS
+        or header.original_sample_rate > MAX_RATE
+    ):
         raise InputError(
             f"Expected at most {MAX_SECONDS} s of mono or stereo, got {_duration(seconds)} of {header.channels} "
             "channels; use `codecplus decode`, which takes any length."
         )
     # A file has the first bytes of its model's fingerprint.
-    name = next((name for name in CHECKPOINTS if checkpoint(name).fingerprint.startswith(header.fingerprint)), None)
+    name = next(
+        (
+            name
+            for name in CHECKPOINTS
+            if checkpoint(name).fingerprint.startswith(header.fingerprint)
+        ),
+        None,
+    )
     if name is None:
-        raise ModelMismatchError(f"Another model made this file; here are {', '.join(map(title, CHECKPOINTS))}.")
+        raise ModelMismatchError(
+            f"Another model made this file; here are {', '.join(map(title, CHECKPOINTS))}."
+        )
     audio = _decompress(name, data)
     about = {
         "checkpoint": title(name), "seconds": round(seconds, 3), "channels": header.channels,
@@ -292,6 +315,9 @@ def figures(clip: Clip, coded: Coded) -> dict[str, Any]:
         "bytes": coded.size,
         "kbps": round(coded.kbps, 3),
         "smaller": round(clip.pcm_bytes / coded.size, 1),
-        **{name: None if found[name].value is None else round(float(found[name].value), 3) for name in METRICS},
+        **{
+            name: None if found[name].value is None else round(float(found[name].value), 3)
+            for name in METRICS
+        },
         "reasons": {name: found[name].reason for name in METRICS if found[name].value is None},
     }

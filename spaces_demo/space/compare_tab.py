@@ -21,7 +21,9 @@ def build(shelf: Shelf) -> None:
     codecs = [(coding.title(name), name) for name in (*CHECKPOINTS, *coding.HARNESS)]
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=320):
-            bundled = gr.Radio(list(CLIPS), value=next(iter(CLIPS)), label="Clip", elem_id="compare-clip")
+            bundled = gr.Radio(
+                list(CLIPS), value=next(iter(CLIPS)), label="Clip", elem_id="compare-clip"
+            )
             own = gr.Audio(
                 sources=["upload", "microphone"],
                 type="filepath",
@@ -31,16 +33,31 @@ def build(shelf: Shelf) -> None:
             )
             with gr.Row():
                 left = gr.Dropdown(
-                    codecs, value=CHECKPOINTS[0], label="One codec", scale=2, min_width=150, elem_id="left"
+                    codecs,
+                    value=CHECKPOINTS[0],
+                    label="One codec",
+                    scale=2,
+                    min_width=150,
+                    elem_id="left",
                 )
-                left_kbps = gr.Number(6, minimum=0.5, maximum=256, label="kbit/s a channel", min_width=90)
+                left_kbps = gr.Number(
+                    6, minimum=0.5, maximum=256, label="kbit/s a channel", min_width=90
+                )
             with gr.Row():
-                right = gr.Dropdown(codecs, value="opus", label="The other", scale=2, min_width=150, elem_id="right")
-                right_kbps = gr.Number(6, minimum=0.5, maximum=256, label="kbit/s a channel", min_width=90)
-            blind = gr.Checkbox(True, label="Blind: hide which is which until you have chosen", elem_id="blind")
+                right = gr.Dropdown(
+                    codecs, value="opus", label="The other", scale=2, min_width=150, elem_id="right"
+                )
+                right_kbps = gr.Number(
+                    6, minimum=0.5, maximum=256, label="kbit/s a channel", min_width=90
+                )
+            blind = gr.Checkbox(
+                True, label="Blind: hide which is which until you have chosen", elem_id="blind"
+            )
             go = gr.Button("Compare", variant="primary", elem_id="compare")
         with gr.Column(scale=7, min_width=320):
-            player = tracks("Press “Compare”: the reference and both codecs, at one loudness.", "compare-player")
+            player = tracks(
+                "Press “Compare”: the reference and both codecs, at one loudness.", "compare-player"
+            )
             with gr.Row(visible=False, elem_id="votes") as votes:
                 vote_x = gr.Button("I prefer X", elem_id="vote-x")
                 vote_none = gr.Button("No difference")
@@ -76,7 +93,10 @@ def build(shelf: Shelf) -> None:
         signals = {"Reference": clip.audio, "X": pair[0].audio, "Y": pair[1].audio}
         names = {"Reference": ("Reference", ""), "X": ("X", ""), "Y": ("Y", "")}
         if not blind:
-            names |= {key: (coded.codec, f"{coded.kbps:.2f} kbit/s") for key, coded in zip("XY", pair, strict=True)}
+            names |= {
+                key: (coded.codec, f"{coded.kbps:.2f} kbit/s")
+                for key, coded in zip("XY", pair, strict=True)
+            }
         shown = [
             {
                 "label": names[key][0],
@@ -91,9 +111,18 @@ def build(shelf: Shelf) -> None:
 
     def reveal(choice: str, measured: list[dict[str, Any]] | None) -> tuple:
         if not measured:
-            raise gr.Error("There is nothing to reveal: compare two codecs blind first.", print_exception=False)
-        named = [{**row, "codec": f"{letter}: {row['codec']}"} for letter, row in zip("XY", measured, strict=True)]
-        return f"<p class='cp-size'><b>{_VERDICTS[choice]}</b>.</p>{table(named)}", gr.Row(visible=False), None
+            raise gr.Error(
+                "There is nothing to reveal: compare two codecs blind first.", print_exception=False
+            )
+        named = [
+            {**row, "codec": f"{letter}: {row['codec']}"}
+            for letter, row in zip("XY", measured, strict=True)
+        ]
+        return (
+            f"<p class='cp-size'><b>{_VERDICTS[choice]}</b>.</p>{table(named)}",
+            gr.Row(visible=False),
+            None,
+        )
 
     go.click(
         compare, [bundled, own, left, left_kbps, right, right_kbps, blind], [player, votes, verdict, answer],
@@ -108,5 +137,8 @@ def build(shelf: Shelf) -> None:
 
 def _named(function: Callable, name: str) -> Callable:
     """Scripts and agents see the name and the docstring of a function."""
-    function.__name__, function.__doc__ = name, "Choose, and be told which codec was X and which was Y."
+    function.__name__, function.__doc__ = (
+        name,
+        "Choose, and be told which codec was X and which was Y.",
+    )
     return function

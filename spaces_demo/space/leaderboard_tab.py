@@ -30,11 +30,21 @@ def read_board(path: str | Path) -> dict[str, Any]:
     try:
         board = json.loads(path.read_text(encoding="utf-8"))
         if board["schema"] != 1:
-            raise FileFormatError("Expected a leaderboard of schema 1; write it with this version of codecplus.")
+            raise FileFormatError(
+                "Expected a leaderboard of schema 1; write it with this version of codecplus."
+            )
         for part in board["boards"]:
-            _ = [(part[key], part["kind"]) for key in ("task", "metrics", "entries", "primary", "rule")]
+            _ = [
+                (part[key], part["kind"])
+                for key in ("task", "metrics", "entries", "primary", "rule")
+            ]
             for entry in part["entries"]:
-                _ = float(entry["payload_kbps"] or 0), entry["codec"], entry["rank"], dict(entry["metrics"])
+                _ = (
+                    float(entry["payload_kbps"] or 0),
+                    entry["codec"],
+                    entry["rank"],
+                    dict(entry["metrics"]),
+                )
         return board
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, FileFormatError):
@@ -75,7 +85,8 @@ def cells(part: dict[str, Any], bands: Sequence[float] = ()) -> dict[str, Any]:
     arrows = {True: "↑", False: "↓", None: ""}
     failed = any(entry.get("failures") for entry in part["entries"])
     columns = [
-        {"title": title, "better": ""} for title in ("codec", "rank", "kbit/s", *(["failures"] if failed else []))
+        {"title": title, "better": ""}
+        for title in ("codec", "rank", "kbit/s", *(["failures"] if failed else []))
     ]
     for name, title in titles(part).items():
         about = part["metrics"][name]
@@ -88,11 +99,21 @@ def cells(part: dict[str, Any], bands: Sequence[float] = ()) -> dict[str, Any]:
     for entry in part["entries"]:
         found = [entry["metrics"].get(name, {}) for name in titles(part)]
         latency = entry.get("latency_seconds")
-        values = [entry["codec"], entry["rank"], entry["payload_kbps"], *([entry.get("failures")] if failed else [])]
+        values = [
+            entry["codec"],
+            entry["rank"],
+            entry["payload_kbps"],
+            *([entry.get("failures")] if failed else []),
+        ]
         row = [{"value": value} for value in values]
-        row += [{"value": score.get("mean"), "low": score.get("low"), "high": score.get("high")} for score in found]
+        row += [
+            {"value": score.get("mean"), "low": score.get("low"), "high": score.get("high")}
+            for score in found
+        ]
         row.append({"value": None if latency is None else 1000 * latency})
-        rows.append({"anchor": bool(entry.get("anchor")), "group": _group(entry, bands), "cells": row})
+        rows.append(
+            {"anchor": bool(entry.get("anchor")), "group": _group(entry, bands), "cells": row}
+        )
     return {"columns": columns, "rows": rows}
 
 
@@ -139,7 +160,9 @@ def build(test: ListeningTest, page: gr.Blocks) -> None:
     rule = gr.Markdown("", elem_classes="cp-note", elem_id="rule")
     with gr.Row():
         refresh = gr.Button("Refresh", size="sm", elem_id="refresh")
-        own = gr.UploadButton("Open your own leaderboard.json", file_types=[".json"], size="sm", elem_id="own-board")
+        own = gr.UploadButton(
+            "Open your own leaderboard.json", file_types=[".json"], size="sm", elem_id="own-board"
+        )
     opened = gr.State(None)
 
     def load(path: str | None) -> dict[str, Any] | None:
@@ -157,11 +180,19 @@ def build(test: ListeningTest, page: gr.Blocks) -> None:
         names = [f"{part['task']}: {part['kind']}" for part in board["boards"]]
         part = board["boards"][names.index(which) if which in names else 0]
         known = titles(part)
-        chosen = metric if metric in known else part["primary"] if part["primary"] in known else next(iter(known), None)
+        chosen = (
+            metric
+            if metric in known
+            else part["primary"]
+            if part["primary"] in known
+            else next(iter(known), None)
+        )
         return (
             gr.Markdown(visible=False),
             gr.Dropdown(choices=names, value=which if which in names else names[0], visible=True),
-            gr.Dropdown(choices=[(title, name) for name, title in known.items()], value=chosen, visible=True),
+            gr.Dropdown(
+                choices=[(title, name) for name, title in known.items()], value=chosen, visible=True
+            ),
             curve(part, chosen) if chosen else {},
             cells(part, board.get("bands") or ()),
             f"{part.get('clips', 0)} clips. {part['rule']}",
@@ -180,7 +211,11 @@ def build(test: ListeningTest, page: gr.Blocks) -> None:
 
     outputs: list[Any] = [empty, which, metric, plot, board_table, rule]
     given: list[Any] = [opened, which, metric]
-    quiet: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 8, "show_progress": "hidden"}
+    quiet: dict[str, Any] = {
+        "api_visibility": "private",
+        "concurrency_limit": 8,
+        "show_progress": "hidden",
+    }
     gr.on([refresh.click, which.input, metric.input], show, given, outputs, **quiet)
     own.upload(open_own, own, opened, api_visibility="private").then(show, given, outputs, **quiet)
     page.load(show, given, outputs, **quiet)

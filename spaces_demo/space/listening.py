@@ -67,7 +67,9 @@ class ListeningTest:
     def __init__(self, definition: Definition, shelf: Shelf, ratings: Path):
         self.definition, self.shelf = definition, shelf
         self.codecs = [
-            codec for name, kbps in definition.conditions for codec in resolve_codecs([name], [kbps])[3:]
+            codec
+            for name, kbps in definition.conditions
+            for codec in resolve_codecs([name], [kbps])[3:]
         ]  # the first three are the anchors, which every item has
         self.store = RatingStore(ratings, conditions_hash(self.codecs), hub_scheduler(ratings))
         self._items: dict[str, list[Stimulus]] | None = None
@@ -101,7 +103,9 @@ class ListeningTest:
                 trials.append((item, dict(zip(letters, stimuli, strict=True))))
             else:
                 trials += [(item, {"A": stimulus}) for stimulus in stimuli]
-        if method == "acr":  # the same words should not come twice in a row, as far as chance allows
+        if (
+            method == "acr"
+        ):  # the same words should not come twice in a row, as far as chance allows
             trials = _shuffle(trials, len(trials))
         name = secrets.token_urlsafe(12)
         with self._lock:
@@ -129,11 +133,19 @@ class ListeningTest:
             del self._sessions[session]
         given: dict[str, list[float]] = {}
         for rating in found.given:
-            given.setdefault("reference" if rating.condition == REFERENCE else rating.condition, []).append(
-                rating.score
-            )
-        means = sorted(((name, float(np.mean(scores))) for name, scores in given.items()), key=lambda pair: -pair[1])
-        return {"stage": "done", "method": found.method, "rater": found.rater, "given": [list(pair) for pair in means]}
+            given.setdefault(
+                "reference" if rating.condition == REFERENCE else rating.condition, []
+            ).append(rating.score)
+        means = sorted(
+            ((name, float(np.mean(scores))) for name, scores in given.items()),
+            key=lambda pair: -pair[1],
+        )
+        return {
+            "stage": "done",
+            "method": found.method,
+            "rater": found.rater,
+            "given": [list(pair) for pair in means],
+        }
 
     def results(self) -> dict[str, Any]:
         """What all listeners said so far, screened, as plain data by method."""
@@ -162,13 +174,21 @@ class ListeningTest:
             self._sessions.popitem(last=False)
 
 
-def _ratings(session: _Session, item: str, stimuli: dict[str, Stimulus], scores: Any) -> list[Rating]:
+def _ratings(
+    session: _Session, item: str, stimuli: dict[str, Stimulus], scores: Any
+) -> list[Rating]:
     if not isinstance(scores, dict) or set(scores) != set(stimuli):
         raise InputError(f"Expected a score for each of {', '.join(stimuli)}.")
     low, high = SCALES[session.method]
     for letter, score in scores.items():
-        if isinstance(score, bool) or not isinstance(score, int | float) or not low <= score <= high:
-            raise InputError(f"Expected a score from {low:g} to {high:g} for {letter}, got {score!r}.")
+        if (
+            isinstance(score, bool)
+            or not isinstance(score, int | float)
+            or not low <= score <= high
+        ):
+            raise InputError(
+                f"Expected a score from {low:g} to {high:g} for {letter}, got {score!r}."
+            )
     return [Rating(session.method, session.rater, item, stimuli[letter].condition, float(score))
             for letter, score in scores.items()]  # fmt: skip
 

@@ -61,6 +61,10 @@ def build(test: ListeningTest) -> gr.HTML:
         return str(path)
 
     download.click(ratings, None, download, api_name="ratings").success(
-        lambda: gr.DownloadButton("Download ratings.sqlite"), None, download, api_visibility="private", queue=False
+        lambda: gr.DownloadButton("Download ratings.sqlite"),
+        None,
+        download,
+        api_visibility="private",
+        queue=False,
     )
     return page

@@ -32,7 +32,9 @@ class Call:
 
     def __init__(self, codec: Codec, kbps: float, sample_rate: int | None = None):
         rate = codec.model_sample_rate if sample_rate is None else sample_rate
-        self.bits_per_frame = 1000 * codec.bitrates[codec.n_quantizers_for(kbps) - 1] / codec.frame_rate
+        self.bits_per_frame = (
+            1000 * codec.bitrates[codec.n_quantizers_for(kbps) - 1] / codec.frame_rate
+        )
         self._encoder = codec.encoder_stream(n_quantizers=codec.n_quantizers_for(kbps))
         self._decoder = codec.decoder_stream()
         self._down = Resampler(rate, codec.model_sample_rate)
@@ -96,7 +98,9 @@ async def serve(socket: WebSocket) -> None:
             rate = int(socket.query_params.get("rate", "0"))
             if not 8000 <= rate <= 96_000:
                 raise InputError(f"Expected audio of 8,000 to 96,000 Hz, got {rate} Hz.")
-            call = await asyncio.to_thread(Call, codec, float(socket.query_params.get("kbps", "0")), rate)
+            call = await asyncio.to_thread(
+                Call, codec, float(socket.query_params.get("kbps", "0")), rate
+            )
         except (CodecPlusError, ValueError) as error:
             await _end(socket, str(error))
             return
@@ -113,7 +117,10 @@ async def _converse(socket: WebSocket, call: Call) -> None:
     while True:
         message = await asyncio.wait_for(socket.receive_bytes(), timeout=30)
         if not 8 < len(message) <= _MAX_MESSAGE or len(message) % 2:
-            await _end(socket, f"Expected packets of a time stamp and 16-bit samples, got {len(message)} bytes.")
+            await _end(
+                socket,
+                f"Expected packets of a time stamp and 16-bit samples, got {len(message)} bytes.",
+            )
             return
         if time.monotonic() > deadline:
             await _end(socket, f"A live call lasts {MAX_LIVE_SECONDS} s here; start another.")

@@ -17,7 +17,10 @@ def build(shelf: Shelf) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=320):
             name = gr.Radio(
-                [(coding.title(n), n) for n in names], value=names[0], label="Checkpoint", elem_id="live-checkpoint"
+                [(coding.title(n), n) for n in names],
+                value=names[0],
+                label="Checkpoint",
+                elem_id="live-checkpoint",
             )
             rates = first.bitrates
             kbps = gr.Slider(
@@ -39,7 +42,13 @@ def build(shelf: Shelf) -> None:
     with gr.Accordion("Without a microphone: what computing takes on this server", open=False):
         with gr.Row():
             bundled = gr.Radio(list(CLIPS), value="Speech", label="Clip")
-            own = gr.Audio(sources=["upload"], type="filepath", label="or your own", buttons=[], elem_classes="cp-own")
+            own = gr.Audio(
+                sources=["upload"],
+                type="filepath",
+                label="or your own",
+                buttons=[],
+                elem_classes="cp-own",
+            )
         button = gr.Button("Stream it in packets of 20 ms", elem_id="live-measure")
         player = tracks("", "live-player")
         measured = gr.JSON(label="Measured", elem_id="live-measured")
@@ -68,9 +77,18 @@ def build(shelf: Shelf) -> None:
         clip = coding.read_clip(chosen_clip(bundled, own))
         audio, rate, found = live.measure(clip, name, min(kbps, coding.rates(name)[-1]))
         url, _ = shelve(shelf, audio[None], rate, "streamed.wav")
-        return {"tracks": [{"label": "Streamed", "note": f"{found['kbps']:.2f} kbit/s", "url": url}]}, found
+        return {
+            "tracks": [{"label": "Streamed", "note": f"{found['kbps']:.2f} kbit/s", "url": url}]
+        }, found
 
-    name.change(new_checkpoint, name, [kbps, line], api_visibility="private", queue=False, show_progress="hidden")
+    name.change(
+        new_checkpoint,
+        name,
+        [kbps, line],
+        api_visibility="private",
+        queue=False,
+        show_progress="hidden",
+    )
     kbps.release(in_a_sentence(settings), [name, kbps], line, api_visibility="private", queue=False,
                  show_progress="hidden")  # fmt: skip
     button.click(stream, [bundled, own, name, kbps], [player, measured], api_name="stream",

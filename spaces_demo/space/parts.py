@@ -32,7 +32,9 @@ def in_a_sentence(function: Callable) -> Callable:
         try:
             return function(*arguments)
         except CodecPlusError as error:
-            raise gr.Error(html.escape(str(error), quote=False), duration=12, print_exception=False) from error
+            raise gr.Error(
+                html.escape(str(error), quote=False), duration=12, print_exception=False
+            ) from error
 
     return wrapped
 
@@ -71,7 +73,13 @@ def size_text(size: int) -> str:
     >>> size_text(5985)
     '5.99 kB'
     """
-    return f"{size} bytes" if size < 1000 else f"{size / 1000:.3g} kB" if size < 1e6 else f"{size / 1e6:.3g} MB"
+    return (
+        f"{size} bytes"
+        if size < 1000
+        else f"{size / 1000:.3g} kB"
+        if size < 1e6
+        else f"{size / 1e6:.3g} MB"
+    )
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -11,7 +11,9 @@ _RANGE = 80  # dB below the loudest point
 _lock = threading.Lock()  # matplotlib shares its font cache
 
 
-def draw_spectrograms(codec: Codec, before: np.ndarray, after: np.ndarray, rate: int, path: Path) -> Path:
+def draw_spectrograms(
+    codec: Codec, before: np.ndarray, after: np.ndarray, rate: int, path: Path
+) -> Path:
     """Draw audio (C, S) before and after a codec, and the difference of their levels, as a transparent PNG."""
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure

@@ -58,19 +58,28 @@ class RatingStore:
                 rows,
             )
         if self.hub is not None:
-            with self.hub.lock, (Path(self.hub.folder_path) / self._file).open("a", encoding="utf-8") as file:
+            with (
+                self.hub.lock,
+                (Path(self.hub.folder_path) / self._file).open("a", encoding="utf-8") as file,
+            ):
                 file.writelines(json.dumps(row) + "\n" for row in rows)
 
     def all(self) -> list[Rating]:
         """The ratings of this test so far, oldest first; those of earlier lives of the Space among them."""
         with self._connect() as database:
             rows = database.execute(
-                "SELECT method, rater, item, condition, score FROM ratings WHERE test = ? ORDER BY id", (self.test,)
+                "SELECT method, rater, item, condition, score FROM ratings WHERE test = ? ORDER BY id",
+                (self.test,),
             ).fetchall()
         return [*self._earlier_of_this_test(), *(Rating(*row) for row in rows)]
 
     def _earlier_of_this_test(self) -> list[Rating]:
-        return [rating for path in self._earlier if path.name.startswith(self.test) for rating in load_ratings(path)]
+        return [
+            rating
+            for path in self._earlier
+            if path.name.startswith(self.test)
+            for rating in load_ratings(path)
+        ]
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=30)
@@ -85,7 +94,12 @@ def hub_scheduler(folder: Path) -> Any:
     waiting = folder / "to-commit"
     waiting.mkdir(parents=True, exist_ok=True)
     return CommitScheduler(
-        repo_id=RATINGS_DATASET, repo_type="dataset", folder_path=waiting, path_in_repo="data", every=5, private=True
+        repo_id=RATINGS_DATASET,
+        repo_type="dataset",
+        folder_path=waiting,
+        path_in_repo="data",
+        every=5,
+        private=True,
     )
 
 
@@ -94,7 +108,9 @@ def _download() -> list[Path]:
     from huggingface_hub import snapshot_download
 
     try:
-        local = snapshot_download(str(RATINGS_DATASET), repo_type="dataset", allow_patterns="data/*.jsonl")
+        local = snapshot_download(
+            str(RATINGS_DATASET), repo_type="dataset", allow_patterns="data/*.jsonl"
+        )
     except Exception as error:  # a Space without its past still takes ratings
         print(f"earlier ratings could not be read: {error}")
         return []

@@ -11,7 +11,9 @@ CHECKPOINTS = os.environ.get("CODECPLUS_CHECKPOINTS", "dac-44khz-small,dac-16khz
 LISTENING_TEST = Path(os.environ.get("CODECPLUS_LISTENING_TEST", FOLDER / "listening_test.json"))
 """Items and conditions of the listening test."""
 
-RATINGS = Path(os.environ.get("CODECPLUS_RATINGS", "/data" if os.access("/data", os.W_OK) else "ratings"))
+RATINGS = Path(
+    os.environ.get("CODECPLUS_RATINGS", "/data" if os.access("/data", os.W_OK) else "ratings")
+)
 """Folder of the ratings; /data is the persistent storage of a Space."""
 
 RATINGS_DATASET = os.environ.get("CODECPLUS_RATINGS_DATASET")

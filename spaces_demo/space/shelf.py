@@ -20,7 +20,9 @@ class Shelf:
     def __init__(self, seconds: float = KEEP_SECONDS, size: int = KEEP_BYTES):
         self.seconds, self.size = seconds, size
         self.folder = Path(tempfile.mkdtemp(prefix="codecplus-space-"))
-        self._files: dict[str, tuple[Path, float, int]] = {}  # token -> path, when it was put there, bytes
+        self._files: dict[
+            str, tuple[Path, float, int]
+        ] = {}  # token -> path, when it was put there, bytes
         self._lock = threading.Lock()
 
     def new(self, name: str) -> Path:
@@ -56,14 +58,20 @@ class Shelf:
         """Answer a request for a file, or for a part of it."""
         path = self.find(request.path_params["name"].partition(".")[0])
         if path is None or not path.is_file():
-            return PlainTextResponse("This result is gone; results are kept for an hour.", status_code=404)
+            return PlainTextResponse(
+                "This result is gone; results are kept for an hour.", status_code=404
+            )
         kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        return FileResponse(path, media_type=kind, headers={"Cache-Control": "private, max-age=3600"})
+        return FileResponse(
+            path, media_type=kind, headers={"Cache-Control": "private, max-age=3600"}
+        )
 
     def _tidy(self) -> None:
         """Drop what is too old, and the oldest of what is too much."""
         limit = time.monotonic() - self.seconds
-        passing = sorted((when, token) for token, (_, when, _) in self._files.items() if when != float("inf"))
+        passing = sorted(
+            (when, token) for token, (_, when, _) in self._files.items() if when != float("inf")
+        )
         total = sum(self._files[token][2] for _, token in passing)
         for when, token in passing:
             if when >= limit and total <= self.size:

@@ -9,7 +9,17 @@ from gradio.events import api
 from codecplus.eval.stimuli import match_loudness
 
 from . import coding
-from .parts import AT_A_TIME, BUSY, CLIPS, chosen_clip, in_a_sentence, shelve, size_text, table, tracks
+from .parts import (
+    AT_A_TIME,
+    BUSY,
+    CLIPS,
+    chosen_clip,
+    in_a_sentence,
+    shelve,
+    size_text,
+    table,
+    tracks,
+)
 from .pictures import draw_spectrograms
 from .settings import CHECKPOINTS, MAX_SECONDS, MAX_UPLOAD
 from .shelf import Shelf
@@ -26,7 +36,8 @@ def build(shelf: Shelf) -> None:
                 elem_classes="cp-own", buttons=[], waveform_options=gr.WaveformOptions(show_recording_waveform=False),
             )  # fmt: skip
             gr.Markdown(
-                f"Up to {MAX_SECONDS} s and {MAX_UPLOAD >> 20} MB: WAV, FLAC, OGG, MP3.", elem_classes="cp-note"
+                f"Up to {MAX_SECONDS} s and {MAX_UPLOAD >> 20} MB: WAV, FLAC, OGG, MP3.",
+                elem_classes="cp-note",
             )
             name = gr.Radio(
                 [(coding.title(c), c) for c in CHECKPOINTS],
@@ -44,11 +55,17 @@ def build(shelf: Shelf) -> None:
                 coded = gr.File(label=".dacp", file_types=[".dacp"], elem_id="coded", height=120)
                 open_it = gr.Button("Decode", elem_id="decode")
         with gr.Column(scale=7, min_width=320):
-            player = tracks("Press “Encode and decode”, and switch between the two while they play.", "player")
+            player = tracks(
+                "Press “Encode and decode”, and switch between the two while they play.", "player"
+            )
             figures = gr.HTML("", elem_id="figures", apply_default_css=False)
             with gr.Row():
-                dacp = gr.DownloadButton("Download .dacp", visible=False, size="sm", elem_id="download-dacp")
-                wav = gr.DownloadButton("Download WAV", visible=False, size="sm", elem_id="download-wav")
+                dacp = gr.DownloadButton(
+                    "Download .dacp", visible=False, size="sm", elem_id="download-dacp"
+                )
+                wav = gr.DownloadButton(
+                    "Download WAV", visible=False, size="sm", elem_id="download-wav"
+                )
             picture = gr.Image(
                 visible=False, show_label=False, interactive=False, container=False, buttons=["fullscreen"],
                 elem_id="picture",
@@ -56,7 +73,9 @@ def build(shelf: Shelf) -> None:
             data = gr.JSON(visible=False)
 
     @in_a_sentence
-    def encode(bundled: str | None, own: str | None = None, name: str = CHECKPOINTS[0], kbps: float = 6.0) -> tuple:
+    def encode(
+        bundled: str | None, own: str | None = None, name: str = CHECKPOINTS[0], kbps: float = 6.0
+    ) -> tuple:
         """Send a clip through a checkpoint, beside Opus at the same rate, and measure both.
 
         Args:
@@ -72,11 +91,17 @@ def build(shelf: Shelf) -> None:
         done = coding.round_trip(clip, name, min(kbps, coding.rates(name)[-1]))
         opus = coding.any_codec(clip, "opus", round(done.kbps / len(clip.audio), 1))
         measured = [coding.figures(clip, done), coding.figures(clip, opus)]
-        heard = match_loudness({"Original": clip.audio, "Decoded": done.audio, "Opus": opus.audio}, clip.sample_rate)
+        heard = match_loudness(
+            {"Original": clip.audio, "Decoded": done.audio, "Opus": opus.audio}, clip.sample_rate
+        )
         notes = {"Original": f"{size_text(clip.pcm_bytes)} PCM", "Decoded": f"{done.kbps:.2f} kbit/s",
                  "Opus": f"{opus.kbps:.2f} kbit/s"}  # fmt: skip
         shown = [
-            {"label": label, "note": notes[label], "url": shelve(shelf, audio, clip.sample_rate, "clip.wav")[0]}
+            {
+                "label": label,
+                "note": notes[label],
+                "url": shelve(shelf, audio, clip.sample_rate, "clip.wav")[0],
+            }
             for label, audio in heard.items()
         ]
         file = shelf.new("clip.dacp")
@@ -92,7 +117,9 @@ def build(shelf: Shelf) -> None:
         )  # fmt: skip
 
     @in_a_sentence
-    def size(bundled: str | None, own: str | None = None, name: str = CHECKPOINTS[0], kbps: float = 6.0) -> str:
+    def size(
+        bundled: str | None, own: str | None = None, name: str = CHECKPOINTS[0], kbps: float = 6.0
+    ) -> str:
         """Size and bitrate of the entropy-coded file of a clip.
 
         Args:
@@ -122,12 +149,25 @@ def build(shelf: Shelf) -> None:
         audio, rate, about = coding.decode_file(path)
         url, decoded = shelve(shelf, audio, rate, "decoded.wav")
         note = f"{about['kbit/s']:.2f} kbit/s"
-        about_it = f"{about['checkpoint']}, {about['seconds']:.2f} s, {about['sample_rate']} Hz, {note}"
+        about_it = (
+            f"{about['checkpoint']}, {about['seconds']:.2f} s, {about['sample_rate']} Hz, {note}"
+        )
         line = f"<p class='cp-size'>{html.escape(about_it)}</p>"
-        return {"tracks": [{"label": "Decoded", "note": note, "url": url}]}, line, None, str(decoded), None, about
+        return (
+            {"tracks": [{"label": "Decoded", "note": note, "url": url}]},
+            line,
+            None,
+            str(decoded),
+            None,
+            about,
+        )
 
     def show(coded: bool) -> tuple:
-        return gr.DownloadButton(visible=coded), gr.DownloadButton(visible=True), gr.Image(visible=coded)
+        return (
+            gr.DownloadButton(visible=coded),
+            gr.DownloadButton(visible=True),
+            gr.Image(visible=coded),
+        )
 
     def checkpoints() -> dict:
         """The checkpoints here, with their rates in kbit/s per channel."""
@@ -152,9 +192,9 @@ def build(shelf: Shelf) -> None:
     bundled.input(lambda: None, None, own, api_visibility="private", queue=False).then(
         size, given, size_line, api_visibility="private", show_progress="hidden", **work
     )
-    name.change(new_checkpoint, name, kbps, api_visibility="private", queue=False, show_progress="hidden").then(
-        size, given, size_line, api_visibility="private", show_progress="hidden", **work
-    )
+    name.change(
+        new_checkpoint, name, kbps, api_visibility="private", queue=False, show_progress="hidden"
+    ).then(size, given, size_line, api_visibility="private", show_progress="hidden", **work)
 
 
 def _size(clip: coding.Clip, data: bytes) -> dict[str, float]:

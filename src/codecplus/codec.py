@@ -63,7 +63,9 @@ class Codes(np.ndarray):
     info: StreamInfo | None
     num_samples: int | None
 
-    def __new__(cls, codes: np.ndarray, info: StreamInfo | None = None, num_samples: int | None = None):
+    def __new__(
+        cls, codes: np.ndarray, info: StreamInfo | None = None, num_samples: int | None = None
+    ):
         """View codes (…, K, T) as latents."""
         latents = np.asarray(codes, dtype=np.int16).view(cls)
         latents.info, latents.num_samples = info, num_samples
@@ -134,7 +136,10 @@ class Codec:
     def bitrates(self) -> list[float]:
         """Rates that one channel can have, in kbit/s: one for each number of codebooks, before entropy coding."""
         config = self.config
-        return [n * config.frame_rate * config.bits_per_codebook / 1000 for n in range(1, config.n_codebooks + 1)]
+        return [
+            n * config.frame_rate * config.bits_per_codebook / 1000
+            for n in range(1, config.n_codebooks + 1)
+        ]
 
     @property
     def latency(self) -> float:
@@ -148,7 +153,9 @@ class Codec:
         """
         compile_layers = getattr(self.model, "compile_layers", None)
         if compile_layers is None:
-            raise InputError("expected a codec of a torch model to compile; this one runs in another runtime")
+            raise InputError(
+                "expected a codec of a torch model to compile; this one runs in another runtime"
+            )
         try:
             compile_layers()
         except RuntimeError as error:
@@ -184,14 +191,24 @@ class Codec:
         """
         if isinstance(audio, Codes):
             raise InputError("expected audio, but these are codes already; decode them first")
-        if isinstance(audio, (list, tuple)) and audio and np.ndim(audio[0]) > 0 and not _is_channels(audio):
-            return [self.encode(item, sample_rate, bitrate, n_quantizers, loudness=loudness) for item in audio]
+        if (
+            isinstance(audio, (list, tuple))
+            and audio
+            and np.ndim(audio[0]) > 0
+            and not _is_channels(audio)
+        ):
+            return [
+                self.encode(item, sample_rate, bitrate, n_quantizers, loudness=loudness)
+                for item in audio
+            ]
         audio = as_audio(audio)
         channels = np.atleast_2d(audio)
         rate = self._rate(sample_rate)
         info = self._info(rate, len(channels), bitrate, n_quantizers)
         if loudness is not None:
-            gain = _gain(integrated_loudness(channels, rate), loudness, float(np.abs(channels).max()))
+            gain = _gain(
+                integrated_loudness(channels, rate), loudness, float(np.abs(channels).max())
+            )
             info = replace(info, gain=gain)
         codes = np.concatenate(list(self._encode_blocks(_blocks(channels), info)), axis=-1)
         return Codes(codes if audio.ndim == 2 else codes[0], info, channels.shape[-1])
@@ -251,15 +268,23 @@ class Codec:
             InputError: for a column that is not there, or a rate or a number of codebooks that cannot be used.
         """
         if audio_column not in batch:
-            raise InputError(f"there is no column {audio_column!r} among {', '.join(batch)}; name it with audio_column")
+            raise InputError(
+                f"there is no column {audio_column!r} among {', '.join(batch)}; name it with audio_column"
+            )
         count = self._info(self.model_sample_rate, channels, bitrate, n_quantizers).num_codebooks
         found: list[Recording | str] = []
         for cell in batch[audio_column]:
             try:
-                found.append(read_recording(cell, self.model_sample_rate, channels, default_rate=self.sample_rate))
+                found.append(
+                    read_recording(
+                        cell, self.model_sample_rate, channels, default_rate=self.sample_rate
+                    )
+                )
             except (CodecPlusError, OSError) as error:
                 found.append(str(error))
-        clips = [item.audio for item in found if isinstance(item, Recording) and item.audio is not None]
+        clips = [
+            item.audio for item in found if isinstance(item, Recording) and item.audio is not None
+        ]
         coded = iter(self.encode_clips(clips, count, batch_seconds=batch_seconds))
         rows = []
         for item in found:
@@ -273,7 +298,11 @@ class Codec:
         return {name: [row[i] for row in rows] for i, name in enumerate(names)}
 
     def encode_clips(
-        self, clips: Sequence[np.ndarray], n_quantizers: int | None = None, *, batch_seconds: float | None = None
+        self,
+        clips: Sequence[np.ndarray],
+        n_quantizers: int | None = None,
+        *,
+        batch_seconds: float | None = None,
     ) -> list[np.ndarray]:
         """Codes, int16 (channels, codebooks, frames) each, of clips, float32 (channels, samples), at the model's rate.
 
@@ -284,10 +313,15 @@ class Codec:
         count = self._info(self.model_sample_rate, 1, None, n_quantizers).num_codebooks
         for i, clip in enumerate(clips):
             if np.ndim(clip) != 2:
-                raise InputError(f"expected clips of shape (channels, samples), got {np.shape(clip)} for clip {i}")
+                raise InputError(
+                    f"expected clips of shape (channels, samples), got {np.shape(clip)} for clip {i}"
+                )
         if hasattr(self.network, "encode_clips"):
             return self.network.encode_clips(clips, count, batch_seconds)  # pyright: ignore[reportAttributeAccessIssue]
-        return [np.concatenate(list(self.network.encode_blocks(_blocks(clip), count)), axis=-1) for clip in clips]
+        return [
+            np.concatenate(list(self.network.encode_blocks(_blocks(clip), count)), axis=-1)
+            for clip in clips
+        ]
 
     # ---- files
 
@@ -340,8 +374,15 @@ class Codec:
             "effort": effort,
             "entropy_coding": entropy_coding,
         }
-        if isinstance(source, (list, tuple)) and source and isinstance(source[0], (str, os.PathLike)):
-            outputs = [None if output is None else Path(output) / f"{Path(item).stem}.dacp" for item in source]
+        if (
+            isinstance(source, (list, tuple))
+            and source
+            and isinstance(source[0], (str, os.PathLike))
+        ):
+            outputs = [
+                None if output is None else Path(output) / f"{Path(item).stem}.dacp"
+                for item in source
+            ]
             options |= {"overwrite": overwrite, "progress": progress}
             return [self.compress(*pair, **options) for pair in zip(source, outputs, strict=True)]
         if output is None:
@@ -354,7 +395,17 @@ class Codec:
         return Path(output)
 
     def _compress(
-        self, source, sample_rate, file, progress, *, bitrate, n_quantizers, loudness, entropy_coding, **control
+        self,
+        source,
+        sample_rate,
+        file,
+        progress,
+        *,
+        bitrate,
+        n_quantizers,
+        loudness,
+        entropy_coding,
+        **control,
     ) -> None:
         _check_control(bitrate, entropy_coding, **control)
         target = bitrate if control["rate_control"] == "abr" else None
@@ -373,7 +424,12 @@ class Codec:
 
     def _compress_variably(self, file, samples, counter, info, entropy, target, control) -> None:
         """As many codebooks for each frame as it needs, or as make the file have `target` kbit/s."""
-        from codecplus.encoding.rate_control import audible_errors, meet_target, tolerance_of, truncated
+        from codecplus.encoding.rate_control import (
+            audible_errors,
+            meet_target,
+            tolerance_of,
+            truncated,
+        )
 
         def coded(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
             return self._codes(blocks, info, control["effort"], entropy)
@@ -386,7 +442,9 @@ class Codec:
                 writer.write(truncated(codes, errors, tolerance))
             writer.close(num_samples=counter.samples)
             return
-        all_codes, all_errors = (np.concatenate(part, axis=-1) for part in zip(*pieces, strict=True))
+        all_codes, all_errors = (
+            np.concatenate(part, axis=-1) for part in zip(*pieces, strict=True)
+        )
 
         def written(tolerance: float) -> bytes:
             kept = truncated(all_codes, all_errors, tolerance)
@@ -396,7 +454,9 @@ class Codec:
         data = written(meet_target(lambda tolerance: len(written(tolerance)), wanted))
         if len(data) > max(1.02 * wanted, wanted + 64):
             least = len(data) * target / wanted
-            raise InputError(f"this audio takes {least:.2f} kbit/s at least with this model, got bitrate={target}")
+            raise InputError(
+                f"this audio takes {least:.2f} kbit/s at least with this model, got bitrate={target}"
+            )
         file.write(data)
 
     @contextmanager
@@ -404,40 +464,65 @@ class Codec:
         """Rate, channels, gain, and blocks (C, n) of audio that is to be compressed."""
         if isinstance(source, (str, os.PathLike)):
             if sample_rate is not None:
-                raise InputError("sample_rate is for audio given as an array; a file knows its own rate, leave it out")
+                raise InputError(
+                    "sample_rate is for audio given as an array; a file knows its own rate, leave it out"
+                )
             gain = 1.0 if loudness is None else _file_gain(source, loudness)
             with AudioFileReader(source) as reader:
                 yield reader.sample_rate, reader.channels, gain, reader.blocks()
             return
         if isinstance(source, Codes):
             raise InputError("expected audio, but these are codes already; decode them first")
-        if isinstance(source, (list, tuple)) and source and np.ndim(source[0]) > 0 and not _is_channels(source):
-            raise InputError("expected one clip, got a list of them; compress each, or give a list of paths")
+        if (
+            isinstance(source, (list, tuple))
+            and source
+            and np.ndim(source[0]) > 0
+            and not _is_channels(source)
+        ):
+            raise InputError(
+                "expected one clip, got a list of them; compress each, or give a list of paths"
+            )
         channels, rate, gain = np.atleast_2d(as_audio(source)), self._rate(sample_rate), 1.0
         if loudness is not None:
-            gain = _gain(integrated_loudness(channels, rate), loudness, float(np.abs(channels).max()))
+            gain = _gain(
+                integrated_loudness(channels, rate), loudness, float(np.abs(channels).max())
+            )
         yield rate, len(channels), gain, _blocks(channels)
 
-    def _coding(self, info: StreamInfo, entropy_coding: bool) -> tuple[StreamInfo, EntropyModel | None]:
+    def _coding(
+        self, info: StreamInfo, entropy_coding: bool
+    ) -> tuple[StreamInfo, EntropyModel | None]:
         """How a stream is written: its info, and the entropy model if there is one."""
-        if not entropy_coding or not can_code(info.channels, info.num_codebooks, info.codebook_size):
+        if not entropy_coding or not can_code(
+            info.channels, info.num_codebooks, info.codebook_size
+        ):
             return info, None
-        fitting = (m for m in self.entropy_models.values() if m.fits(info.num_codebooks, info.codebook_size))
+        fitting = (
+            m
+            for m in self.entropy_models.values()
+            if m.fits(info.num_codebooks, info.codebook_size)
+        )
         entropy = next(fitting, None)
         return replace(info, entropy_model=entropy.identity if entropy else b""), entropy
 
-    def _codes(self, samples, info: StreamInfo, effort: int, entropy: EntropyModel | None) -> Iterator[np.ndarray]:
+    def _codes(
+        self, samples, info: StreamInfo, effort: int, entropy: EntropyModel | None
+    ) -> Iterator[np.ndarray]:
         """Codes (C, K, T) in pieces of audio (C, n) in blocks at the model's rate."""
         if effort == 0:
             return self.network.encode_blocks(samples, info.num_codebooks)
         from codecplus.encoding import refinement
 
         model = self._torch_model("effort")
-        return refinement.encode_with_effort(model, samples, info.num_codebooks, refinement.EFFORTS[effort], entropy)
+        return refinement.encode_with_effort(
+            model, samples, info.num_codebooks, refinement.EFFORTS[effort], entropy
+        )
 
     def _torch_model(self, option: str) -> Any:
         if not hasattr(self.model, "quantizer"):
-            raise InputError(f"{option} needs the model in torch, got an exported one; load the checkpoint itself")
+            raise InputError(
+                f"{option} needs the model in torch, got an exported one; load the checkpoint itself"
+            )
         return self.model
 
     def decompress(
@@ -471,7 +556,10 @@ class Codec:
             InputError: for a part that the file does not have.
         """
         if isinstance(source, (list, tuple)):
-            outputs = [None if output is None else Path(output) / f"{Path(item).stem}.wav" for item in source]
+            outputs = [
+                None if output is None else Path(output) / f"{Path(item).stem}.wav"
+                for item in source
+            ]
             options: dict[str, Any] = {"start": start, "duration": duration, "recover": recover}
             options |= {"overwrite": overwrite, "progress": progress}
             return [self.decompress(*pair, **options) for pair in zip(source, outputs, strict=True)]
@@ -481,7 +569,9 @@ class Codec:
             if output is None:
                 audio = _gather(blocks, header.channels, length)
                 return audio[0] if header.channels == 1 else audio
-            with AudioFileWriter(output, header.original_sample_rate, header.channels, overwrite=overwrite) as writer:
+            with AudioFileWriter(
+                output, header.original_sample_rate, header.channels, overwrite=overwrite
+            ) as writer:
                 for block in blocks:
                     writer.write(block)
         return Path(output)
@@ -492,7 +582,9 @@ class Codec:
         """The header of an open coded file, the samples of the part asked for, and its audio in blocks (C, S)."""
         if is_official(file):
             if start or duration is not None or recover:
-                raise InputError("start, duration and recover are for .dacp files, got a .dac; decode all of it")
+                raise InputError(
+                    "start, duration and recover are for .dacp files, got a .dac; decode all of it"
+                )
             header, blocks = self._open_official(read_dac_file(file.read()))
             return header, header.num_samples, blocks
         reader = Reader(file, self.entropy_models, recover=recover)
@@ -521,7 +613,11 @@ class Codec:
     # ---- live streams
 
     def encoder_stream(
-        self, bitrate: float | None = None, n_quantizers: int | None = None, *, batch: int | None = None
+        self,
+        bitrate: float | None = None,
+        n_quantizers: int | None = None,
+        *,
+        batch: int | None = None,
     ) -> EncoderStream:
         """A live encoder: `push(samples)` gives the codes that are ready, `flush()` those left.
 
@@ -577,7 +673,9 @@ class Codec:
             )
         return min(len(rates), max(1, round(bitrate / step)))
 
-    def _info(self, rate: int, channels: int, bitrate: float | None, n_quantizers: int | None) -> StreamInfo:
+    def _info(
+        self, rate: int, channels: int, bitrate: float | None, n_quantizers: int | None
+    ) -> StreamInfo:
         config = self.config
         if bitrate is not None and n_quantizers is not None:
             raise InputError("expected bitrate or n_quantizers, got both; leave one out")
@@ -586,7 +684,9 @@ class Codec:
         if n_quantizers is None:
             n_quantizers = config.n_codebooks
         if not 1 <= n_quantizers <= config.n_codebooks:
-            raise InputError(f"this model has 1 to {config.n_codebooks} codebooks, got n_quantizers={n_quantizers}")
+            raise InputError(
+                f"this model has 1 to {config.n_codebooks} codebooks, got n_quantizers={n_quantizers}"
+            )
         return StreamInfo(
             fingerprint=self.fingerprint[:_FINGERPRINT_SIZE],
             sample_rate=config.sampling_rate,
@@ -597,10 +697,14 @@ class Codec:
             hop_length=config.hop_length,
         )
 
-    def _encode_blocks(self, blocks: Iterable[np.ndarray], info: StreamInfo) -> Iterator[np.ndarray]:
+    def _encode_blocks(
+        self, blocks: Iterable[np.ndarray], info: StreamInfo
+    ) -> Iterator[np.ndarray]:
         return self.network.encode_blocks(self._at_model_rate(blocks, info), info.num_codebooks)
 
-    def _at_model_rate(self, blocks: Iterable[np.ndarray], info: StreamInfo) -> Iterator[np.ndarray]:
+    def _at_model_rate(
+        self, blocks: Iterable[np.ndarray], info: StreamInfo
+    ) -> Iterator[np.ndarray]:
         resampler = Resampler(info.original_sample_rate, info.sample_rate, info.channels)
 
         def resampled():
@@ -610,20 +714,29 @@ class Codec:
 
         return (block for block in resampled() if block.shape[-1])
 
-    def _decode_blocks(self, blocks: Iterable[np.ndarray], info: StreamInfo, num_samples: int) -> Iterator[np.ndarray]:
+    def _decode_blocks(
+        self, blocks: Iterable[np.ndarray], info: StreamInfo, num_samples: int
+    ) -> Iterator[np.ndarray]:
         """Audio (C, S) in blocks, `num_samples` in all at the original rate, of codes (C, K, T) in blocks."""
         length = resampled_length(num_samples, info.original_sample_rate, info.sample_rate)
         audio = _cut(self.network.decode_blocks(blocks), length)
         if info.gain != 1.0:
             audio = (block / np.float32(info.gain) for block in audio)
-        return _cut(_resampled(audio, info.sample_rate, info.original_sample_rate, info.channels), num_samples)
+        return _cut(
+            _resampled(audio, info.sample_rate, info.original_sample_rate, info.channels),
+            num_samples,
+        )
 
     def _samples(self, frames: int, info: StreamInfo) -> int:
-        return resampled_length(frames * info.hop_length, info.sample_rate, info.original_sample_rate)
+        return resampled_length(
+            frames * info.hop_length, info.sample_rate, info.original_sample_rate
+        )
 
     def _check_codes(self, latents) -> np.ndarray:
         """Codes as (C, K, T), checked against the model's codebooks."""
-        codes = latents.detach().cpu().numpy() if hasattr(latents, "detach") else np.asarray(latents)
+        codes = (
+            latents.detach().cpu().numpy() if hasattr(latents, "detach") else np.asarray(latents)
+        )
         config = self.config
         if codes.ndim not in (2, 3) or codes.dtype.kind not in "iu" or 0 in codes.shape:
             raise InputError(
@@ -632,9 +745,13 @@ class Codec:
             )
         codes = codes.reshape(-1, *codes.shape[-2:])
         if codes.shape[1] > config.n_codebooks:
-            raise InputError(f"expected codes of 1 to {config.n_codebooks} codebooks, got {codes.shape[1]}")
+            raise InputError(
+                f"expected codes of 1 to {config.n_codebooks} codebooks, got {codes.shape[1]}"
+            )
         if codes.min() < 0 or codes.max() >= config.codebook_size:
-            raise InputError(f"expected codes from 0 to {config.codebook_size - 1}, got {codes.min()} to {codes.max()}")
+            raise InputError(
+                f"expected codes from 0 to {config.codebook_size - 1}, got {codes.min()} to {codes.max()}"
+            )
         return codes
 
     def _check_model(self, info: StreamInfo) -> None:
@@ -643,7 +760,9 @@ class Codec:
             theirs = (info.sample_rate, info.hop_length, info.codebook_size)
             ours = (config.sampling_rate, config.hop_length, config.codebook_size)
             if theirs != ours or info.num_codebooks > config.n_codebooks:
-                raise FileFormatError("the header names this model, but describes another; the file is damaged")
+                raise FileFormatError(
+                    "the header names this model, but describes another; the file is damaged"
+                )
             return
         maker = find_embedded(info.fingerprint)
         advice = f"load_codec({maker!r}) decodes them" if maker else "load the model that made them"
@@ -709,16 +828,22 @@ def load_codec(
     """
     if str(name) == "dac":
         name = "dac-16khz-live" if sample_rate == 16000 else "dac-44khz-small"
-    if sample_rate is not None and (not isinstance(sample_rate, (int, np.integer)) or sample_rate < 1):
+    if sample_rate is not None and (
+        not isinstance(sample_rate, (int, np.integer)) or sample_rate < 1
+    ):
         raise InputError(f"expected a sample rate in Hz as a positive integer, got {sample_rate!r}")
     mel = MelOptions(n_mels=n_mels, n_fft=n_fft, hop_length=hop_length, win_length=win_length)
     sample_rate = None if sample_rate is None else int(sample_rate)
     export = find_export(name)
     if export is not None:
         if dtype is not None or revision is not None:
-            raise InputError("dtype and revision are for models in torch; an export has its precision, leave them out")
+            raise InputError(
+                "dtype and revision are for models in torch; an export has its precision, leave them out"
+            )
         entropy_models = read_entropy_models(export[0].parent) or None
-        return Codec(OnnxModel(*export, device=device), sample_rate, mel=mel, entropy_models=entropy_models)
+        return Codec(
+            OnnxModel(*export, device=device), sample_rate, mel=mel, entropy_models=entropy_models
+        )
     from codecplus.checkpoints import fingerprint, load_model
 
     model = load_model(name, revision=revision)
@@ -726,7 +851,9 @@ def load_codec(
     entropy_models = read_entropy_models(place if place.is_dir() else place.parent) or None
     identity = fingerprint(model)
     model.to(device=_device(device), dtype=_dtype(dtype))  # pyright: ignore[reportCallIssue]
-    return Codec(model, sample_rate, model_fingerprint=identity, mel=mel, entropy_models=entropy_models)
+    return Codec(
+        model, sample_rate, model_fingerprint=identity, mel=mel, entropy_models=entropy_models
+    )
 
 
 def _network(model: Any) -> Network:
@@ -769,7 +896,9 @@ def open_coded(source):
     if isinstance(source, (bytes, bytearray, memoryview)):
         return io.BytesIO(source)
     if not isinstance(source, (str, os.PathLike)):
-        raise InputError(f"expected the path or the bytes of a .dacp file, got {type(source).__name__}")
+        raise InputError(
+            f"expected the path or the bytes of a .dacp file, got {type(source).__name__}"
+        )
     try:
         return open(source, "rb")
     except OSError as error:
@@ -788,13 +917,17 @@ def read_entropy_models(folder: Path) -> list[EntropyModel]:
 
     Raises FileFormatError for one that is damaged.
     """
-    paths = sorted(folder.glob("entropy*.safetensors"), key=lambda path: (path.name != ENTROPY_FILE, path.name))
+    paths = sorted(
+        folder.glob("entropy*.safetensors"), key=lambda path: (path.name != ENTROPY_FILE, path.name)
+    )
     return [EntropyModel.from_bytes(path.read_bytes()) for path in paths]
 
 
 def find_embedded(part: bytes) -> str | None:
     """The name of the embedded checkpoint whose fingerprint starts so, if there is one."""
-    return next((name for known, name in embedded_fingerprints().items() if known.startswith(part)), None)
+    return next(
+        (name for known, name in embedded_fingerprints().items() if known.startswith(part)), None
+    )
 
 
 def _is_channels(audio: Sequence) -> bool:
@@ -806,7 +939,9 @@ def _blocks(audio: np.ndarray) -> Iterator[np.ndarray]:
     return (audio[:, start : start + _BLOCK] for start in range(0, audio.shape[-1], _BLOCK))
 
 
-def _resampled(blocks: Iterable[np.ndarray], from_rate: int, to_rate: int, channels: int) -> Iterator[np.ndarray]:
+def _resampled(
+    blocks: Iterable[np.ndarray], from_rate: int, to_rate: int, channels: int
+) -> Iterator[np.ndarray]:
     resampler = Resampler(from_rate, to_rate, channels)
     for block in blocks:
         yield resampler.push(block)
@@ -842,13 +977,19 @@ def _check_control(bitrate, entropy_coding: bool, *, rate_control: str, quality,
     if effort not in (0, 1, 2, 3):
         raise InputError(f"expected an effort from 0 to 3, got {effort!r}")
     if quality is not None and (rate_control != "vbr" or not 0 <= quality <= 10):
-        raise InputError(f"expected a quality from 0 to 10, with rate_control='vbr' alone, got {quality!r}")
+        raise InputError(
+            f"expected a quality from 0 to 10, with rate_control='vbr' alone, got {quality!r}"
+        )
     if rate_control == "abr" and (bitrate is None or not bitrate > 0):
         raise InputError(f"rate_control='abr' needs a bitrate in kbit/s, got {bitrate!r}")
     if rate_control == "vbr" and bitrate is not None:
-        raise InputError("rate_control='vbr' goes by quality, got a bitrate; leave it out, or use 'abr'")
+        raise InputError(
+            "rate_control='vbr' goes by quality, got a bitrate; leave it out, or use 'abr'"
+        )
     if rate_control != "cbr" and not entropy_coding:
-        raise InputError(f"rate_control={rate_control!r} needs entropy coding; leave entropy_coding alone")
+        raise InputError(
+            f"rate_control={rate_control!r} needs entropy coding; leave entropy_coding alone"
+        )
 
 
 def _part(header: Header, start: float, duration: float | None) -> tuple[int, int]:
@@ -871,8 +1012,12 @@ def _dropped(blocks: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
 
 def _warn_of_loss(reader: Reader) -> None:
     header = reader.header
-    spans = [f"{a * header.hop_length / header.sample_rate:.2f}" for span in reader.lost for a in span]
-    told = ", ".join(f"{first} to {last} s" for first, last in zip(spans[::2], spans[1::2], strict=True))
+    spans = [
+        f"{a * header.hop_length / header.sample_rate:.2f}" for span in reader.lost for a in span
+    ]
+    told = ", ".join(
+        f"{first} to {last} s" for first, last in zip(spans[::2], spans[1::2], strict=True)
+    )
     warnings.warn(f"the file is damaged; lost and concealed: {told}", stacklevel=4)
 
 
@@ -884,7 +1029,9 @@ def _bridged(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
             last = block[..., -1:]
             yield block
         else:
-            yield np.zeros_like(block) if last is None else np.repeat(last, block.shape[-1], axis=-1)
+            yield (
+                np.zeros_like(block) if last is None else np.repeat(last, block.shape[-1], axis=-1)
+            )
 
 
 def _faded(
@@ -909,7 +1056,9 @@ def _gain(measured: float, wanted: float, peak: float) -> float:
     """The factor that brings audio from one loudness to another (LUFS) without taking its peak over full scale."""
     if not np.isfinite(measured) or peak == 0:
         return 1.0
-    return min(10 ** ((wanted - measured) / 20), max(1.0, 1 / peak) if wanted > measured else np.inf)
+    return min(
+        10 ** ((wanted - measured) / 20), max(1.0, 1 / peak) if wanted > measured else np.inf
+    )
 
 
 def _file_gain(path: PathLike, loudness: float) -> float:
@@ -924,7 +1073,9 @@ def _file_gain(path: PathLike, loudness: float) -> float:
 class _Counter:
     """Blocks (C, n) as they pass, with the number of samples so far; tells `progress` the seconds of each."""
 
-    def __init__(self, blocks: Iterable[np.ndarray], rate: int, progress: Callable[[float], Any] | None):
+    def __init__(
+        self, blocks: Iterable[np.ndarray], rate: int, progress: Callable[[float], Any] | None
+    ):
         self.blocks, self.rate, self.progress, self.samples = blocks, rate, progress, 0
 
     def __iter__(self):

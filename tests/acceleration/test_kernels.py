@@ -18,7 +18,9 @@ from codecplus.modeling_dac.layers_dac import DacResidualUnit, Snake1d
 DTYPES = [torch.float32] + [torch.bfloat16] * kernels.supported_in_bf16()
 
 
-def unit_of(channels: int, dilation: int = 1, causal: bool = False, dtype=torch.float32) -> DacResidualUnit:
+def unit_of(
+    channels: int, dilation: int = 1, causal: bool = False, dtype=torch.float32
+) -> DacResidualUnit:
     torch.manual_seed(channels + dilation)
     unit = DacResidualUnit(channels, dilation, causal=causal)
     for name, parameter in unit.named_parameters():
@@ -50,7 +52,9 @@ def error(y: torch.Tensor, reference: torch.Tensor) -> float:
     threads=st.sampled_from([1, 2]),
 )
 @torch.inference_mode()
-def test_a_unit_is_as_close_to_exact_as_the_layers(dtype, causal, channels, dilation, length, batch, padded, threads):
+def test_a_unit_is_as_close_to_exact_as_the_layers(
+    dtype, causal, channels, dilation, length, batch, padded, threads
+):
     unit = unit_of(channels, dilation, causal, dtype)
     x = steps(batch, length, channels, dtype)
     lengths = torch.randint(0, length + 1, (batch,)) if padded else None
@@ -69,12 +73,18 @@ def test_a_unit_is_as_close_to_exact_as_the_layers(dtype, causal, channels, dila
 
 @needs_amx
 @settings(max_examples=25, deadline=None)
-@given(cuts=st.lists(st.integers(1, 300), min_size=1, max_size=6), dilation=st.sampled_from([1, 3, 9]))
+@given(
+    cuts=st.lists(st.integers(1, 300), min_size=1, max_size=6), dilation=st.sampled_from([1, 3, 9])
+)
 @torch.inference_mode()
 def test_a_unit_in_steps_is_the_unit(cuts, dilation):
     unit = unit_of(64, dilation, causal=True, dtype=torch.bfloat16)
     x = steps(2, sum(cuts), 64, torch.bfloat16)
-    step, tail, parts = inference.UnitStep(unit), torch.zeros(2, 6 * dilation, 64, dtype=x.dtype), []
+    step, tail, parts = (
+        inference.UnitStep(unit),
+        torch.zeros(2, 6 * dilation, 64, dtype=x.dtype),
+        [],
+    )
     for part in x.transpose(1, 2).split(cuts, dim=1):
         y, tail = step(part, tail)
         parts.append(y)
@@ -107,7 +117,9 @@ def test_snakes(dtype):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_compiled_model_gives_the_codes_of_the_plain_one(causal, dtype):
-    model = tiny_model(causal, encoder_hidden_size=32, decoder_hidden_size=256, downsampling_ratios=[4, 5]).to(dtype)
+    model = tiny_model(
+        causal, encoder_hidden_size=32, decoder_hidden_size=256, downsampling_ratios=[4, 5]
+    ).to(dtype)
     audio = (torch.randn(2, 1, 9000) * 0.3).to(dtype)
     mask = (torch.arange(9000) < torch.tensor([9000, 5000])[:, None]).long()
     with torch.inference_mode():
@@ -119,7 +131,9 @@ def test_a_compiled_model_gives_the_codes_of_the_plain_one(causal, dtype):
     assert (codes == before.audio_codes).float().mean() > (0.999 if dtype == torch.float32 else 0.9)
     scale = before.audio_values[0].abs().max()
     step = (1e-4 if dtype == torch.float32 else 0.05) * scale
-    torch.testing.assert_close(decoded[0, :9000], before.audio_values[0, :9000], atol=float(step), rtol=0)
+    torch.testing.assert_close(
+        decoded[0, :9000], before.audio_values[0, :9000], atol=float(step), rtol=0
+    )
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         with torch.inference_mode():
             assert torch.equal(twin(audio, padding_mask=mask).audio_codes, codes)
@@ -135,7 +149,9 @@ def test_processors_without_avx512_are_told_so(monkeypatch):
 
 
 @needs_avx512
-@pytest.mark.parametrize(("compiler", "expected"), [("/no/such/g++", "could not"), ("false", "could not compile")])
+@pytest.mark.parametrize(
+    ("compiler", "expected"), [("/no/such/g++", "could not"), ("false", "could not compile")]
+)
 def test_a_compiler_that_fails_leaves_nothing_behind(compiler, expected, monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", compiler)
     monkeypatch.setenv("CODECPLUS_CACHE", str(tmp_path))

@@ -33,15 +33,21 @@ def run(module, x, weights):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize(("kernel", "dilation", "steps"), [(7, 1, 40), (7, 3, 40), (7, 9, 130), (3, 1, 11), (7, 9, 20)])
+@pytest.mark.parametrize(
+    ("kernel", "dilation", "steps"), [(7, 1, 40), (7, 3, 40), (7, 9, 130), (3, 1, 11), (7, 9, 20)]
+)
 @pytest.mark.parametrize("channels", [(5, 8), (1, 8), (8, 1)])
 def test_a_convolution_has_the_gradients_of_torchs(causal, kernel, dilation, steps, channels):
     torch.manual_seed(0)
     conv = DacConv1d(*channels, kernel, dilation=dilation, causal=causal)
     x, weights = torch.randn(3, channels[0], steps), torch.randn(3, channels[1], steps)
     expected = run(conv, x, weights)
-    for a, b in zip(expected, run(trained(conv, TrainedConv1d), x.bfloat16(), weights), strict=True):
-        assert b.dtype == (torch.float32 if a.shape != b.shape or b.ndim != 3 or b.shape[2] == kernel else b.dtype)
+    for a, b in zip(
+        expected, run(trained(conv, TrainedConv1d), x.bfloat16(), weights), strict=True
+    ):
+        assert b.dtype == (
+            torch.float32 if a.shape != b.shape or b.ndim != 3 or b.shape[2] == kernel else b.dtype
+        )
         assert float((a - b.float()).norm() / a.norm()) < 0.02
 
 
@@ -54,10 +60,15 @@ def test_a_strided_convolution_has_the_gradients_of_torchs(causal, stride, dtype
     for steps in (2 * stride, 7 * stride, 7 * stride + 1):
         x = torch.randn(3, 5, steps)
         weights = torch.randn(conv(x).shape)
-        expected, found = run(conv, x, weights), run(trained(conv, TrainedConv1d), x.to(dtype), weights)
+        expected, found = (
+            run(conv, x, weights),
+            run(trained(conv, TrainedConv1d), x.to(dtype), weights),
+        )
         for a, b in zip(expected, found, strict=True):
             assert a.shape == b.shape
-            assert float((a - b.float()).norm() / a.norm()) < (1e-5 if dtype == torch.float32 else 0.02)
+            assert float((a - b.float()).norm() / a.norm()) < (
+                1e-5 if dtype == torch.float32 else 0.02
+            )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -80,12 +91,20 @@ def test_a_snake_has_the_gradients_of_autograd(dtype):
 
 @needs_compiler
 def test_the_snake_of_a_gpu_compiles_once_for_all_sizes():
-    compiled = [torch.compile(function, dynamic=True) for function in (snake_of_rows, snake_gradients)]
+    compiled = [
+        torch.compile(function, dynamic=True) for function in (snake_of_rows, snake_gradients)
+    ]
     for rows, channels in ((48, 16), (100, 24), (33, 7)):
-        x, gradient, slope = torch.randn(rows, channels), torch.randn(rows, channels), torch.rand(channels) + 0.5
+        x, gradient, slope = (
+            torch.randn(rows, channels),
+            torch.randn(rows, channels),
+            torch.rand(channels) + 0.5,
+        )
         with torch.compiler.set_stance("default" if rows == 48 else "fail_on_recompile"):
             found = compiled[0](x, slope), *compiled[1](x, slope, gradient)
-        for a, b in zip(found, (snake_of_rows(x, slope), *snake_gradients(x, slope, gradient)), strict=True):
+        for a, b in zip(
+            found, (snake_of_rows(x, slope), *snake_gradients(x, slope, gradient)), strict=True
+        ):
             torch.testing.assert_close(a, b)
 
 
@@ -112,11 +131,17 @@ def test_without_gradients_of_weights_those_of_the_input_are_the_same(dtype, cau
     model = tiny_model(causal, decoder_hidden_size=64, downsampling_ratios=[2, 2], hidden_size=32)
     decoder = model.to(dtype).decoder
     use_training_layers(decoder)
-    latents = torch.randn(2, 32, 50, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    latents = (
+        torch.randn(2, 32, 50, generator=torch.Generator().manual_seed(0))
+        .to(dtype)
+        .requires_grad_()
+    )
     decoder(latents).float().square().sum().backward()
     resting = copy.deepcopy(decoder).requires_grad_(False)
     (found,) = torch.autograd.grad(resting(latents).float().square().sum(), latents)
-    torch.testing.assert_close(found, latents.grad, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-3)
+    torch.testing.assert_close(
+        found, latents.grad, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-3
+    )
 
 
 def test_weight_norm_goes_on_top_and_copies_stand_alone():

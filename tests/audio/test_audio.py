@@ -83,9 +83,15 @@ def test_as_audio_takes_arrays_lists_and_tensors(given_array, expected):
 
 def test_integers_are_scaled_as_soundfile_scales_them(tmp_path):
     for dtype, subtype in (("int16", "PCM_16"), ("int32", "PCM_32")):
-        values = np.random.default_rng(0).integers(np.iinfo(dtype).min, np.iinfo(dtype).max, 1000).astype(dtype)
+        values = (
+            np.random.default_rng(0)
+            .integers(np.iinfo(dtype).min, np.iinfo(dtype).max, 1000)
+            .astype(dtype)
+        )
         soundfile.write(tmp_path / "x.wav", values, 8000, subtype=subtype)
-        np.testing.assert_array_equal(as_audio(values), soundfile.read(tmp_path / "x.wav", dtype="float32")[0])
+        np.testing.assert_array_equal(
+            as_audio(values), soundfile.read(tmp_path / "x.wav", dtype="float32")[0]
+        )
 
 
 def test_float_audio_is_not_copied():
@@ -96,7 +102,10 @@ def test_float_audio_is_not_copied():
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (np.float32(0.5), r"expected audio of shape \(samples,\) or \(channels, samples\), got \(\)"),
+        (
+            np.float32(0.5),
+            r"expected audio of shape \(samples,\) or \(channels, samples\), got \(\)",
+        ),
         (np.zeros((1, 1, 8)), r"got \(1, 1, 8\); pass one item of a batch at a time"),
         ([], r"at least 1 sample, got shape \(0,\)"),
         (np.zeros((2, 0)), r"at least 1 sample, got shape \(2, 0\)"),
@@ -113,7 +122,10 @@ def test_float_audio_is_not_copied():
         (None, "got NoneType"),
         ([[0.1], [0.1, 0.2]], "got list"),
         ([0.1, math.nan, math.inf], "2 NaN or infinite values of 3, the first at index 1"),
-        (np.array([[0, 0], [0, 1e300]]), r"1 NaN or infinite values of 4, the first at index \(1, 1\)"),
+        (
+            np.array([[0, 0], [0, 1e300]]),
+            r"1 NaN or infinite values of 4, the first at index \(1, 1\)",
+        ),
     ],
 )
 def test_as_audio_says_what_was_expected(bad, message):
@@ -174,13 +186,18 @@ def test_check_output_says_what_is_in_the_way(tmp_path):
     assert check_output(str(file), overwrite=False) == file
     file.write_bytes(b"x")
     assert check_output(file) == file
-    with pytest.raises(OutputExistsError, match=r"out\.wav exists already; choose another name or allow overwriting"):
+    with pytest.raises(
+        OutputExistsError,
+        match=r"out\.wav exists already; choose another name or allow overwriting",
+    ):
         check_output(file, overwrite=False)
     with pytest.raises(InputError, match="expected a file name to write to, got the folder"):
         check_output(tmp_path)
     with pytest.raises(InputError, match=r"there is no folder .*nowhere; create it first"):
         check_output(tmp_path / "nowhere" / "out.wav")
-    with pytest.raises(InputError, match=r"expected a path as a string or pathlib\.Path, got ndarray"):
+    with pytest.raises(
+        InputError, match=r"expected a path as a string or pathlib\.Path, got ndarray"
+    ):
         check_output(noise(3))  # type: ignore[arg-type]
     for name in ("", "a\0b"):
         with pytest.raises(InputError, match="expected a file name, got"):
@@ -194,7 +211,9 @@ def test_check_output_says_what_is_in_the_way(tmp_path):
 @pytest.mark.parametrize("channels", [1, 2])
 def test_saved_audio_loads_with_its_shape_and_rate(tmp_path, suffix, channels):
     t = np.arange(5001) / 16000
-    audio = np.stack([0.3 * np.sin(2 * np.pi * 440 * (c + 1) * t) for c in range(channels)]).astype(np.float32)
+    audio = np.stack([0.3 * np.sin(2 * np.pi * 440 * (c + 1) * t) for c in range(channels)]).astype(
+        np.float32
+    )
     audio = audio[0] if channels == 1 else audio
     save_audio(audio, tmp_path / f"x{suffix}", 16000)
     loaded, sample_rate = load_audio(tmp_path / f"x{suffix}")
@@ -226,12 +245,15 @@ def test_load_changes_channels_and_rate(tmp_path):
     mono, _ = load_audio(tmp_path / "x.wav", channels=1)
     np.testing.assert_allclose(mono, stereo.mean(axis=0), atol=1e-7)
     np.testing.assert_array_equal(load_audio(tmp_path / "x.wav", channels=2)[0], stereo)
-    np.testing.assert_array_equal(load_audio(tmp_path / "mono.wav", channels=3)[0], stereo[[0, 0, 0]])
+    np.testing.assert_array_equal(
+        load_audio(tmp_path / "mono.wav", channels=3)[0], stereo[[0, 0, 0]]
+    )
     louder, sample_rate = load_audio(tmp_path / "x.wav", sample_rate=44100)
     assert sample_rate == 44100
     np.testing.assert_array_equal(louder, resample(stereo, 16000, 44100))
     with pytest.raises(
-        InputError, match=r"x\.wav has 2 channels and cannot become 3; possible are 2, or 1 \(their mean\)"
+        InputError,
+        match=r"x\.wav has 2 channels and cannot become 3; possible are 2, or 1 \(their mean\)",
     ):
         load_audio(tmp_path / "x.wav", channels=3)
     with pytest.raises(InputError, match="expected channels as an integer from 1 to 64, got 0"):
@@ -266,7 +288,9 @@ def test_load_takes_file_objects_that_cannot_seek_too(tmp_path, suffix):
 def test_load_takes_a_named_pipe(tmp_path):
     save_audio(noise(300), tmp_path / "x.wav", 16000)
     os.mkfifo(tmp_path / "pipe")
-    feeder = subprocess.Popen(["sh", "-c", 'cat "$0" > "$1"', tmp_path / "x.wav", tmp_path / "pipe"])
+    feeder = subprocess.Popen(
+        ["sh", "-c", 'cat "$0" > "$1"', tmp_path / "x.wav", tmp_path / "pipe"]
+    )
     assert load_audio(tmp_path / "pipe")[0].shape == (300,)
     assert feeder.wait() == 0
 
@@ -306,14 +330,20 @@ def zipped():
     ("content", "message"),
     [
         (b"", r"is empty \(0 bytes\); expected an audio file"),
-        (zipped(), r"is not readable audio \(Format not recognised\); expected WAV, FLAC, OGG or MP3"),
+        (
+            zipped(),
+            r"is not readable audio \(Format not recognised\); expected WAV, FLAC, OGG or MP3",
+        ),
         (b"plain text, for sure\n" * 50, r"is not readable audio \(Format not recognised\)"),
         (wav_header(data=b""), "has 0 samples by its header, expected 1 to"),
         (wav_header(rate=0), "is not readable audio"),
         (wav_header(rate=1), "has 1 Hz by its header, expected 4000 to 1000000"),
         (wav_header(rate=4_000_000_000), "is not readable audio"),
         (wav_header(channels=0), "is not readable audio"),
-        (wav_header(channels=200, data=b"\0" * 8000), "has 200 channels by its header, expected 1 to 64"),
+        (
+            wav_header(channels=200, data=b"\0" * 8000),
+            "has 200 channels by its header, expected 1 to 64",
+        ),
         (wav_header(channels=60000), "is not readable audio"),
     ],
 )
@@ -339,14 +369,19 @@ def test_a_header_that_promises_too_much_costs_no_memory(tmp_path):
 @pytest.mark.parametrize(
     ("length", "message"),
     [
-        (0, "has 9223372036854775807 samples by its header, expected 1 to"),  # as a FLAC from a pipe
+        (
+            0,
+            "has 9223372036854775807 samples by its header, expected 1 to",
+        ),  # as a FLAC from a pipe
         (2**36 - 1, "is (truncated|damaged)"),
     ],
 )
 def test_load_refuses_a_flac_of_unknown_or_absurd_length(tmp_path, length, message):
     save_audio(noise(5000), tmp_path / "x.flac", 16000)
     data = bytearray((tmp_path / "x.flac").read_bytes())
-    data[21:26] = (((data[21] >> 4) << 36) + length).to_bytes(5, "big")  # the last 36 bits count the samples
+    data[21:26] = (((data[21] >> 4) << 36) + length).to_bytes(
+        5, "big"
+    )  # the last 36 bits count the samples
     (tmp_path / "x.flac").write_bytes(data)
     with pytest.raises(FileFormatError, match=message):
         load_audio(tmp_path / "x.flac")
@@ -358,14 +393,17 @@ def test_load_refuses_half_a_file(tmp_path, suffix):
     data = (tmp_path / f"x{suffix}").read_bytes()
     (tmp_path / f"x{suffix}").write_bytes(data[: len(data) // 2])
     with pytest.raises(
-        FileFormatError, match=r"is (truncated: its header says 44100 samples, .* are there|damaged after)"
+        FileFormatError,
+        match=r"is (truncated: its header says 44100 samples, .* are there|damaged after)",
     ):
         load_audio(tmp_path / f"x{suffix}")
 
 
 def test_load_refuses_samples_that_are_not_finite(tmp_path):
     soundfile.write(tmp_path / "x.wav", np.array([0, np.nan, 0], np.float32), 8000, subtype="FLOAT")
-    with pytest.raises(FileFormatError, match=r"x\.wav is damaged after sample 0: expected finite audio, got 1 NaN"):
+    with pytest.raises(
+        FileFormatError, match=r"x\.wav is damaged after sample 0: expected finite audio, got 1 NaN"
+    ):
         load_audio(tmp_path / "x.wav")
 
 
@@ -380,7 +418,10 @@ def test_blocks_are_the_file_and_can_be_read_again(tmp_path, suffix, block_sampl
             blocks = list(reader.blocks(block_samples))
             assert {block.shape[1] for block in blocks[:-1]} <= {block_samples}
             np.testing.assert_array_equal(np.concatenate(blocks, axis=1), expected)
-    with AudioFileReader(tmp_path / f"x{suffix}") as reader, pytest.raises(InputError, match="block_samples"):
+    with (
+        AudioFileReader(tmp_path / f"x{suffix}") as reader,
+        pytest.raises(InputError, match="block_samples"),
+    ):
         next(reader.blocks(0))
 
 
@@ -390,9 +431,21 @@ def test_blocks_are_the_file_and_can_be_read_again(tmp_path, suffix, block_sampl
 @pytest.mark.parametrize(
     ("name", "rate", "channels", "subtype", "message"),
     [
-        ("x.m4a", 44100, 1, None, r"expected a file name ending in \.wav, \.flac, \.ogg, \.mp3, got x\.m4a"),
+        (
+            "x.m4a",
+            44100,
+            1,
+            None,
+            r"expected a file name ending in \.wav, \.flac, \.ogg, \.mp3, got x\.m4a",
+        ),
         ("x", 44100, 1, None, "expected a file name ending in"),
-        ("x.wav", 44100, 1, "PCM_99", "expected subtype PCM_16 or PCM_24 or PCM_32 or FLOAT for .wav, got 'PCM_99'"),
+        (
+            "x.wav",
+            44100,
+            1,
+            "PCM_99",
+            "expected subtype PCM_16 or PCM_24 or PCM_32 or FLOAT for .wav, got 'PCM_99'",
+        ),
         (
             "x.flac",
             44100,
@@ -402,7 +455,13 @@ def test_blocks_are_the_file_and_can_be_read_again(tmp_path, suffix, block_sampl
         ),
         ("x.mp3", 96000, 1, None, "MP3 holds up to 2 channels at 48000 Hz, got 1 at 96000 Hz"),
         ("x.ogg", 384000, 1, None, "OGG holds up to 64 channels at 200000 Hz"),
-        ("x.mp3", 44000, 1, None, r"cannot write .*x\.mp3 \(MPEG_LAYER_III, 1 channels, 44000 Hz\): .*check the rate"),
+        (
+            "x.mp3",
+            44000,
+            1,
+            None,
+            r"cannot write .*x\.mp3 \(MPEG_LAYER_III, 1 channels, 44000 Hz\): .*check the rate",
+        ),
         ("x.wav", 0, 1, None, "expected sample_rate as an integer from 4000 to 1000000, got 0"),
         ("x.wav", "44100", 1, None, "got '44100'"),
         ("x.wav", True, 1, None, "got True"),
@@ -433,12 +492,16 @@ def test_save_replaces_unless_told_otherwise(tmp_path):
 def test_save_never_clips(tmp_path):
     audio = noise(1000)
     audio[500] = -1.25
-    with pytest.warns(UserWarning, match=r"x\.wav: the peak 1\.25 is beyond full scale, written as 32-bit float WAV"):
+    with pytest.warns(
+        UserWarning,
+        match=r"x\.wav: the peak 1\.25 is beyond full scale, written as 32-bit float WAV",
+    ):
         save_audio(audio, tmp_path / "x.wav", 44100)
     np.testing.assert_array_equal(load_audio(tmp_path / "x.wav")[0], audio)
     for name, subtype in (("x.flac", None), ("y.wav", "PCM_16")):
         with pytest.raises(
-            InputError, match=r"the peak 1\.25 is beyond full scale, which PCM_16 in .* cannot hold; scale"
+            InputError,
+            match=r"the peak 1\.25 is beyond full scale, which PCM_16 in .* cannot hold; scale",
         ):
             save_audio(audio, tmp_path / name, 44100, subtype=subtype)
     assert os.listdir(tmp_path) == ["x.wav"]
@@ -466,21 +529,29 @@ def test_a_stream_is_written_as_one_shot_is(tmp_path_factory, sizes):
 def test_a_wav_stream_that_leaves_full_scale_becomes_float(tmp_path):
     audio = noise(100_000, seed=1)
     audio[70_000] = 1.5
-    with pytest.warns(UserWarning, match=r"the peak 1\.5 is beyond full scale, written as 32-bit float WAV") as caught:
+    with pytest.warns(
+        UserWarning, match=r"the peak 1\.5 is beyond full scale, written as 32-bit float WAV"
+    ) as caught:
         write_stream(tmp_path / "x.wav", pieces(audio[None], [30_000]))
     assert len(caught) == 1
     assert caught[0].filename == __file__
     loaded, _ = load_audio(tmp_path / "x.wav")
-    np.testing.assert_allclose(loaded[:60_000], audio[:60_000], atol=2**-16 + 1e-9)  # was 16-bit when it came
+    np.testing.assert_allclose(
+        loaded[:60_000], audio[:60_000], atol=2**-16 + 1e-9
+    )  # was 16-bit when it came
     np.testing.assert_array_equal(loaded[60_000:], audio[60_000:])
     assert os.listdir(tmp_path) == ["x.wav"]
 
 
 def test_other_streams_are_clipped_with_one_warning(tmp_path):
-    with pytest.warns(UserWarning, match="the peak 2 is beyond full scale, 3 samples were clipped; scale") as caught:
+    with pytest.warns(
+        UserWarning, match="the peak 2 is beyond full scale, 3 samples were clipped; scale"
+    ) as caught:
         write_stream(tmp_path / "x.flac", ([0.5, 1.5], [-2.0, 0.0], [1.25, 1.0]))
     assert len(caught) == 1
-    np.testing.assert_allclose(load_audio(tmp_path / "x.flac")[0], [0.5, 1, -1, 0, 1, 1], atol=2**-15)
+    np.testing.assert_allclose(
+        load_audio(tmp_path / "x.flac")[0], [0.5, 1, -1, 0, 1, 1], atol=2**-15
+    )
 
 
 @pytest.mark.parametrize("name", ["x.wav", "x.flac", "x.ogg", "x.mp3"])
@@ -501,7 +572,9 @@ def test_a_stream_says_what_it_expects(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             write_stream(tmp_path / "x.wav", [noise(2, 10), bad], channels=2)
-    with pytest.raises(InputError, match=r"nothing was written to .*x\.wav; expected at least 1 sample"):
+    with pytest.raises(
+        InputError, match=r"nothing was written to .*x\.wav; expected at least 1 sample"
+    ):
         write_stream(tmp_path / "x.wav", [])
     assert os.listdir(tmp_path) == []
 
@@ -518,7 +591,9 @@ def test_a_wav_ends_at_4_gib(tmp_path, monkeypatch):
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
 def test_a_full_disk_leaves_nothing_and_says_so(tmp_path, suffix):
     save_audio(noise(20_000), tmp_path / f"whole{suffix}", 44100)
-    limit = (tmp_path / f"whole{suffix}").stat().st_size - 10  # fails in the last write, which happens on closing
+    limit = (
+        tmp_path / f"whole{suffix}"
+    ).stat().st_size - 10  # fails in the last write, which happens on closing
     script = f"""
 import resource, signal, sys
 import numpy as np
@@ -532,7 +607,9 @@ try:
 except InputError as error:
     print(error)
 """
-    run = subprocess.run([sys.executable, "-c", script, tmp_path / f"x{suffix}"], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / f"x{suffix}"], capture_output=True, text=True
+    )
     assert "cannot write" in run.stdout, run.stderr
     assert "the space left" in run.stdout
     assert os.listdir(tmp_path) == [f"whole{suffix}"]
@@ -557,11 +634,19 @@ def test_there_and_back_is_never_shorter(n, from_rate, to_rate):
 
 
 @quick
-@given(st.integers(1, 12000), st.sampled_from([*RATES, 44101]), st.sampled_from(RATES), st.integers(1, 2), sizes)
+@given(
+    st.integers(1, 12000),
+    st.sampled_from([*RATES, 44101]),
+    st.sampled_from(RATES),
+    st.integers(1, 2),
+    sizes,
+)
 def test_a_stream_is_resampled_as_one_shot_is(n, from_rate, to_rate, channels, sizes):
     audio = noise(channels, n)
     resampler = Resampler(from_rate, to_rate, channels)
-    stream = np.concatenate([*(resampler.push(block) for block in pieces(audio, sizes)), resampler.flush()], axis=1)
+    stream = np.concatenate(
+        [*(resampler.push(block) for block in pieces(audio, sizes)), resampler.flush()], axis=1
+    )
     once = resample(audio, from_rate, to_rate)
     assert stream.dtype == once.dtype == np.float32
     assert stream.shape == once.shape == (channels, resampled_length(n, from_rate, to_rate))
@@ -575,7 +660,9 @@ def test_resampling_shifts_nothing(from_rate, to_rate):
         return np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
 
     middle = slice(to_rate // 4, 3 * to_rate // 4)
-    np.testing.assert_allclose(resample(tone(from_rate), from_rate, to_rate)[middle], tone(to_rate)[middle], atol=1e-6)
+    np.testing.assert_allclose(
+        resample(tone(from_rate), from_rate, to_rate)[middle], tone(to_rate)[middle], atol=1e-6
+    )
 
 
 def test_resampling_is_soxr_at_its_best():
@@ -591,11 +678,15 @@ def test_equal_rates_change_nothing():
 
 
 def test_resampler_says_what_it_expects():
-    with pytest.raises(InputError, match="expected from_rate as an integer from 4000 to 1000000, got -1"):
+    with pytest.raises(
+        InputError, match="expected from_rate as an integer from 4000 to 1000000, got -1"
+    ):
         Resampler(-1, 44100)
     with pytest.raises(InputError, match="expected to_rate"):
         resample(noise(10), 44100, 3)
-    with pytest.raises(InputError, match=r"expected a block of shape \(2, samples\), got \(1, 10\)"):
+    with pytest.raises(
+        InputError, match=r"expected a block of shape \(2, samples\), got \(1, 10\)"
+    ):
         Resampler(8000, 44100, 2).push(noise(1, 10))
     for to_rate in (8000, 44100):
         resampler = Resampler(8000, to_rate)
@@ -658,7 +749,9 @@ def test_silence_has_no_loudness():
 
 def test_the_low_frequency_channel_does_not_count():
     audio = noise(6, 44100)
-    expected = pyloudnorm.Meter(44100).integrated_loudness(audio[[0, 1, 2, 4, 5]].T.astype(np.float64))
+    expected = pyloudnorm.Meter(44100).integrated_loudness(
+        audio[[0, 1, 2, 4, 5]].T.astype(np.float64)
+    )
     assert integrated_loudness(audio, 44100) == pytest.approx(expected, abs=1e-6)
 
 
@@ -667,14 +760,18 @@ def test_loudness_says_what_it_expects():
         integrated_loudness(noise(7, 1000), 44100)
     with pytest.raises(InputError, match="at least 1 sample, got no blocks"):
         integrated_loudness(iter([]), 44100)
-    with pytest.raises(InputError, match=r"expected a block of shape \(1, samples\), got \(2, 10\)"):
+    with pytest.raises(
+        InputError, match=r"expected a block of shape \(1, samples\), got \(2, 10\)"
+    ):
         LoudnessMeter(44100).push(noise(2, 10))
 
 
 # ---- mel spectrograms
 
 
-@pytest.mark.parametrize(("rate", "n_fft", "n_mels"), [(44100, 2048, 80), (16000, 512, 40), (24000, 1024, 128)])
+@pytest.mark.parametrize(
+    ("rate", "n_fft", "n_mels"), [(44100, 2048, 80), (16000, 512, 40), (24000, 1024, 128)]
+)
 def test_mel_filters_have_slaneys_shape(rate, n_fft, n_mels):
     filters = mel_filterbank(rate, n_fft, n_mels)
     assert filters.shape == (n_mels, n_fft // 2 + 1)
@@ -683,7 +780,9 @@ def test_mel_filters_have_slaneys_shape(rate, n_fft, n_mels):
     mels = np.linspace(0, 15 + 27 * math.log(rate / 2000) / math.log(6.4), n_mels + 2)
     corners = np.where(mels < 15, mels * 200 / 3, 1000 * 6.4 ** ((mels - 15) / 27))
     frequencies = np.arange(n_fft // 2 + 1) * rate / n_fft
-    for row, (low, centre, high) in zip(filters, zip(corners, corners[1:], corners[2:], strict=False), strict=True):
+    for row, (low, centre, high) in zip(
+        filters, zip(corners, corners[1:], corners[2:], strict=False), strict=True
+    ):
         expected = np.interp(frequencies, [low, centre, high], [0, 2 / (high - low), 0])
         np.testing.assert_allclose(row, expected, atol=1e-6)
 
@@ -700,7 +799,9 @@ def test_mel_filters_say_what_they_expect():
         mel_filterbank(16000, 511, 40)
     with pytest.raises(InputError, match="expected n_mels as an integer from 1 to 65536, got 0"):
         mel_filterbank(16000, 512, 0)
-    with pytest.raises(InputError, match=r"0 <= fmin < fmax <= sample_rate / 2 \(= 8000\), got 0.0 and 9000"):
+    with pytest.raises(
+        InputError, match=r"0 <= fmin < fmax <= sample_rate / 2 \(= 8000\), got 0.0 and 9000"
+    ):
         mel_filterbank(16000, 512, 40, fmax=9000)
 
 
@@ -714,9 +815,16 @@ def test_mel_spectrogram_is_the_plain_definition(n, win_length, power):
     start = (256 - width) // 2
     window[start : start + width] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(width) / width)
     mirrored = np.pad(audio.numpy(), 128, mode="reflect")
-    frames = np.stack([mirrored[64 * t : 64 * t + 256] * window for t in range(1 + n // 64)], axis=1)
-    expected = mel_filterbank(16000, 256, 20).astype(np.float64) @ np.abs(np.fft.rfft(frames, axis=0)) ** power
-    mel = mel_spectrogram(audio, 16000, n_mels=20, n_fft=256, hop_length=64, win_length=win_length, power=power)
+    frames = np.stack(
+        [mirrored[64 * t : 64 * t + 256] * window for t in range(1 + n // 64)], axis=1
+    )
+    expected = (
+        mel_filterbank(16000, 256, 20).astype(np.float64)
+        @ np.abs(np.fft.rfft(frames, axis=0)) ** power
+    )
+    mel = mel_spectrogram(
+        audio, 16000, n_mels=20, n_fft=256, hop_length=64, win_length=win_length, power=power
+    )
     assert mel.shape == (20, 1 + n // 64)
     np.testing.assert_allclose(mel, expected, rtol=1e-9, atol=1e-12)
 
@@ -749,7 +857,11 @@ def test_mel_spectrogram_is_computed_in_float32_under_autocast_and_for_half():
 
 
 def test_mel_spectrogram_trains_after_inference_mode():
-    settings = {"n_mels": 7, "n_fft": 64, "hop_length": 16}  # used by no other test: the filters are cached
+    settings = {
+        "n_mels": 7,
+        "n_fft": 64,
+        "hop_length": 16,
+    }  # used by no other test: the filters are cached
     with torch.inference_mode():
         mel_spectrogram(torch.randn(100), 16000, **settings)
     audio = torch.randn(100, requires_grad=True)
@@ -761,10 +873,18 @@ def test_mel_spectrogram_trains_after_inference_mode():
     ("audio", "settings", "message"),
     [
         (np.zeros(10), {}, "expected audio as a torch tensor of floats, got ndarray"),
-        (torch.zeros(10, dtype=torch.int16), {}, "expected audio as a torch tensor of floats, got torch.int16"),
+        (
+            torch.zeros(10, dtype=torch.int16),
+            {},
+            "expected audio as a torch tensor of floats, got torch.int16",
+        ),
         (torch.zeros(2, 0), {}, r"at least 1 sample, got \(2, 0\)"),
         (torch.zeros(()), {}, r"\(\.\.\., samples\) with at least 1 sample, got \(\)"),
-        (torch.zeros(10), {"win_length": 4096}, "expected win_length as an integer from 1 to 2048, got 4096"),
+        (
+            torch.zeros(10),
+            {"win_length": 4096},
+            "expected win_length as an integer from 1 to 2048, got 4096",
+        ),
         (torch.zeros(10), {"hop_length": 0}, "expected hop_length as an integer from 1 to"),
         (torch.zeros(10), {"n_fft": 2047}, "expected an even n_fft, got 2047"),
     ],

@@ -3,7 +3,22 @@
 import struct
 import zlib
 
-RATES = [0, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 176400, 192000]
+RATES = [
+    0,
+    8000,
+    11025,
+    12000,
+    16000,
+    22050,
+    24000,
+    32000,
+    44100,
+    48000,
+    88200,
+    96000,
+    176400,
+    192000,
+]
 
 
 def decode(data, arrays=None):
@@ -19,7 +34,9 @@ def decode(data, arrays=None):
     facts["num_samples"] = int.from_bytes(counts[:a], "big")
     excess = int.from_bytes(counts[a:], "big", signed=True)
     seconds_to_frames = facts["original_sample_rate"] * facts["hop_length"]
-    facts["num_frames"] = -(-facts["num_samples"] * facts["sample_rate"] // seconds_to_frames) + excess
+    facts["num_frames"] = (
+        -(-facts["num_samples"] * facts["sample_rate"] // seconds_to_frames) + excess
+    )
 
     full, left = divmod(facts["num_frames"], facts["frames_per_block"])
     codes = [[[] for _ in range(books)] for _ in range(channels)]
@@ -32,10 +49,14 @@ def decode(data, arrays=None):
             size = 3 + int.from_bytes(data[position : position + 3], "big")
         end = position + size + (0 if section < full else 1 + a + b)
         body = data[position:end]
-        assert zlib.crc32(head + struct.pack(">Q", section) + body) == int.from_bytes(data[end : end + 4], "big")
+        assert zlib.crc32(head + struct.pack(">Q", section) + body) == int.from_bytes(
+            data[end : end + 4], "big"
+        )
         if facts["entropy_model"] is None:
             bits = "".join(f"{byte:08b}" for byte in body[:size])
-            numbers = [int(bits[i * width : (i + 1) * width], 2) for i in range(frames * channels * books)]
+            numbers = [
+                int(bits[i * width : (i + 1) * width], 2) for i in range(frames * channels * books)
+            ]
             for i, number in enumerate(numbers):
                 codes[i // books % channels][i % books].append(number)
         elif frames:
@@ -54,7 +75,12 @@ def read_head(data):
     flags, rate_and_width, hop, books = struct.unpack(">BBHB", data[4:9])
     assert flags < (64 if data[3] & 1 else 32)
     position = 9 + (8 if flags & 1 else 16)
-    facts = {"fingerprint": data[9:position], "hop_length": hop, "num_codebooks": books, "width": rate_and_width & 15}
+    facts = {
+        "fingerprint": data[9:position],
+        "hop_length": hop,
+        "num_codebooks": books,
+        "width": rate_and_width & 15,
+    }
     facts["sample_rate"], position = read_rate(data, rate_and_width >> 4, position)
     facts["channels"], facts["original_sample_rate"], facts["gain"] = 1, facts["sample_rate"], 1.0
     if flags & 2:
@@ -141,7 +167,10 @@ class Block:
                 if 0 <= step - k < frames and k < lengths[c][step - k]
             ]
             highs = [coder.symbol(predictor.high(c, k, step - k)) for c, k in rows]
-            lows = [coder.symbol(predictor.low(c, k, step - k, high)) for (c, k), high in zip(rows, highs, strict=True)]
+            lows = [
+                coder.symbol(predictor.low(c, k, step - k, high))
+                for (c, k), high in zip(rows, highs, strict=True)
+            ]
             for (c, k), high, low in zip(rows, highs, lows, strict=True):
                 self.codes[c][k][step - k] = predictor.code(k, high * self.lows + low)
             for c, k in rows:
@@ -231,7 +260,9 @@ class Network(Uniform):
         return [min(255, max(0, total >> self.arrays["hidden_shift"][k])) for total in sums]
 
     def high(self, c, k, frame):
-        logits = product(self.hidden(c, k, frame), self.arrays["high"][k], self.arrays["high_bias"][k])
+        logits = product(
+            self.hidden(c, k, frame), self.arrays["high"][k], self.arrays["high_bias"][k]
+        )
         return powers(logits, self.arrays["high_shift"][k])
 
     def low(self, c, k, frame, high):
@@ -244,7 +275,9 @@ class Network(Uniform):
 
 
 def product(x, matrix, bias):
-    return [sum(x[i] * matrix[i][o] for i in range(len(x)) if x[i]) + bias[o] for o in range(len(bias))]
+    return [
+        sum(x[i] * matrix[i][o] for i in range(len(x)) if x[i]) + bias[o] for o in range(len(bias))
+    ]
 
 
 def powers(logits, shift):

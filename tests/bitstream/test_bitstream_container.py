@@ -63,7 +63,9 @@ class Stream:
 def written(draw):
     info = draw(streams())
     frames = draw(st.integers(0, max(1, min(200, 4000 // info.codes_per_frame))))
-    return Stream(info, frames, draw(st.lists(st.integers(0, frames), max_size=5)), draw(st.integers(0, 1000)))
+    return Stream(
+        info, frames, draw(st.lists(st.integers(0, frames), max_size=5)), draw(st.integers(0, 1000))
+    )
 
 
 @given(written())
@@ -86,7 +88,9 @@ def test_a_seek_is_a_slice_of_the_whole(stream, data):
     np.testing.assert_array_equal(reader.read(start, stop), stream.codes[..., start:stop])
     blocks = list(reader.blocks())
     assert all(block.shape[-1] <= stream.info.frames_per_block for block in blocks)
-    np.testing.assert_array_equal(np.concatenate([stream.codes[..., :0], *blocks], axis=-1), stream.codes)
+    np.testing.assert_array_equal(
+        np.concatenate([stream.codes[..., :0], *blocks], axis=-1), stream.codes
+    )
 
 
 @given(written())
@@ -124,7 +128,9 @@ def test_a_seek_reads_the_blocks_it_needs_and_no_other():
 
 
 def test_writing_and_reading_an_hour_takes_little_memory(tmp_path):
-    info = dataclasses.replace(INFO, sample_rate=44100, original_sample_rate=44100, hop_length=512, num_codebooks=9)
+    info = dataclasses.replace(
+        INFO, sample_rate=44100, original_sample_rate=44100, hop_length=512, num_codebooks=9
+    )
     second = random_codes(info, 86)
     tracemalloc.start()
     with open(tmp_path / "hour.dacp", "wb") as file, Writer(file, info) as writer:
@@ -168,9 +174,17 @@ def test_an_exception_leaves_a_file_that_is_refused():
 
 @pytest.mark.parametrize(
     ("rate", "hop", "codebooks", "fingerprint"),
-    [(16000, 320, 4, 8), (24000, 320, 3, 8), (44100, 512, 3, 8), (16000, 320, 6, 16), (24000, 320, 32, 16)],
+    [
+        (16000, 320, 4, 8),
+        (24000, 320, 3, 8),
+        (44100, 512, 3, 8),
+        (16000, 320, 6, 16),
+        (24000, 320, 32, 16),
+    ],
 )
-def test_ten_seconds_are_within_one_percent_of_the_nominal_bitrate(rate, hop, codebooks, fingerprint):
+def test_ten_seconds_are_within_one_percent_of_the_nominal_bitrate(
+    rate, hop, codebooks, fingerprint
+):
     info = dataclasses.replace(
         INFO,
         fingerprint=bytes(fingerprint),

@@ -34,7 +34,10 @@ def make(info, frames):
 
 FILES = {
     "every field": make(INFO, 13),
-    "plain": make(dataclasses.replace(INFO, channels=1, gain=1.0, block_length=0, original_sample_rate=22500), 9),
+    "plain": make(
+        dataclasses.replace(INFO, channels=1, gain=1.0, block_length=0, original_sample_rate=22500),
+        9,
+    ),
     "empty": make(INFO, 0),
     "full blocks": make(INFO, 10),
     "one bit": make(dataclasses.replace(INFO, codebook_size=2, num_codebooks=1, channels=1), 23),
@@ -125,7 +128,9 @@ def sealed(head, counts):
     "counts",
     [
         (2**60).to_bytes(8, "big") + b"\x80",  # 2**60 samples
-        (2**60).to_bytes(8, "big") + (-(2**55)).to_bytes(8, "big", signed=True) + b"\x88",  # and few frames
+        (2**60).to_bytes(8, "big")
+        + (-(2**55)).to_bytes(8, "big", signed=True)
+        + b"\x88",  # and few frames
         (2**60).to_bytes(8, "big") + b"\x08",  # 2**60 frames
         (2**63).to_bytes(8, "big") + b"\x80",
         b"\xff" * 8 + b"\x08",
@@ -151,7 +156,11 @@ def test_a_claim_is_held_against_the_size_of_the_file(counts):
     ("position", "value", "message"),
     [
         (0, 0x50, "expected a .dacp file, which starts with the bytes da 43 2b, got 50 43 2b"),
-        (3, 0x20, "version 1 of the format with coding 0 or 1, got version 2 with coding 0; a newer codecplus"),
+        (
+            3,
+            0x20,
+            "version 1 of the format with coding 0 or 1, got version 2 with coding 0; a newer codecplus",
+        ),
         (3, 0x12, "got version 1 with coding 2; a newer codecplus may read it"),
         (4, 0x20, "expected flags of at most 31, got 32; a newer codecplus may read it"),
         (5, 0xEA, "expected a sample rate code of at most 13, got 14"),

@@ -62,7 +62,9 @@ def some_codes(info, frames, kind, seed=0):
     if "same" in kind:
         codes[:] = codes[:1, :, :1]
     if "walk" in kind:
-        codes = (codes[..., :1] + np.cumsum(rng.integers(0, 2, shape), axis=-1)) % info.codebook_size
+        codes = (
+            codes[..., :1] + np.cumsum(rng.integers(0, 2, shape), axis=-1)
+        ) % info.codebook_size
     if "copies" in kind:
         codes[1::2] = codes[:1]
     if "short" in kind:
@@ -77,7 +79,9 @@ def files(draw):
     model = None
     if draw(st.booleans()):
         more = books + draw(st.integers(0, 1))
-        model = random_model(more, width, lags=draw(st.sampled_from([2, 3])), seed=draw(st.integers(0, 9)))
+        model = random_model(
+            more, width, lags=draw(st.sampled_from([2, 3])), seed=draw(st.integers(0, 9))
+        )
     info = dataclasses.replace(
         INFO,
         channels=draw(st.sampled_from([1, 1, 2, 3])),
@@ -86,7 +90,11 @@ def files(draw):
         block_length=draw(st.sampled_from([0, 1, 3, 7])),
         entropy_model=model.identity if model else b"",
     )
-    kind = draw(st.sampled_from(["noise", "same", "walk", "noise copies", "walk short", "noise short copies"]))
+    kind = draw(
+        st.sampled_from(
+            ["noise", "same", "walk", "noise copies", "walk short", "noise short copies"]
+        )
+    )
     codes = some_codes(info, draw(st.integers(0, 20)), kind, draw(st.integers(0, 99)))
     return info, model, codes, pack(codes, info, entropy=model)
 
@@ -114,22 +122,30 @@ def test_codes_come_back_whole_and_in_parts(file, data):
 @settings(max_examples=15, deadline=None)
 def test_a_decoder_written_from_the_documentation_agrees(file):
     _, model, codes, written = file
-    arrays = None if model is None else {name: array.tolist() for name, array in model.arrays.items()}
+    arrays = (
+        None if model is None else {name: array.tolist() for name, array in model.arrays.items()}
+    )
     _, found = decode(written, arrays)
     np.testing.assert_array_equal(np.array(found).reshape(codes.shape), codes)
 
 
-@pytest.mark.parametrize("way", [{}, {"rate_control": "vbr", "quality": 8}], ids=["constant", "variable"])
+@pytest.mark.parametrize(
+    "way", [{}, {"rate_control": "vbr", "quality": 8}], ids=["constant", "variable"]
+)
 @pytest.mark.parametrize("name", ["dac-16khz-live", "dac-44khz-small"])
 def test_that_decoder_reads_files_of_the_embedded_models(name, way):
     codec = load_codec(name)
     (model,) = codec.entropy_models.values()
     samples = np.arange(8 * codec.hop_length)
-    audio = np.stack([0.3 * np.sin(0.05 * samples) * (samples < 1500), 0.01 * np.sin(0.001 * samples**2)])
+    audio = np.stack(
+        [0.3 * np.sin(0.05 * samples) * (samples < 1500), 0.01 * np.sin(0.001 * samples**2)]
+    )
     data = codec.compress(audio.astype(np.float32), sample_rate=codec.sample_rate, **way)
     facts, found = decode(data, {name: array.tolist() for name, array in model.arrays.items()})
     assert facts["entropy_model"] == model.identity
-    assert data[data.index(model.identity) + 4 + 3] & 7 == (6 if way else 2)  # the network; codebooks per frame
+    assert data[data.index(model.identity) + 4 + 3] & 7 == (
+        6 if way else 2
+    )  # the network; codebooks per frame
     np.testing.assert_array_equal(found, unpack(data, codec.entropy_models)[1])
 
 
@@ -219,8 +235,12 @@ def test_the_right_model_is_asked_for():
     model, other = random_model(), random_model(seed=1)
     info = dataclasses.replace(INFO, entropy_model=model.identity)
     data = pack(some_codes(info, 9, "walk"), info, entropy=model)
-    assert Reader(io.BytesIO(data)).header.num_frames == 9  # what a file says of itself needs no model
-    with pytest.raises(ModelMismatchError, match=f"{model.identity.hex()}.*got {other.identity.hex()}"):
+    assert (
+        Reader(io.BytesIO(data)).header.num_frames == 9
+    )  # what a file says of itself needs no model
+    with pytest.raises(
+        ModelMismatchError, match=f"{model.identity.hex()}.*got {other.identity.hex()}"
+    ):
         unpack(data, {other.identity: other})
     with pytest.raises(InputError, match="the entropy model that the stream names"):
         Writer(io.BytesIO(), info, other)
@@ -303,7 +323,10 @@ def test_damage_costs_its_block_alone(packed):
 
 def test_lost_and_doubled_bytes_cost_their_block_alone():
     for position in range(40, len(FILE) - 40, 7):
-        for data in (FILE[:position] + FILE[position + 3 :], FILE[:position] + b"xyz" + FILE[position:]):
+        for data in (
+            FILE[:position] + FILE[position + 3 :],
+            FILE[:position] + b"xyz" + FILE[position:],
+        ):
             reader = Reader(io.BytesIO(data), recover=True)
             assert sum(last - first for first, last in reader.lost) <= 16  # two, where they meet
             assert reader.header.num_frames == 36

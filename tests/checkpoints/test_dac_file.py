@@ -38,7 +38,9 @@ def dac_file(content, protocol=4):
     """Return an .npy file of one object, as numpy writes it, with a pickle of the given protocol."""
     file = io.BytesIO()
     np.save(file, np.array(content, dtype=object), allow_pickle=True)
-    return file.getvalue()[:NPY_HEADER_SIZE] + pickle.dumps(np.array(content, dtype=object), protocol=protocol)
+    return file.getvalue()[:NPY_HEADER_SIZE] + pickle.dumps(
+        np.array(content, dtype=object), protocol=protocol
+    )
 
 
 def with_pickle(data):
@@ -47,9 +49,15 @@ def with_pickle(data):
 
 def of_other_numpy(data):
     """Give a pickle of numpy 2 the module names of numpy 1, and the other way round."""
-    ours, theirs = (b"numpy._core.", b"numpy.core.") if b"numpy._core." in data else (b"numpy.core.", b"numpy._core.")
+    ours, theirs = (
+        (b"numpy._core.", b"numpy.core.")
+        if b"numpy._core." in data
+        else (b"numpy.core.", b"numpy._core.")
+    )
     change = len(theirs) - len(ours)
-    names = re.compile(rb"\x8c.(?=" + re.escape(ours) + rb")", re.DOTALL)  # texts with their length before them
+    names = re.compile(
+        rb"\x8c.(?=" + re.escape(ours) + rb")", re.DOTALL
+    )  # texts with their length before them
     data, in_frame = names.subn(lambda found: bytes([0x8C, found[0][1] + change]), data)
     if in_frame:
         start = data.index(b"\x95", NPY_HEADER_SIZE) + 1
@@ -84,7 +92,9 @@ def test_every_pickle_protocol_and_numpy_generation_reads(protocol, rename, dtyp
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_codes_in_column_order_and_scalars_read(protocol):
     codes = np.asfortranarray(np.arange(36, dtype=np.uint16).reshape(2, 3, 6))
-    content = artifacts(codes, channels=2, input_db=np.float32(-20.5), sample_rate=np.int64(48000), padding=np.True_)
+    content = artifacts(
+        codes, channels=2, input_db=np.float32(-20.5), sample_rate=np.int64(48000), padding=np.True_
+    )
     read = read_dac_file(dac_file(content, protocol))
     np.testing.assert_array_equal(read.codes, codes)
     assert (read.input_db, read.sample_rate, read.padding) == (-20.5, 48000, True)
@@ -97,7 +107,9 @@ def test_a_batch_is_read_as_one_recording_each():
     batch = read_dac_batch(data)
     assert [item.input_db for item in batch] == [-16.0, -20.0]
     np.testing.assert_array_equal([item.codes for item in batch], codes.reshape(2, 2, 3, 6))
-    with pytest.raises(FileFormatError, match="expected one recording, got a batch of 2; use read_dac_batch"):
+    with pytest.raises(
+        FileFormatError, match="expected one recording, got a batch of 2; use read_dac_batch"
+    ):
         read_dac_file(data)
 
 
@@ -114,8 +126,14 @@ def test_a_batch_is_read_as_one_recording_each():
         (artifacts(np.full((1, 2, 3), 40000)), "codes from 0 to 32767, got 40000 to 40000"),
         (artifacts(np.full((1, 2, 3), -1)), "got -1 to -1"),
         (artifacts(channels=2), "channels from 1 to 1, got 2"),
-        (artifacts(np.zeros((3, 1, 3), int), channels=2), "whole recordings of 2 channels, got 3 rows"),
-        (artifacts(original_length=2**60), "original_length from 0 to 393216, got 1152921504606846976"),
+        (
+            artifacts(np.zeros((3, 1, 3), int), channels=2),
+            "whole recordings of 2 channels, got 3 rows",
+        ),
+        (
+            artifacts(original_length=2**60),
+            "original_length from 0 to 393216, got 1152921504606846976",
+        ),
         (artifacts(chunk_length=0), "chunk_length from 1 to 6, got 0"),
         (artifacts(chunk_length=10**300), "chunk_length from 1 to 6, got 10000000000000000000;"),
         (artifacts(chunk_length=True), "chunk_length from 1 to 6, got True"),
@@ -136,7 +154,9 @@ def test_facts_that_cannot_be_are_refused(content, message):
 def test_other_files_are_refused_with_a_reason(tmp_path):
     path = tmp_path / "music.dac"
     path.write_bytes(b"RIFF....WAVE")
-    with pytest.raises(FileFormatError, match=r"music\.dac: expected an official \.dac file, which starts with"):
+    with pytest.raises(
+        FileFormatError, match=r"music\.dac: expected an official \.dac file, which starts with"
+    ):
         read_dac_file(path)
     array = io.BytesIO()
     np.save(array, np.zeros(3))
@@ -185,12 +205,25 @@ EMPTY_ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\0\x85C
 @pytest.mark.parametrize(
     "instructions",
     [
-        EMPTY_ARRAY + b"(K\x01M\xff\xff\x85" + DTYPE + b"\x89C\x04abcdtb.",  # more elements than bytes
-        EMPTY_ARRAY + b"(K\x01\x8a\x08\0\0\0\0\0\0\0\x40K\0\x86" + DTYPE + b"\x89C\0tb.",  # 2**62 by 0 elements
-        EMPTY_ARRAY + b"(K\x01J\xff\xff\xff\xffJ\xfe\xff\xff\xff\x86" + DTYPE + b"\x89C\x04abcdtb.",  # -1 by -2
+        EMPTY_ARRAY
+        + b"(K\x01M\xff\xff\x85"
+        + DTYPE
+        + b"\x89C\x04abcdtb.",  # more elements than bytes
+        EMPTY_ARRAY
+        + b"(K\x01\x8a\x08\0\0\0\0\0\0\0\x40K\0\x86"
+        + DTYPE
+        + b"\x89C\0tb.",  # 2**62 by 0 elements
+        EMPTY_ARRAY
+        + b"(K\x01J\xff\xff\xff\xffJ\xfe\xff\xff\xff\x86"
+        + DTYPE
+        + b"\x89C\x04abcdtb.",  # -1 by -2
         EMPTY_ARRAY + b"(K\x01N\x85" + DTYPE + b"\x89C\x04abcdtb.",
-        DTYPE.replace(b"u2", b"O8") + b"C\x08abcdefgh\x86" + b"cnumpy.core.multiarray\nscalar\n\x85R.",
-        b"cnumpy.core.multiarray\nscalar\n" + DTYPE.replace(b"u2", b"O8") + b"C\x08abcdefgh\x86R.",  # a pointer
+        DTYPE.replace(b"u2", b"O8")
+        + b"C\x08abcdefgh\x86"
+        + b"cnumpy.core.multiarray\nscalar\n\x85R.",
+        b"cnumpy.core.multiarray\nscalar\n"
+        + DTYPE.replace(b"u2", b"O8")
+        + b"C\x08abcdefgh\x86R.",  # a pointer
         b"cnumpy\ndtype\n(X\x0a\0\0\0i4,i4,i4,i\x89\x88tR.",
         b"cnumpy\ndtype\n(X\x05\0\0\0V9999\x89\x88tR.",
         b"cnumpy\nndarray\n(K\xfft\x85R.",
@@ -198,7 +231,12 @@ EMPTY_ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\0\x85C
         b"\x8d\xff\xff\xff\xff\xff\xff\xff\xffa.",
         b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7fa.",
         b"\x95\xff\xff\xff\xff\xff\xff\xff\xffN.",
-        TEXT + b"q\0" + b"(" + b"c_codecs\nencode\nq\x010" + b"h\x01h\0X\x06\0\0\0latin1\x86R" * 20 + b"t.",
+        TEXT
+        + b"q\0"
+        + b"("
+        + b"c_codecs\nencode\nq\x010"
+        + b"h\x01h\0X\x06\0\0\0latin1\x86R" * 20
+        + b"t.",
         TEXT + b"q\0" + b"c_codecs\nencode\nq\x01" + b"h\x01h\0X\x06\0\0\0latin1\x86R" * 60 + b".",
         b"c_codecs\nencode\nX\x04\0\0\0aaaaX\x03\0\0\0zip\x86R.",
         b"]q\0" + b"h\0a" * 400 + b".",  # a list that holds itself

@@ -36,7 +36,9 @@ def test_every_form_of_a_model_loads_by_one_call(tmp_path, causal):
 
 
 def test_the_stock_layout_loads_both_ways(tmp_path):
-    StockModel(StockConfig(encoder_hidden_size=8, decoder_hidden_size=16)).save_pretrained(tmp_path / "stock")
+    StockModel(StockConfig(encoder_hidden_size=8, decoder_hidden_size=16)).save_pretrained(
+        tmp_path / "stock"
+    )
     ours = load_model(tmp_path / "stock")
     assert same(ours, StockModel.from_pretrained(tmp_path / "stock"))
     ours.save_pretrained(tmp_path / "ours")
@@ -81,7 +83,13 @@ def test_a_saved_folder_loads_in_a_process_without_codecplus(tmp_path, causal, t
     model.save_pretrained(tmp_path / "m")
     DacFeatureExtractor(hop_length=320).save_pretrained(tmp_path / "m")
     names = {p.name for p in (tmp_path / "m").iterdir()}
-    assert {"config.json", "model.safetensors", "modeling_dac.py", "layers_dac.py", "configuration_dac.py"} <= names
+    assert {
+        "config.json",
+        "model.safetensors",
+        "modeling_dac.py",
+        "layers_dac.py",
+        "configuration_dac.py",
+    } <= names
     run = subprocess.run(
         [sys.executable, "-c", PROBE, tmp_path / "m", trust],
         capture_output=True,
@@ -176,4 +184,6 @@ def test_the_embedded_44khz_checkpoint_is_one_for_stock_transformers():
     audio = torch.sin(torch.arange(8192) / 20)[None, None] * 0.3
     theirs = StockModel.from_pretrained(EMBEDDED_FOLDER / "dac-44khz-small").eval().float()
     with torch.no_grad():
-        assert torch.equal(theirs(audio).audio_codes, load_model("dac-44khz-small")(audio).audio_codes)
+        assert torch.equal(
+            theirs(audio).audio_codes, load_model("dac-44khz-small")(audio).audio_codes
+        )

@@ -15,7 +15,9 @@ pytestmark = pytest.mark.reference
 
 @pytest.fixture(params=["even44k", "odd16k"], scope="module")
 def vectors(request):
-    return read_official(FIXTURES / f"{request.param}.pth"), dict(np.load(FIXTURES / f"{request.param}.npz"))
+    return read_official(FIXTURES / f"{request.param}.pth"), dict(
+        np.load(FIXTURES / f"{request.param}.npz")
+    )
 
 
 def share_that_differs(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -34,7 +36,9 @@ def test_codes_and_audio_equal_the_original(vectors, codebooks, suffix):
     assert out.audio_values.shape[-1] == len(arrays["audio"])
     # Codes reach 7e6 here: what the straight-through sum keeps of an entry beside them is one rounding, and where
     # that goes the other way, a frame and its neighbours sound different.
-    assert share_that_differs(out.audio_values[0, : len(reconstruction)].numpy(), reconstruction) < 0.1
+    assert (
+        share_that_differs(out.audio_values[0, : len(reconstruction)].numpy(), reconstruction) < 0.1
+    )
     if codebooks is None:
         difference = np.abs(out.quantized_representation[0].numpy() - arrays["z"])
         assert np.mean(difference > 1e-5) < 0.01
@@ -42,7 +46,9 @@ def test_codes_and_audio_equal_the_original(vectors, codebooks, suffix):
         with torch.no_grad():
             audio = model.decode(torch.from_numpy(arrays["z"])[None]).audio_values[0]
         assert share_that_differs(audio[: len(reconstruction)].numpy(), reconstruction) < 2e-4
-        np.testing.assert_allclose(out.projected_latents[0].numpy(), arrays["latents"], rtol=1e-3, atol=200)
+        np.testing.assert_allclose(
+            out.projected_latents[0].numpy(), arrays["latents"], rtol=1e-3, atol=200
+        )
 
 
 @pytest.mark.parametrize("kind", ["whole", "chunked"])
@@ -67,7 +73,9 @@ def test_written_and_read_again_is_the_same_model(tmp_path, geometry):
         model.quantizer.quantizers[0].in_proj.weight[-1] = 0  # weight norm has no direction for it
     write_official(model, tmp_path / "model.pth")
     again = read_official(tmp_path / "model.pth")
-    assert again.config.to_dict() == model.config.to_dict() | {"architectures": again.config.architectures}
+    assert again.config.to_dict() == model.config.to_dict() | {
+        "architectures": again.config.architectures
+    }
     for name, value in model.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], value)
 
@@ -108,7 +116,9 @@ def test_a_hostile_pth_runs_nothing(tmp_path):
     (tmp_path / "model.pth").write_bytes(pickle.dumps({"state_dict": Trap()}))
     with pytest.raises(CheckpointError, match="plain tensors"):
         read_official(tmp_path / "model.pth")
-    torch.save({"state_dict": {}, "metadata": {"kwargs": {"encoder_dim": Trap()}}}, tmp_path / "other.pth")
+    torch.save(
+        {"state_dict": {}, "metadata": {"kwargs": {"encoder_dim": Trap()}}}, tmp_path / "other.pth"
+    )
     with pytest.raises(CheckpointError, match="plain tensors"):
         read_official(tmp_path / "other.pth")
     assert not (tmp_path / "ran").exists()
@@ -119,8 +129,14 @@ def test_a_hostile_pth_runs_nothing(tmp_path):
     [
         ({}, "not a checkpoint of the original DAC"),
         ({"state_dict": {}, "metadata": {"kwargs": {"codebook_size": 1000}}}, "power of two"),
-        ({"state_dict": {}, "metadata": {"kwargs": {"encoder_dim": 4, "decoder_dim": 16}}}, "Missing key"),
-        ({"state_dict": {}, "metadata": {"kwargs": {"decoder_rates": [2, 2]}}}, "the encoder's reversed"),
+        (
+            {"state_dict": {}, "metadata": {"kwargs": {"encoder_dim": 4, "decoder_dim": 16}}},
+            "Missing key",
+        ),
+        (
+            {"state_dict": {}, "metadata": {"kwargs": {"decoder_rates": [2, 2]}}},
+            "the encoder's reversed",
+        ),
     ],
 )
 def test_another_checkpoint_is_refused_in_a_sentence(tmp_path, checkpoint, message):

@@ -27,8 +27,21 @@ MODEL = ["--model", "dac-16khz-live"]
 def test_compiled_in_bf16(wav, tmp_path):
     audio = {}
     for name, options in (("plain", []), ("fast", ["--dtype", "bfloat16", "--compile"])):
-        assert main(["encode", str(wav), *MODEL, *options, "-o", str(tmp_path / f"{name}.dacp")]) == 0
-        assert main(["decode", str(tmp_path / f"{name}.dacp"), *options, "-o", str(tmp_path / f"{name}.wav")]) == 0
+        assert (
+            main(["encode", str(wav), *MODEL, *options, "-o", str(tmp_path / f"{name}.dacp")]) == 0
+        )
+        assert (
+            main(
+                [
+                    "decode",
+                    str(tmp_path / f"{name}.dacp"),
+                    *options,
+                    "-o",
+                    str(tmp_path / f"{name}.wav"),
+                ]
+            )
+            == 0
+        )
         audio[name], _ = load_audio(tmp_path / f"{name}.wav")
     change = np.square(audio["plain"] - audio["fast"]).mean() / np.square(audio["plain"]).mean()
     assert 0 < change < 0.5
@@ -53,7 +66,9 @@ def test_folders_keep_their_shape(wav, tmp_path):
         (tmp_path / "music" / name).write_bytes(wav.read_bytes())
     (tmp_path / "music" / "notes.txt").write_text("not audio")
     assert main(["encode", str(tmp_path / "music"), "-o", str(tmp_path / "coded"), *MODEL]) == 0
-    assert {p.relative_to(tmp_path / "coded").as_posix() for p in (tmp_path / "coded").rglob("*.*")} == {
+    assert {
+        p.relative_to(tmp_path / "coded").as_posix() for p in (tmp_path / "coded").rglob("*.*")
+    } == {
         "a.dacp",
         "deep/b.dacp",
     }
@@ -96,12 +111,18 @@ def test_official_files(tmp_path, capsys):
         (["encode", "/nowhere.wav"], "there is no file or folder /nowhere.wav"),
         (["encode", "IN", "--model", "dac-44khz-smal"], "give dac-44khz-small"),
         (["encode", "IN", "--bitrate", "64", *MODEL], "choose from 0.50, 1.00"),
-        (["encode", "IN", "IN", "-o", "out.dacp"], "expected a folder for 2 files, got -o out.dacp"),
+        (
+            ["encode", "IN", "IN", "-o", "out.dacp"],
+            "expected a folder for 2 files, got -o out.dacp",
+        ),
         (["encode", "IN", "IN"], "would both become"),
         (["encode", "IN", "--device", "nonsense", *MODEL], "no device nonsense"),
         (["info", "IN"], "expected a .dacp file"),
         (["decode", "IN"], "would be written over itself"),
-        (["decode", "IN", "-o", "nowhere/out.wav", "--model", "dac-16khz-live"], "expected a .dacp file"),
+        (
+            ["decode", "IN", "-o", "nowhere/out.wav", "--model", "dac-16khz-live"],
+            "expected a .dacp file",
+        ),
     ],
 )
 def test_errors_are_one_line_and_status_2(wav, capsys, arguments, message, monkeypatch, tmp_path):

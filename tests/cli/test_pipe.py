@@ -23,7 +23,9 @@ from codecplus.cli.pipe import (
 from codecplus.errors import FileFormatError, InputError
 
 
-def through(codec: Codec, data: bytes, raw: PcmFormat | None = None, damage=lambda packets: packets) -> bytes:
+def through(
+    codec: Codec, data: bytes, raw: PcmFormat | None = None, damage=lambda packets: packets
+) -> bytes:
     coded, out = io.BytesIO(), io.BytesIO()
     encode_pipe(codec, io.BytesIO(data), coded, raw=raw)
     packets = damage(list(read_packets(io.BytesIO(coded.getvalue()))))
@@ -35,7 +37,9 @@ def through(codec: Codec, data: bytes, raw: PcmFormat | None = None, damage=lamb
 @pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (16000, 2), (8000, 1), (44100, 2)])
 def test_a_pipe_gives_what_the_codec_gives(codec, rng, rate, channels):
     samples = (rng.standard_normal((5000, channels)) * 3000).astype("<i2")
-    out = np.frombuffer(through(codec, samples.tobytes(), PcmFormat(rate, channels)), "<i2").reshape(-1, channels)
+    out = np.frombuffer(
+        through(codec, samples.tobytes(), PcmFormat(rate, channels)), "<i2"
+    ).reshape(-1, channels)
     expected = codec.decode(codec.encode(samples.T, rate))
     assert 5000 <= len(out) <= 5000 + rate // 50 + 2
     middle = slice(0, 4000)  # the end of a pipe is filled up to whole frames before it is resampled
@@ -60,7 +64,9 @@ def test_lost_and_damaged_packets_keep_the_clock(codec, rng):
 @pytest.mark.parametrize("format", ["WAV", "WAVEX"])
 def test_wav_headers_of_every_kind_are_read(rng, subtype, format):
     file = io.BytesIO()
-    soundfile.write(file, rng.standard_normal((100, 2)) * 0.1, 22050, format=format, subtype=subtype)
+    soundfile.write(
+        file, rng.standard_normal((100, 2)) * 0.1, 22050, format=format, subtype=subtype
+    )
     file.seek(0)
     form = read_wav_header(file)
     assert (form.sample_rate, form.channels) == (22050, 2)
@@ -73,7 +79,13 @@ def test_the_header_written_is_one_that_is_read():
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"RIFF", b"RIFF\0\0\0\0WAVE", b"RIFF\0\0\0\0WAVEdata\0\0\0\0", b"RIFF\0\0\0\0WAVELIST\xff\xff\xff\xff"],
+    [
+        b"",
+        b"RIFF",
+        b"RIFF\0\0\0\0WAVE",
+        b"RIFF\0\0\0\0WAVEdata\0\0\0\0",
+        b"RIFF\0\0\0\0WAVELIST\xff\xff\xff\xff",
+    ],
 )
 def test_what_is_no_wav_is_refused(data):
     with pytest.raises(FileFormatError, match="expected"):
@@ -95,14 +107,18 @@ def test_raw_is_rate_and_channels():
 
 def command(*arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "codecplus", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", "codecplus", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
 
 
 def test_two_processes_pass_audio_on_before_it_ends(rng):
     encoder = command("encode", "-", "-o", "-", "--model", "dac-16khz-live", "--raw", "16000")
     decoder = subprocess.Popen(
-        [sys.executable, "-m", "codecplus", "decode", "-", "-o", "-"], stdin=encoder.stdout, stdout=subprocess.PIPE
+        [sys.executable, "-m", "codecplus", "decode", "-", "-o", "-"],
+        stdin=encoder.stdout,
+        stdout=subprocess.PIPE,
     )
     heard = threading.Event()
     received = bytearray()

@@ -9,7 +9,11 @@ from codecplus.training.codebooks import initialize
 @pytest.fixture(scope="module")
 def quantizer():
     quantizer = tiny_model(hidden_size=32, downsampling_ratios=[2, 2]).quantizer
-    initialize(quantizer, torch.randn(4000, 32, generator=torch.Generator().manual_seed(0)), rate_weight=0.0)
+    initialize(
+        quantizer,
+        torch.randn(4000, 32, generator=torch.Generator().manual_seed(0)),
+        rate_weight=0.0,
+    )
     return quantizer
 
 
@@ -28,7 +32,9 @@ def test_a_beam_is_never_farther_than_the_greedy_sum_and_bits_count(quantizer, f
         return float(off.square().sum()), float(12 / 63 * codes.sum())
 
     searches = [BeamSearch(quantizer, 4, 8, weight, costs) for weight in (0.0, 0.05)]
-    greedy, *found = [error_and_bits(codes) for codes in (quantizer(latents)[1], *(s(latents) for s in searches))]
+    greedy, *found = [
+        error_and_bits(codes) for codes in (quantizer(latents)[1], *(s(latents) for s in searches))
+    ]
     assert found[0][0] <= greedy[0]
     assert found[1][1] < found[0][1]
     if frames > 2:

@@ -31,7 +31,9 @@ def plain_codec(**options) -> Codec:
 def trained(audio) -> Codec:
     """A codec with an entropy model that has seen very much the same."""
     codec = plain_codec()
-    model = fit_network([np.asarray(codec.encode(audio))], Codebooks.of(codec), codec.fingerprint, steps=60)
+    model = fit_network(
+        [np.asarray(codec.encode(audio))], Codebooks.of(codec), codec.fingerprint, steps=60
+    )
     return plain_codec(entropy_models=[model])
 
 
@@ -93,7 +95,9 @@ def test_the_trained_integers_predict_what_the_floats_did(trained, audio):
 
 
 def test_an_entropy_model_of_another_checkpoint_is_left_alone(trained):
-    other = Codec(tiny_model(seed=1, **GEOMETRIES["16khz"]), entropy_models=trained.entropy_models.values())
+    other = Codec(
+        tiny_model(seed=1, **GEOMETRIES["16khz"]), entropy_models=trained.entropy_models.values()
+    )
     assert not other.entropy_models
 
 
@@ -102,9 +106,10 @@ def test_an_entropy_model_of_another_checkpoint_is_left_alone(trained):
 def test_abr_meets_its_target(channels, share):
     codec = plain_codec()
     rng = np.random.default_rng(1)
-    clip = (rng.standard_normal((channels, 192000)) * rng.uniform(0, 5, (channels, 192)).repeat(1000, axis=1)).astype(
-        "f4"
-    )
+    clip = (
+        rng.standard_normal((channels, 192000))
+        * rng.uniform(0, 5, (channels, 192)).repeat(1000, axis=1)
+    ).astype("f4")
     bitrate = share * len(codec.compress(clip)) * 8 / 12000
     data = codec.compress(clip, rate_control="abr", bitrate=bitrate)
     assert len(data) * 8 / 12000 == pytest.approx(bitrate, rel=0.02)
@@ -119,7 +124,9 @@ def test_a_target_that_cannot_be_met_is_refused(audio):
 def test_vbr_gives_more_for_more_and_little_for_silence(audio):
     codec = load_codec("dac-16khz-live")
     audio = 0.05 * audio
-    sizes = [len(codec.compress(audio, rate_control="vbr", quality=quality)) for quality in (0, 6, 10)]
+    sizes = [
+        len(codec.compress(audio, rate_control="vbr", quality=quality)) for quality in (0, 6, 10)
+    ]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[2]
     codes = unpack(codec.compress(audio, rate_control="vbr", quality=9), codec.entropy_models)[1][0]
@@ -133,7 +140,9 @@ def test_a_frame_without_its_finest_codebooks_is_their_sum_without_them(audio):
     short = codes.copy()
     short[:, 2:] = -1
     full = np.concatenate(list(codec.network.decode_blocks([short])), axis=-1)
-    np.testing.assert_allclose(full, np.concatenate(list(codec.network.decode_blocks([codes[:, :2]])), axis=-1))
+    np.testing.assert_allclose(
+        full, np.concatenate(list(codec.network.decode_blocks([codes[:, :2]])), axis=-1)
+    )
 
 
 @pytest.mark.parametrize("effort", [1, 2, 3])
@@ -146,7 +155,9 @@ def test_effort_gives_codes_that_any_decoder_plays(trained, audio, effort):
 
 
 @pytest.mark.parametrize("rate", [16000, 44100])
-@pytest.mark.parametrize(("start", "duration"), [(0, 0.5), (0.7, 0.4), (1.5, None), (2.0, 1.0), (0.3, 0.0)])
+@pytest.mark.parametrize(
+    ("start", "duration"), [(0, 0.5), (0.7, 0.4), (1.5, None), (2.0, 1.0), (0.3, 0.0)]
+)
 def test_a_part_is_a_slice_of_the_whole(audio, rate, start, duration):
     codec = plain_codec()
     data = codec.compress(audio, sample_rate=rate)
@@ -169,7 +180,9 @@ def test_recovery_conceals_what_is_lost_and_tells(audio):
         codec.decompress(bytes(data))
     with pytest.warns(UserWarning, match=r"lost and concealed: \d+\.\d+ to \d+\.\d+ s") as told:
         heard = codec.decompress(bytes(data), recover=True)
-    first, last = (float(word) for word in str(told[0].message).split(": ")[1].removesuffix(" s").split(" to "))
+    first, last = (
+        float(word) for word in str(told[0].message).split(": ")[1].removesuffix(" s").split(" to ")
+    )
     assert heard.shape == clip.shape
     whole = codec.decode(codec.encode(clip))
     before, behind = round((first - 0.5) * 16000), round((last + 0.5) * 16000)
@@ -210,7 +223,22 @@ def test_the_command_line_has_it_all(audio, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "cbr.dacp").stat().st_size < (tmp_path / "packed.dacp").stat().st_size
     assert main(["info", "cbr.dacp"]) == 0
     assert "entropy" in capsys.readouterr().out
-    assert main(["decode", "cbr.dacp", "-o", "part.wav", "--start", "0.5", "--duration", "0.25", "--recover"]) == 0
+    assert (
+        main(
+            [
+                "decode",
+                "cbr.dacp",
+                "-o",
+                "part.wav",
+                "--start",
+                "0.5",
+                "--duration",
+                "0.25",
+                "--recover",
+            ]
+        )
+        == 0
+    )
 
 
 def test_an_entropy_model_is_trained_beside_the_weights(audio, tmp_path, monkeypatch, capsys):
@@ -220,7 +248,9 @@ def test_an_entropy_model_is_trained_beside_the_weights(audio, tmp_path, monkeyp
     assert main(["entropy", "mine", "in.wav", "--minutes", "0.03"]) == 0
     codec = load_codec("mine")
     (model,) = codec.entropy_models.values()
-    assert unpack(codec.compress("in.wav"), {model.identity: model})[0].entropy_model == model.identity
+    assert (
+        unpack(codec.compress("in.wav"), {model.identity: model})[0].entropy_model == model.identity
+    )
     assert main(["encode", "in.wav", "-o", "effort.dacp", "--model", "mine", "--effort", "1"]) == 0
     assert main(["entropy", "mine", "in.wav", "--minutes", "0.03"]) == 2
     assert "exists already" in capsys.readouterr().err

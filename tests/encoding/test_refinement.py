@@ -18,7 +18,10 @@ from codecplus.training.codebooks import initialize
 from codecplus.training.entropy import Codebooks, fit_network
 from codecplus.utils import load_audio
 
-NETS = {**GEOMETRIES, "causal": {"causal": True, "downsampling_ratios": [2, 4, 5, 8], "sampling_rate": 16000}}
+NETS = {
+    **GEOMETRIES,
+    "causal": {"causal": True, "downsampling_ratios": [2, 4, 5, 8], "sampling_rate": 16000},
+}
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +61,17 @@ def test_what_is_decoded_comes_nearer_in_one_piece_or_many(net, frames, monkeypa
 
     def error(codes):
         with torch.no_grad():
-            decoded = model.decode(audio_codes=torch.from_numpy(codes.astype(np.int64)), return_dict=False)[0]
+            decoded = model.decode(
+                audio_codes=torch.from_numpy(codes.astype(np.int64)), return_dict=False
+            )[0]
             decoded = torch.nn.functional.pad(decoded, (0, audio.shape[-1] - decoded.shape[-1]))
             parts = refiner._parts(decoded, torch.from_numpy(audio))
         return sum(refiner.shares[name] * float(part) for name, part in parts.items())
 
-    plain, found = (np.concatenate(list(encode_with_effort(model, [audio], 4, n, None)), axis=-1) for n in (0, 8))
+    plain, found = (
+        np.concatenate(list(encode_with_effort(model, [audio], 4, n, None)), axis=-1)
+        for n in (0, 8)
+    )
     assert found.shape == plain.shape
     assert error(found) < error(plain)
 
@@ -74,7 +82,9 @@ def test_speech_sounds_better_for_no_more_bits(speech):
     for effort in (0, 2):
         data = codec.compress(speech, sample_rate=16000, n_quantizers=6, effort=effort)
         sizes.append(len(data))
-        scores.append(score(speech, codec.decompress(data), 16000, ["mel_distance", "stoi", "si_sdr"]))
+        scores.append(
+            score(speech, codec.decompress(data), 16000, ["mel_distance", "stoi", "si_sdr"])
+        )
     assert sizes[1] < 1.02 * sizes[0]
     plain, found = ({name: result.value for name, result in each.items()} for each in scores)
     assert found["mel_distance"] < 0.97 * plain["mel_distance"]
@@ -89,11 +99,17 @@ def test_the_model_in_use_stays_as_it_is():
     found = list(encode_with_effort(model, [lively(16000)], 4, 2, None))
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
-            np.testing.assert_array_equal(found, list(encode_with_effort(model, [lively(16000)], 4, 2, None)))
+            np.testing.assert_array_equal(
+                found, list(encode_with_effort(model, [lively(16000)], 4, 2, None))
+            )
             assert not torch.is_grad_enabled()
-    assert {name: (type(module), module.training) for name, module in model.named_modules()} == before
+    assert {
+        name: (type(module), module.training) for name, module in model.named_modules()
+    } == before
     assert all(torch.equal(weights[name], weight) for name, weight in model.state_dict().items())
-    assert all(p.requires_grad and p.grad is None and p.dtype == torch.float32 for p in model.parameters())
+    assert all(
+        p.requires_grad and p.grad is None and p.dtype == torch.float32 for p in model.parameters()
+    )
 
 
 def test_bits_weigh_where_an_entropy_model_tells_them():
@@ -103,11 +119,15 @@ def test_bits_weigh_where_an_entropy_model_tells_them():
     entropy = fit_network([codes], Codebooks.of(codec), codec.fingerprint, steps=60)
     with torch.no_grad():
         latents = codec.model.encoder(torch.from_numpy(audio)[:, None])
-        search, free = (_CheapestEntries(codec.model.quantizer, 4, model) for model in (entropy, None))
+        search, free = (
+            _CheapestEntries(codec.model.quantizer, 4, model) for model in (entropy, None)
+        )
         plain = search(latents, None, None)
         free(latents, None, None)
         np.testing.assert_array_equal(plain[0].numpy(), codes)
-        assert search.bits(search(latents, plain, None), None) < 0.99 * search.bits(free(latents, plain, None), None)
+        assert search.bits(search(latents, plain, None), None) < 0.99 * search.bits(
+            free(latents, plain, None), None
+        )
     file = Codec(codec.model, entropy_models=[entropy]).compress(audio[0])
     assert search.bits(plain, None) / 8 == pytest.approx(len(file), rel=0.05, abs=40)
 
@@ -116,7 +136,11 @@ def test_bits_weigh_where_an_entropy_model_tells_them():
 @pytest.mark.parametrize("samples", [1, 100, 4000])
 def test_silence_and_single_samples_are_coded_like_anything(net, samples):
     codec = Codec(tiny_model(**NETS[net]))
-    for audio in (np.zeros(samples, "f4"), np.ones(samples, "f4"), np.stack([np.zeros(samples), lively(samples)[0]])):
+    for audio in (
+        np.zeros(samples, "f4"),
+        np.ones(samples, "f4"),
+        np.stack([np.zeros(samples), lively(samples)[0]]),
+    ):
         data = codec.compress(audio.astype("f4"), sample_rate=codec.sample_rate, effort=1)
         assert codec.decompress(data).shape == audio.shape
         assert np.isfinite(codec.decompress(data)).all()

@@ -37,4 +37,8 @@ class HalfCodec:
         return Payload(data, 8 * len(data))
 
     def decode(self, data: bytes, original) -> np.ndarray:
-        return np.frombuffer(data, np.float16).reshape(original.channels, original.samples).astype(np.float32)
+        return (
+            np.frombuffer(data, np.float16)
+            .reshape(original.channels, original.samples)
+            .astype(np.float32)
+        )

@@ -67,7 +67,9 @@ def test_opus_bits_are_those_of_its_packets(voice):
     assert 8 * sum(sizes[2:]) == payload.bits < 8 * len(payload.data)
 
 
-@pytest.mark.parametrize("codec", [Opus(8), Opus(24), OpusVbr(16), Mp3(16), Mp3(64)], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "codec", [Opus(8), Opus(24), OpusVbr(16), Mp3(16), Mp3(64)], ids=lambda c: c.name
+)
 def test_scores_are_those_of_other_decoders(codec, voice):
     """libsndfile decodes with libopus and mpg123, where the harness has FFmpeg's decoders."""
     output, payload = round_trip(codec, voice[None], 16_000)
@@ -75,13 +77,17 @@ def test_scores_are_those_of_other_decoders(codec, voice):
     other = resample(other[None], rate, 16_000, samples=voice.size)
     names = ["pesq_wb", "stoi"]
     ours, theirs = (score(voice, decoded, 16_000, names) for decoded in (output, other))
-    assert [ours[name].value for name in names] == pytest.approx([theirs[name].value for name in names], rel=0.01)
+    assert [ours[name].value for name in names] == pytest.approx(
+        [theirs[name].value for name in names], rel=0.01
+    )
 
 
 def test_more_bits_sound_better(voice):
     for family in (Opus, Mp3, Aac):
         low, high = (round_trip(family(rate), voice[None], 16_000)[0] for rate in (8, 32))
-        scores = [score(voice, output[0], 16_000, ["pesq_wb"])["pesq_wb"].value for output in (low, high)]
+        scores = [
+            score(voice, output[0], 16_000, ["pesq_wb"])["pesq_wb"].value for output in (low, high)
+        ]
         assert scores[0] < scores[1], family.family
 
 
@@ -173,7 +179,15 @@ def test_missing_stock_model_is_one_sentence(tmp_path):
 
 def test_names_resolve_to_anchors_and_each_rate_once():
     names = [codec.name for codec in resolve_codecs(["opus", "mp3"], [3, 6, 8])]
-    assert names == ["identity", "lowpass-3500", "lowpass-7000", "opus@3", "opus@6", "opus@8", "mp3@8"]
+    assert names == [
+        "identity",
+        "lowpass-3500",
+        "lowpass-7000",
+        "opus@3",
+        "opus@6",
+        "opus@8",
+        "mp3@8",
+    ]
     assert all(isinstance(codec, Codec) for codec in resolve_codecs(["aac"]))
 
 
@@ -184,7 +198,9 @@ def test_registered_codecs_are_found_and_checked(monkeypatch):
 
     points = [EntryPoint("half", "eval_signals:HalfCodec", "codecplus.codecs"),
               EntryPoint("wrong", "eval_signals:speech_like", "codecplus.codecs")]  # fmt: skip
-    monkeypatch.setattr(module, "entry_points", lambda group: points if group == "codecplus.codecs" else [])
+    monkeypatch.setattr(
+        module, "entry_points", lambda group: points if group == "codecplus.codecs" else []
+    )
     assert resolve_codecs(["half"])[-1].name == "half"
     with pytest.raises(InputError, match="made a ndarray without name"):
         resolve_codecs(["wrong"], [1.0])

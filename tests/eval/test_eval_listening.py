@@ -33,14 +33,22 @@ MEANS = {"identity": 98.0, "lowpass-7000": 60.0, "lowpass-3500": 30.0, "opus@6":
 
 
 def noise(seconds, rate, seed):
-    return (0.25 * np.random.default_rng(seed).standard_normal(int(seconds * rate))).astype(np.float32)
+    return (0.25 * np.random.default_rng(seed).standard_normal(int(seconds * rate))).astype(
+        np.float32
+    )
 
 
 def panel(listeners=6, items=10, seed=0, means=MEANS, method="mushra"):
     """Ratings of careful listeners, some more severe than others."""
     rng = np.random.default_rng(seed)
     return [
-        Rating(method, f"listener{i}", f"item{j}", condition, float(np.clip(mean + bias * (mean < 90), 0, 100)))
+        Rating(
+            method,
+            f"listener{i}",
+            f"item{j}",
+            condition,
+            float(np.clip(mean + bias * (mean < 90), 0, 100)),
+        )
         for i, bias in enumerate(rng.normal(0, 6, listeners))
         for j in range(items)
         for condition, mean in means.items()
@@ -69,7 +77,9 @@ def test_a_careful_panel_is_kept():
 
 
 @pytest.mark.parametrize(("missed", "out"), [(1, False), (2, True)])
-def test_who_misses_the_hidden_reference_for_more_than_15_percent_of_the_items_is_left_out(missed, out):
+def test_who_misses_the_hidden_reference_for_more_than_15_percent_of_the_items_is_left_out(
+    missed, out
+):
     ratings = with_scores(panel(items=10), "listener2", "identity", [89.0] * missed)
     assert (list(screen_mushra(ratings)) == ["listener2"]) is out
 
@@ -80,12 +90,16 @@ def test_a_score_of_90_is_not_below_90():
 
 def test_who_takes_the_mid_anchor_for_the_reference_is_left_out():
     ratings = with_scores(panel(), "listener1", "lowpass-7000", [95.0] * 2)
-    assert screen_mushra(ratings) == {"listener1": "rated the 7 kHz anchor above 90 for 2 of 10 items"}
+    assert screen_mushra(ratings) == {
+        "listener1": "rated the 7 kHz anchor above 90 for 2 of 10 items"
+    }
 
 
 def test_an_item_that_the_anchor_does_not_harm_is_held_against_nobody():
     ratings = panel()
-    for i in range(3):  # half of the listeners: narrow-band items sound the same through a 7 kHz filter
+    for i in range(
+        3
+    ):  # half of the listeners: narrow-band items sound the same through a 7 kHz filter
         ratings = with_scores(ratings, f"listener{i}", "lowpass-7000", [95.0] * 10)
     assert screen_mushra(ratings) == {}
 
@@ -102,7 +116,13 @@ def test_acr_leaves_out_the_erratic_and_keeps_the_severe():
                 if listener == 1:
                     score -= 0.4
                 ratings.append(
-                    Rating("acr", f"listener{listener}", f"item{item}", condition, float(np.clip(score, 1, 5)))
+                    Rating(
+                        "acr",
+                        f"listener{listener}",
+                        f"item{item}",
+                        condition,
+                        float(np.clip(score, 1, 5)),
+                    )
                 )
     assert list(screen_acr(ratings)) == ["listener0"]
 
@@ -113,7 +133,10 @@ def bt500(scores):
     above, below = np.zeros(listeners), np.zeros(listeners)
     for stimulus in range(stimuli):
         u = scores[:, stimulus]
-        mean, deviation = u.sum() / listeners, (((u - u.sum() / listeners) ** 2).sum() / (listeners - 1)) ** 0.5
+        mean, deviation = (
+            u.sum() / listeners,
+            (((u - u.sum() / listeners) ** 2).sum() / (listeners - 1)) ** 0.5,
+        )
         m2, m4 = (((u - mean) ** power).sum() / listeners for power in (2, 4))
         reach = (2 if 2 <= m4 / m2**2 <= 4 else 20**0.5) * deviation
         above += u >= mean + reach
@@ -125,15 +148,21 @@ def bt500(scores):
 
 def as_ratings(scores):
     return [
-        Rating("acr", f"{i:02d}", f"{j}", "a", s) for i, row in enumerate(scores) for j, s in enumerate(row.tolist())
+        Rating("acr", f"{i:02d}", f"{j}", "a", s)
+        for i, row in enumerate(scores)
+        for j, s in enumerate(row.tolist())
     ]
 
 
 def test_acr_is_screened_as_the_recommendation_says():
     rng, found = np.random.default_rng(0), 0
     for _ in range(40):
-        spread = rng.uniform(0.3, 1.0, 15)[:, None] + 1.6 * (np.arange(15) < 2)[:, None]  # two of them press what comes
-        scores = np.clip(np.rint(rng.uniform(2, 4, 24) + spread * rng.standard_normal((15, 24))), 1, 5)
+        spread = (
+            rng.uniform(0.3, 1.0, 15)[:, None] + 1.6 * (np.arange(15) < 2)[:, None]
+        )  # two of them press what comes
+        scores = np.clip(
+            np.rint(rng.uniform(2, 4, 24) + spread * rng.standard_normal((15, 24))), 1, 5
+        )
         out = bt500(scores)
         found += len(out)
         assert list(screen_acr(as_ratings(scores))) == [f"{i:02d}" for i in out]
@@ -143,7 +172,9 @@ def test_acr_is_screened_as_the_recommendation_says():
 def test_a_score_at_the_edge_of_the_spread_is_outside_but_the_severe_stay():
     # Mean 3, standard deviation 1, kurtosis 3.74 every time: 1 and 5 are exactly two deviations away.
     column = np.array([1, 5, 2, 4, *[3] * 7], float)
-    scores = np.stack([column if j % 2 else column[[1, 0, *range(2, 11)]] for j in range(10)], axis=1)
+    scores = np.stack(
+        [column if j % 2 else column[[1, 0, *range(2, 11)]] for j in range(10)], axis=1
+    )
     assert list(screen_acr(as_ratings(scores))) == ["00", "01"]
     assert screen_acr(as_ratings(np.repeat(column[:, None], 10, axis=1))) == {}
 
@@ -181,7 +212,9 @@ def test_the_interval_covers_listeners_and_items():
     """Of many panels drawn from one population, about 95 % of the intervals hold its mean; pooled ones would not."""
     rng, hits, narrow = np.random.default_rng(0), 0, 0
     for _ in range(60):
-        scores = 50 + rng.normal(0, 8, (12, 1)) + rng.normal(0, 8, (1, 12)) + rng.normal(0, 4, (12, 12))
+        scores = (
+            50 + rng.normal(0, 8, (12, 1)) + rng.normal(0, 8, (1, 12)) + rng.normal(0, 4, (12, 12))
+        )
         low, high = crossed_interval(scores)
         hits += low <= 50 <= high
         half = 1.96 * scores.std() / 12
@@ -197,7 +230,9 @@ def test_one_rating_has_no_interval_and_missing_ratings_are_allowed():
     assert 40 <= low <= np.nanmean(scores) <= high <= 60
 
 
-@pytest.mark.parametrize(("method", "score"), [("mushra", 101), ("acr", 0), ("acr", float("nan")), ("votes", 1)])
+@pytest.mark.parametrize(
+    ("method", "score"), [("mushra", 101), ("acr", 0), ("acr", float("nan")), ("votes", 1)]
+)
 def test_a_score_outside_the_scale_is_refused(method, score):
     with pytest.raises(InputError, match="expected"):
         Rating(method, "one", "item", "a", score)
@@ -210,20 +245,33 @@ def test_jsonl_csv_and_sqlite_say_the_same(tmp_path):
     ratings = panel(2, 2)
     fields = ("method", "rater", "item", "condition", "score")
     rows = [[getattr(r, name) for name in fields] for r in ratings]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(dict(zip(fields, row, strict=True))) + "\n" for row in rows))
-    (tmp_path / "b.csv").write_text("\n".join([",".join(fields), *(",".join(map(str, row)) for row in rows)]))
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps(dict(zip(fields, row, strict=True))) + "\n" for row in rows)
+    )
+    (tmp_path / "b.csv").write_text(
+        "\n".join([",".join(fields), *(",".join(map(str, row)) for row in rows)])
+    )
     with sqlite3.connect(tmp_path / "c.sqlite") as database:
         database.execute(f"CREATE TABLE ratings (id INTEGER PRIMARY KEY, {', '.join(fields)})")
-        database.executemany(f"INSERT INTO ratings ({', '.join(fields)}) VALUES (?, ?, ?, ?, ?)", rows)
+        database.executemany(
+            f"INSERT INTO ratings ({', '.join(fields)}) VALUES (?, ?, ?, ?, ?)", rows
+        )
     for name in ("a.jsonl", "b.csv", "c.sqlite"):
         assert load_ratings(tmp_path / name) == ratings
     assert load_ratings(tmp_path) == ratings * 3
 
 
 def test_webmushra_ratings_are_read_without_the_persons(tmp_path):
-    lines = ["session_test_id,email,age,trial_id,rating_stimulus,rating_score,rating_time,rating_comment"]
+    lines = [
+        "session_test_id,email,age,trial_id,rating_stimulus,rating_score,rating_time,rating_comment"
+    ]
     for person in ("ann@example.org,31", "bob@example.org,52"):
-        for stimulus, score in (("reference", 100), ("anchor35", 20), ("anchor70", 50), ("opus@6", 40)):
+        for stimulus, score in (
+            ("reference", 100),
+            ("anchor35", 20),
+            ("anchor70", 50),
+            ("opus@6", 40),
+        ):
             lines.append(f"demo,{person},speech,{stimulus},{score},1200,")
     (tmp_path / "mushra.csv").write_text("\n".join(lines))
     ratings = load_ratings(tmp_path / "mushra.csv")
@@ -235,7 +283,9 @@ def test_webmushra_ratings_are_read_without_the_persons(tmp_path):
 
 def test_webmushra_listeners_without_answers_are_told_apart_by_repetition(tmp_path):
     lines = ["session_test_id,trial_id,stimuli_rating,stimuli,rating_time"]
-    lines += [f"demo,speech,{score},{name},900" for _ in range(3) for name, score in (("a", 4), ("b", 2))]
+    lines += [
+        f"demo,speech,{score},{name},900" for _ in range(3) for name, score in (("a", 4), ("b", 2))
+    ]
     (tmp_path / "lss.csv").write_text("\n".join(lines))
     result = analyse(load_ratings(tmp_path / "lss.csv"))["acr"]
     assert len(result.listeners) == 3
@@ -247,7 +297,11 @@ def test_webmushra_listeners_without_answers_are_told_apart_by_repetition(tmp_pa
     [
         ("a.csv", "colour,taste\nred,sweet\n", "columns colour, taste"),
         ("a.jsonl", "{}\n", "rating 1: there is no 'method'"),
-        ("a.jsonl", '{"method": "acr", "rater": "x", "item": "i", "condition": "c", "score": 9}\n', "from 1 to 5"),
+        (
+            "a.jsonl",
+            '{"method": "acr", "rater": "x", "item": "i", "condition": "c", "score": 9}\n',
+            "from 1 to 5",
+        ),
         ("a.jsonl", "[1]\n", "expected an object"),
         ("a.sqlite", "no database at all, but long enough to be one " * 20, "cannot be read"),
     ],
@@ -279,9 +333,17 @@ def test_results_survive_the_disk(tmp_path):
 
 
 def test_stimuli_have_one_loudness_and_names_that_say_nothing(tmp_path):
-    audio = np.stack([noise(2.0, 16000, seed) * level for seed, level in ((0, 0.02), (1, 0.3))]).astype(np.float32)
+    audio = np.stack(
+        [noise(2.0, 16000, seed) * level for seed, level in ((0, 0.02), (1, 0.3))]
+    ).astype(np.float32)
     stimuli = prepare_item(audio, 16000, resolve_codecs(["opus"], [6, 12]), tmp_path)
-    assert [s.condition for s in stimuli] == ["identity", "lowpass-3500", "lowpass-7000", "opus@6", "opus@12"]
+    assert [s.condition for s in stimuli] == [
+        "identity",
+        "lowpass-3500",
+        "lowpass-7000",
+        "opus@6",
+        "opus@12",
+    ]
     assert sorted(s.path.name for s in stimuli) == [f"{i:02d}.wav" for i in range(1, 6)]
     for stimulus in stimuli:
         heard, rate = load_audio(stimulus.path)
@@ -309,7 +371,12 @@ def test_silence_and_long_items_are_refused(tmp_path):
     with pytest.raises(InputError, match="at most 12 s"):
         prepare_item(np.zeros((1, 16000 * 13), np.float32), 16000, [], tmp_path)
     with pytest.raises(InputError, match=r"at most 9 conditions .* got 10"):
-        prepare_item(noise(1.0, 16000, 0)[None], 16000, resolve_codecs(["opus"], list(range(6, 16)))[3:], tmp_path)
+        prepare_item(
+            noise(1.0, 16000, 0)[None],
+            16000,
+            resolve_codecs(["opus"], list(range(6, 16)))[3:],
+            tmp_path,
+        )
 
 
 def test_a_webmushra_test_names_files_that_are_there(tmp_path):
@@ -321,7 +388,11 @@ def test_a_webmushra_test_names_files_that_are_there(tmp_path):
     test = yaml.safe_load(config.read_text())
     (shuffled, page), finish = test["pages"]
     assert (shuffled, page["type"], finish["type"]) == ("random", "mushra", "finish")
-    assert set(page["stimuli"]) == {"lowpass-3500", "lowpass-7000", "opus@12"}  # webMUSHRA hides the reference itself
+    assert set(page["stimuli"]) == {
+        "lowpass-3500",
+        "lowpass-7000",
+        "opus@12",
+    }  # webMUSHRA hides the reference itself
     for path in [page["reference"], *page["stimuli"].values()]:
         assert (config.parent / path.removeprefix("configs/")).is_file()
     with pytest.raises(InputError, match="holds a test"):
@@ -334,16 +405,31 @@ def test_a_webmushra_test_names_files_that_are_there(tmp_path):
 def test_the_leaderboard_shows_what_listeners_said(tmp_path, capsys):
     (tmp_path / "data").mkdir()
     save_audio(noise(1.0, 16000, 0) * 0.1, tmp_path / "data" / "a.wav", 16000)
-    run = ["eval", "--codec", "opus", "--bitrate", "6", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "r")]
+    run = [
+        "eval",
+        "--codec",
+        "opus",
+        "--bitrate",
+        "6",
+        "--data",
+        str(tmp_path / "data"),
+        "--out",
+        str(tmp_path / "r"),
+    ]
     assert main([*run, "--metric", "si_sdr", "--quiet", "--workers", "1"]) == 0
     rows = [f"mushra,{r.rater},{r.item},{r.condition},{r.score}" for r in panel()]
     (tmp_path / "ratings.csv").write_text("\n".join(["method,rater,item,condition,score", *rows]))
-    assert main(["eval", "--listening", str(tmp_path / "ratings.csv"), "--out", str(tmp_path / "r")]) == 0
+    assert (
+        main(["eval", "--listening", str(tmp_path / "ratings.csv"), "--out", str(tmp_path / "r")])
+        == 0
+    )
     assert "MUSHRA: 6 listeners, 0 left out" in capsys.readouterr().out
     board = build_leaderboard([tmp_path / "r"], html=tmp_path / "board.html")["boards"][0]
     entries = {entry["codec"]: entry["metrics"] for entry in board["entries"]}
     assert (
-        entries["opus@6"]["mushra"]["low"] < entries["opus@6"]["mushra"]["mean"] < entries["identity"]["mushra"]["mean"]
+        entries["opus@6"]["mushra"]["low"]
+        < entries["opus@6"]["mushra"]["mean"]
+        < entries["identity"]["mushra"]["mean"]
     )
     assert board["metrics"]["mushra"]["title"] == "MUSHRA"
     assert '"mushra"' in (tmp_path / "board.html").read_text()

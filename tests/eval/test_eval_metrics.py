@@ -66,13 +66,18 @@ def test_pesq_and_stoi_equal_the_libraries_called_by_hand(pair):
 
 
 def test_ratios_equal_torchmetrics(pair):
-    from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio, signal_noise_ratio
+    from torchmetrics.functional.audio import (
+        scale_invariant_signal_distortion_ratio,
+        signal_noise_ratio,
+    )
 
     scores = score(*pair, RATE, ["si_sdr", "snr"])
     reference, estimate = (torch.from_numpy(x).double() for x in pair)
     expected = scale_invariant_signal_distortion_ratio(estimate, reference, zero_mean=True)
     assert scores["si_sdr"].value == pytest.approx(expected.item(), abs=1e-6)
-    assert scores["snr"].value == pytest.approx(signal_noise_ratio(estimate, reference).item(), abs=1e-6)
+    assert scores["snr"].value == pytest.approx(
+        signal_noise_ratio(estimate, reference).item(), abs=1e-6
+    )
 
 
 def mel_triangles(rate, n, bands):
@@ -84,7 +89,10 @@ def mel_triangles(rate, n, bands):
     top = 15 + 27 * np.log(rate / 2 / 1000) / np.log(6.4)
     edges = [to_hz(top * i / (bands + 1)) for i in range(bands + 2)]
     bins = np.arange(n // 2 + 1) * rate / n
-    rows = [np.interp(bins, edges[i : i + 3], [0, 2 / (edges[i + 2] - edges[i]), 0]) for i in range(bands)]
+    rows = [
+        np.interp(bins, edges[i : i + 3], [0, 2 / (edges[i + 2] - edges[i]), 0])
+        for i in range(bands)
+    ]
     return torch.from_numpy(np.array(rows)).float()
 
 
@@ -110,11 +118,14 @@ def test_visqol_equals_the_library_called_by_hand(mode, rate):
     if mode == "speech":
         pytest.importorskip("ai_edge_litert")
     name, reference = f"visqol_{mode}", speech_like(1.2, rate)
-    estimate = (reference + 0.01 * np.random.default_rng(1).standard_normal(reference.size)).astype(np.float32)
+    estimate = (reference + 0.01 * np.random.default_rng(1).standard_normal(reference.size)).astype(
+        np.float32
+    )
     api = visqol.VisqolApi()
     api.create(mode=mode)
     by_hand = [
-        api.measure_from_arrays(reference.astype(float), x.astype(float), rate).moslqo for x in (estimate, reference)
+        api.measure_from_arrays(reference.astype(float), x.astype(float), rate).moslqo
+        for x in (estimate, reference)
     ]
     assert score(reference, estimate, rate, [name])[name].value == pytest.approx(by_hand[0])
     assert score(reference, reference, rate, [name])[name].value == pytest.approx(by_hand[1])
@@ -123,7 +134,9 @@ def test_visqol_equals_the_library_called_by_hand(mode, rate):
 
 def test_a_metric_without_its_library_names_the_extra(monkeypatch):
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ai_edge_litert" else find(name))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "ai_edge_litert" else find(name)
+    )
     with pytest.raises(MissingExtraError, match=r"pip install 'codecplus\[visqol\]'"):
         score(np.zeros(RATE), np.zeros(RATE), RATE, ["visqol_speech"])
     assert "visqol_speech" not in [metric.name for metric in metrics_by_name(["all"])]
@@ -138,15 +151,24 @@ def test_broken_output_is_a_failure_of_the_codec_and_no_number(voice, spoil):
         "twice": np.r_[voice, voice],
         "channels": np.stack([voice, voice]),
     }[spoil]
-    assert {(s.value, s.status) for s in score(voice, bad, RATE).values()} == {(None, "codec_failure")}
+    assert {(s.value, s.status) for s in score(voice, bad, RATE).values()} == {
+        (None, "codec_failure")
+    }
 
 
 @pytest.mark.parametrize(
     ("reference", "reason"),
-    [(np.zeros(RATE), "silent"), (np.full(RATE, np.nan), "NaN"), (np.ones(RATE), "silent"), (np.zeros(0), "lasts")],
+    [
+        (np.zeros(RATE), "silent"),
+        (np.full(RATE, np.nan), "NaN"),
+        (np.ones(RATE), "silent"),
+        (np.zeros(0), "lasts"),
+    ],
 )
 def test_a_reference_that_cannot_be_scored_blames_no_codec(reference, reason):
-    for result in score(reference, reference, RATE, ["stoi", "si_sdr", "pesq_wb", "mel_distance"]).values():
+    for result in score(
+        reference, reference, RATE, ["stoi", "si_sdr", "pesq_wb", "mel_distance"]
+    ).values():
         assert result.status == "reference_unscorable"
         assert reason in result.reason
 
@@ -159,10 +181,17 @@ def test_narrow_references_are_refused_by_wide_metrics_only(voice):
 
 def test_channels_are_averaged_and_silent_ones_left_out(voice, rng):
     noisy = (voice + 0.01 * rng.standard_normal(voice.size)).astype(np.float32)
-    stereo, mono = np.stack([voice, voice]), score(voice, noisy, RATE, ["si_sdr_aligned"])["si_sdr_aligned"].value
-    assert score(stereo, np.stack([voice, noisy]), RATE, ["si_sdr"])["si_sdr"].value == pytest.approx((100 + mono) / 2)
+    stereo, mono = (
+        np.stack([voice, voice]),
+        score(voice, noisy, RATE, ["si_sdr_aligned"])["si_sdr_aligned"].value,
+    )
+    assert score(stereo, np.stack([voice, noisy]), RATE, ["si_sdr"])[
+        "si_sdr"
+    ].value == pytest.approx((100 + mono) / 2)
     with_empty = np.stack([voice, 0 * voice])
-    assert score(with_empty, np.stack([noisy, 0 * voice]), RATE, ["si_sdr"])["si_sdr"].value == pytest.approx(mono)
+    assert score(with_empty, np.stack([noisy, 0 * voice]), RATE, ["si_sdr"])[
+        "si_sdr"
+    ].value == pytest.approx(mono)
 
 
 def test_alignment_finds_the_lag_that_plain_si_sdr_punishes(voice):
@@ -187,9 +216,16 @@ def test_long_speech_is_scored_in_pieces():
     from pesq import pesq
 
     reference = speech_like(40, seed=3)
-    estimate = (reference + 0.02 * np.random.default_rng(0).standard_normal(reference.size)).astype(np.float32)
-    halves = [pesq(RATE, a, b, "wb") for a, b in zip(np.split(reference, 2), np.split(estimate, 2), strict=True)]
-    assert score(reference, estimate, RATE, ["pesq_wb"])["pesq_wb"].value == pytest.approx(np.mean(halves))
+    estimate = (reference + 0.02 * np.random.default_rng(0).standard_normal(reference.size)).astype(
+        np.float32
+    )
+    halves = [
+        pesq(RATE, a, b, "wb")
+        for a, b in zip(np.split(reference, 2), np.split(estimate, 2), strict=True)
+    ]
+    assert score(reference, estimate, RATE, ["pesq_wb"])["pesq_wb"].value == pytest.approx(
+        np.mean(halves)
+    )
 
 
 def test_a_metric_that_raises_or_returns_nan_becomes_a_reason(voice):
@@ -198,8 +234,12 @@ def test_a_metric_that_raises_or_returns_nan_becomes_a_reason(voice):
     nan = replace(METRICS["snr"], function=lambda *_: float("nan"))
     broken = replace(METRICS["snr"], function=lambda *_: 1 / 0)
     recording = Recording(voice, RATE)
-    assert compute_score(nan, recording, recording) == Score.failed("metric_error", "snr returned nan")
-    assert compute_score(broken, recording, recording).reason == "ZeroDivisionError: division by zero"
+    assert compute_score(nan, recording, recording) == Score.failed(
+        "metric_error", "snr returned nan"
+    )
+    assert (
+        compute_score(broken, recording, recording).reason == "ZeroDivisionError: division by zero"
+    )
 
 
 @pytest.mark.parametrize(("deaths", "lost"), [(1, []), (2, ["pesq_wb"])])
@@ -220,11 +260,15 @@ def test_a_score_is_given_up_when_its_worker_died_twice(voice, deaths, lost):
             scorer._process.kill()
 
     try:
-        scores = scorer.score(voice[None], {"a": (voice[None], ["snr", "pesq_wb", "lag"])}, RATE, kill_after_snr)["a"]
+        scores = scorer.score(
+            voice[None], {"a": (voice[None], ["snr", "pesq_wb", "lag"])}, RATE, kill_after_snr
+        )["a"]
     finally:
         scorer.close()
     assert [name for name, result in scores.items() if result.status != "ok"] == lost
-    assert all(scores[name].reason == "the metric's process died twice, with status -9" for name in lost)
+    assert all(
+        scores[name].reason == "the metric's process died twice, with status -9" for name in lost
+    )
 
 
 def test_a_metric_that_hangs_is_a_timeout(voice, monkeypatch):
@@ -256,7 +300,9 @@ def test_a_crowded_machine_is_no_timeout(voice, monkeypatch):
             threading.Timer(1.5, process.send_signal, [signal.SIGCONT]).start()
 
     try:
-        scores = scorer.score(voice[None], {"a": (voice[None], ["si_sdr", "pesq_wb"])}, RATE, stop_for_a_while)["a"]
+        scores = scorer.score(
+            voice[None], {"a": (voice[None], ["si_sdr", "pesq_wb"])}, RATE, stop_for_a_while
+        )["a"]
     finally:
         scorer.close()
     assert scores["pesq_wb"].status == "ok"

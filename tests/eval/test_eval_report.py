@@ -52,13 +52,23 @@ def folder(path, groups, date="2026-01-01T00:00:00+00:00", dataset=None):
         anchor = name == "identity"
         summary[name].update(hash=name, config={}, anchor=anchor, nominal_kbps_per_channel=None, latency_seconds=0.02,
                              codebooks=None)  # fmt: skip
-    task = {"type": "folder", "name": "set", "segment_seconds": 30.0, "segments_per_file": 4, "licence": "CC0"}
+    task = {
+        "type": "folder",
+        "name": "set",
+        "segment_seconds": 30.0,
+        "segments_per_file": 4,
+        "licence": "CC0",
+    }
     if dataset:
         task.update(dataset=dataset, split="test", revision="f" * 40)
     write_rows(path / "rows.jsonl", everything)
     write_json(path / "summary.json", {"schema": 1, "task": task, "codecs": summary,
                                        "metrics": {name: METRICS[name].describe() for name in metrics}})  # fmt: skip
-    cost = {"encode_real_time_factor": 3.0, "decode_real_time_factor": 5.0, "peak_memory_bytes": None}
+    cost = {
+        "encode_real_time_factor": 3.0,
+        "decode_real_time_factor": 5.0,
+        "peak_memory_bytes": None,
+    }
     write_json(path / "costs.json", dict.fromkeys(names, cost))
     data = {"clips": 5, "files": 5, "seconds": 10.0, "problems": []}
     write_json(path / "provenance.json", {
@@ -123,7 +133,10 @@ def test_rank_ties_when_intervals_overlap_and_failures_have_no_rank():
     }  # fmt: skip
     places = {name: place for name, (place, _) in leaderboard.rank(groups, "pesq_wb").items()}
     assert places == {"good": 1, "same": 1, "worse": 3}
-    lower = {name: rows(name, value + noise, metric="mel_distance") for name, value in (("a", 2), ("b", 1))}
+    lower = {
+        name: rows(name, value + noise, metric="mel_distance")
+        for name, value in (("a", 2), ("b", 1))
+    }
     assert leaderboard.rank(lower, "mel_distance")["b"][0] == 1
 
 
@@ -143,11 +156,15 @@ def test_runs_on_the_same_clips_are_merged_and_the_newer_counts(tmp_path):
     folder(tmp_path / "new", [rows("identity", [4.6] * 5, 512), rows("opus@6", [v + 1 for v in values]),
                               rows("slow@24", values, 24.0)], date="2026-02-01T00:00:00+00:00")  # fmt: skip
     folder(tmp_path / "other", [rows("identity", [4.6] * 4, 512), rows("opus@6", values[:4])])
-    first, second = build_leaderboard([tmp_path], html=tmp_path / "b.html", json=tmp_path / "b.json")["boards"]
+    first, second = build_leaderboard(
+        [tmp_path], html=tmp_path / "b.html", json=tmp_path / "b.json"
+    )["boards"]
     entries = {entry["codec"]: entry for entry in first["entries"]}
     assert list(entries) == ["opus@6", "slow@24", "identity"]
     assert entries["opus@6"]["metrics"]["pesq_wb"]["mean"] == pytest.approx(3.08)
-    assert entries["opus@6"]["rank"] == entries["slow@24"]["rank"] == 1  # they do not compete: other bands
+    assert (
+        entries["opus@6"]["rank"] == entries["slow@24"]["rank"] == 1
+    )  # they do not compete: other bands
     assert entries["identity"]["rank"] is None
     assert second["clips"] == 4
     assert json.loads((tmp_path / "b.json").read_text())["boards"][0] == first
@@ -155,7 +172,10 @@ def test_runs_on_the_same_clips_are_merged_and_the_newer_counts(tmp_path):
 
 def test_a_run_without_the_metric_takes_nobodys_rank(tmp_path):
     folder(tmp_path / "a", [rows("identity", [4.6] * 3), rows("opus@6", [2.0, 2.1, 2.2])])
-    folder(tmp_path / "b", [rows("identity", [100] * 3, metric="snr"), rows("mp3@6", [9.0] * 3, metric="snr")])
+    folder(
+        tmp_path / "b",
+        [rows("identity", [100] * 3, metric="snr"), rows("mp3@6", [9.0] * 3, metric="snr")],
+    )
     (board,) = build_leaderboard([tmp_path], rank_by="pesq_wb")["boards"]
     assert {entry["codec"]: entry["rank"] for entry in board["entries"]} == {
         "opus@6": 1,
@@ -188,7 +208,9 @@ def test_the_page_needs_nothing_else_and_no_name_breaks_out(tmp_path):
     build_leaderboard([tmp_path / "r"], html=tmp_path / "board.html")
     page = (tmp_path / "board.html").read_text()
     assert page.count("</script>") == 1
-    assert not re.search(r"""(src|href)\s*=|@import|url\(|https?://(?!www\.w3\.org/2000/svg)""", page)
+    assert not re.search(
+        r"""(src|href)\s*=|@import|url\(|https?://(?!www\.w3\.org/2000/svg)""", page
+    )
     embedded = re.search(r"const data = (.*);\n", page).group(1)
     assert json.loads(embedded)["boards"][0]["entries"][0]["codec"] == "</script><b>x@6"
 
@@ -200,10 +222,14 @@ def test_files_for_the_hub_can_be_read_back(tmp_path):
     results = load_results(folder(tmp_path / "r", [rows("identity", [4.6] * 3), rows("opus@6", [2.0, 2.1, 2.2])],
                                   dataset="owner/set"))  # fmt: skip
     (out,) = write_hub_files(results)
-    (entry,) = parse_eval_result_entries(yaml.safe_load((out / ".eval_results" / "set.yaml").read_text()))
+    (entry,) = parse_eval_result_entries(
+        yaml.safe_load((out / ".eval_results" / "set.yaml").read_text())
+    )
     assert (entry.dataset_id, entry.task_id, entry.value) == ("owner/set", "speech_pesq_wb", 2.1)
     assert entry.dataset_revision == "f" * 40
-    name, (old,) = model_index_to_eval_results(yaml.safe_load((out / "model-index.yaml").read_text()))
+    name, (old,) = model_index_to_eval_results(
+        yaml.safe_load((out / "model-index.yaml").read_text())
+    )
     assert (name, old.metric_type, old.metric_value) == ("opus@6", "pesq_wb", 2.1)
     card = (out / "card_section.md").read_text()
     assert "2.1" in card
@@ -214,7 +240,9 @@ def test_files_for_the_hub_can_be_read_back(tmp_path):
 
 
 def test_local_data_has_no_hub_entry_unless_it_is_named(tmp_path):
-    results = load_results(folder(tmp_path / "r", [rows("identity", [4.6] * 3), rows("opus@6", [2.0, 2.1, 2.2])]))
+    results = load_results(
+        folder(tmp_path / "r", [rows("identity", [4.6] * 3), rows("opus@6", [2.0, 2.1, 2.2])])
+    )
     (out,) = write_hub_files(results)
     assert not (out / ".eval_results").exists()
     (out,) = write_hub_files(results, "owner/set")
@@ -263,7 +291,9 @@ def test_verbs(tmp_path, capsys):
 
 
 def test_listing_the_verbs_imports_nothing_heavy():
-    code = "import sys, codecplus.cli; print({'numpy', 'torch', 'datasets', 'av'} & set(sys.modules))"
+    code = (
+        "import sys, codecplus.cli; print({'numpy', 'torch', 'datasets', 'av'} & set(sys.modules))"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
 
 
@@ -274,7 +304,11 @@ def test_evaluate_module_loads_from_its_folder_without_a_network(tmp_path, monke
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     module = evaluate.load(AUDIO_CODEC, "snr", cache_dir=str(tmp_path))
     noisy = voice + np.float32(0.01)
-    found = module.compute(predictions=[noisy, voice * 0], references=[voice, voice], sample_rate=16_000)
-    assert found["snr"] == pytest.approx(score(voice, noisy, 16_000, ["snr"])["snr"].value, abs=1e-4)
+    found = module.compute(
+        predictions=[noisy, voice * 0], references=[voice, voice], sample_rate=16_000
+    )
+    assert found["snr"] == pytest.approx(
+        score(voice, noisy, 16_000, ["snr"])["snr"].value, abs=1e-4
+    )
     assert found["snr_scores"][1] is None
     assert found["snr_reasons"] == [None, "the output is silent"]

@@ -47,23 +47,37 @@ def registered(monkeypatch):
 
 def run(data, out, codecs=("half",), **settings):
     settings = {"metrics": FAST, "workers": 1, "progress": False, **settings}
-    return load_results(run_evaluation(EvaluationConfig(codecs=codecs, data=str(data), out=out, **settings)))
+    return load_results(
+        run_evaluation(EvaluationConfig(codecs=codecs, data=str(data), out=out, **settings))
+    )
 
 
 def test_scores_are_those_of_the_clips_scored_by_hand(tmp_path):
-    results = run(write_clips(tmp_path / "data"), tmp_path / "out", ["opus"], bitrates=[12], metrics=("pesq_wb", "snr"))
+    results = run(
+        write_clips(tmp_path / "data"),
+        tmp_path / "out",
+        ["opus"],
+        bitrates=[12],
+        metrics=("pesq_wb", "snr"),
+    )
     for row in results.rows:
         if row.codec == "opus@12":
             reference = soundfile.read(tmp_path / "data" / row.source, dtype="float32")[0]
             codec = codecs_module.Opus(12)
             payload = codec.encode(reference[None], 16_000)
-            output = codec.decode(payload.data, codecs_module.Original(1, len(reference), 16_000))[0]
+            output = codec.decode(payload.data, codecs_module.Original(1, len(reference), 16_000))[
+                0
+            ]
             assert row.payload_bits == payload.bits
             assert row.scores == score(reference, output, 16_000, ["pesq_wb", "snr"])
     part = results.summary["codecs"]["opus@12"]["domains"]["speech"]
     rows = [row for row in results.rows if row.codec == "opus@12"]
-    assert part["payload_kbps"] == pytest.approx(sum(r.payload_bits for r in rows) / sum(r.seconds for r in rows) / 1e3)
-    assert part["metrics"]["snr"]["mean"] == pytest.approx(np.mean([row.scores["snr"].value for row in rows]))
+    assert part["payload_kbps"] == pytest.approx(
+        sum(r.payload_bits for r in rows) / sum(r.seconds for r in rows) / 1e3
+    )
+    assert part["metrics"]["snr"]["mean"] == pytest.approx(
+        np.mean([row.scores["snr"].value for row in rows])
+    )
 
 
 def test_broken_codecs_fail_or_come_last(tmp_path):
@@ -71,13 +85,22 @@ def test_broken_codecs_fail_or_come_last(tmp_path):
     for name in BROKEN:
         rows = [row for row in results.rows if row.codec == name]
         if name == "noise":
-            assert results.summary["codecs"]["noise"]["domains"]["all"]["metrics"]["stoi"]["mean"] < 0.5
+            assert (
+                results.summary["codecs"]["noise"]["domains"]["all"]["metrics"]["stoi"]["mean"]
+                < 0.5
+            )
             continue
         assert {row.status for row in rows} == {"codec_failure"}
         assert {score.value for row in rows for score in row.scores.values()} == {None}
         assert {score.status for row in rows for score in row.scores.values()} == {"codec_failure"}
     report = (results.path / "report.md").read_text()
-    for reason in ("the output is silent", "NaN", "shape (1, 17601)", "RuntimeError: out of luck", "claims 0 bits"):
+    for reason in (
+        "the output is silent",
+        "NaN",
+        "shape (1, 17601)",
+        "RuntimeError: out of luck",
+        "claims 0 bits",
+    ):
         assert reason in report
     (board,) = build_leaderboard([results.path])["boards"]
     ranks = {entry["codec"]: entry["rank"] for entry in board["entries"] if not entry["anchor"]}
@@ -100,7 +123,9 @@ def test_failing_on_hard_clips_does_not_pay(tmp_path):
 def test_hard_files_are_named_and_the_rest_is_scored(tmp_path):
     data = write_clips(tmp_path / "data", 1)
     soundfile.write(data / "narrow.wav", speech_like(1.0, 8_000), 8_000)
-    soundfile.write(data / "six.wav", np.stack([speech_like(1.0, seed=i) for i in range(6)], 1), 16_000)
+    soundfile.write(
+        data / "six.wav", np.stack([speech_like(1.0, seed=i) for i in range(6)], 1), 16_000
+    )
     soundfile.write(data / "silent.wav", np.zeros(16_000), 16_000)
     soundfile.write(data / "long.wav", np.tile(speech_like(1.0, 8_000), 100), 8_000)
     (data / "corrupt.wav").write_bytes(b"RIFF nothing")
@@ -156,12 +181,18 @@ def test_killed_in_each_stage_it_resumes_to_the_same_rows(tmp_path):
     for stage in ("clips", "encoded", "scores"):
         process = subprocess.Popen([sys.executable, script(tmp_path, data, out)])
         deadline = time.monotonic() + 600
-        while not list(out.glob(f"cache/{stage}/*.jsonl")) and process.poll() is None and time.monotonic() < deadline:
+        while (
+            not list(out.glob(f"cache/{stage}/*.jsonl"))
+            and process.poll() is None
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         assert not (out / "rows.jsonl").exists()
-        for journal in out.glob("cache/[es]*/*.jsonl"):  # as a kill in the middle of a write leaves it
+        for journal in out.glob(
+            "cache/[es]*/*.jsonl"
+        ):  # as a kill in the middle of a write leaves it
             journal.write_bytes(journal.read_bytes() + b'{"clip": "to')
     resumed = run(data, out, ["half", "opus"], bitrates=[8])
     assert (resumed.path / "rows.jsonl").read_bytes() == (expected.path / "rows.jsonl").read_bytes()
@@ -170,7 +201,10 @@ def test_killed_in_each_stage_it_resumes_to_the_same_rows(tmp_path):
 
 def test_two_runs_do_not_write_to_the_same_folder(tmp_path):
     data = write_clips(tmp_path / "data", 1)
-    with Store(tmp_path / "out" / "cache").sole_use(), pytest.raises(InputError, match="another run is writing to"):
+    with (
+        Store(tmp_path / "out" / "cache").sole_use(),
+        pytest.raises(InputError, match="another run is writing to"),
+    ):
         run(data, tmp_path / "out", metrics=("snr",))
     assert run(data, tmp_path / "out", metrics=("snr",)).rows
 
@@ -192,7 +226,11 @@ def test_two_processes_give_exactly_the_rows_of_one(tmp_path):
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
                "--main_process_port", "0", str(file)]  # fmt: skip
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     encoded = {path.name.split(".")[1] for path in (tmp_path / "two/cache/encoded").iterdir()}
@@ -226,7 +264,9 @@ def test_own_checkpoints_go_through_the_public_door(tmp_path, monkeypatch):
 
     monkeypatch.setattr(codecplus.codec, "load_codec", lambda name, device: Tiny())
     own._load.cache_clear()
-    results = run(write_clips(tmp_path / "data", 2), tmp_path / "out", ["tiny:effort=2"], bitrates=[90])
+    results = run(
+        write_clips(tmp_path / "data", 2), tmp_path / "out", ["tiny:effort=2"], bitrates=[90]
+    )
     with pytest.raises(InputError, match="an effort from 0 to 3 in 'tiny:effort=9', got '9'"):
         own.OwnCodec("tiny:effort=9")
     own._load.cache_clear()
@@ -273,7 +313,11 @@ def test_results_do_not_depend_on_where_the_data_lies(tmp_path):
     time.sleep(0.01)
     os.utime(tmp_path / "there" / "data" / "0.wav")
     second = run(tmp_path / "there" / "data", tmp_path / "b", metrics=("snr",))
-    assert (first.rows, first.summary["task"], first.clip_set) == (second.rows, second.summary["task"], second.clip_set)
+    assert (first.rows, first.summary["task"], first.clip_set) == (
+        second.rows,
+        second.summary["task"],
+        second.clip_set,
+    )
     (board,) = build_leaderboard([tmp_path])["boards"]
     assert [entry["codec"] for entry in board["entries"]].count("half") == 1
     assert str(tmp_path) not in json.dumps(first.summary) + json.dumps(first.provenance)

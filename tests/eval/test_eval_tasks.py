@@ -18,7 +18,9 @@ def folder(tmp_path):
     (tmp_path / "deep").mkdir()
     soundfile.write(tmp_path / "deep" / "voice.wav", speech_like(1.0), 16_000)
     soundfile.write(tmp_path / "narrow.flac", speech_like(1.0, 8_000), 8_000)
-    soundfile.write(tmp_path / "six.wav", np.stack([speech_like(0.5, seed=i) for i in range(6)], 1), 16_000)
+    soundfile.write(
+        tmp_path / "six.wav", np.stack([speech_like(0.5, seed=i) for i in range(6)], 1), 16_000
+    )
     soundfile.write(tmp_path / "silent.wav", np.zeros(8000), 16_000)
     soundfile.write(tmp_path / "long.wav", np.tile(speech_like(1.0, 8_000), 500), 8_000)
     (tmp_path / "corrupt.wav").write_bytes(b"RIFF\x00 this is no wave file")
@@ -36,14 +38,24 @@ def test_a_folder_names_what_it_cannot_read_and_yields_the_rest(folder):
     clips = {item.id for item in items if isinstance(item, Clip)}
     broken = {item.source for item in items if isinstance(item, Problem) and item.fatal}
     assert broken == {"corrupt.wav", "empty.wav", "header.wav", "cut.flac", "nan.wav"}
-    assert {"deep/voice.wav", "narrow.flac", "six.wav", "silent.wav", "long.wav", "long.wav@150s"} <= clips
+    assert {
+        "deep/voice.wav",
+        "narrow.flac",
+        "six.wav",
+        "silent.wav",
+        "long.wav",
+        "long.wav@150s",
+    } <= clips
     assert all(str(folder) not in item.reason for item in items if isinstance(item, Problem))
 
 
 def test_native_rate_and_channels_are_kept(folder):
     clips = {clip.source: clip for clip in FolderTask(folder) if isinstance(clip, Clip)}
     assert (clips["six.wav"].audio.shape, clips["six.wav"].sample_rate) == ((6, 8000), 16_000)
-    assert (clips["narrow.flac"].audio.shape, clips["narrow.flac"].sample_rate) == ((1, 8000), 8_000)
+    assert (clips["narrow.flac"].audio.shape, clips["narrow.flac"].sample_rate) == (
+        (1, 8000),
+        8_000,
+    )
 
 
 def test_long_recordings_are_cut_by_the_stated_policy(folder):
@@ -52,7 +64,11 @@ def test_long_recordings_are_cut_by_the_stated_policy(folder):
     assert [clip.start for clip in pieces] == [0, 240, 480]
     whole, _ = soundfile.read(folder / "long.wav", dtype="float32")
     assert np.array_equal(pieces[1].audio[0], whole[240 * 8000 : 270 * 8000])
-    note = next(item for item in FolderTask(folder) if isinstance(item, Problem) and item.source == "long.wav")
+    note = next(
+        item
+        for item in FolderTask(folder)
+        if isinstance(item, Problem) and item.source == "long.wav"
+    )
     assert not note.fatal
     assert note.reason == "lasts 500 s: 4 segments of 30 s are scored"
 
@@ -81,7 +97,9 @@ def parquet(tmp_path):
         soundfile.write(file, speech_like(0.5, seed=seed), 16_000, format="FLAC")
         return {"bytes": file.getvalue(), "path": f"{seed}.flac"}
 
-    rows = [{"audio": encoded(i), "stem": "mixture" if i % 2 else "bass", "who": i} for i in range(6)]
+    rows = [
+        {"audio": encoded(i), "stem": "mixture" if i % 2 else "bass", "who": i} for i in range(6)
+    ]
     rows.append({"audio": {"bytes": b"nothing", "path": "bad.flac"}, "stem": "mixture", "who": 9})
     path = tmp_path / "set.parquet"
     pq.write_table(pa.Table.from_pylist(rows), path)
@@ -95,8 +113,17 @@ def test_parquet_through_datasets(parquet, tmp_path, streaming, monkeypatch):
               "streaming": streaming}  # fmt: skip
     (tmp_path / "mine.json").write_text(json.dumps(fields))
     items = list(load_task(str(tmp_path / "mine.json")))
-    assert [item.source for item in items] == ["000000 1.flac", "000001 3.flac", "000002 5.flac", "000003 bad.flac"]
-    assert [(item.kind, item.speaker) for item in items[:3]] == [("music", "1"), ("music", "3"), ("music", "5")]
+    assert [item.source for item in items] == [
+        "000000 1.flac",
+        "000001 3.flac",
+        "000002 5.flac",
+        "000003 bad.flac",
+    ]
+    assert [(item.kind, item.speaker) for item in items[:3]] == [
+        ("music", "1"),
+        ("music", "3"),
+        ("music", "5"),
+    ]
     assert isinstance(items[3], Problem)
     expected = (speech_like(0.5, seed=3) * 32768).round() / 32768
     assert np.allclose(items[1].audio[0], expected, atol=2**-15)

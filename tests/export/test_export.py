@@ -69,9 +69,15 @@ def test_codes_and_audio_are_those_of_the_model(exports, key):
     assert same(exported.encode(audio), expected) >= 0.999
     holes = np.array(expected)
     holes[:, 2:, 5:9] = -1  # frames that lack their finest codebooks
-    ours, theirs = (np.concatenate(list(c.network.decode_blocks([holes])), axis=-1) for c in (exported, codec))
+    ours, theirs = (
+        np.concatenate(list(c.network.decode_blocks([holes])), axis=-1) for c in (exported, codec)
+    )
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
-    for codes in (expected, expected[:, :1], expected[0, :3]):  # any number of codebooks, one channel or two
+    for codes in (
+        expected,
+        expected[:, :1],
+        expected[0, :3],
+    ):  # any number of codebooks, one channel or two
         np.testing.assert_allclose(exported.decode(codes), codec.decode(codes), atol=1e-4)
 
 
@@ -79,14 +85,25 @@ def test_the_api_is_that_of_a_codec(exports, tmp_path):
     codec, folder = exports(("44khz", False))
     exported = load_codec(folder / "model.onnx", sample_rate=22050, n_mels=20)
     assert isinstance(exported, Codec)
-    for name in ("fingerprint", "bitrates", "frame_rate", "hop_length", "latency", "model_sample_rate"):
+    for name in (
+        "fingerprint",
+        "bitrates",
+        "frame_rate",
+        "hop_length",
+        "latency",
+        "model_sample_rate",
+    ):
         assert getattr(exported, name) == getattr(codec, name), name
     assert exported.sample_rate == 22050
     audio = clip(exported, 0.3)[0]
     save_audio(audio, tmp_path / "in.wav", 22050)
-    exported.compress(tmp_path / "in.wav", tmp_path / "out.dacp", bitrate=exported.bitrates[2], loudness=-23)
+    exported.compress(
+        tmp_path / "in.wav", tmp_path / "out.dacp", bitrate=exported.bitrates[2], loudness=-23
+    )
     np.testing.assert_allclose(  # each reads what the other wrote
-        codec.decompress(tmp_path / "out.dacp"), exported.decompress(tmp_path / "out.dacp"), atol=1e-4
+        codec.decompress(tmp_path / "out.dacp"),
+        exported.decompress(tmp_path / "out.dacp"),
+        atol=1e-4,
     )
     data = codec.compress(audio, sample_rate=22050, n_quantizers=2)
     assert exported.decompress(data).shape == audio.shape
@@ -129,7 +146,9 @@ def test_a_stateful_export_streams_and_codes_files(live, monkeypatch):
     samples = np.concatenate([decoder.push(c) for c in codes] + [decoder.flush()])
     reference = codec.decode(np.asarray(expected[:3]))
     np.testing.assert_allclose(samples, reference, atol=1e-4)
-    np.testing.assert_allclose(np.concatenate([decoder.push(c) for c in codes]), reference, atol=1e-4)  # began anew
+    np.testing.assert_allclose(
+        np.concatenate([decoder.push(c) for c in codes]), reference, atol=1e-4
+    )  # began anew
 
 
 def test_rows_of_a_stream_come_and_go(live):
@@ -183,7 +202,9 @@ def test_int8_quantizes_every_convolution(tmp_path, stateful):
         weights = {w.name: w.data_type for w in graph.initializer}
         made_by = {output: node for node in graph.node for output in node.output}
         convolutions = [node for node in graph.node if node.op_type == "Conv"]
-        assert len(convolutions) == 30  # 4 blocks of 7, and two ends: the transposed ones are among them
+        assert (
+            len(convolutions) == 30
+        )  # 4 blocks of 7, and two ends: the transposed ones are among them
         for node in convolutions:
             assert weights[made_by[node.input[1]].input[0]] == onnx.TensorProto.INT8
         for node in convolutions[1:-1]:  # audio and latents stay wider than 8 bits
@@ -216,15 +237,41 @@ def test_the_command_line_exports_evaluates_and_codes(tmp_path, capsys, rng):
     audio = clip(Codec(model), 1.2)[0]
     save_audio(audio, tmp_path / "sounds" / "a.wav", 16000)
     out = str(tmp_path / "out" / "tiny.onnx")
-    arguments = ["export", str(tmp_path / "model"), "--output", out, "--precision", "int8", "--stateful"]
+    arguments = [
+        "export",
+        str(tmp_path / "model"),
+        "--output",
+        out,
+        "--precision",
+        "int8",
+        "--stateful",
+    ]
     assert main([*arguments, "--calibration", str(tmp_path / "sounds")]) == 0
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["tiny.decoder.onnx", "tiny.encoder.onnx"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "tiny.decoder.onnx",
+        "tiny.encoder.onnx",
+    ]
     assert "tiny.encoder.onnx" in capsys.readouterr().out
     assert main([*arguments, "--calibration", str(tmp_path / "sounds")]) == 2
     assert "exists already" in capsys.readouterr().err
     assert main([*arguments, "--force", "--calibration", str(tmp_path / "nowhere")]) == 2
-    assert main(["encode", str(tmp_path / "sounds" / "a.wav"), "-o", str(tmp_path / "a.dacp"), "--model", out]) == 0
-    assert main(["decode", str(tmp_path / "a.dacp"), "-o", str(tmp_path / "b.wav"), "--model", out]) == 0
+    assert (
+        main(
+            [
+                "encode",
+                str(tmp_path / "sounds" / "a.wav"),
+                "-o",
+                str(tmp_path / "a.dacp"),
+                "--model",
+                out,
+            ]
+        )
+        == 0
+    )
+    assert (
+        main(["decode", str(tmp_path / "a.dacp"), "-o", str(tmp_path / "b.wav"), "--model", out])
+        == 0
+    )
     assert load_audio(tmp_path / "b.wav")[0].shape == audio.shape
 
 
@@ -261,7 +308,9 @@ def test_no_torch_is_needed(live, tmp_path):
         assert main(["info", place + "/a.dacp"]) == 0
         assert "torch" not in sys.modules and "transformers" not in sys.modules
     """
-    done = subprocess.run([sys.executable, "-c", script, folder, tmp_path], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, folder, tmp_path], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -269,7 +318,9 @@ def test_a_broken_export_is_one_sentence(exports, tmp_path):
     _, folder = exports(("odd", False))
     encoder, decoder = (folder / f"model.{half}.onnx" for half in ("encoder", "decoder"))
     (tmp_path / "model.encoder.onnx").write_bytes(encoder.read_bytes())
-    with pytest.raises(CheckpointError, match=r"no file .*model\.decoder\.onnx; an export is two files"):
+    with pytest.raises(
+        CheckpointError, match=r"no file .*model\.decoder\.onnx; an export is two files"
+    ):
         load_codec(tmp_path)
     with pytest.raises(CheckpointError, match="an export is two files"):
         load_codec(tmp_path / "other.onnx")
@@ -326,7 +377,10 @@ def test_torch_export_takes_both_halves():
         def forward(self, codes):
             return self.model.decode(audio_codes=codes, return_dict=False)[0]
 
-    batch, frames = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("frames", min=2, max=4096)
+    batch, frames = (
+        torch.export.Dim("batch", min=1, max=64),
+        torch.export.Dim("frames", min=2, max=4096),
+    )
     with torch.no_grad():
         audio, other = torch.randn(2, 1, 10 * 20), torch.randn(3, 1, 10 * 33)
         encoder = torch.export.export(
@@ -337,7 +391,9 @@ def test_torch_export_takes_both_halves():
         decoder = torch.export.export(
             Decoder(), (codes,), dynamic_shapes=({0: batch, 2: frames},), strict=False
         ).module()
-        torch.testing.assert_close(decoder(codes[:2, :, :25]), model.decode(audio_codes=codes[:2, :, :25]).audio_values)
+        torch.testing.assert_close(
+            decoder(codes[:2, :, :25]), model.decode(audio_codes=codes[:2, :, :25]).audio_values
+        )
 
 
 def test_the_page_is_true():

@@ -122,7 +122,10 @@ def clips(name: str, **changes) -> list:
 
     task = dataclasses.replace(load_task(name), **changes)
     try:
-        found = [[clip.source, clip.kind, clip.speaker, clip.sample_rate, clip.audio.shape[-1]] for clip in task]
+        found = [
+            [clip.source, clip.kind, clip.speaker, clip.sample_rate, clip.audio.shape[-1]]
+            for clip in task
+        ]
         return [task.describe()["revision"], found]
     except CodecPlusError as error:
         return [type(error).__name__, str(error)]
@@ -148,7 +151,10 @@ def evaluate(out: str) -> dict:
 def evaluate_cached() -> dict:
     """The same without the Hub."""
     preset = "librispeech-test-clean"
-    return {"downloaded": clips(preset, streaming=False), "elsewhere": clips(preset, dataset="ada/nothing")}
+    return {
+        "downloaded": clips(preset, streaming=False),
+        "elsewhere": clips(preset, dataset="ada/nothing"),
+    }
 
 
 def train(recipe: str, out: str, *names: str) -> dict:
@@ -174,7 +180,9 @@ def streamed_levels(name: str, rank: int) -> list[list[float]]:
     cutter = Cutter(8000, 1000, Augmentation(flip_share=0.0))
     options = TableOptions(streaming=True)
     batches, clips = open_data(name, cutter, 8, options=options, rank=rank, processes=2)
-    levels = [round(float(level), 2) for _ in range(20) for level in next(batches).audio.mean(dim=1)]
+    levels = [
+        round(float(level), 2) for _ in range(20) for level in next(batches).audio.mean(dim=1)
+    ]
     return [sorted(set(levels)), sorted(round(float(clip.audio.mean()), 2) for clip in clips)]
 
 

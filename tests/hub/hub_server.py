@@ -124,7 +124,12 @@ def audio_table(hub, rate: int, clips: Mapping[str, np.ndarray], **columns: Sequ
     for i, (name, audio) in enumerate(clips.items()):
         file = io.BytesIO()
         soundfile.write(file, audio, rate, format="FLAC")
-        rows.append({"audio": {"bytes": file.getvalue(), "path": name}, **{key: of[i] for key, of in columns.items()}})
+        rows.append(
+            {
+                "audio": {"bytes": file.getvalue(), "path": name},
+                **{key: of[i] for key, of in columns.items()},
+            }
+        )
     file = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), file)
     entry = Entry(file.getvalue(), lfs=True)
@@ -135,7 +140,9 @@ def audio_table(hub, rate: int, clips: Mapping[str, np.ndarray], **columns: Sequ
 @contextmanager
 def running_hub():
     server = HubServer()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    )
     thread.start()
     try:
         yield server
@@ -166,10 +173,16 @@ class _Handler(BaseHTTPRequestHandler):
                 if found and self.command in method:
                     if self.command == "POST":
                         self.body = b"".join(self._body())
-                    return action(self, **{k: unquote(v) for k, v in found.groupdict().items() if v is not None})
+                    return action(
+                        self,
+                        **{k: unquote(v) for k, v in found.groupdict().items() if v is not None},
+                    )
             raise Problem(404, f"no such page: {url.path}")
         except Problem as problem:
-            headers = {**problem.headers, "Connection": "close"}  # said, or the client may use it once more
+            headers = {
+                **problem.headers,
+                "Connection": "close",
+            }  # said, or the client may use it once more
             self._send(problem.status, json.dumps({"error": str(problem)}).encode(), headers)
             self.close_connection = True
 
@@ -214,7 +227,9 @@ class _Handler(BaseHTTPRequestHandler):
             # the Hub does not tell a stranger which of the two it is
             raise Problem(404 if token else 401, "Repository not found", "RepoNotFound")
         if content and repo.gated and _USERS.get(token or "") != name.split("/")[0]:
-            raise Problem(403 if token else 401, f"Access to model {name} is restricted", "GatedRepo")
+            raise Problem(
+                403 if token else 401, f"Access to model {name} is restricted", "GatedRepo"
+            )
         if write and (token != WRITER or _USERS[token] != name.split("/")[0]):
             raise Problem(403, "you need a token with write permission")
         return repo
@@ -231,7 +246,14 @@ class _Handler(BaseHTTPRequestHandler):
         token = self._token()
         if token is None:
             raise Problem(401, "Invalid username or password.")
-        self._json({"type": "user", "name": _USERS[token], "orgs": [], "auth": {"accessToken": {"role": token[3:]}}})
+        self._json(
+            {
+                "type": "user",
+                "name": _USERS[token],
+                "orgs": [],
+                "auth": {"accessToken": {"role": token[3:]}},
+            }
+        )
 
     def create(self):
         asked = json.loads(self.body)
@@ -257,7 +279,9 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             if branch in repo.refs:
                 return self._json({"error": "Reference already exists"}, 409)
-            repo.refs[branch] = self._commit(repo, json.loads(self.body or b"{}").get("startingPoint", "main"))
+            repo.refs[branch] = self._commit(
+                repo, json.loads(self.body or b"{}").get("startingPoint", "main")
+            )
         self._json({})
 
     def info(self, kind, name, revision="main"):
@@ -265,7 +289,14 @@ class _Handler(BaseHTTPRequestHandler):
         oid = self._commit(repo, revision)
         siblings = [{"rfilename": path} for path in sorted(repo.commits[oid])]
         gated = "auto" if repo.gated else False
-        shared = {"id": name, "modelId": name, "sha": oid, "private": repo.private, "gated": gated, "tags": []}
+        shared = {
+            "id": name,
+            "modelId": name,
+            "sha": oid,
+            "private": repo.private,
+            "gated": gated,
+            "tags": [],
+        }
         self._json({**shared, "downloads": 0, "likes": 0, "siblings": siblings})
 
     def tree(self, kind, name, revision, folder=""):
@@ -280,12 +311,27 @@ class _Handler(BaseHTTPRequestHandler):
             if not recursive and "/" in path[len(top) :]:
                 folders.add(top + path[len(top) :].split("/")[0])
                 continue
-            described = {"type": "file", "path": path, "size": len(entry.data), "oid": entry.git_oid}
+            described = {
+                "type": "file",
+                "path": path,
+                "size": len(entry.data),
+                "oid": entry.git_oid,
+            }
             if entry.lfs:
-                described["lfs"] = {"oid": entry.sha256, "size": len(entry.data), "pointerSize": 130}
+                described["lfs"] = {
+                    "oid": entry.sha256,
+                    "size": len(entry.data),
+                    "pointerSize": 130,
+                }
             entries.append(described)
         self._json(
-            [*entries, *({"type": "directory", "path": path, "size": 0, "oid": oid} for path in sorted(folders))]
+            [
+                *entries,
+                *(
+                    {"type": "directory", "path": path, "size": 0, "oid": oid}
+                    for path in sorted(folders)
+                ),
+            ]
         )
 
     # ---- uploads
@@ -304,18 +350,27 @@ class _Handler(BaseHTTPRequestHandler):
                 errors.append(f'"{name}" must be a known identifier')
         for index in data.get("model-index", []):
             for result in index["results"]:
-                if not {"task", "dataset", "metrics"} <= result.keys() or "type" not in result["dataset"]:
+                if (
+                    not {"task", "dataset", "metrics"} <= result.keys()
+                    or "type" not in result["dataset"]
+                ):
                     errors.append('"model-index[0].results[0]" lacks task, dataset or metrics')
-                if any(not isinstance(metric["value"], (int, float)) for metric in result["metrics"]):
+                if any(
+                    not isinstance(metric["value"], (int, float)) for metric in result["metrics"]
+                ):
                     errors.append("a metric's value must be a number")
-        self._json({"errors": [{"message": e} for e in errors], "warnings": []}, 400 if errors else 200)
+        self._json(
+            {"errors": [{"message": e} for e in errors], "warnings": []}, 400 if errors else 200
+        )
 
     def preupload(self, kind, name, revision):
         repo = self._repo(kind, name, write=True)
         files = repo.commits[self._commit(repo, revision)]
         answers = []
         for file in json.loads(self.body)["files"]:
-            binary = b"\0" in base64.b64decode(file["sample"]) or file["path"].endswith(".safetensors")
+            binary = b"\0" in base64.b64decode(file["sample"]) or file["path"].endswith(
+                ".safetensors"
+            )
             mode = "lfs" if binary or file["size"] > _REGULAR_LIMIT else "regular"
             answer = {"path": file["path"], "uploadMode": mode, "shouldIgnore": False}
             if file["path"] in files:
@@ -331,7 +386,10 @@ class _Handler(BaseHTTPRequestHandler):
             if item["oid"] not in self.server.blobs:
                 storage = f"http://localhost:{self.server.port}/storage/{item['oid']}?signature=1"
                 verify = f"{self.server.endpoint}/{prefix}{name}.git/info/lfs/verify"
-                answer["actions"] = {"upload": {"href": storage}, "verify": {"href": verify, "header": {}}}
+                answer["actions"] = {
+                    "upload": {"href": storage},
+                    "verify": {"href": verify, "header": {}},
+                }
             objects.append(answer)
         self._json({"transfer": "basic", "objects": objects})
 
@@ -386,7 +444,9 @@ class _Handler(BaseHTTPRequestHandler):
                     raise Problem(400, f"unknown operation {line['key']}")
             oid = repo.commit(revision, files)
         prefix = "" if kind == "model" else f"{kind}s/"
-        self._json({"commitUrl": f"{self.server.endpoint}/{prefix}{name}/commit/{oid}", "commitOid": oid})
+        self._json(
+            {"commitUrl": f"{self.server.endpoint}/{prefix}{name}/commit/{oid}", "commitOid": oid}
+        )
 
     # ---- downloads
 
@@ -399,7 +459,11 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": oid, "ETag": f'"{entry.oid}"'}
         if entry.lfs:
             location = f"http://localhost:{self.server.port}/cdn/{entry.sha256}?signature=1"
-            headers |= {"X-Linked-Etag": f'"{entry.oid}"', "X-Linked-Size": str(len(entry.data)), "Location": location}
+            headers |= {
+                "X-Linked-Etag": f'"{entry.oid}"',
+                "X-Linked-Size": str(len(entry.data)),
+                "Location": location,
+            }
             return self._send(302, headers=headers)
         self._send(200, entry.data, headers)
 
@@ -430,9 +494,17 @@ _ROUTES = [
     ("GET", rf"{_API}/revision/(?P<revision>.+)", _Handler.info),
     ("GET", rf"{_API}/tree/(?P<revision>[^/]+)(?P<folder>/.*)?", _Handler.tree),
     ("GET", _API, _Handler.info),
-    ("POST", rf"/(?P<prefix>spaces/|datasets/)?{_NAME}\.git/info/lfs/objects/batch", _Handler.lfs_batch),
+    (
+        "POST",
+        rf"/(?P<prefix>spaces/|datasets/)?{_NAME}\.git/info/lfs/objects/batch",
+        _Handler.lfs_batch,
+    ),
     ("POST", rf"/(?P<prefix>spaces/|datasets/)?{_NAME}\.git/info/lfs/verify", _Handler.lfs_verify),
     ("PUT", r"/storage/(?P<oid>[0-9a-f]{64})", _Handler.upload),
     ("GET", r"/cdn/(?P<oid>[0-9a-f]{64})", _Handler.cdn),
-    ("GET HEAD", rf"/(?P<prefix>spaces/|datasets/)?{_NAME}/resolve/(?P<revision>[^/]+)/(?P<file>.+)", _Handler.resolve),
+    (
+        "GET HEAD",
+        rf"/(?P<prefix>spaces/|datasets/)?{_NAME}/resolve/(?P<revision>[^/]+)/(?P<file>.+)",
+        _Handler.resolve,
+    ),
 ]

@@ -25,8 +25,14 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def codec(place):
     """A checkpoint with facts beside it."""
-    tiny_model(sampling_rate=16000, downsampling_ratios=[2, 4, 5, 8]).save_pretrained(place / "my-codec")
-    facts = {"licence": "cc0-1.0", "summary": "A tiny one.", "data": [{"name": "n", "licence": "l", "use": "u"}]}
+    tiny_model(sampling_rate=16000, downsampling_ratios=[2, 4, 5, 8]).save_pretrained(
+        place / "my-codec"
+    )
+    facts = {
+        "licence": "cc0-1.0",
+        "summary": "A tiny one.",
+        "data": [{"name": "n", "licence": "l", "use": "u"}],
+    }
     (place / "my-codec" / "card.yaml").write_text(yaml.safe_dump(facts))
     return place / "my-codec"
 
@@ -41,7 +47,11 @@ def results(place, codec):
     lines = ["path,kind,speaker"]
     for index in range(4):
         kind = ("music", "sound")[index % 2]
-        signal = 0.1 * rng.standard_normal(9600) if kind == "sound" else 0.2 * np.sin(np.arange(9600) / (9 + index))
+        signal = (
+            0.1 * rng.standard_normal(9600)
+            if kind == "sound"
+            else 0.2 * np.sin(np.arange(9600) / (9 + index))
+        )
         save_audio(signal, place / "data" / f"{index}.wav", 16000)
         lines.append(f"{index}.wav,{kind},")
     (place / "data" / "MANIFEST.csv").write_text("\n".join(lines))
@@ -55,7 +65,8 @@ def results(place, codec):
 @pytest.fixture
 def curve(tmp_path):
     points = [
-        {"step": n, "audio": 1800 * n, "k4": {"speech/stoi": n / 10}, "k1": {"speech/stoi": n / 20}} for n in (1, 2, 3)
+        {"step": n, "audio": 1800 * n, "k4": {"speech/stoi": n / 10}, "k1": {"speech/stoi": n / 20}}
+        for n in (1, 2, 3)
     ]
     (tmp_path / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
     return tmp_path / "curve.jsonl"
@@ -73,7 +84,10 @@ def test_every_figure_of_the_table_is_that_of_the_run(card, results):
     for name in shown:
         for domain in ("music", "sound"):
             part = summary[name]["domains"][domain]
-            mean, low = part["metrics"]["mel_distance"]["mean"], part["metrics"]["mel_distance"]["low"]
+            mean, low = (
+                part["metrics"]["mel_distance"]["mean"],
+                part["metrics"]["mel_distance"]["low"],
+            )
             assert f"| {part['payload_kbps_per_channel']:.3g} |" in card.content
             assert f"{mean:.3g} [{low:.3g}, " in card.content
 
@@ -109,7 +123,9 @@ def test_pictures_results_and_facts_lie_beside_it(card, codec):
     assert "| n | l | u |" in card.content
     assert "2 steps, 1.0 hours of audio in crops. The run went on to step 3." in card.content
     (entries,) = (codec / ".eval_results").glob("*.yaml")
-    assert {entry["dataset"]["id"] for entry in yaml.safe_load(entries.read_text())} == {"owner/set"}
+    assert {entry["dataset"]["id"] for entry in yaml.safe_load(entries.read_text())} == {
+        "owner/set"
+    }
 
 
 def test_an_export_takes_the_card_along_and_makes_its_samples(card, codec, tmp_path):
@@ -126,7 +142,8 @@ def test_results_and_cards_of_other_weights_are_refused(card, codec, results, tm
     other = tmp_path / "other"
     tiny_model(seed=1, sampling_rate=16000, downsampling_ratios=[2, 4, 5, 8]).save_pretrained(other)
     with pytest.raises(
-        InputError, match=r"holds no results of .*other, whose weights are [0-9a-f]{32}; it has those of"
+        InputError,
+        match=r"holds no results of .*other, whose weights are [0-9a-f]{32}; it has those of",
     ):
         write_card(other, [results])
     (other / "README.md").write_text(card.content)
@@ -175,7 +192,11 @@ def test_a_curve_that_is_none_is_refused(codec, tmp_path, lines, sentence):
 
 
 def test_the_log_of_the_trainer_is_a_curve_too(codec, tmp_path, curve):
-    lines = [{"step": 10, "train/mel": 1.0}, {"step": 10, "validation/stoi": 0.5}, {"step": 20, "validation/stoi": 0.6}]
+    lines = [
+        {"step": 10, "train/mel": 1.0},
+        {"step": 10, "validation/stoi": 0.5},
+        {"step": 20, "validation/stoi": 0.6},
+    ]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     card = write_card(codec, curve=tmp_path / "log.jsonl", card=tmp_path / "README.md")
     assert "20 steps.\n" in card.read_text()

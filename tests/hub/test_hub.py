@@ -25,8 +25,17 @@ CLIENT = Path(__file__).with_name("hub_client.py")
 
 
 def environment(home: Path, endpoint: str, **more: str) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
-    chosen = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": ""}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("HF_", "TRANSFORMERS_"))
+    }
+    chosen = {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_TOKEN": "",
+    }
     quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "OMP_NUM_THREADS": "1",
              "HF_HUB_ETAG_TIMEOUT": "100", "HF_HUB_DOWNLOAD_TIMEOUT": "100"}  # fmt: skip
     return kept | chosen | quiet | {"NO_PROXY": "127.0.0.1,localhost"} | more
@@ -34,7 +43,11 @@ def environment(home: Path, endpoint: str, **more: str) -> dict[str, str]:
 
 def run(env: dict[str, str], *job: object):
     done = subprocess.run(
-        [sys.executable, str(CLIENT), *map(str, job)], env=env, capture_output=True, text=True, timeout=580
+        [sys.executable, str(CLIENT), *map(str, job)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=580,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -69,7 +82,9 @@ def first(place) -> Path:
     model = tiny_model(sampling_rate=16000, downsampling_ratios=[2, 4, 5, 8])
     model.save_pretrained(folder)
     half = {key: value.half().contiguous() for key, value in model.folded_state_dict().items()}
-    save_file(half, folder / "model.safetensors", metadata={"format": "pt"})  # as the embedded ones are kept
+    save_file(
+        half, folder / "model.safetensors", metadata={"format": "pt"}
+    )  # as the embedded ones are kept
     (folder / "training").mkdir()
     (folder / "training" / "state.pt").write_bytes(b"private")
     (folder / "training" / "recipe.json").write_text("{}")
@@ -83,7 +98,9 @@ def first(place) -> Path:
 
 @pytest.fixture(scope="module")
 def second(place) -> Path:
-    tiny_model(seed=1, sampling_rate=16000, downsampling_ratios=[2, 4, 5, 8]).save_pretrained(place / "second")
+    tiny_model(seed=1, sampling_rate=16000, downsampling_ratios=[2, 4, 5, 8]).save_pretrained(
+        place / "second"
+    )
     (place / "second" / "README.md").write_text(CARD)
     return place / "second"
 
@@ -99,9 +116,19 @@ def plain(place) -> Path:
 def interrupted(hub, place, first) -> dict:
     """A push that is killed while it uploads its last file."""
     hub.hold = sha256(first / DISCRIMINATORS)
-    command = [sys.executable, "-m", "codecplus", "push", str(first), "ada/tiny", "--discriminators"]
+    command = [
+        sys.executable,
+        "-m",
+        "codecplus",
+        "push",
+        str(first),
+        "ada/tiny",
+        "--discriminators",
+    ]
     env = environment(place / "writer", hub.endpoint, HF_TOKEN=WRITER)
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         weights = sha256(first / "model.safetensors")
         wait_until(lambda: hub.held.is_set() and weights in hub.blobs)
@@ -117,7 +144,13 @@ def interrupted(hub, place, first) -> dict:
 @pytest.fixture(scope="module")
 def published(hub, place, interrupted, first, second, plain) -> dict:
     hub.failures = 1  # and one upload breaks off halfway, which the client is to try again
-    return run(environment(place / "writer", hub.endpoint, HF_TOKEN=WRITER), "publish", first, second, plain)
+    return run(
+        environment(place / "writer", hub.endpoint, HF_TOKEN=WRITER),
+        "publish",
+        first,
+        second,
+        plain,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +206,9 @@ def test_the_card_has_players_for_the_samples_that_come_along(hub, commits):
 
 def test_the_same_again_makes_no_commit(hub, published, commits):
     assert published["again"][:2] == published["resumed"][:2]
-    assert len(commits) == 4  # the empty start, the first checkpoint, the second on a branch and on main
+    assert (
+        len(commits) == 4
+    )  # the empty start, the first checkpoint, the second on a branch and on main
 
 
 def test_other_weights_take_the_results_and_tables_of_the_old_ones_away(hub, published):
@@ -196,14 +231,26 @@ def test_a_private_repository_is_private(hub, published):
 @pytest.mark.parametrize(
     ("case", "sentence"),
     [
-        ("private, but public", "ada/tiny exists and is public; make it private in its settings first"),
+        (
+            "private, but public",
+            "ada/tiny exists and is public; make it private in its settings first",
+        ),
         ("a commit", "expected a branch to push to, got the commit 0000"),
         ("a bad name", "expected OWNER/NAME"),
-        ("no discriminators", "holds no training/discriminators.safetensors; codecplus train writes it"),
+        (
+            "no discriminators",
+            "holds no training/discriminators.safetensors; codecplus train writes it",
+        ),
         ("no such folder", "there is no checkpoint 'nowhere' here"),
         ("somebody else's", "'bob/tiny': the token may not do that"),
-        ("read-only token", "the token may not do that (you need a token with write permission); make one that may on"),
-        ("wrong token", "does not accept the token; log in again with `hf auth login`, or correct HF_TOKEN"),
+        (
+            "read-only token",
+            "the token may not do that (you need a token with write permission); make one that may on",
+        ),
+        (
+            "wrong token",
+            "does not accept the token; log in again with `hf auth login`, or correct HF_TOKEN",
+        ),
         ("no token", "pushing needs a login: run `hf auth login`, or set HF_TOKEN"),
     ],
 )
@@ -263,11 +310,17 @@ def test_a_pull_that_fails_says_why_in_one_sentence(pulled, case, sentence):
     ("settings", "missing", "push"),
     [
         ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set", "HF_HUB_OFFLINE is set"),
-        ({"HF_ENDPOINT": "http://127.0.0.1:1"}, "http://127.0.0.1:1 cannot be reached", "cannot be reached"),
+        (
+            {"HF_ENDPOINT": "http://127.0.0.1:1"},
+            "http://127.0.0.1:1 cannot be reached",
+            "cannot be reached",
+        ),
     ],
     ids=["offline", "no network"],
 )
-def test_the_cache_serves_without_the_hub(hub, place, pulled, commits, second, settings, missing, push):
+def test_the_cache_serves_without_the_hub(
+    hub, place, pulled, commits, second, settings, missing, push
+):
     before = len(hub.requests)
     env = environment(place / "reader", **{"endpoint": hub.endpoint}) | settings
     answer = run(env, "pull_cached", commits[1], second)
@@ -300,12 +353,18 @@ def test_the_demo_is_pushed_as_a_space_with_the_package_it_needs(hub, place):
     own = {path for path in files if not path.startswith("codecplus/")}
     assert own == {"app.py", "ratings.py", "requirements.txt", "README.md", "LICENSE"}
     package = EMBEDDED_FOLDER.parents[1]
-    sent = {path.relative_to(package.parent).as_posix(): path for path in package.rglob("*") if path.is_file()}
+    sent = {
+        path.relative_to(package.parent).as_posix(): path
+        for path in package.rglob("*")
+        if path.is_file()
+    }
     assert {path for path in sent if "__pycache__" not in path} == set(files) - own
     weights = "codecplus/checkpoints/embedded/dac-16khz-live/model.safetensors"
     assert files[weights].data == sent[weights].read_bytes()
     assert {
-        path.relative_to(place / "written").as_posix() for path in (place / "written").rglob("*") if path.is_file()
+        path.relative_to(place / "written").as_posix()
+        for path in (place / "written").rglob("*")
+        if path.is_file()
     } == set(files)
 
 
@@ -317,8 +376,12 @@ def test_what_would_be_pushed_is_written_into_a_folder_without_a_hub(place, firs
     assert "expected an empty folder" in answer["again"][2]
     assert "push --to FOLDER uploads nothing" in answer["and a repository"][2]
     assert "push needs a checkpoint" in answer["nothing"][2]
-    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
-    assert {"README.md", "config.json", "modeling_dac.py"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (
+        first / "model.safetensors"
+    ).read_bytes()
+    assert {"README.md", "config.json", "modeling_dac.py"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -328,7 +391,9 @@ def test_what_the_page_says_works(hub, place, first):
     page = Path(__file__).parents[2] / "docs" / "hub.md"
     assert set(run(env, "documented", place, page).values()) == {0}
     embedded = EMBEDDED_FOLDER / "dac-16khz-live"
-    assert {path.name for path in embedded.iterdir()} | {"README.md", "LICENSE"} <= set(hub.repo("ada/live").files)
+    assert {path.name for path in embedded.iterdir()} | {"README.md", "LICENSE"} <= set(
+        hub.repo("ada/live").files
+    )
     for name in ("model.safetensors", *(path.name for path in embedded.glob("entropy*"))):
         assert hub.repo("ada/live").files[name].data == (embedded / name).read_bytes()
 

@@ -34,7 +34,10 @@ def hub():
         card = Entry(SPEECH_CARD.encode(), lfs=False)
         clips = table(server, ["1089-0.flac", "1089-1.flac"], speaker_id=[1089, 1090])
         repo = server.repos["dataset", speech.dataset] = Repo()
-        repo.commits[speech.revision] = {"README.md": card, "clean/test-00000-of-00001.parquet": clips}
+        repo.commits[speech.revision] = {
+            "README.md": card,
+            "clean/test-00000-of-00001.parquet": clips,
+        }
         later = table(server, ["new.flac"], speaker_id=[7])
         repo.commit("main", {"README.md": card, "clean/test-00000-of-00001.parquet": later})
         clips = table(server, [f"{i}.wav" for i in range(7)], category=list("0123456"))

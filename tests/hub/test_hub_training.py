@@ -29,7 +29,9 @@ RECIPE = {
 
 def constants(hub, levels: list[float]) -> Entry:
     """A table of half seconds that are constant, so that a crop says which row it is of."""
-    return audio_table(hub, RATE, {f"{level:.2f}.flac": np.full(RATE // 2, level) for level in levels})
+    return audio_table(
+        hub, RATE, {f"{level:.2f}.flac": np.full(RATE // 2, level) for level in levels}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,13 @@ def hub():
             repo = server.repos["dataset", f"ada/constants{files}"] = Repo()
             levels = np.split(np.round(0.1 + 0.01 * np.arange(36), 2), files)
             tables = [constants(server, list(part)) for part in levels]
-            repo.commit("main", {f"data/train-{i:05d}-of-{files:05d}.parquet": table for i, table in enumerate(tables)})
+            repo.commit(
+                "main",
+                {
+                    f"data/train-{i:05d}-of-{files:05d}.parquet": table
+                    for i, table in enumerate(tables)
+                },
+            )
         yield server
 
 
@@ -48,7 +56,9 @@ def hub():
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("training")
     (folder / "config.json").write_text(json.dumps(CONFIG))
-    (folder / "recipe.json").write_text(json.dumps({**RECIPE, "preset": str(folder / "config.json")}))
+    (folder / "recipe.json").write_text(
+        json.dumps({**RECIPE, "preset": str(folder / "config.json")})
+    )
     return folder
 
 
@@ -62,7 +72,10 @@ def answers(hub, place) -> dict:
 def test_a_data_set_on_the_hub_trains_a_codec(answers, place, how):
     assert answers[how][0] == 0, answers[how]
     assert load_codec(place / how).sample_rate == RATE
-    lines = [json.loads(line) for line in (place / how / "training" / "log.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (place / how / "training" / "log.jsonl").read_text().splitlines()
+    ]
     assert [line["step"] for line in lines if "train/relative_mel" in line] == [1, 2]
     assert any("validation/mel" in name for line in lines for name in line)
 
@@ -72,7 +85,10 @@ def test_two_processes_stream_different_rows(answers, files):
     (first, held), (second, none) = (
         [set(part) for part in share] for share in answers["shares"][f"ada/constants{files}"]
     )
-    assert (len(held), len(none)) == ({2: 8, 3: 4}[files], 0)  # of 3 files the rows are shared, also the first 8
+    assert (len(held), len(none)) == (
+        {2: 8, 3: 4}[files],
+        0,
+    )  # of 3 files the rows are shared, also the first 8
     assert not first & second
     assert not held & (first | second)
     assert len(first | second) > 20  # nearly all of the others are met
@@ -80,7 +96,10 @@ def test_two_processes_stream_different_rows(answers, files):
 
 @pytest.mark.parametrize(
     ("case", "sentence"),
-    [("no data set", "cannot open the data set 'ada/nothing'"), ("no column", "has no column 'sound'")],
+    [
+        ("no data set", "cannot open the data set 'ada/nothing'"),
+        ("no column", "has no column 'sound'"),
+    ],
 )
 def test_what_is_not_there_is_one_sentence(answers, case, sentence):
     status, _, message = answers[case]

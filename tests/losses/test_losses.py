@@ -42,7 +42,11 @@ def numpy_spectrum(signal, window):
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
     padded = np.pad(signal.astype(np.float64), window // 2, mode="reflect")
     starts = range(0, len(padded) - window + 1, window // 4)
-    return np.stack([np.fft.rfft(padded[start : start + window] * hann) for start in starts]) * 4 / window
+    return (
+        np.stack([np.fft.rfft(padded[start : start + window] * hann) for start in starts])
+        * 4
+        / window
+    )
 
 
 def numpy_floor(reference):
@@ -55,13 +59,17 @@ def numpy_magnitude(spectrum):
 
 def test_waveform_loss_counts_a_quiet_item_like_a_loud_one(pair):
     reference = pair[1]
-    quiet, loud = (relative_waveform_loss(1.1 * x, x) for x in (reference[:1] * 0.1, reference[:1] * 10))
+    quiet, loud = (
+        relative_waveform_loss(1.1 * x, x) for x in (reference[:1] * 0.1, reference[:1] * 10)
+    )
     assert quiet == pytest.approx(float(loud), rel=0.2)
 
 
 @pytest.mark.parametrize("samples", [64, 67])
 def test_spectra_and_magnitudes_have_the_gradients_that_differences_give(samples):
-    signal = torch.randn(2, samples, dtype=torch.double, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    signal = torch.randn(
+        2, samples, dtype=torch.double, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
     spectrum = Spectrum(16).double()
     assert torch.autograd.gradcheck(lambda x: torch.view_as_real(spectrum(x)), signal)
     assert torch.autograd.gradcheck(lambda x: magnitude(spectrum(x)), signal)
@@ -81,9 +89,13 @@ def test_stft_loss_equals_numpy(pair):
         for window in (64, 256):
             a, b = numpy_spectrum(x, window), numpy_spectrum(y, window)
             floor = numpy_floor(y)
-            difference = a * (numpy_magnitude(a) + floor) ** -0.7 - b * (numpy_magnitude(b) + floor) ** -0.7
+            difference = (
+                a * (numpy_magnitude(a) + floor) ** -0.7 - b * (numpy_magnitude(b) + floor) ** -0.7
+            )
             items.append(np.mean(np.abs(difference) ** 2) / 2)
-    assert float(CompressedSTFTLoss([64, 256])(estimate, reference)) == pytest.approx(np.mean(items), rel=1e-4)
+    assert float(CompressedSTFTLoss([64, 256])(estimate, reference)) == pytest.approx(
+        np.mean(items), rel=1e-4
+    )
 
 
 def test_mel_loss_equals_a_sum_over_triangles(pair):
@@ -100,18 +112,25 @@ def test_mel_loss_equals_a_sum_over_triangles(pair):
     bins = np.arange(window // 2 + 1) * RATE / window
     triangles = []
     for low, centre, high in zip(edges, edges[1:], edges[2:], strict=False):
-        triangle = np.clip(np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)), 0, None)
+        triangle = np.clip(
+            np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)), 0, None
+        )
         triangles.append(triangle / triangle.sum())
     total = []
     for x, y in zip(estimate.numpy(), reference.numpy(), strict=True):
-        bands_of = [numpy_magnitude(numpy_spectrum(s, window)) @ np.array(triangles).T for s in (x, y)]
+        bands_of = [
+            numpy_magnitude(numpy_spectrum(s, window)) @ np.array(triangles).T for s in (x, y)
+        ]
         a, b = (np.log(m + numpy_floor(y)) for m in bands_of)
         total.append(np.abs(a - b).mean())
-    assert float(RelativeMelLoss(RATE, {window: bands})(estimate, reference)) == pytest.approx(np.mean(total), rel=1e-4)
+    assert float(RelativeMelLoss(RATE, {window: bands})(estimate, reference)) == pytest.approx(
+        np.mean(total), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize(
-    "loss", [relative_waveform_loss, CompressedSTFTLoss([64]), RelativeMelLoss(RATE, {64: 8, 256: 80})]
+    "loss",
+    [relative_waveform_loss, CompressedSTFTLoss([64]), RelativeMelLoss(RATE, {64: 8, 256: 80})],
 )
 def test_equal_signals_cost_nothing(loss, pair):
     assert float(loss(pair[1], pair[1])) == 0
@@ -133,7 +152,9 @@ def test_balance_gives_each_loss_its_share_whatever_its_scale():
     estimate = torch.randn(1, 50, generator=torch.Generator().manual_seed(0)).requires_grad_()
     small, large = estimate[:, :25].square().sum(), 1e6 * estimate[:, 25:].square().sum()
     found = []
-    gradient = balanced_gradient([small, large], [0.75, 0.25], estimate, lambda norms: found.append(norms) or norms)
+    gradient = balanced_gradient(
+        [small, large], [0.75, 0.25], estimate, lambda norms: found.append(norms) or norms
+    )
     norms = found[0]
     assert norms[1] > 1e5 * norms[0]
     assert float(gradient[:, :25].norm()) == pytest.approx(0.75 * float(norms[0]), rel=1e-5)
@@ -142,7 +163,9 @@ def test_balance_gives_each_loss_its_share_whatever_its_scale():
 
 def test_weighted_gradient_is_that_of_the_sum():
     estimate = torch.randn(1, 50, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    gradient = weighted_gradient([estimate.square().sum(), estimate.abs().sum()], [15.0, 2.0], estimate)
+    gradient = weighted_gradient(
+        [estimate.square().sum(), estimate.abs().sum()], [15.0, 2.0], estimate
+    )
     torch.testing.assert_close(gradient, 30 * estimate.detach() + 2 * estimate.detach().sign())
 
 
@@ -160,7 +183,9 @@ def test_the_papers_stft_loss_equals_its_formula(pair):
             logs = np.log10(np.maximum(a, 1e-5) ** 2) - np.log10(np.maximum(b, 1e-5) ** 2)
             items.append(np.abs(a - b).mean() + np.abs(logs).mean())
         total += np.mean(items)
-    assert float(MultiScaleSTFTLoss([512, 64])(estimate, reference)) == pytest.approx(total, rel=1e-4)
+    assert float(MultiScaleSTFTLoss([512, 64])(estimate, reference)) == pytest.approx(
+        total, rel=1e-4
+    )
 
 
 def test_the_papers_mel_loss_equals_transformers_log_mel(pair):
@@ -169,7 +194,9 @@ def test_the_papers_mel_loss_equals_transformers_log_mel(pair):
     estimate, reference = pair
     total = 0.0
     for window, bands in ((1024, 40), (32, 5)):
-        filters = mel_filter_bank(window // 2 + 1, bands, 0, RATE / 2, RATE, norm="slaney", mel_scale="slaney")
+        filters = mel_filter_bank(
+            window // 2 + 1, bands, 0, RATE / 2, RATE, norm="slaney", mel_scale="slaney"
+        )
         items = []
         for x, y in zip(estimate.numpy(), reference.numpy(), strict=True):
             a, b = (
@@ -179,7 +206,9 @@ def test_the_papers_mel_loss_equals_transformers_log_mel(pair):
             )  # fmt: skip
             items.append(np.abs(a - b).mean())
         total += np.mean(items)
-    assert float(MultiScaleMelLoss(RATE, {1024: 40, 32: 5})(estimate, reference)) == pytest.approx(total, rel=1e-3)
+    assert float(MultiScaleMelLoss(RATE, {1024: 40, 32: 5})(estimate, reference)) == pytest.approx(
+        total, rel=1e-3
+    )
 
 
 def test_the_papers_windows_and_bands_are_seven():
@@ -200,11 +229,14 @@ def test_envelope_loss_follows_stoi():
 
     generator = torch.Generator().manual_seed(0)
     time = torch.arange(RATE) / RATE
-    speechlike = torch.randn(1, RATE, generator=generator) * (torch.sin(2 * math.pi * 4 * time) ** 4 + 0.01)
+    speechlike = torch.randn(1, RATE, generator=generator) * (
+        torch.sin(2 * math.pi * 4 * time) ** 4 + 0.01
+    )
     noise, loss = torch.randn(1, RATE, generator=generator), EnvelopeLoss(RATE)
     found = [float(loss(speechlike + level * noise, speechlike)) for level in (0.1, 0.3, 1.0, 3.0)]
     measured = [
-        stoi(speechlike[0].numpy(), (speechlike + level * noise)[0].numpy(), RATE) for level in (0.1, 0.3, 1.0, 3.0)
+        stoi(speechlike[0].numpy(), (speechlike + level * noise)[0].numpy(), RATE)
+        for level in (0.1, 0.3, 1.0, 3.0)
     ]
     assert found == sorted(found)
     assert measured == sorted(measured, reverse=True)
@@ -226,15 +258,22 @@ def test_disturbance_loss_follows_pesq():
     pitch = 2 * math.pi * (140 * time + 6 * torch.sin(2 * math.pi * time))
     voice = torch.stack([torch.cos(k * pitch) / k for k in range(1, 40)]).sum(dim=0)
     voice = (0.05 * voice * (torch.sin(2 * math.pi * 2 * time) ** 2 + 0.01))[None]
-    noise, hum = torch.randn(1, 2 * RATE, generator=generator), torch.sin(2 * math.pi * 1000 * time)[None]
+    noise, hum = (
+        torch.randn(1, 2 * RATE, generator=generator),
+        torch.sin(2 * math.pi * 1000 * time)[None],
+    )
     loss = DisturbanceLoss(RATE)
 
     def lost(estimate):
         score = pesq(RATE, voice[0].numpy(), estimate[0].numpy(), "wb")
         return 4.5 - (3.8224 - math.log(4 / (score - 0.999) - 1)) / 1.3669  # raw, by ITU-T P.862.2
 
-    estimates = [voice + level * sound for sound in (noise, hum) for level in (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)]
-    found, measured = ([float(score(e)) for e in estimates] for score in (lambda e: loss(e, voice), lost))
+    estimates = [
+        voice + level * sound for sound in (noise, hum) for level in (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+    ]
+    found, measured = (
+        [float(score(e)) for e in estimates] for score in (lambda e: loss(e, voice), lost)
+    )
     assert float(np.corrcoef(found, measured)[0, 1]) > 0.9
     assert found[:5] == pytest.approx(measured[:5], abs=0.8)  # it is more lenient with a lone tone
     assert float(loss(0.1 * estimates[2], 0.1 * voice)) == pytest.approx(found[2], rel=0.05)
@@ -253,7 +292,9 @@ def test_shared_spectra_change_nothing():
     with shared_spectra():
         found = run()
         other = made["relative_mel"](estimate.detach() * 2, reference)
-    assert float(other) == pytest.approx(float(made["relative_mel"](estimate.detach() * 2, reference)))
+    assert float(other) == pytest.approx(
+        float(made["relative_mel"](estimate.detach() * 2, reference))
+    )
     for a, b in zip(expected, found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
@@ -262,15 +303,21 @@ def test_faint_sound_counts_in_the_quiet_mel_alone():
     reference = torch.sin(torch.arange(8000) * 0.3)[None]
     faint = reference + 1e-4 * torch.sin(torch.arange(8000) * 1.3)
     made = losses_by_name(["relative_mel", "quiet_mel"], RATE, {256: 20}, [])
-    quiet, relative = (float(made[name](faint, reference)) for name in ("quiet_mel", "relative_mel"))
+    quiet, relative = (
+        float(made[name](faint, reference)) for name in ("quiet_mel", "relative_mel")
+    )
     assert quiet > 5 * relative
 
 
 def test_every_loss_has_a_name():
     pair = noisy(8000)
     made = losses_by_name(LOSSES, RATE, {64: 8}, [64])
-    assert float(made["waveform_l1"](*pair)) == pytest.approx(float((pair[0] - pair[1]).abs().mean()))
-    assert float(made["waveform_l2"](*pair)) == pytest.approx(float((pair[0] - pair[1]).square().mean()))
+    assert float(made["waveform_l1"](*pair)) == pytest.approx(
+        float((pair[0] - pair[1]).abs().mean())
+    )
+    assert float(made["waveform_l2"](*pair)) == pytest.approx(
+        float((pair[0] - pair[1]).square().mean())
+    )
     for loss in made.values():
         assert float(loss(pair[1], pair[1])) == pytest.approx(0, abs=1e-4)
         assert float(loss(*pair)) > 0
@@ -279,8 +326,14 @@ def test_every_loss_has_a_name():
 def test_what_lies_above_a_narrow_band_costs_nothing():
     time = torch.arange(4096, dtype=torch.float64) / RATE
     low, high = (0.3 * torch.sin(2 * math.pi * f * time)[None].float() for f in (500, 6000))
-    low = low + 1e-3 * torch.randn(1, 4096, generator=torch.Generator().manual_seed(0))  # above the loss's floor
-    loss, full, narrow = MultiScaleMelLoss(RATE, {512: 40}), torch.tensor([8000.0]), torch.tensor([4000.0])
+    low = low + 1e-3 * torch.randn(
+        1, 4096, generator=torch.Generator().manual_seed(0)
+    )  # above the loss's floor
+    loss, full, narrow = (
+        MultiScaleMelLoss(RATE, {512: 40}),
+        torch.tensor([8000.0]),
+        torch.tensor([4000.0]),
+    )
     estimate = (low + high).requires_grad_()
     assert limit_bandwidth(estimate, full, RATE) is estimate
     heard, reference = limit_bandwidth(estimate, narrow, RATE), limit_bandwidth(low, narrow, RATE)

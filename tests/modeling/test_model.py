@@ -13,7 +13,13 @@ from codecplus.modeling_dac.layers_dac import Snake1d, snake_in_turns
 
 def stock(model: DacModel) -> StockModel:
     config = model.config
-    fields = ("encoder_hidden_size", "decoder_hidden_size", "downsampling_ratios", "n_codebooks", "codebook_size")
+    fields = (
+        "encoder_hidden_size",
+        "decoder_hidden_size",
+        "downsampling_ratios",
+        "n_codebooks",
+        "codebook_size",
+    )
     other = StockModel(StockConfig(**{name: getattr(config, name) for name in fields})).eval()
     other.load_state_dict(model.state_dict())
     return other
@@ -27,11 +33,15 @@ def test_equals_transformers_on_whole_frames(geometry, gradients):
     with torch.set_grad_enabled(gradients):
         ours, theirs = model(audio, n_quantizers=3), stock(model)(audio, n_quantizers=3)
     assert torch.equal(ours.audio_codes, theirs.audio_codes)
-    torch.testing.assert_close(ours.quantized_representation, theirs.quantized_representation, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        ours.quantized_representation, theirs.quantized_representation, atol=1e-5, rtol=0
+    )
     torch.testing.assert_close(ours.projected_latents, theirs.projected_latents, atol=1e-5, rtol=0)
     torch.testing.assert_close(ours.loss, theirs.loss.mean())
     length = theirs.audio_values.shape[-1]
-    torch.testing.assert_close(ours.audio_values[:, :length], theirs.audio_values, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        ours.audio_values[:, :length], theirs.audio_values, atol=1e-5, rtol=0
+    )
 
 
 def test_quantizer_and_decoder_are_drop_ins(rng):
@@ -42,7 +52,9 @@ def test_quantizer_and_decoder_are_drop_ins(rng):
     torch.testing.assert_close(z, their_z)
     torch.testing.assert_close(entries, their_entries)
     assert same is codes
-    torch.testing.assert_close(model.quantizer.from_latents(entries), stock(model).quantizer.from_latents(entries))
+    torch.testing.assert_close(
+        model.quantizer.from_latents(entries), stock(model).quantizer.from_latents(entries)
+    )
     torch.testing.assert_close(model.decoder(z), stock(model).decoder(z), atol=1e-5, rtol=0)
 
 
@@ -53,7 +65,10 @@ def test_any_length_comes_back_with_its_length(model, samples):
     frames = -(-samples // model.config.hop_length)
     assert out.audio_values.shape == (1, samples)
     assert out.audio_codes.shape == (1, 4, frames)
-    assert model.decode(audio_codes=out.audio_codes).audio_values.shape == (1, frames * model.config.hop_length)
+    assert model.decode(audio_codes=out.audio_codes).audio_values.shape == (
+        1,
+        frames * model.config.hop_length,
+    )
 
 
 def test_a_padded_batch_equals_its_items_alone(model):
@@ -68,7 +83,9 @@ def test_a_padded_batch_equals_its_items_alone(model):
         frames = single.audio_codes.shape[-1]
         assert torch.equal(batch.audio_codes[i, :, :frames], single.audio_codes[0])
         assert not batch.audio_codes[i, :, frames:].any()
-        torch.testing.assert_close(batch.audio_values[i, : len(clip)], single.audio_values[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            batch.audio_values[i, : len(clip)], single.audio_values[0], atol=1e-5, rtol=0
+        )
         assert not batch.audio_values[i, len(clip) :].any()
     torch.testing.assert_close(batch.loss, torch.stack([single.loss for single in alone]).mean())
 
@@ -91,7 +108,10 @@ def test_codes_are_searched_in_fp32(autocast):
     quantizer = model.quantizer.quantizers[0]
     angles = torch.linspace(0, 0.5, 64)
     quantizer.codebook.weight.data.zero_()
-    quantizer.codebook.weight.data[:, 0], quantizer.codebook.weight.data[:, 1] = angles.cos(), angles.sin()
+    quantizer.codebook.weight.data[:, 0], quantizer.codebook.weight.data[:, 1] = (
+        angles.cos(),
+        angles.sin(),
+    )
     latents = quantizer.codebook.weight.data.t()[None]
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         assert torch.equal(quantizer.decode_latents(latents)[1][0], torch.arange(64))
@@ -102,7 +122,10 @@ def test_loss_is_a_scalar_that_trains(model):
     out = model(torch.randn(3, 1, 1000) * 0.3)
     assert out.loss.shape == ()
     (out.loss + out.audio_values.square().mean()).backward()
-    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.isfinite().all()
+        for parameter in model.parameters()
+    )
 
 
 def test_gradients_equal_those_of_transformers():
@@ -137,7 +160,9 @@ def test_causal_output_never_depends_on_later_input():
         one, two = model(audio), model(changed)
     assert torch.equal(one.audio_codes[..., :12], two.audio_codes[..., :12])
     assert not torch.equal(one.audio_codes[..., 12:], two.audio_codes[..., 12:])
-    torch.testing.assert_close(one.audio_values[..., : 12 * hop], two.audio_values[..., : 12 * hop], atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        one.audio_values[..., : 12 * hop], two.audio_values[..., : 12 * hop], atol=1e-6, rtol=0
+    )
 
 
 def test_reach_is_where_an_impulse_is_felt(model):
@@ -157,7 +182,9 @@ def test_reach_is_where_an_impulse_is_felt(model):
     assert (felt.min(), felt.max()) == (middle - past, middle + future)
 
 
-@pytest.mark.parametrize(("preset", "milliseconds"), [("dac-44khz", 212), ("dac-24khz", 250), ("dac-16khz", 376)])
+@pytest.mark.parametrize(
+    ("preset", "milliseconds"), [("dac-44khz", 212), ("dac-24khz", 250), ("dac-16khz", 376)]
+)
 def test_released_models_report_their_latency(preset, milliseconds):
     from codecplus.configuration import load_preset
 
@@ -190,9 +217,21 @@ def test_weight_norm_comes_and_goes():
         (torch.zeros(1, 1, 0), {}, r"got \(1, 1, 0\)"),
         (torch.zeros(1, 1, 64), {"n_quantizers": 0}, "between 1 and 4, got 0"),
         (torch.zeros(1, 1, 64), {"n_quantizers": 5}, "between 1 and 4, got 5"),
-        (torch.zeros(1, 1, 4), {"padding_mask": torch.tensor([[0, 1, 1, 1]])}, "padded on the right alone"),
-        (torch.zeros(1, 1, 4), {"padding_mask": torch.tensor([[0, 0, 0, 0]])}, "at least one real sample"),
-        (torch.zeros(1, 1, 4), {"padding_mask": torch.ones(1, 7)}, r"padding_mask of shape \(1, 4\)"),
+        (
+            torch.zeros(1, 1, 4),
+            {"padding_mask": torch.tensor([[0, 1, 1, 1]])},
+            "padded on the right alone",
+        ),
+        (
+            torch.zeros(1, 1, 4),
+            {"padding_mask": torch.tensor([[0, 0, 0, 0]])},
+            "at least one real sample",
+        ),
+        (
+            torch.zeros(1, 1, 4),
+            {"padding_mask": torch.ones(1, 7)},
+            r"padding_mask of shape \(1, 4\)",
+        ),
     ],
 )
 def test_bad_input_is_refused_in_a_sentence(audio, options, message):
@@ -223,7 +262,9 @@ def test_impossible_configurations_are_refused(fields, message):
 
 
 def test_a_stale_hop_length_is_ignored():
-    config = DacConfig.from_dict({"downsampling_ratios": [2, 4, 5, 8], "hop_length": 512, "sampling_rate": 16000})
+    config = DacConfig.from_dict(
+        {"downsampling_ratios": [2, 4, 5, 8], "hop_length": 512, "sampling_rate": 16000}
+    )
     assert (config.hop_length, config.frame_rate) == (320, 50)
     assert DacConfig(sampling_rate=44100).frame_rate == 86.1328125
 
@@ -256,14 +297,18 @@ def test_the_snake_in_turns_is_the_snake(dtype):
 
 @needs_compiler
 def test_compiled_layers_compute_the_same(monkeypatch):
-    monkeypatch.setattr("codecplus.kernels.supported", lambda: False)  # those have tests of their own
+    monkeypatch.setattr(
+        "codecplus.kernels.supported", lambda: False
+    )  # those have tests of their own
     model = tiny_model()
     audio = torch.randn(2, 1, 2000) * 0.3
     with torch.inference_mode():
         before = model(audio)
         after = model.compile_layers()(audio)
         again = model.decode(audio_codes=before.audio_codes).audio_values
-    assert all(module.fused is not None for module in model.modules() if isinstance(module, Snake1d))
+    assert all(
+        module.fused is not None for module in model.modules() if isinstance(module, Snake1d)
+    )
     assert (after.audio_codes == before.audio_codes).float().mean() > 0.99
     torch.testing.assert_close(again[:, :2000], before.audio_values, atol=1e-4, rtol=0)
 
@@ -287,7 +332,9 @@ def test_long_inputs_take_the_same_way_as_gradients(causal, dtype):
     audio = (torch.randn(2, 1, 12 * 700) * 0.3).to(dtype)
     z = model.encoder(audio)
     with torch.inference_mode():
-        torch.testing.assert_close(model.encoder(audio), z, atol=1e-5 if dtype == torch.float32 else 0.05, rtol=0)
+        torch.testing.assert_close(
+            model.encoder(audio), z, atol=1e-5 if dtype == torch.float32 else 0.05, rtol=0
+        )
 
 
 def test_one_graph_serves_all_lengths():

@@ -27,7 +27,9 @@ def world(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("space")
     tiny_model(codebook_size=1024, **GEOMETRIES["44khz"]).save_pretrained(folder / "tiny-44khz")
-    tiny_model(causal=True, codebook_size=1024, **GEOMETRIES["16khz"]).save_pretrained(folder / "tiny-live")
+    tiny_model(causal=True, codebook_size=1024, **GEOMETRIES["16khz"]).save_pretrained(
+        folder / "tiny-live"
+    )
     rng = np.random.default_rng(0)
     for name in ("one", "two"):
         save_audio(0.1 * rng.standard_normal(12000), folder / f"{name}.wav", 16000)
@@ -83,7 +85,9 @@ def server(world, tmp_path_factory):
     environment = {**os.environ, **settings, "GRADIO_SERVER_PORT": str(port), "OMP_NUM_THREADS": "1",
                    "HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}  # fmt: skip
     log = (folder / "log.txt").open("w")
-    process = subprocess.Popen([sys.executable, "app.py"], cwd=copy, env=environment, stdout=log, stderr=log)
+    process = subprocess.Popen(
+        [sys.executable, "app.py"], cwd=copy, env=environment, stdout=log, stderr=log
+    )
     url = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + 240
     try:
@@ -93,7 +97,9 @@ def server(world, tmp_path_factory):
                 break
             except OSError:
                 if process.poll() is not None or time.monotonic() > deadline:
-                    pytest.fail(f"the demo did not start: {(folder / 'log.txt').read_text()[-2000:]}")
+                    pytest.fail(
+                        f"the demo did not start: {(folder / 'log.txt').read_text()[-2000:]}"
+                    )
                 time.sleep(0.2)
         yield url
     finally:
@@ -114,7 +120,9 @@ def browser():
         installed = Path(driver.chromium.executable_path)
         system = Path("/usr/bin/chromium")
         if not installed.exists() and not system.exists():
-            pytest.skip("there is no Chromium; install it with `playwright install chromium` or from the system")
+            pytest.skip(
+                "there is no Chromium; install it with `playwright install chromium` or from the system"
+            )
         path = None if installed.exists() else str(system)
         chromium = driver.chromium.launch(executable_path=path, args=options)
         yield chromium

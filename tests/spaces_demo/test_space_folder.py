@@ -18,7 +18,8 @@ from codecplus.hub.upload import export_space
 ROOT = Path(__file__).parents[2]
 SPACE = ROOT / "spaces_demo"
 INSTALL = pytest.mark.skipif(
-    not os.environ.get("CODECPLUS_INSTALL_TESTS"), reason="installs 2 GB; set CODECPLUS_INSTALL_TESTS=1"
+    not os.environ.get("CODECPLUS_INSTALL_TESTS"),
+    reason="installs 2 GB; set CODECPLUS_INSTALL_TESTS=1",
 )
 
 
@@ -56,22 +57,39 @@ def test_its_requirements_are_those_of_the_package_in_the_versions_tested():
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    needed = [Requirement(line) for line in (*project["dependencies"], *extras["eval"], *extras["demo"])]
-    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    needed = [
+        Requirement(line) for line in (*project["dependencies"], *extras["eval"], *extras["demo"])
+    ]
+    pinned = dict(
+        line.split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    )
     expected = {r.name: f"{r.name}=={pinned[r.name]}" for r in needed if r.name != "codecplus"}
-    expected["torch"] = next(str(r) for r in needed if r.name == "torch")  # ZeroGPU has its own versions of it
-    found = [line for line in (SPACE / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
+    expected["torch"] = next(
+        str(r) for r in needed if r.name == "torch"
+    )  # ZeroGPU has its own versions of it
+    found = [
+        line
+        for line in (SPACE / "requirements.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
     assert found == [expected[name] for name in sorted(expected)]
 
 
-def test_a_copy_that_follows_links_has_the_package_and_one_that_does_not_says_what_is_missing(tmp_path):
+def test_a_copy_that_follows_links_has_the_package_and_one_that_does_not_says_what_is_missing(
+    tmp_path,
+):
     if not (SPACE / "codecplus").is_symlink():
         pytest.skip("a checkout without symlinks")
     assert (SPACE / "codecplus").resolve() == (ROOT / "src" / "codecplus").resolve()
     shutil.copytree(SPACE, tmp_path / "space", symlinks=True)
     # -S: without the packages of this environment, of which codecplus is one
     done = subprocess.run(
-        [sys.executable, "-S", "-c", "import space"], cwd=tmp_path / "space", capture_output=True, text=True
+        [sys.executable, "-S", "-c", "import space"],
+        cwd=tmp_path / "space",
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 1
     assert done.stderr.startswith("The package codecplus is neither installed nor in this folder.")
@@ -83,9 +101,14 @@ def test_a_copy_that_follows_links_has_the_package_and_one_that_does_not_says_wh
 
 
 def test_wheel_and_sdist_hold_package_data_and_the_demo_once():
-    wheel = pytest.importorskip("hatchling.builders.wheel", reason="packing needs hatchling: pip install hatchling")
+    wheel = pytest.importorskip(
+        "hatchling.builders.wheel", reason="packing needs hatchling: pip install hatchling"
+    )
     sdist = pytest.importorskip("hatchling.builders.sdist")
-    files = {f.distribution_path: Path(f.path) for f in wheel.WheelBuilder(str(ROOT)).recurse_included_files()}
+    files = {
+        f.distribution_path: Path(f.path)
+        for f in wheel.WheelBuilder(str(ROOT)).recurse_included_files()
+    }
     assert {
         "codecplus/spaces_demo/app.py", "codecplus/spaces_demo/space/coding.py",
         "codecplus/spaces_demo/clips/speech.flac", "codecplus/assets/demo.flac",
@@ -93,11 +116,15 @@ def test_wheel_and_sdist_hold_package_data_and_the_demo_once():
         "codecplus/configuration/presets/dac-44khz.json", "codecplus/model_cards/template.md",
     } <= set(files)  # fmt: skip
     demo = {path.name for path in SPACE.iterdir()} - {"codecplus", "ratings", "__pycache__"}
-    assert {name.split("/")[2] for name in files if name.startswith("codecplus/spaces_demo/")} == demo
+    assert {
+        name.split("/")[2] for name in files if name.startswith("codecplus/spaces_demo/")
+    } == demo
     assert sum(path.stat().st_size for path in files.values()) < 60e6
     names = {f.distribution_path for f in sdist.SdistBuilder(str(ROOT)).recurse_included_files()}
     assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "src").rglob("*.py")} <= names
-    assert not any(name.startswith(("eval/", "modeling_dac/", "spaces_demo/codecplus")) for name in names)
+    assert not any(
+        name.startswith(("eval/", "modeling_dac/", "spaces_demo/codecplus")) for name in names
+    )
 
 
 # ---- ZeroGPU
@@ -155,7 +182,12 @@ print(json.dumps(said))
 def test_on_zerogpu_what_computes_runs_where_the_gpu_is_and_errors_stay_sentences(world, tmp_path):
     (tmp_path / "spaces.py").write_text(STAND_IN)
     folder, settings = world
-    env = {**os.environ, **settings, "PYTHONPATH": f"{tmp_path}{os.pathsep}{SPACE}", "OMP_NUM_THREADS": "1"}
+    env = {
+        **os.environ,
+        **settings,
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{SPACE}",
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-c", ON_ZERO_GPU, str(folder / "one.wav")]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -179,14 +211,31 @@ def test_without_zerogpu_nothing_is_marked():
 def test_the_folder_alone_runs_with_its_own_requirements(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "space")
     python = tmp_path / "venv" / "bin" / "python"
-    clean = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    clean = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    install = [python, "-m", "pip", "install", "-q", "-r", copy / "requirements.txt", "-c", ROOT / "constraints.txt"]
+    install = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "-r",
+        copy / "requirements.txt",
+        "-c",
+        ROOT / "constraints.txt",
+    ]
     subprocess.run(install, check=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    process = subprocess.Popen([python, "app.py"], cwd=copy, env={**clean, "GRADIO_SERVER_PORT": str(port)})
+    process = subprocess.Popen(
+        [python, "app.py"], cwd=copy, env={**clean, "GRADIO_SERVER_PORT": str(port)}
+    )
     try:
         for _ in range(600):
             try:
@@ -199,7 +248,9 @@ def test_the_folder_alone_runs_with_its_own_requirements(folder, tmp_path):
             f"from gradio_client import Client; space = Client('http://127.0.0.1:{port}', verbose=False);"
             "print(space.predict('Speech', None, 'dac-16khz-live', 6.0, api_name='/encode')[5]['codec']['bytes'])"
         )
-        done = subprocess.run([python, "-c", script], cwd=tmp_path, env=clean, capture_output=True, text=True)
+        done = subprocess.run(
+            [python, "-c", script], cwd=tmp_path, env=clean, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr[-2000:]
         assert 1000 < int(done.stdout.splitlines()[-1]) < 10000
     finally:

@@ -67,7 +67,11 @@ def test_too_many_channels_too_short_and_nothing_at_all(tmp_path):
 
     save_audio(np.zeros((6, 16000)), tmp_path / "six.wav", 16000)
     save_audio(np.zeros(100), tmp_path / "short.wav", 16000)
-    for path, message in ((tmp_path / "six.wav", "6 channels"), (tmp_path / "short.wav", "0.006 s"), (None, "no clip")):
+    for path, message in (
+        (tmp_path / "six.wav", "6 channels"),
+        (tmp_path / "short.wav", "0.006 s"),
+        (None, "no clip"),
+    ):
         with pytest.raises(InputError, match=message):
             read_clip(path)
 
@@ -76,7 +80,10 @@ def test_visitors_cannot_make_the_server_load_what_they_like(clip):
     from space.coding import any_codec, checkpoint, round_trip
 
     for name in ("/etc", "somebody/model", "../tiny-live"):
-        for call in (lambda name=name: checkpoint(name), lambda name=name: round_trip(clip, name, 1)):
+        for call in (
+            lambda name=name: checkpoint(name),
+            lambda name=name: round_trip(clip, name, 1),
+        ):
             with pytest.raises(InputError, match="no checkpoint"):
                 call()
         with pytest.raises(InputError, match="no codec"):
@@ -171,7 +178,9 @@ def test_a_call_gives_what_the_codec_gives_and_counts_its_bits(clip, names):
         size += count
     whole = np.concatenate([*parts, call.flush()])[: len(samples)]
     books = codec.n_quantizers_for(1.0)
-    np.testing.assert_allclose(whole, codec.decode(codec.encode(samples, n_quantizers=books)), atol=1e-4)
+    np.testing.assert_allclose(
+        whole, codec.decode(codec.encode(samples, n_quantizers=books)), atol=1e-4
+    )
     assert size / clip.seconds / 1000 == pytest.approx(codec.bitrates[books - 1], rel=0.03)
     audio, rate, measured = measure(clip, names[1], 1.0)
     assert (len(audio), rate) == (len(samples), 16000)
@@ -212,7 +221,10 @@ def test_the_line_answers_and_ends_in_a_sentence(names):
                            (f"/live-socket?checkpoint={names[1]}&kbps=1000&rate=16000", "kbit/s")):  # fmt: skip
         with client.websocket_connect(query) as line:
             assert message in line.receive_json()["error"]
-    lines = [client.websocket_connect(f"/live-socket?checkpoint={names[1]}&kbps=1&rate=16000") for _ in range(5)]
+    lines = [
+        client.websocket_connect(f"/live-socket?checkpoint={names[1]}&kbps=1&rate=16000")
+        for _ in range(5)
+    ]
     opened = [line.__enter__() for line in lines]
     said = [line.receive_json() for line in opened]
     assert ["error" in word for word in said] == [False] * 4 + [True]
@@ -317,12 +329,15 @@ def test_a_listener_rates_everything_once_in_a_random_order_without_knowing_what
             assert [s["id"] for s in page["stimuli"]] == list("ABCDE")
             urls = [s["url"] for s in page["stimuli"]]
             assert len({*urls, page["reference"]}) == 6  # the hidden reference has a URL of its own
-            assert not any(name in str(page) for name in ("opus", "identity", "lowpass", "one", "two"))
+            assert not any(
+                name in str(page) for name in ("opus", "identity", "lowpass", "one", "two")
+            )
             files = [test_of.shelf.find(url.split("/")[1].split(".")[0]) for url in urls]
             known = {s.path: s.condition for items in test_of.prepare().values() for s in items}
             conditions.append([known[path] for path in files])
             scores = {
-                s["id"]: 100 if c == "identity" else 50 for s, c in zip(page["stimuli"], conditions[-1], strict=True)
+                s["id"]: 100 if c == "identity" else 50
+                for s, c in zip(page["stimuli"], conditions[-1], strict=True)
             }
             page = test_of.submit(page["session"], scores)
         assert page["stage"] == "done"
@@ -347,7 +362,13 @@ def test_acr_asks_for_one_stimulus_at_a_time(test_of):
 
 
 @pytest.mark.parametrize(
-    "scores", [None, {}, {"A": 50}, *(dict.fromkeys("ABCDE", score) for score in ("50", 101, True, float("nan")))]
+    "scores",
+    [
+        None,
+        {},
+        {"A": 50},
+        *(dict.fromkeys("ABCDE", score) for score in ("50", 101, True, float("nan"))),
+    ],
 )
 def test_impossible_scores_are_refused_and_nothing_is_saved(test_of, scores):
     page = test_of.start("mushra", "../../etc")
@@ -379,7 +400,13 @@ def test_the_leaderboard_takes_in_what_listeners_said(test_of, world):
     drawn = curve(part, "pesq_wb")
     assert (drawn["title"], drawn["better"]) == ("PESQ wide band", "higher")
     low, high = pytest.approx(4.1), pytest.approx(4.3)
-    assert drawn["points"][0] == {"codec": "opus", "kbps": 24.0, "mean": 4.2, "low": low, "high": high}
+    assert drawn["points"][0] == {
+        "codec": "opus",
+        "kbps": 24.0,
+        "mean": 4.2,
+        "low": low,
+        "high": high,
+    }
 
 
 def test_the_table_groups_codecs_of_about_one_rate_and_shows_failures_where_there_are_some(world):
@@ -393,7 +420,12 @@ def test_the_table_groups_codecs_of_about_one_rate_and_shows_failures_where_ther
     part["entries"][1] |= {"band": 1}
     part["entries"][2] |= {"band": None, "anchor": True}
     table = cells(part, [1.75, 3.5])
-    assert [column["title"] for column in table["columns"][:4]] == ["codec", "rank", "kbit/s", "failures"]
+    assert [column["title"] for column in table["columns"][:4]] == [
+        "codec",
+        "rank",
+        "kbit/s",
+        "failures",
+    ]
     assert [row["group"] for row in table["rows"][:3]] == [
         "Below 1.75 kbit/s per channel", "1.75 to 3.5 kbit/s per channel", "Anchors, not ranked",
     ]  # fmt: skip
@@ -401,7 +433,8 @@ def test_the_table_groups_codecs_of_about_one_rate_and_shows_failures_where_ther
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"schema": 2, "boards": []}', '{"schema": 1, "boards": [{}]}', "[" * 99999]
+    "text",
+    ["", "[]", "{}", '{"schema": 2, "boards": []}', '{"schema": 1, "boards": [{}]}', "[" * 99999],
 )
 def test_another_file_is_no_leaderboard(tmp_path, text):
     from space.leaderboard_tab import read_board

@@ -11,7 +11,8 @@ import pytest
 from codecplus.utils import load_audio, save_audio
 
 SLOW = pytest.mark.skipif(
-    not os.environ.get("CODECPLUS_BROWSER_TESTS"), reason="takes a minute; set CODECPLUS_BROWSER_TESTS=1"
+    not os.environ.get("CODECPLUS_BROWSER_TESTS"),
+    reason="takes a minute; set CODECPLUS_BROWSER_TESTS=1",
 )
 
 
@@ -53,7 +54,9 @@ def test_upload_encode_play_switch_and_download(page, world, tmp_path):
     # Switching keeps the position.
     before = page.evaluate("document.querySelector('#player .cp-root').cpPlayer.now")
     page.click("#player .cp-track:nth-child(2) .cp-pick")
-    chosen, now = page.evaluate("(p => [p.chosen, p.now])(document.querySelector('#player .cp-root').cpPlayer)")
+    chosen, now = page.evaluate(
+        "(p => [p.chosen, p.now])(document.querySelector('#player .cp-root').cpPlayer)"
+    )
     assert chosen == 0
     assert now >= before or now < 0.3  # it may have come to its end meanwhile
     assert "SI-SDR" in page.inner_text("#figures")
@@ -103,10 +106,14 @@ def test_three_listeners_take_the_test_and_the_leaderboard_shows_it(server, brow
         if listener == 2:
             open_tab(page, "Leaderboard")
             page.click("#refresh")
-            page.wait_for_function("document.querySelector('#table')?.textContent.includes('MUSHRA')")
+            page.wait_for_function(
+                "document.querySelector('#table')?.textContent.includes('MUSHRA')"
+            )
         context.close()
     with sqlite3.connect(folder / "ratings" / "ratings.sqlite") as database:
-        found = database.execute("SELECT count(*), count(DISTINCT rater), count(DISTINCT item) FROM ratings").fetchone()
+        found = database.execute(
+            "SELECT count(*), count(DISTINCT rater), count(DISTINCT item) FROM ratings"
+        ).fetchone()
     assert found == (30, 3, 2)
 
 
@@ -170,9 +177,15 @@ def test_scripts_encode_decode_and_compare(client, world, tmp_path):
     _, settings = world
     name = settings["CODECPLUS_CHECKPOINTS"].split(",")[1]
     # A path in a file's name stays outside.
-    save_audio(0.1 * np.ones(8000) * np.sin(np.arange(8000) / 9), tmp_path / "..%2f..%2fetc%2fpasswd.wav", 16000)
+    save_audio(
+        0.1 * np.ones(8000) * np.sin(np.arange(8000) / 9),
+        tmp_path / "..%2f..%2fetc%2fpasswd.wav",
+        16000,
+    )
     own = handle_file(tmp_path / "..%2f..%2fetc%2fpasswd.wav")
-    player, _, dacp, wav, _, figures, size = client.predict(None, own, name, 1.0, api_name="/encode")
+    player, _, dacp, wav, _, figures, size = client.predict(
+        None, own, name, 1.0, api_name="/encode"
+    )
     assert figures["codec"]["bytes"] == figures["size"]["bytes"] == os.path.getsize(dacp)
     assert f"{figures['codec']['kbps']:.2f} kbit/s" in size
     assert len(player["tracks"]) == 3
@@ -192,7 +205,9 @@ def test_scripts_are_told_in_a_sentence(client):
     from gradio_client.exceptions import AppError
 
     with pytest.raises(AppError, match="There is no clip yet"):
-        client.predict(None, None, next(iter(client.predict(api_name="/checkpoints"))), 1.0, api_name="/size")
+        client.predict(
+            None, None, next(iter(client.predict(api_name="/checkpoints"))), 1.0, api_name="/size"
+        )
     with pytest.raises(AppError, match="begin again"):
         client.predict("nonsense", {}, api_name="/listening_submit")
     assert client.predict(api_name="/leaderboard")["boards"][0]["task"] == "tiny"
@@ -202,7 +217,9 @@ def test_uploads_over_the_limit_are_cut_off(server):
     """31 MB are refused by the door itself; so are 2 GB, of which what comes after is thrown away."""
     import httpx
 
-    answer = httpx.post(f"{server}/gradio_api/upload", files={"files": ("big.wav", bytes(31 * 2**20))}, timeout=60)
+    answer = httpx.post(
+        f"{server}/gradio_api/upload", files={"files": ("big.wav", bytes(31 * 2**20))}, timeout=60
+    )
     assert answer.status_code == 413
 
 

@@ -26,14 +26,24 @@ DECODERS = {causal: StreamingDecoder(model) for causal, model in MODELS.items()}
 FORMAT = PacketFormat(num_codebooks=4, codebook_size=64, header=b"a model")
 
 
-def some_codes(frames: int, channels: int = 1, codebooks: int = 4, size: int = 64, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, size, (channels, codebooks, frames)).astype(np.int16)
+def some_codes(
+    frames: int, channels: int = 1, codebooks: int = 4, size: int = 64, seed: int = 0
+) -> np.ndarray:
+    return (
+        np.random.default_rng(seed)
+        .integers(0, size, (channels, codebooks, frames))
+        .astype(np.int16)
+    )
 
 
-def packed(codes: np.ndarray, form: PacketFormat = FORMAT, frames: int = 1, header_every: int = 10**9) -> list[bytes]:
+def packed(
+    codes: np.ndarray, form: PacketFormat = FORMAT, frames: int = 1, header_every: int = 10**9
+) -> list[bytes]:
     writer = PacketWriter(form)
     pieces = (codes[..., start : start + frames] for start in range(0, codes.shape[-1], frames))
-    return [writer.pack(piece, with_header=i % header_every == 0) for i, piece in enumerate(pieces)] + [writer.end()]
+    return [
+        writer.pack(piece, with_header=i % header_every == 0) for i, piece in enumerate(pieces)
+    ] + [writer.end()]
 
 
 def test_examples():
@@ -52,7 +62,9 @@ def test_examples():
     header=st.binary(max_size=255),
 )
 def test_what_is_packed_is_read(channels, codebooks, bits, frames, per_packet, header):
-    form = PacketFormat(channels=channels, num_codebooks=codebooks, codebook_size=1 << bits, header=header)
+    form = PacketFormat(
+        channels=channels, num_codebooks=codebooks, codebook_size=1 << bits, header=header
+    )
     codes = some_codes(frames, channels, codebooks, 1 << bits)
     reader = PacketReader()
     received = [reader.read(packet) for packet in packed(codes, form, per_packet)]
@@ -75,8 +87,15 @@ def test_a_packet_is_what_the_page_says():
 
 @pytest.mark.parametrize("causal", [True, False])
 @settings(max_examples=8, deadline=None)
-@given(loss=st.floats(0.01, 0.2), per_packet=st.integers(1, 3), channels=st.sampled_from([1, 2]), seed=st.integers(0))
-def test_losses_cost_no_sample_and_no_frame_longer_than_the_decoder_remembers(causal, loss, per_packet, channels, seed):
+@given(
+    loss=st.floats(0.01, 0.2),
+    per_packet=st.integers(1, 3),
+    channels=st.sampled_from([1, 2]),
+    seed=st.integers(0),
+)
+def test_losses_cost_no_sample_and_no_frame_longer_than_the_decoder_remembers(
+    causal, loss, per_packet, channels, seed
+):
     hop, (past, future) = 15, MODELS[causal].decoder_reach
     codes = some_codes(150, channels)
     form = PacketFormat(num_codebooks=4, codebook_size=64, channels=channels)
@@ -111,7 +130,9 @@ def test_a_gap_fades_to_silence_and_back(causal):
     hop, (_, future) = 15, MODELS[causal].decoder_reach
     codes = some_codes(60)[0]
     decoder = ConcealingDecoder(DECODERS[causal])
-    audio = np.concatenate([decoder.push(codes[:, :30]), decoder.push(codes[:, 30:], lost=100), decoder.flush()])
+    audio = np.concatenate(
+        [decoder.push(codes[:, :30]), decoder.push(codes[:, 30:], lost=100), decoder.flush()]
+    )
     frames = audio.reshape(-1, hop)
     assert len(frames) == 160
     assert frames[30].any()
@@ -153,7 +174,14 @@ def test_joining_late_waits_for_a_header():
 
 def test_packets_that_come_twice_or_late_are_dropped():
     packets, reader = packed(some_codes(6)), PacketReader()
-    assert [reader.read(packets[i]) is not None for i in (0, 0, 2, 1, 3, 3)] == [True, False, True, False, True, False]
+    assert [reader.read(packets[i]) is not None for i in (0, 0, 2, 1, 3, 3)] == [
+        True,
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
     assert (reader.lost, reader.late) == (1, 3)
 
 
@@ -179,7 +207,10 @@ def test_numbers_begin_anew_after_four_billion_frames():
 
 @given(data=st.data(), known=st.booleans())
 def test_damage_is_refused_and_forgotten(data, known):
-    packets, reader = packed(some_codes(6), frames=2, header_every=data.draw(st.integers(1, 2))), PacketReader()
+    packets, reader = (
+        packed(some_codes(6), frames=2, header_every=data.draw(st.integers(1, 2))),
+        PacketReader(),
+    )
     if known:
         reader.read(packets[0])
     packet = bytearray(packets[2])
@@ -206,7 +237,12 @@ def test_any_bytes_are_refused(noise, marked):
 
 
 def forged(number: int, frames: int, form: PacketFormat = FORMAT) -> bytes:
-    packet = bytes([0xDA, 0x10]) + number.to_bytes(4, "big") + bytes([frames]) + bytes(form.codes_size(frames))
+    packet = (
+        bytes([0xDA, 0x10])
+        + number.to_bytes(4, "big")
+        + bytes([frames])
+        + bytes(form.codes_size(frames))
+    )
     return packet + zlib.crc32(packet, zlib.crc32(form.to_bytes())).to_bytes(4, "big")
 
 
@@ -214,7 +250,9 @@ def test_no_packet_can_ask_for_more_silence_than_the_reader_allows():
     packets, reader = packed(some_codes(3)), PacketReader(max_gap=100)
     reader.read(packets[0])
     assert reader.read(forged(101, 1)).lost == 100
-    with pytest.raises(FileFormatError, match="expected a packet at most 100 frames ahead, got one 101"):
+    with pytest.raises(
+        FileFormatError, match="expected a packet at most 100 frames ahead, got one 101"
+    ):
         reader.read(forged(203, 1))
     assert reader.read(forged(103, 1)).lost == 1  # the clock is where it was
     reader.rejoin()
@@ -224,7 +262,9 @@ def test_no_packet_can_ask_for_more_silence_than_the_reader_allows():
 def test_a_packet_of_another_stream_is_refused():
     reader = PacketReader()
     reader.read(packed(some_codes(1))[0])
-    other = packed(some_codes(2), PacketFormat(num_codebooks=4, codebook_size=64, header=b"another"))
+    other = packed(
+        some_codes(2), PacketFormat(num_codebooks=4, codebook_size=64, header=b"another")
+    )
     with pytest.raises(FileFormatError, match="the header of another"):
         reader.read(other[0])
     with pytest.raises(FileFormatError, match="of another stream"):

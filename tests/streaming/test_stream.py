@@ -54,7 +54,9 @@ def cut(x: np.ndarray, sizes: list[int]):
 
 
 def through(stream, x: np.ndarray, sizes: list[int]) -> np.ndarray:
-    return np.concatenate([*(stream.push(piece) for piece in cut(x, sizes)), stream.flush()], axis=-1)
+    return np.concatenate(
+        [*(stream.push(piece) for piece in cut(x, sizes)), stream.flush()], axis=-1
+    )
 
 
 def assert_close(audio: np.ndarray, expected: np.ndarray):
@@ -73,19 +75,25 @@ def assert_close(audio: np.ndarray, expected: np.ndarray):
 def test_any_cutting_gives_the_codes_and_audio_of_the_whole(key, frames, batch, sizes, frame_sizes):
     model = MODELS[key]
     audio = noise(batch or 1, max(1, int(frames * model.config.hop_length)))
-    sizes = sizes if max(sizes) > 50 else [*sizes, 50]  # one sample at a time is slow, and has a test of its own
+    sizes = (
+        sizes if max(sizes) > 50 else [*sizes, 50]
+    )  # one sample at a time is slow, and has a test of its own
     codes, decoded = offline(model, audio)
     mono = 0 if batch is None else slice(None)
     streamed = through(EncoderStream(ENCODERS[key], batch=batch), audio[mono], sizes)
     assert streamed.dtype == np.int16
     assert np.array_equal(streamed, codes[mono])
-    assert_close(through(DecoderStream(DECODERS[key], batch=batch), codes[mono], frame_sizes), decoded[mono])
+    assert_close(
+        through(DecoderStream(DECODERS[key], batch=batch), codes[mono], frame_sizes), decoded[mono]
+    )
 
 
 @pytest.mark.parametrize("key", [("odd", False), ("odd", True)])
 def test_one_sample_at_a_time(key):
     audio = noise(40 * MODELS[key].config.hop_length + 3)
-    assert np.array_equal(through(EncoderStream(ENCODERS[key]), audio, [1]), offline(MODELS[key], audio[None])[0][0])
+    assert np.array_equal(
+        through(EncoderStream(ENCODERS[key]), audio, [1]), offline(MODELS[key], audio[None])[0][0]
+    )
 
 
 @pytest.mark.parametrize("key", KEYS, ids=str)
@@ -127,7 +135,9 @@ def test_compiled_layers_stream_as_the_plain_ones():
     plain = EncoderStream(model), DecoderStream(model)
     model.compile_layers()
     fused = StreamingEncoder(model), StreamingDecoder(model)
-    assert all(part.fused for half in fused for part in half.layers if isinstance(part, ResidualUnit))
+    assert all(
+        part.fused for half in fused for part in half.layers if isinstance(part, ResidualUnit)
+    )
     audio = noise(2, 20 * 300)
     expected = plain[0].push(audio[0])
     codes = through(EncoderStream(fused[0], batch=2), audio, [7, 331, 20, 1021])
@@ -136,7 +146,9 @@ def test_compiled_layers_stream_as_the_plain_ones():
     assert np.abs(pieces - plain[1].push(expected)).max() < 0.05
     once = DecoderStream(fused[1]).push(expected)
     assert np.abs(pieces - once).max() < 0.02
-    rows = EncoderStream(fused[0], batch=2)  # rows that begin anew take the plain way through the fused units' state
+    rows = EncoderStream(
+        fused[0], batch=2
+    )  # rows that begin anew take the plain way through the fused units' state
     rows.push(audio[:, :100])
     rows.reset(rows=1)
     again = rows.push(audio[:, :200])[1]
@@ -174,7 +186,9 @@ def test_an_impulse_is_heard_when_the_latency_says(key):
         encoder, decoder = EncoderStream(ENCODERS[key]), DecoderStream(DECODERS[key])
         before = decoder.push(encoder.push(signal[:impulse]))
         assert len(before) == frame * hop  # with all samples but that one in, the frame is not out
-        outputs.append(np.concatenate([before, decoder.push(encoder.push(signal[impulse : impulse + 1]))]))
+        outputs.append(
+            np.concatenate([before, decoder.push(encoder.push(signal[impulse : impulse + 1]))])
+        )
         assert len(outputs[-1]) == (frame + 1) * hop  # with it, the frame is
     changed = np.flatnonzero(outputs[0] != outputs[1])
     assert frame * hop <= changed[0] < (frame + 1) * hop  # and could not have been any earlier
@@ -224,7 +238,9 @@ def test_a_stream_goes_on_after_a_day():
     day = 50 * 60 * 60 * 24
     layers = tuple(
         layer._replace(position=layer.position + day * part.inputs_per_frame)
-        for layer, part in zip(state.layers, (getattr(part, "conv1", part) for part in encoder.layers), strict=True)
+        for layer, part in zip(
+            state.layers, (getattr(part, "conv1", part) for part in encoder.layers), strict=True
+        )
     )
     later = type(state)(layers, state.received + day * 320, state.frames + day)
     assert torch.equal(encoder.step(later, audio)[0], encoder.step(state, audio)[0])
@@ -234,7 +250,11 @@ def test_a_stream_goes_on_after_a_day():
 
 def test_a_stream_begins_anew_after_a_flush_and_a_reset():
     key = ("odd", False)
-    model, encoder, decoder = MODELS[key], EncoderStream(ENCODERS[key]), DecoderStream(DECODERS[key])
+    model, encoder, decoder = (
+        MODELS[key],
+        EncoderStream(ENCODERS[key]),
+        DecoderStream(DECODERS[key]),
+    )
     assert encoder.flush().shape == (4, 0)
     assert decoder.flush().shape == (0,)
     audio = noise(501)
@@ -296,8 +316,12 @@ def test_rows_come_and_go(key, lives):
             now = stop
             for clip in (clip for clip in clips if clip[2] == stop):
                 row, begin, end = clip[:3]
-                got = np.concatenate([*(piece[row] for piece in pieces), stream.flush(rows=[row])[0]], axis=-1)
-                assert got.shape[-1] == end * per_frame  # the clock of the batch, also where the row owed something
+                got = np.concatenate(
+                    [*(piece[row] for piece in pieces), stream.flush(rows=[row])[0]], axis=-1
+                )
+                assert (
+                    got.shape[-1] == end * per_frame
+                )  # the clock of the batch, also where the row owed something
                 agree(got[..., begin * per_frame :], clip)
 
     check(
@@ -308,7 +332,11 @@ def test_rows_come_and_go(key, lives):
         lambda got, clip: np.testing.assert_array_equal(got, clip[3][0]),
     )
     check(
-        DecoderStream(DECODERS[key], batch=len(lives)), codes, 1, hop, lambda got, clip: assert_close(got, clip[4][0])
+        DecoderStream(DECODERS[key], batch=len(lives)),
+        codes,
+        1,
+        hop,
+        lambda got, clip: assert_close(got, clip[4][0]),
     )
 
 
@@ -342,14 +370,18 @@ def test_bad_pushes_are_refused_and_change_nothing():
     key = ("odd", True)
     encoder, decoder = EncoderStream(ENCODERS[key], batch=2), DecoderStream(DECODERS[key])
     state = encoder.state
-    with pytest.raises(InputError, match=r"expected floats of shape \(2, samples\), got float32 of shape \(5,\)"):
+    with pytest.raises(
+        InputError, match=r"expected floats of shape \(2, samples\), got float32 of shape \(5,\)"
+    ):
         encoder.push(np.zeros(5, np.float32))
     with pytest.raises(InputError, match=r"got int16 of shape \(2, 5\)"):
         encoder.push(np.zeros((2, 5), np.int16))
     with pytest.raises(InputError, match="NaN"):
         encoder.push(np.full((2, 5), np.nan, np.float32))
     assert encoder.state is state
-    with pytest.raises(InputError, match=r"expected integers of shape \(codebooks, frames\), got float64"):
+    with pytest.raises(
+        InputError, match=r"expected integers of shape \(codebooks, frames\), got float64"
+    ):
         decoder.push(np.zeros((4, 1)))
     with pytest.raises(InputError, match="expected codes from 0 to 63, got 0 to 64"):
         decoder.push(np.array([[0, 64]]))

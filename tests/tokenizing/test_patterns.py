@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from codecplus import Codes
 from codecplus.errors import InputError
 from codecplus.tokenizing import patterns
-from codecplus.tokenizing.patterns import delay, flatten, offset, undelay, unflatten, unoffset, unwrap, wrap
+from codecplus.tokenizing.patterns import (
+    delay,
+    flatten,
+    offset,
+    undelay,
+    unflatten,
+    unoffset,
+    unwrap,
+    wrap,
+)
 
 
 def test_examples_are_true():
@@ -22,7 +31,11 @@ def test_examples_are_true():
 
 @st.composite
 def codes(draw):
-    shape = [*draw(st.lists(st.integers(1, 2), max_size=2)), draw(st.integers(1, 5)), draw(st.integers(0, 7))]
+    shape = [
+        *draw(st.lists(st.integers(1, 2), max_size=2)),
+        draw(st.integers(1, 5)),
+        draw(st.integers(0, 7)),
+    ]
     array = np.random.default_rng(draw(st.integers(0, 99))).integers(0, 16, shape)
     kind = draw(st.sampled_from(["int16", "uint16", "int64", "latents", "tensor"]))
     if kind == "tensor":

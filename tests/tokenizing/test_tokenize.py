@@ -48,15 +48,28 @@ def tokenized(recordings, codec, tmp_path_factory) -> Path:
 
 
 def run(data, codec, out, shard=None, workers=0, **coding):
-    return tokenize(data, codec, out, coding=Coding(**{"shard_rows": 10, **coding}), shard=shard, workers=workers)
+    return tokenize(
+        data,
+        codec,
+        out,
+        coding=Coding(**{"shard_rows": 10, **coding}),
+        shard=shard,
+        workers=workers,
+    )
 
 
 def load(out: Path, **options):
-    return datasets.load_dataset(str(out), split="train", cache_dir=str(out.parent / "cache"), **options)
+    return datasets.load_dataset(
+        str(out), split="train", cache_dir=str(out.parent / "cache"), **options
+    )
 
 
 def files(out: Path) -> dict[str, bytes]:
-    return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in sorted(out.rglob("*"))
+        if path.is_file()
+    }
 
 
 # ---- what the rows are
@@ -79,7 +92,12 @@ def test_codes_are_those_of_encode_clip_by_clip(recordings, codec, tokenized):
 def test_a_failed_clip_is_a_row_with_its_reason_and_nothing_of_this_machine(recordings, tokenized):
     failed = {int(row["path"][2:7]): row for row in load(tokenized) if row["error"] is not None}
     assert failed.keys() == PLANTED.keys()
-    for number, said in {5: "empty", 11: "not readable", 12: "damaged|truncated", 20: "NaN"}.items():
+    for number, said in {
+        5: "empty",
+        11: "not readable",
+        12: "damaged|truncated",
+        20: "NaN",
+    }.items():
         row = failed[number]
         assert any(word in row["error"] for word in said.split("|")), row["error"]
         assert row["codes"] is None
@@ -125,7 +143,14 @@ def test_statistics_count_what_is_there(codec, tokenized):
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_bitrate_and_channels_are_those_asked_for(recordings, codec, tmp_path, channels):
-    run(recordings, codec, tmp_path / "out", bitrate=codec.bitrates[1] * channels, channels=channels, shard_rows=100)
+    run(
+        recordings,
+        codec,
+        tmp_path / "out",
+        bitrate=codec.bitrates[1] * channels,
+        channels=channels,
+        shard_rows=100,
+    )
     for row in load(tmp_path / "out").select([0, 1, 3]):
         audio, rate = load_audio(recordings / row["path"], channels=channels)
         assert np.array_equal(row["codes"], codec.encode(audio, rate, n_quantizers=2))
@@ -141,7 +166,9 @@ def test_what_the_page_says_is_true():
 
 
 @pytest.mark.parametrize("how", ["workers", "shares", "streamed later", "long"])
-def test_the_files_are_the_same_however_the_work_is_done(recordings, codec, tokenized, tmp_path, monkeypatch, how):
+def test_the_files_are_the_same_however_the_work_is_done(
+    recordings, codec, tokenized, tmp_path, monkeypatch, how
+):
     out = tmp_path / "out"
     if how == "workers":
         run(recordings, codec, out, workers=2)
@@ -169,8 +196,15 @@ def test_killed_at_random_it_ends_as_if_it_had_never_been(recordings, codec, tok
     out, chance = tmp_path / "out", random.Random(0)
     for _ in range(5):
         job = start(recordings, codec, out)
-        deadline, wanted = time.monotonic() + 60, len(list(out.glob("data/*"))) + chance.choice([0, 1, 1])
-        while len(list(out.glob("data/*"))) < wanted and job.is_alive() and time.monotonic() < deadline:
+        deadline, wanted = (
+            time.monotonic() + 60,
+            len(list(out.glob("data/*"))) + chance.choice([0, 1, 1]),
+        )
+        while (
+            len(list(out.glob("data/*"))) < wanted
+            and job.is_alive()
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.001)
         time.sleep(chance.uniform(0, 0.1))
         job.kill()
@@ -180,7 +214,10 @@ def test_killed_at_random_it_ends_as_if_it_had_never_been(recordings, codec, tok
 
 
 def test_two_processes_of_a_launcher_give_the_rows_of_one(recordings, codec, tokenized, tmp_path):
-    jobs = [start(recordings, codec, tmp_path / "out", RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
+    jobs = [
+        start(recordings, codec, tmp_path / "out", RANK=str(rank), WORLD_SIZE="2")
+        for rank in range(2)
+    ]
     for job in jobs:
         job.join(100)
     assert [job.exitcode for job in jobs] == [0, 0]
@@ -212,14 +249,18 @@ def table(recordings: Path, names: list[str]) -> pa.Table:
 def parquet(recordings, tmp_path_factory) -> Path:
     """Three files, whose rows are those of the folder, in its order."""
     folder = tmp_path_factory.mktemp("parquet")
-    names = sorted(p.relative_to(recordings).as_posix() for p in recordings.rglob("*.*") if p.suffix != ".csv")
+    names = sorted(
+        p.relative_to(recordings).as_posix() for p in recordings.rglob("*.*") if p.suffix != ".csv"
+    )
     for i, part in enumerate((names[:13], names[13:14], names[14:])):
         pq.write_table(table(recordings, part), folder / f"train-{i}.parquet")
     return folder
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_datasets_of_the_library_stream_or_not(parquet, recordings, codec, tokenized, tmp_path, streaming):
+def test_datasets_of_the_library_stream_or_not(
+    parquet, recordings, codec, tokenized, tmp_path, streaming
+):
     source = open_source(str(parquet), streaming=streaming)
     assert run(source, codec, tmp_path / "out", shard=(0, 2)) is None
     assert run(source, codec, tmp_path / "out", shard=(1, 2)) is not None
@@ -247,14 +288,18 @@ def test_datasets_in_memory_and_generators_of_arrays(codec, tmp_path):
     run(datasets.IterableDataset.from_generator(rows), codec, tmp_path / "stream", shard_rows=2)
     for name in ("table", "stream"):
         found = load(tmp_path / name)
-        assert [np.array(c).tolist() for c in found["codes"]] == [codec.encode(c, 16_000).tolist() for c in clips]
+        assert [np.array(c).tolist() for c in found["codes"]] == [
+            codec.encode(c, 16_000).tolist() for c in clips
+        ]
         assert found["label"] == list(range(5))
     assert len(list((tmp_path / "stream" / "data").iterdir())) == 3
 
 
 def test_encode_batch_maps(parquet, codec, tokenized, tmp_path):
     rows = datasets.load_dataset(str(parquet), split="train", cache_dir=str(tmp_path))
-    mapped = rows.map(codec.encode_batch, batched=True, batch_size=7, fn_kwargs={"audio_column": "sound"})
+    mapped = rows.map(
+        codec.encode_batch, batched=True, batch_size=7, fn_kwargs={"audio_column": "sound"}
+    )
     wanted = load(tokenized)
     for name in ("codes", "num_frames", "num_samples", "sample_rate", "error"):
         assert mapped[name] == wanted[name]
@@ -279,7 +324,9 @@ def test_a_recording_that_kills_its_decoder_is_a_failed_row(monkeypatch):
     code += "w._work(sys.stdin.buffer, out, tuple(json.loads(sys.argv[1])))\n"
     real = subprocess.Popen
     monkeypatch.setattr(
-        workers.subprocess, "Popen", lambda command, **kw: real([command[0], "-c", code, command[-1]], **kw)
+        workers.subprocess,
+        "Popen",
+        lambda command, **kw: real([command[0], "-c", code, command[-1]], **kw),
     )
     clip = {"array": signal(0.1, 16_000, 0), "sampling_rate": 16_000}
     items = [(i, "bomb" if i in (1, 4) else clip) for i in range(6)]
@@ -343,7 +390,9 @@ def test_unusable_data_are_refused(parquet, recordings, codec, tmp_path):
         open_source("./nowhere")
     with pytest.raises(InputError, match="one column of audio, found none among x"):
         open_source(datasets.Dataset.from_dict({"x": [1]}))
-    data = datasets.Dataset.from_dict({"codes": [1], "audio": [{"array": [0.1], "sampling_rate": 16_000}]})
+    data = datasets.Dataset.from_dict(
+        {"codes": [1], "audio": [{"array": [0.1], "sampling_rate": 16_000}]}
+    )
     with pytest.raises(InputError, match="a column 'codes' already"):
         run(data, codec, tmp_path / "out")
 
@@ -375,9 +424,14 @@ def test_rows_that_lie_are_refused(codec, tokenized, tmp_path):
         row_codes(codec, {**row, "num_samples": 10**15})
     with pytest.raises(ValueError, match="no codes: silence"):
         row_codes(codec, {**row, "codes": None, "error": "silence"})
-    data = datasets.Dataset.from_list([{**row, "path": "../../outside.wav"}, {**row, "path": "/outside.wav"}])
+    data = datasets.Dataset.from_list(
+        [{**row, "path": "../../outside.wav"}, {**row, "path": "/outside.wav"}]
+    )
     detokenize(data, tmp_path / "a" / "b", codec=codec, progress=False)
-    assert sorted(p.name for p in (tmp_path / "a" / "b").glob("*.wav")) == ["outside-00000001.wav", "outside.wav"]
+    assert sorted(p.name for p in (tmp_path / "a" / "b").glob("*.wav")) == [
+        "outside-00000001.wav",
+        "outside.wav",
+    ]
     assert not list(tmp_path.glob("*.wav"))
 
 
@@ -388,12 +442,39 @@ def test_the_verbs_go_there_and_back(recordings, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lively_codec().model.save_pretrained(tmp_path / "model")
     data = str(recordings / "1")
-    arguments = ["tokenize", "--data", data, "--model", "model", "--out", "codes", "--quiet", "--device", "cpu"]
+    arguments = [
+        "tokenize",
+        "--data",
+        data,
+        "--model",
+        "model",
+        "--out",
+        "codes",
+        "--quiet",
+        "--device",
+        "cpu",
+    ]
     assert main([*arguments, "--codebooks", "2", "--shard", "0/1"]) == 0
     out = capsys.readouterr().out
     assert "clips" in out
     assert "entropy" in out
-    assert main(["detokenize", "--data", "codes", "--out", "wav", "--model", "model", "--limit", "3", "--quiet"]) == 0
+    assert (
+        main(
+            [
+                "detokenize",
+                "--data",
+                "codes",
+                "--out",
+                "wav",
+                "--model",
+                "model",
+                "--limit",
+                "3",
+                "--quiet",
+            ]
+        )
+        == 0
+    )
     assert len(list(Path("wav").glob("*.wav"))) + capsys.readouterr().err.count("row") == 3
     assert main([*arguments, "--shard", "1/1"]) == 2
     assert "I from 0 to N - 1" in capsys.readouterr().err

@@ -17,8 +17,17 @@ def test_machines_without_a_common_disk_make_one_dataset(tmp_path):
     write_recordings(tmp_path / "data", 12, {4: "junk"})
     codec = lively_codec()
     codec.model.save_pretrained(tmp_path / "model")
-    tokenize(str(tmp_path / "data"), codec, tmp_path / "here", coding=Coding(shard_rows=4), workers=0)
-    options = ["--data", str(tmp_path / "data"), "--model", str(tmp_path / "model"), "--private", "--quiet"]
+    tokenize(
+        str(tmp_path / "data"), codec, tmp_path / "here", coding=Coding(shard_rows=4), workers=0
+    )
+    options = [
+        "--data",
+        str(tmp_path / "data"),
+        "--model",
+        str(tmp_path / "model"),
+        "--private",
+        "--quiet",
+    ]
     options += ["--shard-rows", "4", "--num-proc", "0", "--device", "cpu"]
     with running_hub() as hub:
         half, rest, nothing_left, another_job = work(
@@ -48,8 +57,17 @@ def test_machines_without_a_common_disk_make_one_dataset(tmp_path):
 
 def work(hub, *jobs: list[str]) -> list:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    chosen = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": jobs[0][0], "HF_TOKEN": WRITER, "HF_HUB_DISABLE_XET": "1"}
-    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", "NO_PROXY": "127.0.0.1,localhost"}
+    chosen = {
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_HOME": jobs[0][0],
+        "HF_TOKEN": WRITER,
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    quiet = {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "OMP_NUM_THREADS": "1",
+        "NO_PROXY": "127.0.0.1,localhost",
+    }
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("token_hub_job.py")), json.dumps(jobs)],
         env=kept | chosen | quiet,

@@ -44,7 +44,9 @@ FAILURES = {
 }
 
 
-def write_recordings(folder: Path, count: int, failures: dict[int, str], seconds: float = 0.3) -> list[str]:
+def write_recordings(
+    folder: Path, count: int, failures: dict[int, str], seconds: float = 0.3
+) -> list[str]:
     """Files 000.wav … of many lengths, rates and channels, some of them broken; their names."""
     folder.mkdir(parents=True)
     names = []

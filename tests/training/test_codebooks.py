@@ -68,7 +68,10 @@ def test_a_metric_that_tells_no_directions_apart_changes_nothing(quantizer, late
     before = initialize(quantizer, vectors, generator=generator.manual_seed(0))
     expected = quantize(quantizer, latents)[0]
     after = initialize(
-        quantizer, vectors, generator=generator.manual_seed(0), metric=sensitivity(7 * torch.eye(32), 0.05)
+        quantizer,
+        vectors,
+        generator=generator.manual_seed(0),
+        metric=sensitivity(7 * torch.eye(32), 0.05),
     )
     assert after == pytest.approx(before, rel=1e-3)
     assert float((quantize(quantizer, latents)[0] - expected).norm() / expected.norm()) < 0.02
@@ -76,7 +79,9 @@ def test_a_metric_that_tells_no_directions_apart_changes_nothing(quantizer, late
 
 def test_a_metric_lowers_what_errors_cost(quantizer, latents):
     vectors = latents.transpose(1, 2).flatten(0, 1)
-    slopes = torch.randn(200, 32, generator=torch.Generator().manual_seed(1)) * torch.linspace(0, 3, 32)
+    slopes = torch.randn(200, 32, generator=torch.Generator().manual_seed(1)) * torch.linspace(
+        0, 3, 32
+    )
     metric = sensitivity(slopes.t() @ slopes, 0.05)
 
     def cost():
@@ -93,7 +98,9 @@ def test_a_metric_lowers_what_errors_cost(quantizer, latents):
 def skewed():
     """A quantizer, and latents (B, D, T) that lie in few directions, some of them often."""
     generator = torch.Generator().manual_seed(0)
-    quantizer = tiny_model(downsampling_ratios=[2, 2], codebook_size=128, codebook_dim=5, n_codebooks=2).quantizer
+    quantizer = tiny_model(
+        downsampling_ratios=[2, 2], codebook_size=128, codebook_dim=5, n_codebooks=2
+    ).quantizer
     latents = torch.randn(4, 32, 500, generator=generator)
     latents[:, 3:] *= 0.1
     latents[..., ::3] *= 0.1
@@ -111,11 +118,16 @@ def test_codebooks_placed_without_regard_to_bits_are_searched_by_distance(skewed
     quantizer, latents = skewed
     vectors = latents.transpose(1, 2).flatten(0, 1)
     by_direction = initialize(quantizer, vectors, generator=torch.Generator().manual_seed(0))
-    by_distance = initialize(quantizer, vectors, generator=torch.Generator().manual_seed(0), rate_weight=0.0)
+    by_distance = initialize(
+        quantizer, vectors, generator=torch.Generator().manual_seed(0), rate_weight=0.0
+    )
     assert by_distance < 0.8 * by_direction
     _, codes, projected, *_ = quantize(quantizer, latents)
     for k, book in enumerate(quantizer.quantizers):
-        points, entries = projected[:, 5 * k : 5 * k + 3].transpose(1, 2), book.codebook.weight.detach()[:, :3]
+        points, entries = (
+            projected[:, 5 * k : 5 * k + 3].transpose(1, 2),
+            book.codebook.weight.detach()[:, :3],
+        )
         nearest = torch.cdist(points, entries.expand(len(points), -1, -1)).argmin(dim=2)
         assert float((codes[:, k] == nearest).float().mean()) > 0.999
 
@@ -124,7 +136,9 @@ def test_a_rate_weight_saves_more_bits_than_it_costs_in_error(skewed):
     quantizer, latents = skewed
     vectors, found = latents.transpose(1, 2).flatten(0, 1), []
     for weight in (0.0, 0.05):
-        initialize(quantizer, vectors, generator=torch.Generator().manual_seed(0), rate_weight=weight)
+        initialize(
+            quantizer, vectors, generator=torch.Generator().manual_seed(0), rate_weight=weight
+        )
         codes = quantize(quantizer, latents)[1]
         errors, bits = costs_of_codes(quantizer, latents, codes)
         found.append((float(errors[-1].mean()), bits, codes))
@@ -142,10 +156,16 @@ def test_any_implementation_of_dac_finds_the_same_codes(skewed):
     for book in quantizer.quantizers:  # as the original implementation writes it
         points = torch.nn.functional.normalize(book.in_proj(residual).transpose(1, 2).flatten(0, 1))
         entries = torch.nn.functional.normalize(book.codebook.weight)
-        distance = points.square().sum(1, keepdim=True) - 2 * points @ entries.t() + entries.square().sum(1)
+        distance = (
+            points.square().sum(1, keepdim=True)
+            - 2 * points @ entries.t()
+            + entries.square().sum(1)
+        )
         codes.append((-distance).max(1).indices.view(len(latents), -1))
         residual = residual - book.out_proj(book.codebook(codes[-1]).transpose(1, 2))
-    assert float((torch.stack(codes, dim=1) == quantize(quantizer, latents)[1]).float().mean()) > 0.999
+    assert (
+        float((torch.stack(codes, dim=1) == quantize(quantizer, latents)[1]).float().mean()) > 0.999
+    )
 
 
 def test_codebooks_too_narrow_to_steer_are_refused(quantizer, latents):
@@ -161,7 +181,9 @@ def test_searched_items_have_other_codes_about_as_near_and_the_rest_stays(quanti
     torch.manual_seed(5)  # one item, with all codebooks
     found = search_some(quantizer, latents, greedy, 0.5)
     assert [torch.equal(a, b) for a, b in zip(found, greedy, strict=True)].count(False) == 1
-    assert float((found - latents).square().mean()) < 1.02 * float((greedy - latents).square().mean())
+    assert float((found - latents).square().mean()) < 1.02 * float(
+        (greedy - latents).square().mean()
+    )
 
 
 def test_each_codebook_lowers_the_error(quantizer, latents):

@@ -64,12 +64,16 @@ def test_two_processes_share_the_crops_of_one(folder):
 
 def test_recordings_are_drawn_by_their_duration(folder):
     audio = next(batches(folder, batch=400, augmentation=PLAIN)).audio
-    negative = (audio < 0).all(dim=1).float().mean()  # the stereo file averages to -0.1 and lasts 1 s of 9
+    negative = (
+        (audio < 0).all(dim=1).float().mean()
+    )  # the stereo file averages to -0.1 and lasts 1 s of 9
     assert 0.05 < float(negative) < 0.18
 
 
 def test_another_rate_is_resampled_and_says_its_bandwidth(folder):
-    soundfile.write(folder / "long.wav", np.sin(2 * np.pi * 440 * np.arange(16000 * 8) / 16000), 16000)
+    soundfile.write(
+        folder / "long.wav", np.sin(2 * np.pi * 440 * np.arange(16000 * 8) / 16000), 16000
+    )
     (folder / "below" / "stereo.flac").unlink()
     batch = next(batches(folder, samples=RATE, batch=1, augmentation=PLAIN))
     assert torch.fft.rfft(batch.audio[0]).abs().argmax() == 440
@@ -89,7 +93,9 @@ def test_silence_is_drawn_again(tmp_path):
     audio = np.zeros(4 * RATE, np.float32)
     audio[: 2 * RATE] = 0.5
     soundfile.write(tmp_path / "half.wav", audio, RATE)
-    assert (next(batches(tmp_path, batch=100, augmentation=PLAIN)).audio.abs().amax(dim=1) > 0).all()
+    assert (
+        next(batches(tmp_path, batch=100, augmentation=PLAIN)).audio.abs().amax(dim=1) > 0
+    ).all()
 
 
 def test_a_folder_of_silence_gives_silence(tmp_path):
@@ -119,7 +125,9 @@ def test_speed_moves_pitch_and_band_with_it(tmp_path):
     assert float(pitch[moved].min()) >= 0.8 * RATE / 8 - 1
     assert float(pitch[moved].max()) <= 0.9 * RATE / 8 + 1
     torch.testing.assert_close(batch.bandwidth, (4 * pitch).float(), rtol=0.01, atol=0)
-    with pytest.raises(InputError, match=r"augmentation.speed as a range within 0.25 and 4, got \[0, 2\]"):
+    with pytest.raises(
+        InputError, match=r"augmentation.speed as a range within 0.25 and 4, got \[0, 2\]"
+    ):
         Augmentation(speed=(0, 2))
 
 
@@ -159,7 +167,9 @@ def test_nothing_readable_stops_with_a_message(folder):
 
 
 def test_an_empty_folder_says_what_was_expected(tmp_path):
-    with pytest.raises(InputError, match=r"no readable audio below .*expected files ending in .*\.flac"):
+    with pytest.raises(
+        InputError, match=r"no readable audio below .*expected files ending in .*\.flac"
+    ):
         find_recordings(tmp_path)
 
 
@@ -177,14 +187,19 @@ def test_what_is_held_out_is_not_trained_on(tmp_path):
 
 def wav_bytes(level, seconds=1.0, rate=RATE):
     file = io.BytesIO()
-    soundfile.write(file, np.full(int(seconds * rate), level, np.float32), rate, format="WAV", subtype="FLOAT")
+    soundfile.write(
+        file, np.full(int(seconds * rate), level, np.float32), rate, format="WAV", subtype="FLOAT"
+    )
     return file.getvalue()
 
 
 @pytest.fixture
 def table(tmp_path):
     datasets = pytest.importorskip("datasets")
-    rows = [{"audio": {"bytes": wav_bytes((i + 1) / 100), "path": f"{i}.wav"}, "text": "x"} for i in range(40)]
+    rows = [
+        {"audio": {"bytes": wav_bytes((i + 1) / 100), "path": f"{i}.wav"}, "text": "x"}
+        for i in range(40)
+    ]
     rows[3]["audio"]["bytes"] = b"no audio"
     return datasets.Dataset.from_list(rows).cast_column("audio", datasets.Audio(decode=False))
 
@@ -251,7 +266,9 @@ def test_a_parquet_file_and_a_saved_data_set_are_tables(table, tmp_path):
 
 
 def test_a_missing_column_names_those_there_are(table):
-    with pytest.raises(InputError, match="no column 'sound'; name the one with the audio: audio, text"):
+    with pytest.raises(
+        InputError, match="no column 'sound'; name the one with the audio: audio, text"
+    ):
         opened(table, column="sound")
 
 

@@ -25,7 +25,10 @@ def test_by_default_they_are_the_papers():
 
 
 def test_parts_are_named_as_in_the_original(small):
-    names = {name.replace(".parametrizations.weight.original0", ".weight_g") for name in small.state_dict()}
+    names = {
+        name.replace(".parametrizations.weight.original0", ".weight_g")
+        for name in small.state_dict()
+    }
     for name in (
         "discriminators.0.convs.0.0.weight_g",
         "discriminators.0.conv_post.weight_g",
@@ -67,7 +70,9 @@ def test_the_spectrum_equals_numpy(small):
     found = part._spectrum(x).numpy()
     padded = np.pad(x[1, 0].numpy(), (48, 48 + -1000 % 32), mode="reflect")
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(128) / 128)
-    frames = np.stack([np.fft.rfft(padded[s : s + 128] * window) for s in range(0, len(padded) - 127, 32)])
+    frames = np.stack(
+        [np.fft.rfft(padded[s : s + 128] * window) for s in range(0, len(padded) - 127, 32)]
+    )
     assert found.shape == (2, 2, 32, 65)
     np.testing.assert_allclose(found[1], [frames.real, frames.imag], atol=1e-4)
 
@@ -80,10 +85,14 @@ def test_level_and_offset_do_not_matter(small):
 
 def test_losses_are_least_squares_and_l1():
     generator = torch.Generator().manual_seed(0)
-    fake, real = ([[torch.randn(2, 4, generator=generator) for _ in range(3)] for _ in range(2)] for _ in range(2))
+    fake, real = (
+        [[torch.randn(2, 4, generator=generator) for _ in range(3)] for _ in range(2)]
+        for _ in range(2)
+    )
     found = adversarial_losses(fake, real)
     judge = sum(
-        np.mean(f[-1].numpy() ** 2) + np.mean((1 - r[-1].numpy()) ** 2) for f, r in zip(fake, real, strict=True)
+        np.mean(f[-1].numpy() ** 2) + np.mean((1 - r[-1].numpy()) ** 2)
+        for f, r in zip(fake, real, strict=True)
     )
     codec = sum(np.mean((1 - f[-1].numpy()) ** 2) for f in fake)
     matching = sum(
@@ -109,7 +118,9 @@ def test_they_learn_to_tell_noise_from_tones(small):
     optimizer = torch.optim.AdamW(small.parameters(), lr=2e-3, betas=(0.8, 0.99))
     values = []
     for _ in range(40):
-        tones = torch.sin(2 * torch.pi * (200 + 800 * torch.rand(4, 1, generator=generator)) * time).unsqueeze(1)
+        tones = torch.sin(
+            2 * torch.pi * (200 + 800 * torch.rand(4, 1, generator=generator)) * time
+        ).unsqueeze(1)
         noise = torch.randn(4, 1, 512, generator=generator)
         loss = adversarial_losses(small(noise), small(tones)).discriminator
         optimizer.zero_grad()

@@ -71,7 +71,11 @@ def test_a_new_model_keeps_the_level_and_begins_quiet():
 @pytest.mark.parametrize("fields", [PHASED, PAPER], ids=["phased", "paper"])
 def test_training_lowers_the_reconstruction_loss(tone, fields):
     late = {} if fields is PAPER else {"schedule__quantize_at": 20, "schedule__freeze_at": 1000}
-    alone = {"objective__weights__adversarial": 0, "objective__weights__feature_matching": 0, "lr": 1e-2}
+    alone = {
+        "objective__weights__adversarial": 0,
+        "objective__weights__feature_matching": 0,
+        "lr": 1e-2,
+    }
     run = trainer(tone, changed(fields, schedule__steps=50, schedule__decay_at=40, **late, **alone))
     name = run.recipe.objective.reconstruction[0]
     values = [float(run.step()[name]) for _ in range(50)]
@@ -90,7 +94,9 @@ def test_encoder_and_codebooks_rest_once_frozen(tone):
     run = trainer(tone, PHASED)
     for _ in range(7):
         run.step()
-    resting = {k: v.clone() for k, v in run.model.state_dict().items() if not k.startswith("decoder.")}
+    resting = {
+        k: v.clone() for k, v in run.model.state_dict().items() if not k.startswith("decoder.")
+    }
     decoder = run.model.decoder.conv1.weight.detach().clone()
     run.step()
     assert all(torch.equal(v, run.model.state_dict()[k]) for k, v in resting.items())
@@ -143,7 +149,14 @@ def test_codebooks_are_placed_at_the_steps_that_the_recipe_names(tone, monkeypat
 def test_what_no_codebook_reads_of_the_latents_shrinks(tone):
     def unread(weight):
         run = trainer(
-            tone, changed(PHASED, objective__unread=weight, schedule__steps=40, schedule__freeze_at=40, lr=3e-3)
+            tone,
+            changed(
+                PHASED,
+                objective__unread=weight,
+                schedule__steps=40,
+                schedule__freeze_at=40,
+                lr=3e-3,
+            ),
         )
         for _ in range(30):
             run.step()
@@ -168,7 +181,12 @@ def test_the_papers_recipe_moves_codebooks_and_discriminators_by_gradient(tone):
 @pytest.mark.parametrize("fields", [PHASED, PAPER], ids=["phased", "paper"])
 def test_accumulated_batches_are_one_batch(tone, fields):
     # From the first step on quantized, and without what is random or a running mean per batch.
-    settings = {"quantizer_dropout": 0.0, "objective__balanced": False, "optimizer": "adamw", "lr": 1e-3}
+    settings = {
+        "quantizer_dropout": 0.0,
+        "objective__balanced": False,
+        "optimizer": "adamw",
+        "lr": 1e-3,
+    }
     if fields is PHASED:
         settings |= {"schedule__quantize_at": 100, "objective__latent_scale": 0}
     whole, parts = (trainer(tone, changed(fields, **settings), accumulate=n) for n in (1, 2))
@@ -191,7 +209,11 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(tone, monkeypatch):
     assert run.step()["skipped"] == 0
     assert weights(run).isfinite().all()
     assert not torch.equal(before, weights(run))
-    assert (run.progress["skipped"], run.progress["skipped_in_a_row"], run.progress["step"]) == (1, 0, 3)
+    assert (run.progress["skipped"], run.progress["skipped_in_a_row"], run.progress["step"]) == (
+        1,
+        0,
+        3,
+    )
 
 
 def test_steps_that_are_never_finite_stop_the_run(tone):
@@ -200,7 +222,9 @@ def test_steps_that_are_never_finite_stop_the_run(tone):
         run.model.decoder.conv2.bias.fill_(math.nan)
     for _ in range(9):
         assert run.step()["skipped"] == 1
-    with pytest.raises(TrainingError, match="codec was not finite for 10 steps in a row, the last at step 9"):
+    with pytest.raises(
+        TrainingError, match="codec was not finite for 10 steps in a row, the last at step 9"
+    ):
         run.step()
 
 
@@ -211,7 +235,10 @@ def test_fine_tuning_keeps_codebooks_and_quantizes_at_once(tone):
     report = run.step()
     assert "commitment" in report
     assert report["learning_rate"] == pytest.approx(1e-2 * 0.5 * 0.5)  # warm-up, fine_tuning_lr
-    moved = [float((q.codebook.weight - b).abs().max()) for q, b in zip(net.quantizer.quantizers, before, strict=True)]
+    moved = [
+        float((q.codebook.weight - b).abs().max())
+        for q, b in zip(net.quantizer.quantizers, before, strict=True)
+    ]
     follow = run.recipe.codebooks.decay
     assert 0 < max(moved) < 20 * (1 - follow)
 
@@ -225,13 +252,17 @@ def test_parts_that_rest_keep_their_weights_and_the_others_move(tone, fields, re
     for _ in range(3):
         assert math.isfinite(run.step()["gradient_norm"])
     for name, part in parts.items():
-        same = all(torch.equal(tensor, before[name][key]) for key, tensor in part.state_dict().items())
+        same = all(
+            torch.equal(tensor, before[name][key]) for key, tensor in part.state_dict().items()
+        )
         assert same == (name in resting), name
 
 
 @pytest.mark.parametrize("resting", [["encoder", "quantizer", "decoder"], ["coder"]])
 def test_resting_parts_are_some_of_three(resting):
-    with pytest.raises(InputError, match="resting parts from encoder, quantizer, decoder, but not all"):
+    with pytest.raises(
+        InputError, match="resting parts from encoder, quantizer, decoder, but not all"
+    ):
         Recipe.from_dict({**PAPER, "resting": resting})
 
 
@@ -260,7 +291,10 @@ def test_a_wider_encoder_begins_as_the_narrow_one_and_uses_its_new_channels(tone
 def test_fine_tuning_leaves_steered_codebooks_alone(tone, fields):
     net = model()
     initialize(net.quantizer, torch.randn(500, net.config.hidden_size), rate_weight=0.02)
-    before, encoder = copy.deepcopy(net.quantizer.state_dict()), copy.deepcopy(net.encoder.state_dict())
+    before, encoder = (
+        copy.deepcopy(net.quantizer.state_dict()),
+        copy.deepcopy(net.encoder.state_dict()),
+    )
     run = trainer(tone, fields, net, fine_tune=True)
     for _ in range(3):
         report = run.step()
@@ -281,10 +315,21 @@ def uncoded(run, net):
 
 @pytest.mark.parametrize("freeze_at", [0, 2])
 @pytest.mark.parametrize("steered", [False, True])
-def test_new_codebooks_are_placed_for_what_the_encoder_of_the_checkpoint_gives(tone, steered, freeze_at):
+def test_new_codebooks_are_placed_for_what_the_encoder_of_the_checkpoint_gives(
+    tone, steered, freeze_at
+):
     net = model()
-    initialize(net.quantizer, torch.randn(500, net.config.hidden_size), rate_weight=0.02 if steered else None)
-    fields = changed(PHASED, codebooks__kept=False, codebooks__placement_vectors=500, schedule__freeze_at=freeze_at)
+    initialize(
+        net.quantizer,
+        torch.randn(500, net.config.hidden_size),
+        rate_weight=0.02 if steered else None,
+    )
+    fields = changed(
+        PHASED,
+        codebooks__kept=False,
+        codebooks__placement_vectors=500,
+        schedule__freeze_at=freeze_at,
+    )
     run = trainer(tone, fields, copy.deepcopy(net), fine_tune=True)
     for step in range(3):
         report = run.step()
@@ -293,13 +338,20 @@ def test_new_codebooks_are_placed_for_what_the_encoder_of_the_checkpoint_gives(t
         assert is_steered(run.model.quantizer.quantizers[0]) == rests
     assert uncoded(run, run.average.eval()) < 0.5 * uncoded(run, net.eval())
     encoder = torch.cat([p.flatten() for p in net.encoder.parameters()])
-    assert torch.equal(encoder, torch.cat([p.flatten() for p in run.model.encoder.parameters()])) == (freeze_at == 0)
+    assert torch.equal(
+        encoder, torch.cat([p.flatten() for p in run.model.encoder.parameters()])
+    ) == (freeze_at == 0)
 
 
 def test_new_codebooks_without_a_rate_weight_learn_as_any(tone):
     net = model()
     initialize(net.quantizer, torch.randn(500, net.config.hidden_size), rate_weight=0.02)
-    run = trainer(tone, changed(PHASED, codebooks__kept=False, codebooks__rate_weight=None), net, fine_tune=True)
+    run = trainer(
+        tone,
+        changed(PHASED, codebooks__kept=False, codebooks__rate_weight=None),
+        net,
+        fine_tune=True,
+    )
     run.step()
     placed = run.model.quantizer.quantizers[0].codebook.weight.clone()
     run.step()
@@ -345,7 +397,9 @@ def test_the_papers_rate_falls_by_a_factor():
 
 
 def test_another_number_of_steps_keeps_the_course():
-    schedule = Schedule(steps=1000, warmup=100, quantize_at=200, freeze_at=900, decay_at=800, gamma=0.99)
+    schedule = Schedule(
+        steps=1000, warmup=100, quantize_at=200, freeze_at=900, decay_at=800, gamma=0.99
+    )
     short = schedule.scaled(100)
     assert (short.steps, short.quantize_at, short.freeze_at, short.decay_at) == (100, 20, 90, 80)
     assert short.factor(60) == pytest.approx(schedule.factor(600))
@@ -377,11 +431,21 @@ def test_every_parameter_is_trained_once(muon, train_codebooks):
     assert len(rest) == (0 if train_codebooks else net.config.n_codebooks)
     assert all(name.endswith("codebook.weight") for name in rest)
     assert [type(o).__name__ for o in optimizers] == (["AdamW", "Muon"] if muon else ["AdamW"])
-    assert id(net.encoder.conv2.weight) in [id(p) for group in optimizers[0].param_groups for p in group["params"]]
+    assert id(net.encoder.conv2.weight) in [
+        id(p) for group in optimizers[0].param_groups for p in group["params"]
+    ]
 
 
 @pytest.mark.parametrize(
-    "name", ["dac-16khz-live", "dac-44khz-small", "dac-44khz", "dac-24khz", "dac-16khz", "dac-44khz-16kbps"]
+    "name",
+    [
+        "dac-16khz-live",
+        "dac-44khz-small",
+        "dac-44khz",
+        "dac-24khz",
+        "dac-16khz",
+        "dac-44khz-16kbps",
+    ],
 )
 def test_every_preset_has_a_recipe_whose_windows_fit(name):
     recipe = Recipe.load(name)
@@ -394,7 +458,12 @@ def test_by_default_weights_and_sizes_are_the_papers():
     recipe = Recipe.load("dac-44khz")
     assert recipe.objective.weights == {"mel": 15, "feature_matching": 2, "adversarial": 1}
     assert (recipe.objective.codebook, recipe.objective.commitment) == (1, 0.25)
-    assert (recipe.batch, recipe.lr, recipe.schedule.gamma, recipe.clip) == (72, 1e-4, 0.999996, 1000)
+    assert (recipe.batch, recipe.lr, recipe.schedule.gamma, recipe.clip) == (
+        72,
+        1e-4,
+        0.999996,
+        1000,
+    )
     assert recipe.adversary.periods == [2, 3, 5, 7, 11]
 
 
@@ -408,8 +477,14 @@ def test_by_default_weights_and_sizes_are_the_papers():
         ({"codebooks.rate_weight": -1}, "rate_weight of 0 or more, or none, got -1"),
         ({"codebooks.rate_weight": 0.02}, "set freeze_at too"),
         ({"codebooks.kept": False}, "set codebooks.placed too"),
-        ({"codebooks.kept": False, "codebooks.placed": True, "resting": ["quantizer"]}, "decoder that follow"),
-        ({"codebooks.kept": False, "codebooks.placed": True, "resting": ["decoder"]}, "decoder that follow"),
+        (
+            {"codebooks.kept": False, "codebooks.placed": True, "resting": ["quantizer"]},
+            "decoder that follow",
+        ),
+        (
+            {"codebooks.kept": False, "codebooks.placed": True, "resting": ["decoder"]},
+            "decoder that follow",
+        ),
         ({"schedule.steps": 0}, "at least 1 step"),
         ({"objective.weights": {"adversarial": 1}}, "no reconstruction loss"),
     ],
@@ -420,7 +495,9 @@ def test_a_wrong_setting_says_what_was_expected(settings, message):
 
 
 def test_an_unknown_recipe_names_those_there_are():
-    with pytest.raises(InputError, match="no recipe 'dac-16khz-life'; give a JSON file, or dac-16khz-live"):
+    with pytest.raises(
+        InputError, match="no recipe 'dac-16khz-life'; give a JSON file, or dac-16khz-live"
+    ):
         Recipe.load("dac-16khz-life")
 
 

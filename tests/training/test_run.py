@@ -19,7 +19,14 @@ from codecplus.training.run import RunOptions, train
 from codecplus.utils import save_audio
 
 OPTIONS = RunOptions(
-    workers=0, cpu=True, precision="no", tracker="none", save_every=2, log_every=1, validate_every=0, progress=False
+    workers=0,
+    cpu=True,
+    precision="no",
+    tracker="none",
+    save_every=2,
+    log_every=1,
+    validate_every=0,
+    progress=False,
 )
 
 
@@ -31,11 +38,15 @@ def place(tmp_path_factory):
     time = np.arange(RATE) / RATE
     (folder / "recordings").mkdir()
     for index in range(20):
-        tone = 0.3 * np.sin(2 * np.pi * (200 + 100 * index) * time) + 0.01 * random.standard_normal(RATE)
+        tone = 0.3 * np.sin(2 * np.pi * (200 + 100 * index) * time) + 0.01 * random.standard_normal(
+            RATE
+        )
         save_audio(tone.astype(np.float32), folder / "recordings" / f"{index}.wav", RATE)
     (folder / "config.json").write_text(json.dumps(CONFIG))
     for name, fields in (("phased", PHASED), ("paper", PAPER)):
-        (folder / f"{name}.json").write_text(json.dumps({**fields, "preset": str(folder / "config.json")}))
+        (folder / f"{name}.json").write_text(
+            json.dumps({**fields, "preset": str(folder / "config.json")})
+        )
     return folder
 
 
@@ -56,7 +67,9 @@ class Killed(BaseException):
 
 
 def lines(folder):
-    lines = [json.loads(line) for line in (folder / "training" / "log.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (folder / "training" / "log.jsonl").read_text().splitlines()
+    ]
     return [{k: v for k, v in line.items() if not k.startswith("speed")} for line in lines]
 
 
@@ -68,8 +81,13 @@ def lines(folder):
         ("paper", 7, True, True), ("phased", 3, True, False),
     ],
 )  # fmt: skip
-def test_interrupted_equals_uninterrupted(place, tmp_path, monkeypatch, name, killed_at, fine_tuned, kept):
-    recipe, data = Recipe.load(place / f"{name}.json", {"codebooks.kept": kept}), place / "recordings"
+def test_interrupted_equals_uninterrupted(
+    place, tmp_path, monkeypatch, name, killed_at, fine_tuned, kept
+):
+    recipe, data = (
+        Recipe.load(place / f"{name}.json", {"codebooks.kept": kept}),
+        place / "recordings",
+    )
     start = None
     if fine_tuned:
         net, start = new_model(recipe), tmp_path / "start"
@@ -95,7 +113,9 @@ def test_interrupted_equals_uninterrupted(place, tmp_path, monkeypatch, name, ki
 
 
 def test_a_run_ends_with_a_checkpoint_that_loads(place, tmp_path):
-    model = train(Recipe.load(place / "paper.json"), place / "recordings", tmp_path / "out", options=OPTIONS)
+    model = train(
+        Recipe.load(place / "paper.json"), place / "recordings", tmp_path / "out", options=OPTIONS
+    )
     loaded = CausalDacModel.from_pretrained(tmp_path / "out")
     codec = load_codec(tmp_path / "out")
     assert DacFeatureExtractor.from_pretrained(tmp_path / "out").sampling_rate == RATE
@@ -113,7 +133,9 @@ def test_a_stock_class_reads_what_a_plain_dac_became(place, tmp_path):
 
     (tmp_path / "plain.json").write_text(json.dumps({**CONFIG, "model_type": "dac"}))
     fields = json.loads((place / "paper.json").read_text())
-    recipe = Recipe.from_dict({**fields, "preset": str(tmp_path / "plain.json"), "schedule": {"steps": 1}})
+    recipe = Recipe.from_dict(
+        {**fields, "preset": str(tmp_path / "plain.json"), "schedule": {"steps": 1}}
+    )
     model = train(recipe, place / "recordings", tmp_path / "out", options=OPTIONS)
     stock = transformers.DacModel.from_pretrained(tmp_path / "out")
     audio = torch.randn(1, 1, 320)
@@ -121,7 +143,9 @@ def test_a_stock_class_reads_what_a_plain_dac_became(place, tmp_path):
         torch.testing.assert_close(stock.encoder(audio), model.encoder(audio), atol=1e-5, rtol=1e-4)
 
 
-def test_fine_tuning_starts_from_the_checkpoint_and_its_discriminators(place, tmp_path, monkeypatch):
+def test_fine_tuning_starts_from_the_checkpoint_and_its_discriminators(
+    place, tmp_path, monkeypatch
+):
     recipe = Recipe.load(place / "paper.json", {"schedule.steps": 2})
     model = train(recipe, place / "recordings", tmp_path / "first", options=OPTIONS)
     seen = {}
@@ -132,7 +156,13 @@ def test_fine_tuning_starts_from_the_checkpoint_and_its_discriminators(place, tm
         return run.trainer.average
 
     monkeypatch.setattr(runs._Run, "run", look)
-    train(recipe, place / "recordings", tmp_path / "second", init_from=tmp_path / "first", options=OPTIONS)
+    train(
+        recipe,
+        place / "recordings",
+        tmp_path / "second",
+        init_from=tmp_path / "first",
+        options=OPTIONS,
+    )
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(seen["weights"][name], tensor)
     saved = runs.load_file(tmp_path / "first" / "training" / "discriminators.safetensors")
@@ -142,15 +172,26 @@ def test_fine_tuning_starts_from_the_checkpoint_and_its_discriminators(place, tm
 def test_a_checkpoint_that_got_new_codebooks_keeps_them(place, tmp_path):
     new_model(Recipe.load(place / "phased.json")).save_pretrained(tmp_path / "first")
     common = ("--steps", "2", "--data", str(place / "recordings"), *HERE)
-    again = ("--preset", str(place / "phased.json"), "--init-from", str(tmp_path / "first"), "--new-codebooks")
-    for name, arguments, kept in (("second", again, False), ("third", ("--init-from", str(tmp_path / "second")), True)):
+    again = (
+        "--preset",
+        str(place / "phased.json"),
+        "--init-from",
+        str(tmp_path / "first"),
+        "--new-codebooks",
+    )
+    for name, arguments, kept in (
+        ("second", again, False),
+        ("third", ("--init-from", str(tmp_path / "second")), True),
+    ):
         assert main(["train", *arguments, *common, "-o", str(tmp_path / name)]) == 0
         recipe = json.loads((tmp_path / name / "training" / "recipe.json").read_text())
         assert recipe["codebooks"]["kept"] == kept
 
 
 def test_a_wider_encoder_for_the_decoder_of_a_checkpoint(place, tmp_path):
-    recipe = Recipe.load(place / "phased.json", {"schedule.steps": 3, "resting": ["decoder", "quantizer"]})
+    recipe = Recipe.load(
+        place / "phased.json", {"schedule.steps": 3, "resting": ["decoder", "quantizer"]}
+    )
     net = new_model(recipe)
     net.save_pretrained(tmp_path / "narrow")
     options = {"init_from": tmp_path / "narrow", "encoder_width": 12, "options": OPTIONS}
@@ -158,15 +199,26 @@ def test_a_wider_encoder_for_the_decoder_of_a_checkpoint(place, tmp_path):
     wide = load_codec(tmp_path / "wide").model
     assert wide.config.encoder_hidden_size == 12
     codes = torch.randint(0, 16, (1, 3, 20))
-    torch.testing.assert_close(wide.decode(audio_codes=codes).audio_values, net.decode(audio_codes=codes).audio_values)
+    torch.testing.assert_close(
+        wide.decode(audio_codes=codes).audio_values, net.decode(audio_codes=codes).audio_values
+    )
     with pytest.raises(InputError, match="an encoder is widened where training begins"):
-        train(recipe, place / "recordings", tmp_path / "wide", encoder_width=16, resume=True, options=OPTIONS)
+        train(
+            recipe,
+            place / "recordings",
+            tmp_path / "wide",
+            encoder_width=16,
+            resume=True,
+            options=OPTIONS,
+        )
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(place, tmp_path):
     recipe = Recipe.load(place / "paper.json", {"schedule.steps": 1})
     train(recipe, place / "recordings", tmp_path / "out", options=OPTIONS)
-    with pytest.raises(OutputExistsError, match="holds a run already; resume it, or choose another folder"):
+    with pytest.raises(
+        OutputExistsError, match="holds a run already; resume it, or choose another folder"
+    ):
         train(recipe, place / "recordings", tmp_path / "out", options=OPTIONS)
     other = Recipe.load(place / "paper.json", {"lr": 0.5, "schedule.steps": 1})
     with pytest.raises(InputError, match=r"the run to resume has lr = 0\.001, not 0\.5"):
@@ -201,11 +253,23 @@ def test_two_processes_compute_what_one_does_with_the_whole_batch(place, tmp_pat
     # What processes draw for themselves is left out.
     drawn = {"quantizer_dropout": 0.0, "codebooks": {**PHASED["codebooks"], "searched": 0.0}}
     recipe = {**PHASED, **drawn, "optimizer": "adamw", "lr": 1e-3}
-    recipe |= {"preset": str(place / "config.json"), "schedule": {**PHASED["schedule"], "steps": 5, "freeze_at": 4}}
+    recipe |= {
+        "preset": str(place / "config.json"),
+        "schedule": {**PHASED["schedule"], "steps": 5, "freeze_at": 4},
+    }
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
-    common = ["train", "--preset", str(tmp_path / "recipe.json"), "--data", str(place / "recordings"), *HERE]
+    common = [
+        "train",
+        "--preset",
+        str(tmp_path / "recipe.json"),
+        "--data",
+        str(place / "recordings"),
+        *HERE,
+    ]
     assert main([*common, "-o", str(tmp_path / "one")]) == 0
-    done = subprocess.run([*LAUNCH, *common, "-o", str(tmp_path / "two")], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [*LAUNCH, *common, "-o", str(tmp_path / "two")], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
     assert len(one) == len(two) == 5
@@ -217,8 +281,15 @@ def test_two_processes_compute_what_one_does_with_the_whole_batch(place, tmp_pat
 
 def test_a_batch_that_does_not_divide_says_so(place, tmp_path):
     options = RunOptions(**{**OPTIONS.__dict__, "accumulate": 3})
-    with pytest.raises(InputError, match="a batch of 4 crops does not divide among 1 processes times 3"):
-        train(Recipe.load(place / "paper.json"), place / "recordings", tmp_path / "out", options=options)
+    with pytest.raises(
+        InputError, match="a batch of 4 crops does not divide among 1 processes times 3"
+    ):
+        train(
+            Recipe.load(place / "paper.json"),
+            place / "recordings",
+            tmp_path / "out",
+            options=options,
+        )
 
 
 def test_tensorboard_gets_numbers_audio_and_spectrograms(place, tmp_path):
@@ -249,9 +320,18 @@ def test_tensorboard_gets_numbers_audio_and_spectrograms(place, tmp_path):
         (["--preset", "dac-16khz-live", "--tracker", "paper"], "no tracker 'paper'"),
         (["--preset", "dac-16khz-live", "--set", "lr"], "expected --set KEY=VALUE"),
         (["--init-from", "dac-16khz-life"], "no checkpoint 'dac-16khz-life'"),
-        (["--preset", "dac-16khz-live", "--encoder-width", "64"], "an encoder is widened where training begins, from"),
-        (["--preset", "dac-16khz-live", "--set", 'resting=["decoder"]'], "parts rest where training starts from a"),
-        (["--preset", "dac-16khz-live", "--new-codebooks"], "new codebooks are for a checkpoint that has some"),
+        (
+            ["--preset", "dac-16khz-live", "--encoder-width", "64"],
+            "an encoder is widened where training begins, from",
+        ),
+        (
+            ["--preset", "dac-16khz-live", "--set", 'resting=["decoder"]'],
+            "parts rest where training starts from a",
+        ),
+        (
+            ["--preset", "dac-16khz-live", "--new-codebooks"],
+            "new codebooks are for a checkpoint that has some",
+        ),
         (["--resume", "--new-codebooks"], "resumes with the settings it began with"),
         (["--resume", "--steps", "3"], "resumes with the settings it began with"),
         (["--preset", "dac-16khz-live", "--data", "nowhere"], "there is no folder or file nowhere"),
@@ -273,7 +353,9 @@ def test_the_pages_commands_are_commands():
     from codecplus import cli
 
     page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
-    commands = [line for line in page.splitlines() if line.startswith(("codecplus ", "accelerate launch"))]
+    commands = [
+        line for line in page.splitlines() if line.startswith(("codecplus ", "accelerate launch"))
+    ]
     assert len(commands) >= 8
     for line in commands:
         words = shlex.split(line)

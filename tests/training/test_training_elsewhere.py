@@ -17,7 +17,14 @@ from codecplus.training.run import RunOptions, train
 from codecplus.utils import save_audio
 
 OPTIONS = RunOptions(
-    workers=0, cpu=True, precision="no", tracker="none", save_every=3, log_every=1, validate_every=4, progress=False
+    workers=0,
+    cpu=True,
+    precision="no",
+    tracker="none",
+    save_every=3,
+    log_every=1,
+    validate_every=4,
+    progress=False,
 )
 
 
@@ -25,14 +32,19 @@ OPTIONS = RunOptions(
 def recordings(tmp_path_factory):
     folder, random = tmp_path_factory.mktemp("recordings"), np.random.default_rng(0)
     for index in range(20):
-        save_audio((0.1 * random.standard_normal(RATE)).astype(np.float32), folder / f"{index}.wav", RATE)
+        save_audio(
+            (0.1 * random.standard_normal(RATE)).astype(np.float32), folder / f"{index}.wav", RATE
+        )
     return folder
 
 
 @pytest.fixture
 def elsewhere(monkeypatch):
     """Runs train on the other device; they write no checkpoints, whose writer asks tensors for their addresses."""
-    states, original = (PartialState._shared_state, AcceleratorState._shared_state), runs._accelerator
+    states, original = (
+        (PartialState._shared_state, AcceleratorState._shared_state),
+        runs._accelerator,
+    )
 
     def accelerator(options, phases):
         for state in states:
@@ -54,7 +66,9 @@ def losses(folder):
     """Of each step, those that are logged."""
     steps = map(json.loads, (folder / "training" / "log.jsonl").read_text().splitlines())
     return [
-        {k: v for k, v in step.items() if k.startswith("train/")} for step in steps if "train/gradient_norm" in step
+        {k: v for k, v in step.items() if k.startswith("train/")}
+        for step in steps
+        if "train/gradient_norm" in step
     ]
 
 
@@ -64,7 +78,9 @@ def losses(folder):
     [(PHASED, 3, False), (PHASED, 2, True), (PAPER, 8, True)],
     ids=["phased", "phased-own-snake", "paper"],
 )
-def test_losses_are_the_same_in_a_resumed_run_too(recordings, tmp_path, monkeypatch, request, fields, alike, own_snake):
+def test_losses_are_the_same_in_a_resumed_run_too(
+    recordings, tmp_path, monkeypatch, request, fields, alike, own_snake
+):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     recipe = Recipe.from_dict({**fields, "preset": str(tmp_path / "config.json")})
     with monkeypatch.context() as patch:

@@ -12,7 +12,13 @@ CONFIG = {
     "codebook_size": 16,
     "sampling_rate": RATE,
 }
-ADVERSARY = {"periods": [2, 3], "fft_sizes": [64], "period_channels": [4, 8], "stft_channels": 4, "lr": 1e-3}
+ADVERSARY = {
+    "periods": [2, 3],
+    "fft_sizes": [64],
+    "period_channels": [4, 8],
+    "stft_channels": 4,
+    "lr": 1e-3,
+}
 
 # As of the embedded checkpoints: phases, balanced gradients, codebooks as means, Muon.
 PHASED = {

@@ -27,14 +27,18 @@ class PackCache:
     """Weights of modules in the order the kernels read them, made anew where a part was changed."""
 
     def __init__(self) -> None:
-        self._packs: WeakKeyDictionary[nn.Module, tuple[tuple, tuple[Tensor, ...]]] = WeakKeyDictionary()
+        self._packs: WeakKeyDictionary[nn.Module, tuple[tuple, tuple[Tensor, ...]]] = (
+            WeakKeyDictionary()
+        )
 
     def get(
         self, module: nn.Module, parts: Sequence[Tensor], pack: Callable[..., tuple[Tensor, ...]]
     ) -> tuple[Tensor, ...]:
         """`pack(*parts)`, without gradients, from the cache if these are the parts it was last made from."""
         # The tensors too: weight norm makes new ones at every use, and memory that is let go is given to the next.
-        now = [(part, part.data_ptr(), 0 if part.is_inference() else part._version) for part in parts]
+        now = [
+            (part, part.data_ptr(), 0 if part.is_inference() else part._version) for part in parts
+        ]
         before, packed = self._packs.get(module, ((), ()))
         same = len(before) == len(now) and all(
             a is b and rest == was for (a, *rest), (b, *was) in zip(now, before, strict=True)
@@ -60,12 +64,22 @@ def takes_unit(unit: Any, x: Tensor) -> bool:
     channels, conv = x.shape[1], unit.conv1
     if not x.device.type == conv.weight.device.type == "cpu" or conv.weight.dtype != x.dtype:
         return False
-    if conv.kernel_size[0] != _TAPS or conv.bias is None or unit.conv2.bias is None or not x.numel():
+    if (
+        conv.kernel_size[0] != _TAPS
+        or conv.bias is None
+        or unit.conv2.bias is None
+        or not x.numel()
+    ):
         return False
     if x.dtype == torch.bfloat16:
         return supported_in_bf16() and takes_channels(channels)
     # Where few rows come at a time, blocks of 144 would be mostly empty.
-    return x.dtype == torch.float32 and channels % 32 == 0 and 36 % conv.dilation[0] == 0 and x.shape[2] >= 72
+    return (
+        x.dtype == torch.float32
+        and channels % 32 == 0
+        and 36 % conv.dilation[0] == 0
+        and x.shape[2] >= 72
+    )
 
 
 def residual_unit(unit: Any, x: Tensor, lengths: Tensor | None = None) -> Tensor | None:
@@ -115,7 +129,11 @@ def snake_of_rows(rows: Tensor, alpha: Tensor) -> Tensor:
     """Snake of contiguous rows (B, T, C) in fp32 or bf16."""
     out = torch.empty_like(rows)
     kernel = "snake_fp32" if rows.dtype == torch.float32 else "snake_bf16"
-    call(kernel, (rows, out, torch.stack(snake_vectors(alpha))), (rows.shape[0] * rows.shape[1], rows.shape[2]))
+    call(
+        kernel,
+        (rows, out, torch.stack(snake_vectors(alpha))),
+        (rows.shape[0] * rows.shape[1], rows.shape[2]),
+    )
     return out
 
 
@@ -127,19 +145,30 @@ def snake_vectors(alpha: Tensor) -> list[Tensor]:
 
 def unit_vectors(alpha1: Tensor, bias1: Tensor, alpha2: Tensor, bias2: Tensor) -> Tensor:
     """(6, C) fp32 of α / π, 1 / α and bias of a unit's first half and of its second."""
-    return torch.stack([*snake_vectors(alpha1), bias1.float(), *snake_vectors(alpha2), bias2.float()])
+    return torch.stack(
+        [*snake_vectors(alpha1), bias1.float(), *snake_vectors(alpha2), bias2.float()]
+    )
 
 
 def call(kernel: str, tensors: Sequence[Tensor | None], sizes: Sequence[int]) -> None:
     """Run a kernel on contiguous tensors, null where None, and sizes, on as many threads as torch has."""
-    pointers = (ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors)
+    pointers = (
+        ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors
+    )
     getattr(library(), kernel)(*pointers, *map(ctypes.c_long, sizes), torch.get_num_threads())
 
 
 def _packed(unit: Any) -> tuple[Tensor, ...]:
     """`unit_vectors`, and the weights of the two convolutions."""
     conv1, conv2 = unit.conv1, unit.conv2
-    parts = (conv1.weight, conv2.weight, unit.snake1.alpha, conv1.bias, unit.snake2.alpha, conv2.bias)
+    parts = (
+        conv1.weight,
+        conv2.weight,
+        unit.snake1.alpha,
+        conv1.bias,
+        unit.snake2.alpha,
+        conv2.bias,
+    )
     return _packs.get(unit, parts, _pack)
 
 

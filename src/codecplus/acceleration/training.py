@@ -74,16 +74,33 @@ def recorded() -> bool:
 class TrainedConv1d(DacConv1d):
     """A `DacConv1d` whose gradients are a few matrix products: on a CPU, where it has a stride or runs in bf16."""
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, lengths: Tensor | None = None, residual: Tensor | None = None
+    ) -> Tensor:
         """As `DacConv1d.forward`."""
         stride = self.stride[0]
-        if stride > 1 and self.kernel_size[0] == 2 * stride and x.device.type == "cpu" and recorded():
-            return cast(Tensor, _Strided.apply(zero_tail(x, lengths), self.weight, self.bias, self.pads))
+        if (
+            stride > 1
+            and self.kernel_size[0] == 2 * stride
+            and x.device.type == "cpu"
+            and recorded()
+        ):
+            return cast(
+                Tensor, _Strided.apply(zero_tail(x, lengths), self.weight, self.bias, self.pads)
+            )
         wide = self.kernel_size[0] > 1 and stride == 1
-        if not wide or x.dtype != torch.bfloat16 or x.device.type != "cpu" or not torch.is_grad_enabled():
+        if (
+            not wide
+            or x.dtype != torch.bfloat16
+            or x.device.type != "cpu"
+            or not torch.is_grad_enabled()
+        ):
             return super().forward(x, lengths, residual)
         return cast(
-            Tensor, _Convolution.apply(zero_tail(x, lengths), self.weight, self.bias, self.dilation[0], self.pads)
+            Tensor,
+            _Convolution.apply(
+                zero_tail(x, lengths), self.weight, self.bias, self.dilation[0], self.pads
+            ),
         )
 
 
@@ -92,11 +109,21 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, pads: tuple[int, int]
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        dilation: int,
+        pads: tuple[int, int],
     ) -> Tensor:
         x, narrow = channels_last(x), weight.to(x.dtype)
         ctx.save_for_backward(x, narrow)
-        ctx.dilation, ctx.pads, ctx.dtype, ctx.biased = dilation, pads, weight.dtype, bias is not None
+        ctx.dilation, ctx.pads, ctx.dtype, ctx.biased = (
+            dilation,
+            pads,
+            weight.dtype,
+            bias is not None,
+        )
         return folded_conv(x, narrow, None if bias is None else bias.to(x.dtype), dilation, pads)
 
     @staticmethod
@@ -133,8 +160,12 @@ def _weight_gradient(
     kernel = weight.shape[2]
     reach = (kernel - 1) * dilation
     # One row of items with zeros between them, so that each tap is one product over all of them.
-    rows = F.pad(x.transpose(1, 2), (0, 0, left, reach - left)).flatten(0, 1)  # (B * (T + reach), C)
-    grads = F.pad(gradient.transpose(1, 2), (0, 0, 0, reach)).flatten(0, 1)[: batch * (steps + reach) - reach]
+    rows = F.pad(x.transpose(1, 2), (0, 0, left, reach - left)).flatten(
+        0, 1
+    )  # (B * (T + reach), C)
+    grads = F.pad(gradient.transpose(1, 2), (0, 0, 0, reach)).flatten(0, 1)[
+        : batch * (steps + reach) - reach
+    ]
     turned = grads.t()  # (C', N)
     taps = [turned @ rows[tap * dilation : tap * dilation + len(grads)] for tap in range(kernel)]
     return torch.stack(taps, dim=-1).to(dtype)
@@ -157,7 +188,9 @@ def _one_channel_gradients(
         windows = _windows(gradient, reach - left, left)  # taps in reverse
         at_weight = (windows.t() @ wide).flip(0).t().unsqueeze(0)
         if at_input:
-            found = (windows @ weight[0].flip(1).t()).view(x.shape[0], x.shape[2], -1).transpose(1, 2)
+            found = (
+                (windows @ weight[0].flip(1).t()).view(x.shape[0], x.shape[2], -1).transpose(1, 2)
+            )
     return found, at_weight.to(dtype)
 
 
@@ -174,13 +207,22 @@ class _Strided(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, pads: tuple[int, int]) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, pads: tuple[int, int]
+    ) -> Tensor:
         batch, channels, steps = x.shape
         stride = weight.shape[2] // 2
         blocks = (steps + sum(pads)) // stride
         before, behind = pads[0], blocks * stride - steps - pads[0]
-        rows = F.pad(x.transpose(1, 2), (0, 0, before, behind)).reshape(batch * blocks, stride * channels)
-        halves = weight.to(x.dtype).unflatten(2, (2, stride)).permute(3, 1, 2, 0).reshape(rows.shape[1], -1)
+        rows = F.pad(x.transpose(1, 2), (0, 0, before, behind)).reshape(
+            batch * blocks, stride * channels
+        )
+        halves = (
+            weight.to(x.dtype)
+            .unflatten(2, (2, stride))
+            .permute(3, 1, 2, 0)
+            .reshape(rows.shape[1], -1)
+        )
         both = (rows @ halves).view(batch, blocks, 2, -1)
         y = both[:, :-1, 0] + both[:, 1:, 1]
         if bias is not None:
@@ -206,8 +248,15 @@ class _Strided(torch.autograd.Function):
         both = both.view(-1, 2 * width)
         at_input = None
         if ctx.needs_input_grad[0]:
-            at_input = F.pad((both @ halves.t()).view(batch, -1, channels), ctx.crop).transpose(1, 2)
-        at_weight = (rows.t() @ both).view(kernel // 2, channels, 2, out_channels).permute(3, 1, 2, 0).flatten(2)
+            at_input = F.pad((both @ halves.t()).view(batch, -1, channels), ctx.crop).transpose(
+                1, 2
+            )
+        at_weight = (
+            (rows.t() @ both)
+            .view(kernel // 2, channels, 2, out_channels)
+            .permute(3, 1, 2, 0)
+            .flatten(2)
+        )
         return at_input, at_weight.to(ctx.dtype), (
             gradient.sum(dim=(0, 1), dtype=torch.float32) if ctx.biased else None
         ), None  # fmt: skip
@@ -257,13 +306,20 @@ def _passes(device: str) -> tuple[Callable[..., Tensor], Callable[..., tuple[Ten
         return _snake_in_blocks, _gradients_in_blocks
     if device != "cuda":
         return snake_of_rows, snake_gradients
-    snake, gradients = torch.compile(snake_of_rows, dynamic=True), torch.compile(snake_gradients, dynamic=True)
-    rows = torch.ones(48, 16, device=device, dtype=torch.bfloat16)  # equal sizes would be taken for one
+    snake, gradients = (
+        torch.compile(snake_of_rows, dynamic=True),
+        torch.compile(snake_gradients, dynamic=True),
+    )
+    rows = torch.ones(
+        48, 16, device=device, dtype=torch.bfloat16
+    )  # equal sizes would be taken for one
     try:
         snake(rows, rows[0].float())
         gradients(rows, rows[0].float(), rows)
     except Exception as error:  # of a compiler, or because there is none
-        logger.warning("training will be slower than it could be, torch.compile does not work here: %s", error)
+        logger.warning(
+            "training will be slower than it could be, torch.compile does not work here: %s", error
+        )
         return snake_of_rows, snake_gradients
     return snake, gradients
 
@@ -300,7 +356,11 @@ def _snake_in_blocks(rows: Tensor, slope: Tensor) -> Tensor:
 
 def _gradients_in_blocks(rows: Tensor, slope: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """`snake_gradients`, block by block."""
-    at_input, turning, bending = torch.empty_like(rows), torch.zeros_like(slope), torch.zeros_like(slope)
+    at_input, turning, bending = (
+        torch.empty_like(rows),
+        torch.zeros_like(slope),
+        torch.zeros_like(slope),
+    )
     for part, above, into in zip(_blocks(rows), _blocks(gradient), _blocks(at_input), strict=True):
         wide, grad = part.float(), above.float()
         double = (wide * slope).mul_(2)

@@ -54,10 +54,16 @@ class _Unit(torch.autograd.Function):
     """Of rows (B, T, C)."""
 
     @staticmethod
-    def forward(ctx: Any, rows, alpha1, weight1, bias1, alpha2, weight2, bias2, packed, shape) -> Tensor:
+    def forward(
+        ctx: Any, rows, alpha1, weight1, bias1, alpha2, weight2, bias2, packed, shape
+    ) -> Tensor:
         rows, vectors = rows.contiguous(), unit_vectors(alpha1, bias1, alpha2, bias2)
         out, hidden = torch.empty_like(rows), torch.empty_like(rows)
-        call("unit_bf16", (rows, out, hidden, None, None, None, vectors, *packed[:2]), (*rows.shape, *shape))
+        call(
+            "unit_bf16",
+            (rows, out, hidden, None, None, None, vectors, *packed[:2]),
+            (*rows.shape, *shape),
+        )
         ctx.save_for_backward(rows, hidden, alpha1, alpha2)
         ctx.packed, ctx.shape = packed[2:], shape
         ctx.dtypes = [p.dtype for p in (alpha1, weight1, bias1, alpha2, weight2, bias2)]
@@ -71,7 +77,17 @@ class _Unit(torch.autograd.Function):
         weight1, weight2 = torch.empty(7, channels, channels), torch.empty(channels, channels)
         vectors = torch.empty(4, channels)
         alphas = torch.stack([alpha1.float().flatten(), alpha2.float().flatten()])
-        arguments = (gradient, rows, hidden, at_rows, *ctx.packed, alphas, weight1, weight2, vectors)
+        arguments = (
+            gradient,
+            rows,
+            hidden,
+            at_rows,
+            *ctx.packed,
+            alphas,
+            weight1,
+            weight2,
+            vectors,
+        )
         call("unit_back_bf16", arguments, (*rows.shape, *ctx.shape))
         found = (
             vectors[0].view_as(alpha1),
@@ -81,12 +97,22 @@ class _Unit(torch.autograd.Function):
             weight2.unsqueeze(-1),
             vectors[3],
         )
-        return at_rows, *(g.to(dtype) for g, dtype in zip(found, ctx.dtypes, strict=True)), None, None
+        return (
+            at_rows,
+            *(g.to(dtype) for g, dtype in zip(found, ctx.dtypes, strict=True)),
+            None,
+            None,
+        )
 
 
 def trains_snake(x: Tensor) -> bool:
     """Whether `trained_snake` can compute x (B, C, T)."""
-    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and supported_in_bf16() and x.shape[1] % 16 == 0
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.bfloat16
+        and supported_in_bf16()
+        and x.shape[1] % 16 == 0
+    )
 
 
 def trained_snake(module: Any, x: Tensor) -> Tensor:

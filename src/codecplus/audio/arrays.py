@@ -15,7 +15,11 @@ from codecplus.errors import InputError
 MAX_CHANNELS = 64
 MIN_RATE, MAX_RATE = 4_000, 1_000_000  # Hz; K-weighting has no meaning below 3 kHz
 BLOCK_SAMPLES = 1 << 16  # libsndfile's Vorbis encoder keeps a whole write on the stack
-_INTEGER_SCALES = {"uint8": (128, 2.0**7), "int16": (0, 2.0**15), "int32": (0, 2.0**31)}  # zero, full scale
+_INTEGER_SCALES = {
+    "uint8": (128, 2.0**7),
+    "int16": (0, 2.0**15),
+    "int32": (0, 2.0**31),
+}  # zero, full scale
 
 
 def as_audio(x: Any) -> np.ndarray:
@@ -87,7 +91,9 @@ def as_block(x: Any, channels: int) -> np.ndarray:
 
 def check_count(name: str, value: Any, lowest: int, highest: int) -> int:
     """Return the value as an integer; raise InputError unless it is one from `lowest` to `highest`."""
-    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(
+        value, bool
+    )
     if not number or value % 1 or not lowest <= value <= highest:
         raise InputError(f"expected {name} as an integer from {lowest} to {highest}, got {value!r}")
     return int(value)

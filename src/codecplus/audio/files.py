@@ -41,10 +41,16 @@ class _Format(NamedTuple):
 _FORMATS = {
     ".wav": _Format("WAV", ("PCM_16", "PCM_24", "PCM_32", "FLOAT"), MAX_CHANNELS, MAX_RATE),
     ".flac": _Format("FLAC", ("PCM_16", "PCM_24"), 8, 655_350),
-    ".ogg": _Format("OGG", ("VORBIS", "OPUS"), MAX_CHANNELS, 200_000),  # above, libsndfile 1.2 crashes the process
+    ".ogg": _Format(
+        "OGG", ("VORBIS", "OPUS"), MAX_CHANNELS, 200_000
+    ),  # above, libsndfile 1.2 crashes the process
     ".mp3": _Format("MP3", ("MPEG_LAYER_III",), 2, 48_000),
 }
-_INTEGER_BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}  # all other encodings keep samples beyond [-1, 1]
+_INTEGER_BITS = {
+    "PCM_16": 16,
+    "PCM_24": 24,
+    "PCM_32": 32,
+}  # all other encodings keep samples beyond [-1, 1]
 _WAV_LIMIT = 2**32 - 2**26  # bytes; a WAV header counts to 4 GiB, one block may overshoot
 
 
@@ -100,9 +106,13 @@ class AudioFileReader:
             try:
                 if done == 0 and self._file.seekable():
                     self._file.seek(0)
-                block = check_finite(self._file.read(block_samples, dtype="float32", always_2d=True))
+                block = check_finite(
+                    self._file.read(block_samples, dtype="float32", always_2d=True)
+                )
             except (soundfile.LibsndfileError, InputError) as error:
-                raise FileFormatError(f"{self.name} is damaged after sample {done}: {error}") from error
+                raise FileFormatError(
+                    f"{self.name} is damaged after sample {done}: {error}"
+                ) from error
             if len(block) == 0:
                 break
             done += len(block)
@@ -118,9 +128,14 @@ class AudioFileReader:
 def _audio_source(path_or_file: Any) -> tuple[str, Any]:
     """A name for messages, and what soundfile can open."""
     if hasattr(path_or_file, "read"):
-        name, data = str(getattr(path_or_file, "name", type(path_or_file).__name__)), path_or_file.read()
+        name, data = (
+            str(getattr(path_or_file, "name", type(path_or_file).__name__)),
+            path_or_file.read(),
+        )
         if isinstance(data, str):
-            raise InputError(f"expected a file opened in binary mode, got {name} opened as text; open it with 'rb'")
+            raise InputError(
+                f"expected a file opened in binary mode, got {name} opened as text; open it with 'rb'"
+            )
     else:
         path = as_path(path_or_file)
         name = str(path)
@@ -148,7 +163,11 @@ def load_audio(
     """
     with AudioFileReader(path_or_file) as reader:
         rate = reader.sample_rate if sample_rate is None else check_rate(sample_rate)
-        wanted = reader.channels if channels is None else check_count("channels", channels, 1, MAX_CHANNELS)
+        wanted = (
+            reader.channels
+            if channels is None
+            else check_count("channels", channels, 1, MAX_CHANNELS)
+        )
         if wanted != reader.channels and 1 not in (wanted, reader.channels):
             raise InputError(
                 f"{reader.name} has {reader.channels} channels and cannot become {wanted}; "
@@ -158,7 +177,11 @@ def load_audio(
         resampler = Resampler(reader.sample_rate, rate, kept)
         pieces = []
         for block in reader.blocks():
-            pieces.append(resampler.push(block if kept == reader.channels else block.mean(axis=0, keepdims=True)))
+            pieces.append(
+                resampler.push(
+                    block if kept == reader.channels else block.mean(axis=0, keepdims=True)
+                )
+            )
         audio = np.concatenate([*pieces, resampler.flush()], axis=1)
     if kept < wanted:
         audio = np.repeat(audio, wanted, axis=0)
@@ -179,16 +202,27 @@ class AudioFileWriter:
     """
 
     def __init__(
-        self, path: PathLike, sample_rate: int, channels: int = 1, *, subtype: str | None = None, overwrite: bool = True
+        self,
+        path: PathLike,
+        sample_rate: int,
+        channels: int = 1,
+        *,
+        subtype: str | None = None,
+        overwrite: bool = True,
     ):
         self.path = check_output(path, overwrite)
         suffix = self.path.suffix.lower()
         if suffix not in _FORMATS:
-            raise InputError(f"expected a file name ending in {', '.join(_FORMATS)}, got {self.path.name}")
+            raise InputError(
+                f"expected a file name ending in {', '.join(_FORMATS)}, got {self.path.name}"
+            )
         if self.path.exists() and not self.path.is_file():
             raise InputError(f"cannot write {self.path}: it is a device or a pipe; write a file")
         self._format = _FORMATS[suffix]
-        self.sample_rate, self.channels = check_rate(sample_rate), check_count("channels", channels, 1, MAX_CHANNELS)
+        self.sample_rate, self.channels = (
+            check_rate(sample_rate),
+            check_count("channels", channels, 1, MAX_CHANNELS),
+        )
         if self.channels > self._format.max_channels or self.sample_rate > self._format.max_rate:
             raise InputError(
                 f"{self._format.name} holds up to {self._format.max_channels} channels at {self._format.max_rate} Hz, "
@@ -196,7 +230,9 @@ class AudioFileWriter:
             )
         self.subtype = self._format.subtypes[0] if subtype is None else subtype
         if self.subtype not in self._format.subtypes:
-            raise InputError(f"expected subtype {' or '.join(self._format.subtypes)} for {suffix}, got {subtype!r}")
+            raise InputError(
+                f"expected subtype {' or '.join(self._format.subtypes)} for {suffix}, got {subtype!r}"
+            )
         self._may_widen, self._widened = self._format.name == "WAV" and subtype is None, False
         self.num_samples, self.peak, self._clipped = 0, 0.0, 0
 
@@ -230,22 +266,35 @@ class AudioFileWriter:
 
     def _append(self, samples: np.ndarray) -> None:  # (S, C)
         bits = _INTEGER_BITS.get(self.subtype)
-        if self._format.name == "WAV" and self.num_samples * self.channels * (bits or 32) > 8 * _WAV_LIMIT:
-            raise InputError(f"cannot write {self.path}: a WAV file ends at 4 GiB; write a .flac, or several files")
+        if (
+            self._format.name == "WAV"
+            and self.num_samples * self.channels * (bits or 32) > 8 * _WAV_LIMIT
+        ):
+            raise InputError(
+                f"cannot write {self.path}: a WAV file ends at 4 GiB; write a .flac, or several files"
+            )
         if bits:  # libsndfile would round down, which doubles the noise
             scale = 2.0 ** (bits - 1)
             whole = np.rint(samples.astype(np.float64) * scale).clip(-scale, scale - 1)
             samples = whole.astype(np.int32) << (32 - bits)
         try:
             self._file.write(samples)
-        except (soundfile.LibsndfileError, AssertionError) as error:  # soundfile asserts that all was written
+        except (
+            soundfile.LibsndfileError,
+            AssertionError,
+        ) as error:  # soundfile asserts that all was written
             raise self._cannot_write(error) from error
         self.num_samples += len(samples)
 
     def _open(self) -> soundfile.SoundFile:
         try:
             return soundfile.SoundFile(
-                self._temporary, "w", self.sample_rate, self.channels, self.subtype, format=self._format.name
+                self._temporary,
+                "w",
+                self.sample_rate,
+                self.channels,
+                self.subtype,
+                format=self._format.name,
             )
         except (soundfile.LibsndfileError, ValueError) as error:
             raise self._cannot_write(error) from error
@@ -274,7 +323,10 @@ class AudioFileWriter:
         try:
             self._file.close()
             # closing reports no full disk; the header shows it, which an MP3 does not have
-            complete = self._format.name == "MP3" or soundfile.info(self._temporary).frames == self.num_samples
+            complete = (
+                self._format.name == "MP3"
+                or soundfile.info(self._temporary).frames == self.num_samples
+            )
         except soundfile.LibsndfileError:
             complete = False
         if exc_type is not None:
@@ -289,7 +341,9 @@ class AudioFileWriter:
             outcome = "written as 32-bit float WAV; scale the audio down to get 16-bit"
         else:
             return
-        warnings.warn(f"{self.path}: the peak {self.peak:.4g} is beyond full scale, {outcome}", stacklevel=4)
+        warnings.warn(
+            f"{self.path}: the peak {self.peak:.4g} is beyond full scale, {outcome}", stacklevel=4
+        )
 
 
 def _reason(error: Exception) -> str:
@@ -297,7 +351,12 @@ def _reason(error: Exception) -> str:
 
 
 def save_audio(
-    audio: Any, path: PathLike, sample_rate: int, *, overwrite: bool = True, subtype: str | None = None
+    audio: Any,
+    path: PathLike,
+    sample_rate: int,
+    *,
+    overwrite: bool = True,
+    subtype: str | None = None,
 ) -> None:
     """Write audio of shape (samples,) or (channels, samples), as `as_audio` takes it, to .wav, .flac, .ogg or .mp3.
 

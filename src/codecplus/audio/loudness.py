@@ -12,7 +12,9 @@ import numpy as np
 from codecplus.audio.arrays import as_audio, as_block, check_count, check_rate, split_blocks
 from codecplus.errors import InputError
 
-_LOUDNESS_WEIGHTS = {n: [1.0, 1.0, 1.0, 1.41, 1.41][:n] for n in range(1, 6)} | {6: [1.0, 1.0, 1.0, 0.0, 1.41, 1.41]}
+_LOUDNESS_WEIGHTS = {n: [1.0, 1.0, 1.0, 1.41, 1.41][:n] for n in range(1, 6)} | {
+    6: [1.0, 1.0, 1.0, 0.0, 1.41, 1.41]
+}
 _GATE = 0.4  # seconds of one gating block; a new one starts every quarter of it
 
 
@@ -30,11 +32,16 @@ class LoudnessMeter:
         self.channels = check_count("channels", channels, 1, 6)
         self._weights = np.array(_LOUDNESS_WEIGHTS[self.channels])
         # at its default, a Meter holds the two stages of K-weighting
-        self._filters = [(stage.b, stage.a) for stage in pyloudnorm.Meter(self.sample_rate)._filters.values()]
+        self._filters = [
+            (stage.b, stage.a) for stage in pyloudnorm.Meter(self.sample_rate)._filters.values()
+        ]
         self._states = [np.zeros((self.channels, 2)) for _ in self._filters]
         self._seen = 0
         self._powers: list[float] = []  # of the gating blocks so far
-        self._open, self._open_start = np.zeros(0), 0  # weighted squares since the first unfinished gating block
+        self._open, self._open_start = (
+            np.zeros(0),
+            0,
+        )  # weighted squares since the first unfinished gating block
 
     def push(self, audio: Any) -> None:
         """Take the next block, (channels, n) or for one channel (n,)."""
@@ -54,7 +61,9 @@ class LoudnessMeter:
 
     def _bounds(self, block: int) -> tuple[int, int]:
         # rounded as pyloudnorm rounds, else a block may begin one sample elsewhere
-        return int(_GATE * (block * 0.25) * self.sample_rate), int(_GATE * (block * 0.25 + 1) * self.sample_rate)
+        return int(_GATE * (block * 0.25) * self.sample_rate), int(
+            _GATE * (block * 0.25 + 1) * self.sample_rate
+        )
 
     def _power(self, block: int) -> float:
         start, stop = (bound - self._open_start for bound in self._bounds(block))
@@ -69,7 +78,9 @@ class LoudnessMeter:
             return padded.loudness()
         # the last gating block counts from half of its quarter on, as in pyloudnorm
         count = round((self._seen / self.sample_rate - _GATE) / (_GATE * 0.25)) + 1
-        powers = self._powers[:count] + [self._power(block) for block in range(len(self._powers), count)]
+        powers = self._powers[:count] + [
+            self._power(block) for block in range(len(self._powers), count)
+        ]
         return _gated_loudness(np.array(powers))
 
 

@@ -33,7 +33,9 @@ def mel_filterbank(
     if n_fft % 2:
         raise InputError(f"expected an even n_fft, got {n_fft}")
     if not 0 <= fmin < fmax <= sample_rate / 2:
-        raise InputError(f"expected 0 <= fmin < fmax <= sample_rate / 2 (= {sample_rate / 2:g}), got {fmin} and {fmax}")
+        raise InputError(
+            f"expected 0 <= fmin < fmax <= sample_rate / 2 (= {sample_rate / 2:g}), got {fmin} and {fmax}"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of filters that are zero
         filters = mel_filter_bank(
@@ -66,24 +68,35 @@ def mel_spectrogram(
         got = audio.dtype if isinstance(audio, torch.Tensor) else type(audio).__name__
         raise InputError(f"expected audio as a torch tensor of floats, got {got}")
     if audio.ndim == 0 or audio.numel() == 0:
-        raise InputError(f"expected audio of shape (..., samples) with at least 1 sample, got {tuple(audio.shape)}")
-    n_fft, hop_length = check_count("n_fft", n_fft, 2, 1 << 24), check_count("hop_length", hop_length, 1, 1 << 24)
+        raise InputError(
+            f"expected audio of shape (..., samples) with at least 1 sample, got {tuple(audio.shape)}"
+        )
+    n_fft, hop_length = (
+        check_count("n_fft", n_fft, 2, 1 << 24),
+        check_count("hop_length", hop_length, 1, 1 << 24),
+    )
     win_length = check_count("win_length", n_fft if win_length is None else win_length, 1, n_fft)
     dtype = torch.promote_types(audio.dtype, torch.float32)
     filters = _mel_filters(sample_rate, n_fft, n_mels, audio.device, dtype)
     x = _mirror(audio.reshape(-1, audio.shape[-1]).to(dtype), n_fft // 2)
     window = torch.hann_window(win_length, dtype=dtype, device=audio.device)
     with torch.autocast(audio.device.type, enabled=False):  # the product would be in bfloat16
-        spectrum = torch.stft(x, n_fft, hop_length, win_length, window, center=False, return_complex=True).abs()
+        spectrum = torch.stft(
+            x, n_fft, hop_length, win_length, window, center=False, return_complex=True
+        ).abs()
         mel = filters @ spectrum.pow(power)  # (M, F) @ (B, F, T)
     return mel.reshape(*audio.shape[:-1], *mel.shape[1:])
 
 
 @functools.lru_cache(maxsize=32)
-def _mel_filters(sample_rate: int, n_fft: int, n_mels: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+def _mel_filters(
+    sample_rate: int, n_fft: int, n_mels: int, device: torch.device, dtype: torch.dtype
+) -> torch.Tensor:
     import torch
 
-    with torch.inference_mode(False):  # a tensor made in inference mode could never again meet autograd
+    with torch.inference_mode(
+        False
+    ):  # a tensor made in inference mode could never again meet autograd
         return torch.from_numpy(mel_filterbank(sample_rate, n_fft, n_mels)).to(device, dtype)
 
 

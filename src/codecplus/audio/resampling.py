@@ -28,9 +28,14 @@ class Resampler:
     """
 
     def __init__(self, from_rate: int, to_rate: int, channels: int = 1):
-        self.from_rate, self.to_rate = check_rate(from_rate, "from_rate"), check_rate(to_rate, "to_rate")
+        self.from_rate, self.to_rate = (
+            check_rate(from_rate, "from_rate"),
+            check_rate(to_rate, "to_rate"),
+        )
         self.channels = check_count("channels", channels, 1, MAX_CHANNELS)
-        self._stream = soxr.ResampleStream(self.from_rate, self.to_rate, self.channels, dtype="float32", quality="VHQ")
+        self._stream = soxr.ResampleStream(
+            self.from_rate, self.to_rate, self.channels, dtype="float32", quality="VHQ"
+        )
         self._taken, self._given, self._flushed = 0, 0, False
 
     def push(self, audio: Any) -> np.ndarray:

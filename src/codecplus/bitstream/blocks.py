@@ -35,7 +35,10 @@ Code = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 def can_code(channels: int, num_codebooks: int, codebook_size: int) -> bool:
     """Whether blocks of this shape may be entropy-coded; others must be packed."""
-    return codebook_size >= 4 and channels * num_codebooks * max(codebook_size, 8 * num_codebooks) <= MAX_WEIGHTS
+    return (
+        codebook_size >= 4
+        and channels * num_codebooks * max(codebook_size, 8 * num_codebooks) <= MAX_WEIGHTS
+    )
 
 
 def least_size(num_codes: int) -> int:
@@ -63,7 +66,11 @@ def decode_block(
     Raises FileFormatError if they cannot be codes of such a block, or need an entropy model that was not given.
     """
     channels, num_codebooks, frames = shape
-    if len(data) < least_size(math.prod(shape)) or data[0] > _KNOWN_BITS or data[0] & _MODE > NETWORK:
+    if (
+        len(data) < least_size(math.prod(shape))
+        or data[0] > _KNOWN_BITS
+        or data[0] & _MODE > NETWORK
+    ):
         raise FileFormatError("expected a block of codes, got damage; fetch the file again")
     if data[0] & _VARIABLE and num_codebooks == 1:
         raise FileFormatError(
@@ -73,7 +80,9 @@ def decode_block(
     copied = np.zeros(channels, bool)
     if data[0] & _COPIES:
         start += -(-(channels - 1) // 8)
-        copied[1:] = np.unpackbits(np.frombuffer(data[1:start].ljust(start - 1, b"\0"), np.uint8), count=channels - 1)
+        copied[1:] = np.unpackbits(
+            np.frombuffer(data[1:start].ljust(start - 1, b"\0"), np.uint8), count=channels - 1
+        )
     if mode == NETWORK and entropy is None:
         raise FileFormatError("expected the entropy model of the file, got none")
     kept = int(channels - copied.sum())
@@ -94,7 +103,9 @@ def decode_block(
     return codes
 
 
-def _encode_as(mode: int, codes: np.ndarray, codebook_size: int, entropy: EntropyModel | None) -> bytes:
+def _encode_as(
+    mode: int, codes: np.ndarray, codebook_size: int, entropy: EntropyModel | None
+) -> bytes:
     num_codebooks = codes.shape[1]
     copied = _copied(codes)
     kept = codes[~copied].astype(np.int64)
@@ -157,11 +168,15 @@ class _Grid:
     def codes(self) -> np.ndarray:
         """All codes, int16 (C, K, T)."""
         channels, num_codebooks, frames = self.shape
-        codes = self._padded.reshape(channels, num_codebooks, -1)[..., -frames - num_codebooks : -num_codebooks]
+        codes = self._padded.reshape(channels, num_codebooks, -1)[
+            ..., -frames - num_codebooks : -num_codebooks
+        ]
         return np.where(codes == self.codebook_size, MISSING, codes).astype(np.int16)
 
 
-def _run_codes(grid: _Grid, codes: np.ndarray | None, lengths: np.ndarray, predictor: Predictor, code: Code) -> None:
+def _run_codes(
+    grid: _Grid, codes: np.ndarray | None, lengths: np.ndarray, predictor: Predictor, code: Code
+) -> None:
     """Code every code of a block along the diagonals and put it into the grid; `codes` (C, K, T), or None to decode."""
     channels, num_codebooks, frames = grid.shape
     lows = 1 << low_bits(grid.codebook_size)
@@ -174,7 +189,11 @@ def _run_codes(grid: _Grid, codes: np.ndarray | None, lengths: np.ndarray, predi
         rows = np.flatnonzero(inside & (lengths[:, frame.clip(0, frames - 1)] > books))
         if not rows.size:
             continue
-        here = np.zeros(len(rows), np.int64) if codes is None else flat[starts[rows] + frame[rows % num_codebooks]]
+        here = (
+            np.zeros(len(rows), np.int64)
+            if codes is None
+            else flat[starts[rows] + frame[rows % num_codebooks]]
+        )
         ranks = predictor.ranks(rows, here)
         high = code(ranks // lows, predictor.high(grid.window(step))[rows])
         low = code(ranks % lows, predictor.low(rows, high))

@@ -75,7 +75,9 @@ class Writer:
             )
         self._file = file
         self._seed = zlib.crc32(info_to_bytes(info))
-        self._pending = np.empty((info.frames_per_block, info.channels, info.num_codebooks), np.int16)
+        self._pending = np.empty(
+            (info.frames_per_block, info.channels, info.num_codebooks), np.int16
+        )
         self._num_pending = 0
         self._num_blocks = 0
         self._closed = False
@@ -133,7 +135,12 @@ class Writer:
     def __enter__(self) -> "Writer":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ):
         if kind is None and not self._closed:
             self.close()
 
@@ -156,10 +163,16 @@ class Reader:
     """Spans of frames, the first and the one behind the last, that recovery could not read."""
 
     def __init__(
-        self, file: BinaryIO, entropy_models: Mapping[bytes, EntropyModel] | None = None, *, recover: bool = False
+        self,
+        file: BinaryIO,
+        entropy_models: Mapping[bytes, EntropyModel] | None = None,
+        *,
+        recover: bool = False,
     ):
         if not file.seekable():
-            raise InputError("expected a file that can seek, got a pipe; read it into io.BytesIO first")
+            raise InputError(
+                "expected a file that can seek, got a pipe; read it into io.BytesIO first"
+            )
         self._file = file
         self._entropy_models = entropy_models or {}
         self._size = file.seek(0, io.SEEK_END)
@@ -167,7 +180,9 @@ class Reader:
         self._info, self._head_size = info_from_bytes(head)
         self._seed = zlib.crc32(head[: self._head_size])
         self.lost = []
-        self._blocks: array | dict[int, int] | None = None  # where sections start, unless that can be computed
+        self._blocks: array | dict[int, int] | None = (
+            None  # where sections start, unless that can be computed
+        )
         if recover:
             self._survey()
         else:
@@ -191,7 +206,9 @@ class Reader:
         for index in range(start // length, -(-stop // length) if stop > start else 0):
             first = index * length
             low, high = max(start, first), min(stop, first + length)
-            codes[:, :, low - start : high - start] = self._block(index)[:, :, low - first : high - first]
+            codes[:, :, low - start : high - start] = self._block(index)[
+                :, :, low - first : high - first
+            ]
         return codes
 
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
@@ -232,7 +249,9 @@ class Reader:
 
     def _set_header(self, counts: tuple[Header, int]) -> None:
         self.header, self._counts_size = counts
-        self._num_full, self._last_length = divmod(self.header.num_frames, self._info.frames_per_block)
+        self._num_full, self._last_length = divmod(
+            self.header.num_frames, self._info.frames_per_block
+        )
 
     def _walk(self) -> tuple[array, int]:
         """Where the entropy-coded sections start, and where the codes of the last one end."""
@@ -262,7 +281,9 @@ class Reader:
             frames = (max(found) + 1) * length
             self._set_header((complete(self._info, samples_held(self._info, frames), frames), 0))
         else:
-            raise FileFormatError("expected at least one whole block or the end of the file, got neither")
+            raise FileFormatError(
+                "expected at least one whole block or the end of the file, got neither"
+            )
         self._blocks = found
         for index in range(self._num_full + (self._last_length > 0)):
             if index not in found:
@@ -285,7 +306,12 @@ class Reader:
         while position < data_end and left > 0:
             # What a file says of blocks that are gone is believed as far as its size allows, or it could ask for any.
             most = (position - self._head_size) // (least + _CRC_SIZE) + _MAX_LOST
-            if not window_start <= position <= position + largest + 64 <= window_start + len(window):
+            if (
+                not window_start
+                <= position
+                <= position + largest + 64
+                <= window_start + len(window)
+            ):
                 window_start, size = position, min(1 << 20, data_end - position)
                 size = max(size, min(largest + 64, data_end - position))
                 window = self._read_at(position, size)
@@ -300,7 +326,10 @@ class Reader:
                 if whole and index <= end[0] <= most:
                     body = window[at : at + rest + end[1]]
                     left -= len(body)
-                    if _crc(self._seed, end[0], body) == window[at + len(body) : at + len(body) + _CRC_SIZE]:
+                    if (
+                        _crc(self._seed, end[0], body)
+                        == window[at + len(body) : at + len(body) + _CRC_SIZE]
+                    ):
                         return found, position
             body, crc = window[at : at + size], window[at + size : at + size + _CRC_SIZE]
             number = None
@@ -316,7 +345,9 @@ class Reader:
                 index += 1
                 position += size + _CRC_SIZE
             else:
-                position += 1  # the size may be what is damaged: look for the next block byte by byte
+                position += (
+                    1  # the size may be what is damaged: look for the next block byte by byte
+                )
         return found, None
 
     # ---- single sections
@@ -328,16 +359,22 @@ class Reader:
             return np.full(shape, MISSING, np.int16)
         body = self._body(index)
         if header.entropy_model is not None:
-            return decode_block(body[_SIZE_SIZE:], shape, header.codebook_size, self._entropy_model())
+            return decode_block(
+                body[_SIZE_SIZE:], shape, header.codebook_size, self._entropy_model()
+            )
         codes = unpack_codes(body, length * header.codes_per_frame, header.bits_per_code)
-        return np.moveaxis(codes.reshape(length, header.channels, header.num_codebooks), 0, -1)  # (C, K, t)
+        return np.moveaxis(
+            codes.reshape(length, header.channels, header.num_codebooks), 0, -1
+        )  # (C, K, t)
 
     def _entropy_model(self) -> EntropyModel | None:
         identity = self.header.entropy_model
         if not identity:
             return None
         entropy = self._entropy_models.get(identity)
-        if entropy is None or not entropy.fits(self.header.num_codebooks, self.header.codebook_size):
+        if entropy is None or not entropy.fits(
+            self.header.num_codebooks, self.header.codebook_size
+        ):
             have = ", ".join(sorted(known.hex() for known in self._entropy_models)) or "none"
             raise ModelMismatchError(
                 f"expected the entropy model {identity.hex()}, which the file was written with, got {have}; "
@@ -379,18 +416,26 @@ class Reader:
     def _section_start(self, index: int) -> int:
         if self._blocks is not None:
             return self._blocks[index]
-        return self._head_size + index * (self._packed_size(self._info.frames_per_block) + _CRC_SIZE)
+        return self._head_size + index * (
+            self._packed_size(self._info.frames_per_block) + _CRC_SIZE
+        )
 
     def _read_at(self, position: int, size: int) -> bytes:
         self._file.seek(position)
         data = self._file.read(size)
         if len(data) != size:
-            raise FileFormatError(f"expected {size} bytes at position {position}, got {len(data)}; fetch it again")
+            raise FileFormatError(
+                f"expected {size} bytes at position {position}, got {len(data)}; fetch it again"
+            )
         return data
 
 
 def pack(
-    codes: np.ndarray, info: StreamInfo, *, num_samples: int | None = None, entropy: EntropyModel | None = None
+    codes: np.ndarray,
+    info: StreamInfo,
+    *,
+    num_samples: int | None = None,
+    entropy: EntropyModel | None = None,
 ) -> bytes:
     """Return a whole .dacp file of codes (channels, codebooks, frames); arguments and errors as of `Writer`."""
     file = io.BytesIO()
@@ -400,7 +445,9 @@ def pack(
     return file.getvalue()
 
 
-def unpack(data: bytes, entropy_models: Mapping[bytes, EntropyModel] | None = None) -> tuple[Header, np.ndarray]:
+def unpack(
+    data: bytes, entropy_models: Mapping[bytes, EntropyModel] | None = None
+) -> tuple[Header, np.ndarray]:
     """Return the header and all codes, int16 (channels, codebooks, frames), of a whole .dacp file.
 
     `entropy_models` as of `Reader`. Raises FileFormatError if it is damaged anywhere.
@@ -433,5 +480,7 @@ def _checked(codes: np.ndarray, info: StreamInfo) -> np.ndarray:
         )
     there = codes >= 0
     if not there[:, 0].all() or (there[:, 1:] & ~there[:, :-1]).any():
-        raise InputError("expected -1 only for the finest codebooks of a frame, and never for its first one")
+        raise InputError(
+            "expected -1 only for the finest codebooks of a frame, and never for its first one"
+        )
     return codes

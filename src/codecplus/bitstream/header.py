@@ -19,12 +19,33 @@ _DEFAULT_BLOCK_BITS = 8 * 4096  # a CRC per 4 KiB costs 0.1 %
 _MAX_BLOCK_SIZE = 1 << 24  # so that a reader's memory is bounded whatever the file
 
 # Optional fields: present only when they hold anything but the usual value.
-_SHORT_FINGERPRINT, _CHANNELS, _ORIGINAL_RATE, _GAIN, _BLOCK_LENGTH, _ENTROPY_MODEL = 1, 2, 4, 8, 16, 32
+_SHORT_FINGERPRINT, _CHANNELS, _ORIGINAL_RATE, _GAIN, _BLOCK_LENGTH, _ENTROPY_MODEL = (
+    1,
+    2,
+    4,
+    8,
+    16,
+    32,
+)
 _KNOWN_FLAGS = {PACKED: 31, ENTROPY: 63}
 _ENTROPY_MODEL_SIZE = 4
 
 _EXPLICIT_RATE = 0
-_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 176400, 192000)  # codes 1, 2, ...
+_RATES = (
+    8000,
+    11025,
+    12000,
+    16000,
+    22050,
+    24000,
+    32000,
+    44100,
+    48000,
+    88200,
+    96000,
+    176400,
+    192000,
+)  # codes 1, 2, ...
 
 _LIMITS = {
     "sample_rate": (1, 2**24 - 1),
@@ -71,7 +92,9 @@ class StreamInfo:
         for name, (low, high) in _LIMITS.items():
             object.__setattr__(self, name, _integer(name, getattr(self, name), low, high))
         if self.codebook_size & (self.codebook_size - 1):
-            raise InputError(f"expected a codebook_size that is a power of two, got {self.codebook_size}")
+            raise InputError(
+                f"expected a codebook_size that is a power of two, got {self.codebook_size}"
+            )
         object.__setattr__(self, "gain", _float32_gain(self.gain))
         if self.codes_size(self.frames_per_block) > _MAX_BLOCK_SIZE:
             raise InputError(
@@ -84,7 +107,9 @@ class StreamInfo:
     def _check_entropy_coding(self, model: bytes) -> None:
         object.__setattr__(self, "entropy_model", bytes(model))
         if len(model) not in (0, _ENTROPY_MODEL_SIZE):
-            raise InputError(f"expected an entropy_model of {_ENTROPY_MODEL_SIZE} bytes or none, got {len(model)}")
+            raise InputError(
+                f"expected an entropy_model of {_ENTROPY_MODEL_SIZE} bytes or none, got {len(model)}"
+            )
         if not can_code(self.channels, self.num_codebooks, self.codebook_size):
             raise InputError(
                 f"expected a stream small enough to be entropy-coded, got {self.channels} channels of "
@@ -109,7 +134,9 @@ class StreamInfo:
     @property
     def frames_per_block(self) -> int:
         """Frames of a full block."""
-        return self.block_length or max(1, _DEFAULT_BLOCK_BITS // (self.codes_per_frame * self.bits_per_code))
+        return self.block_length or max(
+            1, _DEFAULT_BLOCK_BITS // (self.codes_per_frame * self.bits_per_code)
+        )
 
     def codes_size(self, frames: int) -> int:
         """Return the bytes that the codes of so many frames of one block take."""
@@ -163,7 +190,11 @@ def info_to_bytes(info: StreamInfo) -> bytes:
     optional = [
         (_SHORT_FINGERPRINT, len(info.fingerprint) == 8, b""),
         (_CHANNELS, info.channels != 1, bytes([info.channels])),
-        (_ORIGINAL_RATE, info.original_sample_rate != info.sample_rate, bytes([original_code]) + original_rate),
+        (
+            _ORIGINAL_RATE,
+            info.original_sample_rate != info.sample_rate,
+            bytes([original_code]) + original_rate,
+        ),
         (_GAIN, info.gain != 1.0, struct.pack(">f", info.gain)),
         (_BLOCK_LENGTH, info.block_length != 0, info.block_length.to_bytes(3, "big")),
         (_ENTROPY_MODEL, bool(info.entropy_model), info.entropy_model or b""),
@@ -196,14 +227,18 @@ def info_from_bytes(data: bytes) -> tuple[StreamInfo, int]:
     flags = fields.integer(1)
     known = _KNOWN_FLAGS[coding]
     if flags & ~known:
-        raise FileFormatError(f"expected flags of at most {known}, got {flags}; a newer codecplus may read it")
+        raise FileFormatError(
+            f"expected flags of at most {known}, got {flags}; a newer codecplus may read it"
+        )
     rate_code, bits = divmod(fields.integer(1), 16)
     hop_length, num_codebooks = fields.integer(2), fields.integer(1)
     fingerprint = fields.take(8 if flags & _SHORT_FINGERPRINT else 16)
     sample_rate = fields.rate(rate_code)
     values = {
         "channels": fields.integer(1) if flags & _CHANNELS else 1,
-        "original_sample_rate": fields.rate(fields.integer(1)) if flags & _ORIGINAL_RATE else sample_rate,
+        "original_sample_rate": fields.rate(fields.integer(1))
+        if flags & _ORIGINAL_RATE
+        else sample_rate,
         "gain": struct.unpack(">f", fields.take(4))[0] if flags & _GAIN else 1.0,
         "block_length": fields.integer(3) if flags & _BLOCK_LENGTH else 0,
         "entropy_model": fields.take(_ENTROPY_MODEL_SIZE) if flags & _ENTROPY_MODEL else b"",
@@ -220,7 +255,9 @@ def info_from_bytes(data: bytes) -> tuple[StreamInfo, int]:
             **values,
         )
     except InputError as error:
-        raise FileFormatError(f"the file's header is damaged: {error}; fetch the file again") from error
+        raise FileFormatError(
+            f"the file's header is damaged: {error}; fetch the file again"
+        ) from error
     return info, fields.position
 
 
@@ -230,7 +267,11 @@ def counts_to_bytes(header: Header) -> bytes:
     samples_size = (header.num_samples.bit_length() + 7) // 8
     excess_size = (excess.bit_length() // 8 + 1) if excess else 0  # two's complement
     sizes = bytes([samples_size << 4 | excess_size])
-    return header.num_samples.to_bytes(samples_size, "big") + excess.to_bytes(excess_size, "big", signed=True) + sizes
+    return (
+        header.num_samples.to_bytes(samples_size, "big")
+        + excess.to_bytes(excess_size, "big", signed=True)
+        + sizes
+    )
 
 
 def counts_from_bytes(info: StreamInfo, data: bytes) -> tuple[Header, int]:
@@ -241,13 +282,17 @@ def counts_from_bytes(info: StreamInfo, data: bytes) -> tuple[Header, int]:
     samples_size, excess_size = divmod(data[-1], 16) if data else (9, 9)
     size = 1 + samples_size + excess_size
     if max(samples_size, excess_size) > 8 or size > len(data):
-        raise FileFormatError("expected the length of the audio at the end of the file, got damage; fetch it again")
+        raise FileFormatError(
+            "expected the length of the audio at the end of the file, got damage; fetch it again"
+        )
     num_samples = int.from_bytes(data[-size : samples_size - size], "big")
     excess = int.from_bytes(data[-1 - excess_size : -1], "big", signed=True)
     try:
         return complete(info, num_samples, frames_for(info, num_samples) + excess), size
     except InputError as error:
-        raise FileFormatError(f"the length at the end of the file is damaged: {error}; fetch the file again") from error
+        raise FileFormatError(
+            f"the length at the end of the file is damaged: {error}; fetch the file again"
+        ) from error
 
 
 class _Fields:
@@ -259,7 +304,9 @@ class _Fields:
     def take(self, size: int) -> bytes:
         field = self.data[self.position : self.position + size]
         if len(field) < size:
-            raise FileFormatError(f"expected a whole header, got {len(self.data)} bytes; fetch the file again")
+            raise FileFormatError(
+                f"expected a whole header, got {len(self.data)} bytes; fetch the file again"
+            )
         self.position += size
         return field
 
@@ -268,7 +315,9 @@ class _Fields:
 
     def rate(self, code: int) -> int:
         if code > len(_RATES):
-            raise FileFormatError(f"expected a sample rate code of at most {len(_RATES)}, got {code}; fetch it again")
+            raise FileFormatError(
+                f"expected a sample rate code of at most {len(_RATES)}, got {code}; fetch it again"
+            )
         return self.integer(3) if code == _EXPLICIT_RATE else _RATES[code - 1]
 
 

@@ -40,7 +40,9 @@ for _step in range(len(_POWERS)):
         _power = math.isqrt(_power)
     _POWERS[_step] = _power
 
-_MAX_EXACT = 1 << 24  # below it, float32 holds every integer, so that products may be summed up in any order
+_MAX_EXACT = (
+    1 << 24
+)  # below it, float32 holds every integer, so that products may be summed up in any order
 _METADATA = "codecplus"
 
 
@@ -192,7 +194,11 @@ class EntropyModel:
         try:
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             about = json.loads(header["__metadata__"][_METADATA])
-            version, mark, arrays = about["version"], bytes.fromhex(about["fingerprint"]), load(data)
+            version, mark, arrays = (
+                about["version"],
+                bytes.fromhex(about["fingerprint"]),
+                load(data),
+            )
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise FileFormatError(
                 f"expected an entropy model written by codecplus, got something else: {error}"
@@ -229,14 +235,20 @@ class _Weights:
         self.by_rank = np.argsort(self.ranks, axis=1)
         self.table = arrays["codes"][:K].reshape(-1, d).astype(np.float32)  # (K * (2**W + 1), d)
         self.offsets = np.arange(K) * (network.codebook_size + 1)
-        hidden = arrays["hidden"].reshape(network.num_codebooks, self.lags, network.num_codebooks, d, -1)
+        hidden = arrays["hidden"].reshape(
+            network.num_codebooks, self.lags, network.num_codebooks, d, -1
+        )
         hidden = hidden.transpose(0, 2, 1, 3, 4).astype(np.float32)  # (K, K, L, d, H)
         # Finer codebooks have no weight, so that they are left out: half of the work.
         self.hidden = [hidden[k, : k + 1].reshape((k + 1) * self.lags * d, -1) for k in range(K)]
         self.high, self.low = (arrays[name][:K].astype(np.float32) for name in ("high", "low"))
-        self.biases = {name: arrays[f"{name}_bias"][:K].astype(np.float32) for name in ("hidden", "high", "low")}
+        self.biases = {
+            name: arrays[f"{name}_bias"][:K].astype(np.float32)
+            for name in ("hidden", "high", "low")
+        }
         self.scales = {
-            name: np.float32(2) ** -arrays[f"{name}_shift"][:K].astype(np.float32) for name in ("hidden", "high", "low")
+            name: np.float32(2) ** -arrays[f"{name}_shift"][:K].astype(np.float32)
+            for name in ("hidden", "high", "low")
         }
 
 
@@ -317,8 +329,12 @@ def _checked_sizes(arrays: dict[str, np.ndarray]) -> tuple[int, int, int]:
     }  # fmt: skip
     fit = {name: array.shape for name, array in arrays.items()} == shapes
     if not fit or min(K, d, H) < 1 or size < 4 or size & (size - 1) or not 2 <= lags <= 8:
-        raise FileFormatError("expected the arrays of an entropy model to fit together, got shapes that do not")
-    if not np.array_equal(np.sort(arrays["ranks"], axis=1), np.broadcast_to(np.arange(size), (K, size))):
+        raise FileFormatError(
+            "expected the arrays of an entropy model to fit together, got shapes that do not"
+        )
+    if not np.array_equal(
+        np.sort(arrays["ranks"], axis=1), np.broadcast_to(np.arange(size), (K, size))
+    ):
         raise FileFormatError("expected every rank once in an entropy model, got others")
     if max(arrays[f"{name}_shift"].max() for name in ("hidden", "high", "low")) > 24:
         raise FileFormatError("expected shifts of at most 24 bits in an entropy model, got more")
@@ -328,8 +344,14 @@ def _checked_sizes(arrays: dict[str, np.ndarray]) -> tuple[int, int, int]:
             arrays[f"{name}_bias"].astype(np.int64)
         )
         if sums.max() >= _MAX_EXACT // 2:
-            raise FileFormatError("expected sums below 2**23 in an entropy model, got more: machines would differ")
+            raise FileFormatError(
+                "expected sums below 2**23 in an entropy model, got more: machines would differ"
+            )
     hidden = arrays["hidden"].reshape(K, lags, K, d, H)
-    if arrays["codes"].min() < -127 or any(hidden[k, :, k + 1 :].any() or hidden[k, 0, k].any() for k in range(K)):
-        raise FileFormatError("expected an entropy model that looks at codes known already, got one that does not")
+    if arrays["codes"].min() < -127 or any(
+        hidden[k, :, k + 1 :].any() or hidden[k, 0, k].any() for k in range(K)
+    ):
+        raise FileFormatError(
+            "expected an entropy model that looks at codes known already, got one that does not"
+        )
     return K, size, lags

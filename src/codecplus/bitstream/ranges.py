@@ -47,7 +47,9 @@ class Decoder:
         try:
             return self._coder.decode(_FAMILY, _frequencies(weights))
         except AssertionError as error:  # what constriction says of impossible data
-            raise FileFormatError("expected codes of this entropy model, got damage; fetch the file again") from error
+            raise FileFormatError(
+                "expected codes of this entropy model, got damage; fetch the file again"
+            ) from error
 
 
 def _frequencies(weights: np.ndarray) -> np.ndarray:

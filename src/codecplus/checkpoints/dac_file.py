@@ -20,7 +20,9 @@ _NPY_HEADERS = tuple(
     for fortran in (False, True)
 )
 _VERSIONS = ("1.0.0",)
-_MAX_SAMPLES_PER_FRAME = 1 << 16  # ten times what resampling 16 kHz to 192 kHz gives; the hop is not in the file
+_MAX_SAMPLES_PER_FRAME = (
+    1 << 16
+)  # ten times what resampling 16 kHz to 192 kHz gives; the hop is not in the file
 _MAX_INSTRUCTIONS = 1000  # the reference writes 179
 _DTYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 
@@ -55,7 +57,9 @@ def read_dac_file(path_or_bytes: str | os.PathLike[str] | bytes) -> DacFile:
     """
     recordings = read_dac_batch(path_or_bytes)
     if len(recordings) != 1:
-        raise FileFormatError(f"expected one recording, got a batch of {len(recordings)}; use read_dac_batch")
+        raise FileFormatError(
+            f"expected one recording, got a batch of {len(recordings)}; use read_dac_batch"
+        )
     return recordings[0]
 
 
@@ -93,7 +97,9 @@ def _pickle_of_npy(data: bytes) -> bytes:
     start = 8 + width
     end = start + int.from_bytes(data[8:start], "little")
     if data[start:end].strip() not in _NPY_HEADERS:
-        raise _damaged(f"the header {_NPY_HEADERS[0].decode()}", repr(data[start : min(end, start + 80)]))
+        raise _damaged(
+            f"the header {_NPY_HEADERS[0].decode()}", repr(data[start : min(end, start + 80)])
+        )
     return data[end:]
 
 
@@ -120,12 +126,20 @@ def _recordings(content: dict[str, Any]) -> list[DacFile]:
         "dac_version": version,
     }
     loudness = _loudness(metadata, len(items))
-    return [DacFile(codes=codes, input_db=db, **facts) for codes, db in zip(items, loudness, strict=True)]
+    return [
+        DacFile(codes=codes, input_db=db, **facts)
+        for codes, db in zip(items, loudness, strict=True)
+    ]
 
 
 def _codes(array: "_Array") -> np.ndarray:
     codes = array.value
-    if not isinstance(codes, np.ndarray) or codes.dtype.kind not in "iu" or codes.ndim != 3 or not codes.size:
+    if (
+        not isinstance(codes, np.ndarray)
+        or codes.dtype.kind not in "iu"
+        or codes.ndim != 3
+        or not codes.size
+    ):
         raise _damaged("integer codes of shape (channels, codebooks, frames)", "something else")
     if codes.min() < 0 or codes.max() > 32767:
         raise _damaged("codes from 0 to 32767", f"{codes.min()} to {codes.max()}")
@@ -134,12 +148,19 @@ def _codes(array: "_Array") -> np.ndarray:
 
 def _loudness(metadata: dict[str, Any], items: int) -> list[float]:
     value = metadata.get("input_db")
-    numbers = value.value if isinstance(value, _Array) else np.asarray(value if isinstance(value, float) else None)
+    numbers = (
+        value.value
+        if isinstance(value, _Array)
+        else np.asarray(value if isinstance(value, float) else None)
+    )
     if not isinstance(numbers, np.ndarray) or numbers.dtype.kind != "f":
-        raise _damaged("input_db of floating-point numbers", type(value).__name__.lstrip("_").lower())
+        raise _damaged(
+            "input_db of floating-point numbers", type(value).__name__.lstrip("_").lower()
+        )
     if numbers.size != items or not np.isfinite(numbers).all():
         raise _damaged(
-            f"input_db of {items} finite numbers", f"{numbers.size} with {np.isfinite(numbers).sum()} finite"
+            f"input_db of {items} finite numbers",
+            f"{numbers.size} with {np.isfinite(numbers).sum()} finite",
         )
     return [float(db) for db in numbers.flat]
 
@@ -155,12 +176,16 @@ def _field(fields: dict[str, Any], where: str, name: str, kind: type[_T]) -> _T:
     if name not in fields:
         raise _damaged(f"{name} in its {where}", "none")
     if not isinstance(fields[name], kind):
-        raise _damaged(f"{name} of type {kind.__name__.lstrip('_').lower()}", type(fields[name]).__name__)
+        raise _damaged(
+            f"{name} of type {kind.__name__.lstrip('_').lower()}", type(fields[name]).__name__
+        )
     return fields[name]
 
 
 def _damaged(expected: str, got: str) -> FileFormatError:
-    return FileFormatError(f"expected an official .dac file with {expected}, got {got}; fetch or encode it again")
+    return FileFormatError(
+        f"expected an official .dac file with {expected}, got {got}; fetch or encode it again"
+    )
 
 
 @dataclass(frozen=True)
@@ -232,7 +257,10 @@ class _PickleReader:
 
     def _result(self) -> Any:
         if len(self._stack) != 1 or self._position != len(self._data):
-            raise _damaged("one object", f"{len(self._stack)} and {len(self._data) - self._position} bytes after")
+            raise _damaged(
+                "one object",
+                f"{len(self._stack)} and {len(self._data) - self._position} bytes after",
+            )
         return self._stack[0]
 
     def _refused(self, what: str) -> FileFormatError:
@@ -244,7 +272,9 @@ class _PickleReader:
     def _take(self, size: int) -> bytes:
         piece = self._data[self._position : self._position + size]
         if len(piece) != size:
-            raise _damaged(f"{size} bytes at position {self._position} of its pickle", f"{len(piece)}")
+            raise _damaged(
+                f"{size} bytes at position {self._position} of its pickle", f"{len(piece)}"
+            )
         self._position += size
         return piece
 
@@ -291,13 +321,17 @@ class _PickleReader:
     def _frame(self) -> None:
         size = self._number("<Q")
         if size > len(self._data) - self._position:
-            raise _damaged(f"{size} more bytes in its pickle", str(len(self._data) - self._position))
+            raise _damaged(
+                f"{size} more bytes in its pickle", str(len(self._data) - self._position)
+            )
 
     def _int_of_bytes(self) -> None:
         self._stack.append(int.from_bytes(self._take(self._number("B")), "little", signed=True))
 
     def _last(self, count: int) -> None:
-        if len(self._stack) < count or any(item is _MARK for item in self._stack[len(self._stack) - count :]):
+        if len(self._stack) < count or any(
+            item is _MARK for item in self._stack[len(self._stack) - count :]
+        ):
             raise self._refused("no values where some are needed")
         start = len(self._stack) - count
         self._stack[start:] = [tuple(self._stack[start:])]
@@ -311,7 +345,11 @@ class _PickleReader:
     def _set(self, items: list[Any]) -> None:
         target = self._top()
         # Keys of text only: hashing nested tuples that share their parts would take exponential time.
-        if not isinstance(target, dict) or len(items) % 2 or not all(isinstance(key, str) for key in items[::2]):
+        if (
+            not isinstance(target, dict)
+            or len(items) % 2
+            or not all(isinstance(key, str) for key in items[::2])
+        ):
             raise self._refused("dictionary keys that are no text")
         target.update(zip(items[::2], items[1::2], strict=True))
 
@@ -359,7 +397,9 @@ class _PickleReader:
         self._stack.append(made)
 
     def _encode(self, text: str) -> bytes:
-        self._allowance -= len(text)  # a memoised text could be copied once for every few bytes of the file
+        self._allowance -= len(
+            text
+        )  # a memoised text could be copied once for every few bytes of the file
         if self._allowance < 0:
             raise self._refused("one text used again and again")
         try:
@@ -373,14 +413,26 @@ class _PickleReader:
         match target, state:
             case _DType(), (3, "<" | ">" | "|" | "=" as order, None, None, None, -1, -1, int()):
                 target.order = order
-            case _Array(value=None), (1, tuple(shape), _DType(code="O8"), bool(), list(items)) if shape == ():
+            case _Array(value=None), (1, tuple(shape), _DType(code="O8"), bool(), list(items)) if (
+                shape == ()
+            ):
                 target.value = items
-            case _Array(value=None), (1, tuple(shape), _DType() as dtype, bool(fortran), bytes(data)):
+            case _Array(value=None), (
+                1,
+                tuple(shape),
+                _DType() as dtype,
+                bool(fortran),
+                bytes(data),
+            ):
                 target.value = self._array(shape, dtype, data, fortran=fortran)
             case _:
-                raise self._refused(f"a state that numpy does not write for {type(target).__name__}")
+                raise self._refused(
+                    f"a state that numpy does not write for {type(target).__name__}"
+                )
 
-    def _array(self, shape: tuple[Any, ...], dtype: _DType, data: bytes, *, fortran: bool) -> np.ndarray:
+    def _array(
+        self, shape: tuple[Any, ...], dtype: _DType, data: bytes, *, fortran: bool
+    ) -> np.ndarray:
         """Return a view of `data`: no memory is taken on the word of a shape."""
         if len(shape) > 8 or not all(type(size) is int and 0 < size <= len(data) for size in shape):
             raise _damaged("arrays that the file can hold", "an impossible shape")

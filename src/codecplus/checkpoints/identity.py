@@ -17,7 +17,10 @@ def embedded_names() -> list[str]:
 
 
 def fingerprint_of(
-    model_type: str, sampling_rate: int, ratios: Iterable[int], tensors: Iterable[tuple[str, np.ndarray]]
+    model_type: str,
+    sampling_rate: int,
+    ratios: Iterable[int],
+    tensors: Iterable[tuple[str, np.ndarray]],
 ) -> bytes:
     """16 bytes that tell models apart: the same for the same weights in fp32 and bf16, another after any training.
 
@@ -47,6 +50,11 @@ def embedded_fingerprints() -> dict[bytes, str]:
         fields = json.loads((EMBEDDED_FOLDER / name / "config.json").read_text(encoding="utf-8"))
         with safe_open(EMBEDDED_FOLDER / name / "model.safetensors", framework="numpy") as file:
             tensors = ((key, file.get_tensor(key)) for key in file.keys())  # noqa: SIM118
-            mark = fingerprint_of(fields["model_type"], fields["sampling_rate"], fields["downsampling_ratios"], tensors)
+            mark = fingerprint_of(
+                fields["model_type"],
+                fields["sampling_rate"],
+                fields["downsampling_ratios"],
+                tensors,
+            )
         found[mark] = name
     return found

@@ -32,7 +32,9 @@ def load_model(name: str | os.PathLike[str], *, revision: str | None = None) -> 
     """
     path = Path(name)
     if revision is not None and (str(name) in embedded_names() or path.exists()):
-        raise InputError(f"revision (={revision!r}) is for a repository on the Hub; {name} is none, leave it out")
+        raise InputError(
+            f"revision (={revision!r}) is for a repository on the Hub; {name} is none, leave it out"
+        )
     if str(name) in embedded_names():
         return _load_pretrained(EMBEDDED_FOLDER / str(name))
     if path.is_dir():
@@ -70,7 +72,9 @@ def _load_pretrained(folder: Path, source: str | None = None) -> DacModel:
         cls = _CLASSES[fields["model_type"]]
         model, report = cls.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     except Exception as error:
-        raise CheckpointError(f"cannot load the model at {source!r}: {_first_line(error)}") from error
+        raise CheckpointError(
+            f"cannot load the model at {source!r}: {_first_line(error)}"
+        ) from error
     missing = sorted(report["missing_keys"])
     if missing:
         # transformers only warns, and goes on with random weights.
@@ -84,11 +88,15 @@ def _load_pretrained(folder: Path, source: str | None = None) -> DacModel:
 def _load_safetensors(path: Path) -> DacModel:
     config = path.with_name("config.json")
     if not path.is_file() or not config.is_file():
-        raise CheckpointError(f"expected {path.name} and config.json side by side in {path.parent}, one is missing")
+        raise CheckpointError(
+            f"expected {path.name} and config.json side by side in {path.parent}, one is missing"
+        )
     fields, _ = PreTrainedConfig.get_config_dict(path.parent)
     cls = _CLASSES.get(fields.get("model_type", ""))
     if cls is None:
-        raise CheckpointError(f"{config} describes a model of type {fields.get('model_type')!r}, expected a DAC")
+        raise CheckpointError(
+            f"{config} describes a model of type {fields.get('model_type')!r}, expected a DAC"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             state = fold_weight_norm({key: file.get_tensor(key).float() for key in file.keys()})  # noqa: SIM118
@@ -102,8 +110,12 @@ def _load_safetensors(path: Path) -> DacModel:
 def fingerprint(model: DacModel) -> bytes:
     """16 bytes that tell models apart, see `identity.fingerprint_of`: the same in fp32 and bf16."""
     config = model.config
-    tensors = ((name, tensor.float().cpu().numpy()) for name, tensor in model.folded_state_dict().items())
-    return fingerprint_of(config.model_type, config.sampling_rate, config.downsampling_ratios, tensors)
+    tensors = (
+        (name, tensor.float().cpu().numpy()) for name, tensor in model.folded_state_dict().items()
+    )
+    return fingerprint_of(
+        config.model_type, config.sampling_rate, config.downsampling_ratios, tensors
+    )
 
 
 def _first_line(error: Exception) -> str:

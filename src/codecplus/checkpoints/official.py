@@ -38,7 +38,10 @@ def module_names(blocks: int) -> dict[str, str]:
         ):
             for j, part in block.items():
                 if part.startswith("res_unit"):
-                    names |= {f"{theirs}.{j}.block.{k}": f"{ours}.{part}.{layer}" for k, layer in _UNIT.items()}
+                    names |= {
+                        f"{theirs}.{j}.block.{k}": f"{ours}.{part}.{layer}"
+                        for k, layer in _UNIT.items()
+                    }
                 else:
                     names[f"{theirs}.{j}"] = f"{ours}.{part}"
     for theirs, ours in (("encoder.block", "encoder"), ("decoder.model", "decoder")):
@@ -104,7 +107,9 @@ def read_official(path: str | Path) -> DacModel:
 def _config(kwargs: dict) -> DacConfig:
     """The configuration that stands for the arguments of the original class."""
     fields = {_ARGUMENTS[name]: value for name, value in kwargs.items() if name in _ARGUMENTS}
-    fields["quantizer_dropout"] = float(fields.get("quantizer_dropout", 0.0))  # the original also takes a bool
+    fields["quantizer_dropout"] = float(
+        fields.get("quantizer_dropout", 0.0)
+    )  # the original also takes a bool
     if isinstance(fields.get("codebook_dim"), (list, tuple)):
         widths = set(fields["codebook_dim"])
         if len(widths) != 1:
@@ -113,7 +118,9 @@ def _config(kwargs: dict) -> DacConfig:
     config = DacConfig(**fields)
     upsampling = kwargs.get("decoder_rates")
     if upsampling is not None and list(upsampling) != config.upsampling_ratios:
-        raise ValueError(f"expected decoder_rates {config.upsampling_ratios}, the encoder's reversed, got {upsampling}")
+        raise ValueError(
+            f"expected decoder_rates {config.upsampling_ratios}, the encoder's reversed, got {upsampling}"
+        )
     return config
 
 
@@ -125,7 +132,9 @@ def write_official(model: DacModel, path: str | Path) -> None:
     """
     config = model.config
     if isinstance(config, CausalDacConfig):
-        raise CheckpointError("the original implementation has no causal DAC; save_pretrained writes this model")
+        raise CheckpointError(
+            "the original implementation has no causal DAC; save_pretrained writes this model"
+        )
     names = {ours: theirs for theirs, ours in module_names(len(config.downsampling_ratios)).items()}
     state = {}
     for key, value in model.folded_state_dict().items():

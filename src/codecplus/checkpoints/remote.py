@@ -23,11 +23,17 @@ def fetch_checkpoint(repo: str, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(CHECKPOINT_FILES)))
+        folder = Path(
+            snapshot_download(repo, revision=revision, allow_patterns=list(CHECKPOINT_FILES))
+        )
     except Exception as error:
-        raise CheckpointError(f"cannot find a model at {repo!r}: {explain(error, repo, revision)}") from error
+        raise CheckpointError(
+            f"cannot find a model at {repo!r}: {explain(error, repo, revision)}"
+        ) from error
     if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{repo!r} holds no model: it has no config.json; check the name and the revision")
+        raise CheckpointError(
+            f"{repo!r} holds no model: it has no config.json; check the name and the revision"
+        )
     return folder
 
 
@@ -49,7 +55,9 @@ def explain(error: BaseException, repo: str, revision: str | None = None) -> str
         return "nobody is logged in; run `hf auth login`, or set HF_TOKEN"
     if first(errors.HFValidationError):
         return "that is no name of a repository; expected OWNER/NAME, of letters, digits, '-', '_' and '.'"
-    if first(errors.OfflineModeIsEnabled) or (constants.is_offline_mode() and first(errors.LocalEntryNotFoundError)):
+    if first(errors.OfflineModeIsEnabled) or (
+        constants.is_offline_mode() and first(errors.LocalEntryNotFoundError)
+    ):
         return "HF_HUB_OFFLINE is set, so that only what is in the cache can be had, and this is not in it"
     if (answer := first(errors.HfHubHTTPError)) is not None:
         status = answer.response.status_code  # pyright: ignore[reportAttributeAccessIssue]

@@ -33,44 +33,87 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="codecplus", description="Compress audio with DAC, the Descript Audio Codec.")
+    parser = argparse.ArgumentParser(
+        prog="codecplus", description="Compress audio with DAC, the Descript Audio Codec."
+    )
     parser.add_argument("--version", action="version", version=f"codecplus {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     verb = verbs.add_parser("demo", help="compress a clip, decompress it, and score the result")
-    verb.add_argument("file", nargs="?", type=Path, help="audio file; default: a clip that comes with the package")
-    verb.add_argument("-o", "--output", type=Path, default=Path("demo_output"), help="folder (default: %(default)s)")
+    verb.add_argument(
+        "file", nargs="?", type=Path, help="audio file; default: a clip that comes with the package"
+    )
+    verb.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("demo_output"),
+        help="folder (default: %(default)s)",
+    )
     _add_codec_options(verb)
     _add_rate_options(verb)
     verb.set_defaults(run=demo)
 
     verb = verbs.add_parser("encode", help="audio files to .dacp files")
-    verb.add_argument("inputs", nargs="+", type=Path, help="audio files, or folders of them; - for a live pipe")
-    verb.add_argument("--raw", metavar="RATE", help="the pipe brings 16-bit samples, RATE or RATE:CHANNELS, no header")
-    verb.add_argument("-o", "--output", type=Path, help="a .dacp file, or a folder; default: beside each input")
+    verb.add_argument(
+        "inputs", nargs="+", type=Path, help="audio files, or folders of them; - for a live pipe"
+    )
+    verb.add_argument(
+        "--raw",
+        metavar="RATE",
+        help="the pipe brings 16-bit samples, RATE or RATE:CHANNELS, no header",
+    )
+    verb.add_argument(
+        "-o", "--output", type=Path, help="a .dacp file, or a folder; default: beside each input"
+    )
     verb.add_argument("-f", "--force", action="store_true", help="overwrite existing files")
     _add_codec_options(verb)
     _add_rate_options(verb)
     control = verb.add_mutually_exclusive_group()
-    control.add_argument("--vbr", action="store_true", help="for each frame the fewest codebooks that sound alike")
-    control.add_argument("--abr", action="store_true", help="meet --bitrate with the file's size, within 2 %%")
+    control.add_argument(
+        "--vbr", action="store_true", help="for each frame the fewest codebooks that sound alike"
+    )
+    control.add_argument(
+        "--abr", action="store_true", help="meet --bitrate with the file's size, within 2 %%"
+    )
     verb.add_argument("--quality", type=float, metavar="Q", help="of --vbr, 0 to 10 (default: 8)")
     verb.add_argument(
-        "--effort", type=int, default=0, metavar="N", help="0 to 3: better codes, found by listening; slow"
+        "--effort",
+        type=int,
+        default=0,
+        metavar="N",
+        help="0 to 3: better codes, found by listening; slow",
     )
     verb.add_argument(
-        "--packed", action="store_true", help="no entropy coding: larger, and any reader of version 1 reads it"
+        "--packed",
+        action="store_true",
+        help="no entropy coding: larger, and any reader of version 1 reads it",
     )
     verb.set_defaults(run=encode)
 
-    verb = verbs.add_parser("decode", help=".dacp files, or .dac files of the original implementation, to audio")
-    verb.add_argument("inputs", nargs="+", type=Path, help="coded files, or folders of them; - for a live pipe")
-    verb.add_argument("--raw", action="store_true", help="write 16-bit samples without a header to the pipe")
-    verb.add_argument("-o", "--output", type=Path, help="an audio file, or a folder; default: a .wav beside each input")
+    verb = verbs.add_parser(
+        "decode", help=".dacp files, or .dac files of the original implementation, to audio"
+    )
+    verb.add_argument(
+        "inputs", nargs="+", type=Path, help="coded files, or folders of them; - for a live pipe"
+    )
+    verb.add_argument(
+        "--raw", action="store_true", help="write 16-bit samples without a header to the pipe"
+    )
+    verb.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help="an audio file, or a folder; default: a .wav beside each input",
+    )
     verb.add_argument("-f", "--force", action="store_true", help="overwrite existing files")
-    verb.add_argument("--start", type=float, default=0.0, metavar="SECONDS", help="decode from here on")
+    verb.add_argument(
+        "--start", type=float, default=0.0, metavar="SECONDS", help="decode from here on"
+    )
     verb.add_argument("--duration", type=float, metavar="SECONDS", help="decode so much")
-    verb.add_argument("--recover", action="store_true", help="conceal what is damaged, and tell where it is")
+    verb.add_argument(
+        "--recover", action="store_true", help="conceal what is damaged, and tell where it is"
+    )
     _add_codec_options(verb, default=None, note="default: the embedded model that made the file")
     verb.set_defaults(run=decode)
 
@@ -86,47 +129,99 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_hub_verbs(verbs: Any) -> None:
-    verb = verbs.add_parser("card", help="write the model card of a checkpoint from measured results")
+    verb = verbs.add_parser(
+        "card", help="write the model card of a checkpoint from measured results"
+    )
     verb.add_argument("checkpoint", help="a checkpoint's folder, or an embedded name")
-    verb.add_argument("--results", nargs="+", default=[], metavar="FOLDER", help="what codecplus eval wrote for it")
+    verb.add_argument(
+        "--results",
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="what codecplus eval wrote for it",
+    )
     verb.add_argument("--curve", metavar="FILE", help="learning curve, JSON lines, to be drawn")
-    verb.add_argument("--step", type=int, help="step of the curve that the weights are from (default: its last)")
-    verb.add_argument("--dataset-id", metavar="ID", help="the Hub data set that local data is a copy of")
+    verb.add_argument(
+        "--step", type=int, help="step of the curve that the weights are from (default: its last)"
+    )
+    verb.add_argument(
+        "--dataset-id", metavar="ID", help="the Hub data set that local data is a copy of"
+    )
     verb.set_defaults(run=card)
 
-    verb = verbs.add_parser("push", help="upload a checkpoint, or the demo, to the Hugging Face Hub")
-    verb.add_argument("checkpoint", nargs="?", help="a checkpoint's folder, or an embedded name")
-    verb.add_argument("repo", nargs="?", help="OWNER/NAME of the repository; made if it does not exist")
-    verb.add_argument(
-        "--space", nargs="?", const="", metavar="REPO", help="upload the demo as a Space, instead of a checkpoint"
+    verb = verbs.add_parser(
+        "push", help="upload a checkpoint, or the demo, to the Hugging Face Hub"
     )
-    verb.add_argument("--to", metavar="FOLDER", type=Path, help="write what would be uploaded into a folder instead")
+    verb.add_argument("checkpoint", nargs="?", help="a checkpoint's folder, or an embedded name")
+    verb.add_argument(
+        "repo", nargs="?", help="OWNER/NAME of the repository; made if it does not exist"
+    )
+    verb.add_argument(
+        "--space",
+        nargs="?",
+        const="",
+        metavar="REPO",
+        help="upload the demo as a Space, instead of a checkpoint",
+    )
+    verb.add_argument(
+        "--to",
+        metavar="FOLDER",
+        type=Path,
+        help="write what would be uploaded into a folder instead",
+    )
     verb.add_argument("--private", action="store_true", help="make it private")
     verb.add_argument("--revision", metavar="BRANCH", help="branch to upload to (default: main)")
-    verb.add_argument("--discriminators", action="store_true", help="upload the discriminators of its training, too")
+    verb.add_argument(
+        "--discriminators",
+        action="store_true",
+        help="upload the discriminators of its training, too",
+    )
     verb.set_defaults(run=push)
 
 
 def _add_entropy_verb(verbs: Any) -> None:
-    verb = verbs.add_parser("entropy", help="train the entropy model of a checkpoint, for smaller files")
+    verb = verbs.add_parser(
+        "entropy", help="train the entropy model of a checkpoint, for smaller files"
+    )
     verb.add_argument("checkpoint", help="an embedded name, or a checkpoint's folder")
     verb.add_argument("recordings", nargs="+", type=Path, help="audio files, or a folder of them")
-    verb.add_argument("-o", "--output", type=Path, help="file (default: entropy.safetensors beside the weights)")
-    verb.add_argument("--minutes", type=float, default=15.0, help="time to take (default: %(default)g)")
-    verb.add_argument("-f", "--force", action="store_true", help="replace the one there: files made with it need it")
+    verb.add_argument(
+        "-o", "--output", type=Path, help="file (default: entropy.safetensors beside the weights)"
+    )
+    verb.add_argument(
+        "--minutes", type=float, default=15.0, help="time to take (default: %(default)g)"
+    )
+    verb.add_argument(
+        "-f",
+        "--force",
+        action="store_true",
+        help="replace the one there: files made with it need it",
+    )
     verb.set_defaults(run=entropy)
 
 
-def _add_codec_options(verb: argparse.ArgumentParser, default: str | None = "dac", note: str = "default: dac") -> None:
-    verb.add_argument("--model", default=default, help=f"embedded name, folder, .pth or Hub id ({note})")
+def _add_codec_options(
+    verb: argparse.ArgumentParser, default: str | None = "dac", note: str = "default: dac"
+) -> None:
+    verb.add_argument(
+        "--model", default=default, help=f"embedded name, folder, .pth or Hub id ({note})"
+    )
     verb.add_argument("--device", help="where to compute, cpu or cuda (default: cpu)")
     verb.add_argument("--dtype", help="what to compute in: float32 (default), bfloat16 or float16")
-    verb.add_argument("--compile", action="store_true", help="compile what gets faster by it; needs a C++ compiler")
+    verb.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile what gets faster by it; needs a C++ compiler",
+    )
 
 
 def _add_rate_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--bitrate", type=float, help="kbit/s for all channels together (default: all codebooks)")
-    verb.add_argument("--loudness", type=float, help="LUFS to encode at; decoding brings the original level back")
+    verb.add_argument(
+        "--bitrate", type=float, help="kbit/s for all channels together (default: all codebooks)"
+    )
+    verb.add_argument(
+        "--loudness", type=float, help="LUFS to encode at; decoding brings the original level back"
+    )
 
 
 def encode(args: argparse.Namespace) -> int:
@@ -139,7 +234,13 @@ def encode(args: argparse.Namespace) -> int:
                 "a live pipe takes --bitrate alone: --vbr, --abr, --quality, --effort and --packed are for files"
             )
         raw = None if args.raw is None else parse_raw(args.raw)
-        encode_pipe(_load(args.model, args), sys.stdin.buffer, sys.stdout.buffer, raw=raw, bitrate=args.bitrate)
+        encode_pipe(
+            _load(args.model, args),
+            sys.stdin.buffer,
+            sys.stdout.buffer,
+            raw=raw,
+            bitrate=args.bitrate,
+        )
         return 0
     pairs = _pairs(args.inputs, args.output, _AUDIO, ".dacp")
     codec = _load(args.model, args)
@@ -167,7 +268,9 @@ def decode(args: argparse.Namespace) -> int:
         from codecplus.cli.pipe import decode_pipe
 
         if args.start or args.duration is not None or args.recover:
-            raise InputError("--start, --duration and --recover are for files, got a live pipe; leave them out")
+            raise InputError(
+                "--start, --duration and --recover are for files, got a live pipe; leave them out"
+            )
 
         def find_codec(mark: bytes):
             return _load(args.model or _embedded(mark), args)
@@ -207,7 +310,13 @@ def demo(args: argparse.Namespace) -> int:
     """Compress a clip, decompress it, score the result, and write both with a picture."""
     from codecplus.cli.demo import run_demo
 
-    run_demo(args.file, args.output, _load(args.model, args), bitrate=args.bitrate, loudness=args.loudness)
+    run_demo(
+        args.file,
+        args.output,
+        _load(args.model, args),
+        bitrate=args.bitrate,
+        loudness=args.loudness,
+    )
     return 0
 
 
@@ -217,9 +326,15 @@ def entropy(args: argparse.Namespace) -> int:
     from codecplus.system.paths import atomic_path, check_output
     from codecplus.training.entropy import fit_entropy_model
 
-    folder = EMBEDDED_FOLDER / args.checkpoint if args.checkpoint in embedded_names() else Path(args.checkpoint)
+    folder = (
+        EMBEDDED_FOLDER / args.checkpoint
+        if args.checkpoint in embedded_names()
+        else Path(args.checkpoint)
+    )
     if args.output is None and not folder.is_dir():
-        raise InputError(f"{args.checkpoint} is no folder to put an entropy model into; name a file with -o")
+        raise InputError(
+            f"{args.checkpoint} is no folder to put an entropy model into; name a file with -o"
+        )
     output = args.output or folder / "entropy.safetensors"
     check_output(output, args.force)
     recordings = [source for source, _ in _expand(args.recordings, _AUDIO)]
@@ -238,7 +353,15 @@ def card(args: argparse.Namespace) -> int:
     from codecplus.hub.card import write_card
 
     _quiet_transformers()
-    print(write_card(args.checkpoint, args.results, curve=args.curve, step=args.step, dataset_id=args.dataset_id))
+    print(
+        write_card(
+            args.checkpoint,
+            args.results,
+            curve=args.curve,
+            step=args.step,
+            dataset_id=args.dataset_id,
+        )
+    )
     return 0
 
 
@@ -248,18 +371,32 @@ def push(args: argparse.Namespace) -> int:
 
     _quiet_transformers()
     if args.to is not None and (args.repo or args.space or args.private or args.revision):
-        raise InputError("push --to FOLDER uploads nothing: leave out the repository, --private and --revision")
+        raise InputError(
+            "push --to FOLDER uploads nothing: leave out the repository, --private and --revision"
+        )
     if args.space is not None:
         if args.checkpoint or args.revision or args.discriminators or not (args.space or args.to):
-            raise InputError("expected push --space REPO [--private], or push --space --to FOLDER, and nothing else")
-        print(hub.export_space(args.to) if args.to else hub.push_space(args.space, private=args.private))
+            raise InputError(
+                "expected push --space REPO [--private], or push --space --to FOLDER, and nothing else"
+            )
+        print(
+            hub.export_space(args.to)
+            if args.to
+            else hub.push_space(args.space, private=args.private)
+        )
         return 0
     if args.checkpoint is not None and args.to is not None:
         print(hub.export_folder(args.checkpoint, args.to, discriminators=args.discriminators))
         return 0
     if args.checkpoint is None or args.repo is None:
-        raise InputError("push needs a checkpoint and a repository: codecplus push FOLDER OWNER/NAME")
-    options = {"private": args.private, "revision": args.revision, "discriminators": args.discriminators}
+        raise InputError(
+            "push needs a checkpoint and a repository: codecplus push FOLDER OWNER/NAME"
+        )
+    options = {
+        "private": args.private,
+        "revision": args.revision,
+        "discriminators": args.discriminators,
+    }
     print(hub.push(args.checkpoint, args.repo, **options))
     return 0
 
@@ -287,7 +424,9 @@ def _load(name: str, args: argparse.Namespace):
 
     if find_export(name) is None:  # an export needs neither torch nor transformers
         _quiet_transformers()
-    codec = load_codec(name, device=getattr(args, "device", None), dtype=getattr(args, "dtype", None))
+    codec = load_codec(
+        name, device=getattr(args, "device", None), dtype=getattr(args, "dtype", None)
+    )
     return codec.compile() if getattr(args, "compile", False) else codec
 
 
@@ -309,7 +448,9 @@ def _embedded(mark: bytes) -> str:
 
     name = find_embedded(mark)
     if name is None:
-        raise InputError(f"no embedded model made it (fingerprint {mark.hex()}); name the one that did with --model")
+        raise InputError(
+            f"no embedded model made it (fingerprint {mark.hex()}); name the one that did with --model"
+        )
     return name
 
 
@@ -349,7 +490,11 @@ def _coding(header: Any) -> str:
     if header.entropy_model is None:
         return "packed codes"
     name = header.entropy_model.hex()
-    return f"entropy-coded codes, entropy model {name}" if name else "entropy-coded codes, no entropy model needed"
+    return (
+        f"entropy-coded codes, entropy model {name}"
+        if name
+        else "entropy-coded codes, no entropy model needed"
+    )
 
 
 def _audio_line(samples: int, rate: int, channels: int) -> str:
@@ -361,7 +506,9 @@ def _expand(inputs: list[Path], suffixes: set[str]) -> list[tuple[Path, Path]]:
     found = []
     for path in inputs:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+            inside = sorted(
+                p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file()
+            )
             if not inside:
                 raise InputError(f"the folder {path} holds no {', '.join(sorted(suffixes))} file")
             found += [(p, p.relative_to(path)) for p in inside]
@@ -372,7 +519,9 @@ def _expand(inputs: list[Path], suffixes: set[str]) -> list[tuple[Path, Path]]:
     return found
 
 
-def _pairs(inputs: list[Path], output: Path | None, suffixes: set[str], suffix: str) -> list[tuple[Path, Path]]:
+def _pairs(
+    inputs: list[Path], output: Path | None, suffixes: set[str], suffix: str
+) -> list[tuple[Path, Path]]:
     """What to read and where to write it."""
     sources = _expand(inputs, suffixes)
     if output is None:
@@ -388,7 +537,9 @@ def _pairs(inputs: list[Path], output: Path | None, suffixes: set[str], suffix: 
         if target == source:
             raise InputError(f"{source} would be written over itself; name another output with -o")
         if target in targets:
-            raise InputError(f"{source} and {targets[target]} would both become {target}; rename one of them")
+            raise InputError(
+                f"{source} and {targets[target]} would both become {target}; rename one of them"
+            )
         targets[target] = source
     return pairs
 

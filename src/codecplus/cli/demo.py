@@ -40,7 +40,9 @@ def run_demo(
 
         from codecplus.eval.metrics import score
     except ImportError as error:
-        raise MissingExtraError(f"the demo needs {error.name} for its scores: pip install 'codecplus[eval]'") from error
+        raise MissingExtraError(
+            f"the demo needs {error.name} for its scores: pip install 'codecplus[eval]'"
+        ) from error
 
     source = BUNDLED_CLIP if source is None else source
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,9 +50,13 @@ def run_demo(
     audio, rate = load_audio(source)
     seconds = audio.shape[-1] / rate
     if seconds > _MAX_SECONDS:
-        raise InputError(f"the demo takes up to {_MAX_SECONDS} s, {source} has {seconds:.0f}; use codecplus encode")
+        raise InputError(
+            f"the demo takes up to {_MAX_SECONDS} s, {source} has {seconds:.0f}; use codecplus encode"
+        )
 
-    codec.compress(audio[..., : rate // 2], sample_rate=rate)  # the first call pays for what later ones need not
+    codec.compress(
+        audio[..., : rate // 2], sample_rate=rate
+    )  # the first call pays for what later ones need not
     start = time.perf_counter()
     codec.compress(source, coded, bitrate=bitrate, loudness=loudness)
     middle = time.perf_counter()
@@ -77,9 +83,13 @@ def run_demo(
     return figures
 
 
-def _print_table(source: Path, codec: Codec, seconds: float, figures: dict[str, float | None]) -> None:
+def _print_table(
+    source: Path, codec: Codec, seconds: float, figures: dict[str, float | None]
+) -> None:
     config = codec.model.config
-    print(f"{source.name}, {seconds:.1f} s, through {type(codec.model).__name__} at {config.sampling_rate} Hz")
+    print(
+        f"{source.name}, {seconds:.1f} s, through {type(codec.model).__name__} at {config.sampling_rate} Hz"
+    )
     for name, value in figures.items():
         print(f"  {name:<28} {'-' if value is None else f'{value:8.2f}'}")
 
@@ -99,7 +109,15 @@ def draw_spectrograms(before: np.ndarray, after: np.ndarray, rate: int, path: Pa
     level, seconds = pictures[0].max(), before.shape[-1] / rate
     for axis, title, decibels in zip(axes, ("original", "decoded"), pictures, strict=True):
         extent = (0.0, seconds, 0.0, float(len(decibels)))
-        axis.imshow(decibels, origin="lower", aspect="auto", extent=extent, vmin=level - 80, vmax=level, cmap="magma")
+        axis.imshow(
+            decibels,
+            origin="lower",
+            aspect="auto",
+            extent=extent,
+            vmin=level - 80,
+            vmax=level,
+            cmap="magma",
+        )
         axis.set(title=title, ylabel="mel band")
     axes[-1].set(xlabel="seconds")
     figure.colorbar(axes[0].images[0], ax=axes, label="dB")

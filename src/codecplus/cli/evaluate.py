@@ -21,20 +21,46 @@ def _add_eval(verbs: Any) -> None:
     )
     names = "opus, opus-vbr, mp3, aac, a checkpoint's name, Hub id or folder (:effort=N behind it), or stock:ID"
     verb.add_argument("--codec", action="extend", nargs="+", default=[], metavar="NAME", help=names)
-    verb.add_argument("--bitrate", nargs="+", type=float, default=[], metavar="KBPS", help="kbit/s per channel")
-    verb.add_argument("--data", metavar="DATA", help="a folder, a parquet file, a task's JSON file, or a preset's name")
+    verb.add_argument(
+        "--bitrate", nargs="+", type=float, default=[], metavar="KBPS", help="kbit/s per channel"
+    )
+    verb.add_argument(
+        "--data",
+        metavar="DATA",
+        help="a folder, a parquet file, a task's JSON file, or a preset's name",
+    )
     verb.add_argument("--out", metavar="FOLDER", help="folder of the results")
-    verb.add_argument("--metric", nargs="+", metavar="NAME", help="metrics, or all; default: all but ViSQOL")
+    verb.add_argument(
+        "--metric", nargs="+", metavar="NAME", help="metrics, or all; default: all but ViSQOL"
+    )
     verb.add_argument("--limit", type=int, metavar="N", help="recordings at most")
-    verb.add_argument("--segment-seconds", type=float, metavar="S", help="cut recordings longer than this")
-    verb.add_argument("--segments-per-file", type=int, metavar="N", help="segments kept of a cut recording")
+    verb.add_argument(
+        "--segment-seconds", type=float, metavar="S", help="cut recordings longer than this"
+    )
+    verb.add_argument(
+        "--segments-per-file", type=int, metavar="N", help="segments kept of a cut recording"
+    )
     verb.add_argument("--device", help="where neural codecs run (default: CUDA if there is any)")
-    verb.add_argument("--workers", type=int, metavar="N", help="processes that score (default: one per core)")
-    verb.add_argument("--dataset-id", metavar="ID", help="the Hub data set that local data is a copy of")
+    verb.add_argument(
+        "--workers", type=int, metavar="N", help="processes that score (default: one per core)"
+    )
+    verb.add_argument(
+        "--dataset-id", metavar="ID", help="the Hub data set that local data is a copy of"
+    )
     verb.add_argument("--quiet", action="store_true", help="no progress bars")
-    verb.add_argument("--listening", metavar="RATINGS", help="MOS and MUSHRA of people's ratings; into OUT, if given")
-    verb.add_argument("--webmushra", metavar="FOLDER", help="write a listening test for webMUSHRA instead of scoring")
-    verb.add_argument("--compare", nargs=2, metavar=("A", "B"), help="compare two results: FOLDER or FOLDER:CODEC")
+    verb.add_argument(
+        "--listening",
+        metavar="RATINGS",
+        help="MOS and MUSHRA of people's ratings; into OUT, if given",
+    )
+    verb.add_argument(
+        "--webmushra",
+        metavar="FOLDER",
+        help="write a listening test for webMUSHRA instead of scoring",
+    )
+    verb.add_argument(
+        "--compare", nargs=2, metavar=("A", "B"), help="compare two results: FOLDER or FOLDER:CODEC"
+    )
     verb.set_defaults(run=_run_eval)
 
 
@@ -44,7 +70,9 @@ def _add_leaderboard(verbs: Any) -> None:
     verb.add_argument("results", nargs="+", help="results folders, or folders that hold some")
     verb.add_argument("--html", metavar="FILE", help="a page that needs no server and no network")
     verb.add_argument("--json", metavar="FILE", help="the same as data")
-    verb.add_argument("--rank-by", metavar="METRIC", help="default: pesq_wb for speech, else mel_distance")
+    verb.add_argument(
+        "--rank-by", metavar="METRIC", help="default: pesq_wb for speech, else mel_distance"
+    )
     verb.set_defaults(run=_run_leaderboard)
 
 
@@ -57,7 +85,12 @@ def _run_eval(args: argparse.Namespace) -> None:
         print(comparison_table(compare(*args.compare, metrics=args.metric)))
         return
     if args.listening:
-        from codecplus.eval.listening import analyse, listening_report, load_ratings, write_listening
+        from codecplus.eval.listening import (
+            analyse,
+            listening_report,
+            load_ratings,
+            write_listening,
+        )
 
         results = analyse(load_ratings(args.listening))
         print(listening_report(results))
@@ -67,7 +100,9 @@ def _run_eval(args: argparse.Namespace) -> None:
     needed = ("codec", "data") if args.webmushra else ("codec", "data", "out")
     missing = [f"--{name}" for name in needed if not getattr(args, name)]
     if missing:
-        raise InputError(f"eval needs {' and '.join(missing)}, or --compare A B, or --listening RATINGS")
+        raise InputError(
+            f"eval needs {' and '.join(missing)}, or --compare A B, or --listening RATINGS"
+        )
     if args.webmushra:
         _export_webmushra(args)
         return
@@ -98,7 +133,11 @@ def _export_webmushra(args: argparse.Namespace) -> None:
     from codecplus.eval.tasks import load_task
 
     task = load_task(args.data, limit=args.limit)
-    print(export_webmushra(task.name, task, resolve_codecs(args.codec, args.bitrate, args.device), args.webmushra))
+    print(
+        export_webmushra(
+            task.name, task, resolve_codecs(args.codec, args.bitrate, args.device), args.webmushra
+        )
+    )
 
 
 def _run_leaderboard(args: argparse.Namespace) -> None:
@@ -113,9 +152,15 @@ def _run_leaderboard(args: argparse.Namespace) -> None:
             mean = entry["metrics"].get(part["primary"], {}).get("mean")
             band = "–" if entry["band"] is None else band_name(entry["band"])
             rate = number(entry["payload_kbps_per_channel"])
-            rows.append([band, str(place), entry["codec"], rate, str(entry["failures"]), number(mean)])
+            rows.append(
+                [band, str(place), entry["codec"], rate, str(entry["failures"]), number(mean)]
+            )
         print(f"\n{part['task']}: {part['kind']}\n")
-        print(table(["band", "rank", "codec", "kbit/s per channel", "failures", part["primary"]], rows))
+        print(
+            table(
+                ["band", "rank", "codec", "kbit/s per channel", "failures", part["primary"]], rows
+            )
+        )
     if board["boards"] and not (args.html or args.json):
         print("\n" + board["boards"][0]["rule"], file=sys.stderr)
 

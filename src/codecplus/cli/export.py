@@ -16,10 +16,21 @@ def add_verbs(verbs: Any) -> None:
     )
     verb.add_argument("model", metavar="NAME", help="embedded name, folder, .pth or Hub id")
     verb.add_argument("--format", choices=("onnx",), default="onnx", help="default: %(default)s")
-    verb.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="default: %(default)s")
-    verb.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="a folder, or NAME.onnx")
-    verb.add_argument("--calibration", type=Path, metavar="DIR", help="for int8: recordings of the kind to be coded")
-    verb.add_argument("--stateful", action="store_true", help="graphs for live streams, of a causal model")
+    verb.add_argument(
+        "--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="default: %(default)s"
+    )
+    verb.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="a folder, or NAME.onnx"
+    )
+    verb.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="DIR",
+        help="for int8: recordings of the kind to be coded",
+    )
+    verb.add_argument(
+        "--stateful", action="store_true", help="graphs for live streams, of a causal model"
+    )
     verb.add_argument("-f", "--force", action="store_true", help="overwrite existing files")
     verb.set_defaults(run=_run)
 

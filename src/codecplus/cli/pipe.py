@@ -31,7 +31,12 @@ class PcmFormat(NamedTuple):
 
 
 def encode_pipe(
-    codec: Codec, source: BinaryIO, sink: BinaryIO, *, raw: PcmFormat | None = None, bitrate: float | None = None
+    codec: Codec,
+    source: BinaryIO,
+    sink: BinaryIO,
+    *,
+    raw: PcmFormat | None = None,
+    bitrate: float | None = None,
 ) -> None:
     """Encode audio from a pipe as it comes, WAV or, with `raw`, samples without a header; write packets.
 
@@ -43,12 +48,16 @@ def encode_pipe(
     stream = codec.encoder_stream(n_quantizers=n_quantizers, batch=channels)
     header = codec.fingerprint[:8] + struct.pack(">I", form.sample_rate)
     codebooks, size = stream.n_quantizers, codec.model.config.codebook_size
-    writer = PacketWriter(PacketFormat(num_codebooks=codebooks, codebook_size=size, channels=channels, header=header))
+    writer = PacketWriter(
+        PacketFormat(num_codebooks=codebooks, codebook_size=size, channels=channels, header=header)
+    )
     resampler = Resampler(form.sample_rate, codec.model_sample_rate, channels)
 
     def send(codes: np.ndarray) -> None:
         for frame in range(codes.shape[-1]):
-            packet = writer.pack(codes[..., frame : frame + 1], with_header=writer.frames % _HEADER_EVERY == 0)
+            packet = writer.pack(
+                codes[..., frame : frame + 1], with_header=writer.frames % _HEADER_EVERY == 0
+            )
             sink.write(len(packet).to_bytes(2, "big") + packet)
         sink.flush()
 
@@ -61,7 +70,9 @@ def encode_pipe(
     sink.flush()
 
 
-def decode_pipe(find_codec: Callable[[bytes], Codec], source: BinaryIO, sink: BinaryIO, *, raw: bool = False) -> None:
+def decode_pipe(
+    find_codec: Callable[[bytes], Codec], source: BinaryIO, sink: BinaryIO, *, raw: bool = False
+) -> None:
     """Decode packets from a pipe as they come; write 16-bit WAV or, with `raw`, samples without a header.
 
     `find_codec` gives the codec of a fingerprint. A damaged packet is a lost one: its frames are concealed. Samples
@@ -91,9 +102,13 @@ def decode_pipe(find_codec: Callable[[bytes], Codec], source: BinaryIO, sink: Bi
         if player is None:
             form = reader.format
             if form is None or len(form.header) != 12:
-                raise FileFormatError("expected a stream of codecplus encode -, got packets of another application")
+                raise FileFormatError(
+                    "expected a stream of codecplus encode -, got packets of another application"
+                )
             codec, rate = find_codec(form.header[:8]), struct.unpack(">I", form.header[8:])[0]
-            player = ConcealingDecoder(codec.decoder_stream(batch=form.channels).network, batch=form.channels)
+            player = ConcealingDecoder(
+                codec.decoder_stream(batch=form.channels).network, batch=form.channels
+            )
             resampler = Resampler(codec.model_sample_rate, rate, form.channels)
             if not raw:
                 sink.write(wav_header(rate, form.channels))
@@ -102,7 +117,9 @@ def decode_pipe(find_codec: Callable[[bytes], Codec], source: BinaryIO, sink: Bi
         if reader.ended:
             break
     if player is None:
-        raise FileFormatError("expected a stream of codecplus encode -, got none; was it encoded with -o - ?")
+        raise FileFormatError(
+            "expected a stream of codecplus encode -, got none; was it encoded with -o - ?"
+        )
     play(player.flush(), last=True)
     if lost:
         warnings.warn(f"{lost} frames were lost and concealed", stacklevel=2)
@@ -142,7 +159,9 @@ def read_wav_header(source: BinaryIO) -> PcmFormat:
     """
     start = _exactly(source, 12)
     if start[:4] != b"RIFF" or start[8:] != b"WAVE":
-        raise FileFormatError("expected WAV on standard input; name raw 16-bit samples with --raw RATE")
+        raise FileFormatError(
+            "expected WAV on standard input; name raw 16-bit samples with --raw RATE"
+        )
     form = None
     while len(head := _exactly(source, 8)) == 8:
         name, size = head[:4], int.from_bytes(head[4:], "little")
@@ -155,7 +174,9 @@ def read_wav_header(source: BinaryIO) -> PcmFormat:
         body = _exactly(source, size + size % 2)
         if name == b"fmt " and size >= 16:
             form = _wav_format(body)
-    raise FileFormatError("expected a whole WAV header on standard input, got one without format or samples")
+    raise FileFormatError(
+        "expected a whole WAV header on standard input, got one without format or samples"
+    )
 
 
 def _wav_format(body: bytes) -> PcmFormat:
@@ -187,7 +208,9 @@ def parse_raw(text: str) -> PcmFormat:
     except ValueError:
         form = PcmFormat(0, 0)
     if not 4000 <= form.sample_rate <= 1_000_000 or not 1 <= form.channels <= 64:
-        raise InputError(f"expected --raw RATE or RATE:CHANNELS, such as 16000 or 48000:2, got {text!r}")
+        raise InputError(
+            f"expected --raw RATE or RATE:CHANNELS, such as 16000 or 48000:2, got {text!r}"
+        )
     return form
 
 

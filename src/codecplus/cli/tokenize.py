@@ -15,23 +15,66 @@ def add_verbs(verbs: Any) -> None:
         help="audio datasets to datasets of codes",
         description="Write codes of every recording to parquet shards; a run that was stopped goes on where it was.",
     )
-    verb.add_argument("--data", required=True, metavar="DATA", help="a folder, a file that datasets reads, or a Hub id")
+    verb.add_argument(
+        "--data",
+        required=True,
+        metavar="DATA",
+        help="a folder, a file that datasets reads, or a Hub id",
+    )
     verb.add_argument("--out", required=True, metavar="OUT", help="a folder, or a Hub id")
     _add_data_options(verb)
     verb.add_argument("--audio-column", metavar="NAME", help="default: the one that holds audio")
-    verb.add_argument("--columns", nargs="*", metavar="NAME", help="other columns to keep (default: all but the audio)")
-    _add_model_options(verb, default="dac")
-    verb.add_argument("--model-revision", metavar="REV", help="branch, tag or commit of a model on the Hub")
     verb.add_argument(
-        "--bitrate", type=float, metavar="KBPS", help="for all channels together (default: all codebooks)"
+        "--columns",
+        nargs="*",
+        metavar="NAME",
+        help="other columns to keep (default: all but the audio)",
     )
-    verb.add_argument("--codebooks", type=int, metavar="K", help="how many codebooks, instead of a bitrate")
-    verb.add_argument("--channels", type=int, default=1, metavar="C", help="1 averages them (default: %(default)s)")
-    verb.add_argument("--num-proc", type=int, metavar="N", help="processes that decode and resample; 0: in this one")
-    verb.add_argument("--batch-seconds", type=float, metavar="S", help="audio per padded batch; 0: clips one by one")
-    verb.add_argument("--shard", metavar="I/N", help="do the I-th of N shares, I from 0, for job arrays")
-    verb.add_argument("--shard-rows", type=int, default=1000, metavar="N", help="rows per file (default: %(default)s)")
-    verb.add_argument("--private", action="store_true", help="make a new dataset on the Hub private")
+    _add_model_options(verb, default="dac")
+    verb.add_argument(
+        "--model-revision", metavar="REV", help="branch, tag or commit of a model on the Hub"
+    )
+    verb.add_argument(
+        "--bitrate",
+        type=float,
+        metavar="KBPS",
+        help="for all channels together (default: all codebooks)",
+    )
+    verb.add_argument(
+        "--codebooks", type=int, metavar="K", help="how many codebooks, instead of a bitrate"
+    )
+    verb.add_argument(
+        "--channels",
+        type=int,
+        default=1,
+        metavar="C",
+        help="1 averages them (default: %(default)s)",
+    )
+    verb.add_argument(
+        "--num-proc",
+        type=int,
+        metavar="N",
+        help="processes that decode and resample; 0: in this one",
+    )
+    verb.add_argument(
+        "--batch-seconds",
+        type=float,
+        metavar="S",
+        help="audio per padded batch; 0: clips one by one",
+    )
+    verb.add_argument(
+        "--shard", metavar="I/N", help="do the I-th of N shares, I from 0, for job arrays"
+    )
+    verb.add_argument(
+        "--shard-rows",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="rows per file (default: %(default)s)",
+    )
+    verb.add_argument(
+        "--private", action="store_true", help="make a new dataset on the Hub private"
+    )
     verb.add_argument("--quiet", action="store_true", help="no progress bar")
     verb.set_defaults(run=_run_tokenize)
 
@@ -40,11 +83,18 @@ def add_verbs(verbs: Any) -> None:
         help="datasets of codes to audio files",
         description="Decode rows of codes to a folder of audio files; files that are there already are kept.",
     )
-    verb.add_argument("--data", required=True, metavar="DATA", help="a folder that tokenize wrote, or a Hub id")
+    verb.add_argument(
+        "--data", required=True, metavar="DATA", help="a folder that tokenize wrote, or a Hub id"
+    )
     verb.add_argument("--out", required=True, metavar="FOLDER", help="folder of the audio files")
     _add_data_options(verb)
     _add_model_options(verb, default=None)
-    verb.add_argument("--format", default="wav", metavar="SUFFIX", help="wav, flac, ogg or mp3 (default: %(default)s)")
+    verb.add_argument(
+        "--format",
+        default="wav",
+        metavar="SUFFIX",
+        help="wav, flac, ogg or mp3 (default: %(default)s)",
+    )
     verb.add_argument("--limit", type=int, metavar="N", help="rows at most")
     verb.add_argument("-f", "--force", action="store_true", help="overwrite existing files")
     verb.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -53,14 +103,22 @@ def add_verbs(verbs: Any) -> None:
 
 def _add_data_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--config", metavar="NAME", help="configuration of a dataset on the Hub")
-    verb.add_argument("--split", default="train", metavar="SPLIT", help="of a dataset (default: %(default)s)")
-    verb.add_argument("--revision", metavar="REV", help="branch, tag or commit of a dataset on the Hub")
-    verb.add_argument("--streaming", action="store_true", help="read a dataset without downloading it first")
+    verb.add_argument(
+        "--split", default="train", metavar="SPLIT", help="of a dataset (default: %(default)s)"
+    )
+    verb.add_argument(
+        "--revision", metavar="REV", help="branch, tag or commit of a dataset on the Hub"
+    )
+    verb.add_argument(
+        "--streaming", action="store_true", help="read a dataset without downloading it first"
+    )
 
 
 def _add_model_options(verb: argparse.ArgumentParser, default: str | None) -> None:
     note = f"default: {default}" if default else "default: the one that made the codes"
-    verb.add_argument("--model", default=default, help=f"embedded name, folder, .pth or Hub id ({note})")
+    verb.add_argument(
+        "--model", default=default, help=f"embedded name, folder, .pth or Hub id ({note})"
+    )
     verb.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     verb.add_argument("--dtype", help="what to compute in: float32 (default), bfloat16 or float16")
 
@@ -105,7 +163,9 @@ def _run_detokenize(args: argparse.Namespace) -> int:
     )  # fmt: skip
     for number, reason in result["failures"].items():
         print(f"codecplus: row {number}: {reason}", file=sys.stderr)
-    print(f"{result['written']} written, {result['kept']} kept, {result['failed']} failed: {args.out}")
+    print(
+        f"{result['written']} written, {result['kept']} kept, {result['failed']} failed: {args.out}"
+    )
     return 0
 
 

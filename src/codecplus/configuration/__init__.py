@@ -25,7 +25,9 @@ def load_preset(name: str) -> DacConfig:
         hint = difflib.get_close_matches(name, preset_names(), n=1) or preset_names()
         raise InputError(f"there is no preset {name!r}; did you mean {' or '.join(hint)}?")
     fields = json.loads((_PRESETS / f"{name}.json").read_text())
-    return (CausalDacConfig if fields["model_type"] == "causal_dac" else DacConfig).from_dict(fields)
+    return (CausalDacConfig if fields["model_type"] == "causal_dac" else DacConfig).from_dict(
+        fields
+    )
 
 
 __all__ = ["CausalDacConfig", "DacConfig", "load_preset", "preset_names"]

@@ -44,7 +44,9 @@ class BeamSearch:
         # same bits sounds worse.
         into = quantizer._weights(quantizer.quantizers)[0].detach()  # (all d, D)
         power, axes = torch.linalg.eigh(into.t() @ into)
-        self.metric = axes * power.clamp(min=0).sqrt()  # (D, D): |x @ metric|² is what comes out of x
+        self.metric = (
+            axes * power.clamp(min=0).sqrt()
+        )  # (D, D): |x @ metric|² is what comes out of x
         out, biases = self.metric.t() @ out, biases @ self.metric
         self.parts = []
         for k, book in enumerate(books):
@@ -54,23 +56,33 @@ class BeamSearch:
     def __call__(self, latents: Tensor) -> Tensor:
         """Codes (C, K, T) of latents (C, D, T)."""
         z = latents.float()
-        codes = self.quantizer(z, self.num_codebooks)[1]  # greedy: where to start, and never to be left for worse
-        target, nearest = (x.transpose(1, 2) @ self.metric for x in (z, self.quantizer.from_codes(codes)[0].float()))
+        codes = self.quantizer(z, self.num_codebooks)[
+            1
+        ]  # greedy: where to start, and never to be left for worse
+        target, nearest = (
+            x.transpose(1, 2) @ self.metric
+            for x in (z, self.quantizer.from_codes(codes)[0].float())
+        )
         error = (target - nearest).square().sum(dim=2)  # (C, T)
         weight = self.rate_weight * error.clamp(min=0.1 * float(error.mean()))
         codes = codes.transpose(1, 2).clone()  # (C, T, K)
         # A frame's codes cost what those before them make likely: every second frame is chosen given those between.
         for parity in range(min(2, codes.shape[1])):
             every = slice(parity, None, 2)
-            before = torch.cat([torch.full_like(codes[:, :1], len(self.parts[0][2])), codes[:, :-1]], dim=1)
-            chosen = self._search(*(x[:, every].flatten(0, 1) for x in (target, codes, before, weight)))
+            before = torch.cat(
+                [torch.full_like(codes[:, :1], len(self.parts[0][2])), codes[:, :-1]], dim=1
+            )
+            chosen = self._search(
+                *(x[:, every].flatten(0, 1) for x in (target, codes, before, weight))
+            )
             codes[:, every] = chosen.unflatten(0, codes[:, every].shape[:2])
         return codes.transpose(1, 2)
 
     def _search(self, z: Tensor, greedy: Tensor, earlier: Tensor, weight: Tensor) -> Tensor:
         """Codes (N, K) of targets (N, D) with greedy codes (N, K), given the codes (N, K) of the frames before."""
         parts = [
-            [x[i : i + _BATCH_FRAMES] for x in (z, greedy, earlier, weight)] for i in range(0, len(z), _BATCH_FRAMES)
+            [x[i : i + _BATCH_FRAMES] for x in (z, greedy, earlier, weight)]
+            for i in range(0, len(z), _BATCH_FRAMES)
         ]
         return torch.cat([self._search_batch(*part) for part in parts])
 
@@ -83,7 +95,9 @@ class BeamSearch:
         for k, (into, bias, book, lengths) in enumerate(self.parts):
             residual = residual - bias
             # |r - o|² for all entries o = into @ e, without ever forming them.
-            scores = residual.square().sum(-1, keepdim=True) - 2 * (residual @ into) @ book.t() + lengths
+            scores = (
+                residual.square().sum(-1, keepdim=True) - 2 * (residual @ into) @ book.t() + lengths
+            )
             new_bits = bits[..., None] + self.costs(k, earlier, codes)
             scores = scores + weight[:, None, None] * new_bits
             size = book.shape[0]
@@ -92,7 +106,9 @@ class BeamSearch:
                 # The greedy sum stays, in place 0: what looks worse on the way may be the best in the end.
                 scores[:, 0].scatter_(1, greedy[:, k : k + 1], -torch.inf)
             kept = 1 if last else min(self.beam, scores[0].numel())
-            best = scores.flatten(1).topk(kept, dim=1, largest=False).indices  # (N, kept), the best first
+            best = (
+                scores.flatten(1).topk(kept, dim=1, largest=False).indices
+            )  # (N, kept), the best first
             parent, code = best // size, best % size
             codes = torch.cat([codes[rows, parent], code[..., None]], dim=-1)
             residual = residual[rows, parent] - book[code] @ into.t()
@@ -104,7 +120,9 @@ class EntropyCosts:
     """Bits of every code by an entropy model, in floats: good enough to choose by."""
 
     def __init__(self, entropy: EntropyModel, num_codebooks: int, device: torch.device):
-        arrays = {name: torch.from_numpy(array).to(device) for name, array in entropy.arrays.items()}
+        arrays = {
+            name: torch.from_numpy(array).to(device) for name, array in entropy.arrays.items()
+        }
         K, d = entropy.num_codebooks, arrays["codes"].shape[2]
         self.books = num_codebooks
         self.ranks = arrays["ranks"].long()
@@ -113,9 +131,14 @@ class EntropyCosts:
         hidden = arrays["hidden"].float().view(K, entropy.lags, K, d, -1)
         self.hidden = hidden[:, :2].flatten(1, 3)
         self.bias = arrays["hidden_bias"].float()
-        self.scale = {name: 2.0 ** -arrays[f"{name}_shift"].float() for name in ("hidden", "high", "low")}
+        self.scale = {
+            name: 2.0 ** -arrays[f"{name}_shift"].float() for name in ("hidden", "high", "low")
+        }
         self.high, self.high_bias = arrays["high"].float(), arrays["high_bias"].float()
-        self.low, self.low_bias = arrays["low"].float().transpose(1, 2).flatten(2), arrays["low_bias"].float()
+        self.low, self.low_bias = (
+            arrays["low"].float().transpose(1, 2).flatten(2),
+            arrays["low_bias"].float(),
+        )
         self.all_books = K
 
     def __call__(self, k: int, earlier: Tensor, codes: Tensor) -> Tensor:
@@ -126,9 +149,15 @@ class EntropyCosts:
         books = torch.arange(self.books, device=codes.device)
         x[:, :, 0, :k] = self.table[books[:k], codes]
         x[:, :, 1, : self.books] = self.table[books, earlier][:, None]
-        h = ((x.flatten(2) @ self.hidden[k] + self.bias[k]) * self.scale["hidden"][k]).floor().clamp(0, 255)
+        h = (
+            ((x.flatten(2) @ self.hidden[k] + self.bias[k]) * self.scale["hidden"][k])
+            .floor()
+            .clamp(0, 255)
+        )
         high = (h @ self.high[k] + self.high_bias[k]) * (self.scale["high"][k] * math.log(2) / 32)
-        low = (h @ self.low[k] + self.low_bias[k].flatten()) * (self.scale["low"][k] * math.log(2) / 32)
+        low = (h @ self.low[k] + self.low_bias[k].flatten()) * (
+            self.scale["low"][k] * math.log(2) / 32
+        )
         low = low.unflatten(-1, self.low_bias.shape[1:]).log_softmax(-1)
         by_rank = (high.log_softmax(-1)[..., None] + low).flatten(2) / -math.log(2)
         return by_rank[..., self.ranks[k]]

@@ -24,7 +24,9 @@ def codebook_levels(num_codebooks: int) -> list[int]:
 
 
 def audible_errors(
-    model: DacModel, blocks: Iterable[np.ndarray], code_blocks: Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
+    model: DacModel,
+    blocks: Iterable[np.ndarray],
+    code_blocks: Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]],
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Encode audio (C, S) in blocks by `code_blocks`, and tell how far every frame is off at fewer codebooks.
 
@@ -45,12 +47,18 @@ def audible_errors(
         """Codes and the samples of their frames, float32 (C, K + hop, T)."""
         for codes in code_blocks(waiting.passing(blocks)):
             channels, _, frames = codes.shape
-            samples = waiting.take(frames * hop, channels).reshape(channels, frames, hop).transpose(0, 2, 1)
+            samples = (
+                waiting.take(frames * hop, channels)
+                .reshape(channels, frames, hop)
+                .transpose(0, 2, 1)
+            )
             yield np.concatenate([codes.astype(np.float32), samples], axis=1)
 
     past, future = model.decoder_reach
     context = -(-fft // (2 * hop))
-    for window, start, stop in windows(together(), 1, past + context, future + context, chunk_frames(model)):
+    for window, start, stop in windows(
+        together(), 1, past + context, future + context, chunk_frames(model)
+    ):
         codes = window[:, :-hop].astype(np.int64)
         channels, K, _ = codes.shape
         original = np.ascontiguousarray(window[:, -hop:].transpose(0, 2, 1)).reshape(channels, -1)

@@ -61,7 +61,11 @@ _BITS = 0.25  # share of bits that a share of the losses is worth
 @torch.inference_mode(False)
 @torch.enable_grad()
 def encode_with_effort(
-    model: DacModel, blocks: Iterable[np.ndarray], num_codebooks: int, steps: int, entropy: EntropyModel | None
+    model: DacModel,
+    blocks: Iterable[np.ndarray],
+    num_codebooks: int,
+    steps: int,
+    entropy: EntropyModel | None,
 ) -> Iterator[np.ndarray]:
     """Codes, int16 (C, K, T) in pieces, of audio (C, S) in blocks, as `streaming.encode_blocks` does, but better.
 
@@ -78,11 +82,15 @@ def encode_with_effort(
     for window, start, stop in windows(blocks, hop, max(before, margin), behind + margin, frames):
         audio = torch.from_numpy(window).to(model.device)
         with torch.no_grad():
-            latents = model.encoder(audio[:, None].to(model.dtype))[..., start : stop + margin].float()
+            latents = model.encoder(audio[:, None].to(model.dtype))[
+                ..., start : stop + margin
+            ].float()
         if held is None:
             held = torch.zeros(len(window), num_codebooks, 0, dtype=torch.long, device=model.device)
         first, end = start - held.shape[-1], start + latents.shape[-1]
-        codes = refine(audio[:, first * hop : end * hop], latents, held, whole=first == 0)[..., : stop - start]
+        codes = refine(audio[:, first * hop : end * hop], latents, held, whole=first == 0)[
+            ..., : stop - start
+        ]
         held = torch.cat([held, codes], dim=-1)[..., -margin:] if margin else held
         yield codes.to(torch.int16).cpu().numpy()
 
@@ -90,17 +98,23 @@ def encode_with_effort(
 class Refiner:
     """Finds codes for audio, from its latents on."""
 
-    def __init__(self, model: DacModel, num_codebooks: int, steps: int, entropy: EntropyModel | None):
+    def __init__(
+        self, model: DacModel, num_codebooks: int, steps: int, entropy: EntropyModel | None
+    ):
         self.model, self.steps = model, steps
         self.quantizer = cast(DacResidualVectorQuantizer, model.quantizer)
         # A copy, in the precision that is fastest there and back, which does not change the model in use.
-        self.decoder = copy.deepcopy(model.decoder).to(_working_dtype(model.device)).requires_grad_(False)
+        self.decoder = (
+            copy.deepcopy(model.decoder).to(_working_dtype(model.device)).requires_grad_(False)
+        )
         use_training_layers(self.decoder)
         rate = model.config.sampling_rate
         self.shares = _SPEECH if rate <= _SPEECH_RATE else _OBJECTIVE
         self.shortest = round(_SHORTEST * rate)
         scale = 2.0 ** round(math.log2(rate / _SPEECH_RATE))
-        bands = {round(window * scale): round(count * scale**0.5) for window, count in _BANDS.items()}
+        bands = {
+            round(window * scale): round(count * scale**0.5) for window, count in _BANDS.items()
+        }
         self.losses = losses.losses_by_name(list(self.shares), rate, bands, [round(512 * scale)])
         for loss in self.losses.values():
             if isinstance(loss, torch.nn.Module):
@@ -113,7 +127,11 @@ class Refiner:
         `audio` (C, S) is the original of all H + T frames; with `whole` nothing was before them.
         """
         past = self._summed(held) if held.shape[-1] else latents[..., :0]
-        unheard = 0 if whole else min(self.model.decoder_reach[0], held.shape[-1]) * self.model.config.hop_length
+        unheard = (
+            0
+            if whole
+            else min(self.model.decoder_reach[0], held.shape[-1]) * self.model.config.hop_length
+        )
         last = held[..., -1] if held.shape[-1] else None
         moved = latents.clone().requires_grad_()
         rate = _STEP * float(latents.std(unbiased=False))
@@ -127,7 +145,9 @@ class Refiner:
             heard = decoded.detach().requires_grad_()
             parts = self._parts(heard[:, unheard:], audio[:, unheard:])
             norms = norms or {name: _norm_at(part, heard) for name, part in parts.items()}
-            objective = torch.stack([self.shares[name] / norms[name] * part for name, part in parts.items()]).sum()
+            objective = torch.stack(
+                [self.shares[name] / norms[name] * part for name, part in parts.items()]
+            ).sum()
             error, bits = float(objective.detach()), self.search.bits(codes, last)
             if step == 0:
                 at_first = max(error, 1e-12), max(bits, 1e-12)
@@ -168,15 +188,26 @@ class _CheapestEntries:
     """Quantizes coarse to fine by squared error plus λ times bits, each codebook in its own d dimensions."""
 
     @torch.no_grad()
-    def __init__(self, quantizer: DacResidualVectorQuantizer, num_codebooks: int, entropy: EntropyModel | None):
+    def __init__(
+        self,
+        quantizer: DacResidualVectorQuantizer,
+        num_codebooks: int,
+        entropy: EntropyModel | None,
+    ):
         parts = quantizer._weights(quantizer.quantizers[:num_codebooks])
         into, out, bias, self.biases, self.books = parts
         d = self.books[0].shape[1]
-        self.into, self.bias, self.out = into.split(d), bias.split(d), out.split(d, dim=1)  # (d, D), (d,), (D, d) each
+        self.into, self.bias, self.out = (
+            into.split(d),
+            bias.split(d),
+            out.split(d, dim=1),
+        )  # (d, D), (d,), (D, d) each
         # Coordinates that only steer a search (`training.codebooks`) are no error that is heard.
         self.audible = [part.any(dim=0).float() for part in self.out]
         self.costs = None if entropy is None else EntropyCosts(entropy, num_codebooks, into.device)
-        self.errors: dict[int, Tensor] = {}  # of the last plain codes, by codebook: what λ is a share of
+        self.errors: dict[
+            int, Tensor
+        ] = {}  # of the last plain codes, by codebook: what λ is a share of
 
     @torch.no_grad()
     def __call__(self, latents: Tensor, codes: Tensor | None, last: Tensor | None) -> Tensor:
@@ -191,11 +222,15 @@ class _CheapestEntries:
             points = residual @ self.into[k].t() + self.bias[k]
             if earlier is None:
                 index = nearest_entry(points, book)
-                self.errors[k] = ((points - book[index]) * self.audible[k]).square().sum(dim=1).mean()
+                self.errors[k] = (
+                    ((points - book[index]) * self.audible[k]).square().sum(dim=1).mean()
+                )
             else:
                 scores = book.square().sum(dim=1) - 2 * points @ book.t()
                 if self.costs is not None:
-                    before = torch.stack(chosen, dim=-1)[:, None] if chosen else earlier[:, None, :0]
+                    before = (
+                        torch.stack(chosen, dim=-1)[:, None] if chosen else earlier[:, None, :0]
+                    )
                     scores += _RATE_WEIGHT * self.errors[k] * self.costs(k, earlier, before)[:, 0]
                 index = scores.argmin(dim=1)
             chosen.append(index)
@@ -207,7 +242,10 @@ class _CheapestEntries:
         """What codes (C, K, T) cost behind the frame `last` (C, K); 0 without an entropy model."""
         if self.costs is None:
             return 0.0
-        earlier, now = _earlier(codes, last, len(self.books[0])), codes.transpose(1, 2).flatten(0, 1)  # (N, K)
+        earlier, now = (
+            _earlier(codes, last, len(self.books[0])),
+            codes.transpose(1, 2).flatten(0, 1),
+        )  # (N, K)
         costs = (self.costs(k, earlier, now[:, None, :k])[:, 0] for k in range(now.shape[1]))
         return sum(float(bits.gather(1, now[:, k, None]).sum()) for k, bits in enumerate(costs))
 
@@ -227,4 +265,8 @@ def _working_dtype(device: torch.device) -> torch.dtype:
     """bf16 where the hardware multiplies it, else fp32; fp16 has no room for gradients."""
     if device.type == "cpu":
         return torch.bfloat16 if {"amx_bf16", "avx512_bf16"} & processor_flags() else torch.float32
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return (
+        torch.bfloat16
+        if device.type == "cuda" and torch.cuda.is_bf16_supported()
+        else torch.float32
+    )

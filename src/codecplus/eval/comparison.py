@@ -22,7 +22,9 @@ class Comparison:
     domain: str
     metric: str
     difference: Difference  # b − a
-    better: str | None  # the codec whose advantage interval and p confirm; None: no difference is shown
+    better: (
+        str | None
+    )  # the codec whose advantage interval and p confirm; None: no difference is shown
     left_out: int  # clips that either of them has no score for, though the reference allows one
 
     def as_dict(self) -> dict:
@@ -40,7 +42,11 @@ def compare(a: str | Path, b: str | Path, metrics: Sequence[str] | None = None) 
     for (left, name_a), (right, name_b) in _pairs(str(a), str(b)):
         rows_a = [row for row in left.rows if row.codec == name_a]
         rows_b = [row for row in right.rows if row.codec == name_b]
-        chosen = [m for m in left.summary["metrics"] if m in right.summary["metrics"] and (not metrics or m in metrics)]
+        chosen = [
+            m
+            for m in left.summary["metrics"]
+            if m in right.summary["metrics"] and (not metrics or m in metrics)
+        ]
         _check_versions(left, right, chosen)
         for domain in sorted({row.domain for row in rows_a}):
             for metric in chosen:
@@ -63,9 +69,13 @@ def _check_versions(left: Results, right: Results, metrics: list[str]) -> None:
             )
 
 
-def _compare_rows(rows_a: list[Row], rows_b: list[Row], domain: str, metric: str, a: str, b: str) -> Comparison | None:
+def _compare_rows(
+    rows_a: list[Row], rows_b: list[Row], domain: str, metric: str, a: str, b: str
+) -> Comparison | None:
     pairs = _scorable(rows_a, rows_b, domain, metric)
-    both = {x.clip_hash for x, y in pairs if x.scores[metric].status == y.scores[metric].status == "ok"}
+    both = {
+        x.clip_hash for x, y in pairs if x.scores[metric].status == y.scores[metric].status == "ok"
+    }
     left = metric_by_file((x for x, _ in pairs if x.clip_hash in both), metric)
     # Files are matched by the audio they hold: the two runs may have read it under different names.
     names = {y.clip_hash: x.source for x, y in pairs}
@@ -77,10 +87,14 @@ def _compare_rows(rows_a: list[Row], rows_b: list[Row], domain: str, metric: str
     difference = paired_difference(left, {source: sum(v) / len(v) for source, v in right.items()})
     if difference is None:
         return None
-    return Comparison(a, b, domain, metric, difference, _better(difference, metric, a, b), len(pairs) - len(both))
+    return Comparison(
+        a, b, domain, metric, difference, _better(difference, metric, a, b), len(pairs) - len(both)
+    )
 
 
-def _scorable(rows_a: list[Row], rows_b: list[Row], domain: str, metric: str) -> list[tuple[Row, Row]]:
+def _scorable(
+    rows_a: list[Row], rows_b: list[Row], domain: str, metric: str
+) -> list[tuple[Row, Row]]:
     """Pairs of rows on the same audio whose reference can be scored."""
     others = {row.clip_hash: row for row in rows_b if metric in row.scores}
     unique = {row.clip_hash: row for row in rows_a if row.domain == domain and metric in row.scores}
@@ -92,7 +106,9 @@ def _better(difference: Difference, metric: str, a: str, b: str) -> str | None:
     direction = METRICS[metric].higher_is_better
     if direction is None or difference.low is None or difference.high is None:
         return None
-    if difference.p is None or difference.p > 0.05:  # too few recordings, whatever the interval says
+    if (
+        difference.p is None or difference.p > 0.05
+    ):  # too few recordings, whatever the interval says
         return None
     if difference.low > 0:
         return b if direction else a
@@ -127,7 +143,9 @@ def _side(text: str) -> tuple[Results, str | None]:
         raise InputError(f"there are no results in {text!r}; expected FOLDER or FOLDER:CODEC")
     results = load_results(folder)
     if codec not in results.codecs:
-        raise InputError(f"there is no codec {codec!r} in {folder}; there are {', '.join(results.codecs)}")
+        raise InputError(
+            f"there is no codec {codec!r} in {folder}; there are {', '.join(results.codecs)}"
+        )
     return results, codec
 
 
@@ -146,5 +164,16 @@ def comparison_table(comparisons: Sequence[Comparison]) -> str:
         interval = f"[{number(d.low)}, {number(d.high)}]" if d.low is not None else "–"
         rows.append([c.a, c.b, c.domain, c.metric, number(d.mean), interval, "–" if d.p is None else f"{d.p:.3g}",
                      str(d.files), str(c.left_out), c.better or "no difference shown"])  # fmt: skip
-    header = ["a", "b", "domain", "metric", "b − a", "95 % interval", "p", "recordings", "clips left out", "better"]
+    header = [
+        "a",
+        "b",
+        "domain",
+        "metric",
+        "b − a",
+        "95 % interval",
+        "p",
+        "recordings",
+        "clips left out",
+        "better",
+    ]
     return table(header, rows)

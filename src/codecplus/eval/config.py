@@ -39,7 +39,9 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         for name in ("codecs", "metrics"):
             if isinstance(getattr(self, name), str):
-                raise InputError(f"expected a list of {name}, got the string {getattr(self, name)!r}; put it in a list")
+                raise InputError(
+                    f"expected a list of {name}, got the string {getattr(self, name)!r}; put it in a list"
+                )
         object.__setattr__(self, "codecs", tuple(self.codecs))
         object.__setattr__(self, "bitrates", tuple(float(rate) for rate in self.bitrates))
         if self.metrics is not None:

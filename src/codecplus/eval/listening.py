@@ -46,7 +46,9 @@ class Rating:
             raise InputError(f"expected the method {' or '.join(SCALES)}, got {self.method!r}")
         low, high = SCALES[self.method]
         if not low <= self.score <= high:
-            raise InputError(f"expected a score from {low:g} to {high:g} for {self.method}, got {self.score:g}")
+            raise InputError(
+                f"expected a score from {low:g} to {high:g} for {self.method}, got {self.score:g}"
+            )
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,13 @@ def screen_mushra(ratings: Iterable[Rating]) -> dict[str, str]:
         missed = [score < 90 for score in reference.get(rater, {}).values()]
         fooled = [score > 90 for item, score in anchor.get(rater, {}).items() if item not in clean]
         if missed and np.mean(missed) > 0.15:
-            excluded[rater] = f"rated the hidden reference below 90 for {sum(missed)} of {len(missed)} items"
+            excluded[rater] = (
+                f"rated the hidden reference below 90 for {sum(missed)} of {len(missed)} items"
+            )
         elif fooled and np.mean(fooled) > 0.15:
-            excluded[rater] = f"rated the 7 kHz anchor above 90 for {sum(fooled)} of {len(fooled)} items"
+            excluded[rater] = (
+                f"rated the 7 kHz anchor above 90 for {sum(fooled)} of {len(fooled)} items"
+            )
     return excluded
 
 
@@ -143,7 +149,9 @@ def screen_acr(ratings: Iterable[Rating]) -> dict[str, str]:
     for rater in sorted(seen):
         outside = above[rater] + below[rater]
         if outside / seen[rater] > 0.05 and abs(above[rater] - below[rater]) / outside < 0.3:
-            excluded[rater] = f"left the spread of the others in both directions for {outside} of {seen[rater]} stimuli"
+            excluded[rater] = (
+                f"left the spread of the others in both directions for {outside} of {seen[rater]} stimuli"
+            )
     return excluded
 
 
@@ -178,7 +186,9 @@ def _estimates(ratings: list[Rating]) -> dict[str, ConditionScore]:
         for rating in own:
             scores[raters[rating.rater], items[rating.item]] = rating.score
         low, high = crossed_interval(scores)
-        found[condition] = ConditionScore(float(np.nanmean(scores)), low, high, len(raters), len(items), len(own))
+        found[condition] = ConditionScore(
+            float(np.nanmean(scores)), low, high, len(raters), len(items), len(own)
+        )
     return dict(sorted(found.items(), key=lambda pair: (-pair[1].mean, pair[0])))
 
 
@@ -200,7 +210,9 @@ def load_ratings(path: str | Path) -> list[Rating]:
     elif path.is_file():
         ratings = list(_read(path))
     else:
-        raise InputError(f"there are no ratings {path}; expected a {', '.join(_READERS)} file or a folder of them")
+        raise InputError(
+            f"there are no ratings {path}; expected a {', '.join(_READERS)} file or a folder of them"
+        )
     if not ratings:
         raise InputError(f"{path} holds no ratings")
     return ratings
@@ -240,7 +252,9 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             except ValueError as error:
                 raise FileFormatError(f"{path}, line {number}: no JSON ({error})") from error
             if not isinstance(fields, dict):
-                raise FileFormatError(f"{path}, line {number}: expected an object with {', '.join(_FIELDS)}")
+                raise FileFormatError(
+                    f"{path}, line {number}: expected an object with {', '.join(_FIELDS)}"
+                )
             yield number, fields
 
 
@@ -298,7 +312,10 @@ def write_listening(results: dict[str, ListeningResult], folder: str | Path) -> 
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"the results cannot be written to {folder}: {error.strerror}") from error
-    write_json(folder / FILE, {"schema": SCHEMA, **{name: result.as_dict() for name, result in results.items()}})
+    write_json(
+        folder / FILE,
+        {"schema": SCHEMA, **{name: result.as_dict() for name, result in results.items()}},
+    )
     return folder / FILE
 
 
@@ -310,15 +327,24 @@ def read_listening(folder: str | Path) -> dict[str, ListeningResult]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data.pop("schema") != SCHEMA:
-            raise FileFormatError(f"expected {path} of schema {SCHEMA}; run `codecplus eval --listening` again")
+            raise FileFormatError(
+                f"expected {path} of schema {SCHEMA}; run `codecplus eval --listening` again"
+            )
         return {
             name: ListeningResult(
-                **{**fields, "conditions": {c: ConditionScore(**s) for c, s in fields["conditions"].items()}}
+                **{
+                    **fields,
+                    "conditions": {c: ConditionScore(**s) for c, s in fields["conditions"].items()},
+                }
             )
             for name, fields in data.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise error if isinstance(error, FileFormatError) else FileFormatError(f"{path} is damaged: {error}") from error
+        raise (
+            error
+            if isinstance(error, FileFormatError)
+            else FileFormatError(f"{path} is damaged: {error}")
+        ) from error
 
 
 def describe(result: ListeningResult) -> dict[str, Any]:
@@ -354,7 +380,9 @@ def listening_report(results: dict[str, ListeningResult]) -> str:
         ]  # fmt: skip
         title = TITLES[result.method]
         header = ["condition", title, "95 % interval", "listeners", "items", "ratings"]
-        parts.append(f"{title}: {len(result.listeners)} listeners, {len(result.excluded)} left out\n")
+        parts.append(
+            f"{title}: {len(result.listeners)} listeners, {len(result.excluded)} left out\n"
+        )
         parts.append(table(header, rows) + "\n")
         parts += [f"left out: {rater}, who {reason}" for rater, reason in result.excluded.items()]
     return "\n".join(parts)

@@ -59,7 +59,9 @@ class Row:
         try:
             fields = json.loads(line)
             if fields.pop("schema") != SCHEMA:
-                raise FileFormatError(f"expected results of schema {SCHEMA}; evaluate again with this version")
+                raise FileFormatError(
+                    f"expected results of schema {SCHEMA}; evaluate again with this version"
+                )
             fields["scores"] = {name: Score(**value) for name, value in fields["scores"].items()}
             return cls(**fields)
         except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
@@ -95,7 +97,9 @@ def load_results(path: str | Path) -> Results:
     """Read a results folder; InputError when it is none."""
     folder = Path(path)
     if not (folder / ROWS).is_file():
-        raise InputError(f"{folder} holds no results: there is no {ROWS} in it; run `codecplus eval` first")
+        raise InputError(
+            f"{folder} holds no results: there is no {ROWS} in it; run `codecplus eval` first"
+        )
     with (folder / ROWS).open(encoding="utf-8") as file:
         rows = [Row.from_json(line) for line in file]
     parts = []
@@ -136,7 +140,11 @@ def _summarize_codec(rows: list[Row], metrics: list[str]) -> dict[str, Any]:
         "clips": len(rows),
         "failures": sum(row.status != "ok" for row in rows),
         "domains": {
-            name: {**bit_rates(group), "clips": len(group), "metrics": _summarize_metrics(group, metrics)}
+            name: {
+                **bit_rates(group),
+                "clips": len(group),
+                "metrics": _summarize_metrics(group, metrics),
+            }
             for name, group in domains.items()
         },
     }
@@ -161,8 +169,13 @@ def _summarize_metrics(rows: list[Row], metrics: list[str]) -> dict[str, Any]:
         scores = [row.scores[metric] for row in rows if metric in row.scores]
         if scores:
             found = metric_estimate(rows, metric)
-            counts = {status: sum(score.status == status for score in scores) for status in STATUSES}
-            table[metric] = {**(asdict(found) if found else {}), "counts": {k: n for k, n in counts.items() if n}}
+            counts = {
+                status: sum(score.status == status for score in scores) for status in STATUSES
+            }
+            table[metric] = {
+                **(asdict(found) if found else {}),
+                "counts": {k: n for k, n in counts.items() if n},
+            }
     return table
 
 

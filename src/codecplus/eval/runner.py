@@ -67,7 +67,9 @@ def run_evaluation(config: EvaluationConfig) -> Path:
             stages.encode(codec, clips, store, codecs[0], progress, team.rank, team.size)
         team.wait()
         if team.rank == 0:
-            stages.score(codecs, clips, metrics, store, config.workers or stages.default_workers(), progress)
+            stages.score(
+                codecs, clips, metrics, store, config.workers or stages.default_workers(), progress
+            )
             _write(out, config, task, codecs, metrics, clips, problems, store)
         team.wait()
     return out
@@ -86,7 +88,9 @@ class _Team:
             try:
                 from accelerate import PartialState
             except ImportError as error:
-                raise MissingExtraError("several processes need accelerate: pip install codecplus[train]") from error
+                raise MissingExtraError(
+                    "several processes need accelerate: pip install codecplus[train]"
+                ) from error
             # Only to count and to wait, for which gloo does wherever the codecs run; the others may wait for days
             # while the first scores.
             self._state = PartialState(cpu=True, timeout=datetime.timedelta(days=14))
@@ -98,7 +102,9 @@ class _Team:
             self._state.wait_for_everyone()
 
 
-def build_rows(codecs: list[Codec], clips: list[stages.ClipRecord], metrics: list[Metric], store: Store) -> list[Row]:
+def build_rows(
+    codecs: list[Codec], clips: list[stages.ClipRecord], metrics: list[Metric], store: Store
+) -> list[Row]:
     """Rows in the order of codecs and clips, from what the store holds."""
     identity = store.scores(codec_hash(codecs[0]))
     rows = []
@@ -108,7 +114,10 @@ def build_rows(codecs: list[Codec], clips: list[stages.ClipRecord], metrics: lis
         for clip in clips:
             record = encoded[clip.hash]
             chosen = [metric for metric in metrics if metric.applies_to(clip.kind)]
-            found = {metric.name: _final_score(record, clip.hash, metric, scores, identity) for metric in chosen}
+            found = {
+                metric.name: _final_score(record, clip.hash, metric, scores, identity)
+                for metric in chosen
+            }
             rows.append(_row(codec.name, key, clip, record, found))
     return rows
 
@@ -124,7 +133,9 @@ def _final_score(record: dict, clip: str, metric: Metric, scores: dict, identity
     return Score(line["value"], line["status"], line["reason"])
 
 
-def _row(codec: str, key: str, clip: stages.ClipRecord, record: dict, scores: dict[str, Score]) -> Row:
+def _row(
+    codec: str, key: str, clip: stages.ClipRecord, record: dict, scores: dict[str, Score]
+) -> Row:
     coded = record["status"] == "ok"
     return Row(
         codec=codec, codec_hash=key, clip=clip.id, clip_hash=clip.hash, source=clip.source, kind=clip.kind,
@@ -159,8 +170,13 @@ def _write(
         )
     write_rows(out / ROWS, rows)
     described = {metric.name: metric.describe() for metric in metrics}
-    write_json(out / SUMMARY, {"schema": SCHEMA, "task": task.describe(), "metrics": described, "codecs": summary})
-    write_json(out / COSTS, {codec.name: _cost(codec_hash(codec), clips, store) for codec in codecs})
+    write_json(
+        out / SUMMARY,
+        {"schema": SCHEMA, "task": task.describe(), "metrics": described, "codecs": summary},
+    )
+    write_json(
+        out / COSTS, {codec.name: _cost(codec_hash(codec), clips, store) for codec in codecs}
+    )
     write_json(out / PROVENANCE, _provenance(config, task, problems, clips))
     write_report(load_results(out))
 
@@ -177,20 +193,31 @@ def _cost(key: str, clips: list[stages.ClipRecord], store: Store) -> dict[str, A
     return result
 
 
-def _codebook_use(key: str, clips: list[stages.ClipRecord], store: Store) -> list[dict[str, float]] | None:
+def _codebook_use(
+    key: str, clips: list[stages.ClipRecord], store: Store
+) -> list[dict[str, float]] | None:
     """For each codebook the share of its entries that occur, and the entropy of the codes in bits."""
     counts: dict[int, Counter] = {}
     encoded, size = store.encoded(key), 0
     for hashed in {clip.hash for clip in clips}:
         path = store.codes_path(key, hashed)
-        if encoded[hashed]["status"] == "ok" and encoded[hashed].get("codebook_size") and path.exists():
+        if (
+            encoded[hashed]["status"] == "ok"
+            and encoded[hashed].get("codebook_size")
+            and path.exists()
+        ):
             size = encoded[hashed]["codebook_size"]
             for book, codes in enumerate(np.load(path)):  # (K, T)
                 values, times = np.unique(codes, return_counts=True)
-                counts.setdefault(book, Counter()).update(dict(zip(values.tolist(), times.tolist(), strict=True)))
+                counts.setdefault(book, Counter()).update(
+                    dict(zip(values.tolist(), times.tolist(), strict=True))
+                )
     if not counts:
         return None
-    return [{"used": len(counter) / size, "entropy_bits": _entropy(counter)} for _, counter in sorted(counts.items())]
+    return [
+        {"used": len(counter) / size, "entropy_bits": _entropy(counter)}
+        for _, counter in sorted(counts.items())
+    ]
 
 
 def _entropy(counter: Counter) -> float:
@@ -213,9 +240,16 @@ def _provenance(
             "seconds": sum(clip.seconds for clip in clips),
             "problems": [asdict(problem) for problem in problems],
         },
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in names}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in names},
+        },
         "resampler": RESAMPLER,
-        "hardware": {"system": platform.platform(), "processor": _processor(), "cores": stages.default_workers()},
+        "hardware": {
+            "system": platform.platform(),
+            "processor": _processor(),
+            "cores": stages.default_workers(),
+        },
         "device": config.device or "automatic",
     }
 
@@ -230,6 +264,8 @@ def _version(name: str) -> str | None:
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+            return next(
+                line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
+            )
     except (OSError, StopIteration):
         return platform.processor() or sys.platform

@@ -46,7 +46,9 @@ class ClipRecord:
         return self.samples / self.sample_rate
 
 
-def prepare(task: Task, store: Store, identity: Codec, progress: bool) -> tuple[list[ClipRecord], list[Problem]]:
+def prepare(
+    task: Task, store: Store, identity: Codec, progress: bool
+) -> tuple[list[ClipRecord], list[Problem]]:
     """Read every clip of a task once and keep it as the reference; a task read before is not read again."""
     path = store.clips_path(task.fingerprint())
     if not any(line.get("complete") for line in read_journal(path)):
@@ -78,12 +80,26 @@ def read_prepared(task: Task, store: Store) -> tuple[list[ClipRecord], list[Prob
 def _record(clip: Clip) -> ClipRecord:
     channels, samples = clip.audio.shape
     return ClipRecord(
-        clip.id, clip.hash, clip.source, clip.start, clip.kind, clip.speaker, samples, clip.sample_rate, channels
+        clip.id,
+        clip.hash,
+        clip.source,
+        clip.start,
+        clip.kind,
+        clip.speaker,
+        samples,
+        clip.sample_rate,
+        channels,
     )
 
 
 def encode(
-    codec: Codec, clips: list[ClipRecord], store: Store, identity: Codec, progress: bool, rank: int = 0, world: int = 1
+    codec: Codec,
+    clips: list[ClipRecord],
+    store: Store,
+    identity: Codec,
+    progress: bool,
+    rank: int = 0,
+    world: int = 1,
 ) -> None:
     """Encode and decode this process's share of the clips; what fails is noted with its reason."""
     key = codec_hash(codec)
@@ -94,8 +110,12 @@ def encode(
         return
     journal = store.encoded_journal(key, rank)
     _reset_peak_memory()
-    _warm_up(codec, np.load(store.audio_path(codec_hash(identity), todo[0].hash)), todo[0].sample_rate)
-    for clip in tqdm(todo, desc=f"encode {codec.name}", unit="clip", disable=not progress, file=sys.stderr):
+    _warm_up(
+        codec, np.load(store.audio_path(codec_hash(identity), todo[0].hash)), todo[0].sample_rate
+    )
+    for clip in tqdm(
+        todo, desc=f"encode {codec.name}", unit="clip", disable=not progress, file=sys.stderr
+    ):
         reference = np.load(store.audio_path(codec_hash(identity), clip.hash))
         line, audio, codes = _round_trip(codec, reference, clip.sample_rate)
         if audio is not None:
@@ -113,13 +133,21 @@ def _round_trip(codec: Codec, reference: np.ndarray, rate: int) -> tuple[dict[st
     original = Original(reference.shape[0], reference.shape[1], rate)
     try:
         start = time.perf_counter()
-        payload = codec.encode(reference.copy(), rate)  # a codec that writes into its input must not spoil it
+        payload = codec.encode(
+            reference.copy(), rate
+        )  # a codec that writes into its input must not spoil it
         line["encode_seconds"] = time.perf_counter() - start
-        line.update(bits=int(payload.bits), file_bits=8 * len(payload.data), codebook_size=payload.codebook_size)
+        line.update(
+            bits=int(payload.bits),
+            file_bits=8 * len(payload.data),
+            codebook_size=payload.codebook_size,
+        )
         start = time.perf_counter()
         audio = np.asarray(codec.decode(payload.data, original), dtype=np.float32)
         line["decode_seconds"] = time.perf_counter() - start
-    except Exception as error:  # a codec is somebody else's code: whatever it raises belongs in the report
+    except (
+        Exception
+    ) as error:  # a codec is somebody else's code: whatever it raises belongs in the report
         return {**line, "reason": f"{type(error).__name__}: {error}"}, None, None
     if not 0 < payload.bits <= 8 * len(payload.data):
         reason = f"claims {payload.bits} bits for a payload of {8 * len(payload.data)} bits"
@@ -136,7 +164,12 @@ def _warm_up(codec: Codec, reference: np.ndarray, rate: int) -> None:
 
 
 def score(
-    codecs: list[Codec], clips: list[ClipRecord], metrics: list[Metric], store: Store, workers: int, progress: bool
+    codecs: list[Codec],
+    clips: list[ClipRecord],
+    metrics: list[Metric],
+    store: Store,
+    workers: int,
+    progress: bool,
 ) -> None:
     """Compute every score that the store does not have, a clip at a time over several processes.
 
@@ -165,7 +198,14 @@ def score(
     pool = ThreadPoolExecutor(max(1, len(hired)))
     try:
         futures = [pool.submit(run, *job) for job in jobs]
-        bar = tqdm(as_completed(futures), "score", len(jobs), unit="clip", disable=not progress, file=sys.stderr)
+        bar = tqdm(
+            as_completed(futures),
+            "score",
+            len(jobs),
+            unit="clip",
+            disable=not progress,
+            file=sys.stderr,
+        )
         for future in bar:
             future.result()
     finally:
@@ -185,12 +225,16 @@ def _jobs(
     wanted: dict[str, list[Metric]] = {}
     for clip in clips:  # the same audio may be listed twice, under two kinds
         chosen = wanted.setdefault(clip.hash, [])
-        chosen += [metric for metric in metrics if metric.applies_to(clip.kind) and metric not in chosen]
+        chosen += [
+            metric for metric in metrics if metric.applies_to(clip.kind) and metric not in chosen
+        ]
     for clip in {clip.hash: clip for clip in clips}.values():
         estimates = {}
         for name, (key, encoded, scores) in known.items():
             if encoded.get(clip.hash, {}).get("status") == "ok":
-                missing = [m.name for m in wanted[clip.hash] if (clip.hash, m.identity) not in scores]
+                missing = [
+                    m.name for m in wanted[clip.hash] if (clip.hash, m.identity) not in scores
+                ]
                 if missing:
                     estimates[name] = (store.audio_path(key, clip.hash), missing)
         if estimates:
@@ -199,7 +243,9 @@ def _jobs(
 
 def _reset_peak_memory() -> None:
     try:
-        with open("/proc/self/clear_refs", "w") as file:  # Linux: 5 resets the high-water mark of resident memory
+        with open(
+            "/proc/self/clear_refs", "w"
+        ) as file:  # Linux: 5 resets the high-water mark of resident memory
             file.write("5")
     except OSError:
         return

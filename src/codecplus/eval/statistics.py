@@ -91,7 +91,9 @@ def crossed_interval(scores: np.ndarray) -> tuple[float | None, float | None]:
     if np.count_nonzero(~np.isnan(scores)) < 2:
         return None, None
     rng = np.random.default_rng(SEED)
-    rows = rng.multinomial(listeners, np.full(listeners, 1 / listeners), RESAMPLES)  # (R, L): how often each is drawn
+    rows = rng.multinomial(
+        listeners, np.full(listeners, 1 / listeners), RESAMPLES
+    )  # (R, L): how often each is drawn
     columns = rng.multinomial(items, np.full(items, 1 / items), RESAMPLES)  # (R, I)
     present = ~np.isnan(scores)
     total = np.einsum("rl,li,ri->r", rows, np.where(present, scores, 0.0), columns, optimize=True)

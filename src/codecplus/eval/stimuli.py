@@ -21,7 +21,9 @@ from codecplus.eval.tasks import Clip, Problem, Task
 
 LOUDNESS = -23.0  # LUFS, the level of EBU R 128
 MAX_STIMULI = 12  # of one trial, by BS.1534-3, section 5.3: more cannot be compared
-_MAX_SECONDS = 12  # section 5.1 asks for about 10 s: longer excerpts strain the memory of who listens
+_MAX_SECONDS = (
+    12  # section 5.1 asks for about 10 s: longer excerpts strain the memory of who listens
+)
 _FADE = 0.005  # seconds, section 5.3: a loop that clicks could be told apart by its click
 
 
@@ -35,7 +37,12 @@ class Stimulus:
 
 
 def prepare_item(
-    audio: np.ndarray, sample_rate: int, codecs: Iterable[Codec], folder: Path, *, loudness: float = LOUDNESS
+    audio: np.ndarray,
+    sample_rate: int,
+    codecs: Iterable[Codec],
+    folder: Path,
+    *,
+    loudness: float = LOUDNESS,
 ) -> list[Stimulus]:
     """Write the hidden reference, the anchors and every codec's version of audio (C, S) into a folder, as 16-bit WAV.
 
@@ -65,7 +72,9 @@ def prepare_item(
         payload = codec.encode(audio, sample_rate)
         decoded = codec.decode(payload.data, Original(channels, samples, sample_rate))
         if decoded.shape != audio.shape or not np.isfinite(decoded).all():
-            raise InputError(f"{codec.name} decoded {decoded.shape} of {audio.shape}, or NaN; leave it out of the test")
+            raise InputError(
+                f"{codec.name} decoded {decoded.shape} of {audio.shape}, or NaN; leave it out of the test"
+            )
         signals[codec.name] = decoded
         is_codec = codec.name not in {anchor.name for anchor in anchors()}
         rates[codec.name] = payload.bits * sample_rate / samples / 1000 if is_codec else None
@@ -97,9 +106,14 @@ def match_loudness(
     measured = {name: integrated_loudness(signal, sample_rate) for name, signal in signals.items()}
     first = next(iter(measured.values()))
     if not np.isfinite(first):
-        raise InputError("expected audio that can be heard; this is silent, or too short to have a loudness")
+        raise InputError(
+            "expected audio that can be heard; this is silent, or too short to have a loudness"
+        )
     target = first if loudness is None else loudness
-    gains = {name: 10 ** ((target - level) / 20) if np.isfinite(level) else 1.0 for name, level in measured.items()}
+    gains = {
+        name: 10 ** ((target - level) / 20) if np.isfinite(level) else 1.0
+        for name, level in measured.items()
+    }
     peak = max(float(np.abs(signals[name]).max()) * gain for name, gain in gains.items())
     headroom = min(1.0, 0.999 / peak) if peak else 1.0
     return {name: (signals[name] * (gains[name] * headroom)).astype(np.float32) for name in signals}
@@ -118,7 +132,9 @@ def export_webmushra(name: str, task: Task, codecs: Sequence[Codec], folder: str
     sounds = folder / "resources" / test
     config = folder / f"{test}.yaml"
     if config.exists() or sounds.exists():
-        raise InputError(f"{folder} holds a test {test!r} already; remove it, or name another folder")
+        raise InputError(
+            f"{folder} holds a test {test!r} already; remove it, or name another folder"
+        )
     pages = []
     try:
         for clip in task:
@@ -144,7 +160,9 @@ def export_webmushra(name: str, task: Task, codecs: Sequence[Codec], folder: str
         "testname": name, "testId": test, "bufferSize": 2048, "stopOnErrors": True, "showButtonPreviousPage": False,
         "remoteService": "service/write.php", "pages": [["random", *pages], finish],
     }  # fmt: skip
-    config.write_text(yaml.safe_dump(test_config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    config.write_text(
+        yaml.safe_dump(test_config, sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
     return config
 
 

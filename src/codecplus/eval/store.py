@@ -131,7 +131,11 @@ class Store:
 
     def peak_memory(self, codec: str) -> int | None:
         """The most bytes any process held while it ran the codec, where the system could tell."""
-        lines = [line for path in (self.root / "encoded").glob(f"{codec}.*.jsonl") for line in read_journal(path)]
+        lines = [
+            line
+            for path in (self.root / "encoded").glob(f"{codec}.*.jsonl")
+            for line in read_journal(path)
+        ]
         return max((line["peak_memory"] for line in lines if line.get("peak_memory")), default=None)
 
     def scores(self, codec: str) -> dict[tuple[str, str], dict[str, Any]]:

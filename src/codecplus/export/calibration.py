@@ -36,7 +36,9 @@ def calibration_audio(folder: Path, sample_rate: int) -> Iterator[np.ndarray]:
         yield resample(np.concatenate(blocks), reader.sample_rate, sample_rate)
 
 
-def segments(recordings: Iterable[np.ndarray], sample_rate: int, hop_length: int) -> list[np.ndarray]:
+def segments(
+    recordings: Iterable[np.ndarray], sample_rate: int, hop_length: int
+) -> list[np.ndarray]:
     """The loudest piece (S,) of each recording, in whole frames: quiet ones do not show the ranges to expect.
 
     Raises InputError if there is none that is not silent and at least half of `SEGMENT_SECONDS` long.

@@ -15,7 +15,9 @@ try:
     import onnx
     from onnx import helper, numpy_helper
 except ImportError as error:
-    raise MissingExtraError("exporting needs onnx; install it with: pip install 'codecplus[export]'") from error
+    raise MissingExtraError(
+        "exporting needs onnx; install it with: pip install 'codecplus[export]'"
+    ) from error
 
 # Read by onnxruntime from 1.13 on, and by the runtimes for phones.
 _OPSET, _IR_VERSION = 17, 8
@@ -54,7 +56,9 @@ class Graph:
         self.weights[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
         return name
 
-    def op(self, kind: str, *inputs: str, name: str | None = None, outputs: int = 1, **attributes: Any) -> Any:
+    def op(
+        self, kind: str, *inputs: str, name: str | None = None, outputs: int = 1, **attributes: Any
+    ) -> Any:
         """The output of an operator, or a list of them."""
         name = self._fresh(name or kind.lower())
         made = [name if outputs == 1 else f"{name}_{i}" for i in range(outputs)]
@@ -63,9 +67,14 @@ class Graph:
 
     def model(self, metadata: dict[str, str]) -> "onnx.ModelProto":
         """The whole, with what it says of itself."""
-        graph = helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, list(self.weights.values()))
+        graph = helper.make_graph(
+            self.nodes, self.name, self.inputs, self.outputs, list(self.weights.values())
+        )
         model = helper.make_model(
-            graph, producer_name="codecplus", opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION
+            graph,
+            producer_name="codecplus",
+            opset_imports=[helper.make_opsetid("", _OPSET)],
+            ir_version=_IR_VERSION,
         )
         helper.set_model_props(model, metadata)
         return model

@@ -58,7 +58,9 @@ class _Half:
         reciprocal = (1 / (alpha + np.float32(1e-9))).astype(np.float32)
         x = self.cast(x, "float32") if half else x
         sine = graph.op("Sin", graph.op("Mul", x, graph.constant(alpha, f"{name}.alpha")))
-        square = graph.op("Mul", graph.op("Mul", sine, sine), graph.constant(reciprocal, f"{name}.reciprocal"))
+        square = graph.op(
+            "Mul", graph.op("Mul", sine, sine), graph.constant(reciprocal, f"{name}.reciprocal")
+        )
         y = graph.op("Add", x, square)
         return self.cast(y, "float16") if half else y
 
@@ -66,11 +68,15 @@ class _Half:
         """x behind the last `left` steps of what came before, which are remembered: (B, C, 1, left + T)."""
         graph, size = self.graph, channels * left
         start, self.state_size = self.state_size, self.state_size + size
-        past = graph.op("Slice", self.state, self.numbers(start), self.numbers(start + size), self.numbers(1))
+        past = graph.op(
+            "Slice", self.state, self.numbers(start), self.numbers(start + size), self.numbers(1)
+        )
         past = graph.op("Reshape", past, self.numbers(0, channels, 1, left))
         past = past if self.dtype == np.float32 else self.cast(past, "float16")
         x = graph.op("Concat", past, x, axis=3)
-        tail = graph.op("Slice", x, self.numbers(-left), self.numbers(np.iinfo(np.int64).max), self.numbers(3))
+        tail = graph.op(
+            "Slice", x, self.numbers(-left), self.numbers(np.iinfo(np.int64).max), self.numbers(3)
+        )
         tail = graph.op("Reshape", tail, self.numbers(0, size))
         self.tails.append(tail if self.dtype == np.float32 else self.cast(tail, "float32"))
         return x
@@ -87,9 +93,13 @@ class _Half:
             pads[1] = (conv.kernel_size[0] - 1) * conv.dilation[0] - pads[0]
         if self.stateful and pads[0]:
             x, pads = self.padded(x, conv.in_channels, pads[0]), [0, 0]
-        return self.conv(x, weight, bias, name, pads, conv.kernel_size[0], conv.stride[0], conv.dilation[0])
+        return self.conv(
+            x, weight, bias, name, pads, conv.kernel_size[0], conv.stride[0], conv.dilation[0]
+        )
 
-    def conv(self, x, weight, bias, name: str, pads, kernel: int, stride: int = 1, dilation: int = 1) -> str:
+    def conv(
+        self, x, weight, bias, name: str, pads, kernel: int, stride: int = 1, dilation: int = 1
+    ) -> str:
         """The operator itself."""
         return self.graph.op(
             "Conv", x, weight, bias, name=name, kernel_shape=[1, kernel], strides=[1, stride],
@@ -100,7 +110,9 @@ class _Half:
         """A transposed convolution, (B, C, 1, T) -> (B, C', 1, s * T), one less for an odd s unless causal."""
         graph, stride = self.graph, conv.stride[0]
         with weights_in_place(conv):
-            taps = conv.weight.detach().unflatten(2, (2, stride)).flip(2)  # (C, C', 2, s), the earlier input first
+            taps = (
+                conv.weight.detach().unflatten(2, (2, stride)).flip(2)
+            )  # (C, C', 2, s), the earlier input first
             matrix = taps.permute(1, 3, 0, 2).flatten(0, 1)[:, :, None]  # (C' * s, C, 1, 2)
             weight = self.weight(matrix, f"{name}.weight")
             bias = self.weight(conv.bias.detach().repeat_interleave(stride), f"{name}.bias")
@@ -118,8 +130,12 @@ class _Half:
 
     def residual_unit(self, x: str, unit: DacResidualUnit, name: str) -> str:
         """Snake, dilated convolution, snake, pointwise convolution, added to the input."""
-        y = self.convolution(self.snake(x, unit.snake1, f"{name}.snake1"), unit.conv1, f"{name}.conv1")
-        y = self.convolution(self.snake(y, unit.snake2, f"{name}.snake2"), unit.conv2, f"{name}.conv2")
+        y = self.convolution(
+            self.snake(x, unit.snake1, f"{name}.snake1"), unit.conv1, f"{name}.conv1"
+        )
+        y = self.convolution(
+            self.snake(y, unit.snake2, f"{name}.snake2"), unit.conv2, f"{name}.conv2"
+        )
         return self.graph.op("Add", x, y)
 
     def residual_units(self, x: str, block, name: str) -> str:
@@ -137,7 +153,9 @@ class _Half:
         return self.graph.model(metadata)
 
 
-def encoder_graph(model: DacModel, metadata: dict[str, str], dtype: str = "float32", stateful: bool = False):
+def encoder_graph(
+    model: DacModel, metadata: dict[str, str], dtype: str = "float32", stateful: bool = False
+):
     """`audio` (B, 1, S), S a multiple of the hop, to `codes` (B, K, S / hop) of all K codebooks, int64.
 
     The first k codebooks of these are what a search in k codebooks finds: take a slice.
@@ -152,10 +170,16 @@ def encoder_graph(model: DacModel, metadata: dict[str, str], dtype: str = "float
     for i, block in enumerate(encoder.block):
         name = f"encoder.block.{i}"
         x = half.residual_units(x, block, name)
-        x = half.convolution(half.snake(x, block.snake1, f"{name}.snake1"), block.conv1, f"{name}.conv1")
-    x = half.convolution(half.snake(x, encoder.snake1, "encoder.snake1"), encoder.conv2, "encoder.conv2")
+        x = half.convolution(
+            half.snake(x, block.snake1, f"{name}.snake1"), block.conv1, f"{name}.conv1"
+        )
+    x = half.convolution(
+        half.snake(x, encoder.snake1, "encoder.snake1"), encoder.conv2, "encoder.conv2"
+    )
     x = graph.op("Squeeze", x if dtype == "float32" else half.cast(x, "float32"), half.numbers(2))
-    graph.output(_search(half, x, model), "codes", "int64", ["batch", model.config.n_codebooks, "frames"])
+    graph.output(
+        _search(half, x, model), "codes", "int64", ["batch", model.config.n_codebooks, "frames"]
+    )
     return half.finish(metadata)
 
 
@@ -167,14 +191,20 @@ def _search(half: _Half, latents: str, model: DacModel) -> str:
         return graph.constant(tensor.detach().float().cpu().numpy(), f"quantizer.{name}")
 
     rows = graph.op("Transpose", latents, perm=[0, 2, 1])  # (B, T, D)
-    projected = graph.op("Add", graph.op("MatMul", rows, constant(search.into, "into")), constant(search.bias, "bias"))
+    projected = graph.op(
+        "Add",
+        graph.op("MatMul", rows, constant(search.into, "into")),
+        constant(search.bias, "bias"),
+    )
     codes, entries = [], []
     for i, codebook in enumerate(search.codebooks):
         bounds = half.numbers(i * d), half.numbers((i + 1) * d), half.numbers(2)
         here = graph.op("Slice", projected, *bounds)  # (B, T, d)
         if i:
             before = graph.op("Concat", *entries, axis=2) if i > 1 else entries[0]
-            here = graph.op("Add", here, graph.op("MatMul", before, constant(search.mixed[i], f"{i}.mixed")))
+            here = graph.op(
+                "Add", here, graph.op("MatMul", before, constant(search.mixed[i], f"{i}.mixed"))
+            )
         similarity = graph.op("MatMul", here, constant(search.directions[i], f"{i}.directions"))
         index = graph.op("ArgMax", similarity, axis=2, keepdims=0)  # (B, T)
         codes.append(graph.op("Unsqueeze", index, half.numbers(1)))
@@ -183,7 +213,9 @@ def _search(half: _Half, latents: str, model: DacModel) -> str:
     return graph.op("Concat", *codes, axis=1)
 
 
-def decoder_graph(model: DacModel, metadata: dict[str, str], dtype: str = "float32", stateful: bool = False):
+def decoder_graph(
+    model: DacModel, metadata: dict[str, str], dtype: str = "float32", stateful: bool = False
+):
     """`codes` (B, k, T) of the first k codebooks, int64, to `audio` (B, 1, hop * T).
 
     A frame may lack its finest codebooks: their codes are -1.
@@ -197,9 +229,13 @@ def decoder_graph(model: DacModel, metadata: dict[str, str], dtype: str = "float
     x = half.convolution(x, decoder.conv1, "decoder.conv1")
     for i, block in enumerate(decoder.block):
         name = f"decoder.block.{i}"
-        x = half.transposed(half.snake(x, block.snake1, f"{name}.snake1"), block.conv_t1, f"{name}.conv_t1")
+        x = half.transposed(
+            half.snake(x, block.snake1, f"{name}.snake1"), block.conv_t1, f"{name}.conv_t1"
+        )
         x = half.residual_units(x, block, name)
-    x = half.convolution(half.snake(x, decoder.snake1, "decoder.snake1"), decoder.conv2, "decoder.conv2")
+    x = half.convolution(
+        half.snake(x, decoder.snake1, "decoder.snake1"), decoder.conv2, "decoder.conv2"
+    )
     x = graph.op("Tanh", x if dtype == "float32" else half.cast(x, "float32"))
     x = graph.op("Squeeze", x, half.numbers(2))
     missing = config.hop_length - decoder.output_length(1)  # what odd strides lose at the end
@@ -212,21 +248,32 @@ def decoder_graph(model: DacModel, metadata: dict[str, str], dtype: str = "float
 def _lookup(half: _Half, codes: str, model: DacModel) -> str:
     """Codes (B, D, T) of codes (B, k, T), in fp32; where a code is -1, a frame lacks that codebook."""
     graph, table, d = half.graph, Lookup(model.quantizer), model.config.codebook_dim
-    entries, out, biases = (t.detach().float().cpu().numpy() for t in (table.entries, table.out, table.biases))
+    entries, out, biases = (
+        t.detach().float().cpu().numpy() for t in (table.entries, table.out, table.biases)
+    )
     biases = np.diff(biases, axis=0, prepend=np.zeros_like(biases[:1]))  # of each codebook, (K, D)
     first = graph.constant(table.first.cpu().numpy(), "quantizer.first")  # (K, 1)
-    zero, used = half.numbers(0), graph.op("Slice", graph.op("Shape", codes), half.numbers(1), half.numbers(2))  # [k]
+    zero, used = (
+        half.numbers(0),
+        graph.op("Slice", graph.op("Shape", codes), half.numbers(1), half.numbers(2)),
+    )  # [k]
     width = graph.op("Mul", used, half.numbers(d))
     there = graph.op("Cast", graph.op("GreaterOrEqual", codes, zero), to=1)
     there = graph.op("Transpose", there, perm=[0, 2, 1])  # (B, T, k)
     rows = graph.op("Add", graph.op("Max", codes, zero), graph.op("Slice", first, zero, used))
     rows = graph.op("Transpose", rows, perm=[0, 2, 1])
-    picked = graph.op("Gather", graph.constant(entries, "quantizer.entries"), rows, axis=0)  # (B, T, k, d)
+    picked = graph.op(
+        "Gather", graph.constant(entries, "quantizer.entries"), rows, axis=0
+    )  # (B, T, k, d)
     picked = graph.op("Mul", picked, graph.op("Unsqueeze", there, half.numbers(3)))
-    picked = graph.op("Reshape", picked, graph.op("Concat", half.numbers(0, 0), width, axis=0))  # (B, T, k * d)
+    picked = graph.op(
+        "Reshape", picked, graph.op("Concat", half.numbers(0, 0), width, axis=0)
+    )  # (B, T, k * d)
     matrix = graph.op("Slice", graph.constant(out, "quantizer.out"), zero, width)
     bias = graph.op("Slice", graph.constant(biases, "quantizer.biases"), zero, used)
-    latents = graph.op("Add", graph.op("MatMul", picked, matrix), graph.op("MatMul", there, bias))  # (B, T, D)
+    latents = graph.op(
+        "Add", graph.op("MatMul", picked, matrix), graph.op("MatMul", there, bias)
+    )  # (B, T, D)
     return graph.op("Transpose", latents, perm=[0, 2, 1])
 
 

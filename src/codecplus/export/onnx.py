@@ -50,7 +50,9 @@ def export_onnx(
 
     info = export_info(model, precision, stateful, model_fingerprint)
     dtype = "float16" if precision == "fp16" else "float32"
-    halves = [make(model, info.to_metadata(), dtype, stateful) for make in (encoder_graph, decoder_graph)]
+    halves = [
+        make(model, info.to_metadata(), dtype, stateful) for make in (encoder_graph, decoder_graph)
+    ]
     if calibration is not None:
         from codecplus.export.quantization import quantize
 
@@ -65,10 +67,14 @@ def export_onnx(
     return paths
 
 
-def export_info(model: DacModel, precision: str, stateful: bool, model_fingerprint: bytes | None = None) -> ExportInfo:
+def export_info(
+    model: DacModel, precision: str, stateful: bool, model_fingerprint: bytes | None = None
+) -> ExportInfo:
     """What the graphs say of a model."""
     config = model.config
-    widest = max(config.encoder_hidden_size, config.decoder_hidden_size >> len(config.downsampling_ratios))
+    widest = max(
+        config.encoder_hidden_size, config.decoder_hidden_size >> len(config.downsampling_ratios)
+    )
     return ExportInfo(
         model_type=config.model_type,
         sampling_rate=config.sampling_rate,

@@ -32,7 +32,9 @@ except ImportError as error:
     ) from error
 
 
-def quantize(encoder: Any, decoder: Any, info: ExportInfo, recordings: Iterable[np.ndarray]) -> list[Any]:
+def quantize(
+    encoder: Any, decoder: Any, info: ExportInfo, recordings: Iterable[np.ndarray]
+) -> list[Any]:
     """The two graphs in int8, by the ranges of activations on recordings (S,) at the model's rate.
 
     Raises InputError without a second of audio that is not silent.
@@ -43,13 +45,17 @@ def quantize(encoder: Any, decoder: Any, info: ExportInfo, recordings: Iterable[
         for half, path in zip((encoder, decoder), paths, strict=True):
             onnx.save(half, path)
         model = OnnxModel(*paths)
-        codes = [np.concatenate(list(model.encode_blocks([x], info.n_codebooks)), axis=-1) for x in audio]
+        codes = [
+            np.concatenate(list(model.encode_blocks([x], info.n_codebooks)), axis=-1) for x in audio
+        ]
         feeds = [
             [_feed(model._encoder, info, audio=x[:, None]) for x in audio],
             [_feed(model._decoder, info, codes=c.astype(np.int64)) for c in codes],
         ]
         before = logging.root.manager.disable
-        logging.disable(logging.WARNING)  # advice to prepare graphs that were traced; these are ready
+        logging.disable(
+            logging.WARNING
+        )  # advice to prepare graphs that were traced; these are ready
         try:
             return [_quantize(path, items) for path, items in zip(paths, feeds, strict=True)]
         finally:
@@ -108,7 +114,9 @@ def _quantize_weights(graph: Any, names: list[str]) -> None:
         inputs = [f"{weight.name}_{part}" for part in ("quantized", "scale", "zero_point")]
         parts = (integers, scale, np.zeros(len(scale), np.int8))
         graph.initializer.remove(weight)
-        graph.initializer.extend(numpy_helper.from_array(*pair) for pair in zip(parts, inputs, strict=True))
+        graph.initializer.extend(
+            numpy_helper.from_array(*pair) for pair in zip(parts, inputs, strict=True)
+        )
         dequantize = helper.make_node(
             "DequantizeLinear", inputs, [weight.name], name=f"{weight.name}_dequantize", axis=0
         )

@@ -24,8 +24,26 @@ from codecplus.eval.results import Results, load_results
 from codecplus.hub.upload import card_path, in_repository, render_card
 from codecplus.system.paths import atomic_path
 
-_FACTS = ("licence", "tags", "summary", "training", "data", "domains", "measured_on", "limits", "base_model")
-_METRICS = ("pesq_wb", "stoi", "visqol_speech", "visqol_audio", "si_sdr", "stft_distance", "mel_distance")
+_FACTS = (
+    "licence",
+    "tags",
+    "summary",
+    "training",
+    "data",
+    "domains",
+    "measured_on",
+    "limits",
+    "base_model",
+)
+_METRICS = (
+    "pesq_wb",
+    "stoi",
+    "visqol_speech",
+    "visqol_audio",
+    "si_sdr",
+    "stft_distance",
+    "mel_distance",
+)
 _DPI = 80  # pictures stay below 100 KB
 
 
@@ -57,7 +75,9 @@ def write_card(
     """
     embedded = str(source) in embedded_names()
     if embedded and card is None and not in_repository():
-        raise InputError(f"the card of {source} is made in a checkout of the repository, installed with pip install -e")
+        raise InputError(
+            f"the card of {source} is made in a checkout of the repository, installed with pip install -e"
+        )
     name = Path(source).resolve().name
     model, path = load_model(source), Path(card) if card else card_path(source)
     facts = _read_facts(card_path(source).with_name(f"{name}.yaml" if embedded else "card.yaml"))
@@ -69,7 +89,9 @@ def write_card(
     for run, rows in zip(runs, own, strict=True):
         wanted = [d for d in domains(run) if d in facts.get("domains", [d]) and d != "all"]
         if not wanted:
-            raise InputError(f"{run.path} has none of the domains {', '.join(facts['domains'])} that the facts name")
+            raise InputError(
+                f"{run.path} has none of the domains {', '.join(facts['domains'])} that the facts name"
+            )
         picture = f"assets/{name}-{file_name(run.summary['task']['name'])}.png"
         written.add(_save(_draw_results(run, rows, wanted, name), path.parent / picture))
         sections.append(_section(run, rows, wanted, name, mark, picture))
@@ -79,7 +101,9 @@ def write_card(
     if curve is not None:
         points = _read_curve(curve)
         training = _describe_curve(points, _chosen(points, step), f"assets/{name}-training.png")
-        written.add(_save(_draw_curve(points, _chosen(points, step)), path.parent / training["picture"]))
+        written.add(
+            _save(_draw_curve(points, _chosen(points, step)), path.parent / training["picture"])
+        )
     parts = {"facts": facts, "evaluation": sections, "training": training, "eval_results": entries}
     text = render_card(model, name, embedded=embedded, **parts)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,11 +125,15 @@ def _read_facts(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise FileFormatError(f"{path} is no YAML: {error}") from error
     if not isinstance(facts, dict):
-        raise FileFormatError(f"expected {path} to hold fields and their values, got {type(facts).__name__}")
+        raise FileFormatError(
+            f"expected {path} to hold fields and their values, got {type(facts).__name__}"
+        )
     for key in facts:
         if key not in _FACTS:
             hint = difflib.get_close_matches(str(key), _FACTS, n=1) or _FACTS
-            raise FileFormatError(f"{path} has an unknown field {key!r}; did you mean {' or '.join(hint)}?")
+            raise FileFormatError(
+                f"{path} has an unknown field {key!r}; did you mean {' or '.join(hint)}?"
+            )
     return facts
 
 
@@ -117,7 +145,9 @@ def _own_rows(run: Results, mark: str, source: str) -> list[str]:
     codecs = run.summary["codecs"]
     own = [name for name, codec in codecs.items() if codec["config"].get("model") == mark]
     if not own:
-        others = sorted({codec["config"]["model"] for codec in codecs.values() if "model" in codec["config"]})
+        others = sorted(
+            {codec["config"]["model"] for codec in codecs.values() if "model" in codec["config"]}
+        )
         raise InputError(
             f"{run.path} holds no results of {source}, whose weights are {mark}; it has those of "
             f"{', '.join(others) or 'no checkpoint'}; run codecplus eval --codec {source} with these weights"
@@ -129,9 +159,15 @@ def _rate(codec: dict[str, Any]) -> float:
     return codec["domains"]["all"]["payload_kbps_per_channel"] or 0.0
 
 
-def _section(run: Results, own: list[str], wanted: list[str], name: str, mark: str, picture: str) -> dict[str, str]:
+def _section(
+    run: Results, own: list[str], wanted: list[str], name: str, mark: str, picture: str
+) -> dict[str, str]:
     task, codecs = run.summary["task"], run.summary["codecs"]
-    clips = {(row.source, row.clip): row.seconds for row in run.rows if row.codec == own[0] and row.domain in wanted}
+    clips = {
+        (row.source, row.clip): row.seconds
+        for row in run.rows
+        if row.codec == own[0] and row.domain in wanted
+    }
     summary = (
         f"{len({source for source, _ in clips})} recordings, {sum(clips.values()) / 60:.1f} minutes. Means over "
         "recordings with 95 % bootstrap intervals; rates are measured, all bits of the payload over all seconds, per "
@@ -141,7 +177,11 @@ def _section(run: Results, own: list[str], wanted: list[str], name: str, mark: s
     tables = []
     for domain in wanted:
         shown = [n for n in (*own, *others) if domain in codecs[n]["domains"]]
-        metrics = [m for m in _metrics(run, domain) if any(m in codecs[n]["domains"][domain]["metrics"] for n in own)]
+        metrics = [
+            m
+            for m in _metrics(run, domain)
+            if any(m in codecs[n]["domains"][domain]["metrics"] for n in own)
+        ]
         rows = []
         for codec in shown:
             part = codecs[codec]["domains"][domain]
@@ -150,10 +190,22 @@ def _section(run: Results, own: list[str], wanted: list[str], name: str, mark: s
             label = mine if codec in own else codec.split("@")[0]
             cells = [cell(part["metrics"].get(metric)) for metric in metrics]
             rows.append([label, number(part["payload_kbps_per_channel"]), *cells])
-        header = ["codec", "kbit/s", *(_titled(run.summary["metrics"][metric]) for metric in metrics)]
-        tables.append((f"### {domain.capitalize()}\n\n" if len(wanted) > 1 else "") + table(header, rows))
-    data = f"data set `{task['dataset']}` at `{task.get('revision')}`" if task.get("dataset") else f"`{task['name']}`"
-    command = f"codecplus eval --codec {name} --codec opus --bitrate ... --data FOLDER --out results/"
+        header = [
+            "codec",
+            "kbit/s",
+            *(_titled(run.summary["metrics"][metric]) for metric in metrics),
+        ]
+        tables.append(
+            (f"### {domain.capitalize()}\n\n" if len(wanted) > 1 else "") + table(header, rows)
+        )
+    data = (
+        f"data set `{task['dataset']}` at `{task.get('revision')}`"
+        if task.get("dataset")
+        else f"`{task['name']}`"
+    )
+    command = (
+        f"codecplus eval --codec {name} --codec opus --bitrate ... --data FOLDER --out results/"
+    )
     stated = (
         f"The run: {run.provenance['date'][:10]}, codecplus {run.provenance['versions']['codecplus']}, weights "
         f"`{mark[:16]}`, {data}, whose audio has the hash `{run.clip_set}`. Repeat it with `{command}`."
@@ -164,13 +216,19 @@ def _section(run: Results, own: list[str], wanted: list[str], name: str, mark: s
 def _others(run: Results) -> list[str]:
     """Codecs to compare with, by name and falling rate; other checkpoints of ours have cards of their own."""
     codecs = run.summary["codecs"]
-    found = [name for name, codec in codecs.items() if not codec["anchor"] and "model" not in codec["config"]]
+    found = [
+        name
+        for name, codec in codecs.items()
+        if not codec["anchor"] and "model" not in codec["config"]
+    ]
     return sorted(found, key=lambda name: (name.split("@")[0], -_rate(codecs[name])))
 
 
 def _metrics(run: Results, domain: str) -> list[str]:
     known = run.summary["metrics"]
-    return [m for m in _METRICS if m in known and (domain in known[m]["domains"] or domain == "unknown")]
+    return [
+        m for m in _METRICS if m in known and (domain in known[m]["domains"] or domain == "unknown")
+    ]
 
 
 def _titled(metric: dict[str, Any]) -> str:
@@ -178,7 +236,9 @@ def _titled(metric: dict[str, Any]) -> str:
     return metric["title"] + (f" ({metric['unit']})" if metric["unit"] else "") + arrow
 
 
-def _write_eval_results(run: Results, own: list[str], folder: Path, name: str, dataset_id: str | None) -> set[Path]:
+def _write_eval_results(
+    run: Results, own: list[str], folder: Path, name: str, dataset_id: str | None
+) -> set[Path]:
     path = folder / ".eval_results" / f"{name}-{file_name(run.summary['task']['name'])}.yaml"
     dataset_id = dataset_id or run.summary["task"].get("dataset")
     if not dataset_id:
@@ -216,9 +276,13 @@ def _read_curve(path: str | Path) -> list[_Point]:
     except OSError as error:
         raise InputError(f"cannot open the curve {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FileFormatError(f"expected {path} to hold JSON lines with step and scores: {error}") from error
+        raise FileFormatError(
+            f"expected {path} to hold JSON lines with step and scores: {error}"
+        ) from error
     if not points:
-        raise FileFormatError(f"{path} is no learning curve: no line has scores of held-out recordings")
+        raise FileFormatError(
+            f"{path} is no learning curve: no line has scores of held-out recordings"
+        )
     return [points[step] for step in sorted(points)]
 
 
@@ -237,9 +301,15 @@ def _curve_scores(fields: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def _chosen(points: list[_Point], step: int | None) -> _Point:
-    found = points[-1] if step is None else next((point for point in points if point.step == step), None)
+    found = (
+        points[-1]
+        if step is None
+        else next((point for point in points if point.step == step), None)
+    )
     if found is None:
-        raise InputError(f"the curve has no step {step}; its steps are {', '.join(str(p.step) for p in points)}")
+        raise InputError(
+            f"the curve has no step {step}; its steps are {', '.join(str(p.step) for p in points)}"
+        )
     return found
 
 
@@ -256,7 +326,9 @@ def _describe_curve(points: list[_Point], chosen: _Point, picture: str) -> dict[
 def _draw_curve(points: list[_Point], chosen: _Point) -> Any:
     metrics = dict.fromkeys(metric for point in points for metric in point.scores)
     order = list(_CURVES)
-    shown = sorted(metrics, key=lambda metric: order.index(metric) if metric in order else len(order))[:3]
+    shown = sorted(
+        metrics, key=lambda metric: order.index(metric) if metric in order else len(order)
+    )[:3]
     by_hours = all(point.hours is not None for point in points)
     figure = _figure_class()(figsize=(4.2 * len(shown), 3.2), layout="constrained")
     for axes, metric in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
@@ -301,14 +373,25 @@ def _draw_results(run: Results, own: list[str], wanted: list[str], name: str) ->
         metrics = _metrics(run, wanted[0])
         panels = [(wanted[0], metric) for metric in dict.fromkeys([*metrics[:2], *metrics[-1:]])]
     else:
-        panels = [("speech", metric) for metric in _metrics(run, "speech")[:1] if "speech" in wanted]
-        panels += [(domain, _metrics(run, domain)[-1]) for domain in wanted if _metrics(run, domain)]
+        panels = [
+            ("speech", metric) for metric in _metrics(run, "speech")[:1] if "speech" in wanted
+        ]
+        panels += [
+            (domain, _metrics(run, domain)[-1]) for domain in wanted if _metrics(run, domain)
+        ]
         panels = list(dict.fromkeys(panels))
     if not panels:
-        raise InputError(f"{run.path} has none of the metrics that a card shows: {', '.join(_METRICS)}")
+        raise InputError(
+            f"{run.path} has none of the metrics that a card shows: {', '.join(_METRICS)}"
+        )
     figure = _figure_class()(figsize=(4.2 * len(panels), 3.4), layout="constrained")
-    names = {row.split("@")[0]: name if row in own else row.split("@")[0] for row in (*own, *_others(run))}
-    for axes, (domain, metric) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    names = {
+        row.split("@")[0]: name if row in own else row.split("@")[0]
+        for row in (*own, *_others(run))
+    }
+    for axes, (domain, metric) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+    ):
         families = panels_of(run, metric).get(domain, {})
         shown = {names[family]: points for family, points in families.items() if family in names}
         described = run.summary["metrics"][metric]
@@ -322,7 +405,9 @@ def _figure_class() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError("a card's pictures need matplotlib: pip install 'codecplus[eval]'") from error
+        raise MissingExtraError(
+            "a card's pictures need matplotlib: pip install 'codecplus[eval]'"
+        ) from error
     return Figure
 
 

@@ -63,9 +63,17 @@ def push(
     with tempfile.TemporaryDirectory() as place, _explained(repo):
         repo = _full_name(repo, revision)
         site = f"{_endpoint()}/{repo}/resolve/{revision or 'main'}"
-        folder = export_folder(source, Path(place) / "export", discriminators=discriminators, site=site)
+        folder = export_folder(
+            source, Path(place) / "export", discriminators=discriminators, site=site
+        )
         _make_repo(repo, "model", private, revision)
-        return _commit(folder, repo, "model", revision, f"Upload {Path(source).name} with codecplus {__version__}")
+        return _commit(
+            folder,
+            repo,
+            "model",
+            revision,
+            f"Upload {Path(source).name} with codecplus {__version__}",
+        )
 
 
 def push_space(repo: str, *, private: bool = False) -> str:
@@ -89,13 +97,22 @@ def export_space(folder: PathLike) -> Path:
     source, package = _space_source(), _PACKAGE
     refused = shutil.ignore_patterns(*_SPACE_REFUSED)
     with _new_folder(folder) as place:
-        shutil.copytree(source, place, ignore=lambda at, names: {*refused(at, names), "codecplus"}, dirs_exist_ok=True)
-        shutil.copytree(package, place / "codecplus", ignore=shutil.ignore_patterns(*_PACKAGE_REFUSED))
+        shutil.copytree(
+            source,
+            place,
+            ignore=lambda at, names: {*refused(at, names), "codecplus"},
+            dirs_exist_ok=True,
+        )
+        shutil.copytree(
+            package, place / "codecplus", ignore=shutil.ignore_patterns(*_PACKAGE_REFUSED)
+        )
         shutil.copy(_licence(), place / "LICENSE")
     return Path(folder)
 
 
-def export_folder(source: PathLike, folder: PathLike, *, discriminators: bool = False, site: str | None = None) -> Path:
+def export_folder(
+    source: PathLike, folder: PathLike, *, discriminators: bool = False, site: str | None = None
+) -> Path:
     """Write what a repository receives into an empty folder, and return it.
 
     Configuration, weights, model code for `trust_remote_code=True`, feature extractor, entropy tables, card with its
@@ -113,12 +130,18 @@ def export_folder(source: PathLike, folder: PathLike, *, discriminators: bool = 
             if discriminators:
                 found = list(_matching(place, (_DISCRIMINATORS,)))
                 if not found:
-                    raise InputError(f"{place} holds no {_DISCRIMINATORS}; codecplus train writes it, or leave it out")
+                    raise InputError(
+                        f"{place} holds no {_DISCRIMINATORS}; codecplus train writes it, or leave it out"
+                    )
                 _copy(found, new, place)
         elif discriminators:
-            raise InputError(f"discriminators lie in the folder that training writes; {source} is none")
+            raise InputError(
+                f"discriminators lie in the folder that training writes; {source} is none"
+            )
         _add_card(source, place, model, new, site)
-        shutil.copy(_licence(), new / ("LICENSE" if str(source) in embedded_names() else "LICENSE-CODE"))
+        shutil.copy(
+            _licence(), new / ("LICENSE" if str(source) in embedded_names() else "LICENSE-CODE")
+        )
     return Path(folder)
 
 
@@ -141,7 +164,9 @@ def card_path(source: PathLike) -> Path:
         return cards_folder() / f"{source}.md"
     folder = _folder_of(source)
     if folder is None:
-        raise InputError(f"expected an embedded name or a folder, got {source}; only those have a card")
+        raise InputError(
+            f"expected an embedded name or a folder, got {source}; only those have a card"
+        )
     return folder / "README.md"
 
 
@@ -156,7 +181,14 @@ def render_card(model: DacModel, name: str, *, embedded: bool = False, **parts: 
 
     config, facts = model.config, parts.get("facts") or {}
     causal = config.model_type == "causal_dac"
-    tags = ["audio", "audio-codec", "neural-codec", "dac", *(["causal"] if causal else []), *facts.get("tags", [])]
+    tags = [
+        "audio",
+        "audio-codec",
+        "neural-codec",
+        "dac",
+        *(["causal"] if causal else []),
+        *facts.get("tags", []),
+    ]
     metadata = ModelCardData(
         license=facts.get("licence"),
         library_name="codecplus",
@@ -168,16 +200,24 @@ def render_card(model: DacModel, name: str, *, embedded: bool = False, **parts: 
         codecplus_fingerprint=fingerprint(model).hex(),
     )
     environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    text = environment.from_string((cards_folder() / "template.md").read_text(encoding="utf-8")).render(
+    text = environment.from_string(
+        (cards_folder() / "template.md").read_text(encoding="utf-8")
+    ).render(
         metadata=metadata.to_yaml(),
         name=name,
         embedded=embedded,
         kind=type(model).__name__,
         causal=causal,
         config=config,
-        kbps=[_short(n * config.frame_rate * config.bits_per_codebook / 1000) for n in (1, config.n_codebooks)],
+        kbps=[
+            _short(n * config.frame_rate * config.bits_per_codebook / 1000)
+            for n in (1, config.n_codebooks)
+        ],
         parameters=f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M",
         latency=f"{1000 * model.latency_samples / config.sampling_rate:.0f}",
         samples_mark=SAMPLES_MARK,
@@ -192,15 +232,23 @@ def _short(number: float) -> str:
     return f"{number:.2f}".rstrip("0").rstrip(".")
 
 
-def _add_card(source: PathLike, place: Path | None, model: DacModel, folder: Path, site: str | None) -> None:
+def _add_card(
+    source: PathLike, place: Path | None, model: DacModel, folder: Path, site: str | None
+) -> None:
     name = (place or Path(source).with_suffix("")).resolve().name
     path = card_path(source) if place is not None else None
     if path is not None:
-        extras = [f for f in _matching(path.parent, _CARD_EXTRAS) if path.name == "README.md" or _is_of(f, name)]
+        extras = [
+            f
+            for f in _matching(path.parent, _CARD_EXTRAS)
+            if path.name == "README.md" or _is_of(f, name)
+        ]
         _copy(extras, folder, path.parent)
     if path is not None and path.is_file():
         text = path.read_text(encoding="utf-8")
-        measured = re.search(r"^codecplus_fingerprint: ['\"]?([0-9a-f]{32})", text, flags=re.MULTILINE)
+        measured = re.search(
+            r"^codecplus_fingerprint: ['\"]?([0-9a-f]{32})", text, flags=re.MULTILINE
+        )
         if measured and measured.group(1) != fingerprint(model).hex():
             raise InputError(
                 f"the card {path} belongs to other weights ({measured.group(1)}; these are "
@@ -231,11 +279,15 @@ def _samples(model: DacModel, folder: Path, name: str, site: str | None) -> str:
     for n in sorted({max(1, top // 4), max(1, top // 2), top}, reverse=True):
         file = f"{name}-{n}-codebooks.flac"
         decoded = codec.decode(codes[:n])[: len(audio)]
-        save_audio(np.clip(decoded, -1, 1), folder / file, rate)  # FLAC holds no more than full scale
+        save_audio(
+            np.clip(decoded, -1, 1), folder / file, rate
+        )  # FLAC holds no more than full scale
         found.append((f"{_short(codec.bitrates[n - 1])} kbit/s", file))
     lines = []
     for label, file in found:
-        player = f' <audio controls preload="none" src="{site}/assets/{file}"></audio>' if site else ""
+        player = (
+            f' <audio controls preload="none" src="{site}/assets/{file}"></audio>' if site else ""
+        )
         lines.append(f"- [{label}](assets/{file}){player}")
     return "\n".join(lines)
 
@@ -248,7 +300,9 @@ def _new_folder(folder: PathLike) -> Iterator[Path]:
     """A place to write a folder that is empty or not there yet; it gets its name when all of it is written."""
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"expected an empty folder, or the name of a new one, got {folder}, which holds something")
+        raise InputError(
+            f"expected an empty folder, or the name of a new one, got {folder}, which holds something"
+        )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         place = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -267,7 +321,9 @@ def _space_source() -> Path:
     places = [_ROOT / "spaces_demo", _PACKAGE / "spaces_demo"]
     found = next((place for place in places if (place / "app.py").is_file()), None)
     if found is None:
-        raise InputError(f"the demo is not part of this installation: there is no {places[1]}; install codecplus again")
+        raise InputError(
+            f"the demo is not part of this installation: there is no {places[1]}; install codecplus again"
+        )
     return found
 
 
@@ -289,7 +345,9 @@ def _folder_of(source: PathLike) -> Path | None:
 def _feature_extractor(model: DacModel, place: Path | None) -> DacFeatureExtractor:
     if place is not None and (place / "preprocessor_config.json").is_file():
         return DacFeatureExtractor.from_pretrained(place)
-    return DacFeatureExtractor(sampling_rate=model.config.sampling_rate, hop_length=model.config.hop_length)
+    return DacFeatureExtractor(
+        sampling_rate=model.config.sampling_rate, hop_length=model.config.hop_length
+    )
 
 
 def _keep_stored_weights(stored: Path, saved: Path) -> None:
@@ -340,7 +398,9 @@ def _full_name(repo: str, revision: str | None = None) -> str:
     if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
         raise InputError(f"expected a branch to push to, got the commit {revision}")
     if get_token() is None:
-        raise HubError("pushing needs a login: run `hf auth login`, or set HF_TOKEN to a token that may write")
+        raise HubError(
+            "pushing needs a login: run `hf auth login`, or set HF_TOKEN to a token that may write"
+        )
     return repo if "/" in repo else f"{HfApi().whoami()['name']}/{repo}"
 
 
@@ -350,7 +410,9 @@ def _make_repo(repo: str, kind: str, private: bool, revision: str | None = None)
     sdk = "gradio" if kind == "space" else None
     api.create_repo(repo, repo_type=kind, private=private or None, exist_ok=True, space_sdk=sdk)
     if private and not api.repo_info(repo, repo_type=kind).private:
-        raise HubError(f"{repo} exists and is public; make it private in its settings first, or push to another")
+        raise HubError(
+            f"{repo} exists and is public; make it private in its settings first, or push to another"
+        )
     if revision not in (None, "main"):
         api.create_branch(repo, branch=str(revision), repo_type=kind, exist_ok=True)
 
@@ -361,13 +423,19 @@ def _commit(folder: Path, repo: str, kind: str, revision: str | None, message: s
     from huggingface_hub.hf_api import RepoFile
 
     api = _api()
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
     operations: list[Any] = [CommitOperationAdd(name, path) for name, path in files.items()]
     if kind == "model":
         tree = api.list_repo_tree(repo, recursive=True, revision=revision)
         there = {file.path: file for file in tree if isinstance(file, RepoFile)}
         operations += [CommitOperationDelete(path) for path in _stale(there, files)]
-    made = api.create_commit(repo, operations, commit_message=message, repo_type=kind, revision=revision)
+    made = api.create_commit(
+        repo, operations, commit_message=message, repo_type=kind, revision=revision
+    )
     return str(made.commit_url)
 
 
@@ -378,9 +446,16 @@ def _stale(there: dict[str, Any], files: dict[str, Path]) -> list[str]:
     patterns = ["model*.safetensors", "model.safetensors.index.json", "entropy*"]
     weights, old = files.get("model.safetensors"), there.get("model.safetensors")
     if old is not None and weights is not None:
-        same = old.lfs is not None and old.lfs.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
+        same = (
+            old.lfs is not None
+            and old.lfs.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
+        )
         patterns += [] if same else [".eval_results/*.yaml", "training/*"]
-    return [path for path in there if path not in files and any(fnmatch(path, pattern) for pattern in patterns)]
+    return [
+        path
+        for path in there
+        if path not in files and any(fnmatch(path, pattern) for pattern in patterns)
+    ]
 
 
 @contextmanager

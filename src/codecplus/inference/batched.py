@@ -37,7 +37,9 @@ def encode_clips(
     return [codes for codes in done if codes is not None]
 
 
-def _batches(order: list[int], frames: list[int], rows: list[int], limit: int) -> Iterator[list[int]]:
+def _batches(
+    order: list[int], frames: list[int], rows: list[int], limit: int
+) -> Iterator[list[int]]:
     """Indices in descending order of length, cut where a batch is full or its rows would be mostly padding."""
     batch: list[int] = []
     for i in order:
@@ -51,7 +53,9 @@ def _batches(order: list[int], frames: list[int], rows: list[int], limit: int) -
         yield batch
 
 
-def _encode_padded(model: DacModel, clips: list[np.ndarray], frames: int, n_quantizers: int) -> np.ndarray:
+def _encode_padded(
+    model: DacModel, clips: list[np.ndarray], frames: int, n_quantizers: int
+) -> np.ndarray:
     """Codes (B, K, T) of all rows of clips (C, S), padded to so many frames."""
     hop = model.config.hop_length
     rows = [row for clip in clips for row in clip]

@@ -17,12 +17,17 @@ _MIN_CHUNK_FRAMES = 32
 def chunk_frames(model: DacModel, rows: int = 1) -> int:
     """Frames per chunk for `rows` channels at once, so that activations stay below some hundred megabytes."""
     config = model.config
-    widest = max(config.encoder_hidden_size, config.decoder_hidden_size >> len(config.downsampling_ratios))
+    widest = max(
+        config.encoder_hidden_size, config.decoder_hidden_size >> len(config.downsampling_ratios)
+    )
     return max(_MIN_CHUNK_FRAMES, _CHUNK_ELEMENTS // (rows * widest * config.hop_length))
 
 
 def encode_blocks(
-    model: DacModel, blocks: Iterable[np.ndarray], n_quantizers: int | None = None, frames: int | None = None
+    model: DacModel,
+    blocks: Iterable[np.ndarray],
+    n_quantizers: int | None = None,
+    frames: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Codes, int16 (C, K, T) in pieces of any length, of audio that comes in float32 blocks (C, S) of any length.
 
@@ -39,7 +44,9 @@ def encode_blocks(
         yield codes.to(torch.int16).cpu().numpy()
 
 
-def decode_blocks(model: DacModel, blocks: Iterable[np.ndarray], frames: int | None = None) -> Iterator[np.ndarray]:
+def decode_blocks(
+    model: DacModel, blocks: Iterable[np.ndarray], frames: int | None = None
+) -> Iterator[np.ndarray]:
     """Audio, float32 (C, S) in pieces, of codes that come in integer blocks (C, K, T); the inverse of `encode_blocks`.
 
     Put together it is the audio of the whole, `hop_length` samples per frame. -1 is a codebook left out.

@@ -50,7 +50,9 @@ class Network(Protocol):
         """Frames around one that its audio may depend on, on either side."""
         ...
 
-    def encode_blocks(self, blocks: Iterable[np.ndarray], n_quantizers: int) -> Iterator[np.ndarray]:
+    def encode_blocks(
+        self, blocks: Iterable[np.ndarray], n_quantizers: int
+    ) -> Iterator[np.ndarray]:
         """Codes, int16 (C, K, T) in pieces, of float32 audio (C, S) in blocks of any length, at least one sample."""
         ...
 

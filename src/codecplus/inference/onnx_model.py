@@ -51,10 +51,16 @@ class ExportInfo:
                   "activations_per_frame": 1 << 30}  # fmt: skip
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, int) and not (field.name in bounds) <= value <= bounds.get(field.name, 1 << 30):
-                raise CheckpointError(f"the export says {field.name} is {value}, which no model can have")
+            if isinstance(value, int) and not (field.name in bounds) <= value <= bounds.get(
+                field.name, 1 << 30
+            ):
+                raise CheckpointError(
+                    f"the export says {field.name} is {value}, which no model can have"
+                )
         if self.codebook_size & (self.codebook_size - 1) or self.codebook_size < 2:
-            raise CheckpointError(f"the export says codebook_size is {self.codebook_size}, expected a power of two")
+            raise CheckpointError(
+                f"the export says codebook_size is {self.codebook_size}, expected a power of two"
+            )
         if len(self.fingerprint) != 32 or set(self.fingerprint) - set("0123456789abcdef"):
             raise CheckpointError("the export has no fingerprint; export the model again")
 
@@ -70,7 +76,10 @@ class ExportInfo:
 
     def to_metadata(self) -> dict[str, str]:
         """As a graph carries it."""
-        return {"codecplus_export": _FORMAT, **{name: str(value) for name, value in asdict(self).items()}}
+        return {
+            "codecplus_export": _FORMAT,
+            **{name: str(value) for name, value in asdict(self).items()},
+        }
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> "ExportInfo":
@@ -82,7 +91,9 @@ class ExportInfo:
         try:
             values = {name: kind(metadata[name]) for name, kind in get_type_hints(cls).items()}
         except (KeyError, ValueError) as error:
-            raise CheckpointError(f"{path} is damaged: {error} is missing or wrong in its metadata") from error
+            raise CheckpointError(
+                f"{path} is damaged: {error} is missing or wrong in its metadata"
+            ) from error
         return cls(**values)
 
 
@@ -107,7 +118,9 @@ def find_export(name: str | os.PathLike[str]) -> tuple[Path, Path] | None:
     elif path.is_dir() and not (path / "config.json").exists():
         encoders = sorted(path.glob("*.encoder.onnx"))
         if len(encoders) > 1:
-            raise CheckpointError(f"the folder {path} holds {len(encoders)} exports; name one, such as {encoders[0]}")
+            raise CheckpointError(
+                f"the folder {path} holds {len(encoders)} exports; name one, such as {encoders[0]}"
+            )
         if not encoders and not (path / "model.decoder.onnx").exists():
             return None
         pair = export_paths(encoders[0] if encoders else path)
@@ -115,7 +128,9 @@ def find_export(name: str | os.PathLike[str]) -> tuple[Path, Path] | None:
         return None
     for file in pair:
         if not file.is_file():
-            raise CheckpointError(f"there is no file {file}; an export is two files, {pair[0].name} and {pair[1].name}")
+            raise CheckpointError(
+                f"there is no file {file}; an export is two files, {pair[0].name} and {pair[1].name}"
+            )
     return pair
 
 
@@ -135,7 +150,9 @@ class OnnxModel:
         self.config, self._encoder = _open(encoder, device)
         other, self._decoder = _open(decoder, device)
         if self.config != other:
-            raise CheckpointError(f"{encoder.name} and {decoder.name} are not of one export; export the model again")
+            raise CheckpointError(
+                f"{encoder.name} and {decoder.name} are not of one export; export the model again"
+            )
 
     @property
     def fingerprint(self) -> bytes:
@@ -152,7 +169,9 @@ class OnnxModel:
         """Frames around one that its audio may depend on, on either side."""
         return max(self.config.decoder_past, self.config.decoder_future)
 
-    def encode_blocks(self, blocks: Iterable[np.ndarray], n_quantizers: int) -> Iterator[np.ndarray]:
+    def encode_blocks(
+        self, blocks: Iterable[np.ndarray], n_quantizers: int
+    ) -> Iterator[np.ndarray]:
         """See `Network.encode_blocks`."""
         config, hop = self.config, self.config.hop_length
         if config.stateful:
@@ -163,7 +182,9 @@ class OnnxModel:
                 yield codes
             return
         before, behind = frame_context((config.encoder_past, config.encoder_future), hop)
-        for window, start, stop in windows(blocks, hop, before, behind, _frames(_CHUNK_ELEMENTS, config)):
+        for window, start, stop in windows(
+            blocks, hop, before, behind, _frames(_CHUNK_ELEMENTS, config)
+        ):
             yield self.encode(window)[0][:, :n_quantizers, start:stop]
 
     def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -177,19 +198,29 @@ class OnnxModel:
                 yield audio
             return
         before, behind = config.decoder_past, config.decoder_future
-        for window, start, stop in windows(blocks, 1, before, behind, _frames(_CHUNK_ELEMENTS, config)):
+        for window, start, stop in windows(
+            blocks, 1, before, behind, _frames(_CHUNK_ELEMENTS, config)
+        ):
             yield self.decode(window)[0][:, start * hop : stop * hop]
 
-    def encode(self, audio: np.ndarray, memory: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+    def encode(
+        self, audio: np.ndarray, memory: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """One run: audio (B, S) of whole frames to all codes (B, K, T), int16, and what a stateful graph remembers."""
         feeds = {"audio": np.asarray(audio, np.float32)[:, None]}
-        codes, *after = self._encoder.run(None, feeds if memory is None else {**feeds, "state": memory})
+        codes, *after = self._encoder.run(
+            None, feeds if memory is None else {**feeds, "state": memory}
+        )
         return codes.astype(np.int16), after[0] if after else None
 
-    def decode(self, codes: np.ndarray, memory: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+    def decode(
+        self, codes: np.ndarray, memory: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """One run: codes (B, k, T) to audio (B, hop * T), and what a stateful graph remembers."""
         feeds = {"codes": np.asarray(codes, np.int64)}
-        audio, *after = self._decoder.run(None, feeds if memory is None else {**feeds, "state": memory})
+        audio, *after = self._decoder.run(
+            None, feeds if memory is None else {**feeds, "state": memory}
+        )
         return audio[:, 0], after[0] if after else None
 
     def decode_unpadded(self, codes: np.ndarray, window: int) -> np.ndarray:
@@ -248,7 +279,9 @@ class _Steps:
 
     def start(self, batch: int = 1) -> OnnxState:
         """The state of `batch` rows that have heard nothing."""
-        return OnnxState(np.zeros((batch, self._memory_size), np.float32), np.zeros((batch, 0), np.float32))
+        return OnnxState(
+            np.zeros((batch, self._memory_size), np.float32), np.zeros((batch, 0), np.float32)
+        )
 
     def reset_rows(self, state: OnnxState, rows: Sequence[int]) -> OnnxState:
         """The state in which these rows begin anew and the others go on. Raises InputError within a frame."""
@@ -290,7 +323,9 @@ class StreamingOnnxDecoder(_Steps):
     def __init__(self, model: OnnxModel):
         super().__init__(model, model._decoder, 1)
 
-    def step(self, state: OnnxState, codes: Any, last: bool = False) -> tuple[np.ndarray, OnnxState]:
+    def step(
+        self, state: OnnxState, codes: Any, last: bool = False
+    ) -> tuple[np.ndarray, OnnxState]:
         """Take codes (B, K, t) from 0 to N - 1; give the samples (B, n) of all frames, and the next state."""
         if not codes.shape[-1]:
             return np.zeros((len(codes), 0), np.float32), state
@@ -314,7 +349,9 @@ def _open(path: Path, device: Any) -> tuple[ExportInfo, Any]:
     providers = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
     provider = providers.get(str(device or "cpu").partition(":")[0], "")
     if provider not in onnxruntime.get_available_providers():
-        raise InputError(f"onnxruntime has no device {device!s} here; expected 'cpu', or 'cuda' with onnxruntime-gpu")
+        raise InputError(
+            f"onnxruntime has no device {device!s} here; expected 'cpu', or 'cuda' with onnxruntime-gpu"
+        )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # its warnings are about its own optimizations
     if threads := os.environ.get("OMP_NUM_THREADS", "").split(",")[0]:  # as torch has it
@@ -323,7 +360,9 @@ def _open(path: Path, device: Any) -> tuple[ExportInfo, Any]:
         session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
     except Exception as error:  # its errors have no common class but Exception
         line = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"onnxruntime cannot load {path}: {line}; export the model again") from error
+        raise CheckpointError(
+            f"onnxruntime cannot load {path}: {line}; export the model again"
+        ) from error
     return ExportInfo.from_metadata(session.get_modelmeta().custom_metadata_map, path), session
 
 

@@ -41,7 +41,9 @@ class TorchNetwork:
         """The model's."""
         return max(self.model.decoder_reach)
 
-    def encode_blocks(self, blocks: Iterable[np.ndarray], n_quantizers: int) -> Iterator[np.ndarray]:
+    def encode_blocks(
+        self, blocks: Iterable[np.ndarray], n_quantizers: int
+    ) -> Iterator[np.ndarray]:
         """See `streaming.encode_blocks`."""
         return encode_blocks(self.model, blocks, n_quantizers)
 
@@ -55,7 +57,10 @@ class TorchNetwork:
     ) -> list[np.ndarray]:
         """See `streaming.batched`."""
         return encode_clips(
-            self.model, clips, n_quantizers, self.batch_seconds if batch_seconds is None else batch_seconds
+            self.model,
+            clips,
+            n_quantizers,
+            self.batch_seconds if batch_seconds is None else batch_seconds,
         )
 
     def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

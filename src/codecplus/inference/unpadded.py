@@ -15,7 +15,9 @@ def decode_unpadded(model: DacModel, codes: np.ndarray, window: int) -> np.ndarr
     """Decode codes (C, K, T) in windows of so many frames, every convolution unpadded: float32 audio (C, S)."""
     pieces = []
     for start in range(0, codes.shape[-1], window):
-        part = torch.from_numpy(codes[..., start : start + window].astype(np.int64)).to(model.device)
+        part = torch.from_numpy(codes[..., start : start + window].astype(np.int64)).to(
+            model.device
+        )
         if part.shape[-1] <= 2 * model.decoder_reach[1]:
             break  # too short to give a sample; the original fails here
         with torch.inference_mode():

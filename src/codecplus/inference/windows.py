@@ -31,11 +31,15 @@ def windows(
     Yields a window with up to `before` and `behind` frames of context, and the first and last frame in it to keep.
     """
     frames = max(1, frames - (before + frames + behind) % _FOLD)
-    pending: list[np.ndarray] = []  # blocks not joined yet: joining each as it comes would copy all again and again
+    pending: list[
+        np.ndarray
+    ] = []  # blocks not joined yet: joining each as it comes would copy all again and again
     buffer, context = None, 0  # the signal from `context` frames before the next chunk on
     for block in blocks:
         pending.append(block)
-        length = sum(piece.shape[-1] for piece in pending) + (0 if buffer is None else buffer.shape[-1])
+        length = sum(piece.shape[-1] for piece in pending) + (
+            0 if buffer is None else buffer.shape[-1]
+        )
         if length < (context + frames + behind) * unit:
             continue
         buffer = np.concatenate(pending if buffer is None else [buffer, *pending], axis=-1)
@@ -49,7 +53,9 @@ def windows(
         buffer = np.concatenate(pending if buffer is None else [buffer, *pending], axis=-1)
         missing = -buffer.shape[-1] % unit
         if missing:
-            buffer = np.concatenate([buffer, np.zeros((*buffer.shape[:-1], missing), buffer.dtype)], axis=-1)
+            buffer = np.concatenate(
+                [buffer, np.zeros((*buffer.shape[:-1], missing), buffer.dtype)], axis=-1
+            )
         total = buffer.shape[-1] // unit
         while context < total:
             kept = min(frames, total - context)

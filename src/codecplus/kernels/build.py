@@ -15,7 +15,16 @@ from functools import cache
 from pathlib import Path
 
 _SOURCES = Path(__file__).parent
-_FLAGS = ("-O3", "-march=native", "-std=c++17", "-ffast-math", "-fno-math-errno", "-fPIC", "-shared", "-fopenmp")
+_FLAGS = (
+    "-O3",
+    "-march=native",
+    "-std=c++17",
+    "-ffast-math",
+    "-fno-math-errno",
+    "-fPIC",
+    "-shared",
+    "-fopenmp",
+)
 
 
 class KernelError(RuntimeError):
@@ -27,14 +36,19 @@ def processor_flags() -> frozenset[str]:
     """What this processor can do, in Linux' words; empty elsewhere."""
     try:
         with open("/proc/cpuinfo") as file:
-            return frozenset(next((line.split(":")[1] for line in file if line.startswith("flags")), "").split())
+            return frozenset(
+                next((line.split(":")[1] for line in file if line.startswith("flags")), "").split()
+            )
     except OSError:
         return frozenset()
 
 
 def supported() -> bool:
     """Whether there are kernels for this processor: x86-64 with AVX-512, under Linux."""
-    return platform.machine() == "x86_64" and {"avx512f", "avx512bw", "avx512vl", "avx512dq"} <= processor_flags()
+    return (
+        platform.machine() == "x86_64"
+        and {"avx512f", "avx512bw", "avx512vl", "avx512dq"} <= processor_flags()
+    )
 
 
 def supported_in_bf16() -> bool:
@@ -50,19 +64,27 @@ def library() -> ctypes.CDLL:
         KernelError: if there are none for this processor, or no compiler.
     """
     if not supported():
-        raise KernelError("expected an x86-64 processor with AVX-512 under Linux for compiled kernels; do without them")
+        raise KernelError(
+            "expected an x86-64 processor with AVX-512 under Linux for compiled kernels; do without them"
+        )
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if not compiler:
-        raise KernelError("expected a C++ compiler for compiled kernels: install g++ or clang++, or set CXX to one")
+        raise KernelError(
+            "expected a C++ compiler for compiled kernels: install g++ or clang++, or set CXX to one"
+        )
     path = _cache() / f"kernels-{_fingerprint(compiler)}.so"
     if not path.exists():
         _compile(compiler, path)
     try:
         kernels = ctypes.CDLL(str(path))
     except OSError as error:
-        raise KernelError(f"the compiled kernels do not load ({error}); delete {path} and try again") from error
+        raise KernelError(
+            f"the compiled kernels do not load ({error}); delete {path} and try again"
+        ) from error
     if supported_in_bf16() and not hasattr(kernels, "unit_bf16"):
-        raise KernelError(f"expected a C++ compiler that knows AMX, as g++ 11 or clang++ 12, got {compiler}")
+        raise KernelError(
+            f"expected a C++ compiler that knows AMX, as g++ 11 or clang++ 12, got {compiler}"
+        )
     return kernels
 
 
@@ -90,13 +112,21 @@ def _compile(compiler: str, path: Path) -> None:
         ) from error
     os.close(handle)
     try:
-        command = [*compiler.split(), *_FLAGS, *map(str, sorted(_SOURCES.glob("*.cpp"))), "-o", name]
+        command = [
+            *compiler.split(),
+            *_FLAGS,
+            *map(str, sorted(_SOURCES.glob("*.cpp"))),
+            "-o",
+            name,
+        ]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise KernelError(f"{compiler} could not compile the kernels: {error}") from error
         if done.returncode:
-            raise KernelError(f"{compiler} could not compile the kernels: {done.stderr.strip()[-500:]}")
+            raise KernelError(
+                f"{compiler} could not compile the kernels: {done.stderr.strip()[-500:]}"
+            )
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)

@@ -65,7 +65,9 @@ class Spectrum(nn.Module):
     def _spectrum(self, x: Tensor) -> Tensor:
         half = self.window // 2
         if x.shape[-1] <= half:
-            raise ValueError(f"expected more than {half} samples for a window of {self.window}, got {x.shape[-1]}")
+            raise ValueError(
+                f"expected more than {half} samples for a window of {self.window}, got {x.shape[-1]}"
+            )
         x = F.pad(x.unsqueeze(1), (half, half), mode="reflect").squeeze(1)
         return cast(Tensor, _Frames.apply(x, self.hann))
 
@@ -105,7 +107,9 @@ class _Frames(torch.autograd.Function):
         once[0] = once[-1] = 1
         parts = torch.fft.irfft(gradients[0] * once, n=size, norm="forward") * ctx.window
         found = parts.new_zeros(batch, ctx.samples)
-        quarters = found[:, : (frames + 3) * size // 4].unflatten(1, (-1, size // 4))  # (B, T + 3, N / 4)
+        quarters = found[:, : (frames + 3) * size // 4].unflatten(
+            1, (-1, size // 4)
+        )  # (B, T + 3, N / 4)
         for index, quarter in enumerate(parts.unflatten(2, (4, -1)).unbind(2)):
             quarters[:, index : index + frames] += quarter
         return found, None
@@ -148,7 +152,10 @@ class MultiScaleMelLoss(nn.Module):
         total = estimate.new_zeros(())
         for spectrum in cast(Iterable[Spectrum], self.spectra):
             filters = self.get_buffer(f"filters{spectrum.window}")
-            x, y = ((spectrum.magnitude(s) @ filters).clamp(min=1e-5).log10() for s in (estimate, reference))
+            x, y = (
+                (spectrum.magnitude(s) @ filters).clamp(min=1e-5).log10()
+                for s in (estimate, reference)
+            )
             total = total + (x - y).abs().mean()
         return total
 
@@ -201,7 +208,9 @@ class CompressedSTFTLoss(nn.Module):
         floor = quiet_floor(reference)
         total = estimate.new_zeros(())
         for spectrum in cast(Iterable[Spectrum], self.spectra):
-            difference = self._compressed(spectrum, estimate, floor) - self._compressed(spectrum, reference, floor)
+            difference = self._compressed(spectrum, estimate, floor) - self._compressed(
+                spectrum, reference, floor
+            )
             total = total + (difference.real.square() + difference.imag.square()).mean() / 2
         return total / len(self.spectra)
 
@@ -223,14 +232,20 @@ class RelativeMelLoss(nn.Module):
         for window, count in bands.items():
             filters = torch.from_numpy(mel_filterbank(sample_rate, window, count))  # (M, F)
             filters = filters[filters.sum(dim=1) > 0]
-            self.register_buffer(f"filters{window}", (filters / filters.sum(dim=1, keepdim=True)).t(), persistent=False)
+            self.register_buffer(
+                f"filters{window}",
+                (filters / filters.sum(dim=1, keepdim=True)).t(),
+                persistent=False,
+            )
 
     def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:  # (B, S), (B, S) -> ()
         floor = quiet_floor(reference, self.quiet)
         total = estimate.new_zeros(())
         for spectrum in cast(Iterable[Spectrum], self.spectra):
             filters = self.get_buffer(f"filters{spectrum.window}")
-            x, y = (torch.log(spectrum.magnitude(s) @ filters + floor) for s in (estimate, reference))
+            x, y = (
+                torch.log(spectrum.magnitude(s) @ filters + floor) for s in (estimate, reference)
+            )
             total = total + (x - y).abs().mean()
         return total / len(self.spectra)
 
@@ -243,7 +258,9 @@ class LoudnessMelLoss(nn.Module):
     top. `bands` is as of `RelativeMelLoss`.
     """
 
-    def __init__(self, sample_rate: int, bands: Mapping[int, int], power: float = 0.3, added: float = 0.3):
+    def __init__(
+        self, sample_rate: int, bands: Mapping[int, int], power: float = 0.3, added: float = 0.3
+    ):
         super().__init__()
         self.power, self.added = power, added
         self.mel = RelativeMelLoss(sample_rate, bands)
@@ -252,7 +269,10 @@ class LoudnessMelLoss(nn.Module):
         total = estimate.new_zeros(())
         for spectrum in cast(Iterable[Spectrum], self.mel.spectra):
             filters = self.mel.get_buffer(f"filters{spectrum.window}")
-            x, y = ((spectrum.magnitude(s) @ filters + 1e-5).pow(self.power) for s in (estimate, reference))
+            x, y = (
+                (spectrum.magnitude(s) @ filters + 1e-5).pow(self.power)
+                for s in (estimate, reference)
+            )
             difference = ((x - y).abs() + self.added * F.relu(x - y)).mean(dim=(1, 2))
             total = total + (difference / y.mean(dim=(1, 2))).mean()
         return total / len(self.mel.spectra)
@@ -274,14 +294,20 @@ class EnvelopeLoss(nn.Module):
         self.spectrum, self.frames = Spectrum(window), 48
         bins = torch.arange(window // 2 + 1) * sample_rate / window
         centres = 150 * 2 ** (torch.arange(15) / 3)
-        inside = (bins[:, None] >= centres * 2 ** (-1 / 6)) & (bins[:, None] < centres * 2 ** (1 / 6))
+        inside = (bins[:, None] >= centres * 2 ** (-1 / 6)) & (
+            bins[:, None] < centres * 2 ** (1 / 6)
+        )
         self.register_buffer("bands", inside.float(), persistent=False)
 
     def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:  # (B, S), (B, S) -> ()
         shortest = (self.frames - 1) * self.spectrum.window // 4
         if reference.shape[-1] < shortest:
-            raise ValueError(f"expected crops of at least {shortest} samples, got {reference.shape[-1]}")
-        x, y = (self._segments(signal) for signal in (estimate, reference))  # (B, segments, 15, frames)
+            raise ValueError(
+                f"expected crops of at least {shortest} samples, got {reference.shape[-1]}"
+            )
+        x, y = (
+            self._segments(signal) for signal in (estimate, reference)
+        )  # (B, segments, 15, frames)
         energy = y.square().sum(dim=(2, 3))
         loud = (energy > 1e-3 * energy.amax(dim=1, keepdim=True)).to(y.dtype)
         x = x * (y.norm(dim=-1, keepdim=True) / (x.norm(dim=-1, keepdim=True) + 1e-8))
@@ -316,21 +342,31 @@ class DisturbanceLoss(nn.Module):
         frequencies = torch.arange(1, window // 2 + 1) * sample_rate / window  # without 0 Hz
         width = float(_bark(torch.tensor(top))) / count
         index = (_bark(frequencies) / width).floor().long()
-        inside = F.one_hot(index.clamp(max=count), count + 1)[:, :count]  # what lies above is in the last one
+        inside = F.one_hot(index.clamp(max=count), count + 1)[
+            :, :count
+        ]  # what lies above is in the last one
         inside = inside * (frequencies <= top).unsqueeze(1)
         used = inside.sum(dim=0) > 0
         centres = ((torch.arange(count) + 0.5) * width)[used]
         kilohertz = 0.65 * torch.sinh(centres / 7)
-        hearing = 3.64 * kilohertz**-0.8 - 6.5 * torch.exp(-0.6 * (kilohertz - 3.3) ** 2) + 1e-3 * kilohertz**4  # dB
+        hearing = (
+            3.64 * kilohertz**-0.8
+            - 6.5 * torch.exp(-0.6 * (kilohertz - 3.3) ** 2)
+            + 1e-3 * kilohertz**4
+        )  # dB
         steeper = (6 / (centres + 2)).clamp(1, 2) ** 0.15  # below 4 Bark
         self.total = width * int(used.sum())  # Bark
-        self.register_buffer("bands", F.pad(inside[:, used], (0, 0, 1, 0)).float(), persistent=False)
+        self.register_buffer(
+            "bands", F.pad(inside[:, used], (0, 0, 1, 0)).float(), persistent=False
+        )
         self.register_buffer("threshold", 10 ** (hearing / 10), persistent=False)
         self.register_buffer("exponent", 0.23 * steeper, persistent=False)
 
     def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:  # (B, S), (B, S) -> ()
         x, y = (self._power(signal) for signal in (estimate, reference))
-        to_level = 10**8.36 / (y.sum(dim=-1).mean(dim=1) + 1e-9)  # mean power of P.862 after its level alignment
+        to_level = 10**8.36 / (
+            y.sum(dim=-1).mean(dim=1) + 1e-9
+        )  # mean power of P.862 after its level alignment
         x, y = (power * to_level[:, None, None] for power in (x, y))
         x = x * ((self._audible(y) + 5e3) / (self._audible(x) + 5e3)).clamp(3e-4, 5)
         loud_x, loud_y = self._loudness(x), self._loudness(y)
@@ -381,7 +417,10 @@ def limit_bandwidth(x: Tensor, bandwidth: Tensor, sample_rate: int) -> Tensor:
 
 
 def losses_by_name(
-    names: Sequence[str], sample_rate: int, mel_bands: Mapping[int, int], stft_windows: Sequence[int]
+    names: Sequence[str],
+    sample_rate: int,
+    mel_bands: Mapping[int, int],
+    stft_windows: Sequence[int],
 ) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
     """The reconstruction losses of these names, those of `LOSSES`, each a function of estimate and reference (B, S)."""
     made: dict[str, Callable[[], Callable[[Tensor, Tensor], Tensor]]] = {
@@ -415,7 +454,9 @@ LOSSES = (
 )
 
 
-def weighted_gradient(losses: Sequence[Tensor], weights: Sequence[float], estimate: Tensor) -> Tensor:
+def weighted_gradient(
+    losses: Sequence[Tensor], weights: Sequence[float], estimate: Tensor
+) -> Tensor:
     """Gradient at `estimate` of the weighted sum of losses."""
     total = torch.stack([weight * loss for loss, weight in zip(losses, weights, strict=True)]).sum()
     return torch.autograd.grad(total, estimate, retain_graph=True)[0]
@@ -436,4 +477,6 @@ def balanced_gradient(
     gradients = [torch.autograd.grad(loss, estimate, retain_graph=True)[0] for loss in losses]
     found = norms(torch.stack([gradient.norm() for gradient in gradients]))
     shares = torch.tensor(weights, device=found.device) * found[0] / found.clamp(min=1e-12)
-    return torch.stack([share * gradient for share, gradient in zip(shares, gradients, strict=True)]).sum(dim=0)
+    return torch.stack(
+        [share * gradient for share, gradient in zip(shares, gradients, strict=True)]
+    ).sum(dim=0)

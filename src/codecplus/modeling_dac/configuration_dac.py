@@ -62,7 +62,13 @@ class DacConfig(PreTrainedConfig):
             raise ValueError(
                 f"downsampling_ratios must be one or more integers of at least 1, got {self.downsampling_ratios}"
             )
-        for name in ("encoder_hidden_size", "n_codebooks", "codebook_dim", "sampling_rate", "hidden_size"):
+        for name in (
+            "encoder_hidden_size",
+            "n_codebooks",
+            "codebook_dim",
+            "sampling_rate",
+            "hidden_size",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.codebook_size < 2 or self.codebook_size & (self.codebook_size - 1):
@@ -73,7 +79,9 @@ class DacConfig(PreTrainedConfig):
                 f"decoder_hidden_size (={self.decoder_hidden_size}) must be divisible by 2 per ratio (={halvings})"
             )
         if not 0 <= self.quantizer_dropout <= 1:
-            raise ValueError(f"quantizer_dropout must lie between 0 and 1, got {self.quantizer_dropout}")
+            raise ValueError(
+                f"quantizer_dropout must lie between 0 and 1, got {self.quantizer_dropout}"
+            )
 
     @property
     def frame_rate(self) -> float:

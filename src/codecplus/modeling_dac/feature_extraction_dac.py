@@ -2,7 +2,9 @@
 
 import numpy as np
 import torch
-from transformers.models.dac.feature_extraction_dac import DacFeatureExtractor as StockDacFeatureExtractor
+from transformers.models.dac.feature_extraction_dac import (
+    DacFeatureExtractor as StockDacFeatureExtractor,
+)
 
 
 class DacFeatureExtractor(StockDacFeatureExtractor):
@@ -32,8 +34,15 @@ class DacFeatureExtractor(StockDacFeatureExtractor):
         if isinstance(raw_audio, torch.Tensor):
             raw_audio = raw_audio.detach().float().cpu().numpy()
         elif isinstance(raw_audio, (list, tuple)):
-            raw_audio = [x.detach().float().cpu().numpy() if isinstance(x, torch.Tensor) else x for x in raw_audio]
-        clips = raw_audio if isinstance(raw_audio, (list, tuple)) and np.ndim(raw_audio[:1]) > 1 else [raw_audio]
+            raw_audio = [
+                x.detach().float().cpu().numpy() if isinstance(x, torch.Tensor) else x
+                for x in raw_audio
+            ]
+        clips = (
+            raw_audio
+            if isinstance(raw_audio, (list, tuple)) and np.ndim(raw_audio[:1]) > 1
+            else [raw_audio]
+        )
         if not clips or any(np.shape(clip)[-1:] == (0,) for clip in clips):
             raise ValueError("expected audio of at least one sample, got an empty clip")
         return super().__call__(raw_audio, *args, **kwargs)  # pyright: ignore[reportArgumentType]

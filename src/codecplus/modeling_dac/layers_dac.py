@@ -56,7 +56,9 @@ class Snake1d(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(1, channels, 1))
-        self.fused = None  # set by `DacModel.compile_layers`: (module, x) -> y, or None where it cannot
+        self.fused = (
+            None  # set by `DacModel.compile_layers`: (module, x) -> y, or None where it cannot
+        )
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, T) -> (B, C, T)
         # In fp32 whatever x is: 1e-9 is zero in fp16, and a bf16 product has too few bits to take the sine of.
@@ -121,14 +123,25 @@ class DacConv1d(nn.Conv1d):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, dilation: int = 1, causal=False
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        causal=False,
     ):
         reach = (kernel_size - 1) * dilation + 1 - stride
         left = reach if causal else math.ceil(reach / 2)
-        super().__init__(in_channels, out_channels, kernel_size, stride=stride, dilation=dilation, padding=left)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride=stride, dilation=dilation, padding=left
+        )
         self.pads = (left, 0 if causal else left)
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, lengths: Tensor | None = None, residual: Tensor | None = None
+    ) -> Tensor:
         weight = self.weight.to(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         if self.kernel_size[0] == 1 and not exporting():
@@ -146,7 +159,9 @@ class DacConv1d(nn.Conv1d):
         self.weight.data = self.weight.data.transpose(1, 2).contiguous().transpose(1, 2)
 
 
-def pointwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+def pointwise_conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None
+) -> Tensor:
     """A convolution (B, C, T) -> (B, C', T) with kernel (C', C, 1), added to a residual (B, C', T) if there is one."""
     rows, matrix = channels_last(x).transpose(1, 2), weight.squeeze(-1)  # (B, T, C), (C', C)
     if residual is None:
@@ -154,10 +169,14 @@ def pointwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Ten
     # The product is accumulated onto the sum of the other two: two passes over memory less than adding them in turn.
     # addmm, not baddbmm: torch has no fast kernel for the latter in bf16 (500 times slower at 64 channels).
     start = channels_last(residual).transpose(1, 2) + (0 if bias is None else bias)
-    return start.flatten(0, 1).addmm_(rows.flatten(0, 1), matrix.t()).view(start.shape).transpose(1, 2)
+    return (
+        start.flatten(0, 1).addmm_(rows.flatten(0, 1), matrix.t()).view(start.shape).transpose(1, 2)
+    )
 
 
-def folded_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, pads: tuple[int, int]) -> Tensor:
+def folded_conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, pads: tuple[int, int]
+) -> Tensor:
     """A dilated convolution (B, C, T) -> (B, C', T) with kernel (C', C, k) as an undilated one on a folded view."""
     steps = x.shape[-1]
     x = channels_last(x)
@@ -168,19 +187,25 @@ def folded_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, p
     # Strides must say channels-last beyond doubt, also those of axes of length 1, or the output is not; the copy is
     # none if the weight was laid out.
     kernel = weight.transpose(1, 2).contiguous().unsqueeze(2).permute(0, 3, 1, 2)  # (C', C, k, 1)
-    rows = pads[0] // dilation  # conv2d pads both sides alike; a causal layer drops the rows it did not ask for
+    rows = (
+        pads[0] // dilation
+    )  # conv2d pads both sides alike; a causal layer drops the rows it did not ask for
     y = F.conv2d(image, kernel, bias, padding=(rows, 0))
     return y.flatten(2)[..., :steps]
 
 
-def strided_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, pads: tuple[int, int]) -> Tensor:
+def strided_conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, pads: tuple[int, int]
+) -> Tensor:
     """A convolution with kernel (C', C, k) and stride s, (B, C, T) -> (B, C', T')."""
     out_channels, _, kernel = weight.shape
     rows = F.pad(x.transpose(1, 2), (0, 0, *pads)).contiguous()  # (B, T + pads, C)
     matrix = weight.transpose(1, 2).flatten(1)  # (C', k * C), a copy unless laid out
     steps = (rows.shape[1] - kernel) // stride + 1
     if kernel == 2 * stride and not gradients_or_graph() and steps >= _MANY_STEPS:
-        image = rows[:, : (steps + 1) * stride].unflatten(1, (-1, stride)).flatten(2)  # (B, T' + 1, s * C)
+        image = (
+            rows[:, : (steps + 1) * stride].unflatten(1, (-1, stride)).flatten(2)
+        )  # (B, T' + 1, s * C)
         taps = matrix.view(out_channels, 2, 1, -1).permute(0, 3, 1, 2)
         return F.conv2d(image.unsqueeze(2).permute(0, 3, 1, 2), taps, bias).squeeze(3)
     windows = rows.unfold(1, kernel, stride).transpose(2, 3).flatten(2)  # (B, T', k * C), a copy
@@ -210,7 +235,9 @@ class DacConvTranspose1d(nn.ConvTranspose1d):
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, *, causal: bool = False):
-        super().__init__(in_channels, out_channels, 2 * stride, stride=stride, padding=math.ceil(stride / 2))
+        super().__init__(
+            in_channels, out_channels, 2 * stride, stride=stride, padding=math.ceil(stride / 2)
+        )
         self.causal = causal
 
     def output_length(self, length):
@@ -226,9 +253,13 @@ class DacConvTranspose1d(nn.ConvTranspose1d):
             y = F.conv_transpose1d(x, self.weight.to(x.dtype), bias, stride)
             return y[..., start : start + self.output_length(steps)]
         rows = F.pad(x.transpose(1, 2), (0, 0, 1, 0 if self.causal else 1))  # (B, T + 1 or 2, C)
-        matrix = self.weight.to(x.dtype).transpose(1, 2).flatten(1)  # (C, 2s * C'), a copy unless laid out
+        matrix = (
+            self.weight.to(x.dtype).transpose(1, 2).flatten(1)
+        )  # (C, 2s * C'), a copy unless laid out
         present, previous = matrix.chunk(2, dim=1)  # (C, s * C') each
-        bias = (present.new_zeros(self.out_channels) if self.bias is None else self.bias.to(x.dtype)).repeat(stride)
+        bias = (
+            present.new_zeros(self.out_channels) if self.bias is None else self.bias.to(x.dtype)
+        ).repeat(stride)
         # As two-dimensional products: torch's batched ones are slow in bf16.
         y = torch.addmm(bias, rows[:, 1:].flatten(0, 1), present)
         y = y.addmm_(rows[:, :-1].flatten(0, 1), previous)  # (B * T', s * C')
@@ -390,7 +421,9 @@ class DacResidualVectorQuantizer(nn.Module):
         super().__init__()
         self.n_codebooks = config.n_codebooks
         self.quantizer_dropout = config.quantizer_dropout
-        self.quantizers = nn.ModuleList(DacVectorQuantize(config) for _ in range(config.n_codebooks))
+        self.quantizers = nn.ModuleList(
+            DacVectorQuantize(config) for _ in range(config.n_codebooks)
+        )
 
     def forward(self, z: Tensor, n_quantizers: int | None = None, lengths: Tensor | None = None):
         """Quantize z (B, D, T) coarse to fine with the first `n_quantizers` codebooks, all of them by default.
@@ -404,7 +437,9 @@ class DacResidualVectorQuantizer(nn.Module):
         if n_quantizers is None:
             n_quantizers = self.n_codebooks
         if not 1 <= n_quantizers <= self.n_codebooks:
-            raise ValueError(f"n_quantizers must lie between 1 and {self.n_codebooks}, got {n_quantizers}")
+            raise ValueError(
+                f"n_quantizers must lie between 1 and {self.n_codebooks}, got {n_quantizers}"
+            )
         if self.training or torch.is_grad_enabled():
             return self._search_with_gradients(z, n_quantizers, lengths)
         return self._search(z, n_quantizers, lengths)
@@ -445,10 +480,16 @@ class DacResidualVectorQuantizer(nn.Module):
         entries = torch.zeros_like(latents)
         codes = []
         commitment_loss = latents.new_zeros(())
-        offset = latents.new_zeros(into.shape[1])  # the sum of the biases of the codebooks already searched
+        offset = latents.new_zeros(
+            into.shape[1]
+        )  # the sum of the biases of the codebooks already searched
         for i, codebook in enumerate(codebooks):
             here, before = slice(i * d, (i + 1) * d), slice(0, i * d)
-            latents[..., here] += into_bias[here] - into[here] @ offset - entries[..., before] @ mixed[here, before].t()
+            latents[..., here] += (
+                into_bias[here]
+                - into[here] @ offset
+                - entries[..., before] @ mixed[here, before].t()
+            )
             indices = nearest_entry(latents[..., here], codebook)
             entries[..., here] = codebook[indices]
             offset = offset + out_bias[i]
@@ -457,8 +498,17 @@ class DacResidualVectorQuantizer(nn.Module):
             commitment_loss = commitment_loss + mean_square(error, lengths).mean()
         # The straight-through sum of training, kept because it rounds: with it the outputs are the original's.
         quantized = (latents + (entries - latents)) @ out.t() + offset  # (B, T, D)
-        quantized, latents = quantized.transpose(1, 2).to(z.dtype), latents.transpose(1, 2).to(z.dtype)
-        return quantized, torch.stack(codes, dim=1), latents, commitment_loss, commitment_loss.clone()
+        quantized, latents = (
+            quantized.transpose(1, 2).to(z.dtype),
+            latents.transpose(1, 2).to(z.dtype),
+        )
+        return (
+            quantized,
+            torch.stack(codes, dim=1),
+            latents,
+            commitment_loss,
+            commitment_loss.clone(),
+        )
 
     @staticmethod
     def _weights(quantizers) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
@@ -479,7 +529,9 @@ class DacResidualVectorQuantizer(nn.Module):
         """Codes (B, K, T) to quantized latents (B, D, T), the entries (B, K * d, T), and the codes again."""
         quantizers = self.quantizers[: audio_codes.shape[1]]
         _, out, _, out_bias, codebooks = self._weights(quantizers)
-        entries = torch.cat([codebook[audio_codes[:, i]] for i, codebook in enumerate(codebooks)], dim=-1)
+        entries = torch.cat(
+            [codebook[audio_codes[:, i]] for i, codebook in enumerate(codebooks)], dim=-1
+        )
         quantized = entries @ out.t() + out_bias.sum(dim=0)  # (B, T, K * d) -> (B, T, D)
         dtype = quantizers[0].out_proj.weight.dtype
         return quantized.transpose(1, 2).to(dtype), entries.transpose(1, 2).to(dtype), audio_codes
@@ -498,15 +550,22 @@ class DacResidualVectorQuantizer(nn.Module):
 @torch.no_grad()
 def give_directions(conv: nn.Module) -> None:
     """Give filters of zeros some direction: weight norm divides by its length, and 0 / 0 is no weight."""
-    length, direction = conv.parametrizations.weight.original0, conv.parametrizations.weight.original1
+    length, direction = (
+        conv.parametrizations.weight.original0,
+        conv.parametrizations.weight.original1,
+    )
     direction.masked_fill_(length == 0, 1.0)
 
 
 def nearest_entry(latents: Tensor, codebook: Tensor) -> Tensor:
     """Index (...) of the codebook entry (N, d) with the largest cosine similarity to each latent (..., d)."""
     # The length of a latent scales all its similarities alike, so only the codebook needs normalising.
-    with torch.autocast(latents.device.type, enabled=False):  # similarities may differ by less than bf16 can tell
-        return (latents.detach().float() @ F.normalize(codebook.detach().float()).t()).argmax(dim=-1)
+    with torch.autocast(
+        latents.device.type, enabled=False
+    ):  # similarities may differ by less than bf16 can tell
+        return (latents.detach().float() @ F.normalize(codebook.detach().float()).t()).argmax(
+            dim=-1
+        )
 
 
 def mean_square(x: Tensor, lengths: Tensor | None) -> Tensor:

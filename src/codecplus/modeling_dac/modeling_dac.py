@@ -97,7 +97,11 @@ class DacPreTrainedModel(PreTrainedAudioTokenizerBase):
             init.normal_(module.weight, mean=0.0, std=0.02)
 
     def _convolutions(self):
-        return [module for module in self.modules() if isinstance(module, (DacConv1d, DacConvTranspose1d))]
+        return [
+            module
+            for module in self.modules()
+            if isinstance(module, (DacConv1d, DacConvTranspose1d))
+        ]
 
     def apply_weight_norm(self):
         """Write every convolution's weight as direction times length, for training (Salimans & Kingma 2016)."""
@@ -230,10 +234,17 @@ class DacModel(DacPreTrainedModel):
         input_values = F.pad(input_values, (0, -input_values.shape[-1] % hop)).to(self.dtype)
 
         latents = self.encoder(input_values, None if frames is None else frames * hop)
-        quantized, codes, projected, commitment_loss, codebook_loss = self.quantizer(latents, n_quantizers, frames)
+        quantized, codes, projected, commitment_loss, codebook_loss = self.quantizer(
+            latents, n_quantizers, frames
+        )
         if frames is not None:
-            quantized, codes, projected = (zero_tail(x, frames) for x in (quantized, codes, projected))
-        loss = self.config.commitment_loss_weight * commitment_loss + self.config.codebook_loss_weight * codebook_loss
+            quantized, codes, projected = (
+                zero_tail(x, frames) for x in (quantized, codes, projected)
+            )
+        loss = (
+            self.config.commitment_loss_weight * commitment_loss
+            + self.config.codebook_loss_weight * codebook_loss
+        )
 
         outputs = (loss, quantized, codes, projected)
         return DacEncoderOutput(*outputs) if self._wants_dict(return_dict) else outputs
@@ -290,7 +301,9 @@ class DacModel(DacPreTrainedModel):
         Returns:
             [`DacOutput`] or `(loss, audio_values, quantized_representation, audio_codes, projected_latents)`.
         """
-        loss, quantized, codes, projected = self.encode(input_values, n_quantizers, False, padding_mask)
+        loss, quantized, codes, projected = self.encode(
+            input_values, n_quantizers, False, padding_mask
+        )
         audio = self.decode(quantized, return_dict=False, padding_mask=padding_mask)[0]
         outputs = (loss, audio[..., : input_values.shape[-1]], quantized, codes, projected)
         return DacOutput(*outputs) if self._wants_dict(return_dict) else outputs
@@ -335,13 +348,19 @@ def check_audio(input_values: Tensor) -> None:
 
 def check_codes(audio_codes: Tensor, config: DacConfig) -> None:
     """Raise `ValueError` unless the codes are (B, K, T) with 1 <= K <= n_codebooks and T >= 1."""
-    if audio_codes.ndim != 3 or not 1 <= audio_codes.shape[1] <= config.n_codebooks or audio_codes.shape[-1] < 1:
+    if (
+        audio_codes.ndim != 3
+        or not 1 <= audio_codes.shape[1] <= config.n_codebooks
+        or audio_codes.shape[-1] < 1
+    ):
         raise ValueError(
             f"expected codes of shape (batch_size, 1 to {config.n_codebooks}, frames), got {tuple(audio_codes.shape)}"
         )
 
 
-def mask_lengths(padding_mask: Tensor | None, x: Tensor, samples_per_step: int = 1) -> Tensor | None:
+def mask_lengths(
+    padding_mask: Tensor | None, x: Tensor, samples_per_step: int = 1
+) -> Tensor | None:
     """The number of real samples per item (B,), or None without a mask or where nothing is padded."""
     if padding_mask is None:
         return None
@@ -353,9 +372,13 @@ def mask_lengths(padding_mask: Tensor | None, x: Tensor, samples_per_step: int =
         )
     lengths = mask.sum(dim=1)
     if not torch.equal(mask, torch.arange(mask.shape[1], device=mask.device) < lengths[:, None]):
-        raise ValueError("expected every item padded on the right alone: ones, then zeros, in padding_mask")
+        raise ValueError(
+            "expected every item padded on the right alone: ones, then zeros, in padding_mask"
+        )
     if (lengths == 0).any():
-        raise ValueError("expected at least one real sample in every item, got an all-zero row in padding_mask")
+        raise ValueError(
+            "expected at least one real sample in every item, got an all-zero row in padding_mask"
+        )
     return None if (lengths == mask.shape[1]).all() else lengths
 
 
@@ -365,14 +388,19 @@ def reach(module: nn.Module, outputs: int = 1) -> tuple[int, int]:
     Walks back through the convolutions in the order they were registered, which is the order they run in.
     """
     first, last = 0, outputs - 1
-    for conv in reversed([m for m in module.modules() if isinstance(m, (DacConv1d, DacConvTranspose1d))]):
+    for conv in reversed(
+        [m for m in module.modules() if isinstance(m, (DacConv1d, DacConvTranspose1d))]
+    ):
         kernel, stride = conv.kernel_size[0], conv.stride[0]
         if isinstance(conv, DacConvTranspose1d):
             shift = 0 if conv.causal else conv.padding[0]
             first, last = -((kernel - 1 - first - shift) // stride), (last + shift) // stride
         else:
             left = conv.pads[0]
-            first, last = first * stride - left, last * stride - left + (kernel - 1) * conv.dilation[0]
+            first, last = (
+                first * stride - left,
+                last * stride - left + (kernel - 1) * conv.dilation[0],
+            )
     return -first, last
 
 

@@ -23,13 +23,17 @@ SUFFIXES = {
     ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".rf64",
     ".m4a", ".aac", ".wma",
 }  # fmt: skip
-_BLOCK = 1 << 16  # samples, as everywhere in the package: the same blocks are resampled to the same bits
+_BLOCK = (
+    1 << 16
+)  # samples, as everywhere in the package: the same blocks are resampled to the same bits
 _MAX_BYTES = 1 << 32  # of a remote file, which is read whole
 
 
 def audio_files(folder: Path) -> list[str]:
     """Paths of all audio files under a folder, relative to it, in the order of their names."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = (
+        path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
+    )
     return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
@@ -46,7 +50,12 @@ class Recording:
 
 
 def read_recording(
-    cell: Any, sample_rate: int, channels: int = 1, *, default_rate: int | None = None, max_seconds: float | None = None
+    cell: Any,
+    sample_rate: int,
+    channels: int = 1,
+    *,
+    default_rate: int | None = None,
+    max_seconds: float | None = None,
 ) -> Recording:
     """Read one cell of an audio column at a rate in Hz, with a number of channels.
 
@@ -111,7 +120,9 @@ class _ArraySource:
         self.sample_rate = sample_rate
 
     def blocks(self, block_samples: int) -> Iterator[np.ndarray]:
-        return (self.audio[:, i : i + block_samples] for i in range(0, self.num_samples, block_samples))
+        return (
+            self.audio[:, i : i + block_samples] for i in range(0, self.num_samples, block_samples)
+        )
 
     def close(self) -> None:
         """Nothing to close."""
@@ -131,7 +142,9 @@ def _open(cell: Any, default_rate: int | None) -> _ArraySource | _FileSource:
             rate = cell.get("sampling_rate")
             if rate is None:
                 raise InputError("the row has an array without its sampling_rate; expected both")
-            return _ArraySource(np.asarray(cell["array"], dtype=_float_if_list(cell["array"])), int(rate))
+            return _ArraySource(
+                np.asarray(cell["array"], dtype=_float_if_list(cell["array"])), int(rate)
+            )
         cell = cell["path"] if cell.get("bytes") is None and "path" in cell else cell.get("bytes")
     if cell is None or (isinstance(cell, str) and not cell):
         raise InputError("the row holds no audio: neither bytes nor a path nor an array")
@@ -142,7 +155,9 @@ def _open(cell: Any, default_rate: int | None) -> _ArraySource | _FileSource:
             return _open_file(io.BytesIO(_fetch(str(cell))), "BytesIO")
         return _open_file(Path(cell), str(cell))
     if default_rate is None:
-        raise InputError(f"expected audio as bytes, a path or an array with its rate, got {type(cell).__name__}")
+        raise InputError(
+            f"expected audio as bytes, a path or an array with its rate, got {type(cell).__name__}"
+        )
     return _ArraySource(cell, default_rate)
 
 
@@ -167,7 +182,9 @@ def anonymous(message: str, name: str) -> str:
 def _fetch(url: str) -> bytes:
     """A file of the Hub, which a streamed dataset names by its address; others are not followed."""
     if "hf://" not in url and not url.startswith("https://huggingface.co/"):
-        raise InputError(f"the row names {url}; only files here and on the Hub are read, download it first")
+        raise InputError(
+            f"the row names {url}; only files here and on the Hub are read, download it first"
+        )
     from datasets.utils.file_utils import xopen
 
     try:

@@ -10,7 +10,13 @@ from codecplus._lazy import lazy_names
 
 if TYPE_CHECKING:
     from codecplus.streaming.network import StreamingDecoder, StreamingEncoder, StreamState
-    from codecplus.streaming.packets import ConcealingDecoder, PacketFormat, PacketReader, PacketWriter, Received
+    from codecplus.streaming.packets import (
+        ConcealingDecoder,
+        PacketFormat,
+        PacketReader,
+        PacketWriter,
+        Received,
+    )
     from codecplus.streaming.stream import DecoderStream, EncoderStream
 
 __getattr__ = lazy_names(

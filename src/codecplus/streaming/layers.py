@@ -44,7 +44,9 @@ class LayerState(NamedTuple):
 
     def rows(self, rows: Sequence[int]) -> "LayerState":
         """The state of these rows of the batch alone."""
-        return self._replace(tail=self.tail[rows], skip=None if self.skip is None else self.skip[rows])
+        return self._replace(
+            tail=self.tail[rows], skip=None if self.skip is None else self.skip[rows]
+        )
 
     def zeroed(self, rows: Sequence[int]) -> "LayerState":
         """The same with all inputs of these rows forgotten."""
@@ -60,7 +62,9 @@ class Layer(Protocol):
         """The state before the first input."""
         ...
 
-    def step(self, x: Tensor, state: LayerState, last: bool, starts: Tensor | None) -> tuple[Tensor, LayerState]:
+    def step(
+        self, x: Tensor, state: LayerState, last: bool, starts: Tensor | None
+    ) -> tuple[Tensor, LayerState]:
         """Take inputs (B, n, C), give the outputs (B, m, C') that are ready; with `last`, all that are left.
 
         Inputs of row b before frame `starts` (B,)[b] count as zero: they belong to what that row carried before.
@@ -103,7 +107,9 @@ class Convolution:
     drops its `crop` first and last steps.
     """
 
-    def __init__(self, conv: DacConv1d | DacConvTranspose1d, snake: Snake1d | None, inputs_per_frame: int):
+    def __init__(
+        self, conv: DacConv1d | DacConvTranspose1d, snake: Snake1d | None, inputs_per_frame: int
+    ):
         self.snake = None if snake is None else Snake(snake)
         self.inputs_per_frame = inputs_per_frame
         self.channels = conv.in_channels
@@ -111,17 +117,29 @@ class Convolution:
             weight, bias = conv.weight.detach(), conv.bias.detach()
         if isinstance(conv, DacConvTranspose1d):
             self.kernel, self.stride, self.dilation, self.phases = 2, 1, 1, conv.stride[0]
-            self.left, self.right, self.crop = 1, 0 if conv.causal else 1, 0 if conv.causal else conv.padding[0]
+            self.left, self.right, self.crop = (
+                1,
+                0 if conv.causal else 1,
+                0 if conv.causal else conv.padding[0],
+            )
             taps = weight.unflatten(2, (2, self.phases)).flip(2)  # (C, C', 2, s)
-            self.matrix = taps.permute(2, 0, 3, 1).flatten(0, 1).flatten(1).contiguous()  # (2 * C, s * C')
+            self.matrix = (
+                taps.permute(2, 0, 3, 1).flatten(0, 1).flatten(1).contiguous()
+            )  # (2 * C, s * C')
             self.bias = bias.repeat(self.phases)
         else:
-            self.kernel, self.stride, self.dilation = conv.kernel_size[0], conv.stride[0], conv.dilation[0]
+            self.kernel, self.stride, self.dilation = (
+                conv.kernel_size[0],
+                conv.stride[0],
+                conv.dilation[0],
+            )
             self.phases, self.crop = 1, 0
             self.left, self.right = conv.pads
             if self.stride == 1:  # as many outputs as inputs, also of an even kernel
                 self.right = (self.kernel - 1) * self.dilation - self.left
-            self.matrix = weight.permute(2, 1, 0).flatten(0, 1).clone(memory_format=torch.contiguous_format)
+            self.matrix = (
+                weight.permute(2, 1, 0).flatten(0, 1).clone(memory_format=torch.contiguous_format)
+            )
             self.bias = bias.clone()
         self.span = (self.kernel - 1) * self.dilation + 1
 
@@ -129,7 +147,9 @@ class Convolution:
         """Zeros to the left of the first input."""
         return LayerState(0, self.matrix.new_zeros(batch, self.left, self.channels))
 
-    def step(self, x: Tensor, state: LayerState, last: bool, starts: Tensor | None) -> tuple[Tensor, LayerState]:
+    def step(
+        self, x: Tensor, state: LayerState, last: bool, starts: Tensor | None
+    ) -> tuple[Tensor, LayerState]:
         """See `Layer`."""
         position = state.position + x.shape[1]
         if self.snake is not None:
@@ -143,7 +163,9 @@ class Convolution:
         steps = max(0, (inputs.shape[1] - self.span) // self.stride + 1)
         y = self.product(inputs, steps)
         if self.crop:
-            y = y[:, self.crop if state.position == 0 else 0 : y.shape[1] - (self.crop if last else 0)]
+            y = y[
+                :, self.crop if state.position == 0 else 0 : y.shape[1] - (self.crop if last else 0)
+            ]
         return y, LayerState(position, kept(inputs, steps * self.stride))
 
     def product(self, inputs: Tensor, steps: int) -> Tensor:
@@ -154,7 +176,9 @@ class Convolution:
                 (batch, steps, self.kernel, channels),
                 (length * channels, self.stride * channels, self.dilation * channels, 1),
             )
-        y = torch.addmm(self.bias, inputs.reshape(batch * steps, self.kernel * channels), self.matrix)
+        y = torch.addmm(
+            self.bias, inputs.reshape(batch * steps, self.kernel * channels), self.matrix
+        )
         return y.view(batch, steps * self.phases, self.matrix.shape[1] // self.phases)
 
 
@@ -167,7 +191,11 @@ class ResidualUnit:
         self.conv2 = Convolution(unit.conv2, None, inputs_per_frame)
         self.fused = None
         causal_in_bf16 = unit.conv1.pads[1] == 0 and unit.conv1.weight.dtype == torch.bfloat16
-        if unit.fused is not None and causal_in_bf16 and takes_unit(unit, unit.conv1.weight[..., 0]):
+        if (
+            unit.fused is not None
+            and causal_in_bf16
+            and takes_unit(unit, unit.conv1.weight[..., 0])
+        ):
             self.fused = UnitStep(unit)
 
     def start(self, batch: int) -> LayerState:
@@ -175,7 +203,9 @@ class ResidualUnit:
         state = self.conv1.start(batch)
         return state._replace(skip=kept(state.tail, state.tail.shape[1]))
 
-    def step(self, x: Tensor, state: LayerState, last: bool, starts: Tensor | None) -> tuple[Tensor, LayerState]:
+    def step(
+        self, x: Tensor, state: LayerState, last: bool, starts: Tensor | None
+    ) -> tuple[Tensor, LayerState]:
         """See `Layer`."""
         if self.fused is not None and starts is None and x.shape[1]:
             y, tail = self.fused(x, state.tail)
@@ -199,7 +229,9 @@ class WholeFrames:
         """No sample is held back."""
         return LayerState(0, self.like.new_zeros(batch, 0, 1))
 
-    def step(self, x: Tensor, state: LayerState, last: bool, starts: Tensor | None) -> tuple[Tensor, LayerState]:
+    def step(
+        self, x: Tensor, state: LayerState, last: bool, starts: Tensor | None
+    ) -> tuple[Tensor, LayerState]:
         """See `Layer`; with `last`, the samples that odd strides lose at the end are zero."""
         x = torch.tanh(x)
         if starts is not None:
@@ -217,12 +249,18 @@ def start(layers: Iterable[Layer], batch: int) -> tuple[LayerState, ...]:
 
 
 def step(
-    layers: Sequence[Layer], x: Tensor, states: Sequence[LayerState], last: bool, starts: Tensor | None
+    layers: Sequence[Layer],
+    x: Tensor,
+    states: Sequence[LayerState],
+    last: bool,
+    starts: Tensor | None,
 ) -> tuple[Tensor | None, tuple[LayerState, ...]]:
     """Take inputs (B, n, C) through the layers; the outputs (B, m, C') are None where nothing reached the end."""
     after = []
     for layer, state in zip(layers, states, strict=True):
-        if not (x.shape[1] or last):  # a short input may not fill one stride: the layers behind it rest
+        if not (
+            x.shape[1] or last
+        ):  # a short input may not fill one stride: the layers behind it rest
             return None, (*after, *states[len(after) :])
         x, state = layer.step(x, state, last, starts)
         after.append(state)
@@ -234,7 +272,9 @@ def encoder_layers(encoder: DacEncoder, hop_length: int) -> list[Layer]:
     rate = hop_length
     layers: list[Layer] = [Convolution(encoder.conv1, None, rate)]
     for block in encoder.block:
-        layers += [ResidualUnit(unit, rate) for unit in (block.res_unit1, block.res_unit2, block.res_unit3)]
+        layers += [
+            ResidualUnit(unit, rate) for unit in (block.res_unit1, block.res_unit2, block.res_unit3)
+        ]
         layers.append(Convolution(block.conv1, block.snake1, rate))
         rate //= block.conv1.stride[0]
     return [*layers, Convolution(encoder.conv2, encoder.snake1, rate)]
@@ -247,7 +287,9 @@ def decoder_layers(decoder: DacDecoder, hop_length: int) -> list[Layer]:
     for block in decoder.block:
         layers.append(Convolution(block.conv_t1, block.snake1, rate))
         rate *= block.conv_t1.stride[0]
-        layers += [ResidualUnit(unit, rate) for unit in (block.res_unit1, block.res_unit2, block.res_unit3)]
+        layers += [
+            ResidualUnit(unit, rate) for unit in (block.res_unit1, block.res_unit2, block.res_unit3)
+        ]
     last = Convolution(decoder.conv2, decoder.snake1, rate)
     return [*layers, last, WholeFrames(hop_length, last.matrix)]
 
@@ -261,9 +303,13 @@ class Search:
         self.width = d = self.codebooks[0].shape[1]
         self.into = into.t().contiguous()  # (D, K * d)
         offsets = out_bias.cumsum(0) - out_bias  # (K, D): biases of the codebooks before each
-        self.bias = into_bias - (into.unflatten(0, (-1, d)) @ offsets[..., None]).flatten()  # (K * d)
+        self.bias = (
+            into_bias - (into.unflatten(0, (-1, d)) @ offsets[..., None]).flatten()
+        )  # (K * d)
         mixed = -into @ out  # (K * d, K * d)
-        self.mixed = [mixed[i * d : (i + 1) * d, : i * d].t().contiguous() for i in range(len(self.codebooks))]
+        self.mixed = [
+            mixed[i * d : (i + 1) * d, : i * d].t().contiguous() for i in range(len(self.codebooks))
+        ]
         self.directions = [F.normalize(codebook).t().contiguous() for codebook in self.codebooks]
 
     def __call__(self, latents: Tensor, n_quantizers: int) -> Tensor:

@@ -78,7 +78,9 @@ class _Network:
             layers = tuple(layer.zeroed(rows) for layer in state.layers)
         return replace(state, layers=layers, starts=_unreached(starts, state.frames))
 
-    def _run(self, state: StreamState, x: Tensor, last: bool) -> tuple[Tensor | None, StreamState, Tensor | None]:
+    def _run(
+        self, state: StreamState, x: Tensor, last: bool
+    ) -> tuple[Tensor | None, StreamState, Tensor | None]:
         """Inputs (B, n, C) through all layers; also gives the rows' starts (B,), if there are any."""
         starts = None if state.starts is None else torch.tensor(state.starts, device=x.device)
         received = state.received + x.shape[1]
@@ -148,7 +150,9 @@ class StreamingDecoder(_Network):
             self.lookup = Lookup(model.quantizer)
 
     @torch.inference_mode()
-    def step(self, state: StreamState, codes: Any, last: bool = False) -> tuple[Tensor, StreamState]:
+    def step(
+        self, state: StreamState, codes: Any, last: bool = False
+    ) -> tuple[Tensor, StreamState]:
         """Take codes (B, K, t) from 0 to N - 1; give the samples (B, n) of all frames that are ready, and the state.
 
         With `last`, all samples left come out; the stream is over then, and its state of no use.
@@ -164,13 +168,17 @@ class StreamingDecoder(_Network):
 
 def _step_frames(model: DacModel) -> int:
     config = model.config
-    widest = max(config.encoder_hidden_size, config.decoder_hidden_size >> len(config.downsampling_ratios))
+    widest = max(
+        config.encoder_hidden_size, config.decoder_hidden_size >> len(config.downsampling_ratios)
+    )
     return max(1, _STEP_ELEMENTS // (widest * config.hop_length))
 
 
 def _emit(state: StreamState, frames: int) -> StreamState:
     out = state.frames + frames
-    return replace(state, frames=out, starts=None if state.starts is None else _unreached(state.starts, out))
+    return replace(
+        state, frames=out, starts=None if state.starts is None else _unreached(state.starts, out)
+    )
 
 
 def _unreached(starts: Sequence[int], frames: int) -> tuple[int, ...] | None:

@@ -52,7 +52,9 @@ class PacketFormat:
                 f"and {len(self.header)} bytes"
             )
         if not 2 <= self.codebook_size <= 1 << 15 or self.codebook_size & (self.codebook_size - 1):
-            raise InputError(f"expected a codebook_size that is a power of two up to 32768, got {self.codebook_size}")
+            raise InputError(
+                f"expected a codebook_size that is a power of two up to 32768, got {self.codebook_size}"
+            )
 
     @property
     def bits(self) -> int:
@@ -100,14 +102,21 @@ class PacketWriter:
         """
         form, codes = self.format, np.asarray(codes)
         frames = codes.shape[-1] if codes.ndim else 0
-        if codes.shape != (form.channels, form.num_codebooks, frames) or not 1 <= frames <= MAX_PACKET_FRAMES:
+        if (
+            codes.shape != (form.channels, form.num_codebooks, frames)
+            or not 1 <= frames <= MAX_PACKET_FRAMES
+        ):
             raise InputError(
                 f"expected codes of shape ({form.channels}, {form.num_codebooks}, 1 to {MAX_PACKET_FRAMES}), "
                 f"got {codes.shape}"
             )
         if codes.dtype.kind not in "iu" or codes.min() < 0 or codes.max() >= form.codebook_size:
-            raise InputError(f"expected integer codes from 0 to {form.codebook_size - 1}, got others")
-        packet = self._packet(frames, _pack_bits(np.moveaxis(codes, -1, 0).reshape(-1), form.bits), with_header)
+            raise InputError(
+                f"expected integer codes from 0 to {form.codebook_size - 1}, got others"
+            )
+        packet = self._packet(
+            frames, _pack_bits(np.moveaxis(codes, -1, 0).reshape(-1), form.bits), with_header
+        )
         self.frames += frames
         return packet
 
@@ -156,7 +165,11 @@ class PacketReader:
         if parsed is None:
             return None
         form, number, frames, body = parsed
-        ahead = 0 if self._next is None else (number - self._next + _NUMBERS // 2) % _NUMBERS - _NUMBERS // 2
+        ahead = (
+            0
+            if self._next is None
+            else (number - self._next + _NUMBERS // 2) % _NUMBERS - _NUMBERS // 2
+        )
         if ahead > self.max_gap:
             raise FileFormatError(
                 f"expected a packet at most {self.max_gap} frames ahead, got one {ahead} frames ahead; "
@@ -167,7 +180,9 @@ class PacketReader:
             self.late += 1
             return None
         codes = _unpack_bits(body, frames * form.channels * form.num_codebooks, form.bits)
-        codes = np.moveaxis(codes.reshape(frames, form.channels, form.num_codebooks), 0, -1)  # (C, K, t)
+        codes = np.moveaxis(
+            codes.reshape(frames, form.channels, form.num_codebooks), 0, -1
+        )  # (C, K, t)
         lost, known = max(0, ahead), max(0, -ahead)
         self.ended = not frames
         self.lost += lost
@@ -186,8 +201,14 @@ class PacketReader:
 
     def _parse(self, packet: bytes) -> tuple[PacketFormat, int, int, bytes] | None:
         """Format, number of the first frame, frames and codes of a packet; None while its format is unknown."""
-        if len(packet) < _FIXED_SIZE + _CRC_SIZE or packet[0] != _MARK or packet[1] >> 4 != _VERSION:
-            raise FileFormatError(f"expected a packet of version {_VERSION}, got {packet[:2].hex(' ') or 'nothing'}")
+        if (
+            len(packet) < _FIXED_SIZE + _CRC_SIZE
+            or packet[0] != _MARK
+            or packet[1] >> 4 != _VERSION
+        ):
+            raise FileFormatError(
+                f"expected a packet of version {_VERSION}, got {packet[:2].hex(' ') or 'nothing'}"
+            )
         if packet[1] & 15 & ~_WITH_HEADER:
             raise FileFormatError(f"expected flags of at most {_WITH_HEADER}, got {packet[1] & 15}")
         number, frames, start = int.from_bytes(packet[2:6], "big"), packet[6], _FIXED_SIZE
@@ -225,7 +246,9 @@ class ConcealingDecoder:
         self.hop_length = self.stream.network.hop_length
         self._last: np.ndarray | None = None  # codes of the last frame (..., K, 1)
         self._gain = 1.0  # where the fade stands after the last frame pushed
-        self._fades: deque[tuple[float, float]] = deque()  # gains, first and last, of frames still in the decoder
+        self._fades: deque[tuple[float, float]] = (
+            deque()
+        )  # gains, first and last, of frames still in the decoder
 
     def push(self, codes: Any, lost: int = 0) -> np.ndarray:
         """Take codes (K, t) or (B, K, t) behind `lost` frames that never came; give the samples (S,) or (B, S) ready.
@@ -277,7 +300,9 @@ class ConcealingDecoder:
 
     def _silence(self, frames: int) -> np.ndarray:
         batch = self.stream.batch
-        return np.zeros((*(() if batch is None else (batch,)), frames * self.hop_length), np.float32)
+        return np.zeros(
+            (*(() if batch is None else (batch,)), frames * self.hop_length), np.float32
+        )
 
 
 def _format_from_bytes(packet: bytes) -> tuple[PacketFormat, int]:
@@ -286,7 +311,9 @@ def _format_from_bytes(packet: bytes) -> tuple[PacketFormat, int]:
     channels, codebooks, bits, size = packet[_FIXED_SIZE:start]
     header = packet[start : start + size]
     try:
-        form = PacketFormat(num_codebooks=codebooks, codebook_size=1 << bits, channels=channels, header=header)
+        form = PacketFormat(
+            num_codebooks=codebooks, codebook_size=1 << bits, channels=channels, header=header
+        )
     except InputError as error:
         raise FileFormatError(f"the packet's header is damaged: {error}") from error
     return form, start + size

@@ -39,7 +39,9 @@ class Steps(Protocol):
 class EncoderSteps(Steps, Protocol):
     """An encoder in steps, such as `StreamingEncoder`."""
 
-    def step(self, state: Any, samples: Any, n_quantizers: int | None = None, last: bool = False) -> tuple[Any, Any]:
+    def step(
+        self, state: Any, samples: Any, n_quantizers: int | None = None, last: bool = False
+    ) -> tuple[Any, Any]:
         """Samples (B, n) to the codes (B, K, t), int16, that are ready, and the next state; with `last`, all left."""
         ...
 
@@ -105,12 +107,19 @@ class EncoderStream(_Stream):
 
     network: EncoderSteps
 
-    def __init__(self, model: "DacModel | EncoderSteps", n_quantizers: int | None = None, batch: int | None = None):
+    def __init__(
+        self,
+        model: "DacModel | EncoderSteps",
+        n_quantizers: int | None = None,
+        batch: int | None = None,
+    ):
         network = _streaming_encoder(model)
         super().__init__(network, batch)
         self.n_quantizers = network.n_codebooks if n_quantizers is None else n_quantizers
         if not 1 <= self.n_quantizers <= network.n_codebooks:
-            raise InputError(f"this model has 1 to {network.n_codebooks} codebooks, got n_quantizers={n_quantizers}")
+            raise InputError(
+                f"this model has 1 to {network.n_codebooks} codebooks, got n_quantizers={n_quantizers}"
+            )
 
     def push(self, samples: Any) -> np.ndarray:
         """Take samples (S,), or (B, S) of a batch, S of any size; give the codes (K, t) or (B, K, t), int16, now ready.
@@ -160,7 +169,9 @@ class DecoderStream(_Stream):
         network = self.network
         frames = _array(codes, self.batch, ("codebooks", "frames"), "iu")
         if not 1 <= frames.shape[1] <= network.n_codebooks:
-            raise InputError(f"expected codes of 1 to {network.n_codebooks} codebooks, got {frames.shape[1]}")
+            raise InputError(
+                f"expected codes of 1 to {network.n_codebooks} codebooks, got {frames.shape[1]}"
+            )
         if frames.size and not 0 <= int(frames.min()) <= int(frames.max()) < network.codebook_size:
             raise InputError(
                 f"expected codes from 0 to {network.codebook_size - 1}, got {int(frames.min())} to {int(frames.max())}"
@@ -211,13 +222,23 @@ def _array(x: Any, batch: int | None, axes: tuple[str, ...], kinds: str) -> np.n
     """A push as an array with a batch axis, checked for shape and the kind of its numbers."""
     array = x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
     expected = axes if batch is None else (batch, *axes)
-    if array.dtype.kind not in kinds or array.ndim != len(expected) or (batch and array.shape[0] != batch):
+    if (
+        array.dtype.kind not in kinds
+        or array.ndim != len(expected)
+        or (batch and array.shape[0] != batch)
+    ):
         names = ", ".join(map(str, expected)) + "," * (len(expected) == 1)
         numbers = "floats" if kinds == "f" else "integers"
-        raise InputError(f"expected {numbers} of shape ({names}), got {array.dtype} of shape {array.shape}")
+        raise InputError(
+            f"expected {numbers} of shape ({names}), got {array.dtype} of shape {array.shape}"
+        )
     if kinds == "f" and not np.isfinite(array).all():
-        raise InputError("expected finite samples, got NaN or infinite ones; clean them before they are pushed")
-    array = array.astype(np.float32 if kinds == "f" else np.int64)  # a copy: the caller may reuse its buffer
+        raise InputError(
+            "expected finite samples, got NaN or infinite ones; clean them before they are pushed"
+        )
+    array = array.astype(
+        np.float32 if kinds == "f" else np.int64
+    )  # a copy: the caller may reuse its buffer
     return array if batch else array[None]
 
 

@@ -34,9 +34,13 @@ def check_output(path: PathLike, overwrite: bool = True) -> Path:
     if os.path.isdir(target):
         raise InputError(f"expected a file name to write to, got the folder {target}")
     if not os.path.isdir(target.parent):
-        raise InputError(f"cannot write {target}: there is no folder {target.parent}; create it first")
+        raise InputError(
+            f"cannot write {target}: there is no folder {target.parent}; create it first"
+        )
     if not overwrite and os.path.lexists(target):
-        raise OutputExistsError(f"{target} exists already; choose another name or allow overwriting")
+        raise OutputExistsError(
+            f"{target} exists already; choose another name or allow overwriting"
+        )
     return target
 
 

@@ -11,7 +11,16 @@ from codecplus._lazy import lazy_names
 
 if TYPE_CHECKING:
     from codecplus.tokenizing.decoding import detokenize, row_codes
-    from codecplus.tokenizing.patterns import delay, flatten, offset, undelay, unflatten, unoffset, unwrap, wrap
+    from codecplus.tokenizing.patterns import (
+        delay,
+        flatten,
+        offset,
+        undelay,
+        unflatten,
+        unoffset,
+        unwrap,
+        wrap,
+    )
     from codecplus.tokenizing.runner import Coding, tokenize
     from codecplus.tokenizing.sources import open_source
 

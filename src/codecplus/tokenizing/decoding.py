@@ -33,7 +33,9 @@ def row_codes(codec: Codec, row: Mapping[str, Any]) -> Codes:
         codes = np.array(row["codes"])
         samples, rate = int(row["num_samples"]), int(row["sample_rate"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise FileFormatError("expected a row of codes, num_samples and sample_rate; the row is damaged") from error
+        raise FileFormatError(
+            "expected a row of codes, num_samples and sample_rate; the row is damaged"
+        ) from error
     mark = row.get("model_fingerprint")
     if mark is not None and mark != codec.fingerprint.hex():
         made = find_embedded(bytes.fromhex(mark)) if len(mark) == 32 else None
@@ -41,7 +43,10 @@ def row_codes(codec: Codec, row: Mapping[str, Any]) -> Codes:
             f"expected codes of this model ({codec.fingerprint.hex()}), got codes of {made or 'another'} ({mark})"
         )
     channels = codes.shape[0] if codes.ndim == 3 else 1
-    frames = -(-resampled_length(max(samples, 0), max(rate, 1), codec.model_sample_rate) // codec.hop_length)
+    frames = -(
+        -resampled_length(max(samples, 0), max(rate, 1), codec.model_sample_rate)
+        // codec.hop_length
+    )
     if codes.ndim not in (2, 3) or codes.shape[-1] != frames:
         raise FileFormatError(
             f"expected {frames} frames for {samples} samples at {rate} Hz, got codes of shape {codes.shape}"
@@ -89,14 +94,18 @@ def detokenize(
     except OSError as error:
         raise InputError(f"cannot write to {out}: {error.strerror}") from error
     loaded: Codec | None = codec if isinstance(codec, Codec) else None
-    load: Callable[[str], Codec] = load_codec if codec is None or isinstance(codec, Codec) else codec
+    load: Callable[[str], Codec] = (
+        load_codec if codec is None or isinstance(codec, Codec) else codec
+    )
     result: dict[str, Any] = {"written": 0, "kept": 0, "failed": 0, "failures": {}}
     taken: set[str] = set()
     temporary = root / f".metadata.{os.getpid()}.jsonl"
     total = None if streaming else min(len(rows), limit or len(rows))
     try:
         with temporary.open("w", encoding="utf-8") as metadata:
-            for number, row in enumerate(tqdm(rows, "detokenising", total, disable=None if progress else True)):
+            for number, row in enumerate(
+                tqdm(rows, "detokenising", total, disable=None if progress else True)
+            ):
                 if number == limit:
                     break
                 try:
@@ -145,7 +154,9 @@ def _maker(mark: str | None, name: str) -> str:
         elif name.count("/") == 1 and not Path(name).exists():
             from huggingface_hub import hf_hub_download
 
-            text = Path(hf_hub_download(name, "tokenize.json", repo_type="dataset")).read_text(encoding="utf-8")
+            text = Path(hf_hub_download(name, "tokenize.json", repo_type="dataset")).read_text(
+                encoding="utf-8"
+            )
         said = json.loads(text)["codes"]["model"] if text else None
     except Exception:  # nothing that names it, for whatever reason
         said = None
@@ -156,9 +167,17 @@ def _maker(mark: str | None, name: str) -> str:
 
 def _file_name(path: Any, number: int, suffix: str, taken: set[str]) -> str:
     """Where a row goes, inside the folder whatever the row says, and nowhere twice."""
-    parts = [part for part in PurePosixPath(str(path or "")).parts if part not in ("/", "..", ".") and "\0" not in part]
+    parts = [
+        part
+        for part in PurePosixPath(str(path or "")).parts
+        if part not in ("/", "..", ".") and "\0" not in part
+    ]
     parts = [part.replace("\\", "_").replace(":", "_").lstrip(".") or "_" for part in parts]
-    name = PurePosixPath(*parts).with_suffix(f".{suffix}").as_posix() if parts else f"{number:08d}.{suffix}"
+    name = (
+        PurePosixPath(*parts).with_suffix(f".{suffix}").as_posix()
+        if parts
+        else f"{number:08d}.{suffix}"
+    )
     if name in taken:
         name = f"{name.removesuffix('.' + suffix)}-{number:08d}.{suffix}"
     taken.add(name)

@@ -48,11 +48,15 @@ class HubOutput(LocalOutput):
     def __init__(self, repo: str, private: bool = False):
         from huggingface_hub import HfApi, constants
 
-        super().__init__(Path(constants.HF_HOME) / "codecplus" / "tokenize" / repo.replace("/", "--"))
+        super().__init__(
+            Path(constants.HF_HOME) / "codecplus" / "tokenize" / repo.replace("/", "--")
+        )
         self.repo, self._api = repo, HfApi(library_name="codecplus")
         self._waiting: list[Path] = []
         self._committed = time.monotonic()
-        self._ask(self._api.create_repo, repo, repo_type="dataset", private=private or None, exist_ok=True)
+        self._ask(
+            self._api.create_repo, repo, repo_type="dataset", private=private or None, exist_ok=True
+        )
 
     def _ask(self, question: Any, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -70,12 +74,18 @@ class HubOutput(LocalOutput):
         there = set(self._ask(self._api.list_repo_files, self.repo, repo_type="dataset"))
         sidecars = self.root / SIDECARS
         sidecars.mkdir(parents=True, exist_ok=True)
-        missing = [name for name in sorted(there) if name.startswith("statistics/") and name.endswith(".json")]
+        missing = [
+            name
+            for name in sorted(there)
+            if name.startswith("statistics/") and name.endswith(".json")
+        ]
         missing = [name for name in missing if not (sidecars / Path(name).name).exists()]
         if job_file in there and not (self.root / job_file).exists():
             missing.append(job_file)
         for name in missing:
-            data = Path(self._ask(self._api.hf_hub_download, self.repo, name, repo_type="dataset")).read_bytes()
+            data = Path(
+                self._ask(self._api.hf_hub_download, self.repo, name, repo_type="dataset")
+            ).read_bytes()
             _write(self.root / name if name == job_file else sidecars / Path(name).name, data)
         for path in sidecars.glob("*.json"):  # of a repository that was made anew since
             if f"statistics/{path.name}" not in there:
@@ -94,7 +104,9 @@ class HubOutput(LocalOutput):
             try:
                 self.flush()
             except HubError:
-                self._committed = time.monotonic()  # a busy Hub; the shards wait for the next time, and fail at the end
+                self._committed = (
+                    time.monotonic()
+                )  # a busy Hub; the shards wait for the next time, and fail at the end
 
     def flush(self) -> None:
         """See `LocalOutput`."""
@@ -118,9 +130,16 @@ class HubOutput(LocalOutput):
         from huggingface_hub import CommitOperationAdd
 
         operations = [
-            CommitOperationAdd(name, data if isinstance(data, bytes) else str(data)) for name, data in files.items()
+            CommitOperationAdd(name, data if isinstance(data, bytes) else str(data))
+            for name, data in files.items()
         ]
-        self._ask(self._api.create_commit, self.repo, operations, commit_message=message, repo_type="dataset")
+        self._ask(
+            self._api.create_commit,
+            self.repo,
+            operations,
+            commit_message=message,
+            repo_type="dataset",
+        )
         self._committed = time.monotonic()
 
 

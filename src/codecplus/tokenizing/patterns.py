@@ -31,7 +31,11 @@ def delay(codes: Any, fill: int, delays: Sequence[int] | None = None) -> Any:
     frames = codes.shape[-1]
     _check_fits(fill, codes)
     shape = (*codes.shape[:-1], frames + max(shifts))
-    out = codes.new_full(shape, fill) if hasattr(codes, "new_full") else np.full(shape, fill, codes.dtype)
+    out = (
+        codes.new_full(shape, fill)
+        if hasattr(codes, "new_full")
+        else np.full(shape, fill, codes.dtype)
+    )
     for k, shift in enumerate(shifts):
         out[..., k, shift : shift + frames] = codes[..., k, :]
     return out
@@ -48,7 +52,9 @@ def undelay(delayed: Any, delays: Sequence[int] | None = None) -> Any:
     shifts = _delays(delays, delayed.shape[-2])
     frames = delayed.shape[-1] - max(shifts)
     if frames < 0:
-        raise InputError(f"expected at least {max(shifts)} steps for these delays, got {delayed.shape[-1]}")
+        raise InputError(
+            f"expected at least {max(shifts)} steps for these delays, got {delayed.shape[-1]}"
+        )
     rows = [delayed[..., k, shift : shift + frames] for k, shift in enumerate(shifts)]
     return _stack(rows, delayed)
 
@@ -132,10 +138,14 @@ def unwrap(tokens: Any, *, bos: int | None = None, eos: int | None = None) -> An
     """
     tokens = _array(tokens, 1)
     if tokens.ndim != 1:
-        raise InputError(f"expected one sequence (N,), got {tuple(tokens.shape)}; sequences of a batch end apart")
+        raise InputError(
+            f"expected one sequence (N,), got {tuple(tokens.shape)}; sequences of a batch end apart"
+        )
     if bos is not None:
         if not tokens.shape[0] or int(tokens[0]) != bos:
-            raise InputError(f"expected a sequence that starts with {bos}, got {tokens[:4].tolist()} …")
+            raise InputError(
+                f"expected a sequence that starts with {bos}, got {tokens[:4].tolist()} …"
+            )
         tokens = tokens[1:]
     if eos is not None:
         ends = (tokens == eos).nonzero()
@@ -167,24 +177,32 @@ def _starts(x: Any, codebook_size: int, first: int) -> Any:
 
 def _check_range(x: Any, low: int, high: int, what: str) -> None:
     if 0 not in x.shape and (int(x.min()) < low or int(x.max()) >= high):
-        raise InputError(f"expected {what} from {low} to {high - 1}, got {int(x.min())} to {int(x.max())}")
+        raise InputError(
+            f"expected {what} from {low} to {high - 1}, got {int(x.min())} to {int(x.max())}"
+        )
 
 
 def _check_fits(value: int, x: Any) -> None:
     if not hasattr(x, "new_full") and not np.iinfo(x.dtype).min <= value <= np.iinfo(x.dtype).max:
-        raise InputError(f"{value} does not fit into {x.dtype}; convert the codes first, codes.astype(np.int64)")
+        raise InputError(
+            f"{value} does not fit into {x.dtype}; convert the codes first, codes.astype(np.int64)"
+        )
 
 
 def _delays(delays: Sequence[int] | None, codebooks: int) -> list[int]:
     shifts = list(range(codebooks)) if delays is None else [int(shift) for shift in delays]
     if len(shifts) != codebooks or not shifts or min(shifts) < 0:
-        raise InputError(f"expected {codebooks} delays of 0 or more, one per codebook, got {shifts}")
+        raise InputError(
+            f"expected {codebooks} delays of 0 or more, one per codebook, got {shifts}"
+        )
     return shifts
 
 
 def _empty_edge(tokens: Any) -> Any:
     shape = (*tokens.shape[:-1], 1)
-    return tokens.new_full(shape, 0) if hasattr(tokens, "new_full") else np.zeros(shape, tokens.dtype)
+    return (
+        tokens.new_full(shape, 0) if hasattr(tokens, "new_full") else np.zeros(shape, tokens.dtype)
+    )
 
 
 def _stack(rows: list, like: Any) -> Any:

@@ -199,7 +199,10 @@ class _Job:
 
     def _row(self, piece: int, number: int, table: Any, last: bool) -> _Row:
         part = number // self._coding.shard_rows
-        target, footer = self._folder.path(piece, part), {"piece": piece, "part": part, "last": last}
+        target, footer = (
+            self._folder.path(piece, part),
+            {"piece": piece, "part": part, "last": last},
+        )
         if table is None:
             return _Row(target, footer, None, None)
         return _Row(target, footer, table.drop_columns([AUDIO]), table[AUDIO][0].as_py())
@@ -210,7 +213,9 @@ class _Job:
         limit, window, held = seconds * self._codec.model_sample_rate, [], 0
         for row, found in rows:
             window.append((row, found))
-            held += found.audio.size if isinstance(found, Recording) and found.audio is not None else 0
+            held += (
+                found.audio.size if isinstance(found, Recording) and found.audio is not None else 0
+            )
             if held >= limit or len(window) >= _WINDOW_ROWS:
                 yield window
                 window, held = [], 0
@@ -219,9 +224,15 @@ class _Job:
 
     def _code(self, window: list[_Read], writer: ShardWriter) -> None:
         found = [found for _, found in window]
-        clips = [item.audio for item in found if isinstance(item, Recording) and item.audio is not None]
+        clips = [
+            item.audio for item in found if isinstance(item, Recording) and item.audio is not None
+        ]
         started = time.perf_counter()
-        coded = iter(self._codec.encode_clips(clips, self._format.num_codebooks, batch_seconds=self._batch_seconds))
+        coded = iter(
+            self._codec.encode_clips(
+                clips, self._format.num_codebooks, batch_seconds=self._batch_seconds
+            )
+        )
         self.pace.coding += time.perf_counter() - started
         for row, item in window:
             if row.kept is None:
@@ -245,9 +256,13 @@ class _Job:
             return str(error), None
         started = time.perf_counter()
         try:
-            audio = resampled(blocks, blocks.sample_rate, self._codec.model_sample_rate, self._format.channels)
+            audio = resampled(
+                blocks, blocks.sample_rate, self._codec.model_sample_rate, self._format.channels
+            )
             codes = list(self._codec.network.encode_blocks(audio, self._format.num_codebooks))
-            return Recording(None, blocks.num_samples, blocks.sample_rate), np.concatenate(codes, axis=-1)
+            return Recording(None, blocks.num_samples, blocks.sample_rate), np.concatenate(
+                codes, axis=-1
+            )
         except (CodecPlusError, OSError) as error:
             return str(error), None
         finally:
@@ -255,7 +270,9 @@ class _Job:
             self.pace.coding += time.perf_counter() - started
 
 
-def resampled(blocks: Iterable[np.ndarray], from_rate: int, to_rate: int, channels: int) -> Iterator[np.ndarray]:
+def resampled(
+    blocks: Iterable[np.ndarray], from_rate: int, to_rate: int, channels: int
+) -> Iterator[np.ndarray]:
     """Blocks (C, n) at another rate, without empty ones."""
     resampler = Resampler(from_rate, to_rate, channels)
     for block in blocks:
@@ -287,7 +304,9 @@ def _format(codec: Codec, coding: Coding, name: str | None) -> CodesFormat:
     known = name or embedded or getattr(config, "_name_or_path", "") or "unknown"
     return CodesFormat(
         model=embedded or (Path(known).resolve().name if Path(known).exists() else known),
-        model_revision=f"codecplus {__version__}" if embedded else getattr(config, "_commit_hash", None),
+        model_revision=f"codecplus {__version__}"
+        if embedded
+        else getattr(config, "_commit_hash", None),
         model_fingerprint=codec.fingerprint.hex(),
         sample_rate=config.sampling_rate,
         hop_length=config.hop_length,
@@ -359,7 +378,11 @@ def _check_vacant(root: Path) -> None:
     if root.exists() and not root.is_dir():
         raise InputError(f"expected a folder to write to, got the file {root}")
     ours = {"data", JOB, README, STATISTICS}
-    strangers = [path.name for path in root.glob("*") if path.name not in ours and not path.name.startswith(".")]
+    strangers = [
+        path.name
+        for path in root.glob("*")
+        if path.name not in ours and not path.name.startswith(".")
+    ]
     if strangers or any((root / "data").glob("*")):
         raise InputError(f"{root} is not empty and no job of codecplus tokenize; name a new folder")
 
@@ -371,16 +394,24 @@ def _finish(folder: CodesFolder, output: LocalOutput, codes_format: CodesFormat)
         total.merge(Statistics.from_counts(folder.footer(path)["statistics"]))
     summary = total.summary()
     job = json.loads((folder.root / JOB).read_text(encoding="utf-8"))
-    folder.write_text(STATISTICS, json.dumps({**codes_format.describe(), **summary}, indent=2) + "\n")
+    folder.write_text(
+        STATISTICS, json.dumps({**codes_format.describe(), **summary}, indent=2) + "\n"
+    )
     folder.write_text(README, _readme(folder.split, job["data"]["name"], codes_format, summary))
     output.finish([README, STATISTICS])
     folder.tidy()
     return summary
 
 
-def _readme(split: str, data: str, codes_format: CodesFormat, summary: dict[str, Any] | None) -> str:
+def _readme(
+    split: str, data: str, codes_format: CodesFormat, summary: dict[str, Any] | None
+) -> str:
     said = codes_format.describe()
-    state = "This is unfinished: more shards are to come." if summary is None else f"```\n{describe(summary)}\n```"
+    state = (
+        "This is unfinished: more shards are to come."
+        if summary is None
+        else f"```\n{describe(summary)}\n```"
+    )
     return f"""---
 configs:
 - config_name: default
@@ -416,7 +447,9 @@ audio = load_codec("{said["model"]}").decode(row["codes"])    # at {said["sample
 
 
 def _default_workers(codec: Codec) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     if str(getattr(codec.model, "device", "cpu")) == "cpu":
         return 1
     return max(1, min(16, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))

@@ -21,7 +21,15 @@ from codecplus.errors import FileFormatError, InputError
 from codecplus.tokenizing.statistics import Statistics
 
 KEY = b"codecplus"  # of the JSON in a footer
-NEW_COLUMNS = ("codes", "num_frames", "num_samples", "sample_rate", "model_fingerprint", "model_revision", "error")
+NEW_COLUMNS = (
+    "codes",
+    "num_frames",
+    "num_samples",
+    "sample_rate",
+    "model_fingerprint",
+    "model_revision",
+    "error",
+)
 SIDECARS = ".hub"  # in a folder whose shards go to the Hub: the footers of those that are there
 _GROUP_ROWS = 250
 _GROUP_CODES = 1 << 24  # a row group ends here too, so that memory stays bounded
@@ -43,7 +51,11 @@ class CodesFormat:
     def describe(self) -> dict[str, Any]:
         """As plain data, with the shape of `codes` in words."""
         shape = "(codebooks, frames)" if self.channels == 1 else "(channels, codebooks, frames)"
-        return {**asdict(self), "frame_rate": self.sample_rate / self.hop_length, "codes_shape": shape}
+        return {
+            **asdict(self),
+            "frame_rate": self.sample_rate / self.hop_length,
+            "codes_shape": shape,
+        }
 
     @classmethod
     def from_description(cls, fields: dict[str, Any]) -> CodesFormat:
@@ -51,7 +63,9 @@ class CodesFormat:
         try:
             return cls(**{name: fields[name] for name in cls.__dataclass_fields__})
         except (KeyError, TypeError) as error:
-            raise FileFormatError(f"the description of the codes lacks {error}; the file is damaged") from error
+            raise FileFormatError(
+                f"the description of the codes lacks {error}; the file is damaged"
+            ) from error
 
     def features(self, kept: Any) -> Any:
         """`datasets.Features` of the rows: columns that were kept, then new ones. Raises InputError if names clash."""
@@ -96,7 +110,9 @@ class ShardWriter:
         """Append a clip: a table of one row with the columns that were kept, and its codes (C, K, T)."""
         self.statistics.add(codes, num_samples / sample_rate)
         codes = codes.astype(np.uint16)
-        self._append(kept, (codes if self._format.channels > 1 else codes[0], num_samples, sample_rate, None))
+        self._append(
+            kept, (codes if self._format.channels > 1 else codes[0], num_samples, sample_rate, None)
+        )
 
     def fail(self, kept: Any, reason: str) -> None:
         """Append a clip that failed."""
@@ -117,7 +133,10 @@ class ShardWriter:
         table = pa.concat_tables(self._kept)
         frames = [None if item is None else item.shape[-1] for item in codes]
         new = [nested(codes, 2 + (self._format.channels > 1)), frames, num_samples, sample_rates]
-        new += [[value] * len(codes) for value in (self._format.model_fingerprint, self._format.model_revision)]
+        new += [
+            [value] * len(codes)
+            for value in (self._format.model_fingerprint, self._format.model_revision)
+        ]
         for name, values in zip(NEW_COLUMNS, [*new, errors], strict=True):
             field = self._schema.field(name)
             array: Any = values if isinstance(values, pa.Array) else pa.array(values)
@@ -146,8 +165,14 @@ def nested(arrays: Sequence[np.ndarray | None], axes: int) -> Any:
     flat = [array.ravel() for array in arrays if array is not None]
     values = pa.array(np.concatenate(flat) if flat else np.zeros(0, np.uint16))
     for axis in reversed(range(1, axes)):
-        lengths = [np.full(int(np.prod(shape[:axis])), shape[axis]) for shape in shapes if shape is not None]
-        values = pa.ListArray.from_arrays(_offsets(np.concatenate(lengths) if lengths else np.zeros(0)), values)
+        lengths = [
+            np.full(int(np.prod(shape[:axis])), shape[axis])
+            for shape in shapes
+            if shape is not None
+        ]
+        values = pa.ListArray.from_arrays(
+            _offsets(np.concatenate(lengths) if lengths else np.zeros(0)), values
+        )
     outer = np.array([0 if shape is None else shape[0] for shape in shapes])
     missing = np.array([shape is None for shape in shapes])
     return pa.ListArray.from_arrays(_offsets(outer), values, mask=pa.array(missing))
@@ -200,7 +225,9 @@ class CodesFolder:
         try:
             return json.loads(self._sidecar(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise FileFormatError(f"{self._sidecar(path)} is damaged: {error}; delete it and run again") from error
+            raise FileFormatError(
+                f"{self._sidecar(path)} is damaged: {error}; delete it and run again"
+            ) from error
 
     def complete(self) -> bool:
         """Whether every shard is there."""
@@ -240,7 +267,9 @@ class CodesFolder:
 
 
 @contextmanager
-def open_shard(folder: CodesFolder, target: Path, codes_format: CodesFormat, features: Any) -> Iterator[ShardWriter]:
+def open_shard(
+    folder: CodesFolder, target: Path, codes_format: CodesFormat, features: Any
+) -> Iterator[ShardWriter]:
     """A `ShardWriter` whose file appears, complete, when the block ends without an error."""
     with folder.partial(target) as temporary:
         writer = ShardWriter(temporary, codes_format, features)

@@ -84,7 +84,9 @@ def open_source(
     """
     datasets = _datasets()
     if isinstance(data, (datasets.DatasetDict, datasets.IterableDatasetDict)):
-        raise InputError(f"expected one split, got a dict of {', '.join(map(str, data))}; give data[{split!r}]")
+        raise InputError(
+            f"expected one split, got a dict of {', '.join(map(str, data))}; give data[{split!r}]"
+        )
     name = "a dataset in memory"
     if not isinstance(data, (datasets.Dataset, datasets.IterableDataset)):
         path, name = Path(str(data)), str(data).removeprefix("hf://datasets/")
@@ -107,7 +109,9 @@ def open_source(
     return StreamSource(name, split, data, audio, features, identity)
 
 
-def load_rows(data: Any, *, split: str, revision: str | None = None, streaming: bool = False) -> tuple[Any, str]:
+def load_rows(
+    data: Any, *, split: str, revision: str | None = None, streaming: bool = False
+) -> tuple[Any, str]:
     """Rows of a dataset as `datasets` gives them, and its path or Hub id. Errors as of `open_source`."""
     datasets = _datasets()
     if isinstance(data, (datasets.Dataset, datasets.IterableDataset)):
@@ -144,7 +148,9 @@ class TableSource:
         stop = min(self.num_rows, (piece + 1) * shard_rows)
         rows = self.data.with_format("arrow")
         for start in range(piece * shard_rows + skip, stop, _READ_ROWS):
-            yield _with_audio(rows[start : min(start + _READ_ROWS, stop)], self.audio, self.features)
+            yield _with_audio(
+                rows[start : min(start + _READ_ROWS, stop)], self.audio, self.features
+            )
 
     def describe(self) -> dict[str, Any]:
         """See `Source`."""
@@ -199,7 +205,9 @@ class FolderSource:
         datasets = _datasets()
         features = {"path": datasets.Value("string")} if self._has_path else {}
         if self._manifest is not None:
-            features |= datasets.Features.from_arrow_schema(self._manifest.select(self._columns).schema)
+            features |= datasets.Features.from_arrow_schema(
+                self._manifest.select(self._columns).schema
+            )
         return datasets.Features(features)
 
     @property
@@ -220,7 +228,9 @@ class FolderSource:
             files = self.files[start : min(start + _READ_ROWS, stop)]
             columns = {"path": pa.array(files)} if self._has_path else {}
             if self._manifest is not None:
-                found = self._manifest.take(pa.array([self._rows.get(file) for file in files], pa.int64()))
+                found = self._manifest.take(
+                    pa.array([self._rows.get(file) for file in files], pa.int64())
+                )
                 columns |= {name: found[name] for name in self._columns}
             cells = [{"bytes": None, "path": str(self.folder / file)} for file in files]
             columns[AUDIO] = pa.array(cells, pa.struct({"bytes": pa.binary(), "path": pa.string()}))
@@ -243,18 +253,34 @@ def _datasets() -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise MissingExtraError("tokenising needs datasets: pip install codecplus[tokenize]") from error
+        raise MissingExtraError(
+            "tokenising needs datasets: pip install codecplus[tokenize]"
+        ) from error
     return datasets
 
 
 def _load(
-    data: Any, path: Path, name: str, config: str | None, split: str, revision: str | None, streaming: bool
+    data: Any,
+    path: Path,
+    name: str,
+    config: str | None,
+    split: str,
+    revision: str | None,
+    streaming: bool,
 ) -> tuple[Any, str | None]:
     """What `datasets` makes of it, and the commit it is of."""
     datasets = _datasets()
-    kinds = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".arrow": "arrow"}
+    kinds = {
+        ".parquet": "parquet",
+        ".json": "json",
+        ".jsonl": "json",
+        ".csv": "csv",
+        ".arrow": "arrow",
+    }
     try:
-        if path.is_dir() and ((path / "state.json").exists() or (path / "dataset_dict.json").exists()):
+        if path.is_dir() and (
+            (path / "state.json").exists() or (path / "dataset_dict.json").exists()
+        ):
             loaded = datasets.load_from_disk(str(path))
             if isinstance(loaded, datasets.DatasetDict):
                 loaded = loaded[split]
@@ -263,19 +289,27 @@ def _load(
             if path.suffix not in kinds:
                 raise InputError(f"expected a folder, or a {', '.join(kinds)} file, got {path}")
             kind, files = kinds[path.suffix], {str(split).split("[")[0]: str(path)}
-            return datasets.load_dataset(kind, data_files=files, split=split, streaming=streaming), None
+            return datasets.load_dataset(
+                kind, data_files=files, split=split, streaming=streaming
+            ), None
         if not path.is_dir():
             if str(data).startswith((".", "/", "~")) or name.count("/") > 1:
                 raise InputError(f"there is no folder or file {data}")
             revision = _commit(name, revision)
         loaded = datasets.load_dataset(
-            str(path) if path.is_dir() else name, config, split=split, revision=revision, streaming=streaming
+            str(path) if path.is_dir() else name,
+            config,
+            split=split,
+            revision=revision,
+            streaming=streaming,
         )
     except InputError:
         raise
     except Exception as error:
         lines = str(error).strip().splitlines()
-        raise FileFormatError(f"cannot load {data}: {lines[0] if lines else type(error).__name__}") from error
+        raise FileFormatError(
+            f"cannot load {data}: {lines[0] if lines else type(error).__name__}"
+        ) from error
     return loaded, revision
 
 
@@ -337,7 +371,9 @@ def _manifest(folder: Path) -> tuple[Any, dict[str, int]]:
             raise FileFormatError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
         key = "path" if name == "MANIFEST.csv" else "file_name"
         if key not in table.column_names:
-            raise FileFormatError(f"{path} has the columns {', '.join(table.column_names)}; expected one named {key}")
+            raise FileFormatError(
+                f"{path} has the columns {', '.join(table.column_names)}; expected one named {key}"
+            )
         rows = {str(file): row for row, file in enumerate(table[key].to_pylist())}
         return table.drop_columns([key]), rows
     return None, {}

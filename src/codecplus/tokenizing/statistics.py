@@ -21,7 +21,9 @@ class Statistics:
     rows: int = 0
     seconds: float = 0.0
     frames: int = 0
-    durations: np.ndarray = field(default_factory=lambda: np.zeros(len(DURATION_BOUNDS) + 1, np.int64))
+    durations: np.ndarray = field(
+        default_factory=lambda: np.zeros(len(DURATION_BOUNDS) + 1, np.int64)
+    )
     failures: Counter = field(default_factory=Counter)
 
     @classmethod
@@ -31,7 +33,11 @@ class Statistics:
 
     def add(self, codes: np.ndarray, seconds: float) -> None:
         """Count one clip: codes (C, K, T)."""
-        self.rows, self.seconds, self.frames = self.rows + 1, self.seconds + seconds, self.frames + codes.shape[-1]
+        self.rows, self.seconds, self.frames = (
+            self.rows + 1,
+            self.seconds + seconds,
+            self.frames + codes.shape[-1],
+        )
         self.durations[np.searchsorted(DURATION_BOUNDS, seconds, side="right")] += 1
         size = self.codes.shape[1]
         for k in range(codes.shape[1]):
@@ -79,7 +85,9 @@ class Statistics:
         """For readers: use and entropy of each codebook, the histogram of durations, and the failures."""
         failed = sum(self.failures.values())
         bounds = [0.0, *DURATION_BOUNDS]
-        labels = [f"{a:g}-{b:g} s" for a, b in zip(bounds, DURATION_BOUNDS, strict=False)] + [f"{bounds[-1]:g} s-"]
+        labels = [f"{a:g}-{b:g} s" for a, b in zip(bounds, DURATION_BOUNDS, strict=False)] + [
+            f"{bounds[-1]:g} s-"
+        ]
         return {
             "rows": self.rows,
             "clips": self.rows - failed,
@@ -88,7 +96,8 @@ class Statistics:
             "frames": self.frames,
             "codes": int(self.codes.sum()),
             "codebooks": [
-                {"used": round(float((c > 0).mean()), 6), "entropy_bits": round(entropy(c), 6)} for c in self.codes
+                {"used": round(float((c > 0).mean()), 6), "entropy_bits": round(entropy(c), 6)}
+                for c in self.codes
             ],
             "durations": dict(zip(labels, self.durations.tolist(), strict=True)),
             "failures": dict(self.failures.most_common()),

@@ -63,7 +63,9 @@ class _Pool:
     def __init__(self, workers: int, settings: tuple):
         self._settings = settings
         self._jobs: queue.Queue[_Slot | None] = queue.Queue()
-        self._ordered: queue.Queue[_Slot | BaseException | None] = queue.Queue(maxsize=4 * workers + 16)
+        self._ordered: queue.Queue[_Slot | BaseException | None] = queue.Queue(
+            maxsize=4 * workers + 16
+        )
         self._room, self._held = threading.Condition(), 0
         self._head: _Slot | None = None  # what the consumer waits for; it always has room
         self._closed = False
@@ -119,14 +121,20 @@ class _Pool:
         while (slot := self._jobs.get()) is not None and not self._closed:
             for attempt in (1, 2):
                 try:
-                    slot.answer = worker.read(slot.cell, lambda size, slot=slot: self._wait_for_room(slot, size))
+                    slot.answer = worker.read(
+                        slot.cell, lambda size, slot=slot: self._wait_for_room(slot, size)
+                    )
                     break
                 except (OSError, EOFError):
                     status = worker.close()
                     if attempt == 2:
-                        slot.answer = f"the decoder's process died on it twice, with status {status}"
+                        slot.answer = (
+                            f"the decoder's process died on it twice, with status {status}"
+                        )
                 except BaseException as error:
-                    slot.answer = f"the recording cannot be handed to a decoder: {type(error).__name__}"
+                    slot.answer = (
+                        f"the recording cannot be handed to a decoder: {type(error).__name__}"
+                    )
                     worker.close()
                     break
             slot.cell = None
@@ -134,7 +142,9 @@ class _Pool:
 
     def _wait_for_room(self, slot: _Slot, size: int) -> None:
         with self._room:
-            self._room.wait_for(lambda: self._closed or self._head is slot or self._held + size <= _BUFFER)
+            self._room.wait_for(
+                lambda: self._closed or self._head is slot or self._held + size <= _BUFFER
+            )
             self._held += size - slot.size
             slot.size = size
 
@@ -154,7 +164,11 @@ class _Worker:
         process.stdin.write(_SIZE.pack(len(job)))
         process.stdin.write(job)
         process.stdin.flush()
-        header = json.loads(_read_exactly(process.stdout, _SIZE.unpack(_read_exactly(process.stdout, _SIZE.size))[0]))
+        header = json.loads(
+            _read_exactly(
+                process.stdout, _SIZE.unpack(_read_exactly(process.stdout, _SIZE.size))[0]
+            )
+        )
         if "error" in header:
             return header["error"]
         audio = None
@@ -187,7 +201,12 @@ class _Worker:
 
     def _start(self) -> subprocess.Popen:
         paths = os.pathsep.join(path for path in sys.path if path)
-        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": paths,
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "codecplus.tokenizing.workers", json.dumps(self._settings)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
@@ -226,7 +245,11 @@ def _work(jobs: Any, answers: Any, settings: tuple) -> None:
             header: dict[str, Any] = {"error": found}
         else:
             shape = None if found.audio is None else found.audio.shape
-            header = {"shape": shape, "num_samples": found.num_samples, "sample_rate": found.sample_rate}
+            header = {
+                "shape": shape,
+                "num_samples": found.num_samples,
+                "sample_rate": found.sample_rate,
+            }
         text = json.dumps(header).encode()
         answers.write(_SIZE.pack(len(text)) + text)
         if isinstance(found, Recording) and found.audio is not None:

@@ -76,7 +76,11 @@ def _place(
     d, size = quantize.codebook_dim, quantize.codebook.num_embeddings
     if rate_weight is None:
         basis = axes[:, -d:]
-        return basis, torch.zeros_like(basis[0]), cosine_kmeans(vectors @ basis, size, rounds, generator)
+        return (
+            basis,
+            torch.zeros_like(basis[0]),
+            cosine_kmeans(vectors @ basis, size, rounds, generator),
+        )
     if d <= STEERING:
         raise ValueError(f"a rate weight needs a codebook_dim above {STEERING}, got {d}")
     basis = axes[:, STEERING - d :]
@@ -96,7 +100,9 @@ def _steered(points: Tensor, costs: Tensor, offset: Tensor) -> Tensor:
     along = lengths + costs
     along = (along.mean() - along) / (2 * offset)
     lengths = lengths + along.square()
-    return torch.cat([points, along[:, None], (1.001 * lengths.max() - lengths).sqrt()[:, None]], dim=1)
+    return torch.cat(
+        [points, along[:, None], (1.001 * lengths.max() - lengths).sqrt()[:, None]], dim=1
+    )
 
 
 def is_steered(quantize: DacVectorQuantize) -> bool:
@@ -112,23 +118,33 @@ def sensitivity(gradients: Tensor, floor: float) -> Tensor:
     count as `floor` of the average direction.
     """
     size = len(gradients)
-    return size * gradients / gradients.trace().clamp(min=1e-30) + floor * torch.eye(size, device=gradients.device)
+    return size * gradients / gradients.trace().clamp(min=1e-30) + floor * torch.eye(
+        size, device=gradients.device
+    )
 
 
-def cosine_kmeans(points: Tensor, entries: int, rounds: int, generator: torch.Generator | None = None) -> Tensor:
+def cosine_kmeans(
+    points: Tensor, entries: int, rounds: int, generator: torch.Generator | None = None
+) -> Tensor:
     """Means (E, d) of the points (N, d) that point the same way; a cluster left empty starts again at some point."""
     means = points[torch.randint(len(points), (entries,), generator=generator)]
     for _ in range(rounds):
         index = nearest_entry(points, means)
         counts = torch.bincount(index, minlength=entries)
-        means = torch.zeros_like(means).index_add_(0, index, points) / counts.clamp(min=1).unsqueeze(-1)
+        means = torch.zeros_like(means).index_add_(0, index, points) / counts.clamp(
+            min=1
+        ).unsqueeze(-1)
         empty = (counts == 0).nonzero().squeeze(-1)
         means[empty] = points[torch.randint(len(points), (len(empty),), generator=generator)]
     return means
 
 
 def constrained_kmeans(
-    points: Tensor, entries: int, rounds: int, rate_weight: float, generator: torch.Generator | None = None
+    points: Tensor,
+    entries: int,
+    rounds: int,
+    rate_weight: float,
+    generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Means (E, d) of the points (N, d) for which they are the cheapest, and what the bits of each cost (E,).
 
@@ -171,13 +187,17 @@ def relative_commitment(
         if steered:
             latents, entries = latents[:, :-STEERING], entries[:, :-STEERING]
         distance = (latents - entries).square().mean()
-        first, second = mean(torch.stack([latents.mean(dim=0), latents.square().mean(dim=0)]))  # (d,) each
+        first, second = mean(
+            torch.stack([latents.mean(dim=0), latents.square().mean(dim=0)])
+        )  # (d,) each
         total = total + distance / ((second - first.square()).mean() + 1e-6)
     return total
 
 
 @torch.no_grad()
-def search_some(quantizer: DacResidualVectorQuantizer, latents: Tensor, quantized: Tensor, share: float) -> Tensor:
+def search_some(
+    quantizer: DacResidualVectorQuantizer, latents: Tensor, quantized: Tensor, share: float
+) -> Tensor:
     """Quantized latents (B, D, T) in which a share of the items is coded by beam search.
 
     A decoder that has only heard greedy sums plays the nearer ones no better. How many codebooks these
@@ -214,13 +234,22 @@ class MovingCodebooks:
         follow: bool = True,
         revive_below: float = 0.04,
     ):
-        self.quantizer, self.decay, self.follow, self.revive_below = quantizer, decay, follow, revive_below
-        codebooks = torch.stack([quantize.codebook.weight.detach() for quantize in _codebooks(quantizer)])  # (K, E, d)
+        self.quantizer, self.decay, self.follow, self.revive_below = (
+            quantizer,
+            decay,
+            follow,
+            revive_below,
+        )
+        codebooks = torch.stack(
+            [quantize.codebook.weight.detach() for quantize in _codebooks(quantizer)]
+        )  # (K, E, d)
         self.counts = torch.zeros(codebooks.shape[:2], device=codebooks.device)
         self.sums = torch.zeros_like(codebooks, dtype=torch.float32)
 
     @torch.no_grad()
-    def update(self, projected: Tensor, codes: Tensor, generator: torch.Generator | None = None) -> int:
+    def update(
+        self, projected: Tensor, codes: Tensor, generator: torch.Generator | None = None
+    ) -> int:
         """Take in the latents (B, K * d, T) of a batch and the codes (B, K, T) chosen for them.
 
         Returns how many entries were moved to random latents, which `generator`, one on the CPU, draws.
@@ -237,7 +266,9 @@ class MovingCodebooks:
         counts.lerp_(code_counts(codes, entries), 1 - self.decay)
         places = torch.stack(index)[..., None].expand_as(z)
         sums.lerp_(torch.zeros_like(sums).scatter_add_(1, places, z), 1 - self.decay)
-        book, entry = (counts < self.revive_below * average).nonzero(as_tuple=True)  # the one time a GPU is waited for
+        book, entry = (counts < self.revive_below * average).nonzero(
+            as_tuple=True
+        )  # the one time a GPU is waited for
         chosen = z[book, torch.randint(z.shape[1], (len(book),), generator=generator).to(z.device)]
         counts[book, entry] = 0.25 * average
         sums[book, entry] = 0.25 * average * chosen

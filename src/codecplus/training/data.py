@@ -27,7 +27,20 @@ from codecplus.audio.loudness import integrated_loudness
 from codecplus.errors import CodecPlusError, InputError, MissingExtraError
 from codecplus.training.recipe import Augmentation
 
-SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf", ".w64"}
+SUFFIXES = {
+    ".wav",
+    ".flac",
+    ".ogg",
+    ".oga",
+    ".opus",
+    ".mp3",
+    ".aiff",
+    ".aif",
+    ".aifc",
+    ".au",
+    ".caf",
+    ".w64",
+}
 _FULL_ROW_SECONDS = 30.0  # rows of a table are drawn in proportion to their duration up to this
 
 
@@ -71,7 +84,9 @@ def find_recordings(*folders: Path | str, report: bool = True) -> list[Recording
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise InputError(f"there is no folder {folder}")
-        for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
+        for path in sorted(
+            p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
+        ):
             try:
                 with AudioFileReader(path) as reader:
                     found.append(Recording(path, reader.sample_rate, reader.num_samples))
@@ -79,7 +94,10 @@ def find_recordings(*folders: Path | str, report: bool = True) -> list[Recording
                 broken.append(path.name)
     if broken and report:
         more = "" if len(broken) <= 5 else f" and {len(broken) - 5} more"
-        warnings.warn(f"{len(broken)} unreadable files are skipped: {', '.join(broken[:5])}{more}", stacklevel=2)
+        warnings.warn(
+            f"{len(broken)} unreadable files are skipped: {', '.join(broken[:5])}{more}",
+            stacklevel=2,
+        )
     if not found:
         raise InputError(
             f"found no readable audio below {', '.join(map(str, folders))}; expected files ending in "
@@ -88,10 +106,14 @@ def find_recordings(*folders: Path | str, report: bool = True) -> list[Recording
     return found
 
 
-def hold_out(recordings: Sequence[Recording], most: int = 16) -> tuple[list[Recording], list[Recording]]:
+def hold_out(
+    recordings: Sequence[Recording], most: int = 16
+) -> tuple[list[Recording], list[Recording]]:
     """Recordings to train on, and at most a twentieth to validate with, chosen by their names."""
     count = min(most, len(recordings) // 20)
-    order = sorted(recordings, key=lambda recording: (zlib.crc32(recording.path.name.encode()), recording.path))
+    order = sorted(
+        recordings, key=lambda recording: (zlib.crc32(recording.path.name.encode()), recording.path)
+    )
     held = {recording.path for recording in order[:count]}
     return [r for r in recordings if r.path not in held], [r for r in recordings if r.path in held]
 
@@ -145,7 +167,9 @@ class Cutter:
         self.sample_rate, self.samples = sample_rate, samples
         self.augmentation = augmentation or Augmentation()
 
-    def cut(self, source: Source, random: np.random.Generator) -> tuple[np.ndarray, float, list[str]]:
+    def cut(
+        self, source: Source, random: np.random.Generator
+    ) -> tuple[np.ndarray, float, list[str]]:
         """A crop (S,), its bandwidth in Hz, and the problems on the way to it. Raises InputError if none is to be had.
 
         After so many attempts that met only silence, the last silence is given.
@@ -170,7 +194,9 @@ class Cutter:
             if tries == self.attempts:
                 break
         if silence is None:
-            raise InputError(f"no recording can be read; {len(broken)} were tried: {list(broken.values())[-1]}")
+            raise InputError(
+                f"no recording can be read; {len(broken)} were tried: {list(broken.values())[-1]}"
+            )
         return *silence, list(broken.values())
 
     def _read(self, file: Any, random: np.random.Generator) -> tuple[np.ndarray, float]:
@@ -198,7 +224,9 @@ class Cutter:
         )
         decibels = 0.0
         # What is silent stays so: noise made loud teaches noise.
-        if shares[0] < chosen.loudness_share and np.square(crop).mean() > 10 ** (chosen.silence_db / 10):
+        if shares[0] < chosen.loudness_share and np.square(crop).mean() > 10 ** (
+            chosen.silence_db / 10
+        ):
             found = integrated_loudness(crop, self.sample_rate)
             decibels += loudness - found if np.isfinite(found) else 0.0
         if shares[1] < chosen.gain_share:
@@ -224,7 +252,9 @@ class StreamedCrops(IterableDataset):
     A block of rows is held at a time, undecoded; from it come as many crops as cover its duration once.
     """
 
-    def __init__(self, table: Any, column: str, cutter: Cutter, batch: int, *, seed: int = 0, block: int = 64):
+    def __init__(
+        self, table: Any, column: str, cutter: Cutter, batch: int, *, seed: int = 0, block: int = 64
+    ):
         self.table, self.column, self.cutter = undecoded(table, column), column, cutter
         self.batch, self.seed, self.block = batch, seed, block
         self.start: dict[str, Any] = {}
@@ -237,7 +267,9 @@ class StreamedCrops(IterableDataset):
             seconds = self.cutter.samples / self.cutter.sample_rate
             batches = max(1, round(source.seconds / seconds / self.batch))
             for index in range(skip, batches):
-                random = [np.random.default_rng([self.seed, number, index, i]) for i in range(self.batch)]
+                random = [
+                    np.random.default_rng([self.seed, number, index, i]) for i in range(self.batch)
+                ]
                 crops = [self.cutter.cut(source, r) for r in random]
                 yield collate(crops, {"block": number, "batches": index + 1, "table": before})
             number, skip = number + 1, 0
@@ -275,7 +307,9 @@ class _Block:
         self.files = [audio_file(row, column, index) for index, row in enumerate(rows)]
         lengths = np.array([self._seconds(file) for _, file in self.files])
         self.seconds = float(lengths.sum())
-        self._ends = np.cumsum(np.maximum(lengths, 1e-3))  # unreadable ones are drawn too, rarely: they are reported
+        self._ends = np.cumsum(
+            np.maximum(lengths, 1e-3)
+        )  # unreadable ones are drawn too, rarely: they are reported
 
     def draw(self, random: np.random.Generator) -> tuple[str, Any]:
         index = int(np.searchsorted(self._ends, random.uniform(0, self._ends[-1]), side="right"))
@@ -306,11 +340,15 @@ def undecoded(table: Any, column: str) -> Any:
         raise MissingExtraError("data sets need datasets: pip install codecplus[train]") from error
     names = table.column_names or list(next(iter(table), {}))
     if column not in names:
-        raise InputError(f"the dataset has no column {column!r}; name the one with the audio: {', '.join(names)}")
+        raise InputError(
+            f"the dataset has no column {column!r}; name the one with the audio: {', '.join(names)}"
+        )
     return table.select_columns([column]).cast_column(column, datasets.Audio(decode=False))
 
 
-def collate(crops: list[tuple[np.ndarray, float, list[str]]], state: dict[str, Any] | None = None) -> Batch:
+def collate(
+    crops: list[tuple[np.ndarray, float, list[str]]], state: dict[str, Any] | None = None
+) -> Batch:
     """A batch of crops."""
     audio, bandwidth, problems = zip(*crops, strict=True)
     return Batch(
@@ -363,7 +401,11 @@ class Batches:
         # Without a generator of its own, a loader takes numbers from everybody's.
         options: dict[str, Any] = {"num_workers": self.workers, "generator": torch.Generator()}
         if self.workers:
-            options |= {"prefetch_factor": 4, "persistent_workers": True, "worker_init_fn": _leave_signals}
+            options |= {
+                "prefetch_factor": 4,
+                "persistent_workers": True,
+                "worker_init_fn": _leave_signals,
+            }
         if isinstance(self.crops, StreamedCrops):
             self.crops.start = self._streamed
             return DataLoader(self.crops, batch_size=None, **options)

@@ -16,7 +16,9 @@ from torch.nn.utils.parametrizations import weight_norm
 PAPER_BANDS = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
 
 
-def _conv(in_channels: int, out_channels: int, kernel: tuple[int, int], stride: tuple[int, int]) -> nn.Sequential:
+def _conv(
+    in_channels: int, out_channels: int, kernel: tuple[int, int], stride: tuple[int, int]
+) -> nn.Sequential:
     """A weight-normed convolution that keeps the size but for the stride, and its activation."""
     return nn.Sequential(_plain_conv(in_channels, out_channels, kernel, stride), nn.LeakyReLU(0.1))
 
@@ -66,7 +68,11 @@ class MultiBandSTFTDiscriminator(nn.Module):
     hann: Tensor
 
     def __init__(
-        self, window: int, channels: int = 32, bands: Sequence[tuple[float, float]] = PAPER_BANDS, layers: int = 5
+        self,
+        window: int,
+        channels: int = 32,
+        bands: Sequence[tuple[float, float]] = PAPER_BANDS,
+        layers: int = 5,
     ):
         super().__init__()
         self.window = window
@@ -79,7 +85,11 @@ class MultiBandSTFTDiscriminator(nn.Module):
     @staticmethod
     def _convs(channels: int, layers: int) -> list[nn.Sequential]:
         first, last = _conv(2, channels, (3, 9), (1, 1)), _conv(channels, channels, (3, 3), (1, 1))
-        return [first, *(_conv(channels, channels, (3, 9), (1, 2)) for _ in range(layers - 2)), last]
+        return [
+            first,
+            *(_conv(channels, channels, (3, 9), (1, 2)) for _ in range(layers - 2)),
+            last,
+        ]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Outputs of all layers of all bands, the judgement last."""
@@ -121,7 +131,9 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         if not periods and not fft_sizes:
-            raise ValueError("expected at least one period or one fft_size for the discriminator, got none of both")
+            raise ValueError(
+                "expected at least one period or one fft_size for the discriminator, got none of both"
+            )
         self.discriminators = nn.ModuleList(
             [
                 *(MultiPeriodDiscriminator(period, period_channels) for period in periods),

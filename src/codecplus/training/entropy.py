@@ -31,11 +31,19 @@ _BATCH = 512  # frames
 _RATE = 3e-3  # of learning, at its highest
 _TRUNCATED = 0.15  # share of the frames that stand behind one with fewer codebooks
 _SILENCE = 0.01  # share of the frames that are digital silence
-_MOST, _MOST_LOGIT = 40_000, 16_000  # sums of rounded weights, so that integers stay exact in floats of 32 bits
+_MOST, _MOST_LOGIT = (
+    40_000,
+    16_000,
+)  # sums of rounded weights, so that integers stay exact in floats of 32 bits
 _ROUNDED = 0.25  # last part of the training, in which weights are rounded as they will be
 _DROPPED = 0.25  # share of the hidden values that are left out in training
 _PASSES = 24  # over the codes, at most
-_TURNS, _LATER, _LOUDER, _FASTER = 8, 0.04, (-8, 4), 0.06  # changes of recordings: how often, up to s, dB, share
+_TURNS, _LATER, _LOUDER, _FASTER = (
+    8,
+    0.04,
+    (-8, 4),
+    0.06,
+)  # changes of recordings: how often, up to s, dB, share
 
 
 def fit_entropy_model(
@@ -60,10 +68,14 @@ def fit_entropy_model(
         InputError: if there is no readable audio.
     """
     start, say = time.monotonic(), progress or (lambda line: None)
-    clips = list(_encoded(codec, _files(recordings), start + 30 * minutes, start + 20 * minutes, seed))
+    clips = list(
+        _encoded(codec, _files(recordings), start + 30 * minutes, start + 20 * minutes, seed)
+    )
     frames = sum(clip.shape[-1] for clip in clips)
     say(f"{len(clips)} clips, {frames / codec.frame_rate / 60:.1f} minutes of codes")
-    silence = np.asarray(codec.encode(np.zeros(2 * codec.model_sample_rate, np.float32), codec.model_sample_rate))
+    silence = np.asarray(
+        codec.encode(np.zeros(2 * codec.model_sample_rate, np.float32), codec.model_sample_rate)
+    )
     return fit_network(
         clips,
         Codebooks.of(codec),
@@ -96,7 +108,11 @@ class Codebooks:
             K, _, d = entries.shape
             # Coordinates that only steer the search (`training.codebooks.initialize`) say nothing of the audio.
             heard = (out != 0).any(dim=0).cpu().view(K, 1, d)
-            return cls(entries * heard, F.normalize(entries, dim=-1) * heard, (into @ out).cpu().view(K, d, K, d))
+            return cls(
+                entries * heard,
+                F.normalize(entries, dim=-1) * heard,
+                (into @ out).cpu().view(K, d, K, d),
+            )
 
 
 def fit_network(
@@ -128,7 +144,9 @@ def fit_network(
     quiet = frames[:0] if silence is None else torch.from_numpy(_windows(silence, size))
     most = steps or max(200, _PASSES * len(frames) // _BATCH)
     model = _FloatNetwork(frames, codebooks, generator)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, betas=(0.9, 0.98), weight_decay=0.03, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=_RATE, betas=(0.9, 0.98), weight_decay=0.03, fused=True
+    )
     started = time.monotonic()
     for step in range(most):
         # Time is what is given: the schedule follows the clock where the clock is what ends it.
@@ -137,7 +155,9 @@ def fit_network(
         if done >= 1:
             break
         for group in optimizer.param_groups:
-            group["lr"] = _RATE * min(1.0, (step + 1) / 50) * (0.02 + 0.49 * (1 + np.cos(np.pi * done)))
+            group["lr"] = (
+                _RATE * min(1.0, (step + 1) / 50) * (0.02 + 0.49 * (1 + np.cos(np.pi * done)))
+            )
         batch = frames[torch.randint(len(frames), (_BATCH,), generator=generator)]
         batch = _augmented(batch, quiet, size, generator)
         if done > 1 - _ROUNDED and not model.rounded:
@@ -163,13 +183,21 @@ class _FloatNetwork(nn.Module):
         d, lows = max(seen, _WIDTH), 1 << low_bits(N)
         self.sizes = (K, d, H, N // lows, lows)
         self.rounded, self.generator = False, generator
-        entries = entries - entries.mean(dim=1, keepdim=True)  # what all entries of a codebook share tells nothing
-        by_rank = [_similar_order(book.numpy().astype(np.float64), np.arange(N)) for book in directions]
+        entries = entries - entries.mean(
+            dim=1, keepdim=True
+        )  # what all entries of a codebook share tells nothing
+        by_rank = [
+            _similar_order(book.numpy().astype(np.float64), np.arange(N)) for book in directions
+        ]
         self.ranks: Tensor
         self.register_buffer("ranks", torch.from_numpy(np.argsort(by_rank, axis=1)))
-        ranked = torch.stack([book[torch.from_numpy(order)] for book, order in zip(directions, by_rank, strict=True)])
+        ranked = torch.stack(
+            [book[torch.from_numpy(order)] for book, order in zip(directions, by_rank, strict=True)]
+        )
         self.places: Tensor
-        self.register_buffer("places", _polynomials(ranked).transpose(1, 2).contiguous())  # (K, P, N)
+        self.register_buffer(
+            "places", _polynomials(ranked).transpose(1, 2).contiguous()
+        )  # (K, P, N)
 
         def normal(*shape: int, scale: float) -> Tensor:
             return torch.randn(*shape, generator=generator) * scale
@@ -191,7 +219,10 @@ class _FloatNetwork(nn.Module):
         self.slopes = nn.Parameter(normal(K, H, self.places.shape[1], scale=0.02))
         self.own = nn.Parameter(torch.zeros(K, H, N))
         counts = torch.stack(
-            [torch.bincount(ranks[book], minlength=N) for ranks, book in zip(self.ranks, frames[:, 0].t(), strict=True)]
+            [
+                torch.bincount(ranks[book], minlength=N)
+                for ranks, book in zip(self.ranks, frames[:, 0].t(), strict=True)
+            ]
         )
         counts = (counts + 0.5).view(K, N // lows, lows)
         self.high_bias = nn.Parameter(_log_shares(counts.sum(dim=-1)))
@@ -205,7 +236,9 @@ class _FloatNetwork(nn.Module):
         """
         K, H, d = self.sizes[0], self.sizes[2], views.shape[1]
         known = self.known.view(K, LAGS, K, -1)[..., :1]  # (K, L, K, 1)
-        vectors = torch.stack([self.codes[j, frames[:, 1, j], :d] for j in range(K)], dim=1)  # (N, K, d)
+        vectors = torch.stack(
+            [self.codes[j, frames[:, 1, j], :d] for j in range(K)], dim=1
+        )  # (N, K, d)
         for k in range(K):
             weights = views[k].permute(1, 2, 0)  # (K, d, d)
             seen = torch.einsum("njd,jde->ne", vectors * known[k, 1], weights)
@@ -221,13 +254,19 @@ class _FloatNetwork(nn.Module):
         lows = self.sizes[-1]
         h = self._hidden(frames)
         if self.training:  # recordings are few: without this, hidden values learn them by heart
-            h = h * torch.empty_like(h[0]).bernoulli_(1 - _DROPPED, generator=self.generator) / (1 - _DROPPED)
+            h = (
+                h
+                * torch.empty_like(h[0]).bernoulli_(1 - _DROPPED, generator=self.generator)
+                / (1 - _DROPPED)
+            )
         ranks = self.ranks.gather(1, frames[:, 0].t())  # (K, N)
         high, low = ranks // lows, ranks % lows
         high_logits = torch.baddbmm(self.high_bias[:, None], h, self._weights("high"))
         low_logits = self._low_logits(h, high)
         nats = F.cross_entropy(high_logits.transpose(1, 2), high, reduction="none")
-        return (nats + F.cross_entropy(low_logits.transpose(1, 2), low, reduction="none")) / np.log(2)
+        return (nats + F.cross_entropy(low_logits.transpose(1, 2), low, reduction="none")) / np.log(
+            2
+        )
 
     def _low_logits(self, h: Tensor, high: Tensor) -> Tensor:
         """Logits (K, N, lows) for hidden values (K, N, H) after high symbols (K, N)."""
@@ -239,7 +278,11 @@ class _FloatNetwork(nn.Module):
         place = torch.empty_like(order)
         place[order] = torch.arange(len(order)) - (counts.cumsum(0) - counts)[group[order]]
         place += group * room
-        grouped = h.new_zeros(K * highs * room, H).index_copy(0, place, h.flatten(0, 1)).view(K * highs, room, H)
+        grouped = (
+            h.new_zeros(K * highs * room, H)
+            .index_copy(0, place, h.flatten(0, 1))
+            .view(K * highs, room, H)
+        )
         weights = self._weights("low").view(K, H, highs, lows).transpose(1, 2).flatten(0, 1)
         logits = torch.baddbmm(self.low_bias.view(K * highs, 1, lows), grouped, weights)
         return logits.flatten(0, 1)[place].view(*high.shape, lows)
@@ -248,7 +291,9 @@ class _FloatNetwork(nn.Module):
         """Hidden values (K, N, H) of windows (N, L, K)."""
         K, d, H, highs, lows = self.sizes
         codes = self._weights("codes").view(-1, d)
-        x = F.embedding(frames + torch.arange(K) * (highs * lows + 1), codes).flatten(1)  # (N, L * K * d)
+        x = F.embedding(frames + torch.arange(K) * (highs * lows + 1), codes).flatten(
+            1
+        )  # (N, L * K * d)
         hidden = self._weights("hidden") * self.known
         h = (x @ hidden.transpose(0, 1).reshape(-1, K * H) + self.hidden_bias.reshape(-1)).relu()
         h = h.view(-1, K, H).transpose(0, 1)
@@ -264,7 +309,11 @@ class _FloatNetwork(nn.Module):
 
     def _weights(self, name: str) -> Tensor:
         weights = getattr(self, name)
-        return _straight(weights, _rounded(weights, self.unit[name]) * self.unit[name]) if self.rounded else weights
+        return (
+            _straight(weights, _rounded(weights, self.unit[name]) * self.unit[name])
+            if self.rounded
+            else weights
+        )
 
     @torch.no_grad()
     def round(self, frames: Tensor) -> None:
@@ -272,17 +321,25 @@ class _FloatNetwork(nn.Module):
         h = self._hidden(frames)
         codes = self.codes.abs().amax() / 127
         weights = (self.hidden * self.known).abs()
-        hidden = torch.maximum(weights.amax(dim=(1, 2)) / 127, weights.sum(dim=1).amax(dim=1) / _MOST)  # (K,)
+        hidden = torch.maximum(
+            weights.amax(dim=(1, 2)) / 127, weights.sum(dim=1).amax(dim=1) / _MOST
+        )  # (K,)
         largest = h.reshape(len(h), -1).quantile(0.9995, dim=1).clamp(min=1e-6)
         shift = (largest / (codes * hidden) / 255).log2().ceil().clamp(0, 24)
         value = codes * hidden * 2**shift
         self.shifts = {"hidden": shift}
-        self.unit = {"codes": codes, "hidden": hidden.view(-1, 1, 1), "hidden_value": value.view(-1, 1, 1)}
+        self.unit = {
+            "codes": codes,
+            "hidden": hidden.view(-1, 1, 1),
+            "hidden_value": value.view(-1, 1, 1),
+        }
         for name in ("high", "low"):
             # Logits count in 1/32 bit once they are shifted; before, in finer steps, so that the weights use 8 bits.
             per_weight = 32 / np.log(2) * value
             weights = getattr(self, name).abs()
-            largest = torch.maximum(weights.amax(dim=(1, 2)), weights.sum(dim=1).amax(dim=1) * 127 / _MOST_LOGIT)
+            largest = torch.maximum(
+                weights.amax(dim=(1, 2)), weights.sum(dim=1).amax(dim=1) * 127 / _MOST_LOGIT
+            )
             shift = (127 / (largest * per_weight)).log2().floor().clamp(0, 12)
             unit = 1 / (per_weight * 2**shift)
             self.shifts[name] = shift
@@ -311,7 +368,9 @@ class _FloatNetwork(nn.Module):
                 K, _, H, highs, lows = self.sizes
                 weights = weights.view(K, H, highs, lows).transpose(1, 2)
             arrays[name] = weights.numpy().astype(np.int8)
-            arrays[f"{name}_bias"] = (bias / sums[name]).round().clamp(-(2**21), 2**21).numpy().astype(np.int32)
+            arrays[f"{name}_bias"] = (
+                (bias / sums[name]).round().clamp(-(2**21), 2**21).numpy().astype(np.int32)
+            )
             arrays[f"{name}_shift"] = self.shifts[name].numpy().astype(np.uint8)
         return arrays
 
@@ -332,7 +391,9 @@ def _similar_order(vectors: np.ndarray, among: np.ndarray) -> np.ndarray:
     axis = np.linalg.eigh(centred.T @ centred)[1][:, -1]
     among = among[np.argsort(centred @ axis, kind="stable")]
     half = len(among) // 2
-    return np.concatenate([_similar_order(vectors, among[:half]), _similar_order(vectors, among[half:])])
+    return np.concatenate(
+        [_similar_order(vectors, among[:half]), _similar_order(vectors, among[half:])]
+    )
 
 
 def _log_shares(counts: Tensor) -> Tensor:
@@ -350,12 +411,18 @@ def _straight(value: Tensor, rounded: Tensor) -> Tensor:
 
 def _windows(codes: np.ndarray, codebook_size: int) -> np.ndarray:
     """Codes (K, T) as windows (T, L, K): the frame itself, then those before it."""
-    padded = np.pad(np.asarray(codes, np.int64), ((0, 0), (LAGS - 1, 0)), constant_values=codebook_size)
+    padded = np.pad(
+        np.asarray(codes, np.int64), ((0, 0), (LAGS - 1, 0)), constant_values=codebook_size
+    )
     frames = codes.shape[-1]
-    return np.stack([padded[:, LAGS - 1 - lag : LAGS - 1 - lag + frames].T for lag in range(LAGS)], axis=1)
+    return np.stack(
+        [padded[:, LAGS - 1 - lag : LAGS - 1 - lag + frames].T for lag in range(LAGS)], axis=1
+    )
 
 
-def _augmented(frames: Tensor, silence: Tensor, codebook_size: int, generator: torch.Generator) -> Tensor:
+def _augmented(
+    frames: Tensor, silence: Tensor, codebook_size: int, generator: torch.Generator
+) -> Tensor:
     """Some windows with fewer codebooks before, as at a variable bitrate, and some of silence."""
     count, K = len(frames), frames.shape[-1]
     kept = torch.randint(1, K + 1, (count, 1, 1), generator=generator)
@@ -378,7 +445,9 @@ def _files(recordings: Path | str | Sequence[Path | str]) -> list[Path]:
     suffixes = {".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus"}
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
     if not found:
-        raise InputError(f"expected a folder with recordings, found no {', '.join(sorted(suffixes))} in {folder}")
+        raise InputError(
+            f"expected a folder with recordings, found no {', '.join(sorted(suffixes))} in {folder}"
+        )
     return found
 
 
@@ -400,7 +469,11 @@ def _encoded(
                 audio, rate = load_audio(files[index])
             except CodecPlusError:
                 continue
-            yield from np.asarray(codec.encode(*(_changed(audio, rate, rng) if turn else (np.atleast_2d(audio), rate))))
+            yield from np.asarray(
+                codec.encode(
+                    *(_changed(audio, rate, rng) if turn else (np.atleast_2d(audio), rate))
+                )
+            )
             found = True
         if not found:
             raise InputError("expected recordings that can be read, got none")
@@ -412,4 +485,6 @@ def _changed(audio: np.ndarray, rate: int, rng: np.random.Generator) -> tuple[np
     louder = 10 ** (rng.uniform(*_LOUDER) / 20)
     audio = np.pad(np.atleast_2d(audio), ((0, 0), (later, 0)))
     peak = float(np.abs(audio).max(initial=1e-9))
-    return audio * np.float32(min(louder, max(1.0, 1 / peak))), round(rate * (1 + rng.uniform(-_FASTER, _FASTER)))
+    return audio * np.float32(min(louder, max(1.0, 1 / peak))), round(
+        rate * (1 + rng.uniform(-_FASTER, _FASTER))
+    )

@@ -27,7 +27,9 @@ from codecplus.training.optimizer import build_optimizers
 from codecplus.training.recipe import ADVERSARIAL, Adversary, Recipe
 
 MOST_SKIPS = 10  # steps in a row whose gradient is not finite
-_SENSITIVITY_EVERY = 8  # batches that codebooks are placed by: gradients take longer than latents, and fewer do
+_SENSITIVITY_EVERY = (
+    8  # batches that codebooks are placed by: gradients take longer than latents, and fewer do
+)
 
 
 def new_model(recipe: Recipe) -> DacModel:
@@ -47,9 +49,17 @@ def initialize_weights(model: DacModel) -> None:
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.ConvTranspose1d):
-            nn.init.normal_(module.weight, std=(2 * module.in_channels) ** -0.5)  # an output step sees two inputs
+            nn.init.normal_(
+                module.weight, std=(2 * module.in_channels) ** -0.5
+            )  # an output step sees two inputs
         elif isinstance(module, nn.Conv1d):
-            gain = 0.03 if name == "decoder.conv2" else 0.1 if "res_unit" in name and name.endswith("conv2") else 1.0
+            gain = (
+                0.03
+                if name == "decoder.conv2"
+                else 0.1
+                if "res_unit" in name and name.endswith("conv2")
+                else 1.0
+            )
             nn.init.normal_(module.weight, std=gain * module.weight[0].numel() ** -0.5)
         else:
             continue
@@ -86,7 +96,9 @@ class Coding(nn.Module):
                 found = self.model.quantizer(out["latents"])
                 decoded, out["codes"], out["projected"], out["commitment"], out["codebook"] = found
                 if freeze and self.searched:
-                    decoded = codebooks.search_some(self.model.quantizer, out["latents"], decoded, self.searched)
+                    decoded = codebooks.search_some(
+                        self.model.quantizer, out["latents"], decoded, self.searched
+                    )
         out["audio"] = self.decode(decoded, audio.shape[-1])
         return out
 
@@ -128,7 +140,12 @@ class Trainer:
 
         self.accelerator = Accelerator(cpu=True) if accelerator is None else accelerator
         self.device = self.accelerator.device
-        self.model, self.batches, self.recipe, self.dtype = model.to(self.device).train(), batches, recipe, dtype
+        self.model, self.batches, self.recipe, self.dtype = (
+            model.to(self.device).train(),
+            batches,
+            recipe,
+            dtype,
+        )
         self.accumulate, self.fine_tune = accumulate, fine_tune
         objective, books = recipe.objective, recipe.codebooks
         model.quantizer.quantizer_dropout = recipe.quantizer_dropout
@@ -150,10 +167,15 @@ class Trainer:
             model, muon=recipe.optimizer == "muon", lr=recipe.lr, train_codebooks=learned
         )
         self.moving = self._new_moving()
-        self.local_coding = Coding(model, dtype, books.searched)  # of this process, without the others
+        self.local_coding = Coding(
+            model, dtype, books.searched
+        )  # of this process, without the others
         self.coding = self.accelerator.prepare(self.local_coding)
         self.losses = losses.losses_by_name(
-            objective.reconstruction, model.config.sampling_rate, objective.mel_bands, objective.stft_windows
+            objective.reconstruction,
+            model.config.sampling_rate,
+            objective.mel_bands,
+            objective.stft_windows,
         )
         for loss in self.losses.values():
             if isinstance(loss, nn.Module):
@@ -191,12 +213,18 @@ class Trainer:
     def frozen(self) -> bool:
         """Whether encoder and codebooks rest at this step; not where the decoder does, or nothing would learn."""
         freeze_at = self.recipe.schedule.freeze_at
-        return freeze_at is not None and self.step_number >= freeze_at and "decoder" not in self.recipe.resting
+        return (
+            freeze_at is not None
+            and self.step_number >= freeze_at
+            and "decoder" not in self.recipe.resting
+        )
 
     @property
     def adversarial(self) -> bool:
         """Whether discriminators take part in this step."""
-        return self.discriminator is not None and self.step_number >= self.recipe.schedule.adversary_at
+        return (
+            self.discriminator is not None and self.step_number >= self.recipe.schedule.adversary_at
+        )
 
     def step(self) -> dict[str, Tensor | float]:
         """One step on `accumulate` batches; returns the losses of this process.
@@ -206,7 +234,9 @@ class Trainer:
         """
         schedule, books = self.recipe.schedule, self.recipe.codebooks
         if books.placed and not (self.fine_tune and books.kept):
-            if self.step_number == schedule.freeze_at:  # the encoder rests as its average, which suits other codebooks
+            if (
+                self.step_number == schedule.freeze_at
+            ):  # the encoder rests as its average, which suits other codebooks
                 self.model.encoder.load_state_dict(self.average.encoder.state_dict())
             first = 0 if self.fine_tune else schedule.quantize_at
             if self.step_number in (first, *schedule.place_at, schedule.freeze_at):
@@ -252,7 +282,10 @@ class Trainer:
         judged = None
         if self.adversarial:
             judged = self._judge(heard, reference)
-            parts |= {"adversarial": judged.adversarial, "feature_matching": judged.feature_matching}
+            parts |= {
+                "adversarial": judged.adversarial,
+                "feature_matching": judged.feature_matching,
+            }
         weights = self.recipe.objective.weights
         parts = {name: loss for name, loss in parts.items() if weights.get(name)}
         gradient, squares = self._output_gradient(parts, leaf)
@@ -283,11 +316,14 @@ class Trainer:
             features = self.judge(signals)
         count = len(estimate)
         fake, real = (
-            [[layer[part] for layer in layers] for layers in features] for part in (slice(count), slice(count, None))
+            [[layer[part] for layer in layers] for layers in features]
+            for part in (slice(count), slice(count, None))
         )
         return adversarial_losses(fake, real)
 
-    def _output_gradient(self, parts: dict[str, Tensor], leaf: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _output_gradient(
+        self, parts: dict[str, Tensor], leaf: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         objective = self.recipe.objective
         values, weights = list(parts.values()), [objective.weights[name] for name in parts]
         if not objective.balanced:
@@ -301,7 +337,10 @@ class Trainer:
             found.append(squares)
             known = [usual.get(name) for name in parts]
             return torch.stack(
-                [s if k is None else s.new_tensor(k) for k, s in zip(known, squares.sqrt(), strict=True)]
+                [
+                    s if k is None else s.new_tensor(k)
+                    for k, s in zip(known, squares.sqrt(), strict=True)
+                ]
             )
 
         gradient = losses.balanced_gradient(values, weights, leaf, norms)
@@ -313,7 +352,9 @@ class Trainer:
             scale = self._mean(out["latents"].square().mean()).log()
             if self.progress["latent_scale"] is None:
                 self.progress["latent_scale"] = float(scale.detach())
-            total = total + objective.latent_scale * (scale - self.progress["latent_scale"]).square()
+            total = (
+                total + objective.latent_scale * (scale - self.progress["latent_scale"]).square()
+            )
         if "codes" not in out:
             return total
         if objective.unread:
@@ -322,7 +363,9 @@ class Trainer:
             total = total + objective.unread * (out["latents"] - read).square().mean() / size
         if self.recipe.codebooks.learning == "means":
             options = {"mean": self._mean, "steered": self.steered}
-            commitment = codebooks.relative_commitment(self.model.quantizer, out["projected"], out["codes"], **options)
+            commitment = codebooks.relative_commitment(
+                self.model.quantizer, out["projected"], out["codes"], **options
+            )
         else:
             commitment = out["commitment"]
             total = total + objective.codebook * out["codebook"]
@@ -337,13 +380,21 @@ class Trainer:
         limit = clip if clip is not None else math.inf if usual is None else 3 * usual
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
-        report = {"gradient_norm": norm, "learning_rate": recipe.lr * self._factor(), "skipped": 0.0}
+        report = {
+            "gradient_norm": norm,
+            "learning_rate": recipe.lr * self._factor(),
+            "skipped": 0.0,
+        }
         judge_norm = self._clip_judge()
         if judge_norm is not None:
             report["discriminator_gradient_norm"] = judge_norm
         if not math.isfinite(norm) or not math.isfinite(judge_norm or 0.0):
             self._skip(norm, judge_norm)
-            return {**report, "skipped": 1.0, "gradient_norm": limit if math.isfinite(limit) else 0.0}
+            return {
+                **report,
+                "skipped": 1.0,
+                "gradient_norm": limit if math.isfinite(limit) else 0.0,
+            }
         self.progress["skipped_in_a_row"] = 0
         kept = min(norm, limit)
         self.progress["gradient_norm"] = kept if usual is None else 0.98 * usual + 0.02 * kept
@@ -369,7 +420,9 @@ class Trainer:
     def _clip_judge(self) -> float | None:
         if not self.adversarial or self.discriminator is None:
             return None
-        norm = torch.nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.recipe.adversary.clip)
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.discriminator.parameters(), self.recipe.adversary.clip
+        )
         return float(norm)
 
     def _skip(self, norm: float, judge_norm: float | None) -> None:
@@ -403,7 +456,9 @@ class Trainer:
         keep = min(self.recipe.average_decay, (1 + step) / (10 + step))
         if self.fine_tune:
             keep = self.recipe.average_decay
-        for average, current in zip(self.average.parameters(), self.model.parameters(), strict=True):
+        for average, current in zip(
+            self.average.parameters(), self.model.parameters(), strict=True
+        ):
             average.lerp_(current, 1 - keep)
 
     def _follow(self, coded: list[tuple[Tensor, Tensor]]) -> float:
@@ -417,12 +472,16 @@ class Trainer:
 
     def _generator(self, purpose: int) -> torch.Generator:
         """Random numbers that are the same in all processes."""
-        return torch.Generator().manual_seed((self.recipe.seed * 1_000_003 + self.step_number) * 4 + purpose)
+        return torch.Generator().manual_seed(
+            (self.recipe.seed * 1_000_003 + self.step_number) * 4 + purpose
+        )
 
     @torch.no_grad()
     def _place_codebooks(self) -> None:
         books, latents, products, found = self.recipe.codebooks, [], [], 0
-        most = max(10, self.recipe.schedule.steps // 20)  # batches: a short trial is not to spend its time here
+        most = max(
+            10, self.recipe.schedule.steps // 20
+        )  # batches: a short trial is not to spend its time here
         while found < books.placement_vectors and len(latents) < most:
             batch = self._next_batch()
             mine = self.model.encoder(batch.audio.unsqueeze(1).to(self.dtype)).float()
@@ -434,7 +493,9 @@ class Trainer:
             found += len(latents[-1])
         vectors, metric = torch.cat(latents), None
         if books.placement_floor is not None:
-            metric = codebooks.sensitivity(torch.stack(products).sum(dim=0), books.placement_floor).cpu()
+            metric = codebooks.sensitivity(
+                torch.stack(products).sum(dim=0), books.placement_floor
+            ).cpu()
         # Codebooks that move could not be steered.
         resting = self.steered or self.step_number == self.recipe.schedule.freeze_at
         codebooks.initialize(
@@ -450,20 +511,27 @@ class Trainer:
 
     def _latent_gradient(self, latents: Tensor, batch: Batch) -> Tensor:
         """Gradient of the reconstruction losses at what the decoder gets for these latents (B, D, T)."""
-        if self.fine_tune or self.step_number > self.recipe.schedule.quantize_at:  # before, there are no codebooks
+        if (
+            self.fine_tune or self.step_number > self.recipe.schedule.quantize_at
+        ):  # before, there are no codebooks
             latents = self.model.quantizer.eval()(latents)[0]
             self.model.quantizer.train()
         with torch.enable_grad():
             latents = latents.detach().requires_grad_()
             audio = self.local_coding.decode(latents, batch.audio.shape[-1])
             leaf = audio.detach().requires_grad_()
-            gradient, _ = self._output_gradient(self._reconstruction(*self._heard(leaf, batch)), leaf)
+            gradient, _ = self._output_gradient(
+                self._reconstruction(*self._heard(leaf, batch)), leaf
+            )
             return torch.autograd.grad((audio * gradient).sum(), latents)[0].float()
 
     def _new_moving(self) -> codebooks.MovingCodebooks:
         books = self.recipe.codebooks
         return codebooks.MovingCodebooks(
-            self.model.quantizer, books.decay, follow=books.learning == "means", revive_below=books.revive_below
+            self.model.quantizer,
+            books.decay,
+            follow=books.learning == "means",
+            revive_below=books.revive_below,
         )
 
     def _sum(self, x: Tensor) -> Tensor:
@@ -473,11 +541,18 @@ class Trainer:
     def _mean(self) -> Callable[[Tensor], Tensor]:
         """The mean over processes, with its gradient."""
         processes = self.accelerator.num_processes
-        return _identity if processes == 1 else lambda x: cast(Tensor, _MeanOverProcesses.apply(x)) / processes
+        return (
+            _identity
+            if processes == 1
+            else lambda x: cast(Tensor, _MeanOverProcesses.apply(x)) / processes
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a run needs to continue, on the same recordings and with the same recipe; of this process."""
-        state = {name: getattr(self, name).state_dict() for name in ("model", "average", "moving", "batches")}
+        state = {
+            name: getattr(self, name).state_dict()
+            for name in ("model", "average", "moving", "batches")
+        }
         state["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
         if self.discriminator is not None and self.judge_optimizer is not None:
             state["discriminator"] = self.discriminator.state_dict()

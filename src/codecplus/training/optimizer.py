@@ -13,7 +13,9 @@ class Muon(torch.optim.Optimizer):
     For weights of two dimensions and more; the first one counts as rows, the others together as columns.
     """
 
-    def __init__(self, params, lr: float = 1e-3, momentum: float = 0.95, weight_decay: float = 0.05):
+    def __init__(
+        self, params, lr: float = 1e-3, momentum: float = 0.95, weight_decay: float = 0.05
+    ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -59,7 +61,9 @@ def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
     return x.to(matrices.dtype)
 
 
-def build_optimizers(model: nn.Module, *, muon: bool, lr: float, train_codebooks: bool) -> list[torch.optim.Optimizer]:
+def build_optimizers(
+    model: nn.Module, *, muon: bool, lr: float, train_codebooks: bool
+) -> list[torch.optim.Optimizer]:
     """Optimizers of a codec; each group says in `part` whether it is of the encoder, the decoder or the projections.
 
     AdamW with the paper's betas takes everything, or what Muon leaves: Muon takes the convolutions that are wide
@@ -75,8 +79,15 @@ def build_optimizers(model: nn.Module, *, muon: bool, lr: float, train_codebooks
         matrix = muon and inner and parameter.ndim == 3 and min(parameter.shape[:2]) >= 16
         groups[matrix, "projections" if part == "quantizer" else part].append(parameter)
     optimizers: list[torch.optim.Optimizer] = []
-    for kind, options in ((torch.optim.AdamW, {"betas": (0.8, 0.99), "weight_decay": 0.0}), (Muon, {})):
-        mine = [{"params": v, "part": part} for (matrix, part), v in groups.items() if matrix == (kind is Muon)]
+    for kind, options in (
+        (torch.optim.AdamW, {"betas": (0.8, 0.99), "weight_decay": 0.0}),
+        (Muon, {}),
+    ):
+        mine = [
+            {"params": v, "part": part}
+            for (matrix, part), v in groups.items()
+            if matrix == (kind is Muon)
+        ]
         if mine:
             optimizers.append(kind(mine, lr=lr, **options))
     return optimizers

@@ -29,9 +29,15 @@ class Schedule:
     warmup: int = 100
     quantize_at: int = 0  # from here on latents are quantized
     adversary_at: int = 0  # from here on the discriminators train, and the codec against them
-    place_at: list[int] = field(default_factory=list)  # placed codebooks are placed anew, for latents as they are then
-    freeze_at: int | None = None  # encoder and codebooks rest from here on, unless the decoder always does
-    decay_at: int | None = None  # the learning rate falls in a straight line, to zero at the last step
+    place_at: list[int] = field(
+        default_factory=list
+    )  # placed codebooks are placed anew, for latents as they are then
+    freeze_at: int | None = (
+        None  # encoder and codebooks rest from here on, unless the decoder always does
+    )
+    decay_at: int | None = (
+        None  # the learning rate falls in a straight line, to zero at the last step
+    )
     gamma: float = 1.0  # by which it is multiplied at every step besides
 
     def __post_init__(self) -> None:
@@ -42,7 +48,9 @@ class Schedule:
         """Share of the learning rate at a step counted from 0."""
         rise = min(1.0, (step + 1) / max(1, self.warmup))
         decay_at = self.steps if self.decay_at is None else self.decay_at
-        return rise * self.gamma**step * min(1.0, (self.steps - step) / max(1, self.steps - decay_at))
+        return (
+            rise * self.gamma**step * min(1.0, (self.steps - step) / max(1, self.steps - decay_at))
+        )
 
     def scaled(self, steps: int) -> "Schedule":
         """The same course in another number of steps; only the warm-up gets no longer."""
@@ -70,21 +78,32 @@ class Objective:
     weights: dict[str, float] = field(
         default_factory=lambda: {"mel": 15.0, "feature_matching": 2.0, "adversarial": 1.0}
     )
-    balanced: bool = False  # weights are shares of the gradient at the output, instead of factors of the losses
-    mel_bands: dict[int, int] = field(default_factory=lambda: dict(PAPER_MEL_BANDS))  # {window: bands}
+    balanced: bool = (
+        False  # weights are shares of the gradient at the output, instead of factors of the losses
+    )
+    mel_bands: dict[int, int] = field(
+        default_factory=lambda: dict(PAPER_MEL_BANDS)
+    )  # {window: bands}
     stft_windows: list[int] = field(default_factory=lambda: list(PAPER_STFT_WINDOWS))
     codebook: float = 1.0
     commitment: float = 0.25
     latent_scale: float = 0.0  # holds the size of the latents where the codebooks began
-    unread: float = 0.0  # ties down what the codebooks do not read of the latents, which Muon lets drift
+    unread: float = (
+        0.0  # ties down what the codebooks do not read of the latents, which Muon lets drift
+    )
 
     def __post_init__(self) -> None:
         for name in self.weights:
             if name not in (*LOSSES, *ADVERSARIAL):
-                hint = difflib.get_close_matches(name, (*LOSSES, *ADVERSARIAL), n=1) or [*LOSSES, *ADVERSARIAL]
+                hint = difflib.get_close_matches(name, (*LOSSES, *ADVERSARIAL), n=1) or [
+                    *LOSSES,
+                    *ADVERSARIAL,
+                ]
                 raise InputError(f"there is no loss {name!r}; did you mean {', '.join(hint)}?")
         if not any(self.weights.get(name) for name in LOSSES):
-            raise InputError(f"the objective weighs no reconstruction loss; give one of {', '.join(LOSSES)} a weight")
+            raise InputError(
+                f"the objective weighs no reconstruction loss; give one of {', '.join(LOSSES)} a weight"
+            )
 
     @property
     def reconstruction(self) -> list[str]:
@@ -103,25 +122,47 @@ class Codebooks:
 
     learning: str = "gradient"  # or means: of the latents they are chosen for
     placed: bool = False  # by k-means on encoder output, when quantization begins and when the encoder comes to rest
-    kept: bool = True  # where training starts from a checkpoint: its codebooks; if not, they are placed anew
-    placement_floor: float | None = None  # latents weigh what errors cost, at least this; none: all directions alike
-    placement_vectors: int = 40_000  # fewer in short runs: a twentieth of their steps at most goes into it
-    rate_weight: float | None = None  # λ of the cheapest entry, at the last placement; none: the nearest direction
-    searched: float = 0.0  # share of the items that are coded by beam search once encoder and codebooks rest
+    kept: bool = (
+        True  # where training starts from a checkpoint: its codebooks; if not, they are placed anew
+    )
+    placement_floor: float | None = (
+        None  # latents weigh what errors cost, at least this; none: all directions alike
+    )
+    placement_vectors: int = (
+        40_000  # fewer in short runs: a twentieth of their steps at most goes into it
+    )
+    rate_weight: float | None = (
+        None  # λ of the cheapest entry, at the last placement; none: the nearest direction
+    )
+    searched: float = (
+        0.0  # share of the items that are coded by beam search once encoder and codebooks rest
+    )
     decay: float = 0.97  # of the moving means and counts
-    revive_below: float = 0.0  # an entry chosen less than this share of the average moves to a random latent
+    revive_below: float = (
+        0.0  # an entry chosen less than this share of the average moves to a random latent
+    )
 
     def __post_init__(self) -> None:
         if self.learning not in ("gradient", "means"):
-            raise InputError(f"expected codebooks that learn by gradient or means, got {self.learning!r}")
+            raise InputError(
+                f"expected codebooks that learn by gradient or means, got {self.learning!r}"
+            )
         if not self.kept and not self.placed:
-            raise InputError("codebooks that are not kept are placed anew: set codebooks.placed too")
+            raise InputError(
+                "codebooks that are not kept are placed anew: set codebooks.placed too"
+            )
         if not 0 <= self.searched <= 1:
-            raise InputError(f"expected a share of searched items between 0 and 1, got {self.searched}")
+            raise InputError(
+                f"expected a share of searched items between 0 and 1, got {self.searched}"
+            )
         if self.rate_weight is not None and self.rate_weight < 0:
-            raise InputError(f"expected a rate_weight of 0 or more, or none, got {self.rate_weight}")
+            raise InputError(
+                f"expected a rate_weight of 0 or more, or none, got {self.rate_weight}"
+            )
         if self.placement_floor is not None and self.placement_floor <= 0:
-            raise InputError(f"expected a placement_floor above 0, or none, got {self.placement_floor}")
+            raise InputError(
+                f"expected a placement_floor above 0, or none, got {self.placement_floor}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +195,9 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if not 0.25 <= self.speed[0] <= self.speed[1] <= 4:
-            raise InputError(f"expected augmentation.speed as a range within 0.25 and 4, got {list(self.speed)}")
+            raise InputError(
+                f"expected augmentation.speed as a range within 0.25 and 4, got {list(self.speed)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,13 +214,17 @@ class Recipe:
     seconds: float = 0.38  # of a crop; rounded to frames
     optimizer: str = "adamw"  # or muon, for the convolutions
     lr: float = 1e-4
-    quantized_encoder_lr: float = 1.0  # share of `lr`; codebooks by means lose an encoder that moves fast
+    quantized_encoder_lr: float = (
+        1.0  # share of `lr`; codebooks by means lose an encoder that moves fast
+    )
     projection_lr: float = 1.0  # share of `lr` for the projections of the quantizer
     fine_tuning_lr: float = 0.5  # share of `lr` where training starts from a checkpoint
     clip: float | None = 1000.0  # of the gradient's norm; none: three times its running mean
     weight_norm: bool = True
     quantizer_dropout: float = 0.5
-    resting: list[str] = field(default_factory=list)  # parts whose weights stay: encoder, quantizer, decoder
+    resting: list[str] = field(
+        default_factory=list
+    )  # parts whose weights stay: encoder, quantizer, decoder
     average_decay: float = 0.999
     seed: int = 0
 
@@ -187,19 +234,29 @@ class Recipe:
         if self.optimizer == "muon" and self.weight_norm:
             raise InputError("muon sets the size of its own steps: use it with weight_norm=false")
         if self.batch < 1 or self.seconds <= 0:
-            raise InputError(f"expected a batch and seconds above 0, got {self.batch} and {self.seconds}")
+            raise InputError(
+                f"expected a batch and seconds above 0, got {self.batch} and {self.seconds}"
+            )
         if not {*self.resting} < {*PARTS}:
-            raise InputError(f"expected resting parts from {', '.join(PARTS)}, but not all, got {self.resting}")
+            raise InputError(
+                f"expected resting parts from {', '.join(PARTS)}, but not all, got {self.resting}"
+            )
         if {"quantizer", "decoder"} & {*self.resting} and not self.codebooks.kept:
             raise InputError(
                 "new codebooks need a quantizer and a decoder that follow: "
                 "take both out of resting, or set codebooks.kept"
             )
-        if self.codebooks.rate_weight is not None and (self.schedule.freeze_at is None or not self.codebooks.placed):
-            raise InputError("a rate_weight is for codebooks that are placed when the encoder rests: set freeze_at too")
+        if self.codebooks.rate_weight is not None and (
+            self.schedule.freeze_at is None or not self.codebooks.placed
+        ):
+            raise InputError(
+                "a rate_weight is for codebooks that are placed when the encoder rests: set freeze_at too"
+            )
 
     @classmethod
-    def load(cls, name_or_path: str | os.PathLike, settings: dict[str, Any] | None = None) -> "Recipe":
+    def load(
+        cls, name_or_path: str | os.PathLike, settings: dict[str, Any] | None = None
+    ) -> "Recipe":
         """The recipe of a preset, or one in a JSON file; presets without one of their own get the paper's.
 
         `settings` replace single values, by names like `objective.weights.mel`. Raises InputError.
@@ -220,7 +277,9 @@ class Recipe:
         else:
             names = configuration.preset_names()
             hint = difflib.get_close_matches(name, names, n=1) or names
-            raise InputError(f"there is no recipe {name!r}; give a JSON file, or {' or '.join(hint)}")
+            raise InputError(
+                f"there is no recipe {name!r}; give a JSON file, or {' or '.join(hint)}"
+            )
         for key, value in (settings or {}).items():
             _set(fields, key, value)
         return cls.from_dict(fields)
@@ -239,9 +298,13 @@ class Recipe:
         if not Path(self.preset).is_file():
             return load_preset(self.preset)
         fields = _read(Path(self.preset))
-        classes = {c.model_type: c for c in (configuration.DacConfig, configuration.CausalDacConfig)}
+        classes = {
+            c.model_type: c for c in (configuration.DacConfig, configuration.CausalDacConfig)
+        }
         if fields.get("model_type") not in classes:
-            raise InputError(f"{self.preset} holds model_type {fields.get('model_type')!r}; expected dac or causal_dac")
+            raise InputError(
+                f"{self.preset} holds model_type {fields.get('model_type')!r}; expected dac or causal_dac"
+            )
         return classes[fields["model_type"]].from_dict(fields)
 
     def crop_samples(self, config: DacConfig) -> int:
@@ -284,7 +347,10 @@ def _build(cls: type[Part], fields: dict[str, Any], where: str) -> Part:
             hint = difflib.get_close_matches(name, hints, n=1) or list(hints)
             raise InputError(f"{where} has no setting {name!r}; did you mean {', '.join(hint)}?")
     for entry in dataclasses.fields(typing.cast(Any, cls)):
-        if entry.default is entry.default_factory is dataclasses.MISSING and entry.name not in fields:
+        if (
+            entry.default is entry.default_factory is dataclasses.MISSING
+            and entry.name not in fields
+        ):
             raise InputError(f"{where} lacks the setting {entry.name!r}")
     return cls(**{name: _value(hints[name], value, name) for name, value in fields.items()})
 

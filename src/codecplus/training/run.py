@@ -46,8 +46,12 @@ _SHOWN_CLIPS = 4  # of the validation clips, whose audio goes to the tracker
 class RunOptions:
     """How a recipe is carried out here; none of it changes what is learned, but for rounding."""
 
-    workers: int | None = None  # processes that read recordings; none: one per two cores, at most four
-    accumulate: int = 1  # batches per step, each of `recipe.batch / accumulate` crops over all processes
+    workers: int | None = (
+        None  # processes that read recordings; none: one per two cores, at most four
+    )
+    accumulate: int = (
+        1  # batches per step, each of `recipe.batch / accumulate` crops over all processes
+    )
     precision: str = "auto"  # bf16, no, or auto: bf16 where the hardware computes in it
     cpu: bool = False
     save_every: int = 500  # steps
@@ -101,7 +105,9 @@ def train(
     check_tracker(options.tracker)
     state = _find_state(folder, resume)
     if encoder_width is not None and (init_from is None or state is not None):
-        raise InputError("an encoder is widened where training begins, from a checkpoint: give it with init_from alone")
+        raise InputError(
+            "an encoder is widened where training begins, from a checkpoint: give it with init_from alone"
+        )
     if state is not None:
         recipe = _resumed_recipe(state, recipe)
         model = _build(state["config"])
@@ -115,11 +121,17 @@ def train(
         model = new_model(recipe)
     fine_tune = init_from is not None if state is None else state["trainer"]["fine_tune"]
     if recipe.resting and not fine_tune:
-        raise InputError("parts rest where training starts from a checkpoint: give init_from, or leave resting empty")
+        raise InputError(
+            "parts rest where training starts from a checkpoint: give init_from, or leave resting empty"
+        )
     if not recipe.codebooks.kept and not fine_tune:
-        raise InputError("new codebooks are for a checkpoint that has some: give init_from, or leave codebooks.kept")
+        raise InputError(
+            "new codebooks are for a checkpoint that has some: give init_from, or leave codebooks.kept"
+        )
     steered = None if state is None else state["trainer"].get("steered", False)
-    phases = recipe.schedule.freeze_at is not None or not (fine_tune or recipe.schedule.quantize_at == 0)
+    phases = recipe.schedule.freeze_at is not None or not (
+        fine_tune or recipe.schedule.quantize_at == 0
+    )
     accelerator = _accelerator(options, phases)
     processes = accelerator.num_processes
     share, rest = divmod(recipe.batch, processes * options.accumulate)
@@ -128,8 +140,12 @@ def train(
             f"a batch of {recipe.batch} crops does not divide among {processes} processes times {options.accumulate} "
             f"accumulated batches; choose a batch that is a multiple of {processes * options.accumulate}"
         )
-    cutter = Cutter(model.config.sampling_rate, recipe.crop_samples(model.config), recipe.augmentation)
-    workers = min(4, (os.cpu_count() or 1) // 2 or 1) if options.workers is None else options.workers
+    cutter = Cutter(
+        model.config.sampling_rate, recipe.crop_samples(model.config), recipe.augmentation
+    )
+    workers = (
+        min(4, (os.cpu_count() or 1) // 2 or 1) if options.workers is None else options.workers
+    )
     batches, clips = open_data(
         data, cutter, share, validation=validation, options=table, seed=recipe.seed, rank=accelerator.process_index,
         processes=processes, workers=workers,
@@ -173,7 +189,10 @@ class _Run:
         )  # fmt: skip
         self.tracker.rewind(self.trainer.step_number + 1)
         if self.validator is None and main and self.options.validate_every:
-            warnings.warn("there are too few recordings to keep some for validation; none is done", stacklevel=3)
+            warnings.warn(
+                "there are too few recordings to keep some for validation; none is done",
+                stacklevel=3,
+            )
         from tqdm import tqdm
 
         shown = main and self.options.progress
@@ -231,7 +250,9 @@ class _Run:
             used = (chosen > 0).float().mean(dim=1)
             values["codebooks/used"] = float(used.mean())
             values["codebooks/perplexity"] = float(perplexity(chosen).mean())
-            for index, (share, effective) in enumerate(zip(used, perplexity(chosen), strict=True), 1):
+            for index, (share, effective) in enumerate(
+                zip(used, perplexity(chosen), strict=True), 1
+            ):
                 values[f"codebook {index:02d}/used"], values[f"codebook {index:02d}/perplexity"] = (
                     float(share), float(effective),
                 )  # fmt: skip
@@ -248,7 +269,9 @@ class _Run:
             return
         rate = validator.sample_rate
         found = validator(self.trainer.average, quantize=self.trainer.quantized)
-        self.tracker.numbers({f"validation/{name}": value for name, value in found.scores.items()}, step)
+        self.tracker.numbers(
+            {f"validation/{name}": value for name, value in found.scores.items()}, step
+        )
         for clip, decoded in list(zip(validator.clips, found.decoded, strict=True))[:_SHOWN_CLIPS]:
             if step <= self.options.validate_every:
                 self.tracker.clip(f"{clip.name}/reference", clip.audio, rate, step)
@@ -291,7 +314,9 @@ def export(model: DacModel, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
         model.save_pretrained(partial)
-        DacFeatureExtractor(sampling_rate=config.sampling_rate, hop_length=config.hop_length).save_pretrained(partial)
+        DacFeatureExtractor(
+            sampling_rate=config.sampling_rate, hop_length=config.hop_length
+        ).save_pretrained(partial)
         for path in sorted(Path(partial).iterdir()):
             if path.is_file():
                 os.replace(path, folder / path.name)
@@ -304,7 +329,9 @@ def _accelerator(options: RunOptions, phases: bool) -> Any:
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs
     except ImportError as error:
-        raise MissingExtraError("training needs accelerate: pip install codecplus[train]") from error
+        raise MissingExtraError(
+            "training needs accelerate: pip install codecplus[train]"
+        ) from error
     # While there is no quantizer, and while the encoder rests, parts of the codec are not used.
     parallel = DistributedDataParallelKwargs(find_unused_parameters=phases)
     return Accelerator(
@@ -332,14 +359,20 @@ def _find_state(folder: Path, resume: bool) -> dict[str, Any] | None:
     path = folder / "training" / "state.pt"
     if resume:
         if not path.exists():
-            raise InputError(f"there is no run to resume in {folder}: it holds no training/state.pt")
+            raise InputError(
+                f"there is no run to resume in {folder}: it holds no training/state.pt"
+            )
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise CheckpointError(f"cannot read the state of the run at {path}: {type(error).__name__}") from error
+            raise CheckpointError(
+                f"cannot read the state of the run at {path}: {type(error).__name__}"
+            ) from error
     if path.exists() or (folder / "config.json").exists():
         what = "a run" if path.exists() else "a checkpoint"
-        raise OutputExistsError(f"{folder} holds {what} already; resume it, or choose another folder")
+        raise OutputExistsError(
+            f"{folder} holds {what} already; resume it, or choose another folder"
+        )
     return None
 
 
@@ -358,7 +391,11 @@ def _resumed_recipe(state: dict[str, Any], recipe: Recipe | None) -> Recipe:
 def _flat(fields: dict[str, Any], before: str = "") -> dict[str, Any]:
     flat = {}
     for key, value in fields.items():
-        flat |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
+        flat |= (
+            _flat(value, f"{before}{key}.")
+            if isinstance(value, dict)
+            else {f"{before}{key}": value}
+        )
     return flat
 
 
@@ -378,12 +415,17 @@ def _load(trainer: Trainer, state: dict[str, Any]) -> None:
     try:
         trainer.load_state_dict({**state["trainer"], "batches": places[accelerator.process_index]})
     except (KeyError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"the saved state does not fit its recipe: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(
+            f"the saved state does not fit its recipe: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _save_discriminators(trainer: Trainer, path: Path) -> None:
     assert trainer.discriminator is not None
-    state = {name: value.detach().cpu().contiguous() for name, value in trainer.discriminator.state_dict().items()}
+    state = {
+        name: value.detach().cpu().contiguous()
+        for name, value in trainer.discriminator.state_dict().items()
+    }
     partial = path.with_suffix(".partial")
     save_file(state, partial, metadata={"format": "pt"})
     os.replace(partial, path)
@@ -396,7 +438,9 @@ def _warm_discriminators(trainer: Trainer, path: Path) -> None:
     try:
         trainer.discriminator.load_state_dict(load_file(path))
     except Exception:
-        warnings.warn(f"the discriminators at {path} have other sizes; new ones are trained", stacklevel=3)
+        warnings.warn(
+            f"the discriminators at {path} have other sizes; new ones are trained", stacklevel=3
+        )
 
 
 @contextmanager
@@ -437,5 +481,9 @@ def adjusted(
         if steps < 1:
             raise InputError(f"expected at least 1 step, got {steps}")
         recipe = replace(recipe, schedule=recipe.schedule.scaled(steps))
-    given = {name: value for name, value in (("batch", batch), ("lr", lr), ("seed", seed)) if value is not None}
+    given = {
+        name: value
+        for name, value in (("batch", batch), ("lr", lr), ("seed", seed))
+        if value is not None
+    }
     return replace(recipe, **given)

@@ -78,7 +78,11 @@ def open_data(
     """
     options = options or TableOptions()
     opened = _open(data, options, report=rank == 0)
-    clips = [] if validation is None else _clips(_open(validation, options, report=rank == 0), options, cutter)
+    clips = (
+        []
+        if validation is None
+        else _clips(_open(validation, options, report=rank == 0), options, cutter)
+    )
     if isinstance(opened, list):
         train, held = (opened, []) if validation is not None else hold_out(opened)
         clips = clips or _clips(held, options, cutter)
@@ -104,7 +108,11 @@ def _open(data: Any, options: TableOptions, *, report: bool) -> Any:
     """A list of recordings, or a table."""
     if hasattr(data, "column_names"):
         return data
-    names = [os.fspath(data)] if isinstance(data, str | os.PathLike) else [os.fspath(name) for name in data]
+    names = (
+        [os.fspath(data)]
+        if isinstance(data, str | os.PathLike)
+        else [os.fspath(name) for name in data]
+    )
     if not names:
         raise InputError("expected data to train on, got an empty list")
     paths = [Path(name) for name in names]
@@ -115,11 +123,15 @@ def _open(data: Any, options: TableOptions, *, report: bool) -> Any:
     if all(path.is_file() for path in paths):
         kinds = {path.suffix.lower() for path in paths}
         if len(kinds) != 1 or not kinds <= set(_TABLES):
-            raise InputError(f"expected folders, or files ending in one of {', '.join(_TABLES)}, got {names[0]}")
+            raise InputError(
+                f"expected folders, or files ending in one of {', '.join(_TABLES)}, got {names[0]}"
+            )
         return _load(_TABLES[kinds.pop()], options, data_files=names)
     if len(names) > 1 or not _is_hub_id(names[0]):
         missing = next(name for name in names if not Path(name).exists())
-        raise InputError(f"there is no folder or file {missing}; give one, or the id of a data set like owner/name")
+        raise InputError(
+            f"there is no folder or file {missing}; give one, or the id of a data set like owner/name"
+        )
     return _load(names[0], options, options.config, revision=options.revision)
 
 
@@ -140,9 +152,13 @@ def _load(name: str, options: TableOptions, *config: str | None, **arguments: An
     datasets = _datasets()
     split = "train" if "data_files" in arguments else options.split
     try:
-        return datasets.load_dataset(name, *config, split=split, streaming=options.streaming, **arguments)
+        return datasets.load_dataset(
+            name, *config, split=split, streaming=options.streaming, **arguments
+        )
     except Exception as error:
-        raise InputError(f"cannot open the data set {name!r}: {' '.join(str(error).split())[:300]}") from error
+        raise InputError(
+            f"cannot open the data set {name!r}: {' '.join(str(error).split())[:300]}"
+        ) from error
 
 
 def _from_disk(paths: Sequence[Path], options: TableOptions) -> Any:
@@ -168,7 +184,9 @@ def _clips(found: Any, options: TableOptions, cutter: Cutter) -> list[Clip]:
         try:
             with AudioFileReader(io.BytesIO(file) if isinstance(file, bytes) else file) as reader:
                 block = next(reader.blocks(max(1, int(_CLIP_SECONDS * reader.sample_rate))))
-                clips.append(Clip(name, resample(block.mean(axis=0), reader.sample_rate, cutter.sample_rate)))
+                clips.append(
+                    Clip(name, resample(block.mean(axis=0), reader.sample_rate, cutter.sample_rate))
+                )
         except CodecPlusError as error:
             warnings.warn(f"{name} is no use for validation: {error}", stacklevel=2)
         if len(clips) == 16:

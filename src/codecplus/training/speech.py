@@ -60,7 +60,9 @@ def score(reference: np.ndarray, estimate: np.ndarray) -> dict[str, float]:
         from pystoi import stoi
 
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="Not enough STFT frames")  # gives 1e-5, which is no score
+            warnings.filterwarnings(
+                "error", message="Not enough STFT frames"
+            )  # gives 1e-5, which is no score
             scores["stoi"] = float(stoi(reference, estimate, RATE))
     except Exception:
         pass

@@ -28,7 +28,9 @@ class Tracker:
             return
         options = {name: {"name": run} if name in ("trackio", "wandb") else {}}
         accelerator.project_configuration.logging_dir = str(folder)
-        accelerator.init_trackers("tensorboard" if name == "tensorboard" else "codecplus", init_kwargs=options)
+        accelerator.init_trackers(
+            "tensorboard" if name == "tensorboard" else "codecplus", init_kwargs=options
+        )
         tracker = accelerator.get_tracker(name)
         if name == "tensorboard":
             tracker.writer.add_text("recipe", f"```json\n{json.dumps(config, indent=2)}\n```")
@@ -48,7 +50,12 @@ class Tracker:
         if not self.accelerator.is_main_process:
             return
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **{key: round(value, 6) for key, value in values.items()}}) + "\n")
+            file.write(
+                json.dumps(
+                    {"step": step, **{key: round(value, 6) for key, value in values.items()}}
+                )
+                + "\n"
+            )
         if self.name != "none":
             self.accelerator.get_tracker(self.name).log(values, step=step)
 
@@ -71,7 +78,9 @@ class Tracker:
         else:
             import trackio  # pyright: ignore[reportMissingImports]
 
-            sound = trackio.Audio((audio * 32767).astype(np.int16), sample_rate=sample_rate, format="wav")
+            sound = trackio.Audio(
+                (audio * 32767).astype(np.int16), sample_rate=sample_rate, format="wav"
+            )
             tracker.log({f"{name}/audio": sound, f"{name}/mel": trackio.Image(image)}, step=step)
 
     def close(self) -> None:
@@ -88,7 +97,9 @@ def check_tracker(name: str) -> None:
     from importlib.util import find_spec
 
     if find_spec(name) is None:
-        raise MissingExtraError(f"the tracker {name} is not installed: pip install {name}, or choose --tracker none")
+        raise MissingExtraError(
+            f"the tracker {name} is not installed: pip install {name}, or choose --tracker none"
+        )
 
 
 def mel_image(audio: np.ndarray, sample_rate: int) -> np.ndarray:
@@ -96,7 +107,9 @@ def mel_image(audio: np.ndarray, sample_rate: int) -> np.ndarray:
     import torch
 
     hop = max(128, len(audio) // 800)
-    mel = mel_spectrogram(torch.from_numpy(audio).float(), sample_rate, n_mels=80, n_fft=1024, hop_length=hop)
+    mel = mel_spectrogram(
+        torch.from_numpy(audio).float(), sample_rate, n_mels=80, n_fft=1024, hop_length=hop
+    )
     decibels = 20 * np.log10(mel.numpy() + 1e-5)
     shade = ((decibels + 80) / 100).clip(0, 1)[::-1]  # -80 dB is black
     try:

@@ -45,8 +45,13 @@ class Validator:
             decoded.append(estimate.cpu().numpy())
             rows.setdefault("mel", []).append(float(mel(estimate[None], audio[None])))
             error = (estimate - audio).square().sum().clamp(min=1e-12)
-            rows.setdefault("snr", []).append(float(10 * torch.log10(audio.square().sum().clamp(min=1e-12) / error)))
-        pairs = [(self._for_speech(c.audio), self._for_speech(x)) for c, x in zip(self.clips, decoded, strict=True)]
+            rows.setdefault("snr", []).append(
+                float(10 * torch.log10(audio.square().sum().clamp(min=1e-12) / error))
+            )
+        pairs = [
+            (self._for_speech(c.audio), self._for_speech(x))
+            for c, x in zip(self.clips, decoded, strict=True)
+        ]
         for row in self.speech(pairs):
             for name, value in row.items():
                 rows.setdefault(name, []).append(value)
@@ -61,4 +66,6 @@ class Validator:
         padded = torch.nn.functional.pad(audio, (0, -samples % hop))
         latents = model.encoder(padded[None, None])
         decoded = model.decoder(model.quantizer(latents)[0] if quantize else latents)[0, 0]
-        return torch.nn.functional.pad(decoded, (0, max(0, samples - len(decoded))))[:samples].float()
+        return torch.nn.functional.pad(decoded, (0, max(0, samples - len(decoded))))[
+            :samples
+        ].float()

@@ -28,7 +28,10 @@ def with_wider_encoder(model: DacModel, encoder_hidden_size: int, seed: int = 0)
         raise InputError(
             f"expected an encoder wider than its {config.encoder_hidden_size} channels, got {encoder_hidden_size}"
         )
-    fields = {**config.to_dict(), "encoder_hidden_size": encoder_hidden_size}  # the width of the latents among them
+    fields = {
+        **config.to_dict(),
+        "encoder_hidden_size": encoder_hidden_size,
+    }  # the width of the latents among them
     wide = type(model)(type(config).from_dict(fields))
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)

@@ -25,12 +25,19 @@ __all__ = [
     "StockCodec", "anchors", "codec_hash", "is_anchor", "resolve_codecs", "row_name",
 ]  # fmt: skip
 
-CODECS: dict[str, Callable[[float | None], Codec]] = {"opus": Opus, "opus-vbr": OpusVbr, "mp3": Mp3, "aac": Aac}
+CODECS: dict[str, Callable[[float | None], Codec]] = {
+    "opus": Opus,
+    "opus-vbr": OpusVbr,
+    "mp3": Mp3,
+    "aac": Aac,
+}
 ENTRY_POINTS = "codecplus.codecs"
 STOCK = "stock:"
 
 
-def resolve_codecs(names: Iterable[str], bitrates: Iterable[float] = (), device: str | None = None) -> list[Codec]:
+def resolve_codecs(
+    names: Iterable[str], bitrates: Iterable[float] = (), device: str | None = None
+) -> list[Codec]:
     """The anchors and then each codec at each rate it can come nearest to, every row once.
 
     bitrates: targets in kbit/s per channel; none: each codec's own default.
@@ -68,13 +75,17 @@ def _own(name: str, kbps: float | None, device: str | None, hint: list[str]) -> 
         return OwnCodec(name, kbps, device)
     except CheckpointError as error:
         if hint:
-            raise InputError(f"there is no codec and no checkpoint {name!r}; did you mean {hint[0]}?") from error
+            raise InputError(
+                f"there is no codec and no checkpoint {name!r}; did you mean {hint[0]}?"
+            ) from error
         raise
 
 
 def _check(name: str, codec: Any) -> None:
     if not isinstance(codec, Codec) or not isinstance(codec.name, str):
-        raise InputError(f"the codec {name!r} made a {type(codec).__name__} without name, config, encode and decode")
+        raise InputError(
+            f"the codec {name!r} made a {type(codec).__name__} without name, config, encode and decode"
+        )
     if is_anchor(codec.name):
         raise InputError(f"the codec {name!r} calls itself {codec.name!r}, the name of an anchor")
 
@@ -82,6 +93,8 @@ def _check(name: str, codec: Any) -> None:
 def _model_type(name: str) -> str | None:
     """The model type that a folder's config.json names; None when it is no such folder."""
     try:
-        return json.loads((Path(name) / "config.json").read_text(encoding="utf-8")).get("model_type")
+        return json.loads((Path(name) / "config.json").read_text(encoding="utf-8")).get(
+            "model_type"
+        )
     except (OSError, ValueError):
         return None

@@ -26,7 +26,11 @@ class Identity:
 
     def decode(self, data: bytes, original: Original) -> np.ndarray:
         """The samples again, (C, S)."""
-        return np.frombuffer(data, "<f4").reshape(original.channels, original.samples).astype(np.float32)
+        return (
+            np.frombuffer(data, "<f4")
+            .reshape(original.channels, original.samples)
+            .astype(np.float32)
+        )
 
 
 class LowPass(Identity):

@@ -29,7 +29,9 @@ class LibavCodec:
     container: str
     sample_format: str
     default_kbps: float
-    frame_padding = 0.1  # seconds by which a decoder may exceed the input: its last frame is filled up
+    frame_padding = (
+        0.1  # seconds by which a decoder may exceed the input: its last frame is filled up
+    )
 
     def __init__(self, kbps: float | None = None) -> None:
         _av()
@@ -69,7 +71,9 @@ class LibavCodec:
             file, packets = self._encode_stream(resample(group, sample_rate, rate), rate)
             files.append(file)
             bits += 8 * packets
-        data = files[0] if len(files) == 1 else b"".join(struct.pack("<I", len(f)) + f for f in files)
+        data = (
+            files[0] if len(files) == 1 else b"".join(struct.pack("<I", len(f)) + f for f in files)
+        )
         return Payload(data, bits)
 
     def decode(self, data: bytes, original: Original) -> np.ndarray:
@@ -95,7 +99,9 @@ class LibavCodec:
         planar = self.sample_format.endswith("p")
         samples = audio if planar else audio.T.reshape(1, -1)
         frame = _av().AudioFrame.from_ndarray(
-            np.ascontiguousarray(samples, np.float32), format=self.sample_format, layout=_LAYOUTS[len(audio)]
+            np.ascontiguousarray(samples, np.float32),
+            format=self.sample_format,
+            layout=_LAYOUTS[len(audio)],
         )
         frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
         frame.pts = 0  # without it the container's edit list forgets the priming of AAC
@@ -111,7 +117,9 @@ class LibavCodec:
                 blocks.append(block if frame.format.is_planar else block.reshape(-1, channels).T)
         if not blocks:
             raise InputError(f"{self.name} decoded no audio at all")
-        audio = resample(np.concatenate(blocks, axis=1).astype(np.float32), rate, original.sample_rate)
+        audio = resample(
+            np.concatenate(blocks, axis=1).astype(np.float32), rate, original.sample_rate
+        )
         excess = audio.shape[-1] - original.samples
         if not -0.001 * original.sample_rate <= excess <= self.frame_padding * original.sample_rate:
             raise InputError(f"{self.name} decoded {audio.shape[-1]} samples of {original.samples}")
@@ -122,7 +130,9 @@ class Opus(LibavCodec):
     """libopus at a hard constant bit rate, frames of 20 ms."""
 
     family, encoder, container, sample_format, default_kbps = "opus", "libopus", "ogg", "flt", 24.0
-    latency = 0.0265  # a frame and 6.5 ms of look-ahead (RFC 6716, section 2.1.3, and libopus' default)
+    latency = (
+        0.0265  # a frame and 6.5 ms of look-ahead (RFC 6716, section 2.1.3, and libopus' default)
+    )
 
     def nearest_kbps(self, kbps: float) -> float:
         """The library takes 0.5 to 256 kbit/s per channel."""
@@ -130,7 +140,9 @@ class Opus(LibavCodec):
 
     def encoder_rate(self, sample_rate: int, channels: int) -> int:
         """The lowest of the library's five rates that loses nothing, so that no bits go to empty bands."""
-        return next((rate for rate in (8_000, 12_000, 16_000, 24_000) if rate >= sample_rate), 48_000)
+        return next(
+            (rate for rate in (8_000, 12_000, 16_000, 24_000) if rate >= sample_rate), 48_000
+        )
 
     def options(self) -> dict[str, str]:
         """Hard CBR."""
@@ -150,7 +162,13 @@ class OpusVbr(Opus):
 class Mp3(LibavCodec):
     """LAME at a constant bit rate, at the sample rate where MPEG allows that bit rate."""
 
-    family, encoder, container, sample_format, default_kbps = "mp3", "libmp3lame", "mp3", "fltp", 64.0
+    family, encoder, container, sample_format, default_kbps = (
+        "mp3",
+        "libmp3lame",
+        "mp3",
+        "fltp",
+        64.0,
+    )
     # MPEG's rates whose double exists too, for two channels share one stream of twice the rate.
     RATES = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160)
 
@@ -160,7 +178,9 @@ class Mp3(LibavCodec):
 
     def encoder_rate(self, sample_rate: int, channels: int) -> int:
         """The lowest legal rate that loses nothing; MPEG ties low and high bit rates to low and high sample rates."""
-        highest = 16_000 if self.nominal_kbps <= 16 else 24_000 if self.nominal_kbps < 40 else 48_000
+        highest = (
+            16_000 if self.nominal_kbps <= 16 else 24_000 if self.nominal_kbps < 40 else 48_000
+        )
         lowest = 32_000 if self.nominal_kbps > 80 else 16_000 if self.nominal_kbps > 32 else 8_000
         legal = [rate for rate in _MPEG_RATES if lowest <= rate <= highest]
         return next((rate for rate in legal if rate >= sample_rate), legal[-1])
@@ -182,7 +202,9 @@ class Aac(LibavCodec):
 
     def encoder_rate(self, sample_rate: int, channels: int) -> int:
         """A low bit rate is spent on a low sample rate: 6 bits per sample would be wasted on empty bands."""
-        highest = 16_000 if self.nominal_kbps <= 12 else 24_000 if self.nominal_kbps <= 24 else 48_000
+        highest = (
+            16_000 if self.nominal_kbps <= 12 else 24_000 if self.nominal_kbps <= 24 else 48_000
+        )
         legal = [rate for rate in _MPEG_RATES if rate <= highest]
         return next((rate for rate in legal if rate >= sample_rate), legal[-1])
 
@@ -206,6 +228,8 @@ def _av() -> Any:
         import av
         import av.logging
     except ImportError as error:
-        raise MissingExtraError("Opus, MP3 and AAC need the package av: pip install codecplus[eval]") from error
+        raise MissingExtraError(
+            "Opus, MP3 and AAC need the package av: pip install codecplus[eval]"
+        ) from error
     av.logging.set_level(av.logging.ERROR)
     return av

@@ -34,7 +34,9 @@ class OwnCodec:
         self.source, self.device = source, device or "cpu" if exported else pick_device(device)
         codec = _load(source, self.device)
         rates = [float(rate) for rate in codec.bitrates]
-        self.nominal_kbps = max(rates) if kbps is None else min(rates, key=lambda rate: abs(rate - kbps))
+        self.nominal_kbps = (
+            max(rates) if kbps is None else min(rates, key=lambda rate: abs(rate - kbps))
+        )
         self.name = row_name(named, round(self.nominal_kbps, 2))
         self.latency = codec.latency
         self._config = {
@@ -56,7 +58,10 @@ class OwnCodec:
         """Compress (C, S) to the bytes of a file."""
         codec = _load(self.source, self.device)
         data = codec.compress(
-            audio, sample_rate=sample_rate, bitrate=self.nominal_kbps * len(audio), effort=self.effort
+            audio,
+            sample_rate=sample_rate,
+            bitrate=self.nominal_kbps * len(audio),
+            effort=self.effort,
         )
         bits, codebook_size, codes = _inside(data, codec.entropy_models)
         return Payload(data, bits, codes, codebook_size)

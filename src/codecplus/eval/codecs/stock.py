@@ -21,7 +21,9 @@ from codecplus.eval.audio import fit, resample
 from codecplus.eval.codecs.base import Original, Payload, row_name
 
 MODEL_TYPES = ("dac", "encodec", "mimi", "xcodec")
-_HEAD = struct.Struct("<HHHII")  # groups of channels, chunks, K, frames of a chunk, frames missing in the last chunk
+_HEAD = struct.Struct(
+    "<HHHII"
+)  # groups of channels, chunks, K, frames of a chunk, frames missing in the last chunk
 
 
 class StockCodec:
@@ -31,7 +33,11 @@ class StockCodec:
         self.source, self.device = source, pick_device(device)
         model = load_model(source, self.device)
         self._rates = _rates(model)  # kbit/s -> the argument that asks for it
-        wanted = max(self._rates) if kbps is None else min(self._rates, key=lambda rate: abs(rate - kbps))
+        wanted = (
+            max(self._rates)
+            if kbps is None
+            else min(self._rates, key=lambda rate: abs(rate - kbps))
+        )
         self.nominal_kbps = wanted
         self.name = row_name(f"stock:{source}", wanted)
         self._config = {
@@ -66,7 +72,9 @@ class StockCodec:
         import torch
 
         model = load_model(self.source, self.device)
-        codes, scales, missing = _unpack(data, _codebook_size(model))  # (chunks, G, K, T), (chunks, G) or None
+        codes, scales, missing = _unpack(
+            data, _codebook_size(model)
+        )  # (chunks, G, K, T), (chunks, G) or None
         with torch.inference_mode():
             tensor = torch.from_numpy(codes).to(self.device)
             audio = _decode(model, tensor, scales, missing).float().cpu().numpy()  # (G, width, S)
@@ -74,7 +82,9 @@ class StockCodec:
         wanted = math.ceil(original.samples * _sample_rate(model) / original.sample_rate)
         if audio.shape[-1] <= wanted - _hop(model):
             raise InputError(f"{self.name} decoded {audio.shape[-1]} samples of {wanted}")
-        return resample(fit(audio, wanted), _sample_rate(model), original.sample_rate, original.samples)
+        return resample(
+            fit(audio, wanted), _sample_rate(model), original.sample_rate, original.samples
+        )
 
 
 def fit_channels(audio: np.ndarray, width: int) -> np.ndarray:
@@ -97,10 +107,14 @@ def load_model(source: str, device: str) -> Any:
     try:
         kind = transformers.AutoConfig.from_pretrained(source).model_type
         if kind not in classes:
-            raise InputError(f"{source} holds a {kind!r} model; expected one of {', '.join(classes)}")
+            raise InputError(
+                f"{source} holds a {kind!r} model; expected one of {', '.join(classes)}"
+            )
         return classes[kind].from_pretrained(source).to(device).eval()
     except (OSError, KeyError) as error:
-        raise CheckpointError(f"cannot load the stock model {source!r}: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(
+            f"cannot load the stock model {source!r}: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def pick_device(device: str | None) -> str:
@@ -119,7 +133,9 @@ def weights_hash(model: Any) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(
+            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()[:16]
 
 
@@ -165,7 +181,9 @@ def _encode(model: Any, inputs: Any, setting: Any) -> tuple[np.ndarray, np.ndarr
         result = model.encode(inputs, bandwidth=setting)
         scales = None
         if result.audio_scales is not None and result.audio_scales[0] is not None:
-            scales = np.stack([s.reshape(-1).cpu().numpy() for s in result.audio_scales]).astype(np.float32)
+            scales = np.stack([s.reshape(-1).cpu().numpy() for s in result.audio_scales]).astype(
+                np.float32
+            )
         return result.audio_codes.cpu().numpy(), scales, int(result.last_frame_pad_length or 0)
     if kind == "dac":
         codes = model.encode(inputs, n_quantizers=setting).audio_codes
@@ -182,13 +200,21 @@ def _decode(model: Any, codes: Any, scales: np.ndarray | None, missing: int) -> 
 
     kind = model.config.model_type
     if kind == "encodec":
-        factors = [None] * len(codes) if scales is None else list(torch.from_numpy(scales).to(codes.device)[..., None])
+        factors = (
+            [None] * len(codes)
+            if scales is None
+            else list(torch.from_numpy(scales).to(codes.device)[..., None])
+        )
         return model.decode(codes, factors, last_frame_pad_length=missing).audio_values
-    audio = (model.decode(audio_codes=codes[0]) if kind == "dac" else model.decode(codes[0])).audio_values
+    audio = (
+        model.decode(audio_codes=codes[0]) if kind == "dac" else model.decode(codes[0])
+    ).audio_values
     return audio if audio.ndim == 3 else audio[:, None]
 
 
-def _pack(codes: np.ndarray, scales: np.ndarray | None, missing: int, codebook_size: int) -> Payload:
+def _pack(
+    codes: np.ndarray, scales: np.ndarray | None, missing: int, codebook_size: int
+) -> Payload:
     chunks, groups, books, frames = codes.shape
     width = _code_bits(codebook_size)
     flat = np.moveaxis(codes, 0, 2).reshape(groups, books, chunks * frames)  # (G, K, chunks · T)
@@ -205,7 +231,11 @@ def _unpack(data: bytes, codebook_size: int) -> tuple[np.ndarray, np.ndarray | N
         groups, chunks, books, frames, missing = _HEAD.unpack_from(data)
         position, scales = _HEAD.size + 1, None
         if data[_HEAD.size]:
-            scales = np.frombuffer(data, np.float32, chunks * groups, position).reshape(chunks, groups).copy()
+            scales = (
+                np.frombuffer(data, np.float32, chunks * groups, position)
+                .reshape(chunks, groups)
+                .copy()
+            )
             position += scales.nbytes
         count, width = groups * books * (chunks * frames - missing), _code_bits(codebook_size)
         if len(data) - position != packed_size(count, width):

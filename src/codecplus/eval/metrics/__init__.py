@@ -104,7 +104,9 @@ def metric_by_name(name: str) -> Metric:
         raise InputError(f"unknown metric {name!r}; did you mean {' or '.join(hint)}?")
     metric = METRICS[name]
     if not metric.available:
-        raise MissingExtraError(f"the metric {name!r} needs {metric.library}: pip install 'codecplus[{metric.extra}]'")
+        raise MissingExtraError(
+            f"the metric {name!r} needs {metric.library}: pip install 'codecplus[{metric.extra}]'"
+        )
     return metric
 
 
@@ -123,7 +125,10 @@ def metrics_by_name(names: Iterable[str] | None = None) -> list[Metric]:
 
 
 def score(
-    reference: np.ndarray, estimate: np.ndarray, sample_rate: int, metrics: Iterable[str] | None = None
+    reference: np.ndarray,
+    estimate: np.ndarray,
+    sample_rate: int,
+    metrics: Iterable[str] | None = None,
 ) -> dict[str, Score]:
     """Score an estimate against its reference, both (S,) or (C, S) at the same rate, channels averaged.
 
@@ -138,4 +143,6 @@ def score(
             f"{np.shape(reference)} and {np.shape(estimate)} at {sample_rate} Hz"
         )
     names = [metric.name for metric in metrics_by_name(metrics)]
-    return dict(shared_scorer().score(pair[0], {"estimate": (pair[1], names)}, sample_rate)["estimate"])
+    return dict(
+        shared_scorer().score(pair[0], {"estimate": (pair[1], names)}, sample_rate)["estimate"]
+    )

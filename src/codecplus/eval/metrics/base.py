@@ -16,7 +16,13 @@ from typing import Literal
 import numpy as np
 
 Status = Literal["ok", "reference_unscorable", "codec_failure", "metric_error", "timeout"]
-STATUSES: tuple[Status, ...] = ("ok", "reference_unscorable", "codec_failure", "metric_error", "timeout")
+STATUSES: tuple[Status, ...] = (
+    "ok",
+    "reference_unscorable",
+    "codec_failure",
+    "metric_error",
+    "timeout",
+)
 DOMAINS = ("speech", "music", "sound")
 
 # −70 dBFS: softer references are hiss or dither, on which perceptual metrics give noise.
@@ -40,7 +46,9 @@ class Score:
     reason: str | None = None
 
     def __post_init__(self) -> None:
-        assert (self.status == "ok") == (self.value is not None), "a score has either a value or a reason"
+        assert (self.status == "ok") == (self.value is not None), (
+            "a score has either a value or a reason"
+        )
 
     @classmethod
     def failed(cls, status: Status, reason: str) -> Score:
@@ -60,10 +68,14 @@ class Metric:
     lowest: float
     highest: float
     source: str
-    sample_rate: int | None = None  # both signals are resampled to it; None: the reference's own rate
+    sample_rate: int | None = (
+        None  # both signals are resampled to it; None: the reference's own rate
+    )
     min_sample_rate: int = 4000  # of the reference
     min_seconds: float = 0.1
-    max_seconds: float | None = None  # longer clips are cut into equal pieces and the pieces averaged
+    max_seconds: float | None = (
+        None  # longer clips are cut into equal pieces and the pieces averaged
+    )
     domains: tuple[str, ...] = DOMAINS
     library: str | None = None  # distribution that computes it
     modules: tuple[str, ...] = ()  # importable names without which it cannot be computed

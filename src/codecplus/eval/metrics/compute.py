@@ -46,7 +46,9 @@ def compute_score(metric: Metric, reference: Recording, estimate: Recording) -> 
         return Score.failed("reference_unscorable", str(error))
     except OutputUnscorable as error:
         return Score.failed("codec_failure", str(error))
-    except Exception as error:  # a metric is somebody else's code: whatever it raises belongs in the report
+    except (
+        Exception
+    ) as error:  # a metric is somebody else's code: whatever it raises belongs in the report
         return Score.failed("metric_error", f"{type(error).__name__}: {error}")
     if not np.isfinite(value):
         return Score.failed("metric_error", f"{metric.name} returned {value}")
@@ -98,7 +100,9 @@ def _check_reference(metric: Metric, reference: Recording) -> None:
     if not reference.finite:
         raise ReferenceUnscorable("the reference has NaN or infinite values")
     if reference.seconds < metric.min_seconds:
-        raise ReferenceUnscorable(f"the reference lasts {reference.seconds:.3f} s, under {metric.min_seconds} s")
+        raise ReferenceUnscorable(
+            f"the reference lasts {reference.seconds:.3f} s, under {metric.min_seconds} s"
+        )
     if reference.sample_rate < metric.min_sample_rate:
         raise ReferenceUnscorable(f"the reference is sampled at {reference.sample_rate} Hz, {metric.name} needs "
                                   f"{metric.min_sample_rate} Hz")  # fmt: skip
@@ -109,7 +113,9 @@ def _check_reference(metric: Metric, reference: Recording) -> None:
 def _mean_over_channels(metric: Metric, reference: Recording, estimate: Recording) -> float:
     (x, rate), (y, _) = reference.at(metric.sample_rate), estimate.at(metric.sample_rate)
     values, refusal = [], ReferenceUnscorable("the reference is silent")
-    for x_channel, y_channel, silent in zip(x, y, reference.silent(metric.sample_rate), strict=True):
+    for x_channel, y_channel, silent in zip(
+        x, y, reference.silent(metric.sample_rate), strict=True
+    ):
         if silent:
             continue
         try:
@@ -122,7 +128,11 @@ def _mean_over_channels(metric: Metric, reference: Recording, estimate: Recordin
 
 
 def _mean_over_pieces(metric: Metric, x: np.ndarray, y: np.ndarray, rate: int) -> float:
-    pieces = 1 if metric.max_seconds is None else max(1, int(np.ceil(len(x) / (metric.max_seconds * rate))))
+    pieces = (
+        1
+        if metric.max_seconds is None
+        else max(1, int(np.ceil(len(x) / (metric.max_seconds * rate))))
+    )
     values, refusal = [], ReferenceUnscorable("the reference is silent")
     for a, b in zip(np.array_split(x, pieces), np.array_split(y, pieces), strict=True):
         if pieces > 1 and is_silent(a):

@@ -58,7 +58,9 @@ def estoi(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> floa
     return _stoi(reference, estimate, sample_rate, extended=True)
 
 
-def _stoi(reference: np.ndarray, estimate: np.ndarray, sample_rate: int, *, extended: bool) -> float:
+def _stoi(
+    reference: np.ndarray, estimate: np.ndarray, sample_rate: int, *, extended: bool
+) -> float:
     from pystoi import stoi as compute
 
     with warnings.catch_warnings():
@@ -70,7 +72,9 @@ def _stoi(reference: np.ndarray, estimate: np.ndarray, sample_rate: int, *, exte
             np.random.seed(0)  # noqa: NPY002
             return float(compute(reference, estimate, sample_rate, extended=extended))
         except RuntimeWarning as warning:
-            raise ReferenceUnscorable("the reference has under 0.4 s of speech that STOI can use") from warning
+            raise ReferenceUnscorable(
+                "the reference has under 0.4 s of speech that STOI can use"
+            ) from warning
         finally:
             np.random.set_state(state)  # noqa: NPY002
 

@@ -23,13 +23,17 @@ def mel_distance(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) 
     total = 0.0
     for length, bands in zip(WINDOWS, MEL_BANDS, strict=True):
         filters = _mel_filters(sample_rate, length, bands)
-        total += _log_and_linear(_magnitudes(reference, length) @ filters, _magnitudes(estimate, length) @ filters)
+        total += _log_and_linear(
+            _magnitudes(reference, length) @ filters, _magnitudes(estimate, length) @ filters
+        )
     return total
 
 
 def stft_distance(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
     """Multi-scale STFT distance of the DAC paper between (S,) and (S,); 0 for equal signals."""
-    return sum(_log_and_linear(_magnitudes(reference, n), _magnitudes(estimate, n)) for n in WINDOWS)
+    return sum(
+        _log_and_linear(_magnitudes(reference, n), _magnitudes(estimate, n)) for n in WINDOWS
+    )
 
 
 def log_spectral_distance(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
@@ -54,7 +58,9 @@ def bandwidth(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> 
 
 
 def _log_and_linear(x: np.ndarray, y: np.ndarray) -> float:
-    logs = 2 * np.abs(np.log10(np.maximum(x, FLOOR)) - np.log10(np.maximum(y, FLOOR))).mean(dtype=np.float64)
+    logs = 2 * np.abs(np.log10(np.maximum(x, FLOOR)) - np.log10(np.maximum(y, FLOOR))).mean(
+        dtype=np.float64
+    )
     return float(logs + np.abs(x - y).mean(dtype=np.float64))
 
 

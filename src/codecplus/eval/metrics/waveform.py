@@ -62,7 +62,9 @@ def best_lag(reference: np.ndarray, estimate: np.ndarray, limit: int) -> int:
     """
     limit = min(limit, len(reference) - 2)
     size = 1 << (len(reference) + limit - 1).bit_length()
-    spectrum = np.fft.rfft(_centred(estimate), size) * np.conj(np.fft.rfft(_centred(reference), size))
+    spectrum = np.fft.rfft(_centred(estimate), size) * np.conj(
+        np.fft.rfft(_centred(reference), size)
+    )
     correlation = np.abs(np.fft.irfft(spectrum, size))
     lags = np.array(sorted(range(-limit, limit + 1), key=abs))
     strength = correlation[lags]  # negative lags wrap round to the end

@@ -69,7 +69,9 @@ class Scorer:
             process.kill()
             process.wait()
 
-    def _round(self, reference: Signal, todo: Estimates, sample_rate: int, keep: Callable, deaths: set) -> None:
+    def _round(
+        self, reference: Signal, todo: Estimates, sample_rate: int, keep: Callable, deaths: set
+    ) -> None:
         """Send what is left to do and collect answers until it is done or the worker is lost."""
         from codecplus.eval.metrics import METRICS
 
@@ -96,8 +98,15 @@ class Scorer:
             code = self._process.wait() if self._process else None
             self.close()
             victim = queued[0] if queued else None
-            if victim and victim in deaths:  # once may be the machine's fault, and the verdict is kept for good
-                keep(*victim, Score.failed("metric_error", f"the metric's process died twice, with status {code}"))
+            if (
+                victim and victim in deaths
+            ):  # once may be the machine's fault, and the verdict is kept for good
+                keep(
+                    *victim,
+                    Score.failed(
+                        "metric_error", f"the metric's process died twice, with status {code}"
+                    ),
+                )
             elif victim:
                 deaths.add(victim)
 
@@ -127,27 +136,39 @@ class Scorer:
 
     def _start(self) -> None:
         paths = os.pathsep.join(path for path in sys.path if path)
-        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": paths,
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "codecplus.eval.metrics.worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
             start_new_session=True,  # a Ctrl-C for the run must not look like a metric that died
         )  # fmt: skip
         self._answers = queue.Queue()
-        threading.Thread(target=_listen, args=(self._process.stdout, self._answers), daemon=True).start()
+        threading.Thread(
+            target=_listen, args=(self._process.stdout, self._answers), daemon=True
+        ).start()
 
 
 def _processor_seconds(pid: int) -> float:
     """The processor time a process has used; NaN where the system does not tell."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # proc_pid_stat(5)
+        fields = (
+            Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        )  # proc_pid_stat(5)
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError):
         return float("nan")
 
 
 def _left(estimates: Estimates, results: dict[str, dict[str, Score]]) -> Estimates:
-    missing = {n: (signal, [m for m in names if m not in results[n]]) for n, (signal, names) in estimates.items()}
+    missing = {
+        n: (signal, [m for m in names if m not in results[n]])
+        for n, (signal, names) in estimates.items()
+    }
     return {name: job for name, job in missing.items() if job[1]}
 
 

@@ -10,7 +10,14 @@ from codecplus.eval.report.plots import write_plots
 from codecplus.eval.results import Results
 from codecplus.system.paths import atomic_path
 
-__all__ = ["build_leaderboard", "card_section", "markdown_report", "write_hub_files", "write_plots", "write_report"]
+__all__ = [
+    "build_leaderboard",
+    "card_section",
+    "markdown_report",
+    "write_hub_files",
+    "write_plots",
+    "write_report",
+]
 
 
 def write_report(results: Results) -> None:

@@ -25,7 +25,14 @@ from codecplus.eval.results import (
 from codecplus.eval.statistics import Estimate, estimate
 from codecplus.system.paths import atomic_path
 
-BAND_EDGES = (1.75, 3.5, 7.0, 14.0, 28.0, 56.0)  # kbit/s per channel; each twice the last, none at a usual rate
+BAND_EDGES = (
+    1.75,
+    3.5,
+    7.0,
+    14.0,
+    28.0,
+    56.0,
+)  # kbit/s per channel; each twice the last, none at a usual rate
 PRIMARY = {"speech": ("pesq_wb", "mel_distance"), None: ("mel_distance", "stft_distance")}
 RULE = (
     "Codecs compete on the same clips, per kind of audio and per band of measured payload rate per channel. Those "
@@ -48,8 +55,12 @@ def build_leaderboard(
     codec replaces the older; scores by another version of a metric than the newest run's are left out, and named.
     rank_by: a metric's name; None: PESQ wide band for speech, else the mel distance.
     """
-    if rank_by is not None and (rank_by not in METRICS or METRICS[rank_by].higher_is_better is None):
-        ranking = ", ".join(name for name, metric in METRICS.items() if metric.higher_is_better is not None)
+    if rank_by is not None and (
+        rank_by not in METRICS or METRICS[rank_by].higher_is_better is None
+    ):
+        ranking = ", ".join(
+            name for name, metric in METRICS.items() if metric.higher_is_better is not None
+        )
         raise InputError(f"cannot rank by {rank_by!r}; expected one of {ranking}")
     groups: dict[str, list[Results]] = {}
     for results in map(load_results, _find(paths)):
@@ -82,11 +93,15 @@ def _boards(group: list[Results], rank_by: str | None) -> list[dict[str, Any]]:
     """A board per kind of audio, from runs on the same clips, oldest first."""
     rows: dict[str, list[Row]] = {}
     details: dict[str, dict[str, Any]] = {}
-    metrics = {name: metric for results in group for name, metric in results.summary["metrics"].items()}
+    metrics = {
+        name: metric for results in group for name, metric in results.summary["metrics"].items()
+    }
     outdated: dict[str, list[str]] = {}  # codec -> metrics
     for results in group:
         described = results.summary["metrics"]
-        old = [name for name in described if described[name]["identity"] != metrics[name]["identity"]]
+        old = [
+            name for name in described if described[name]["identity"] != metrics[name]["identity"]
+        ]
         for name in results.codecs:
             rows[name] = [_without(row, old) for row in results.rows if row.codec == name]
             outdated[name] = old
@@ -94,11 +109,16 @@ def _boards(group: list[Results], rank_by: str | None) -> list[dict[str, Any]]:
             details[name] = {
                 **results.costs[name], "latency_seconds": latency, "date": results.provenance["date"],
             }  # fmt: skip
-    people = {name: found for results in group for name, found in read_listening(results.path).items()}
+    people = {
+        name: found for results in group for name, found in read_listening(results.path).items()
+    }
     kinds = sorted({row.domain for group_rows in rows.values() for row in group_rows})
     boards = []
     for kind in kinds:
-        of_kind = {name: [row for row in codec_rows if row.domain == kind] for name, codec_rows in rows.items()}
+        of_kind = {
+            name: [row for row in codec_rows if row.domain == kind]
+            for name, codec_rows in rows.items()
+        }
         primary = _primary(kind, of_kind, rank_by)
         entries = _entries(of_kind, details, primary)
         for entry in entries:
@@ -116,7 +136,9 @@ def _boards(group: list[Results], rank_by: str | None) -> list[dict[str, Any]]:
 
 
 def _without(row: Row, metrics: list[str]) -> Row:
-    return replace(row, scores={name: found for name, found in row.scores.items() if name not in metrics})
+    return replace(
+        row, scores={name: found for name, found in row.scores.items() if name not in metrics}
+    )
 
 
 def _primary(kind: str, rows: dict[str, list[Row]], rank_by: str | None) -> str:
@@ -129,7 +151,9 @@ def _primary(kind: str, rows: dict[str, list[Row]], rank_by: str | None) -> str:
     return candidates[-1]
 
 
-def _entries(rows: dict[str, list[Row]], details: dict[str, dict], primary: str) -> list[dict[str, Any]]:
+def _entries(
+    rows: dict[str, list[Row]], details: dict[str, dict], primary: str
+) -> list[dict[str, Any]]:
     bands: dict[int | None, list[str]] = {}
     rates = {name: bit_rates(codec_rows) for name, codec_rows in rows.items()}
     for name in rows:
@@ -141,7 +165,9 @@ def _entries(rows: dict[str, list[Row]], details: dict[str, dict], primary: str)
     entries = []
     for name, codec_rows in rows.items():
         place, ranked_by = places.get(name, (None, None))
-        estimates = {metric: estimate(metric_by_file(codec_rows, metric).values()) for metric in METRICS}
+        estimates = {
+            metric: estimate(metric_by_file(codec_rows, metric).values()) for metric in METRICS
+        }
         entries.append({
             "codec": name,
             "anchor": is_anchor(name),
@@ -174,7 +200,9 @@ def band_name(band: int) -> str:
     if band == 0:
         return f"up to {BAND_EDGES[0]:g}"
     return (
-        f"over {BAND_EDGES[-1]:g}" if band == len(BAND_EDGES) else f"{BAND_EDGES[band - 1]:g} to {BAND_EDGES[band]:g}"
+        f"over {BAND_EDGES[-1]:g}"
+        if band == len(BAND_EDGES)
+        else f"{BAND_EDGES[band - 1]:g} to {BAND_EDGES[band]:g}"
     )
 
 
@@ -188,7 +216,9 @@ def rank(rows: dict[str, list[Row]], metric: str) -> dict[str, tuple[int, Estima
     """Rank codecs by RULE: name -> (rank from 1, the estimate it was ranked by); those that failed are not in it."""
     scored = {name: {row.clip for row in group if metric in row.scores and row.scores[metric].status == "ok"}
               for name, group in rows.items() if not failures(group, metric)}  # fmt: skip
-    fit = {name: clips for name, clips in scored.items() if clips}  # a run without the metric unranks nobody else
+    fit = {
+        name: clips for name, clips in scored.items() if clips
+    }  # a run without the metric unranks nobody else
     common = set.intersection(*fit.values()) if fit else set()
     found = {name: estimate(metric_by_file(rows[name], metric, lambda row: row.clip in common).values())
              for name in fit}  # fmt: skip
@@ -196,7 +226,9 @@ def rank(rows: dict[str, list[Row]], metric: str) -> dict[str, tuple[int, Estima
     sign = -1 if METRICS[metric].higher_is_better else 1
     places: dict[str, tuple[int, Estimate]] = {}
     leader, place = None, 0
-    for position, name in enumerate(sorted(ranked, key=lambda name: (sign * ranked[name].mean, name)), start=1):
+    for position, name in enumerate(
+        sorted(ranked, key=lambda name: (sign * ranked[name].mean, name)), start=1
+    ):
         if leader is None or not ranked[name].overlaps(leader):
             leader, place = ranked[name], position
         places[name] = (place, ranked[name])
@@ -211,7 +243,9 @@ def _band(name: str, rates: dict[str, float | None]) -> int | None:
 
 def _write_page(path: Path, leaderboard: dict[str, Any]) -> None:
     page = (files("codecplus.eval.report") / "leaderboard.html").read_text(encoding="utf-8")
-    data = json_module.dumps(leaderboard, allow_nan=False).replace("<", "\\u003c")  # no name can close the script
+    data = json_module.dumps(leaderboard, allow_nan=False).replace(
+        "<", "\\u003c"
+    )  # no name can close the script
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         temporary.write_text(page.replace("/*LEADERBOARD*/null", data), encoding="utf-8")

@@ -26,7 +26,11 @@ def markdown_report(results: Results, plots: Sequence[str] = (), note: str | Non
 
 def domains(results: Results) -> list[str]:
     """Domains that occur; `all` only where there are several."""
-    found = list(dict.fromkeys(name for codec in results.summary["codecs"].values() for name in codec["domains"]))
+    found = list(
+        dict.fromkeys(
+            name for codec in results.summary["codecs"].values() for name in codec["domains"]
+        )
+    )
     named = [name for name in found if name != "all"]
     return [*named, "all"] if len(named) > 1 else named
 
@@ -66,7 +70,11 @@ def cell(entry: dict[str, Any] | None) -> str:
     text = number(entry.get("mean"))
     if entry.get("low") is not None:
         text += f" [{number(entry['low'])}, {number(entry['high'])}]"
-    bad = sum(count for status, count in entry["counts"].items() if status not in ("ok", "reference_unscorable"))
+    bad = sum(
+        count
+        for status, count in entry["counts"].items()
+        if status not in ("ok", "reference_unscorable")
+    )
     return text + (f" ({bad} failed)" if bad else "")
 
 
@@ -78,7 +86,9 @@ def _head(results: Results) -> str:
         f"at most {task['segments_per_file']} segments of each are scored."
     )
     if unread := len({problem["source"] for problem in data["problems"] if problem["fatal"]}):
-        text += f" {unread} more could not be read and {'is' if unread == 1 else 'are'} named below."
+        text += (
+            f" {unread} more could not be read and {'is' if unread == 1 else 'are'} named below."
+        )
     if task.get("dataset"):
         text += f" Data set `{task['dataset']}`, split `{task['split']}`, revision `{task.get('revision')}`."
     if task.get("licence"):
@@ -91,8 +101,16 @@ def _head(results: Results) -> str:
 
 
 def _domain(results: Results, domain: str) -> str:
-    present = [codec["domains"][domain] for codec in results.summary["codecs"].values() if domain in codec["domains"]]
-    metrics = [name for name in results.summary["metrics"] if any(name in part["metrics"] for part in present)]
+    present = [
+        codec["domains"][domain]
+        for codec in results.summary["codecs"].values()
+        if domain in codec["domains"]
+    ]
+    metrics = [
+        name
+        for name in results.summary["metrics"]
+        if any(name in part["metrics"] for part in present)
+    ]
     header = ["codec", "payload kbit/s", "file kbit/s", "failed clips",
               *(_titled(results.summary["metrics"][name]) for name in metrics)]  # fmt: skip
     rows = []
@@ -101,7 +119,11 @@ def _domain(results: Results, domain: str) -> str:
         if part:
             failed = sum(row.codec == name and row.status != "ok" and domain in ("all", row.domain)
                          for row in results.rows)  # fmt: skip
-            rates = [number(part["payload_kbps"]), number(part["file_kbps"]), f"{failed} of {part['clips']}"]
+            rates = [
+                number(part["payload_kbps"]),
+                number(part["file_kbps"]),
+                f"{failed} of {part['clips']}",
+            ]
             rows.append([name, *rates, *(cell(part["metrics"].get(metric)) for metric in metrics)])
     return f"## {domain.capitalize()}\n\n{table(header, rows)}"
 
@@ -114,7 +136,11 @@ def _titled(metric: dict[str, Any]) -> str:
 def _plots(plots: Sequence[str], note: str | None) -> str:
     if note:
         return f"## Plots\n\nNone: {note}."
-    return "## Rate and distortion\n\n" + "\n".join(f"![{path}]({path})" for path in plots) if plots else ""
+    return (
+        "## Rate and distortion\n\n" + "\n".join(f"![{path}]({path})" for path in plots)
+        if plots
+        else ""
+    )
 
 
 def _failures(results: Results) -> str:
@@ -128,7 +154,9 @@ def _failures(results: Results) -> str:
                 reasons[row.codec, name, f"{score.status}: {score.reason}"] += 1
     if not reasons:
         return "## Failures\n\nNone."
-    rows = [[codec, metric, str(count), reason] for (codec, metric, reason), count in reasons.items()]
+    rows = [
+        [codec, metric, str(count), reason] for (codec, metric, reason), count in reasons.items()
+    ]
     return "## Failures\n\n" + table(["codec", "metric", "clips", "reason"], rows)
 
 
@@ -147,7 +175,10 @@ def _left_out(results: Results) -> str:
     if not rows:
         return "## Left out\n\nNothing."
     header = ["recording", "metrics", "reason"]
-    return "## Left out\n\nDecided on the recordings alone, so the same for every codec.\n\n" + table(header, rows)
+    return (
+        "## Left out\n\nDecided on the recordings alone, so the same for every codec.\n\n"
+        + table(header, rows)
+    )
 
 
 def _costs(results: Results) -> str:
@@ -164,8 +195,9 @@ def _costs(results: Results) -> str:
         ])  # fmt: skip
     header = ["codec", "encode × real time", "decode × real time", "peak memory, MiB", "latency, ms", "codebooks used",
               "entropy per code, bits"]  # fmt: skip
-    return "## Cost\n\nMeasured in this process, one clip at a time; memory is that of the whole process.\n\n" + table(
-        header, rows
+    return (
+        "## Cost\n\nMeasured in this process, one clip at a time; memory is that of the whole process.\n\n"
+        + table(header, rows)
     )
 
 
@@ -174,7 +206,9 @@ def _metrics(results: Results) -> str:
     for name, metric in results.summary["metrics"].items():
         rate = f"{metric['sample_rate']} Hz" if metric["sample_rate"] else "native"
         low, high = (number(value, 4) if value is not None else "∞" for value in metric["range"])
-        rows.append([name, f"{low} to {high}", rate, ", ".join(metric["domains"]), metric["source"]])
+        rows.append(
+            [name, f"{low} to {high}", rate, ", ".join(metric["domains"]), metric["source"]]
+        )
     return "## Metrics\n\n" + table(["metric", "range", "computed at", "domains", "source"], rows)
 
 

@@ -29,8 +29,13 @@ def write_hub_files(results: Results, dataset_id: str | None = None) -> list[Pat
         folder = results.path / "hub" / file_name(codec)
         entries = eval_result_entries(results, codec, dataset_id) if dataset_id else []
         if entries:
-            _write(folder / ".eval_results" / f"{name}.yaml", yaml.safe_dump(entries, sort_keys=False))
-        _write(folder / "model-index.yaml", yaml.safe_dump(model_index(results, codec), sort_keys=False))
+            _write(
+                folder / ".eval_results" / f"{name}.yaml", yaml.safe_dump(entries, sort_keys=False)
+            )
+        _write(
+            folder / "model-index.yaml",
+            yaml.safe_dump(model_index(results, codec), sort_keys=False),
+        )
         _write(folder / "card_section.md", card_section(results, codec))
         folders.append(folder)
     return folders
@@ -88,16 +93,28 @@ def eval_results(results: Results, codec: str, only: Iterable[str] | None = None
 def card_section(results: Results, codec: str) -> str:
     """The evaluation section of the model's card, in Markdown, with the anchors beside it."""
     if codec not in results.summary["codecs"]:
-        raise InputError(f"there is no codec {codec!r} in the results; there are {', '.join(results.codecs)}")
+        raise InputError(
+            f"there is no codec {codec!r} in the results; there are {', '.join(results.codecs)}"
+        )
     family = codec.split("@")[0]
-    names = [n for n, c in results.summary["codecs"].items() if c["anchor"] or n.split("@")[0] == family]
+    names = [
+        n for n, c in results.summary["codecs"].items() if c["anchor"] or n.split("@")[0] == family
+    ]
     parts = [f"## Evaluation\n\nOn {results.summary['task']['name']}, "
              f"{results.provenance['data']['files']} recordings; means with 95 % intervals."]  # fmt: skip
     for domain in domains(results):
         columns = {n: results.summary["codecs"][n]["domains"].get(domain) for n in names}
-        metrics = [m for m in results.summary["metrics"] if any(c and m in c["metrics"] for c in columns.values())]
+        metrics = [
+            m
+            for m in results.summary["metrics"]
+            if any(c and m in c["metrics"] for c in columns.values())
+        ]
         rows = [
-            [name, number(part["payload_kbps"]), *(cell(part["metrics"].get(metric)) for metric in metrics)]
+            [
+                name,
+                number(part["payload_kbps"]),
+                *(cell(part["metrics"].get(metric)) for metric in metrics),
+            ]
             for name, part in columns.items()
             if part
         ]

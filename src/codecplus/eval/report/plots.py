@@ -15,7 +15,9 @@ def write_plots(results: Results) -> list[str]:
     try:
         import matplotlib
     except ImportError as error:
-        raise MissingExtraError("plots need the package matplotlib: pip install codecplus[eval]") from error
+        raise MissingExtraError(
+            "plots need the package matplotlib: pip install codecplus[eval]"
+        ) from error
     matplotlib.use("Agg")
     paths = []
     for name, metric in results.summary["metrics"].items():
@@ -48,22 +50,38 @@ def _draw(panels: dict[str, dict[str, list[tuple]]], metric: dict[str, Any]) -> 
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.6 * len(panels), 3.6), layout="constrained")
-    for axes, (domain, families) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    for axes, (domain, families) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
         draw_panel(axes, families, metric, title=domain)
     return figure
 
 
-def draw_panel(axes: Any, families: dict[str, list[tuple]], metric: dict[str, Any], title: str) -> None:
+def draw_panel(
+    axes: Any, families: dict[str, list[tuple]], metric: dict[str, Any], title: str
+) -> None:
     """Draw one domain's lines, as of `panels_of`, into matplotlib axes."""
     for family, points in families.items():
         if points[0][0] is None:
             axes.axhline(points[0][1], linestyle=":", color="gray", linewidth=1)
-            axes.annotate(family, (0.01, points[0][1]), xycoords=("axes fraction", "data"), fontsize=7, color="gray")
+            axes.annotate(
+                family,
+                (0.01, points[0][1]),
+                xycoords=("axes fraction", "data"),
+                fontsize=7,
+                color="gray",
+            )
             continue
         rates, means, lows, highs = zip(*sorted(points), strict=True)
-        below = [mean - (mean if low is None else low) for mean, low in zip(means, lows, strict=True)]
-        above = [(mean if high is None else high) - mean for mean, high in zip(means, highs, strict=True)]
-        axes.errorbar(rates, means, yerr=[below, above], marker="o", markersize=4, capsize=2, label=family)
+        below = [
+            mean - (mean if low is None else low) for mean, low in zip(means, lows, strict=True)
+        ]
+        above = [
+            (mean if high is None else high) - mean for mean, high in zip(means, highs, strict=True)
+        ]
+        axes.errorbar(
+            rates, means, yerr=[below, above], marker="o", markersize=4, capsize=2, label=family
+        )
     axes.set_xscale("log", base=2)
     low, high = axes.get_xlim()
     axes.set_xticks([rate for rate in _TICKS if low <= rate <= high], minor=False)

@@ -14,7 +14,16 @@ from codecplus.eval.tasks.clips import Clip, Problem, SegmentPolicy
 from codecplus.eval.tasks.folder import FolderTask
 from codecplus.eval.tasks.table import TableTask
 
-__all__ = ["Clip", "FolderTask", "Problem", "SegmentPolicy", "TableTask", "Task", "load_task", "preset_names"]
+__all__ = [
+    "Clip",
+    "FolderTask",
+    "Problem",
+    "SegmentPolicy",
+    "TableTask",
+    "Task",
+    "load_task",
+    "preset_names",
+]
 
 
 class Task(Protocol):
@@ -38,11 +47,19 @@ class Task(Protocol):
 
 def preset_names() -> list[str]:
     """The tasks that ship with the package."""
-    return sorted(path.name.removesuffix(".json") for path in _presets().iterdir() if path.name.endswith(".json"))
+    return sorted(
+        path.name.removesuffix(".json")
+        for path in _presets().iterdir()
+        if path.name.endswith(".json")
+    )
 
 
 def load_task(
-    data: str, *, limit: int | None = None, segment_seconds: float | None = None, segments_per_file: int | None = None
+    data: str,
+    *,
+    limit: int | None = None,
+    segment_seconds: float | None = None,
+    segments_per_file: int | None = None,
 ) -> Task:
     """The task that a folder, a parquet file, a JSON file of the presets' form, or a preset's name stands for.
 
@@ -50,11 +67,18 @@ def load_task(
     """
     if limit is not None and limit < 1:
         raise InputError(f"expected a limit of 1 or more recordings, got {limit}")
-    asked = {"limit": limit, "segment_seconds": segment_seconds, "segments_per_file": segments_per_file}
+    asked = {
+        "limit": limit,
+        "segment_seconds": segment_seconds,
+        "segments_per_file": segments_per_file,
+    }
     changes = {key: value for key, value in asked.items() if value is not None}
     path = Path(data)
     if path.is_dir():
-        seconds, per_file = changes.get("segment_seconds", 30.0), changes.get("segments_per_file", 4)
+        seconds, per_file = (
+            changes.get("segment_seconds", 30.0),
+            changes.get("segments_per_file", 4),
+        )
         return FolderTask(path, SegmentPolicy(seconds, per_file), limit)
     if path.suffix == ".parquet":
         return TableTask(name=path.stem, files=[str(path)], **changes)
@@ -76,7 +100,9 @@ def _from_json(name: str, text: str, changes: dict[str, Any]) -> TableTask:
     known = {field.name for field in dataclasses.fields(TableTask)}
     if not isinstance(fields, dict) or set(fields) - known:
         extra = sorted(set(fields) - known) if isinstance(fields, dict) else fields
-        raise FileFormatError(f"the task {name!r} has unknown fields {extra}; known are {', '.join(sorted(known))}")
+        raise FileFormatError(
+            f"the task {name!r} has unknown fields {extra}; known are {', '.join(sorted(known))}"
+        )
     return TableTask(**{"name": name, **fields, **changes})
 
 

@@ -77,7 +77,11 @@ class Problem:
 
 
 def read_clips(
-    source: str, file: Path | bytes, policy: SegmentPolicy, kind: str | None = None, speaker: str | None = None
+    source: str,
+    file: Path | bytes,
+    policy: SegmentPolicy,
+    kind: str | None = None,
+    speaker: str | None = None,
 ) -> Iterator[Clip | Problem]:
     """The clips of one recording, or the one Problem that keeps it out; damage anywhere keeps all of it out."""
     clips: list[Clip] = []
@@ -85,7 +89,9 @@ def read_clips(
         with AudioFileReader(io.BytesIO(file) if isinstance(file, bytes) else file) as reader:
             seconds = reader.num_samples / reader.sample_rate
             kept = policy.kept(seconds)
-            size = reader.num_samples if kept is None else round(policy.seconds * reader.sample_rate)
+            size = (
+                reader.num_samples if kept is None else round(policy.seconds * reader.sample_rate)
+            )
             for index, block in enumerate(reader.blocks(size)):
                 if kept is None or index in kept:
                     start = index * size / reader.sample_rate
@@ -96,9 +102,17 @@ def read_clips(
     if kept is not None:
         count = "1 segment" if len(clips) == 1 else f"{len(clips)} segments"
         verb = "is" if len(clips) == 1 else "are"
-        yield Problem(source, f"lasts {seconds:.0f} s: {count} of {policy.seconds:g} s {verb} scored", fatal=False)
+        yield Problem(
+            source,
+            f"lasts {seconds:.0f} s: {count} of {policy.seconds:g} s {verb} scored",
+            fatal=False,
+        )
     yield from clips
 
 
 def _without_path(message: str, file: Path | bytes) -> str:
-    return message.replace(str(file), "the file") if isinstance(file, Path) else message.replace("BytesIO", "the file")
+    return (
+        message.replace(str(file), "the file")
+        if isinstance(file, Path)
+        else message.replace("BytesIO", "the file")
+    )

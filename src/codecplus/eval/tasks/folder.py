@@ -63,11 +63,19 @@ class FolderTask:
             raise InputError(f"there is no audio file in {self.folder}")
         for path in files:
             kind, speaker = known.get(path.resolve(), (None, None))
-            yield from read_clips(path.relative_to(self.folder).as_posix(), path, self.policy, kind, speaker)
+            yield from read_clips(
+                path.relative_to(self.folder).as_posix(), path, self.policy, kind, speaker
+            )
 
     def _files(self) -> list[Path]:
-        found = [path for path in self.folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
-        return sorted(found, key=lambda path: path.relative_to(self.folder).as_posix())[: self.limit]
+        found = [
+            path
+            for path in self.folder.rglob("*")
+            if path.suffix.lower() in SUFFIXES and path.is_file()
+        ]
+        return sorted(found, key=lambda path: path.relative_to(self.folder).as_posix())[
+            : self.limit
+        ]
 
     def _manifest_path(self) -> Path | None:
         places = (self.folder / MANIFEST, self.folder.resolve().parent / MANIFEST)
@@ -80,8 +88,13 @@ class FolderTask:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if "path" not in (reader.fieldnames or []):
-                raise FileFormatError(f"{path} has the columns {reader.fieldnames}; expected a column named path")
+                raise FileFormatError(
+                    f"{path} has the columns {reader.fieldnames}; expected a column named path"
+                )
             return {
-                (path.parent / row["path"]).resolve(): (row.get("kind") or None, row.get("speaker") or None)
+                (path.parent / row["path"]).resolve(): (
+                    row.get("kind") or None,
+                    row.get("speaker") or None,
+                )
                 for row in reader
             }

@@ -23,7 +23,9 @@ class TableTask:
     files: list[str] | None = None  # or parquet files
     config: str | None = None
     split: str = "train"
-    revision: str | None = None  # a commit; a branch is resolved to its commit, which the results name
+    revision: str | None = (
+        None  # a commit; a branch is resolved to its commit, which the results name
+    )
     audio_column: str = "audio"
     kind: str | None = None  # of every row
     kind_column: str | None = None
@@ -41,7 +43,9 @@ class TableTask:
         if (self.dataset is None) == (self.files is None):
             raise InputError(f"the task {self.name!r} needs either a dataset or files")
         if self.every < 1:
-            raise InputError(f"the task {self.name!r} keeps every {self.every}-th row; expected 1 or more")
+            raise InputError(
+                f"the task {self.name!r} keeps every {self.every}-th row; expected 1 or more"
+            )
         _ = self.policy
 
     @property
@@ -60,8 +64,13 @@ class TableTask:
         """Changes with any setting, with the commit, and when a local file is written."""
         fields = {**vars(self), "revision": self._commit()}
         if self.files:
-            fields["files"] = [(Path(f).name, Path(f).stat().st_size, Path(f).stat().st_mtime_ns) for f in self.files]
-        return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:16]
+            fields["files"] = [
+                (Path(f).name, Path(f).stat().st_size, Path(f).stat().st_mtime_ns)
+                for f in self.files
+            ]
+        return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[
+            :16
+        ]
 
     def __iter__(self) -> Iterator[Clip | Problem]:
         kept = 0
@@ -83,26 +92,44 @@ class TableTask:
         if file is None:
             yield Problem(source, "the row holds neither audio bytes nor a path")
             return
-        yield from read_clips(source, file, self.policy, kind, None if speaker is None else str(speaker))
+        yield from read_clips(
+            source, file, self.policy, kind, None if speaker is None else str(speaker)
+        )
 
     def _rows(self) -> Iterator[dict]:
         try:
             yield from self._selected()
         except CodecPlusError:
             raise
-        except Exception as error:  # of `datasets` and what it reads with; a stream may break off in its middle
+        except (
+            Exception
+        ) as error:  # of `datasets` and what it reads with; a stream may break off in its middle
             lines = str(error).strip().splitlines()
-            named = f"the data set {self.dataset} at revision {self._commit()}" if self.dataset else f"{self.files}"
-            raise FileFormatError(f"cannot load {named}: {lines[0] if lines else type(error).__name__}") from error
+            named = (
+                f"the data set {self.dataset} at revision {self._commit()}"
+                if self.dataset
+                else f"{self.files}"
+            )
+            raise FileFormatError(
+                f"cannot load {named}: {lines[0] if lines else type(error).__name__}"
+            ) from error
 
     def _selected(self) -> Iterator[dict]:
         rows = self._load()
         names = rows.column_names or list(next(iter(rows), {}))
-        needed = [self.audio_column, *self.where, *filter(None, (self.kind_column, self.speaker_column))]
+        needed = [
+            self.audio_column,
+            *self.where,
+            *filter(None, (self.kind_column, self.speaker_column)),
+        ]
         if missing := [name for name in needed if name not in names]:
-            raise FileFormatError(f"the task {self.name!r} has no column {missing[0]!r}; it has {', '.join(names)}")
+            raise FileFormatError(
+                f"the task {self.name!r} has no column {missing[0]!r}; it has {', '.join(names)}"
+            )
         rows = rows.select_columns(sorted(set(needed))).cast_column(self.audio_column, _undecoded())
-        return (row for row in rows if all(row[column] == value for column, value in self.where.items()))
+        return (
+            row for row in rows if all(row[column] == value for column, value in self.where.items())
+        )
 
     def _load(self) -> Any:
         datasets = _datasets()
@@ -110,9 +137,15 @@ class TableTask:
             for file in self.files:
                 if not Path(file).is_file():
                     raise InputError(f"there is no file {file}")
-            return datasets.load_dataset("parquet", data_files=self.files, split="train", streaming=self.streaming)
+            return datasets.load_dataset(
+                "parquet", data_files=self.files, split="train", streaming=self.streaming
+            )
         return datasets.load_dataset(
-            self.dataset, self.config, split=self.split, revision=self._commit(), streaming=self.streaming
+            self.dataset,
+            self.config,
+            split=self.split,
+            revision=self._commit(),
+            streaming=self.streaming,
         )
 
     def _commit(self) -> str | None:
@@ -136,7 +169,9 @@ def _datasets() -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise MissingExtraError("parquet and Hub data need datasets: pip install codecplus[eval]") from error
+        raise MissingExtraError(
+            "parquet and Hub data need datasets: pip install codecplus[eval]"
+        ) from error
     return datasets
 
 
