@@ -1,9 +1,11 @@
 """Speed on a GPU against transformers' DacModel, bf16 and compiled on both sides; prints ratios.
 
-    python benchmarks/accelerator.py [--preset dac-44khz] [--batch 16] [--seconds 10] [--rounds 5] [--device cuda]
+    python benchmarks/accelerator.py [--preset dac-44khz] [--batch 16] [--seconds 10] [--rounds 5]
+    [--device cuda]
 
-Rows of one length, turn by turn, medians: layers as they are, `compile_layers()`, and CUDA graphs, which hold for one
-shape. Then clips of many lengths in batches against one by one. Weights are random. `--device cpu` tries it out.
+Rows of one length, turn by turn, medians: layers as they are, `compile_layers()`, and CUDA graphs,
+which hold for one shape. Then clips of many lengths in batches against one by one. Weights are
+random. `--device cpu` tries it out.
 """
 
 import argparse

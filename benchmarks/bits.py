@@ -1,10 +1,12 @@
-"""What entropy coding, search and rate control save: python benchmarks/bits.py FOLDER [--model NAME ...] [--effort]
+"""What entropy coding, search and rate control save: python benchmarks/bits.py FOLDER [--model NAME
+...] [--effort]
 
-FOLDER holds recordings. For every rate: bytes against packing, for single files, for them put together to 60 s, and for
-these in one block each; what coding each code by itself would save at best, with the frequencies of these very
-recordings; and times real time. With --effort also what search and rate control do at these rates, with one row for
-each: bits of whole files, measured, and against those of the packed files with all codebooks of the rate. --bitrate
-names the rates, in kbit/s; by default they are five for the first table, and the highest for the rest.
+FOLDER holds recordings. For every rate: bytes against packing, for single files, for them put
+together to 60 s, and for these in one block each; what coding each code by itself would save at
+best, with the frequencies of these very recordings; and times real time. With --effort also what
+search and rate control do at these rates, with one row for each: bits of whole files, measured, and
+against those of the packed files with all codebooks of the rate. --bitrate names the rates, in
+kbit/s; by default they are five for the first table, and the highest for the rest.
 """
 
 import argparse
@@ -152,7 +154,9 @@ def table_of_efforts(
 
 
 def table_of_control(codec: Codec, clips: list[tuple[np.ndarray, int]], books: int) -> None:
-    """How near files come to an average bitrate below this one, and what a mono file costs more as stereo."""
+    """How near files come to an average bitrate below this one, and what a mono file costs more as
+    stereo.
+    """
     rate = clips[0][1]
     audio = np.concatenate([audio for audio, r in clips if r == rate])[: 60 * rate]
     whole = codec.compress(audio, sample_rate=rate, n_quantizers=books)

@@ -1,10 +1,11 @@
-"""A very long live stream, faster than real time: memory, and whether clock and frames stay in step.
+"""A very long live stream, faster than real time: memory, and whether clock and frames stay in
+step.
 
     python benchmarks/endurance.py [--hours 10] [--push 10] [--codec dac-16khz-live [--compile]]
 
-Without --codec a net of a few hundred weights runs, so that ten hours pass in minutes; the state of a stream and the
-way it is carried are those of any net. With 16-bit positions, lists that grow or tensors that hold on to their inputs,
-the last line would not stand.
+Without --codec a net of a few hundred weights runs, so that ten hours pass in minutes; the state of
+a stream and the way it is carried are those of any net. With 16-bit positions, lists that grow or
+tensors that hold on to their inputs, the last line would not stand.
 """
 
 import argparse

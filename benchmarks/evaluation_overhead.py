@@ -2,9 +2,10 @@
 
     python benchmarks/evaluation_overhead.py --clips 1000 --seconds 5
 
-Inside one ordinary run the codecs' encode and decode, the metrics' functions and their resampling are timed. Whatever
-else this process and its workers spend is overhead: reading, hashing, caching, checks, messages, rows, statistics,
-plots and reports, and importing all that. Processor time is compared, so that other load on the machine does not count.
+Inside one ordinary run the codecs' encode and decode, the metrics' functions and their resampling
+are timed. Whatever else this process and its workers spend is overhead: reading, hashing, caching,
+checks, messages, rows, statistics, plots and reports, and importing all that. Processor time is
+compared, so that other load on the machine does not count.
 """
 
 import argparse
@@ -24,7 +25,8 @@ from codecplus.eval import EvaluationConfig, load_results, run_evaluation, runne
 
 RATE = 16_000
 
-# Python imports a module of this name as it starts: so the workers time their metrics while they compute them.
+# Python imports a module of this name as it starts: so the workers time their metrics while they
+# compute them.
 SITECUSTOMIZE = """
 import os, time
 from dataclasses import replace

@@ -1,8 +1,11 @@
-"""Exported models on onnxruntime against the same model in torch: speed, turn by turn, size and what precision costs.
+"""Exported models on onnxruntime against the same model in torch: speed, turn by turn, size and
+what precision costs.
 
-python benchmarks/export.py [--model dac-16khz-live | --preset dac-44khz] [--seconds 10] [--calibration DIR] [--torchao]
+python benchmarks/export.py [--model dac-16khz-live | --preset dac-44khz] [--seconds 10]
+[--calibration DIR] [--torchao]
 
-With --torchao, int8 in torch too: weight-only and dynamic, of every convolution that is a matrix product.
+With --torchao, int8 in torch too: weight-only and dynamic, of every convolution that is a matrix
+product.
 """
 
 import argparse
@@ -46,7 +49,9 @@ def snr(estimate: np.ndarray, reference: np.ndarray) -> float:
 
 
 def measure(codecs: dict[str, Codec], audio: np.ndarray, rounds: int) -> dict[str, tuple]:
-    """Per codec: seconds to encode and to decode, the ratio to the first one, codes kept (all, first), SNR of audio."""
+    """Per codec: seconds to encode and to decode, the ratio to the first one, codes kept (all,
+    first), SNR of audio.
+    """
     reference = next(iter(codecs.values())).encode(audio)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in codecs}
     kept, noise, expected = {}, {}, None

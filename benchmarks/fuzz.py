@@ -1,7 +1,9 @@
-"""Fuzz the reader of .dacp files, guided by coverage: python benchmarks/fuzz.py [--minutes 60] [--save FOLDER]
+"""Fuzz the reader of .dacp files, guided by coverage: python benchmarks/fuzz.py [--minutes 60]
+[--save FOLDER]
 
-Inputs that reach a line after a line as none did before are kept and changed further; most get their checksums mended,
-or nothing behind these would ever be reached. Anything but codes or a CodecPlusError in 2 s and 64 MB is a finding.
+Inputs that reach a line after a line as none did before are kept and changed further; most get
+their checksums mended, or nothing behind these would ever be reached. Anything but codes or a
+CodecPlusError in 2 s and 64 MB is a finding.
 """
 
 import argparse

@@ -1,9 +1,12 @@
-"""How long one frame takes from microphone to loudspeaker, beside the frame itself: encode and decode, live.
+"""How long one frame takes from microphone to loudspeaker, beside the frame itself: encode and
+decode, live.
 
-    python benchmarks/latency.py [--codec dac-16khz-live] [--seconds 10] [--threads 1] [--dtype bfloat16] [--compile]
+    python benchmarks/latency.py [--codec dac-16khz-live] [--seconds 10] [--threads 1] [--dtype
+    bfloat16] [--compile]
 
-Every frame is pushed as it would come from a sound card, and timed alone. Wall time is what a listener waits for, on
-this machine with whatever else runs on it; processor time is what the work takes.
+Every frame is pushed as it would come from a sound card, and timed alone. Wall time is what a
+listener waits for, on this machine with whatever else runs on it; processor time is what the work
+takes.
 """
 
 import argparse

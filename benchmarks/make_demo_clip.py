@@ -1,8 +1,10 @@
-"""Make src/codecplus/assets/demo.flac: a spoken sentence that runs into a few bars of music, all of it synthesised.
+"""Make src/codecplus/assets/demo.flac: a spoken sentence that runs into a few bars of music, all of
+it synthesised.
 
     python benchmarks/make_demo_clip.py [output.flac] [--seed 0]
 
-Speech comes from espeak-ng, which must be installed; plucked strings, pad, drum and shaker are numpy.
+Speech comes from espeak-ng, which must be installed; plucked strings, pad, drum and shaker are
+numpy.
 """
 
 import argparse

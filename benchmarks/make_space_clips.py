@@ -2,7 +2,8 @@
 
     python benchmarks/make_space_clips.py [--seed 0]
 
-Speech comes from espeak-ng, which must be installed; the rest is numpy, with the instruments of make_demo_clip.py.
+Speech comes from espeak-ng, which must be installed; the rest is numpy, with the instruments of
+make_demo_clip.py.
 """
 
 import argparse

@@ -1,4 +1,5 @@
-"""What bf16 and compiled layers cost in quality: scores of the same recordings, and codes equal to those of plain fp32.
+"""What bf16 and compiled layers cost in quality: scores of the same recordings, and codes equal to
+those of plain fp32.
 
     python benchmarks/precision.py RECORDINGS [--codec dac-16khz-live] [--clips 12] [--seconds 4]
 

@@ -2,9 +2,10 @@
 
     python benchmarks/space_load.py [--users 20] [--seconds 120] [--url http://127.0.0.1:7860]
 
-Without --url it starts the Space of this repository on two cores of this machine. Every user listens, moves the slider,
-encodes, compares, rates and reads the leaderboard, one after the other without a pause. The exit status is 1 if any
-action failed other than by the queue being full, which a visitor is told politely.
+Without --url it starts the Space of this repository on two cores of this machine. Every user
+listens, moves the slider, encodes, compares, rates and reads the leaderboard, one after the other
+without a pause. The exit status is 1 if any action failed other than by the queue being full, which
+a visitor is told politely.
 """
 
 import argparse

@@ -1,11 +1,13 @@
-"""Speed against transformers' own DacModel: same weights, same machine, one run, turn by turn; prints ratios.
+"""Speed against transformers' own DacModel: same weights, same machine, one run, turn by turn;
+prints ratios.
 
-    python benchmarks/speed.py [--preset dac-44khz] [--seconds 30] [--rounds 3] [--threads N] [--clock processor]
-                               [--compile] [--layers] [--mixed] [--memory 3600]
+    python benchmarks/speed.py [--preset dac-44khz] [--seconds 30] [--rounds 3] [--threads N]
+                               [--clock processor] [--compile] [--layers] [--mixed] [--memory 3600]
 
-Weights are random: speed does not depend on them. On a machine that is not idle, one thread and `--clock processor`
-give ratios that still hold. `--layers` adds where the time goes, `--mixed` clips of many lengths in batches, `--memory`
-the peak over the weights for so many seconds, `--peers` EnCodec and the original package where they are installed.
+Weights are random: speed does not depend on them. On a machine that is not idle, one thread and
+`--clock processor` give ratios that still hold. `--layers` adds where the time goes, `--mixed`
+clips of many lengths in batches, `--memory` the peak over the weights for so many seconds,
+`--peers` EnCodec and the original package where they are installed.
 """
 
 import argparse

@@ -1,9 +1,11 @@
-"""How much of a tokeniser's time is the network's: `tokenize` against bare calls of the model on the same batches.
+"""How much of a tokeniser's time is the network's: `tokenize` against bare calls of the model on
+the same batches.
 
     python benchmarks/tokenizing.py --model dac-16khz-live --clips 60 --seconds 5 --rounds 3
 
-Clips are FLAC files at 44.1 kHz, so that every one is decoded and resampled; what the shards hold is checked. The two
-take turns, and the ratio is of their medians. `--source-rate` and `--workers` change what the workers have to do.
+Clips are FLAC files at 44.1 kHz, so that every one is decoded and resampled; what the shards hold
+is checked. The two take turns, and the ratio is of their medians. `--source-rate` and `--workers`
+change what the workers have to do.
 """
 
 import argparse

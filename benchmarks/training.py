@@ -1,13 +1,15 @@
-"""Audio-seconds trained per second, the share of each part of a step, and the ratio to plain conv1d layers in fp32.
+"""Audio-seconds trained per second, the share of each part of a step, and the ratio to plain conv1d
+layers in fp32.
 
     python benchmarks/training.py --preset dac-44khz-small --batch 4
     python benchmarks/training.py --preset dac-44khz --batch 72 --device cuda --adversarial
 
-Both sides run the same trainer with the same losses, optimizer and batch, in turns, in this process. The plain side is
-transformers' own DacModel, or for causal presets its layers with the padding on the left; its training in fp32 is what
-one gets without codecplus. Medians over rounds, the first left out. What the codec's convolutions need, forward and
-back, is set against what one wide convolution in bf16 reaches on the same device, measured here too; discriminators,
-losses and the optimizer count as time and not as work.
+Both sides run the same trainer with the same losses, optimizer and batch, in turns, in this
+process. The plain side is transformers' own DacModel, or for causal presets its layers with the
+padding on the left; its training in fp32 is what one gets without codecplus. Medians over rounds,
+the first left out. What the codec's convolutions need, forward and back, is set against what one
+wide convolution in bf16 reaches on the same device, measured here too; discriminators, losses and
+the optimizer count as time and not as work.
 """
 
 import argparse
@@ -88,7 +90,9 @@ class Noise:
 
 
 class Stopwatch:
-    """Seconds spent in parts of a trainer's step, by a clock that waits for what the device has still to do."""
+    """Seconds spent in parts of a trainer's step, by a clock that waits for what the device has
+    still to do.
+    """
 
     def __init__(self, trainer, clock):
         self.seconds, self.trainer, self.clock = defaultdict(float), trainer, clock

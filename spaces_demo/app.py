@@ -52,7 +52,9 @@ def build(shelf: Shelf, test: ListeningTest) -> gr.Blocks:
 
 
 def launch(**options):
-    """Start the app: gr.Blocks.launch with theme, limits and the routes that the pages use. Returns the page."""
+    """Start the app: gr.Blocks.launch with theme, limits and the routes that the pages use. Returns
+    the page.
+    """
     load()
     shelf = Shelf()
     atexit.register(shelf.close)
@@ -77,7 +79,9 @@ def launch(**options):
 
 
 def _warm(test: ListeningTest) -> None:
-    """What the first visitor would wait for: weights, the scorer's process, the stimuli of the listening test."""
+    """What the first visitor would wait for: weights, the scorer's process, the stimuli of the
+    listening test.
+    """
     import numpy as np
 
     from codecplus.eval import score

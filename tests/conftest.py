@@ -11,7 +11,8 @@ from tiny import GEOMETRIES, tiny_model
 
 from codecplus import Codec, DacModel
 
-# Tiny models gain nothing from threads, and lose much to them where other work runs on the same cores.
+# Tiny models gain nothing from threads, and lose much to them where other work runs on the same
+# cores.
 torch.set_num_threads(1)
 
 

@@ -1,7 +1,9 @@
-"""A device that stands for a GPU where there is none: it computes on the processor, with tensors of its own.
+"""A device that stands for a GPU where there is none: it computes on the processor, with tensors of
+its own.
 
-What would fail on a GPU because a tensor or a random generator was left on the processor fails here too, and what would
-have to wait for the GPU is counted. torch calls this a backend in Python; the interface is an experiment of theirs.
+What would fail on a GPU because a tensor or a random generator was left on the processor fails here
+too, and what would have to wait for the GPU is counted. torch calls this a backend in Python; the
+interface is an experiment of theirs.
 """
 
 from contextlib import contextmanager
@@ -77,7 +79,9 @@ class OnDevice(torch.Tensor):
 
 
 def _compute(func, *args, **kwargs):
-    """An operation with anything of the device among its arguments, or that is to make something there."""
+    """An operation with anything of the device among its arguments, or that is to make something
+    there.
+    """
     if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
         return func.decompose(*args, **kwargs)
     name = func.name().partition(".")[0]
@@ -110,7 +114,8 @@ def _compute(func, *args, **kwargs):
     held_args, held_kwargs = tree_map(
         lambda x: x.held if isinstance(x, OnDevice) else x, (args, kwargs)
     )
-    # Whether a tensor is to be read as its conjugate or negative is lost on the way here, so it is computed.
+    # Whether a tensor is to be read as its conjugate or negative is lost on the way here, so it is
+    # computed.
     func = {"aten::_conj": torch.ops.aten.conj_physical, "aten::_neg_view": torch.ops.aten.neg}.get(
         name, func
     )
@@ -135,7 +140,9 @@ _LIBRARY.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
 
 @contextmanager
 def present():
-    """While the device is there; a few functions of torch in C++ know nothing of it and are replaced."""
+    """While the device is there; a few functions of torch in C++ know nothing of it and are
+    replaced.
+    """
 
     def make(original):
         def made(data, *args, device=None, **kwargs):

@@ -1,4 +1,6 @@
-"""The shape of the package: imports point downwards, the model folder stands alone, the public names are these."""
+"""The shape of the package: imports point downwards, the model folder stands alone, the public
+names are these.
+"""
 
 import ast
 import re

@@ -10,7 +10,9 @@ FIXTURES = Path(__file__).parent / "fixtures"
 
 
 def tiny_model(causal: bool = False, seed: int = 0, **fields) -> DacModel:
-    """A DAC of some ten thousand weights whose activations stay near 1, so that audio and codes are lively."""
+    """A DAC of some ten thousand weights whose activations stay near 1, so that audio and codes are
+    lively.
+    """
     fields = {
         "encoder_hidden_size": 8,
         "decoder_hidden_size": 16,

@@ -1,4 +1,5 @@
-"""The demo Space of codecplus: one module per tab, and the work they do in modules that know nothing of Gradio.
+"""The demo Space of codecplus: one module per tab, and the work they do in modules that know
+nothing of Gradio.
 
 settings, shelf, coding, pictures, live, ratings, listening      what is done
 try_tab, live_tab, compare_tab, listening_tab, leaderboard_tab   how it looks
@@ -17,5 +18,6 @@ if importlib.util.find_spec("codecplus") is None:
         "cp -rL does, or let `codecplus push --space --to FOLDER` write it."
     )
 
-# Two visitors are served at a time: each has its share of the cores. Read when torch is first imported.
+# Two visitors are served at a time: each has its share of the cores. Read when torch is first
+# imported.
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))

@@ -1,4 +1,6 @@
-"""Clips through codecs: what the visitor gave is checked, coded, scored and levelled. Knows nothing of pages."""
+"""Clips through codecs: what the visitor gave is checked, coded, scored and levelled. Knows nothing
+of pages.
+"""
 
 import functools
 import hashlib
@@ -58,7 +60,9 @@ class Coded:
 
 
 def read_clip(path: str | Path | None) -> Clip:
-    """Read what a visitor gave; one sentence as InputError or FileFormatError if it cannot be used here."""
+    """Read what a visitor gave; one sentence as InputError or FileFormatError if it cannot be used
+    here.
+    """
     if not path:
         raise InputError("There is no clip yet: pick one, upload one or record one.")
     path = Path(path)
@@ -100,7 +104,9 @@ def _duration(seconds: float) -> str:
 
 @functools.cache
 def device() -> str:
-    """CUDA where there is some, also on ZeroGPU, which lends it to the functions marked by `on_gpu`."""
+    """CUDA where there is some, also on ZeroGPU, which lends it to the functions marked by
+    `on_gpu`.
+    """
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -134,7 +140,8 @@ def on_gpu(function: Callable) -> Callable:
 
 @functools.cache
 def checkpoint(name: str) -> Codec:
-    """A codec of the demo on the processor, loaded once: for streams, whose steps are too small for a GPU, and figures.
+    """A codec of the demo on the processor, loaded once: for streams, whose steps are too small for
+    a GPU, and figures.
 
     Raises InputError for any other: visitors cannot make the server load what they like.
     """
@@ -158,7 +165,9 @@ def load() -> None:
 
 
 def title(name: str) -> str:
-    """A checkpoint's name for people: of a folder its last part, for the server's folders are nobody's business."""
+    """A checkpoint's name for people: of a folder its last part, for the server's folders are
+    nobody's business.
+    """
     return Path(name).name if Path(name).is_absolute() else name
 
 
@@ -168,7 +177,9 @@ def rates(name: str) -> list[float]:
 
 
 class _Recent:
-    """The last results, so that going back and forth costs nothing; what is being computed is computed once."""
+    """The last results, so that going back and forth costs nothing; what is being computed is
+    computed once.
+    """
 
     def __init__(self, count: int):
         self.count = count
@@ -260,7 +271,8 @@ def _code(name: str, codec: Any, clip: Clip) -> Coded:
 def decode_file(path: str | Path | None) -> tuple[np.ndarray, int, dict[str, Any]]:
     """Audio (C, S) of an uploaded `.dacp`, its rate, and what the file says of itself.
 
-    Raises InputError or FileFormatError with one sentence for a file that is none, too long, or of another model.
+    Raises InputError or FileFormatError with one sentence for a file that is none, too long, or of
+    another model.
     """
     if not path:
         raise InputError("There is no file yet: upload a .dacp.")
@@ -307,7 +319,9 @@ def decode_file(path: str | Path | None) -> tuple[np.ndarray, int, dict[str, Any
 
 
 def figures(clip: Clip, coded: Coded) -> dict[str, Any]:
-    """What was measured of a clip that went through a codec; a score that is not there is None, with its reason."""
+    """What was measured of a clip that went through a codec; a score that is not there is None,
+    with its reason.
+    """
     key = clip.digest, hashlib.sha256(coded.audio.tobytes()).hexdigest()
     found = _scores.get(key, lambda: score(clip.audio, coded.audio, clip.sample_rate, METRICS))
     return {

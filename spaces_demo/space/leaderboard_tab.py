@@ -1,4 +1,6 @@
-"""Leaderboard: what `codecplus leaderboard --json` wrote, sortable and drawn, with what listeners said here."""
+"""Leaderboard: what `codecplus leaderboard --json` wrote, sortable and drawn, with what listeners
+said here.
+"""
 
 import json
 from collections.abc import Sequence
@@ -78,7 +80,8 @@ def titles(part: dict[str, Any]) -> dict[str, str]:
 
 
 def cells(part: dict[str, Any], bands: Sequence[float] = ()) -> dict[str, Any]:
-    """One board as the table takes it: columns, and rows of values with their intervals, in groups of about one rate.
+    """One board as the table takes it: columns, and rows of values with their intervals, in groups
+    of about one rate.
 
     `bands` are the bounds of the groups in kbit/s per channel.
     """

@@ -90,7 +90,9 @@ class ListeningTest:
             return self._items
 
     def start(self, method: str, rater: str | None = None) -> dict[str, Any]:
-        """Begin a session, of a listener who was here before or of a new one, and give the first trial."""
+        """Begin a session, of a listener who was here before or of a new one, and give the first
+        trial.
+        """
         if method not in SCALES:
             raise InputError(f"There is no method {method!r}; there are {', '.join(SCALES)}.")
         if not (isinstance(rater, str) and _RATER.fullmatch(rater)):
@@ -116,7 +118,8 @@ class ListeningTest:
     def submit(self, session: str, scores: Any) -> dict[str, Any]:
         """Take the scores of the present trial, by letter, and give the next one, or the end.
 
-        Raises InputError for a session that is gone, and unless every letter has a score of the scale.
+        Raises InputError for a session that is gone, and unless every letter has a score of the
+        scale.
         """
         with self._lock:
             found = self._sessions.get(session)

@@ -1,8 +1,9 @@
-"""A microphone through the streaming codec and back: packets over a WebSocket, every one of them timed.
+"""A microphone through the streaming codec and back: packets over a WebSocket, every one of them
+timed.
 
-The browser sends 16-bit samples behind an eight-byte time stamp of its own. It gets back the time stamp, the
-milliseconds that encoding and decoding took, the bits of the codes between the two, and the samples that came
-out. The round trip is thus measured by one clock.
+The browser sends 16-bit samples behind an eight-byte time stamp of its own. It gets back the time
+stamp, the milliseconds that encoding and decoding took, the bits of the codes between the two, and
+the samples that came out. The round trip is thus measured by one clock.
 """
 
 import asyncio
@@ -87,7 +88,9 @@ def measure(clip: Clip, name: str, kbps: float) -> tuple[np.ndarray, int, dict[s
 
 
 async def serve(socket: WebSocket) -> None:
-    """Answer one live call, from `ready` to its end; what goes wrong is said in one sentence and ends it."""
+    """Answer one live call, from `ready` to its end; what goes wrong is said in one sentence and
+    ends it.
+    """
     await socket.accept()
     if not _calls.acquire(blocking=False):
         await _end(socket, f"All {MAX_LIVE_CALLS} live lines are taken; try again in a minute.")

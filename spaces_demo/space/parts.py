@@ -1,4 +1,6 @@
-"""What the tabs share: sentences instead of stack traces, bundled clips, the player, numbers as people read them."""
+"""What the tabs share: sentences instead of stack traces, bundled clips, the player, numbers as
+people read them.
+"""
 
 import functools
 import html

@@ -1,4 +1,6 @@
-"""Mel spectrograms of a clip before and after, and their difference, as one picture for light and dark pages."""
+"""Mel spectrograms of a clip before and after, and their difference, as one picture for light and
+dark pages.
+"""
 
 import threading
 from pathlib import Path
@@ -14,7 +16,9 @@ _lock = threading.Lock()  # matplotlib shares its font cache
 def draw_spectrograms(
     codec: Codec, before: np.ndarray, after: np.ndarray, rate: int, path: Path
 ) -> Path:
-    """Draw audio (C, S) before and after a codec, and the difference of their levels, as a transparent PNG."""
+    """Draw audio (C, S) before and after a codec, and the difference of their levels, as a
+    transparent PNG.
+    """
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 

@@ -1,4 +1,6 @@
-"""Where ratings go: a SQLite file that is only ever added to, and a dataset on the Hub where there is one."""
+"""Where ratings go: a SQLite file that is only ever added to, and a dataset on the Hub where there
+is one.
+"""
 
 import json
 import os
@@ -32,10 +34,9 @@ END;
 class RatingStore:
     """Ratings of one test, by listeners of whom nothing is known but a random name.
 
-    Args:
-        folder: of `ratings.sqlite`, made if it is not there.
-        test: a name that changes when items or conditions do, so that tests are never mixed.
-        hub: a scheduler of commits to a dataset; ratings are also written into its folder, under its lock.
+    Args: folder: of `ratings.sqlite`, made if it is not there. test: a name that changes when items
+        or conditions do, so that tests are never mixed. hub: a scheduler of commits to a dataset;
+        ratings are also written into its folder, under its lock.
     """
 
     def __init__(self, folder: Path, test: str, hub: Any = None):
@@ -65,7 +66,9 @@ class RatingStore:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
 
     def all(self) -> list[Rating]:
-        """The ratings of this test so far, oldest first; those of earlier lives of the Space among them."""
+        """The ratings of this test so far, oldest first; those of earlier lives of the Space among
+        them.
+        """
         with self._connect() as database:
             rows = database.execute(
                 "SELECT method, rater, item, condition, score FROM ratings WHERE test = ? ORDER BY id",
@@ -86,7 +89,9 @@ class RatingStore:
 
 
 def hub_scheduler(folder: Path) -> Any:
-    """A scheduler that commits new ratings every five minutes, on a Space that names a dataset; None elsewhere."""
+    """A scheduler that commits new ratings every five minutes, on a Space that names a dataset;
+    None elsewhere.
+    """
     if not (RATINGS_DATASET and os.environ.get("SPACE_ID") and os.environ.get("HF_TOKEN")):
         return None
     from huggingface_hub import CommitScheduler

@@ -1,4 +1,6 @@
-"""Results where a browser finds them, for a while: names that nobody can guess and that say nothing."""
+"""Results where a browser finds them, for a while: names that nobody can guess and that say
+nothing.
+"""
 
 import mimetypes
 import secrets
@@ -15,7 +17,9 @@ from .settings import KEEP_BYTES, KEEP_SECONDS
 
 
 class Shelf:
-    """A temporary folder of files, each with a token; the oldest go when they are too old or too many."""
+    """A temporary folder of files, each with a token; the oldest go when they are too old or too
+    many.
+    """
 
     def __init__(self, seconds: float = KEEP_SECONDS, size: int = KEEP_BYTES):
         self.seconds, self.size = seconds, size

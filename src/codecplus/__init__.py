@@ -1,4 +1,5 @@
-"""codecplus: DAC, the Descript Audio Codec, for those who compress, stream, train on, or compare audio.
+"""codecplus: DAC, the Descript Audio Codec, for those who compress, stream, train on, or compare
+audio.
 
 >>> from codecplus import load_codec
 >>> codec = load_codec("dac")
@@ -48,10 +49,10 @@ __all__ = [
     "CausalDacConfig",
     "CausalDacModel",
     "Codec",
+    "Codes",
     "DacConfig",
     "DacFeatureExtractor",
     "DacModel",
-    "Codes",
     "__version__",
     "load_codec",
 ]

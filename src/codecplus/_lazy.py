@@ -1,4 +1,6 @@
-"""Names that are imported when they are first used, so that light parts of a package need none of its heavy ones."""
+"""Names that are imported when they are first used, so that light parts of a package need none of
+its heavy ones.
+"""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -6,7 +8,9 @@ from typing import Any
 
 
 def lazy_names(package: str, homes: dict[str, str]) -> Callable[[str], Any]:
-    """A module's `__getattr__` (PEP 562): `homes` says in which submodule of `package` each public name lives."""
+    """A module's `__getattr__` (PEP 562): `homes` says in which submodule of `package` each public
+    name lives.
+    """
 
     def getattr_(name: str) -> Any:
         if name not in homes:

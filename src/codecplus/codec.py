@@ -1,6 +1,7 @@
 """The codec as its users meet it: audio or files in, codes or `.dacp` bytes out, and back.
 
-The way of a signal: resample to the model's rate (`utils`), encode in exact chunks (`runtime`), pack (`bitstream`).
+The way of a signal: resample to the model's rate (`utils`), encode in exact chunks (`runtime`),
+pack (`bitstream`).
 Nothing here needs torch: a model in torch brings it along, an exported one does without.
 """
 
@@ -45,7 +46,9 @@ PathLike = str | os.PathLike[str]
 
 @dataclass(frozen=True, kw_only=True)
 class MelOptions:
-    """The analysis spectrogram of a codec; sizes in samples, `win_length` as long as `n_fft` by default."""
+    """The analysis spectrogram of a codec; sizes in samples, `win_length` as long as `n_fft` by
+    default.
+    """
 
     n_mels: int = 80
     n_fft: int = 2048
@@ -54,10 +57,12 @@ class MelOptions:
 
 
 class Codes(np.ndarray):
-    """Codes, int16 of shape (codebooks, frames) for mono, else (channels, codebooks, frames), that can be decoded.
+    """Codes, int16 of shape (codebooks, frames) for mono, else (channels, codebooks, frames), that
+    can be decoded.
 
-    Beside the codes it carries `info`, what is known of the signal, and `num_samples`, its exact length. A view of some
-    of the frames or codebooks has neither, and decodes to all samples of its frames.
+    Beside the codes it carries `info`, what is known of the signal, and `num_samples`, its exact
+    length. A view of some of the frames or codebooks has neither, and decodes to all samples of its
+    frames.
     """
 
     info: StreamInfo | None
@@ -83,13 +88,14 @@ class Codes(np.ndarray):
 class Codec:
     """A DAC model with everything around it. `load_codec` makes one; one model can serve many.
 
-    Args:
-        model: a `DacModel`, whose dtype and device are where the codec computes; or an exported one, an `OnnxModel`.
-        sample_rate: rate of audio that comes and goes without one being named, Hz; the model's by default.
-        model_fingerprint: as of `checkpoints.fingerprint`, if the model was cast to fewer bits since it was loaded.
-        mel: the analysis spectrogram.
-        entropy_models: for smaller files, see `codecplus.entropy`; those of other checkpoints are left alone. The first
-            is written with, all are read with. By default those that an embedded checkpoint brings along.
+    Args: model: a `DacModel`, whose dtype and device are where the codec computes; or an exported
+        one, an `OnnxModel`. sample_rate: rate of audio that comes and goes without one being named,
+        Hz; the model's by default. model_fingerprint: as of `checkpoints.fingerprint`, if the model
+        was cast to fewer bits since it was loaded. mel: the analysis spectrogram. entropy_models:
+        for smaller files, see `codecplus.entropy`; those of other checkpoints are left alone. The
+        first
+            is written with, all are read with. By default those that an embedded checkpoint brings
+            along.
     """
 
     def __init__(
@@ -134,7 +140,9 @@ class Codec:
 
     @property
     def bitrates(self) -> list[float]:
-        """Rates that one channel can have, in kbit/s: one for each number of codebooks, before entropy coding."""
+        """Rates that one channel can have, in kbit/s: one for each number of codebooks, before
+        entropy coding.
+        """
         config = self.config
         return [
             n * config.frame_rate * config.bits_per_codebook / 1000
@@ -143,11 +151,14 @@ class Codec:
 
     @property
     def latency(self) -> float:
-        """Algorithmic latency of encoder plus decoder in seconds: from a sample in to the first sample it touches."""
+        """Algorithmic latency of encoder plus decoder in seconds: from a sample in to the first
+        sample it touches.
+        """
         return self.network.latency_samples / self.model_sample_rate
 
     def compile(self) -> "Codec":
-        """Compile what gets faster by it on this device; see `DacModel.compile_layers`. Returns the codec.
+        """Compile what gets faster by it on this device; see `DacModel.compile_layers`. Returns the
+        codec.
 
         Results are the same but for rounding. Raises InputError if this cannot be done here.
         """
@@ -175,16 +186,18 @@ class Codec:
     ):
         """Encode audio to integer codes.
 
-        Args:
-            audio: (samples,) for mono or (channels, samples); an array, list or tensor, float within ±1 or integer. A
+        Args: audio: (samples,) for mono or (channels, samples); an array, list or tensor, float
+            within ±1 or integer. A
                 list of arrays is a batch, and gives a list.
             sample_rate: of the audio, Hz; `codec.sample_rate` by default.
-            bitrate: kbit/s for all channels together; the nearest number of codebooks is used, all by default.
+            bitrate: kbit/s for all channels together; the nearest number of codebooks is used, all
+            by default.
             n_quantizers: codebooks to use, instead of a bitrate.
-            loudness: LUFS to bring the audio to before encoding (ITU-R BS.1770-4); undone in decoding.
+            loudness: LUFS to bring the audio to before encoding (ITU-R BS.1770-4); undone in
+            decoding.
 
-        Returns:
-            `Codes`: int16 of shape (codebooks, frames) for mono, else (channels, codebooks, frames).
+        Returns: `Codes`: int16 of shape (codebooks, frames) for mono, else (channels, codebooks,
+            frames).
 
         Raises:
             InputError: for audio, a rate or a number of codebooks that cannot be used.
@@ -214,12 +227,13 @@ class Codec:
         return Codes(codes if audio.ndim == 2 else codes[0], info, channels.shape[-1])
 
     def decode(self, latents) -> np.ndarray:
-        """Decode codes to float32 audio, (samples,) or (channels, samples), as it was when it was encoded.
+        """Decode codes to float32 audio, (samples,) or (channels, samples), as it was when it was
+        encoded.
 
-        Args:
-            latents: what `encode` gave; or plain integer codes (codebooks, frames) or (channels, codebooks, frames),
-                which decode to `hop_length` samples per frame at the model's rate, resampled to `codec.sample_rate`.
-                A list of `Codes` is a batch, and gives a list.
+        Args: latents: what `encode` gave; or plain integer codes (codebooks, frames) or (channels,
+            codebooks, frames),
+                which decode to `hop_length` samples per frame at the model's rate, resampled to
+                `codec.sample_rate`. A list of `Codes` is a batch, and gives a list.
 
         Raises:
             InputError: for another shape, or codes that the codebooks do not have.
@@ -252,20 +266,20 @@ class Codec:
     ) -> dict[str, list]:
         """Encode a batch of rows, for `datasets`: `dataset.map(codec.encode_batch, batched=True)`.
 
-        Args:
-            batch: columns; cells of the audio column are as `datasets` gives them, decoded or `Audio(decode=False)`,
+        Args: batch: columns; cells of the audio column are as `datasets` gives them, decoded or
+            `Audio(decode=False)`,
                 encoded bytes, paths, or arrays at `codec.sample_rate`.
             bitrate, n_quantizers: as for `encode`.
             channels: channels of every clip; 1 is the mean of those it has.
             batch_seconds: as for `encode_clips`.
 
-        Returns:
-            New columns: `codes`, uint16 of shape (codebooks, frames), with more than one channel (channels, codebooks,
-            frames); `num_frames`; `num_samples` and `sample_rate` of the clip as it came; and `error`. A clip that
-            fails has null in all but the last, which says why, and null there otherwise.
+        Returns: New columns: `codes`, uint16 of shape (codebooks, frames), with more than one
+            channel (channels, codebooks, frames); `num_frames`; `num_samples` and `sample_rate` of
+            the clip as it came; and `error`. A clip that fails has null in all but the last, which
+            says why, and null there otherwise.
 
-        Raises:
-            InputError: for a column that is not there, or a rate or a number of codebooks that cannot be used.
+        Raises: InputError: for a column that is not there, or a rate or a number of codebooks that
+            cannot be used.
         """
         if audio_column not in batch:
             raise InputError(
@@ -304,11 +318,13 @@ class Codec:
         *,
         batch_seconds: float | None = None,
     ) -> list[np.ndarray]:
-        """Codes, int16 (channels, codebooks, frames) each, of clips, float32 (channels, samples), at the model's rate.
+        """Codes, int16 (channels, codebooks, frames) each, of clips, float32 (channels, samples),
+        at the model's rate.
 
-        Each clip gets the codes that `encode` gives it. On a CPU they are coded one by one, to the same bits. Elsewhere
-        they are padded into batches of up to `batch_seconds` of audio, 100 by default, where float sums are in another
-        order, so that a code may differ now and then where two entries are equally near; 0 codes one by one there too.
+        Each clip gets the codes that `encode` gives it. On a CPU they are coded one by one, to the
+        same bits. Elsewhere they are padded into batches of up to `batch_seconds` of audio, 100 by
+        default, where float sums are in another order, so that a code may differ now and then where
+        two entries are equally near; 0 codes one by one there too.
         """
         count = self._info(self.model_sample_rate, 1, None, n_quantizers).num_codebooks
         for i, clip in enumerate(clips):
@@ -341,19 +357,23 @@ class Codec:
         overwrite: bool = True,
         progress: Callable[[float], Any] | None = None,
     ) -> Any:
-        """Compress audio to the `.dacp` format, in memory that does not grow with the length of a file.
+        """Compress audio to the `.dacp` format, in memory that does not grow with the length of a
+        file.
 
-        Args:
-            source: the path of an audio file; or audio, as for `encode`. A list of paths is a batch: `output` is then
+        Args: source: the path of an audio file; or audio, as for `encode`. A list of paths is a
+            batch: `output` is then
                 the folder for the files.
             output: path of the file to write; bytes are returned if it is not given.
             sample_rate: of audio given as an array, Hz. A file knows its own.
-            bitrate, n_quantizers, loudness: as for `encode`. Entropy coding makes the file smaller than that.
-            rate_control: `"cbr"`, the same codebooks for every frame; `"vbr"`, the fewest of them that sound alike by
-                `quality`; `"abr"`, as many as make the file have `bitrate`, within 2 %, better where it matters.
+            bitrate, n_quantizers, loudness: as for `encode`. Entropy coding makes the file smaller
+            than that.
+            rate_control: `"cbr"`, the same codebooks for every frame; `"vbr"`, the fewest of them
+                that sound alike by `quality`; `"abr"`, as many as make the file have `bitrate`,
+                within 2 %, better where it matters.
             quality: from 0 to 10, for `"vbr"`: 10 is what all codebooks give; 8 by default.
-            effort: 0 to 3, how long to listen to what the decoder makes of the codes and look for better ones: 3, 10 or
-                30 times, each of which takes three times as long as decoding (docs/bitrate.md).
+            effort: 0 to 3, how long to listen to what the decoder makes of the codes and look for
+                better ones: 3, 10 or 30 times, each of which takes three times as long as decoding
+                (docs/bitrate.md).
             entropy_coding: False packs codes as they are.
             overwrite: whether an existing `output` may be replaced.
             progress: called with the seconds of audio just read from a file, again and again.
@@ -361,9 +381,8 @@ class Codec:
         Returns:
             The path written to, or the bytes; a list of them for a list.
 
-        Raises:
-            InputError, FileFormatError: for audio that cannot be read or used, and options that do not fit together.
-            OutputExistsError: if `output` exists and may not be overwritten.
+        Raises: InputError, FileFormatError: for audio that cannot be read or used, and options that
+            do not fit together. OutputExistsError: if `output` exists and may not be overwritten.
         """
         options: dict[str, Any] = {
             "bitrate": bitrate,
@@ -536,24 +555,24 @@ class Codec:
         overwrite: bool = True,
         progress: Callable[[float], Any] | None = None,
     ) -> Any:
-        """Decompress a `.dacp` file, or a `.dac` of the original implementation, which is read without running it.
+        """Decompress a `.dacp` file, or a `.dac` of the original implementation, which is read
+        without running it.
 
-        Args:
-            source: bytes, or the path of a file. A list of paths is a batch: `output` is then the folder for the files.
-            output: audio file to write, its format chosen by the suffix; audio is returned if it is not given.
-            start, duration: seconds of a `.dacp` file to decode, by default all; only the blocks needed are read.
-            recover: decode what a damaged `.dacp` file still holds. What is lost is bridged by the sound before it,
+        Args: source: bytes, or the path of a file. A list of paths is a batch: `output` is then the
+            folder for the files. output: audio file to write, its format chosen by the suffix;
+            audio is returned if it is not given. start, duration: seconds of a `.dacp` file to
+            decode, by default all; only the blocks needed are read. recover: decode what a damaged
+            `.dacp` file still holds. What is lost is bridged by the sound before it,
                 faded out, and a warning tells where that is. Without it, any damage is an error.
             overwrite: whether an existing `output` may be replaced.
             progress: called with the seconds of audio just decoded, again and again.
 
-        Returns:
-            float32 audio, (samples,) for mono, else (channels, samples), at the rate it had; or the path written to.
+        Returns: float32 audio, (samples,) for mono, else (channels, samples), at the rate it had;
+            or the path written to.
 
-        Raises:
-            FileFormatError: for a file that is damaged or of another format.
-            ModelMismatchError: for a file that another model made, or one that needs an entropy model not at hand.
-            InputError: for a part that the file does not have.
+        Raises: FileFormatError: for a file that is damaged or of another format.
+            ModelMismatchError: for a file that another model made, or one that needs an entropy
+            model not at hand. InputError: for a part that the file does not have.
         """
         if isinstance(source, (list, tuple)):
             outputs = [
@@ -579,7 +598,9 @@ class Codec:
     def _open_stream(
         self, file, start: float, duration: float | None, recover: bool
     ) -> tuple[Header, int, Iterator[np.ndarray]]:
-        """The header of an open coded file, the samples of the part asked for, and its audio in blocks (C, S)."""
+        """The header of an open coded file, the samples of the part asked for, and its audio in
+        blocks (C, S).
+        """
         if is_official(file):
             if start or duration is not None or recover:
                 raise InputError(
@@ -621,20 +642,24 @@ class Codec:
     ) -> EncoderStream:
         """A live encoder: `push(samples)` gives the codes that are ready, `flush()` those left.
 
-        Samples are floats at the model's rate: a resampler would add its own latency. Streams are independent of each
-        other and share the weights; `batch` rows step together. Arguments and errors otherwise as of `encode`.
+        Samples are floats at the model's rate: a resampler would add its own latency. Streams are
+        independent of each other and share the weights; `batch` rows step together. Arguments and
+        errors otherwise as of `encode`.
         """
         info = self._info(self.model_sample_rate, 1, bitrate, n_quantizers)
         return self.network.encoder_stream(info.num_codebooks, batch)
 
     def decoder_stream(self, *, batch: int | None = None) -> DecoderStream:
-        """A live decoder: `push(codes)` gives the samples that are ready, at the model's rate, `flush()` those left."""
+        """A live decoder: `push(codes)` gives the samples that are ready, at the model's rate,
+        `flush()` those left.
+        """
         return self.network.decoder_stream(batch)
 
     # ---- the spectrogram that training, evaluation and the demo share
 
     def mel_spectrogram(self, audio, sample_rate: int | None = None) -> np.ndarray:
-        """Magnitudes on the mel scale: audio (…, samples) to float32 (…, n_mels, frames), by the codec's `mel` options.
+        """Magnitudes on the mel scale: audio (…, samples) to float32 (…, n_mels, frames), by the
+        codec's `mel` options.
 
         The audio is at `sample_rate`, `codec.sample_rate` by default.
         """
@@ -660,7 +685,8 @@ class Codec:
         return int(rate)
 
     def n_quantizers_for(self, bitrate: float, channels: int = 1) -> int:
-        """The number of codebooks whose rate is nearest to `bitrate`, in kbit/s for all channels together.
+        """The number of codebooks whose rate is nearest to `bitrate`, in kbit/s for all channels
+        together.
 
         Raises InputError if the rate is out of reach, and says which rates exist.
         """
@@ -717,7 +743,9 @@ class Codec:
     def _decode_blocks(
         self, blocks: Iterable[np.ndarray], info: StreamInfo, num_samples: int
     ) -> Iterator[np.ndarray]:
-        """Audio (C, S) in blocks, `num_samples` in all at the original rate, of codes (C, K, T) in blocks."""
+        """Audio (C, S) in blocks, `num_samples` in all at the original rate, of codes (C, K, T) in
+        blocks.
+        """
         length = resampled_length(num_samples, info.original_sample_rate, info.sample_rate)
         audio = _cut(self.network.decode_blocks(blocks), length)
         if info.gain != 1.0:
@@ -772,7 +800,9 @@ class Codec:
         )
 
     def _open_official(self, file: DacFile) -> tuple[Header, Iterator[np.ndarray]]:
-        """A `.dac` of the original implementation: it names no model, so only what it claims can be checked."""
+        """A `.dac` of the original implementation: it names no model, so only what it claims can be
+        checked.
+        """
         codes, config = self._check_codes(file.codes), self.config
         if file.padding:
             audio = np.concatenate(list(self.network.decode_blocks([codes])), axis=-1)
@@ -784,7 +814,8 @@ class Codec:
             raise FileFormatError(
                 f"the file claims {file.original_length} samples, its codes hold {audio.shape[-1]}; it is damaged"
             )
-        # The original brings every channel back to the loudness measured before encoding, each by its own gain.
+        # The original brings every channel back to the loudness measured before encoding, each by
+        # its own gain.
         for channel in audio:
             loudness = max(integrated_loudness(channel, config.sampling_rate), -70.0)
             channel *= np.float32(10 ** ((file.input_db - loudness) / 20))
@@ -811,15 +842,18 @@ def load_codec(
 ) -> Codec:
     """Load a codec.
 
-    Args:
-        name: `"dac"`, the embedded checkpoint for that sample rate: `dac-16khz-live` at 16 kHz, else `dac-44khz-small`;
-            or an embedded name, a Hub id (`"descript/dac_44khz"`), a folder, a `.safetensors` or an official `.pth`;
-            or an export, `"model.onnx"` or its folder, which runs on onnxruntime without torch.
-        sample_rate: rate in Hz of audio that comes and goes without one being named; the model's by default. Audio of
-            any other rate than the model's is resampled to it and back.
-        n_mels, n_fft, hop_length, win_length: the analysis spectrogram, `codec.mel_spectrogram(audio)`.
+    Args: name: `"dac"`, the embedded checkpoint for that sample rate: `dac-16khz-live` at 16 kHz,
+        else `dac-44khz-small`;
+            or an embedded name, a Hub id (`"descript/dac_44khz"`), a folder, a `.safetensors` or an
+            official `.pth`; or an export, `"model.onnx"` or its folder, which runs on onnxruntime
+            without torch.
+        sample_rate: rate in Hz of audio that comes and goes without one being named; the model's by
+            default. Audio of any other rate than the model's is resampled to it and back.
+        n_mels, n_fft, hop_length, win_length: the analysis spectrogram,
+        `codec.mel_spectrogram(audio)`.
         device: where to compute, `"cpu"` by default.
-        dtype: what to compute in, `torch.bfloat16` or `"bfloat16"` for instance; fp32 by default, an export's own.
+        dtype: what to compute in, `torch.bfloat16` or `"bfloat16"` for instance; fp32 by default,
+        an export's own.
         revision: branch, tag or commit of a Hub repository.
 
     Raises:
@@ -906,14 +940,17 @@ def open_coded(source):
 
 
 def is_official(file) -> bool:
-    """Whether an open file starts like a `.dac` of the original implementation; the position stays at 0."""
+    """Whether an open file starts like a `.dac` of the original implementation; the position stays
+    at 0.
+    """
     magic = file.read(len(_OFFICIAL_MAGIC))
     file.seek(0)
     return magic == _OFFICIAL_MAGIC
 
 
 def read_entropy_models(folder: Path) -> list[EntropyModel]:
-    """The entropy models in a checkpoint's folder: `entropy.safetensors`, then others of names `entropy*.safetensors`.
+    """The entropy models in a checkpoint's folder: `entropy.safetensors`, then others of names
+    `entropy*.safetensors`.
 
     Raises FileFormatError for one that is damaged.
     """
@@ -1037,7 +1074,9 @@ def _bridged(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 def _faded(
     blocks: Iterable[np.ndarray], lost: Sequence[tuple[int, int]], first: int, per_frame: float
 ) -> Iterator[np.ndarray]:
-    """Audio (C, n) that begins with frame `first`: faded out within 4 lost frames, and in again within one good one."""
+    """Audio (C, n) that begins with frame `first`: faded out within 4 lost frames, and in again
+    within one good one.
+    """
     position = 0
     for block in blocks:
         when = (position + np.arange(block.shape[-1])) / per_frame + first  # in frames
@@ -1053,7 +1092,9 @@ def _faded(
 
 
 def _gain(measured: float, wanted: float, peak: float) -> float:
-    """The factor that brings audio from one loudness to another (LUFS) without taking its peak over full scale."""
+    """The factor that brings audio from one loudness to another (LUFS) without taking its peak over
+    full scale.
+    """
     if not np.isfinite(measured) or peak == 0:
         return 1.0
     return min(
@@ -1071,7 +1112,9 @@ def _file_gain(path: PathLike, loudness: float) -> float:
 
 
 class _Counter:
-    """Blocks (C, n) as they pass, with the number of samples so far; tells `progress` the seconds of each."""
+    """Blocks (C, n) as they pass, with the number of samples so far; tells `progress` the seconds
+    of each.
+    """
 
     def __init__(
         self, blocks: Iterable[np.ndarray], rate: int, progress: Callable[[float], Any] | None

@@ -1,4 +1,5 @@
-"""Every error the package raises on purpose; each says what was expected, what came, and what to do.
+"""Every error the package raises on purpose; each says what was expected, what came, and what to
+do.
 
 CodecPlusError
 ├── InputError          (ValueError)   an argument that cannot be used
@@ -13,7 +14,9 @@ CodecPlusError
 
 
 class CodecPlusError(Exception):
-    """The base of all errors of this package; the command line prints it as one line and exits with status 2."""
+    """The base of all errors of this package; the command line prints it as one line and exits with
+    status 2.
+    """
 
 
 class InputError(CodecPlusError, ValueError):

@@ -178,7 +178,8 @@ def test_a_unit_has_the_gradients_of_autograd(channels, dilation, causal, length
     exact = run(copy.deepcopy(unit).double(), x.double(), weights)
     plain, found = run(unit, x, weights), run(trained(unit, TrainedResidualUnit), x, weights)
     for a, b, c in zip(exact, plain, found, strict=True):
-        # Where terms cancel, as for an α, a few steps in bf16 say little: then autograd's own gradient is as far off.
+        # Where terms cancel, as for an α, a few steps in bf16 say little: then autograd's own
+        # gradient is as far off.
         assert float((a - c).norm()) < 0.02 * float(a.norm()) + 2 * float((a - b).norm())
 
 

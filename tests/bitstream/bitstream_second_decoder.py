@@ -1,4 +1,6 @@
-"""A second decoder, written from docs/format.md alone with plain integers: it must agree with the first."""
+"""A second decoder, written from docs/format.md alone with plain integers: it must agree with the
+first.
+"""
 
 import struct
 import zlib
@@ -22,7 +24,8 @@ RATES = [
 
 
 def decode(data, arrays=None):
-    """Return (facts, codes) with codes[channel][codebook][frame]; a damaged file is an AssertionError.
+    """Return (facts, codes) with codes[channel][codebook][frame]; a damaged file is an
+    AssertionError.
 
     `arrays` are those of the entropy model, as nested lists. Codebooks that a frame has not are -1.
     """
@@ -284,7 +287,8 @@ def powers(logits, shift):
     weights = []
     for logit in logits:
         lack = min(640, (max(logits) - logit) >> shift)
-        # floor(2 ** (20 - lack / 32)) is the largest whole number whose 32nd power is at most 2 ** (640 - lack)
+        # floor(2 ** (20 - lack / 32)) is the largest whole number whose 32nd power is at most 2 **
+        # (640 - lack)
         weight = round(2 ** (20 - lack / 32))
         while weight**32 > 2 ** (640 - lack):
             weight -= 1

@@ -1,4 +1,6 @@
-"""Whatever is done to a .dacp file, reading it gives one FileFormatError: nothing wrong, nothing huge, nothing else."""
+"""Whatever is done to a .dacp file, reading it gives one FileFormatError: nothing wrong, nothing
+huge, nothing else.
+"""
 
 import dataclasses
 import io

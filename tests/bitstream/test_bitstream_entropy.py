@@ -1,4 +1,6 @@
-"""Entropy-coded files: whatever codes go in come back, on a second decoder too, and damage costs its block alone."""
+"""Entropy-coded files: whatever codes go in come back, on a second decoder too, and damage costs
+its block alone.
+"""
 
 import dataclasses
 import io
@@ -55,7 +57,9 @@ def random_model(codebooks=3, width=4, lags=2, d=3, hidden=5, seed=0) -> Entropy
 
 
 def some_codes(info, frames, kind, seed=0):
-    """Codes (C, K, T): noise, all the same, or a walk; with channels that repeat the first, and short frames."""
+    """Codes (C, K, T): noise, all the same, or a walk; with channels that repeat the first, and
+    short frames.
+    """
     rng = np.random.default_rng(seed)
     shape = (info.channels, info.num_codebooks, frames)
     codes = rng.integers(0, info.codebook_size, shape)

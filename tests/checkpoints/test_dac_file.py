@@ -1,4 +1,6 @@
-"""Official .dac files are read as they are meant, and nothing in a file, whatever it holds, is executed."""
+"""Official .dac files are read as they are meant, and nothing in a file, whatever it holds, is
+executed.
+"""
 
 import io
 import os

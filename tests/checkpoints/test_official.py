@@ -34,8 +34,8 @@ def test_codes_and_audio_equal_the_original(vectors, codebooks, suffix):
     assert np.mean(out.audio_codes[0].numpy() == arrays["codes" + suffix]) >= 0.999
     reconstruction = arrays["reconstruction" + suffix]
     assert out.audio_values.shape[-1] == len(arrays["audio"])
-    # Codes reach 7e6 here: what the straight-through sum keeps of an entry beside them is one rounding, and where
-    # that goes the other way, a frame and its neighbours sound different.
+    # Codes reach 7e6 here: what the straight-through sum keeps of an entry beside them is one
+    # rounding, and where that goes the other way, a frame and its neighbours sound different.
     assert (
         share_that_differs(out.audio_values[0, : len(reconstruction)].numpy(), reconstruction) < 0.1
     )

@@ -1,4 +1,6 @@
-"""Entropy coding, rate control, search and seeking as a user meets them: `compress`, `decompress`, `codecplus`."""
+"""Entropy coding, rate control, search and seeking as a user meets them: `compress`, `decompress`,
+`codecplus`.
+"""
 
 import numpy as np
 import pytest
@@ -16,7 +18,9 @@ from codecplus.utils import load_audio, save_audio
 
 @pytest.fixture(scope="module")
 def audio():
-    """Two seconds of noise that swells and falls, half a second of silence in it, loud enough for tiny models."""
+    """Two seconds of noise that swells and falls, half a second of silence in it, loud enough for
+    tiny models.
+    """
     rng = np.random.default_rng(0)
     clip = rng.standard_normal(32000) * np.repeat(rng.uniform(0, 5, 32), 1000)
     clip[12000:20000] = 0

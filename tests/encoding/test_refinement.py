@@ -1,4 +1,6 @@
-"""Codes found by listening: they decode nearer, cost what the model says, and are the codes of the model in use."""
+"""Codes found by listening: they decode nearer, cost what the model says, and are the codes of the
+model in use.
+"""
 
 from pathlib import Path
 

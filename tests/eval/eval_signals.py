@@ -5,7 +5,9 @@ from scipy.signal import lfilter
 
 
 def speech_like(seconds: float = 2.0, rate: int = 16_000, seed: int = 0) -> np.ndarray:
-    """A voice as PESQ and STOI see one: a gliding pulse train through two formants, in syllables with pauses."""
+    """A voice as PESQ and STOI see one: a gliding pulse train through two formants, in syllables
+    with pauses.
+    """
     rng = np.random.default_rng(seed)
     t = np.arange(int(seconds * rate)) / rate
     pitch = 120 + 30 * np.sin(2 * np.pi * 0.7 * t + seed)

@@ -52,7 +52,9 @@ def test_constant_rates_are_what_was_asked_for(codec, channels):
 
 
 def test_opus_bits_are_those_of_its_packets(voice):
-    """Counted a second time in the pages of the Ogg file (RFC 3533): head and tags come first, the rest is payload."""
+    """Counted a second time in the pages of the Ogg file (RFC 3533): head and tags come first, the
+    rest is payload.
+    """
     payload = Opus(12).encode(voice[None], 16_000)
     sizes, position, size = [], 0, 0
     while position < len(payload.data):

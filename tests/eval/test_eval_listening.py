@@ -1,4 +1,6 @@
-"""Ratings of people: what a screening leaves out, what an interval covers, and what is read from which file."""
+"""Ratings of people: what a screening leaves out, what an interval covers, and what is read from
+which file.
+"""
 
 import doctest
 import json
@@ -170,7 +172,8 @@ def test_acr_is_screened_as_the_recommendation_says():
 
 
 def test_a_score_at_the_edge_of_the_spread_is_outside_but_the_severe_stay():
-    # Mean 3, standard deviation 1, kurtosis 3.74 every time: 1 and 5 are exactly two deviations away.
+    # Mean 3, standard deviation 1, kurtosis 3.74 every time: 1 and 5 are exactly two deviations
+    # away.
     column = np.array([1, 5, 2, 4, *[3] * 7], float)
     scores = np.stack(
         [column if j % 2 else column[[1, 0, *range(2, 11)]] for j in range(10)], axis=1
@@ -209,7 +212,9 @@ def test_a_later_rating_replaces_an_earlier_one():
 
 
 def test_the_interval_covers_listeners_and_items():
-    """Of many panels drawn from one population, about 95 % of the intervals hold its mean; pooled ones would not."""
+    """Of many panels drawn from one population, about 95 % of the intervals hold its mean; pooled
+    ones would not.
+    """
     rng, hits, narrow = np.random.default_rng(0), 0, 0
     for _ in range(60):
         scores = (

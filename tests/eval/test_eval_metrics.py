@@ -1,4 +1,6 @@
-"""Metrics agree with the libraries called by hand, are perfect on copies, and refuse instead of inventing."""
+"""Metrics agree with the libraries called by hand, are perfect on copies, and refuse instead of
+inventing.
+"""
 
 import doctest
 import importlib.util
@@ -97,7 +99,9 @@ def mel_triangles(rate, n, bands):
 
 
 def test_paper_distances_equal_an_independent_computation(pair):
-    """With torch's STFT and filters built band by band, at 44.1 kHz so that no resampling is in the way."""
+    """With torch's STFT and filters built band by band, at 44.1 kHz so that no resampling is in the
+    way.
+    """
     x, y = (torch.from_numpy(np.repeat(s, 3)) for s in pair)
     mel = stft = 0.0
     for n, bands in ((2048, 150), (512, 80)):

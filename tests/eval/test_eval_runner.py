@@ -1,4 +1,6 @@
-"""A run names every failure, flatters nobody, and gives the same rows however often it is killed or split."""
+"""A run names every failure, flatters nobody, and gives the same rows however often it is killed or
+split.
+"""
 
 import json
 import os

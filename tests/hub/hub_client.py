@@ -1,6 +1,8 @@
-"""What a user's processes do with the Hub, run by the tests in fresh ones: `python hub_client.py JOB ARGUMENTS`.
+"""What a user's processes do with the Hub, run by the tests in fresh ones: `python hub_client.py
+JOB ARGUMENTS`.
 
-Each job prints one line of JSON. Settings of the Hub's client come from the environment, as they do for users.
+Each job prints one line of JSON. Settings of the Hub's client come from the environment, as they do
+for users.
 """
 
 import contextlib
@@ -24,7 +26,9 @@ def codes(model) -> list[int]:
 
 
 def command(*arguments: str, token: str | None = None) -> list:
-    """Run the command line in this process: its status, what it printed, and its last line on stderr."""
+    """Run the command line in this process: its status, what it printed, and its last line on
+    stderr.
+    """
     from codecplus.cli import main
 
     if token is not None:
@@ -114,7 +118,9 @@ def pull_stock() -> dict:
 
 
 def clips(name: str, **changes) -> list:
-    """The clips of a task and the commit they are from, or the sentence that says why there are none."""
+    """The clips of a task and the commit they are from, or the sentence that says why there are
+    none.
+    """
     import dataclasses
 
     from codecplus.errors import CodecPlusError
@@ -158,7 +164,9 @@ def evaluate_cached() -> dict:
 
 
 def train(recipe: str, out: str, *names: str) -> dict:
-    """Trainings from data sets, downloaded and streamed; and which rows each of two processes streams."""
+    """Trainings from data sets, downloaded and streamed; and which rows each of two processes
+    streams.
+    """
     arguments = ("--preset", recipe, "--cpu", "--precision", "no", "--tracker", "none", "--workers", "0", "--quiet",
                  "--validate-every", "1", "--log-every", "1")  # fmt: skip
     return {
@@ -172,7 +180,9 @@ def train(recipe: str, out: str, *names: str) -> dict:
 
 
 def streamed_levels(name: str, rank: int) -> list[list[float]]:
-    """Levels of many crops of recordings that are constant, of one of two processes, and of its validation clips."""
+    """Levels of many crops of recordings that are constant, of one of two processes, and of its
+    validation clips.
+    """
     from codecplus.training.data import Cutter
     from codecplus.training.recipe import Augmentation
     from codecplus.training.sources import TableOptions, open_data

@@ -1,7 +1,9 @@
-"""A stand-in for the Hugging Face Hub on the loopback: what its client asks when it pushes and pulls, over real HTTP.
+"""A stand-in for the Hugging Face Hub on the loopback: what its client asks when it pushes and
+pulls, over real HTTP.
 
-It keeps repositories in memory, checks tokens, hashes and metadata as the Hub does, and can be told to fail. LFS files
-are answered by a redirect to another host name, as from the Hub to its CDN, where a token must not arrive.
+It keeps repositories in memory, checks tokens, hashes and metadata as the Hub does, and can be told
+to fail. LFS files are answered by a redirect to another host name, as from the Hub to its CDN,
+where a token must not arrive.
 """
 
 import base64
@@ -119,7 +121,9 @@ class HubServer(ThreadingHTTPServer):
 
 
 def audio_table(hub, rate: int, clips: Mapping[str, np.ndarray], **columns: Sequence) -> Entry:
-    """A parquet file of clips by name, audio as bytes and path, the Hub's own form; `hub` serves it."""
+    """A parquet file of clips by name, audio as bytes and path, the Hub's own form; `hub` serves
+    it.
+    """
     rows = []
     for i, (name, audio) in enumerate(clips.items()):
         file = io.BytesIO()

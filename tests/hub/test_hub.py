@@ -1,4 +1,6 @@
-"""Push and pull over real HTTP, against a stand-in for the Hub on the loopback, in fresh processes and caches."""
+"""Push and pull over real HTTP, against a stand-in for the Hub on the loopback, in fresh processes
+and caches.
+"""
 
 import hashlib
 import json

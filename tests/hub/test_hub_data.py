@@ -1,4 +1,6 @@
-"""Data sets on the Hub as evaluation tasks, over real HTTP through `datasets`: a pinned commit stays what it was."""
+"""Data sets on the Hub as evaluation tasks, over real HTTP through `datasets`: a pinned commit
+stays what it was.
+"""
 
 import json
 
@@ -28,7 +30,9 @@ def table(hub, names: list[str], **columns) -> Entry:
 
 @pytest.fixture(scope="module")
 def hub():
-    """The data sets of two presets at the commits they pin, and a later commit on the branch of one."""
+    """The data sets of two presets at the commits they pin, and a later commit on the branch of
+    one.
+    """
     with running_hub() as server:
         speech, sounds = load_task("librispeech-test-clean"), load_task("esc50")
         card = Entry(SPEECH_CARD.encode(), lfs=False)

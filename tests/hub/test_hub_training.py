@@ -1,4 +1,6 @@
-"""Training from data sets on the Hub, over real HTTP through `datasets`: downloaded, streamed, and by two processes."""
+"""Training from data sets on the Hub, over real HTTP through `datasets`: downloaded, streamed, and
+by two processes.
+"""
 
 import json
 

@@ -224,7 +224,9 @@ def test_loudness_mel_loss_weighs_what_is_added_more_than_what_is_missing(pair):
 
 
 def test_envelope_loss_follows_stoi():
-    """Ordered as pystoi orders them, blind to level and phase, and 1 where envelopes have nothing in common."""
+    """Ordered as pystoi orders them, blind to level and phase, and 1 where envelopes have nothing
+    in common.
+    """
     from pystoi import stoi
 
     generator = torch.Generator().manual_seed(0)
@@ -250,7 +252,9 @@ def test_envelope_loss_follows_stoi():
 
 
 def test_disturbance_loss_follows_pesq():
-    """What is lost of 4.5 points, on harmonics under noise and under a hum; blind to the level of both."""
+    """What is lost of 4.5 points, on harmonics under noise and under a hum; blind to the level of
+    both.
+    """
     from pesq import pesq
 
     generator = torch.Generator().manual_seed(0)

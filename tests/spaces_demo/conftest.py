@@ -1,4 +1,6 @@
-"""The demo on tiny models: a folder of checkpoints, a short listening test, and a server of its own."""
+"""The demo on tiny models: a folder of checkpoints, a short listening test, and a server of its
+own.
+"""
 
 import json
 import os
@@ -22,7 +24,9 @@ sys.path.insert(0, str(SPACE))
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    """A folder with two tiny checkpoints, clips, a listening test and a leaderboard, and the settings that say so."""
+    """A folder with two tiny checkpoints, clips, a listening test and a leaderboard, and the
+    settings that say so.
+    """
     from codecplus.utils import save_audio
 
     folder = tmp_path_factory.mktemp("space")

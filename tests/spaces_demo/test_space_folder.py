@@ -1,4 +1,6 @@
-"""The demo as a folder: what it needs lies in it, wherever it is copied; and what it does where ZeroGPU is."""
+"""The demo as a folder: what it needs lies in it, wherever it is copied; and what it does where
+ZeroGPU is.
+"""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""What the demo does, without its pages: files are checked, results kept for a while, ratings for good."""
+"""What the demo does, without its pages: files are checked, results kept for a while, ratings for
+good.
+"""
 
 import sqlite3
 import struct

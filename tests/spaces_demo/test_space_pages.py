@@ -1,4 +1,6 @@
-"""The demo as people meet it: in a real browser, and by gradio_client, running alone in a folder of its own."""
+"""The demo as people meet it: in a real browser, and by gradio_client, running alone in a folder of
+its own.
+"""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""Packets bring codes whole or not at all; whatever is lost, the clock goes on and the next packet is understood."""
+"""Packets bring codes whole or not at all; whatever is lost, the clock goes on and the next packet
+is understood.
+"""
 
 import doctest
 import zlib

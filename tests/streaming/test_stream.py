@@ -1,4 +1,6 @@
-"""Streams give what one pass over everything gives: however they are cut, in any company, and as soon as they say."""
+"""Streams give what one pass over everything gives: however they are cut, in any company, and as
+soon as they say.
+"""
 
 import copy
 import doctest
@@ -33,7 +35,9 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
 
 @cache
 def exact(model):
-    """The same weights in fp64: in fp32 one pass is, on some processors, further from the truth than a stream is."""
+    """The same weights in fp64: in fp32 one pass is, on some processors, further from the truth
+    than a stream is.
+    """
     return copy.deepcopy(model).double()
 
 
@@ -231,7 +235,9 @@ def test_the_state_stays_as_small_as_it_is(key):
 
 
 def test_a_stream_goes_on_after_a_day():
-    """A state moved on by a day's count of frames works as before: nothing counts in few bits, or in floats."""
+    """A state moved on by a day's count of frames works as before: nothing counts in few bits, or
+    in floats.
+    """
     key = ("16khz", True)
     encoder, audio = ENCODERS[key], torch.from_numpy(noise(1, 3200))
     _, state = encoder.step(encoder.start(), audio)
@@ -309,7 +315,9 @@ def test_rows_come_and_go(key, lives):
         codes[row, :, begin:end] = expected[0]
 
     def check(stream, x, unit, per_frame, agree):
-        """Push x (B, ..., total * unit), ending rows in time; every clip must come out as if it were alone."""
+        """Push x (B, ..., total * unit), ending rows in time; every clip must come out as if it
+        were alone.
+        """
         pieces, now = [], 0
         for stop in sorted({end for stops in ends for end in stops}):
             pieces.append(stream.push(x[..., now * unit : stop * unit]))

@@ -1,4 +1,6 @@
-"""Datasets of codes: what `codec.encode` gives clip by clip, however the work is cut, killed, or spread."""
+"""Datasets of codes: what `codec.encode` gives clip by clip, however the work is cut, killed, or
+spread.
+"""
 
 import doctest
 import json

@@ -1,4 +1,6 @@
-"""Shards on the Hub: committed with their statistics, and enough for a machine that has nothing to go on."""
+"""Shards on the Hub: committed with their statistics, and enough for a machine that has nothing to
+go on.
+"""
 
 import json
 import os

@@ -1,5 +1,7 @@
-"""Machines at work on one dataset of the Hub, one after the other, in a fresh process: its client reads the environment
-when it is imported. Prints for each the status, and what the command line printed."""
+"""Machines at work on one dataset of the Hub, one after the other, in a fresh process: its client
+reads the environment when it is imported. Prints for each the status, and what the command line
+printed.
+"""
 
 import contextlib
 import io

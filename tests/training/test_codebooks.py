@@ -108,7 +108,9 @@ def skewed():
 
 
 def costs_of_codes(quantizer, latents, codes):
-    """Squared errors (K, B, T) of the first codebooks' sums, and bits per frame by how often codes are chosen."""
+    """Squared errors (K, B, T) of the first codebooks' sums, and bits per frame by how often codes
+    are chosen.
+    """
     errors = [(latents - quantizer.from_codes(codes[:, :k])[0]).square().sum(dim=1) for k in (1, 2)]
     counts = code_counts(codes, quantizer.quantizers[0].codebook.num_embeddings)
     return torch.stack(errors).detach(), float(perplexity(counts).log2().sum())
@@ -144,7 +146,8 @@ def test_a_rate_weight_saves_more_bits_than_it_costs_in_error(skewed):
         found.append((float(errors[-1].mean()), bits, codes))
     (error, bits, codes), (constrained_error, constrained_bits, constrained) = found
     assert constrained_bits < bits - 1
-    # Three coordinates matter: by rate–distortion theory a bit less for them raises the error by the factor 2^(2/3).
+    # Three coordinates matter: by rate–distortion theory a bit less for them raises the error by
+    # the factor 2^(2/3).
     assert constrained_error < error * 2 ** (2 / 3 * (bits - constrained_bits))
     assert not torch.equal(codes, constrained)
 

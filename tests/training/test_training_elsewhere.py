@@ -1,4 +1,6 @@
-"""Training on another device than the processor computes what it does on the processor, and seldom waits for it."""
+"""Training on another device than the processor computes what it does on the processor, and seldom
+waits for it.
+"""
 
 import json
 
@@ -40,7 +42,9 @@ def recordings(tmp_path_factory):
 
 @pytest.fixture
 def elsewhere(monkeypatch):
-    """Runs train on the other device; they write no checkpoints, whose writer asks tensors for their addresses."""
+    """Runs train on the other device; they write no checkpoints, whose writer asks tensors for
+    their addresses.
+    """
     states, original = (
         (PartialState._shared_state, AcceleratorState._shared_state),
         runs._accelerator,

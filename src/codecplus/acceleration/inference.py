@@ -1,8 +1,10 @@
-"""Residual units and snakes of the codec in one pass each, on processors with AVX-512, and in bf16 with AMX.
+"""Residual units and snakes of the codec in one pass each, on processors with AVX-512, and in bf16
+with AMX.
 
-They take the modules of `layers_dac` and give their results, but for rounding: in fp32 the convolution of 7 taps is
-computed as Winograd's F(4, 7), whose rounding is some thirty times that of the plain sum, 3e-6 of the signal; in bf16
-sums stay in fp32 from one step to the next, so that it is the closer one.
+They take the modules of `layers_dac` and give their results, but for rounding: in fp32 the
+convolution of 7 taps is computed as Winograd's F(4, 7), whose rounding is some thirty times that of
+the plain sum, 3e-6 of the signal; in bf16 sums stay in fp32 from one step to the next, so that it
+is the closer one.
 """
 
 import ctypes
@@ -18,7 +20,8 @@ from torch import Tensor, nn
 
 from codecplus.kernels.build import library, supported_in_bf16
 
-# Points at which F(4, 7) multiplies polynomials, infinity behind them: of those tried these round least.
+# Points at which F(4, 7) multiplies polynomials, infinity behind them: of those tried these round
+# least.
 _POINTS = (0, 1, -1, 2, -2, 1 / 2, -1 / 2, 3 / 4, -4 / 3)
 _OUTPUTS, _TAPS = 4, 7
 
@@ -34,8 +37,11 @@ class PackCache:
     def get(
         self, module: nn.Module, parts: Sequence[Tensor], pack: Callable[..., tuple[Tensor, ...]]
     ) -> tuple[Tensor, ...]:
-        """`pack(*parts)`, without gradients, from the cache if these are the parts it was last made from."""
-        # The tensors too: weight norm makes new ones at every use, and memory that is let go is given to the next.
+        """`pack(*parts)`, without gradients, from the cache if these are the parts it was last made
+        from.
+        """
+        # The tensors too: weight norm makes new ones at every use, and memory that is let go is
+        # given to the next.
         now = [
             (part, part.data_ptr(), 0 if part.is_inference() else part._version) for part in parts
         ]
@@ -102,14 +108,18 @@ def residual_unit(unit: Any, x: Tensor, lengths: Tensor | None = None) -> Tensor
 
 
 class UnitStep:
-    """`residual_unit` in bf16 for rows that go on, of a causal unit which `takes_unit`; its weights are kept."""
+    """`residual_unit` in bf16 for rows that go on, of a causal unit which `takes_unit`; its weights
+    are kept.
+    """
 
     def __init__(self, unit: Any):
         self.packed = _packed(unit)
         self.dilation, self.left = unit.conv1.dilation[0], unit.conv1.pads[0]
 
     def __call__(self, rows: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows (B, T, C) behind the snaked inputs `tail` (B, left, C): outputs, and the tail of the next rows."""
+        """Rows (B, T, C) behind the snaked inputs `tail` (B, left, C): outputs, and the tail of the
+        next rows.
+        """
         rows, tail = rows.contiguous(), tail.contiguous()
         out, after = torch.empty_like(rows), torch.empty_like(tail)
         arguments = (rows, out, None, tail, after, None, *self.packed)
@@ -118,7 +128,9 @@ class UnitStep:
 
 
 def snake(module: Any, x: Tensor) -> Tensor | None:
-    """`Snake1d.forward` of x (B, C, T), without gradients, or None unless it is on a CPU, with 16 n channels."""
+    """`Snake1d.forward` of x (B, C, T), without gradients, or None unless it is on a CPU, with 16 n
+    channels.
+    """
     wide = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and supported_in_bf16())
     if not wide or x.device.type != "cpu" or x.shape[1] % 16:
         return None
@@ -151,7 +163,9 @@ def unit_vectors(alpha1: Tensor, bias1: Tensor, alpha2: Tensor, bias2: Tensor) -
 
 
 def call(kernel: str, tensors: Sequence[Tensor | None], sizes: Sequence[int]) -> None:
-    """Run a kernel on contiguous tensors, null where None, and sizes, on as many threads as torch has."""
+    """Run a kernel on contiguous tensors, null where None, and sizes, on as many threads as torch
+    has.
+    """
     pointers = (
         ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors
     )
@@ -182,7 +196,9 @@ def _pack(weight1: Tensor, weight2: Tensor, *vectors: Tensor) -> tuple[Tensor, T
 
 
 def bf16_panels(weight: Tensor) -> Tensor:
-    """(k, C, C') as AMX reads it: panels of 32 columns, in them taps, depths of 32, tiles of 16 columns and pairs."""
+    """(k, C, C') as AMX reads it: panels of 32 columns, in them taps, depths of 32, tiles of 16
+    columns and pairs.
+    """
     taps, depth, width = weight.shape
     deep, wide = min(32, depth), min(32, width)
     tiles = weight.reshape(taps, depth // deep, deep // 2, 2, width // wide, wide // 16, 16)
@@ -196,11 +212,13 @@ def fp32_panels(weight: Tensor) -> Tensor:
 
 @cache
 def _transforms() -> tuple[np.ndarray, Tensor]:
-    """Of Winograd's F(4, 7): kernel to points (10, 7); inputs to points (10, 10) above points to outputs, 140 numbers.
+    """Of Winograd's F(4, 7): kernel to points (10, 7); inputs to points (10, 10) above points to
+    outputs, 140 numbers.
 
-    A product of polynomials of 7 and 4 coefficients is fixed by its values at 10 points; transposed, that is a filter
-    of 7 taps giving 4 outputs of 10 inputs (Winograd, Arithmetic Complexity of Computations, 1980). Rows are scaled by
-    powers of 2, so that what is summed is near 1.
+    A product of polynomials of 7 and 4 coefficients is fixed by its values at 10 points;
+    transposed, that is a filter of 7 taps giving 4 outputs of 10 inputs (Winograd, Arithmetic
+    Complexity of Computations, 1980). Rows are scaled by powers of 2, so that what is summed is
+    near 1.
     """
     count = _OUTPUTS + _TAPS - 1
 

@@ -1,9 +1,11 @@
-"""The codec's layers as gradients want them: the same outputs and gradients, sooner and in less memory.
+"""The codec's layers as gradients want them: the same outputs and gradients, sooner and in less
+memory.
 
-In bf16 on a CPU, the weight gradient of a convolution library call is several times slower than the same as matrix
-products, one per tap of the kernel. A snake that keeps its input alone, and computes its gradient from it, needs a
-quarter of the memory that autograd would keep. On a GPU it is one pass over memory there and one back; its operators
-would take a dozen each. Rows are (B, T, C), channels together, as in `layers_dac`.
+In bf16 on a CPU, the weight gradient of a convolution library call is several times slower than the
+same as matrix products, one per tap of the kernel. A snake that keeps its input alone, and computes
+its gradient from it, needs a quarter of the memory that autograd would keep. On a GPU it is one
+pass over memory there and one back; its operators would take a dozen each. Rows are (B, T, C),
+channels together, as in `layers_dac`.
 """
 
 import logging
@@ -32,9 +34,11 @@ _BLOCK = 1 << 18  # elements of a snake's block, which stays in the cache betwee
 
 
 def use_training_layers(model: nn.Module) -> None:
-    """Let the layers of a codec, or of its half, compute by the functions below; nothing else of it changes.
+    """Let the layers of a codec, or of its half, compute by the functions below; nothing else of it
+    changes.
 
-    To be called before weight norm is applied. Saved weights and loaded ones are those of any other codec.
+    To be called before weight norm is applied. Saved weights and loaded ones are those of any other
+    codec.
     """
     kinds: dict[type, type] = {DacConv1d: TrainedConv1d, Snake1d: TrainedSnake1d}
     if compiled_kernels():
@@ -45,7 +49,9 @@ def use_training_layers(model: nn.Module) -> None:
 
 @cache
 def compiled_kernels() -> bool:
-    """Whether units and snakes train by compiled kernels here: in bf16, on a CPU with AMX and a C++ compiler."""
+    """Whether units and snakes train by compiled kernels here: in bf16, on a CPU with AMX and a C++
+    compiler.
+    """
     if not kernels.supported_in_bf16():
         return False
     try:
@@ -72,7 +78,9 @@ def recorded() -> bool:
 
 
 class TrainedConv1d(DacConv1d):
-    """A `DacConv1d` whose gradients are a few matrix products: on a CPU, where it has a stride or runs in bf16."""
+    """A `DacConv1d` whose gradients are a few matrix products: on a CPU, where it has a stride or
+    runs in bf16.
+    """
 
     def forward(
         self, x: Tensor, lengths: Tensor | None = None, residual: Tensor | None = None
@@ -145,7 +153,9 @@ class _Convolution(torch.autograd.Function):
 
 
 def _transposed(gradient: Tensor, weight: Tensor, dilation: int, left: int, right: int) -> Tensor:
-    """The gradient at the input (B, C, T): a convolution of that at the output, (B, C', T), with the kernel turned."""
+    """The gradient at the input (B, C, T): a convolution of that at the output, (B, C', T), with
+    the kernel turned.
+    """
     turned, steps = weight.flip(2).transpose(0, 1), gradient.shape[-1]
     if left > right:  # `folded_conv` pads both sides by the first of its pads
         gradient = channels_last(F.pad(gradient, (0, left - right)))
@@ -174,7 +184,8 @@ def _weight_gradient(
 def _one_channel_gradients(
     x: Tensor, gradient: Tensor, weight: Tensor, left: int, at_input: bool, dtype: torch.dtype
 ) -> tuple[Tensor | None, Tensor]:
-    """Gradients at input and weight where one side has one channel: products with that side's windows, all taps in one.
+    """Gradients at input and weight where one side has one channel: products with that side's
+    windows, all taps in one.
 
     Tap by tap they would be products of a matrix and a vector, which torch computes slowly in bf16.
     """
@@ -195,15 +206,19 @@ def _one_channel_gradients(
 
 
 def _windows(x: Tensor, left: int, right: int) -> Tensor:
-    """What each tap of a kernel sees at each step of one channel: (B, 1, T) -> (B * T, left + right + 1)."""
+    """What each tap of a kernel sees at each step of one channel: (B, 1, T) -> (B * T, left + right
+    + 1).
+    """
     return F.pad(x[:, 0], (left, right)).unfold(1, left + right + 1, 1).flatten(0, 1)
 
 
 class _Strided(torch.autograd.Function):
-    """A convolution of stride s and kernel 2s, causal or not: x (B, C, T), weight (C', C, 2s) -> (B, C', T').
+    """A convolution of stride s and kernel 2s, causal or not: x (B, C, T), weight (C', C, 2s) ->
+    (B, C', T').
 
-    Its input is cut into blocks of s steps; each meets the first half of the taps for one output, and the second half
-    for the output before: one matrix product there, two back, and no copies of windows that overlap.
+    Its input is cut into blocks of s steps; each meets the first half of the taps for one output,
+    and the second half for the output before: one matrix product there, two back, and no copies of
+    windows that overlap.
     """
 
     @staticmethod

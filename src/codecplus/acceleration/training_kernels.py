@@ -1,4 +1,6 @@
-"""Residual units and snakes with gradients, in bf16 on AMX: the forward pass of `units`, and a way back of its own."""
+"""Residual units and snakes with gradients, in bf16 on AMX: the forward pass of `units`, and a way
+back of its own.
+"""
 
 from typing import Any
 
@@ -25,7 +27,9 @@ def trains_unit(unit: Any, x: Tensor) -> bool:
 
 
 def trained_unit(unit: Any, x: Tensor) -> Tensor:
-    """`DacResidualUnit.forward` of bf16 x (B, C, T), which `trains_unit`, with gradients; weights of any dtype."""
+    """`DacResidualUnit.forward` of bf16 x (B, C, T), which `trains_unit`, with gradients; weights
+    of any dtype.
+    """
     conv1, conv2 = unit.conv1, unit.conv2
     weights = (conv1.weight, conv2.weight)
     y = _Unit.apply(
@@ -43,7 +47,9 @@ def trained_unit(unit: Any, x: Tensor) -> Tensor:
 
 
 def _turned_and_plain(weight1: Tensor, weight2: Tensor) -> tuple[Tensor, ...]:
-    """Both weights packed for the way there; for the way back, channels exchanged and taps in reverse."""
+    """Both weights packed for the way there; for the way back, channels exchanged and taps in
+    reverse.
+    """
     first, second = weight1.to(torch.bfloat16), weight2.to(torch.bfloat16)
     there = (first.permute(2, 1, 0), second.permute(2, 1, 0))
     back = (first.permute(2, 0, 1).flip(0), second.permute(2, 0, 1))

@@ -1,1 +1,3 @@
-"""What a signal is: arrays, files, sample rates, loudness, mel spectrograms. Knows nothing of models or bits."""
+"""What a signal is: arrays, files, sample rates, loudness, mel spectrograms. Knows nothing of
+models or bits.
+"""

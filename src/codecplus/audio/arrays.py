@@ -25,10 +25,11 @@ _INTEGER_SCALES = {
 def as_audio(x: Any) -> np.ndarray:
     """Turn arrays, lists and tensors into float32 audio, (samples,) or (channels, samples).
 
-    Floating point is taken as it is; int16, int32 and uint8 are scaled to [-1, 1) as in a WAV file. Tensors may be on
-    any device and require grad. The result may share memory with `x`.
+    Floating point is taken as it is; int16, int32 and uint8 are scaled to [-1, 1) as in a WAV file.
+    Tensors may be on any device and require grad. The result may share memory with `x`.
 
-    Raises InputError for other types and shapes, no samples, more than 64 channels, and NaN or infinite values.
+    Raises InputError for other types and shapes, no samples, more than 64 channels, and NaN or
+    infinite values.
     """
     audio = _as_float32(x)
     if audio.ndim not in (1, 2):
@@ -67,7 +68,9 @@ def _as_float32(x: Any) -> np.ndarray:
 
 
 def check_finite(audio: np.ndarray) -> np.ndarray:
-    """Return the audio; raise InputError, which names the first place, if it holds NaN or infinite values."""
+    """Return the audio; raise InputError, which names the first place, if it holds NaN or infinite
+    values.
+    """
     finite = np.isfinite(audio)
     if not finite.all():
         first = tuple(int(i) for i in np.unravel_index(int(np.argmin(finite)), audio.shape))

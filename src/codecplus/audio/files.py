@@ -1,4 +1,5 @@
-"""Audio files, read and written in blocks of bounded memory. The only reader of audio files in the package.
+"""Audio files, read and written in blocks of bounded memory. The only reader of audio files in the
+package.
 
 Letters: C channels, S samples. Arrays are float32, full scale is ±1.
 """
@@ -57,10 +58,12 @@ _WAV_LIMIT = 2**32 - 2**26  # bytes; a WAV header counts to 4 GiB, one block may
 class AudioFileReader:
     """An audio file as a stream of blocks, in bounded memory; a context manager.
 
-    Reads what libsndfile reads: WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF and more. `sample_rate` (Hz), `channels` and
-    `num_samples` (per channel) are what the header says. A pipe or a file object is read whole into memory.
+    Reads what libsndfile reads: WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF and more. `sample_rate`
+    (Hz), `channels` and `num_samples` (per channel) are what the header says. A pipe or a file
+    object is read whole into memory.
 
-    Raises InputError for a missing file, FileFormatError for one that is empty, of another format, or absurd.
+    Raises InputError for a missing file, FileFormatError for one that is empty, of another format,
+    or absurd.
     """
 
     def __init__(self, path_or_file: PathLike | BinaryIO):
@@ -96,9 +99,11 @@ class AudioFileReader:
         self._file.close()
 
     def blocks(self, block_samples: int = BLOCK_SAMPLES) -> Iterator[np.ndarray]:
-        """Yield the file from its start as float32 (channels, n); n is `block_samples` but for the last block.
+        """Yield the file from its start as float32 (channels, n); n is `block_samples` but for the
+        last block.
 
-        Raises FileFormatError when the data is damaged, ends before the header says, or holds NaN or infinities.
+        Raises FileFormatError when the data is damaged, ends before the header says, or holds NaN
+        or infinities.
         """
         block_samples = check_count("block_samples", block_samples, 1, 2**40)
         done = 0
@@ -154,12 +159,14 @@ def _audio_source(path_or_file: Any) -> tuple[str, Any]:
 def load_audio(
     path_or_file: PathLike | BinaryIO, sample_rate: int | None = None, channels: int | None = None
 ) -> tuple[np.ndarray, int]:
-    """Read an audio file as float32: (samples,) for mono, else (channels, samples), and its sample rate in Hz.
+    """Read an audio file as float32: (samples,) for mono, else (channels, samples), and its sample
+    rate in Hz.
 
-    `sample_rate` resamples (see `resample`). `channels=1` averages the channels, a mono file can be copied to any
-    number, other changes are refused.
+    `sample_rate` resamples (see `resample`). `channels=1` averages the channels, a mono file can be
+    copied to any number, other changes are refused.
 
-    Raises InputError for a missing file or impossible channels, FileFormatError for a file that is not good audio.
+    Raises InputError for a missing file or impossible channels, FileFormatError for a file that is
+    not good audio.
     """
     with AudioFileReader(path_or_file) as reader:
         rate = reader.sample_rate if sample_rate is None else check_rate(sample_rate)
@@ -191,14 +198,17 @@ def load_audio(
 class AudioFileWriter:
     """An audio file written block by block, in bounded memory; a context manager.
 
-    The suffix chooses the format (.wav .flac .ogg .mp3) and `subtype` the encoding, by its name in soundfile; the
-    default is 16-bit for .wav and .flac. The file appears, complete, when the `with` block ends without an error.
+    The suffix chooses the format (.wav .flac .ogg .mp3) and `subtype` the encoding, by its name in
+    soundfile; the default is 16-bit for .wav and .flac. The file appears, complete, when the `with`
+    block ends without an error.
 
-    Samples beyond [-1, 1] are kept where the encoding can hold them. A .wav of default encoding starts over as 32-bit
-    float when the first one comes. Elsewhere they are clipped: a stream cannot be scaled in hindsight, and refusing
-    would lose it. Either way one UserWarning at the end names the peak.
+    Samples beyond [-1, 1] are kept where the encoding can hold them. A .wav of default encoding
+    starts over as 32-bit float when the first one comes. Elsewhere they are clipped: a stream
+    cannot be scaled in hindsight, and refusing would lose it. Either way one UserWarning at the end
+    names the peak.
 
-    Raises InputError when the format cannot hold such audio or writing fails, OutputExistsError as `check_output`.
+    Raises InputError when the format cannot hold such audio or writing fails, OutputExistsError as
+    `check_output`.
     """
 
     def __init__(
@@ -358,10 +368,11 @@ def save_audio(
     overwrite: bool = True,
     subtype: str | None = None,
 ) -> None:
-    """Write audio of shape (samples,) or (channels, samples), as `as_audio` takes it, to .wav, .flac, .ogg or .mp3.
+    """Write audio of shape (samples,) or (channels, samples), as `as_audio` takes it, to .wav,
+    .flac, .ogg or .mp3.
 
-    Samples beyond [-1, 1] are never clipped: a .wav of default encoding becomes 32-bit float with a UserWarning, an
-    encoding that cannot hold them is refused. Otherwise as `AudioFileWriter`.
+    Samples beyond [-1, 1] are never clipped: a .wav of default encoding becomes 32-bit float with a
+    UserWarning, an encoding that cannot hold them is refused. Otherwise as `AudioFileWriter`.
 
     Raises InputError for unusable audio or format, OutputExistsError as `check_output`.
     """

@@ -21,8 +21,9 @@ _GATE = 0.4  # seconds of one gating block; a new one starts every quarter of it
 class LoudnessMeter:
     """Integrated loudness (ITU-R BS.1770-4) of a stream with 1 to 6 channels, in bounded memory.
 
-    Channels are left, right, centre, surround left and right; with six, the fourth is the low-frequency channel, which
-    does not count. Signals under 0.5 s are measured as if silence filled them up to it, as in Descript's audiotools.
+    Channels are left, right, centre, surround left and right; with six, the fourth is the
+    low-frequency channel, which does not count. Signals under 0.5 s are measured as if silence
+    filled them up to it, as in Descript's audiotools.
     """
 
     def __init__(self, sample_rate: int, channels: int = 1):
@@ -96,9 +97,11 @@ def _gated_loudness(powers: np.ndarray) -> float:
 
 
 def integrated_loudness(audio: Any, sample_rate: int) -> float:
-    """Integrated loudness in LUFS (ITU-R BS.1770-4) of an array or of an iterator of (channels, n) blocks.
+    """Integrated loudness in LUFS (ITU-R BS.1770-4) of an array or of an iterator of (channels, n)
+    blocks.
 
-    See `LoudnessMeter`. Raises InputError for audio that `as_audio` refuses, more than 6 channels, and no blocks.
+    See `LoudnessMeter`. Raises InputError for audio that `as_audio` refuses, more than 6 channels,
+    and no blocks.
     """
     blocks = audio if isinstance(audio, Iterator) else split_blocks(np.atleast_2d(as_audio(audio)))
     meter = None

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 def mel_filterbank(
     sample_rate: int, n_fft: int, n_mels: int, fmin: float = 0.0, fmax: float | None = None
 ) -> np.ndarray:
-    """Triangular filters on the Slaney mel scale with Slaney's area norm: float32 (n_mels, n_fft // 2 + 1).
+    """Triangular filters on the Slaney mel scale with Slaney's area norm: float32 (n_mels, n_fft //
+    2 + 1).
 
-    `fmin` and `fmax` are in Hz, `fmax` is half the sample rate by default. With more bands than FFT bins to fill them,
-    the lowest filters are zero. Equal to librosa's default filters; computed by transformers.
+    `fmin` and `fmax` are in Hz, `fmax` is half the sample rate by default. With more bands than FFT
+    bins to fill them, the lowest filters are zero. Equal to librosa's default filters; computed by
+    transformers.
 
     Raises InputError for counts below 1, an odd `n_fft` and frequencies out of order.
     """
@@ -54,13 +56,15 @@ def mel_spectrogram(
     win_length: int | None = None,
     power: float = 1.0,
 ) -> torch.Tensor:
-    """Mel spectrogram of audio (..., samples), differentiable: (..., n_mels, 1 + samples // hop_length).
+    """Mel spectrogram of audio (..., samples), differentiable: (..., n_mels, 1 + samples //
+    hop_length).
 
-    Magnitudes to the `power`, weighted by `mel_filterbank`; no logarithm. Frames are centred, under a periodic Hann
-    window, on multiples of `hop_length`; the signal is mirrored beyond its ends, over and over where it is short.
-    Half precision is computed in float32.
+    Magnitudes to the `power`, weighted by `mel_filterbank`; no logarithm. Frames are centred, under
+    a periodic Hann window, on multiples of `hop_length`; the signal is mirrored beyond its ends,
+    over and over where it is short. Half precision is computed in float32.
 
-    Raises InputError for tensors without samples or not of floats, and for settings that do not fit together.
+    Raises InputError for tensors without samples or not of floats, and for settings that do not fit
+    together.
     """
     import torch
 

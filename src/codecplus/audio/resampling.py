@@ -14,8 +14,8 @@ from codecplus.errors import InputError
 def resampled_length(num_samples: int, from_rate: int, to_rate: int) -> int:
     """Samples after resampling: ceil(num_samples * to_rate / from_rate).
 
-    Rounding up keeps every signal (1 sample stays at least 1), and there and back is never shorter than the original,
-    so that cutting gives its exact length.
+    Rounding up keeps every signal (1 sample stays at least 1), and there and back is never shorter
+    than the original, so that cutting gives its exact length.
     """
     return -(-num_samples * to_rate // from_rate)
 
@@ -23,8 +23,8 @@ def resampled_length(num_samples: int, from_rate: int, to_rate: int) -> int:
 class Resampler:
     """A stateful resampler (soxr, VHQ) from one rate to another, in Hz; equal rates pass through.
 
-    The output starts with the input, without delay, and is `resampled_length` long in total for every chunking. The
-    filter looks ahead, so pushes give late what `flush` completes.
+    The output starts with the input, without delay, and is `resampled_length` long in total for
+    every chunking. The filter looks ahead, so pushes give late what `flush` completes.
     """
 
     def __init__(self, from_rate: int, to_rate: int, channels: int = 1):
@@ -52,7 +52,8 @@ class Resampler:
             self._flushed = True
             return np.zeros((self.channels, 0), np.float32)
         missing = resampled_length(self._taken, self.from_rate, self.to_rate) - self._given
-        # soxr rounds the length to the nearest: one output sample's worth of silence makes it round up
+        # soxr rounds the length to the nearest: one output sample's worth of silence makes it round
+        # up
         silence = np.zeros((self.channels, -(-self.from_rate // self.to_rate)), np.float32)
         self._flushed = True
         return self._resample(silence, last=True)[:, :missing]
@@ -64,7 +65,8 @@ class Resampler:
 
 
 def resample(audio: Any, from_rate: int, to_rate: int) -> np.ndarray:
-    """Resample (samples,) or (channels, samples) from one rate to another, in Hz, as `Resampler` does.
+    """Resample (samples,) or (channels, samples) from one rate to another, in Hz, as `Resampler`
+    does.
 
     Raises InputError for audio that `as_audio` refuses and for rates outside 4 kHz to 1 MHz.
     """

@@ -1,4 +1,6 @@
-"""Codes to bytes and back: the container and its codings. Knows numpy and a range coder, nothing of the model."""
+"""Codes to bytes and back: the container and its codings. Knows numpy and a range coder, nothing of
+the model.
+"""
 
 from codecplus.bitstream.blocks import can_code
 from codecplus.bitstream.container import Reader, Writer, pack, unpack

@@ -1,7 +1,8 @@
 """The codes of one block as entropy-coded bytes and back. Knows one block, nothing of files.
 
-A block starts with one byte that says how it is coded, then come the channels that repeat the first one, if any, then
-everything else as one range-coded number: how many codebooks each frame has, if frames differ, and the codes.
+A block starts with one byte that says how it is coded, then come the channels that repeat the first
+one, if any, then everything else as one range-coded number: how many codebooks each frame has, if
+frames differ, and the codes.
 """
 
 import math
@@ -29,7 +30,8 @@ _MODE, _VARIABLE, _COPIES = 3, 4, 8  # of the first byte: two bits and two flags
 _KNOWN_BITS = 15
 _CODES_PER_BYTE = 16  # at most, so that a small file cannot ask for much memory
 
-# Takes symbols (N,), which a decoder ignores, and their weights (N, n); gives the symbols, coded or decoded.
+# Takes symbols (N,), which a decoder ignores, and their weights (N, n); gives the symbols, coded or
+# decoded.
 Code = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -61,9 +63,11 @@ def encode_block(codes: np.ndarray, codebook_size: int, entropy: EntropyModel | 
 def decode_block(
     data: bytes, shape: tuple[int, int, int], codebook_size: int, entropy: EntropyModel | None
 ) -> np.ndarray:
-    """Give back the codes, int16 (C, K, T) of that shape, `MISSING` where a frame has fewer codebooks.
+    """Give back the codes, int16 (C, K, T) of that shape, `MISSING` where a frame has fewer
+    codebooks.
 
-    Raises FileFormatError if they cannot be codes of such a block, or need an entropy model that was not given.
+    Raises FileFormatError if they cannot be codes of such a block, or need an entropy model that
+    was not given.
     """
     channels, num_codebooks, frames = shape
     if (
@@ -177,7 +181,9 @@ class _Grid:
 def _run_codes(
     grid: _Grid, codes: np.ndarray | None, lengths: np.ndarray, predictor: Predictor, code: Code
 ) -> None:
-    """Code every code of a block along the diagonals and put it into the grid; `codes` (C, K, T), or None to decode."""
+    """Code every code of a block along the diagonals and put it into the grid; `codes` (C, K, T),
+    or None to decode.
+    """
     channels, num_codebooks, frames = grid.shape
     lows = 1 << low_bits(grid.codebook_size)
     books = np.arange(num_codebooks)

@@ -1,4 +1,6 @@
-"""Codes in a .dacp file: written as a stream, read block by block. Knows blocks and checksums, nothing of the model."""
+"""Codes in a .dacp file: written as a stream, read block by block. Knows blocks and checksums,
+nothing of the model.
+"""
 
 import io
 import zlib
@@ -34,17 +36,19 @@ _MAX_SUMMED = 512  # bytes that recovery sums up at most, per byte of the file: 
 
 
 class Writer:
-    """Writes one stream to `file` (binary, buffered), front to back without seeking; holds one block in memory.
+    """Writes one stream to `file` (binary, buffered), front to back without seeking; holds one
+    block in memory.
 
-    Leaving a `with` block closes the stream; an exception leaves it unfinished, and readers refuse it. The file itself
-    stays open: it is the caller's.
+    Leaving a `with` block closes the stream; an exception leaves it unfinished, and readers refuse
+    it. The file itself stays open: it is the caller's.
 
     Args:
         file: open for writing.
         info: what is known of the stream; `info.entropy_model` says how codes are coded.
         entropy: the entropy model of that identity, if there is one.
 
-    Raises InputError if the entropy model is not the one that `info` names, or cannot predict such codes.
+    Raises InputError if the entropy model is not the one that `info` names, or cannot predict such
+    codes.
 
     >>> import io
     >>> import numpy as np
@@ -84,11 +88,14 @@ class Writer:
         file.write(info_to_bytes(info))
 
     def write(self, codes: np.ndarray) -> None:
-        """Append codes, integers (channels, codebooks, frames) with any number of frames, none included.
+        """Append codes, integers (channels, codebooks, frames) with any number of frames, none
+        included.
 
-        In an entropy-coded stream a frame may have fewer codebooks; -1 stands for the finer ones that it lacks.
+        In an entropy-coded stream a frame may have fewer codebooks; -1 stands for the finer ones
+        that it lacks.
 
-        Raises InputError, before anything of them is written, if the shape, the type or a value is wrong.
+        Raises InputError, before anything of them is written, if the shape, the type or a value is
+        wrong.
         """
         if self._closed:
             raise InputError("expected an open stream, got one that is closed; make a new Writer")
@@ -106,9 +113,9 @@ class Writer:
     def close(self, *, num_samples: int | None = None) -> Header:
         """Finish the stream and return its header.
 
-        num_samples: exact length of the original audio in samples per channel at the original rate; by default all
-        that the frames hold.
-        Raises InputError if the stream is closed already or the frames hold fewer samples.
+        num_samples: exact length of the original audio in samples per channel at the original rate;
+        by default all that the frames hold. Raises InputError if the stream is closed already or
+        the frames hold fewer samples.
         """
         if self._closed:
             raise InputError("expected an open stream, got one that is closed; close it once")
@@ -148,13 +155,13 @@ class Writer:
 class Reader:
     """Reads the stream that fills `file`, a seekable binary file; holds one block in memory.
 
-    Opening reads the header and the end of the file and checks both, and the sizes of all blocks. Any damage is a
-    FileFormatError, at the latest when the block that has it is read; an unseekable file is an InputError.
+    Opening reads the header and the end of the file and checks both, and the sizes of all blocks.
+    Any damage is a FileFormatError, at the latest when the block that has it is read; an unseekable
+    file is an InputError.
 
-    Args:
-        file: open for reading.
-        entropy_models: entropy models by their identity, of which a file may need one.
-        recover: read on where the file is damaged: `lost` tells the frames that are gone, and their codes are -1. The
+    Args: file: open for reading. entropy_models: entropy models by their identity, of which a file
+        may need one. recover: read on where the file is damaged: `lost` tells the frames that are
+        gone, and their codes are -1. The
             whole file is read on opening.
     """
 
@@ -191,10 +198,10 @@ class Reader:
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Return the codes of frames `start` up to, not including, `stop` (default: the end).
 
-        Returns int16 (channels, codebooks, stop - start), -1 for codebooks that a frame has not, and reads only the
-        blocks these frames lie in.
-        Raises InputError if not 0 <= start <= stop <= frames, FileFormatError if one of the blocks is damaged, and
-        ModelMismatchError if they need an entropy model that is not there.
+        Returns int16 (channels, codebooks, stop - start), -1 for codebooks that a frame has not,
+        and reads only the blocks these frames lie in. Raises InputError if not 0 <= start <= stop
+        <= frames, FileFormatError if one of the blocks is damaged, and ModelMismatchError if they
+        need an entropy model that is not there.
         """
         stop = self.header.num_frames if stop is None else stop
         if not 0 <= start <= stop <= self.header.num_frames:
@@ -212,7 +219,8 @@ class Reader:
         return codes
 
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-        """Yield the codes of these frames, one block after the other: int16 (channels, codebooks, frames of the block).
+        """Yield the codes of these frames, one block after the other: int16 (channels, codebooks,
+        frames of the block).
 
         Arguments and errors as of `read`, on reaching the block in question.
         """
@@ -228,7 +236,9 @@ class Reader:
     # ---- where sections are
 
     def _open(self) -> None:
-        """Read the counts, and check that the sections fill the file before anything is allocated on its word."""
+        """Read the counts, and check that the sections fill the file before anything is allocated
+        on its word.
+        """
         self._set_header(self._counts())
         if self._info.entropy_model is None:
             end = self._section_start(self._num_full) + self._packed_size(self._last_length)
@@ -293,7 +303,8 @@ class Reader:
                 self.lost.append(span)
 
     def _whole_sections(self, end: tuple[int, int] | None) -> tuple[dict[int, int], int | None]:
-        """Starts of the full blocks whose checksum is right, by number, and of the last section if it is whole.
+        """Starts of the full blocks whose checksum is right, by number, and of the last section if
+        it is whole.
 
         `end` is the number and the size of the counts that the last section should have.
         """
@@ -304,7 +315,8 @@ class Reader:
         window = b""
         window_start = 0
         while position < data_end and left > 0:
-            # What a file says of blocks that are gone is believed as far as its size allows, or it could ask for any.
+            # What a file says of blocks that are gone is believed as far as its size allows, or it
+            # could ask for any.
             most = (position - self._head_size) // (least + _CRC_SIZE) + _MAX_LOST
             if (
                 not window_start
@@ -437,7 +449,9 @@ def pack(
     num_samples: int | None = None,
     entropy: EntropyModel | None = None,
 ) -> bytes:
-    """Return a whole .dacp file of codes (channels, codebooks, frames); arguments and errors as of `Writer`."""
+    """Return a whole .dacp file of codes (channels, codebooks, frames); arguments and errors as of
+    `Writer`.
+    """
     file = io.BytesIO()
     writer = Writer(file, info, entropy)
     writer.write(codes)
@@ -457,7 +471,8 @@ def unpack(
 
 
 def _crc(seed: int, index: int, body: bytes) -> bytes:
-    # The header and the block's place are part of the sum: no block of another file or another place passes.
+    # The header and the block's place are part of the sum: no block of another file or another
+    # place passes.
     return zlib.crc32(body, zlib.crc32(index.to_bytes(8, "big"), seed)).to_bytes(_CRC_SIZE, "big")
 
 

@@ -1,4 +1,6 @@
-"""What a .dacp file says of its codes, and the bytes that say it. Knows the header and the counts, not the blocks."""
+"""What a .dacp file says of its codes, and the bytes that say it. Knows the header and the counts,
+not the blocks.
+"""
 
 import dataclasses
 import operator
@@ -159,7 +161,8 @@ class Header(StreamInfo):
         super().__post_init__()
         for name in ("num_samples", "num_frames"):
             object.__setattr__(self, name, _integer(name, getattr(self, name), 0, 2**63 - 1))
-        # One frame of grace: a resampler may round the length down. More would let a tiny file ask for any length.
+        # One frame of grace: a resampler may round the length down. More would let a tiny file ask
+        # for any length.
         if self.num_frames < frames_for(self, self.num_samples) - 1:
             raise InputError(
                 f"expected num_samples of at most {samples_held(self, self.num_frames + 1)} for "
@@ -168,7 +171,9 @@ class Header(StreamInfo):
 
 
 def frames_for(info: StreamInfo, num_samples: int) -> int:
-    """Return the frames that `num_samples` samples at the original rate fill, the last one perhaps in part."""
+    """Return the frames that `num_samples` samples at the original rate fill, the last one perhaps
+    in part.
+    """
     return -(-num_samples * info.sample_rate // (info.original_sample_rate * info.hop_length))
 
 
@@ -209,8 +214,8 @@ def info_to_bytes(info: StreamInfo) -> bytes:
 def info_from_bytes(data: bytes) -> tuple[StreamInfo, int]:
     """Parse the head of a file from its first bytes; return it and its size.
 
-    The head's checksum stands at the end of each block, so the answer is a claim until a block has been checked.
-    Raises FileFormatError if it is not a head that this version can read.
+    The head's checksum stands at the end of each block, so the answer is a claim until a block has
+    been checked. Raises FileFormatError if it is not a head that this version can read.
     """
     if data[:3] != MAGIC:
         raise FileFormatError(

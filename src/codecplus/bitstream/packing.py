@@ -1,4 +1,6 @@
-"""Codes of a fixed width as a string of bits and back. Knows integers and bytes, nothing of files or headers."""
+"""Codes of a fixed width as a string of bits and back. Knows integers and bytes, nothing of files
+or headers.
+"""
 
 import functools
 
@@ -6,12 +8,16 @@ import numpy as np
 
 
 def packed_size(count: int, bits: int) -> int:
-    """Return the bytes that `count` codes of `bits` bits take, the last byte filled up with zero bits."""
+    """Return the bytes that `count` codes of `bits` bits take, the last byte filled up with zero
+    bits.
+    """
     return (count * bits + 7) // 8
 
 
 def pack_codes(codes: np.ndarray, bits: int) -> bytes:
-    """Write codes (N,) below 2**bits one after the other, each most significant bit first; `bits` is 1 to 15."""
+    """Write codes (N,) below 2**bits one after the other, each most significant bit first; `bits`
+    is 1 to 15.
+    """
     groups = -(-codes.size // 8)  # eight codes fill whole bytes at every width
     padded = np.zeros(groups * 8, np.uint16)
     padded[: codes.size] = codes
@@ -39,7 +45,9 @@ def unpack_codes(data: bytes, count: int, bits: int) -> np.ndarray:
 
 @functools.cache
 def _overlaps(bits: int) -> tuple[tuple[int, int, int], ...]:
-    """Return for eight codes every (code, byte, shift) that meet; code << shift lines the code up with the byte."""
+    """Return for eight codes every (code, byte, shift) that meet; code << shift lines the code up
+    with the byte.
+    """
     return tuple(
         (code, byte, 8 * (byte + 1) - bits * (code + 1))
         for code in range(8)

@@ -1,18 +1,22 @@
-"""How likely is each next code? Integer weights from the codes before it, the same on every machine.
+"""How likely is each next code? Integer weights from the codes before it, the same on every
+machine.
 
-Codes are predicted along diagonals: step s holds codebook k of frame s - k, for every k at once. All that a code is
-predicted from lies in earlier steps: its own frame's coarser codebooks, and in the frames before, these and its own.
+Codes are predicted along diagonals: step s holds codebook k of frame s - k, for every k at once.
+All that a code is
+predicted from lies in earlier steps: its own frame's coarser codebooks, and in the frames before,
+these and its own.
 
           frame 0  1  2  3
     codebook 0: 0  1  2  3
              1: 1  2  3  4        the step of each code
              2: 2  3  4  5
 
-A code of W bits is two symbols, the high W - W // 2 bits of its rank and then the low W // 2: two short sums instead of
-a long one. A network ranks codes such that similar ones share their high bits; without one, a code is its own rank.
+A code of W bits is two symbols, the high W - W // 2 bits of its rank and then the low W // 2: two
+short sums instead of a long one. A network ranks codes such that similar ones share their high
+bits; without one, a code is its own rank.
 
-`EntropyModel` is trained for one checkpoint. `Counts` learns from the block alone. A symbol's probability is its share
-of the sum of the weights.
+`EntropyModel` is trained for one checkpoint. `Counts` learns from the block alone. A symbol's
+probability is its share of the sum of the weights.
 """
 
 import hashlib
@@ -32,7 +36,8 @@ MAX_WEIGHTS = 1 << 19  # C * K * 2**W: what a block's predictor may take in memo
 _TOP_BITS = 20  # the likeliest code of a network weighs 2**20
 _STEPS_PER_BIT = 32  # logits count in 1/32 bit
 
-# _POWERS[d] is floor(2 ** (20 - d / 32)), by integers alone: a floating-point power may differ by machine.
+# _POWERS[d] is floor(2 ** (20 - d / 32)), by integers alone: a floating-point power may differ by
+# machine.
 _POWERS = np.empty(_TOP_BITS * _STEPS_PER_BIT + 1, np.int64)
 for _step in range(len(_POWERS)):
     _power = 1 << (_TOP_BITS * _STEPS_PER_BIT - _step)
@@ -47,7 +52,8 @@ _METADATA = "codecplus"
 
 
 class Predictor(Protocol):
-    """What predicts the codes of one block, step after step: their high symbols, their low ones, then it learns them.
+    """What predicts the codes of one block, step after step: their high symbols, their low ones,
+    then it learns them.
 
     C channels of K codebooks are C * K rows, codebooks of one channel together.
     """
@@ -58,8 +64,9 @@ class Predictor(Protocol):
     def high(self, window: np.ndarray) -> np.ndarray:
         """Weights (C * K, highs) of the high symbols of this step.
 
-        `window` (C, K, L, K) holds the codes before: [c, k, l, j] is codebook j of channel c, l frames before the frame
-        that codebook k is at; 2**W where there is none, anything where it is not known yet.
+        `window` (C, K, L, K) holds the codes before: [c, k, l, j] is codebook j of channel c, l
+        frames before the frame that codebook k is at; 2**W where there is none, anything where it
+        is not known yet.
         """
         ...
 
@@ -110,7 +117,9 @@ class Uniform:
 
 
 class Counts(Uniform):
-    """Codes seen before in this block are likelier, the one just before likelier still where codes use to repeat."""
+    """Codes seen before in this block are likelier, the one just before likelier still where codes
+    use to repeat.
+    """
 
     seen, repeated = 4, 8  # what a code and a repetition add
 
@@ -152,17 +161,19 @@ class Counts(Uniform):
 
 
 class EntropyModel:
-    """A small network of integers, trained for one checkpoint; how it computes is on the page of the format.
+    """A small network of integers, trained for one checkpoint; how it computes is on the page of
+    the format.
 
-    Args:
-        arrays: by name, as `to_bytes` writes them, for K codebooks of 2**W entries, L lags, vectors of d and H hidden
-            values: `ranks` int16 (K, 2**W), `codes` int8 (K, 2**W + 1, d), `hidden` int8 (K, L * K * d, H),
-            `hidden_bias` int32 (K, H), `high` int8 (K, H, highs), `high_bias` int32 (K, highs), `low` int8
-            (K, highs, H, lows), `low_bias` int32 (K, highs, lows), and `hidden_shift`, `high_shift`, `low_shift`
-            uint8 (K,).
+    Args: arrays: by name, as `to_bytes` writes them, for K codebooks of 2**W entries, L lags,
+        vectors of d and H hidden
+            values: `ranks` int16 (K, 2**W), `codes` int8 (K, 2**W + 1, d), `hidden` int8 (K, L * K
+            * d, H), `hidden_bias` int32 (K, H), `high` int8 (K, H, highs), `high_bias` int32 (K,
+            highs), `low` int8 (K, highs, H, lows), `low_bias` int32 (K, highs, lows), and
+            `hidden_shift`, `high_shift`, `low_shift` uint8 (K,).
         fingerprint: of the checkpoint whose codes it predicts.
 
-    Raises FileFormatError for arrays that do not fit together or leave the range in which every machine agrees.
+    Raises FileFormatError for arrays that do not fit together or leave the range in which every
+    machine agrees.
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], fingerprint: bytes):
@@ -172,7 +183,9 @@ class EntropyModel:
 
     @cached_property
     def identity(self) -> bytes:
-        """Four bytes that tell networks apart: the start of a SHA-256 of version, fingerprint, names and values."""
+        """Four bytes that tell networks apart: the start of a SHA-256 of version, fingerprint,
+        names and values.
+        """
         digest = hashlib.sha256(bytes([NETWORK_VERSION]) + self.fingerprint)
         for name, array in self.arrays.items():
             digest.update(name.encode() + array.astype(array.dtype.newbyteorder("<")).tobytes())
@@ -225,7 +238,9 @@ class EntropyModel:
 
 
 class _Weights:
-    """The weights for the first codebooks, as floats that hold integers: that is how matrices multiply fast."""
+    """The weights for the first codebooks, as floats that hold integers: that is how matrices
+    multiply fast.
+    """
 
     def __init__(self, network: EntropyModel, num_codebooks: int):
         arrays, K = network.arrays, num_codebooks
@@ -301,7 +316,9 @@ def low_bits(codebook_size: int) -> int:
 
 
 def _powers(logits: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """Weights of logits (..., n), integers in floats: 2 ** (20 - d / 32), d being what a logit lacks to the largest."""
+    """Weights of logits (..., n), integers in floats: 2 ** (20 - d / 32), d being what a logit
+    lacks to the largest.
+    """
     lacks = logits.max(axis=-1, keepdims=True) - logits
     lacks *= scales
     np.minimum(lacks, len(_POWERS) - 1, out=lacks)
@@ -309,7 +326,9 @@ def _powers(logits: np.ndarray, scales: np.ndarray) -> np.ndarray:
 
 
 def _checked_sizes(arrays: dict[str, np.ndarray]) -> tuple[int, int, int]:
-    """Codebooks, their size and lags of a network; raises FileFormatError unless all shapes, types and sums fit."""
+    """Codebooks, their size and lags of a network; raises FileFormatError unless all shapes, types
+    and sums fit.
+    """
     dtypes = {
         "ranks": "int16", "codes": "int8", "hidden": "int8", "hidden_bias": "int32", "hidden_shift": "uint8",
         "high": "int8", "high_bias": "int32", "high_shift": "uint8", "low": "int8", "low_bias": "int32",

@@ -1,7 +1,9 @@
-"""Symbols to bytes and back under given integer weights. Knows the range coder, nothing of what symbols mean.
+"""Symbols to bytes and back under given integer weights. Knows the range coder, nothing of what
+symbols mean.
 
-The coder is that of `constriction`, 32-bit words and 24-bit probabilities. It takes probabilities as floats; weights
-are scaled here so that every float in it is a small integer, and no machine can round one in another way.
+The coder is that of `constriction`, 32-bit words and 24-bit probabilities. It takes probabilities
+as floats; weights are scaled here so that every float in it is a small integer, and no machine can
+round one in another way.
 """
 
 from typing import Any
@@ -23,24 +25,32 @@ class Encoder:
         self._coder = _stream.queue.RangeEncoder()
 
     def encode(self, symbols: np.ndarray, weights: np.ndarray) -> None:
-        """Append symbols (N,), each below n, under integer weights (N, n), n >= 2, as of `Decoder.decode`."""
+        """Append symbols (N,), each below n, under integer weights (N, n), n >= 2, as of
+        `Decoder.decode`.
+        """
         self._coder.encode(np.ascontiguousarray(symbols, np.int32), _FAMILY, _frequencies(weights))
 
     def to_bytes(self) -> bytes:
-        """All that was encoded; zero bytes at the end are left out, since a decoder reads them there anyway."""
+        """All that was encoded; zero bytes at the end are left out, since a decoder reads them
+        there anyway.
+        """
         return self._coder.get_compressed().astype(">u4").tobytes().rstrip(b"\0")
 
 
 class Decoder:
-    """Gives back what an `Encoder` was given, under the same weights. Any bytes decode to something."""
+    """Gives back what an `Encoder` was given, under the same weights. Any bytes decode to
+    something.
+    """
 
     def __init__(self, data: bytes):
-        # Two words more than the coder may look at, so that it never has to be asked whether they are there.
+        # Two words more than the coder may look at, so that it never has to be asked whether they
+        # are there.
         padded = data + bytes(-len(data) % 4 + 8)
         self._coder = _stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
 
     def decode(self, weights: np.ndarray) -> np.ndarray:
-        """The next symbols (N,) under integer weights (N, n): at least 0 each, their sum from 1 to 2**29.
+        """The next symbols (N,) under integer weights (N, n): at least 0 each, their sum from 1 to
+        2**29.
 
         Raises FileFormatError if no encoder can have written what is there.
         """
@@ -53,7 +63,9 @@ class Decoder:
 
 
 def _frequencies(weights: np.ndarray) -> np.ndarray:
-    """Weights (N, n) as integers in floats which constriction adds 1 to, and which sum up to 2**24 then."""
+    """Weights (N, n) as integers in floats which constriction adds 1 to, and which sum up to 2**24
+    then.
+    """
     weights = weights.astype(np.int64)
     total = (1 << PRECISION) - weights.shape[-1]
     shares = weights * total // weights.sum(axis=-1, keepdims=True)

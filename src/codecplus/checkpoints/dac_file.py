@@ -1,4 +1,6 @@
-"""Official .dac files as codes and facts. Knows their pickle as data to be read: nothing in a file is ever executed."""
+"""Official .dac files as codes and facts. Knows their pickle as data to be read: nothing in a file
+is ever executed.
+"""
 
 import math
 import os
@@ -50,10 +52,11 @@ class DacFile:
 
 
 def read_dac_file(path_or_bytes: str | os.PathLike[str] | bytes) -> DacFile:
-    """Read an official .dac file, given as a path or as its content, without executing what it contains.
+    """Read an official .dac file, given as a path or as its content, without executing what it
+    contains.
 
-    Raises FileFormatError if it is damaged, hostile or holds a batch of several recordings, OSError if it cannot be
-    opened.
+    Raises FileFormatError if it is damaged, hostile or holds a batch of several recordings, OSError
+    if it cannot be opened.
     """
     recordings = read_dac_batch(path_or_bytes)
     if len(recordings) != 1:
@@ -64,7 +67,8 @@ def read_dac_file(path_or_bytes: str | os.PathLike[str] | bytes) -> DacFile:
 
 
 def read_dac_batch(path_or_bytes: str | os.PathLike[str] | bytes) -> list[DacFile]:
-    """Read every recording of an official .dac file; the reference writes several when given a batch of audio.
+    """Read every recording of an official .dac file; the reference writes several when given a
+    batch of audio.
 
     Raises as `read_dac_file` does.
     """
@@ -231,9 +235,10 @@ _NAMES = {"numpy.ndarray", *_CALLS}
 class _PickleReader:
     """Reads the pickle of a dictionary of numpy arrays, protocols 2 to 5, as a list of facts.
 
-    It calls nothing that a file names: the names that numpy writes select one of five constructions below, any other
-    name or instruction is refused. Time and memory stay in proportion to the file: instructions are counted, arrays are
-    views of its bytes, and `encode`, which copies, works from an allowance.
+    It calls nothing that a file names: the names that numpy writes select one of five constructions
+    below, any other name or instruction is refused. Time and memory stay in proportion to the file:
+    instructions are counted, arrays are views of its bytes, and `encode`, which copies, works from
+    an allowance.
     """
 
     def __init__(self, data: bytes):
@@ -244,7 +249,9 @@ class _PickleReader:
         self._allowance = len(data)
 
     def load(self) -> Any:
-        """Return the object the pickle describes; raises FileFormatError if it is not such a pickle."""
+        """Return the object the pickle describes; raises FileFormatError if it is not such a
+        pickle.
+        """
         for _ in range(_MAX_INSTRUCTIONS):
             code = self._take(1)
             if code == b".":
@@ -344,7 +351,8 @@ class _PickleReader:
 
     def _set(self, items: list[Any]) -> None:
         target = self._top()
-        # Keys of text only: hashing nested tuples that share their parts would take exponential time.
+        # Keys of text only: hashing nested tuples that share their parts would take exponential
+        # time.
         if (
             not isinstance(target, dict)
             or len(items) % 2

@@ -1,4 +1,6 @@
-"""Which model is which: the embedded checkpoints, and the fingerprint of any. Knows arrays, not torch."""
+"""Which model is which: the embedded checkpoints, and the fingerprint of any. Knows arrays, not
+torch.
+"""
 
 import hashlib
 import json
@@ -22,9 +24,11 @@ def fingerprint_of(
     ratios: Iterable[int],
     tensors: Iterable[tuple[str, np.ndarray]],
 ) -> bytes:
-    """16 bytes that tell models apart: the same for the same weights in fp32 and bf16, another after any training.
+    """16 bytes that tell models apart: the same for the same weights in fp32 and bf16, another
+    after any training.
 
-    A SHA-256 over the geometry and up to 1024 evenly spaced elements of every tensor, rounded to bf16.
+    A SHA-256 over the geometry and up to 1024 evenly spaced elements of every tensor, rounded to
+    bf16.
     """
     digest = hashlib.sha256()
     digest.update(repr((model_type, sampling_rate, list(ratios))).encode())

@@ -1,4 +1,6 @@
-"""Checkpoints of the original implementation: `.pth` in, `.pth` out. Knows its names and its weight norm."""
+"""Checkpoints of the original implementation: `.pth` in, `.pth` out. Knows its names and its weight
+norm.
+"""
 
 from pathlib import Path
 
@@ -9,7 +11,8 @@ from codecplus.errors import CheckpointError
 from codecplus.modeling_dac import CausalDacConfig, DacConfig, DacModel
 from codecplus.system.paths import atomic_path
 
-# Position in the original nn.Sequential -> name in ours, for residual units, encoder blocks and decoder blocks.
+# Position in the original nn.Sequential -> name in ours, for residual units, encoder blocks and
+# decoder blocks.
 _UNIT = {0: "snake1", 1: "conv1", 2: "snake2", 3: "conv2"}
 _ENCODER_BLOCK = {0: "res_unit1", 1: "res_unit2", 2: "res_unit3", 3: "snake1", 4: "conv1"}
 _DECODER_BLOCK = {0: "snake1", 1: "conv_t1", 2: "res_unit1", 3: "res_unit2", 4: "res_unit3"}
@@ -29,7 +32,9 @@ _ARGUMENTS = {
 
 
 def module_names(blocks: int) -> dict[str, str]:
-    """Original module name -> our module name, for every part of an encoder and decoder of so many blocks."""
+    """Original module name -> our module name, for every part of an encoder and decoder of so many
+    blocks.
+    """
     names = {"encoder.block.0": "encoder.conv1", "decoder.model.0": "decoder.conv1"}
     for i in range(1, blocks + 1):
         for theirs, ours, block in (
@@ -51,9 +56,11 @@ def module_names(blocks: int) -> dict[str, str]:
 
 
 def fold_weight_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Replace every direction and length by the weight they stand for, `g * v / |v|` over all but the first axis.
+    """Replace every direction and length by the weight they stand for, `g * v / |v|` over all but
+    the first axis.
 
-    Both spellings of torch are understood: `weight_g`, `weight_v` and `parametrizations.weight.original0`, `original1`.
+    Both spellings of torch are understood: `weight_g`, `weight_v` and
+    `parametrizations.weight.original0`, `original1`.
     """
     folded = {}
     for key, value in state.items():
@@ -77,8 +84,8 @@ def fold_weight_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def read_official(path: str | Path) -> DacModel:
     """Read a `.pth` of the original implementation, without running anything it contains.
 
-    Raises:
-        CheckpointError: if it is not a PyTorch file, holds objects other than tensors, or is not a DAC.
+    Raises: CheckpointError: if it is not a PyTorch file, holds objects other than tensors, or is
+        not a DAC.
     """
     try:
         # weights_only: a .pth is a pickle, and a pickle from a stranger is a program.

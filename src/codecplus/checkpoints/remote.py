@@ -1,4 +1,6 @@
-"""The Hub as a place where checkpoints lie: their folders in the cache, and what it means when there is none."""
+"""The Hub as a place where checkpoints lie: their folders in the cache, and what it means when
+there is none.
+"""
 
 from pathlib import Path
 
@@ -15,10 +17,11 @@ def is_hub_id(name: str) -> bool:
 
 
 def fetch_checkpoint(repo: str, revision: str | None = None) -> Path:
-    """The folder of the cache with a repository's checkpoint, all of it of one commit, downloaded where it is missing.
+    """The folder of the cache with a repository's checkpoint, all of it of one commit, downloaded
+    where it is missing.
 
-    `revision` is a branch, tag or commit. Endpoint, token, cache and offline mode are those of `huggingface_hub`.
-    Raises CheckpointError, which says what is in the way.
+    `revision` is a branch, tag or commit. Endpoint, token, cache and offline mode are those of
+    `huggingface_hub`. Raises CheckpointError, which says what is in the way.
     """
     from huggingface_hub import snapshot_download
 

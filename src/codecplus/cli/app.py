@@ -1,4 +1,6 @@
-"""The command line: verbs over functions that Python users call too. Errors are one line on stderr, exit status 2."""
+"""The command line: verbs over functions that Python users call too. Errors are one line on stderr,
+exit status 2.
+"""
 
 import argparse
 import sys
@@ -502,7 +504,9 @@ def _audio_line(samples: int, rate: int, channels: int) -> str:
 
 
 def _expand(inputs: list[Path], suffixes: set[str]) -> list[tuple[Path, Path]]:
-    """Files named, and files of these kinds in folders named: each with its name relative to what was named."""
+    """Files named, and files of these kinds in folders named: each with its name relative to what
+    was named.
+    """
     found = []
     for path in inputs:
         if path.is_dir():
@@ -551,7 +555,9 @@ def _run_files(
     what: str,
     seconds: Callable[[Path], float],
 ) -> int:
-    """Run over all files with one progress bar in seconds of audio; a file that fails does not stop the others."""
+    """Run over all files with one progress bar in seconds of audio; a file that fails does not stop
+    the others.
+    """
     from tqdm import tqdm
 
     from codecplus.system.paths import check_output

@@ -24,14 +24,14 @@ def run_demo(
     bitrate: float | None = None,
     loudness: float | None = None,
 ) -> dict[str, float | None]:
-    """Compress an audio file (the bundled clip by default), decompress it, score it, and print a table.
+    """Compress an audio file (the bundled clip by default), decompress it, score it, and print a
+    table.
 
-    Writes NAME.dacp, NAME.wav and NAME.png into `folder`. Returns the figures of the table; a score that could not be
-    computed is None.
+    Writes NAME.dacp, NAME.wav and NAME.png into `folder`. Returns the figures of the table; a score
+    that could not be computed is None.
 
-    Raises:
-        InputError, FileFormatError: for a file that is no audio, or `folder` that cannot be written.
-        MissingExtraError: without the `eval` extra.
+    Raises: InputError, FileFormatError: for a file that is no audio, or `folder` that cannot be
+        written. MissingExtraError: without the `eval` extra.
     """
     try:
         import matplotlib  # noqa: F401
@@ -95,7 +95,9 @@ def _print_table(
 
 
 def draw_spectrograms(before: np.ndarray, after: np.ndarray, rate: int, path: Path) -> None:
-    """Draw the mel spectrograms of two signals, (samples,) or (channels, samples), one above the other, as a PNG."""
+    """Draw the mel spectrograms of two signals, (samples,) or (channels, samples), one above the
+    other, as a PNG.
+    """
     import torch
     from matplotlib.figure import Figure
 

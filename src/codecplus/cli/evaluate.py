@@ -1,4 +1,6 @@
-"""The verbs `eval` and `leaderboard` of the command line. Light to import: the work is imported when it is done."""
+"""The verbs `eval` and `leaderboard` of the command line. Light to import: the work is imported
+when it is done.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from typing import Any
 
 
 def add_verbs(verbs: Any) -> None:
-    """Add the two verbs to an argparse subparsers object; each sets `run`, a function of the parsed arguments."""
+    """Add the two verbs to an argparse subparsers object; each sets `run`, a function of the parsed
+    arguments.
+    """
     _add_eval(verbs)
     _add_leaderboard(verbs)
 

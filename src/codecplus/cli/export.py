@@ -8,7 +8,9 @@ from typing import Any
 
 
 def add_verbs(verbs: Any) -> None:
-    """Add the verb to an argparse subparsers object; it sets `run`, a function of the parsed arguments."""
+    """Add the verb to an argparse subparsers object; it sets `run`, a function of the parsed
+    arguments.
+    """
     verb = verbs.add_parser(
         "export",
         help="write a model for other runtimes",

@@ -1,7 +1,9 @@
-"""`codecplus encode -` and `decode -`: audio in at one end of a pipe and out at the other, frame by frame.
+"""`codecplus encode -` and `decode -`: audio in at one end of a pipe and out at the other, frame by
+frame.
 
-What travels between the two is a row of packets (`streaming.packets`), each behind its length as a big-endian u16. The
-header of the stream names the model and the rate: 8 bytes of fingerprint, then the sample rate as a big-endian u32.
+What travels between the two is a row of packets (`streaming.packets`), each behind its length as a
+big-endian u16. The header of the stream names the model and the rate: 8 bytes of fingerprint, then
+the sample rate as a big-endian u32.
 """
 
 import struct
@@ -38,7 +40,8 @@ def encode_pipe(
     raw: PcmFormat | None = None,
     bitrate: float | None = None,
 ) -> None:
-    """Encode audio from a pipe as it comes, WAV or, with `raw`, samples without a header; write packets.
+    """Encode audio from a pipe as it comes, WAV or, with `raw`, samples without a header; write
+    packets.
 
     Raises InputError for audio that cannot be used, FileFormatError for a WAV that is none.
     """
@@ -73,10 +76,11 @@ def encode_pipe(
 def decode_pipe(
     find_codec: Callable[[bytes], Codec], source: BinaryIO, sink: BinaryIO, *, raw: bool = False
 ) -> None:
-    """Decode packets from a pipe as they come; write 16-bit WAV or, with `raw`, samples without a header.
+    """Decode packets from a pipe as they come; write 16-bit WAV or, with `raw`, samples without a
+    header.
 
-    `find_codec` gives the codec of a fingerprint. A damaged packet is a lost one: its frames are concealed. Samples
-    beyond full scale are clipped, and a warning at the end says how many.
+    `find_codec` gives the codec of a fingerprint. A damaged packet is a lost one: its frames are
+    concealed. Samples beyond full scale are clipped, and a warning at the end says how many.
 
     Raises FileFormatError for a stream that holds no packet.
     """
@@ -215,7 +219,9 @@ def parse_raw(text: str) -> PcmFormat:
 
 
 def _exactly(source: BinaryIO, size: int) -> bytes:
-    """So many bytes, or fewer where the pipe ends; asked for in pieces, since the size is a stranger's word."""
+    """So many bytes, or fewer where the pipe ends; asked for in pieces, since the size is a
+    stranger's word.
+    """
     pieces = []
     while size and (piece := source.read(min(size, _CHUNK))):
         pieces.append(piece)

@@ -1,4 +1,6 @@
-"""The verbs `tokenize` and `detokenize` of the command line. Light to import: the work is imported when it is done."""
+"""The verbs `tokenize` and `detokenize` of the command line. Light to import: the work is imported
+when it is done.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from typing import Any
 
 
 def add_verbs(verbs: Any) -> None:
-    """Add the two verbs to an argparse subparsers object; each sets `run`, a function of the parsed arguments."""
+    """Add the two verbs to an argparse subparsers object; each sets `run`, a function of the parsed
+    arguments.
+    """
     verb = verbs.add_parser(
         "tokenize",
         help="audio datasets to datasets of codes",

@@ -16,7 +16,9 @@ _ADVERSARIAL_SHARES = {
 
 
 def add_verbs(verbs: Any) -> None:
-    """Add the verb to an argparse subparsers object; it sets `run`, a function of the parsed arguments."""
+    """Add the verb to an argparse subparsers object; it sets `run`, a function of the parsed
+    arguments.
+    """
     verb = verbs.add_parser(
         "train",
         help="train a codec, or go on training one, on recordings",

@@ -1,4 +1,6 @@
-"""What a user configures: the configuration classes, and presets of every released and embedded architecture."""
+"""What a user configures: the configuration classes, and presets of every released and embedded
+architecture.
+"""
 
 import difflib
 import json
@@ -16,7 +18,8 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name: str) -> DacConfig:
-    """The architecture of that name, as a configuration with which to build a model of random weights.
+    """The architecture of that name, as a configuration with which to build a model of random
+    weights.
 
     Raises:
         InputError: if there is no such preset; the message names the nearest.

@@ -1,8 +1,10 @@
-"""Which codes to write: codebooks per frame by what can be heard, what codes cost, and beam search for the nearest sum.
+"""Which codes to write: codebooks per frame by what can be heard, what codes cost, and beam search
+for the nearest sum.
 
-The codes are the same model's: any decoder plays them. Greedy search takes the nearest entry of each codebook in
-turn. From there, a beam keeps several sums of entries alive, and takes the one with the least squared error plus λ
-times bits. Errors are weighed as all codebooks together weigh them. What `refinement` finds sounds better.
+The codes are the same model's: any decoder plays them. Greedy search takes the nearest entry of
+each codebook in turn. From there, a beam keeps several sums of entries alive, and takes the one
+with the least squared error plus λ times bits. Errors are weighed as all codebooks together weigh
+them. What `refinement` finds sounds better.
 """
 
 import math
@@ -23,9 +25,9 @@ _LEVELS = 6  # numbers of codebooks that a frame may have, beside 1
 class BeamSearch:
     """Chooses codes for latents: of `beam` sums, that of the least squared error and λ times bits.
 
-    `rate_weight` is λ, as a share of a frame's squared error per bit. `costs` gives the bits (N, B, 2**W) of all codes
-    of codebook k, after codes (N, B, k) of its frame and all codes (N, K) of the frame before, where 2**W stands for
-    none: `costs(k, before, codes)`.
+    `rate_weight` is λ, as a share of a frame's squared error per bit. `costs` gives the bits (N, B,
+    2**W) of all codes of codebook k, after codes (N, B, k) of its frame and all codes (N, K) of the
+    frame before, where 2**W stands for none: `costs(k, before, codes)`.
     """
 
     def __init__(
@@ -40,8 +42,8 @@ class BeamSearch:
         self.beam, self.rate_weight = beam, rate_weight
         _, out, _, biases, books = quantizer._weights(quantizer.quantizers[:num_codebooks])
         d = books[0].shape[1]
-        # What no codebook looks at costs nothing. Weighed by the decoder's first convolution instead, what takes the
-        # same bits sounds worse.
+        # What no codebook looks at costs nothing. Weighed by the decoder's first convolution
+        # instead, what takes the same bits sounds worse.
         into = quantizer._weights(quantizer.quantizers)[0].detach()  # (all d, D)
         power, axes = torch.linalg.eigh(into.t() @ into)
         self.metric = (
@@ -66,7 +68,8 @@ class BeamSearch:
         error = (target - nearest).square().sum(dim=2)  # (C, T)
         weight = self.rate_weight * error.clamp(min=0.1 * float(error.mean()))
         codes = codes.transpose(1, 2).clone()  # (C, T, K)
-        # A frame's codes cost what those before them make likely: every second frame is chosen given those between.
+        # A frame's codes cost what those before them make likely: every second frame is chosen
+        # given those between.
         for parity in range(min(2, codes.shape[1])):
             every = slice(parity, None, 2)
             before = torch.cat(
@@ -79,7 +82,9 @@ class BeamSearch:
         return codes.transpose(1, 2)
 
     def _search(self, z: Tensor, greedy: Tensor, earlier: Tensor, weight: Tensor) -> Tensor:
-        """Codes (N, K) of targets (N, D) with greedy codes (N, K), given the codes (N, K) of the frames before."""
+        """Codes (N, K) of targets (N, D) with greedy codes (N, K), given the codes (N, K) of the
+        frames before.
+        """
         parts = [
             [x[i : i + _BATCH_FRAMES] for x in (z, greedy, earlier, weight)]
             for i in range(0, len(z), _BATCH_FRAMES)
@@ -103,7 +108,8 @@ class BeamSearch:
             size = book.shape[0]
             last = k + 1 == len(self.parts)
             if not last:
-                # The greedy sum stays, in place 0: what looks worse on the way may be the best in the end.
+                # The greedy sum stays, in place 0: what looks worse on the way may be the best in
+                # the end.
                 scores[:, 0].scatter_(1, greedy[:, k : k + 1], -torch.inf)
             kept = 1 if last else min(self.beam, scores[0].numel())
             best = (
@@ -127,7 +133,8 @@ class EntropyCosts:
         self.books = num_codebooks
         self.ranks = arrays["ranks"].long()
         self.table = arrays["codes"].float()
-        # Of the frames before, only the one just before is looked at; models see more only if made elsewhere.
+        # Of the frames before, only the one just before is looked at; models see more only if made
+        # elsewhere.
         hidden = arrays["hidden"].float().view(K, entropy.lags, K, d, -1)
         self.hidden = hidden[:, :2].flatten(1, 3)
         self.bias = arrays["hidden_bias"].float()
@@ -142,7 +149,9 @@ class EntropyCosts:
         self.all_books = K
 
     def __call__(self, k: int, earlier: Tensor, codes: Tensor) -> Tensor:
-        """Bits (N, B, 2**W) of codebook k after codes (N, B, k) in its frame and (N, K) in the one before."""
+        """Bits (N, B, 2**W) of codebook k after codes (N, B, k) in its frame and (N, K) in the one
+        before.
+        """
         count, beam, _ = codes.shape
         d, K = self.table.shape[2], self.all_books
         x = torch.zeros(count, beam, 2, K, d, device=codes.device)

@@ -28,10 +28,12 @@ def audible_errors(
     blocks: Iterable[np.ndarray],
     code_blocks: Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]],
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Encode audio (C, S) in blocks by `code_blocks`, and tell how far every frame is off at fewer codebooks.
+    """Encode audio (C, S) in blocks by `code_blocks`, and tell how far every frame is off at fewer
+    codebooks.
 
-    Yields pieces of codes, int16 (C, K, T), and errors, float32 (levels, C, T): mean difference in dB of the mel
-    spectra of original and decoded audio at these `codebook_levels`, where bands that nobody hears count as equal.
+    Yields pieces of codes, int16 (C, K, T), and errors, float32 (levels, C, T): mean difference in
+    dB of the mel spectra of original and decoded audio at these `codebook_levels`, where bands that
+    nobody hears count as equal.
     """
     config, waiting = model.config, _Pending()
     hop, rate = config.hop_length, config.sampling_rate
@@ -76,8 +78,8 @@ def audible_errors(
 def truncated(codes: np.ndarray, errors: np.ndarray, tolerance: float) -> np.ndarray:
     """Codes (C, K, T) with -1 for the codebooks that a frame can do without.
 
-    A frame keeps the fewest codebooks with which it and its neighbours are at most `tolerance` dB further off than with
-    all; errors (levels, C, T) as of `audible_errors`.
+    A frame keeps the fewest codebooks with which it and its neighbours are at most `tolerance` dB
+    further off than with all; errors (levels, C, T) as of `audible_errors`.
     """
     levels = np.array(codebook_levels(codes.shape[1]))
     worse = np.pad(errors - errors[-1:], ((0, 0), (0, 0), (1, 1)), mode="edge")
@@ -94,7 +96,9 @@ def tolerance_of(quality: float) -> float:
 
 
 def meet_target(size_of: Callable[[float], int], target: float) -> float:
-    """The tolerance whose file comes nearest to `target` bytes; `size_of` gives the size at a tolerance."""
+    """The tolerance whose file comes nearest to `target` bytes; `size_of` gives the size at a
+    tolerance.
+    """
     low, high = -5.0, 5.0  # tolerances are sinh of these: fine steps around 0, where they matter
     sizes = {low: size_of(math.sinh(low)), high: size_of(math.sinh(high))}
     for _ in range(14):

@@ -1,12 +1,14 @@
 """Codes chosen by what they sound like: analysis by synthesis.
 
-An encoder guesses in one pass what the decoder will play well. Here the decoder is asked: latents move, step by step,
-down the gradient of losses between decoded and original audio, and are quantized anew at every step, to the entries of
-least squared error plus λ times the bits that the entropy model asks for. The codes are the same model's: any decoder
-plays them. It is what content-adaptive encoding is for images (Campos et al. 2019), with the gradient passed straight
+An encoder guesses in one pass what the decoder will play well. Here the decoder is asked: latents
+move, step by step, down the gradient of losses between decoded and original audio, and are
+quantized anew at every step, to the entries of least squared error plus λ times the bits that the
+entropy model asks for. The codes are the same model's: any decoder plays them. It is what
+content-adaptive encoding is for images (Campos et al. 2019), with the gradient passed straight
 through the quantizer as in training.
 
-Letters: C channels, K codebooks, T frames, D width of the latents, d of a codebook's search, E entries, S samples.
+Letters: C channels, K codebooks, T frames, D width of the latents, d of a codebook's search, E
+entries, S samples.
 """
 
 import copy
@@ -67,10 +69,11 @@ def encode_with_effort(
     steps: int,
     entropy: EntropyModel | None,
 ) -> Iterator[np.ndarray]:
-    """Codes, int16 (C, K, T) in pieces, of audio (C, S) in blocks, as `streaming.encode_blocks` does, but better.
+    """Codes, int16 (C, K, T) in pieces, of audio (C, S) in blocks, as `streaming.encode_blocks`
+    does, but better.
 
-    Pieces are refined one after the other: each is heard behind the codes of the one before, and together with as many
-    frames of the next one as the decoder hears at once.
+    Pieces are refined one after the other: each is heard behind the codes of the one before, and
+    together with as many frames of the next one as the decoder hears at once.
     """
     hop = model.config.hop_length
     before, behind = frame_context(model.encoder_reach, hop)
@@ -103,7 +106,8 @@ class Refiner:
     ):
         self.model, self.steps = model, steps
         self.quantizer = cast(DacResidualVectorQuantizer, model.quantizer)
-        # A copy, in the precision that is fastest there and back, which does not change the model in use.
+        # A copy, in the precision that is fastest there and back, which does not change the model
+        # in use.
         self.decoder = (
             copy.deepcopy(model.decoder).to(_working_dtype(model.device)).requires_grad_(False)
         )
@@ -122,7 +126,8 @@ class Refiner:
         self.search = _CheapestEntries(self.quantizer, num_codebooks, entropy)
 
     def __call__(self, audio: Tensor, latents: Tensor, held: Tensor, whole: bool = True) -> Tensor:
-        """Codes (C, K, T) of latents (C, D, T), which any decoder plays behind `held`, codes (C, K, H) that stay.
+        """Codes (C, K, T) of latents (C, D, T), which any decoder plays behind `held`, codes (C, K,
+        H) that stay.
 
         `audio` (C, S) is the original of all H + T frames; with `whole` nothing was before them.
         """
@@ -185,7 +190,9 @@ class Refiner:
 
 
 class _CheapestEntries:
-    """Quantizes coarse to fine by squared error plus λ times bits, each codebook in its own d dimensions."""
+    """Quantizes coarse to fine by squared error plus λ times bits, each codebook in its own d
+    dimensions.
+    """
 
     @torch.no_grad()
     def __init__(
@@ -211,10 +218,11 @@ class _CheapestEntries:
 
     @torch.no_grad()
     def __call__(self, latents: Tensor, codes: Tensor | None, last: Tensor | None) -> Tensor:
-        """Codes (C, K, T) of latents (C, D, T), where `codes` (C, K, T) were the ones of the step before.
+        """Codes (C, K, T) of latents (C, D, T), where `codes` (C, K, T) were the ones of the step
+        before.
 
-        Without them entries are those of the nearest direction, as any DAC takes them. `last` (C, K) is the frame
-        before the first, if there is one.
+        Without them entries are those of the nearest direction, as any DAC takes them. `last` (C,
+        K) is the frame before the first, if there is one.
         """
         residual, chosen = latents.transpose(1, 2).flatten(0, 1), []  # (N, D)
         earlier = None if codes is None else _earlier(codes, last, len(self.books[0]))
@@ -251,7 +259,9 @@ class _CheapestEntries:
 
 
 def _earlier(codes: Tensor, last: Tensor | None, none: int) -> Tensor:
-    """The frame before each of codes (C, K, T), as (C * T, K); before the first is `last` (C, K), or `none`."""
+    """The frame before each of codes (C, K, T), as (C * T, K); before the first is `last` (C, K),
+    or `none`.
+    """
     start = torch.full_like(codes[..., :1], none) if last is None else last[..., None]
     return torch.cat([start, codes[..., :-1]], dim=-1).transpose(1, 2).flatten(0, 1)
 

@@ -2,8 +2,8 @@
 
 from codecplus.eval import EvaluationConfig, build_leaderboard, compare, run_evaluation
 
-out = run_evaluation(EvaluationConfig(codecs=["opus"], bitrates=[6, 12], data="recordings", out="results"))
-build_leaderboard([out], html="board.html")
+out = run_evaluation(EvaluationConfig(codecs=["opus"], bitrates=[6, 12], data="recordings",
+out="results")) build_leaderboard([out], html="board.html")
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ RESAMPLER = f"soxr-{soxr.__version__} VHQ"
 def resample(
     audio: np.ndarray, from_rate: int, to_rate: int, samples: int | None = None
 ) -> np.ndarray:
-    """Convert (C, S) float32 to another rate; `samples` cuts or zero-pads the result to an exact length.
+    """Convert (C, S) float32 to another rate; `samples` cuts or zero-pads the result to an exact
+    length.
 
     >>> resample(np.zeros((2, 441), np.float32), 44100, 16000).shape
     (2, 160)

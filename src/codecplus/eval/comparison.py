@@ -35,8 +35,9 @@ class Comparison:
 def compare(a: str | Path, b: str | Path, metrics: Sequence[str] | None = None) -> list[Comparison]:
     """Compare codecs of two results; `FOLDER` or `FOLDER:CODEC` names each side.
 
-    Without a codec's name every codec that both have is compared with itself, as after a change; if they share none
-    and each has one, these two. Domains are compared apart, and only clips of equal audio are paired.
+    Without a codec's name every codec that both have is compared with itself, as after a change; if
+    they share none and each has one, these two. Domains are compared apart, and only clips of equal
+    audio are paired.
     """
     found = []
     for (left, name_a), (right, name_b) in _pairs(str(a), str(b)):

@@ -1,4 +1,6 @@
-"""One evaluation, complete enough to repeat it. Knows settings and nothing of how they are carried out."""
+"""One evaluation, complete enough to repeat it. Knows settings and nothing of how they are carried
+out.
+"""
 
 from __future__ import annotations
 

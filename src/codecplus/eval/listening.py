@@ -1,8 +1,9 @@
 """Ratings that people gave in listening tests, and what follows from them. Knows numbers, no audio.
 
-Two methods: `mushra` (ITU-R BS.1534-3, 0 to 100, with a hidden reference and low-pass anchors) and `acr` (absolute
-category rating, ITU-T P.800, 1 to 5, whose mean is the MOS). A condition has the name of its row in the harness, for
-example opus@6; the hidden reference is `identity`, the anchors are `lowpass-3500` and `lowpass-7000`.
+Two methods: `mushra` (ITU-R BS.1534-3, 0 to 100, with a hidden reference and low-pass anchors) and
+`acr` (absolute category rating, ITU-T P.800, 1 to 5, whose mean is the MOS). A condition has the
+name of its row in the harness, for example opus@6; the hidden reference is `identity`, the anchors
+are `lowpass-3500` and `lowpass-7000`.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ class Rating:
 
 @dataclass(frozen=True)
 class ConditionScore:
-    """Mean of a condition with its 95 % interval over listeners and items; no interval from one of each."""
+    """Mean of a condition with its 95 % interval over listeners and items; no interval from one of
+    each.
+    """
 
     mean: float
     low: float | None
@@ -95,12 +98,14 @@ def analyse(ratings: Iterable[Rating]) -> dict[str, ListeningResult]:
 
 
 def screen_mushra(ratings: Iterable[Rating]) -> dict[str, str]:
-    """Listeners to leave out and why, by the post-screening of ITU-R BS.1534-3 (2015), section 4.1.2.
+    """Listeners to leave out and why, by the post-screening of ITU-R BS.1534-3 (2015), section
+    4.1.2.
 
-    Left out is who rates the hidden reference below 90, or the mid-range anchor above 90, for more than 15 % of the
-    items. An item whose mid-range anchor more than 25 % of the listeners rate above 90 was hardly degraded by it, and
-    that anchor is held against nobody. The section's outliers, single scores more than 1.5 interquartile ranges from
-    the quartiles, stay: they may go only where somebody has shown that they are mistakes.
+    Left out is who rates the hidden reference below 90, or the mid-range anchor above 90, for more
+    than 15 % of the items. An item whose mid-range anchor more than 25 % of the listeners rate
+    above 90 was hardly degraded by it, and that anchor is held against nobody. The section's
+    outliers, single scores more than 1.5 interquartile ranges from the quartiles, stay: they may go
+    only where somebody has shown that they are mistakes.
     """
     ratings = list(ratings)
     reference = _by_rater(ratings, REFERENCE)
@@ -126,12 +131,14 @@ def screen_mushra(ratings: Iterable[Rating]) -> dict[str, str]:
 
 
 def screen_acr(ratings: Iterable[Rating]) -> dict[str, str]:
-    """Listeners to leave out and why, by the screening of observers of ITU-R BT.500, which ITU-T P.910 applies to ACR.
+    """Listeners to leave out and why, by the screening of observers of ITU-R BT.500, which ITU-T
+    P.910 applies to ACR.
 
-    For each stimulus with mean u, standard deviation S and kurtosis m4 / m2², a listener's P is raised by a score of
-    u + kS or more and Q by one of u − kS or less; k is 2 where the kurtosis is that of a normal distribution, from 2 to
-    4, else √20. Left out is who has (P + Q) / stimuli > 0.05 and |P − Q| / (P + Q) < 0.3: the erratic, not the severe.
-    It is done once: a second round would find others. ITU-T P.800, the method itself, leaves nobody out.
+    For each stimulus with mean u, standard deviation S and kurtosis m4 / m2², a listener's P is
+    raised by a score of u + kS or more and Q by one of u − kS or less; k is 2 where the kurtosis is
+    that of a normal distribution, from 2 to 4, else √20. Left out is who has (P + Q) / stimuli >
+    0.05 and |P − Q| / (P + Q) < 0.3: the erratic, not the severe. It is done once: a second round
+    would find others. ITU-T P.800, the method itself, leaves nobody out.
     """
     stimuli: dict[tuple[str, str], dict[str, float]] = {}
     for rating in ratings:
@@ -156,7 +163,9 @@ def screen_acr(ratings: Iterable[Rating]) -> dict[str, str]:
 
 
 def _spread(scores: np.ndarray) -> tuple[float, float]:
-    """u − kS and u + kS of `screen_acr`, given all ratings of a stimulus; without bounds for fewer than three."""
+    """u − kS and u + kS of `screen_acr`, given all ratings of a stimulus; without bounds for fewer
+    than three.
+    """
     deviation = scores.std(ddof=1) if scores.size > 2 else 0.0
     if deviation == 0:
         return -np.inf, np.inf
@@ -196,12 +205,15 @@ def _estimates(ratings: list[Rating]) -> dict[str, ConditionScore]:
 
 
 def load_ratings(path: str | Path) -> list[Rating]:
-    """Read ratings, oldest first: the demo's `.sqlite` or `.jsonl`, a `.csv`, or a folder of such files.
+    """Read ratings, oldest first: the demo's `.sqlite` or `.jsonl`, a `.csv`, or a folder of such
+    files.
 
-    A `.csv` has the columns method, rater, item, condition and score, or is what webMUSHRA writes for its pages
-    `mushra` and `likert_single_stimulus`; of its questionnaire nothing is kept but a hash that tells listeners apart.
+    A `.csv` has the columns method, rater, item, condition and score, or is what webMUSHRA writes
+    for its pages `mushra` and `likert_single_stimulus`; of its questionnaire nothing is kept but a
+    hash that tells listeners apart.
 
-    Raises InputError for a missing file or one without ratings, FileFormatError for one that holds something else.
+    Raises InputError for a missing file or one without ratings, FileFormatError for one that holds
+    something else.
     """
     path = Path(path)
     if path.is_dir():

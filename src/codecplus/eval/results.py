@@ -1,9 +1,9 @@
 """The results of a run: typed rows on disk, and what follows from them. Knows files, no audio.
 
-rows.jsonl         one line per codec and clip, `Row`; the same bytes whenever the scores are the same
-summary.json       means, intervals, counts and bit rates per codec and domain; computed from the rows
-costs.json         what was measured with a clock: speed and memory
-provenance.json    versions, hardware, settings, and what was left out of the data and why
+rows.jsonl         one line per codec and clip, `Row`; the same bytes whenever the scores are the
+same summary.json       means, intervals, counts and bit rates per codec and domain; computed from
+the rows costs.json         what was measured with a clock: speed and memory provenance.json
+versions, hardware, settings, and what was left out of the data and why
 """
 
 from __future__ import annotations
@@ -124,7 +124,9 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 
 def summarize(rows: list[Row], metrics: Iterable[str]) -> dict[str, Any]:
-    """Per codec: bit rates and failures, and per domain and metric an estimate and the count of each status."""
+    """Per codec: bit rates and failures, and per domain and metric an estimate and the count of
+    each status.
+    """
     codecs: dict[str, list[Row]] = {}
     for row in rows:
         codecs.setdefault(row.codec, []).append(row)

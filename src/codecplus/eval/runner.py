@@ -1,4 +1,6 @@
-"""`run_evaluation`: from a configuration to a results folder, on one process or under `accelerate launch`."""
+"""`run_evaluation`: from a configuration to a results folder, on one process or under `accelerate
+launch`.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,9 @@ from codecplus.eval.tasks import Problem, Task, load_task
 def run_evaluation(config: EvaluationConfig) -> Path:
     """Evaluate codecs and write the results folder, whose path is returned.
 
-    A run that was stopped is continued: what the folder's cache holds is not computed again. Under `accelerate launch`
-    every process encodes its share, on a folder that all of them see, and the first one scores and writes.
+    A run that was stopped is continued: what the folder's cache holds is not computed again. Under
+    `accelerate launch` every process encodes its share, on a folder that all of them see, and the
+    first one scores and writes.
     """
     team = _Team()
     metrics = metrics_by_name(config.metrics)
@@ -75,7 +78,8 @@ def run_evaluation(config: EvaluationConfig) -> Path:
     return out
 
 
-# As torch's and the MPI launchers, which `accelerate launch` uses, tell how many processes there are.
+# As torch's and the MPI launchers, which `accelerate launch` uses, tell how many processes there
+# are.
 _WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
@@ -91,8 +95,8 @@ class _Team:
                 raise MissingExtraError(
                     "several processes need accelerate: pip install codecplus[train]"
                 ) from error
-            # Only to count and to wait, for which gloo does wherever the codecs run; the others may wait for days
-            # while the first scores.
+            # Only to count and to wait, for which gloo does wherever the codecs run; the others may
+            # wait for days while the first scores.
             self._state = PartialState(cpu=True, timeout=datetime.timedelta(days=14))
             self.rank, self.size = self._state.process_index, self._state.num_processes
 

@@ -1,7 +1,9 @@
-"""The three stages of a run: read the clips, encode and decode them, score them. Each goes on from what the store has.
+"""The three stages of a run: read the clips, encode and decode them, score them. Each goes on from
+what the store has.
 
-No stage knows what the others are for: encoding reads references and leaves audio, scoring reads audio and leaves
-numbers. So a new metric does not encode again, and a new codec does not touch the scores of the others.
+No stage knows what the others are for: encoding reads references and leaves audio, scoring reads
+audio and leaves numbers. So a new metric does not encode again, and a new codec does not touch the
+scores of the others.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ class ClipRecord:
 def prepare(
     task: Task, store: Store, identity: Codec, progress: bool
 ) -> tuple[list[ClipRecord], list[Problem]]:
-    """Read every clip of a task once and keep it as the reference; a task read before is not read again."""
+    """Read every clip of a task once and keep it as the reference; a task read before is not read
+    again.
+    """
     path = store.clips_path(task.fingerprint())
     if not any(line.get("complete") for line in read_journal(path)):
         path.unlink(missing_ok=True)
@@ -67,7 +71,9 @@ def prepare(
 
 
 def read_prepared(task: Task, store: Store) -> tuple[list[ClipRecord], list[Problem]]:
-    """The clips and problems of a task that has been prepared; InputError when it has no clip at all."""
+    """The clips and problems of a task that has been prepared; InputError when it has no clip at
+    all.
+    """
     lines = list(read_journal(store.clips_path(task.fingerprint())))
     clips = [ClipRecord(**line["clip"]) for line in lines if "clip" in line]
     problems = [Problem(**line["problem"]) for line in lines if "problem" in line]
@@ -173,7 +179,8 @@ def score(
 ) -> None:
     """Compute every score that the store does not have, a clip at a time over several processes.
 
-    The first codec is the identity: its audio is the reference, and what it cannot be given a score for, nobody can.
+    The first codec is the identity: its audio is the reference, and what it cannot be given a score
+    for, nobody can.
     """
     journals = {codec.name: store.scores_journal(codec_hash(codec)) for codec in codecs}
     jobs = list(_jobs(codecs, clips, metrics, store))
@@ -255,7 +262,9 @@ def _reset_peak_memory() -> None:
 
 
 def _peak_memory() -> int | None:
-    """Peak bytes of resident memory since the reset, and of CUDA memory on top; None where the system cannot tell."""
+    """Peak bytes of resident memory since the reset, and of CUDA memory on top; None where the
+    system cannot tell.
+    """
     try:
         with open("/proc/self/status") as file:
             host = next(1024 * int(line.split()[1]) for line in file if line.startswith("VmHWM"))

@@ -1,7 +1,7 @@
 """Means with honest intervals. Knows numbers per file, nothing of audio.
 
-The unit is the file: segments of one file are averaged first, so that a long file counts once and the bootstrap does
-not take its segments for independent evidence.
+The unit is the file: segments of one file are averaged first, so that a long file counts once and
+the bootstrap does not take its segments for independent evidence.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of b − a over the files both have, with its 95 % interval and two-sided p, by paired bootstrap."""
+    """Mean of b − a over the files both have, with its 95 % interval and two-sided p, by paired
+    bootstrap.
+    """
 
     mean: float
     low: float | None
@@ -76,16 +78,18 @@ def paired_difference(a: dict[str, float], b: dict[str, float]) -> Difference | 
     if means is not None:
         # One is added to both counts: with 2,000 resamples a p below 1/2,000 cannot be told.
         tail = min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0))
-        # Nor by few pairs: all n have one sign by chance in 2 of 2^n cases, which the bootstrap cannot see.
+        # Nor by few pairs: all n have one sign by chance in 2 of 2^n cases, which the bootstrap
+        # cannot see.
         p = min(1.0, max(2 * (tail + 1) / (RESAMPLES + 1), 2 / 2 ** len(common)))
     return Difference(float(differences.mean()), low, high, p, len(common))
 
 
 def crossed_interval(scores: np.ndarray) -> tuple[float | None, float | None]:
-    """The 95 % interval of the mean of (listeners, items), NaN where one did not rate; None for a single rating.
+    """The 95 % interval of the mean of (listeners, items), NaN where one did not rate; None for a
+    single rating.
 
-    Listeners and items are both drawn anew (Owen 2007, the pigeonhole bootstrap): another panel and other material
-    would have given other means, and pooled ratings would hide it.
+    Listeners and items are both drawn anew (Owen 2007, the pigeonhole bootstrap): another panel and
+    other material would have given other means, and pooled ratings would hide it.
     """
     listeners, items = scores.shape
     if np.count_nonzero(~np.isnan(scores)) < 2:

@@ -1,4 +1,6 @@
-"""What listeners hear: each item through every condition, at one loudness; and the same as a webMUSHRA test."""
+"""What listeners hear: each item through every condition, at one loudness; and the same as a
+webMUSHRA test.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ _FADE = 0.005  # seconds, section 5.3: a loop that clicks could be told apart by
 
 @dataclass(frozen=True)
 class Stimulus:
-    """One condition of one item, as a file; `kbps` is its measured payload rate, None for reference and anchors."""
+    """One condition of one item, as a file; `kbps` is its measured payload rate, None for reference
+    and anchors.
+    """
 
     condition: str
     path: Path
@@ -44,13 +48,15 @@ def prepare_item(
     *,
     loudness: float = LOUDNESS,
 ) -> list[Stimulus]:
-    """Write the hidden reference, the anchors and every codec's version of audio (C, S) into a folder, as 16-bit WAV.
+    """Write the hidden reference, the anchors and every codec's version of audio (C, S) into a
+    folder, as 16-bit WAV.
 
-    All have the same integrated loudness (ITU-R BS.1770-4), lowered for all alike where a peak would leave full scale,
-    and begin and end with a raised-cosine fade of 5 ms, for they are looped. File names say nothing of what they hold.
+    All have the same integrated loudness (ITU-R BS.1770-4), lowered for all alike where a peak
+    would leave full scale, and begin and end with a raised-cosine fade of 5 ms, for they are
+    looped. File names say nothing of what they hold.
 
-    Raises InputError for audio that is silent or longer than a test's items may be, or that a codec could not code;
-    and for more stimuli than a trial of ITU-R BS.1534-3 may have.
+    Raises InputError for audio that is silent or longer than a test's items may be, or that a codec
+    could not code; and for more stimuli than a trial of ITU-R BS.1534-3 may have.
     """
     audio = np.atleast_2d(np.asarray(audio, np.float32))
     channels, samples = audio.shape
@@ -99,7 +105,8 @@ def _faded(audio: np.ndarray, sample_rate: int) -> np.ndarray:
 def match_loudness(
     signals: dict[str, np.ndarray], sample_rate: int, loudness: float | None = None
 ) -> dict[str, np.ndarray]:
-    """Bring signals (C, S) to one loudness in LUFS, that of the first by default, with no peak beyond full scale.
+    """Bring signals (C, S) to one loudness in LUFS, that of the first by default, with no peak
+    beyond full scale.
 
     Raises InputError where the first is silent; another one that is stays silent.
     """
@@ -122,7 +129,8 @@ def match_loudness(
 def export_webmushra(name: str, task: Task, codecs: Sequence[Codec], folder: str | Path) -> Path:
     """Write a webMUSHRA test of every clip of a task; its path, the configuration, is returned.
 
-    The folder's content goes into webMUSHRA's `configs/`. A clip's first seconds are used, as many as a test may have.
+    The folder's content goes into webMUSHRA's `configs/`. A clip's first seconds are used, as many
+    as a test may have.
 
     Raises InputError for a folder that holds a test already, and for a task without clips.
     """

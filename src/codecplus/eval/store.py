@@ -1,15 +1,15 @@
-"""What a run has computed so far, on disk. Every write is whole or absent, so a run may be killed at any point.
+"""What a run has computed so far, on disk. Every write is whole or absent, so a run may be killed
+at any point.
 
-    cache/
-      clips/FINGERPRINT.jsonl       the clips of a task and its problems; the last line says that all are there
-      audio/CODEC/CLIP.npy          decoded audio (C, S) float32; that of the codec `identity` is the reference
-      codes/CODEC/CLIP.npy          codes (K, T), of codecs that have them
-      encoded/CODEC.RANK.jsonl      bits, times and failures, a line per clip
-      scores/CODEC.jsonl            a line per clip and metric version
-      lock                          held by the run that writes here
+    cache/ clips/FINGERPRINT.jsonl       the clips of a task and its problems; the last line says
+      that all are there audio/CODEC/CLIP.npy          decoded audio (C, S) float32; that of the
+      codec `identity` is the reference codes/CODEC/CLIP.npy          codes (K, T), of codecs that
+      have them encoded/CODEC.RANK.jsonl      bits, times and failures, a line per clip
+      scores/CODEC.jsonl            a line per clip and metric version lock
+      held by the run that writes here
 
-CODEC and CLIP are hashes of everything that matters, so a changed codec, clip or metric is computed anew and an
-unchanged one never again.
+CODEC and CLIP are hashes of everything that matters, so a changed codec, clip or metric is computed
+anew and an unchanged one never again.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class Store:
     def sole_use(self) -> Iterator[None]:
         """Keep other runs out of the cache; InputError while one is in it.
 
-        The system lifts the lock when the process ends, however it ends. Where files cannot be locked there is none.
+        The system lifts the lock when the process ends, however it ends. Where files cannot be
+        locked there is none.
         """
         try:
             import fcntl

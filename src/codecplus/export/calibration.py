@@ -1,4 +1,6 @@
-"""Recordings to calibrate int8 on: a few pieces of a folder's files, each where it is loudest. Knows samples alone."""
+"""Recordings to calibrate int8 on: a few pieces of a folder's files, each where it is loudest.
+Knows samples alone.
+"""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,7 +18,8 @@ _MAX_SECONDS = 60  # of a recording that are read
 
 
 def calibration_audio(folder: Path, sample_rate: int) -> Iterator[np.ndarray]:
-    """Recordings (S,) at a rate in Hz, the mean of their channels, from files spread evenly over a folder.
+    """Recordings (S,) at a rate in Hz, the mean of their channels, from files spread evenly over a
+    folder.
 
     Raises InputError if it holds no audio file, FileFormatError for one that cannot be read.
     """
@@ -39,9 +42,11 @@ def calibration_audio(folder: Path, sample_rate: int) -> Iterator[np.ndarray]:
 def segments(
     recordings: Iterable[np.ndarray], sample_rate: int, hop_length: int
 ) -> list[np.ndarray]:
-    """The loudest piece (S,) of each recording, in whole frames: quiet ones do not show the ranges to expect.
+    """The loudest piece (S,) of each recording, in whole frames: quiet ones do not show the ranges
+    to expect.
 
-    Raises InputError if there is none that is not silent and at least half of `SEGMENT_SECONDS` long.
+    Raises InputError if there is none that is not silent and at least half of `SEGMENT_SECONDS`
+    long.
     """
     size, found = max(1, round(SEGMENT_SECONDS * sample_rate / hop_length)) * hop_length, []
     for recording in recordings:

@@ -1,7 +1,7 @@
 """Writing ONNX graphs, node by node. Knows ONNX and nothing of audio.
 
-A graph of few, plain operators runs in every runtime and can be quantized; what a tracer makes of the model's own
-layers, which are written for matrix products in torch, can not.
+A graph of few, plain operators runs in every runtime and can be quantized; what a tracer makes of
+the model's own layers, which are written for matrix products in torch, can not.
 """
 
 from collections.abc import Sequence

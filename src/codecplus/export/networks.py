@@ -1,12 +1,13 @@
 """The two halves of a DAC as ONNX graphs: audio to codes, codes to audio.
 
-Both are the network of `modeling_dac` in plain operators: every convolution is a `Conv`, the transposed ones too
-(kernel 2s and stride s is kernel 2 with s times the channels, and a reshape), so that all of them can be quantized
-alike. Audio passes as an image one pixel high, (B, C, 1, T), because runtimes have their fast kernels, and phones their
-only ones, for images.
+Both are the network of `modeling_dac` in plain operators: every convolution is a `Conv`, the
+transposed ones too (kernel 2s and stride s is kernel 2 with s times the channels, and a reshape),
+so that all of them can be quantized alike. Audio passes as an image one pixel high, (B, C, 1, T),
+because runtimes have their fast kernels, and phones their only ones, for images.
 
-A stateful graph, of a causal net, takes what its convolutions remember as one more input `state` (B, N), zeros at the
-start, and gives the next one as an output: nothing is padded, and nothing is computed twice.
+A stateful graph, of a causal net, takes what its convolutions remember as one more input `state`
+(B, N), zeros at the start, and gives the next one as an output: nothing is padded, and nothing is
+computed twice.
 """
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
@@ -65,7 +66,9 @@ class _Half:
         return self.cast(y, "float16") if half else y
 
     def padded(self, x: str, channels: int, left: int) -> str:
-        """x behind the last `left` steps of what came before, which are remembered: (B, C, 1, left + T)."""
+        """x behind the last `left` steps of what came before, which are remembered: (B, C, 1, left
+        + T).
+        """
         graph, size = self.graph, channels * left
         start, self.state_size = self.state_size, self.state_size + size
         past = graph.op(
@@ -107,7 +110,9 @@ class _Half:
         )  # fmt: skip
 
     def transposed(self, x: str, conv: DacConvTranspose1d, name: str) -> str:
-        """A transposed convolution, (B, C, 1, T) -> (B, C', 1, s * T), one less for an odd s unless causal."""
+        """A transposed convolution, (B, C, 1, T) -> (B, C', 1, s * T), one less for an odd s unless
+        causal.
+        """
         graph, stride = self.graph, conv.stride[0]
         with weights_in_place(conv):
             taps = (
@@ -156,7 +161,8 @@ class _Half:
 def encoder_graph(
     model: DacModel, metadata: dict[str, str], dtype: str = "float32", stateful: bool = False
 ):
-    """`audio` (B, 1, S), S a multiple of the hop, to `codes` (B, K, S / hop) of all K codebooks, int64.
+    """`audio` (B, 1, S), S a multiple of the hop, to `codes` (B, K, S / hop) of all K codebooks,
+    int64.
 
     The first k codebooks of these are what a search in k codebooks finds: take a slice.
     """

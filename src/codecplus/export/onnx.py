@@ -1,4 +1,6 @@
-"""From a model to an export: two ONNX files that `load_codec` runs without torch, and so does any ONNX runtime."""
+"""From a model to an export: two ONNX files that `load_codec` runs without torch, and so does any
+ONNX runtime.
+"""
 
 import os
 from collections.abc import Iterable
@@ -26,16 +28,19 @@ def export_onnx(
     model_fingerprint: bytes | None = None,
     overwrite: bool = True,
 ) -> tuple[Path, Path]:
-    """Write a model as `NAME.encoder.onnx` and `NAME.decoder.onnx`, for any batch, length and number of codebooks.
+    """Write a model as `NAME.encoder.onnx` and `NAME.decoder.onnx`, for any batch, length and
+    number of codebooks.
 
-    Args:
-        model: the model, in fp32.
-        output: `NAME.onnx`; or a folder, in which NAME is "model". `load_codec` takes the same.
-        precision: "fp32"; "fp16", half the size, for GPUs and for phones that compute in it; or "int8", a quarter of
+    Args: model: the model, in fp32. output: `NAME.onnx`; or a folder, in which NAME is "model".
+        `load_codec` takes the same. precision: "fp32"; "fp16", half the size, for GPUs and for
+        phones that compute in it; or "int8", a quarter of
             the size, every convolution with static ranges for its activations.
-        stateful: graphs of a causal model that take and give a state, for live streams. They code files too.
-        calibration: for int8, recordings of the kind that will be coded: float32 arrays (S,) at the model's rate.
-        model_fingerprint: as of `checkpoints.fingerprint`, if the model was cast to fewer bits since it was loaded.
+        stateful: graphs of a causal model that take and give a state, for live streams. They code
+        files too.
+        calibration: for int8, recordings of the kind that will be coded: float32 arrays (S,) at the
+        model's rate.
+        model_fingerprint: as of `checkpoints.fingerprint`, if the model was cast to fewer bits
+        since it was loaded.
         overwrite: whether existing files may be replaced.
 
     Returns:

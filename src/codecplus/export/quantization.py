@@ -1,7 +1,8 @@
-"""int8: every convolution of a graph, weights per channel, activations with static ranges seen on real audio.
+"""int8: every convolution of a graph, weights per channel, activations with static ranges seen on
+real audio.
 
-The first and the last convolution of a graph compute in fp32, from int8 weights: they touch audio and latents, whose
-range is wider than 8 bits, and are a small part of the work.
+The first and the last convolution of a graph compute in fp32, from int8 weights: they touch audio
+and latents, whose range is wider than 8 bits, and are a small part of the work.
 """
 
 import logging
@@ -93,8 +94,9 @@ def _quantize(path: Path, feeds: list[dict[str, np.ndarray]]) -> Any:
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        # The mean of the extremes of each recording: with the extremes of all, the live checkpoint kept 71 instead
-        # of 75 % of the first codebook's codes; the 99.99th percentile kept 79 %, in many times the memory.
+        # The mean of the extremes of each recording: with the extremes of all, the live checkpoint
+        # kept 71 instead of 75 % of the first codebook's codes; the 99.99th percentile kept 79 %,
+        # in many times the memory.
         calibrate_method=CalibrationMethod.MinMax,
         extra_options={"CalibMovingAverage": True},
     )
@@ -104,7 +106,9 @@ def _quantize(path: Path, feeds: list[dict[str, np.ndarray]]) -> Any:
 
 
 def _quantize_weights(graph: Any, names: list[str]) -> None:
-    """Store the weights of these convolutions in int8, per channel; what they compute in stays fp32."""
+    """Store the weights of these convolutions in int8, per channel; what they compute in stays
+    fp32.
+    """
     weights = {weight.name: weight for weight in graph.initializer}
     for node in [node for node in graph.node if node.name in names]:
         weight = weights[node.input[1]]

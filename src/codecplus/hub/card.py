@@ -1,7 +1,8 @@
-"""The model card of a checkpoint, from its configuration, measured results, a learning curve and facts written by hand.
+"""The model card of a checkpoint, from its configuration, measured results, a learning curve and
+facts written by hand.
 
-No figure without its run: results count only if they were measured with the very weights of the checkpoint, and the
-card says with which run, on what, and how to repeat it.
+No figure without its run: results count only if they were measured with the very weights of the
+checkpoint, and the card says with which run, on what, and how to repeat it.
 """
 
 from __future__ import annotations
@@ -58,14 +59,17 @@ def write_card(
 ) -> Path:
     """Write the card of a checkpoint with its pictures and `.eval_results`; return its path.
 
-    Args:
-        source: an embedded name, whose card lies in `model_cards/` of the repository, or a checkpoint's folder, where
-            it becomes README.md. Facts are read from `NAME.yaml` beside the one, `card.yaml` beside the other.
+    Args: source: an embedded name, whose card lies in `model_cards/` of the repository, or a
+        checkpoint's folder, where
+            it becomes README.md. Facts are read from `NAME.yaml` beside the one, `card.yaml` beside
+            the other.
         results: results folders of `codecplus eval`, each of which becomes a section.
-        curve: a learning curve: `training/log.jsonl` of `codecplus train`; or JSON lines with `step`, `audio` (seconds
-            heard), and per number of codebooks `kN` the scores, such as `{"k12": {"speech/stoi": 0.8}}`.
+        curve: a learning curve: `training/log.jsonl` of `codecplus train`; or JSON lines with
+            `step`, `audio` (seconds heard), and per number of codebooks `kN` the scores, such as
+            `{"k12": {"speech/stoi": 0.8}}`.
         step: the step of the curve that the weights are from; its last by default.
-        dataset_id: the data set on the Hub that local data is a copy of; without one there are no `.eval_results`.
+        dataset_id: the data set on the Hub that local data is a copy of; without one there are no
+        `.eval_results`.
         card: where to write instead.
 
     Raises:
@@ -214,7 +218,9 @@ def _section(
 
 
 def _others(run: Results) -> list[str]:
-    """Codecs to compare with, by name and falling rate; other checkpoints of ours have cards of their own."""
+    """Codecs to compare with, by name and falling rate; other checkpoints of ours have cards of
+    their own.
+    """
     codecs = run.summary["codecs"]
     found = [
         name
@@ -255,7 +261,9 @@ def _write_eval_results(
 
 @dataclass(frozen=True)
 class _Point:
-    """A step of a run, the audio heard until then if it is known, and scores: metric -> label -> value."""
+    """A step of a run, the audio heard until then if it is known, and scores: metric -> label ->
+    value.
+    """
 
     step: int
     hours: float | None

@@ -1,6 +1,8 @@
-"""Checkpoints and the demo to the Hub: the folder that a repository receives, and the upload, one commit for all of it.
+"""Checkpoints and the demo to the Hub: the folder that a repository receives, and the upload, one
+commit for all of it.
 
-Knows files and what lies in a checkpoint's folder; how results become a card is known by `codecplus.eval`.
+Knows files and what lies in a checkpoint's folder; how results become a card is known by
+`codecplus.eval`.
 """
 
 import os
@@ -28,7 +30,8 @@ SAMPLES_MARK = "<!-- audio samples -->"  # where a card wants them; they are mad
 _PACKAGE = Path(__file__).parents[1]
 _ROOT = _PACKAGE.parents[1]  # of the repository, if the package is used from one
 _CLIP = _PACKAGE / "assets" / "demo.flac"
-# What goes to the Hub beside weights and configuration, and nothing else: a folder may hold private things.
+# What goes to the Hub beside weights and configuration, and nothing else: a folder may hold private
+# things.
 _EXTRAS = ("entropy*", "LICENSE*", "training/recipe.json")
 _DISCRIMINATORS = "training/discriminators.safetensors"
 _CARD_EXTRAS = ("assets/*.png", "assets/*.svg", ".eval_results/*.yaml")
@@ -46,18 +49,17 @@ def push(
 ) -> str:
     """Upload a checkpoint with all that belongs to it, in one commit; return the commit's address.
 
-    The same again uploads nothing, and one that was interrupted goes on with the files that are missing.
+    The same again uploads nothing, and one that was interrupted goes on with the files that are
+    missing.
 
-    Args:
-        source: an embedded name, a folder that `load_codec` reads, or a `.safetensors` or official `.pth` file.
-        repo: `OWNER/NAME`, made if it does not exist; `NAME` alone belongs to whoever is logged in.
-        private: make it a private repository.
-        revision: branch to push to, made from `main` if it does not exist.
-        discriminators: upload the discriminators that training left in the folder, too.
+    Args: source: an embedded name, a folder that `load_codec` reads, or a `.safetensors` or
+        official `.pth` file. repo: `OWNER/NAME`, made if it does not exist; `NAME` alone belongs to
+        whoever is logged in. private: make it a private repository. revision: branch to push to,
+        made from `main` if it does not exist. discriminators: upload the discriminators that
+        training left in the folder, too.
 
-    Raises:
-        CheckpointError, InputError: for a source that is none, or a card that belongs to other weights.
-        HubError: if the Hub cannot be reached, or refuses.
+    Raises: CheckpointError, InputError: for a source that is none, or a card that belongs to other
+        weights. HubError: if the Hub cannot be reached, or refuses.
     """
     _check_source(source)
     with tempfile.TemporaryDirectory() as place, _explained(repo):
@@ -91,8 +93,9 @@ def push_space(repo: str, *, private: bool = False) -> str:
 def export_space(folder: PathLike) -> Path:
     """Write the demo into an empty folder that runs wherever it lies, and return it.
 
-    The package goes along, weights and all, and requirements.txt names what both need: a Space installs its
-    requirements before its files are there, and could not install the package from one of them.
+    The package goes along, weights and all, and requirements.txt names what both need: a Space
+    installs its requirements before its files are there, and could not install the package from one
+    of them.
     """
     source, package = _space_source(), _PACKAGE
     refused = shutil.ignore_patterns(*_SPACE_REFUSED)
@@ -115,9 +118,10 @@ def export_folder(
 ) -> Path:
     """Write what a repository receives into an empty folder, and return it.
 
-    Configuration, weights, model code for `trust_remote_code=True`, feature extractor, entropy tables, card with its
-    pictures, `.eval_results`, licence; and audio samples, if the card has a place for them. `site` is the address that
-    the card's players load from; links alone if it is not given. Otherwise as of `push`.
+    Configuration, weights, model code for `trust_remote_code=True`, feature extractor, entropy
+    tables, card with its pictures, `.eval_results`, licence; and audio samples, if the card has a
+    place for them. `site` is the address that the card's players load from; links alone if it is
+    not given. Otherwise as of `push`.
     """
     _check_source(source)
     model, place = load_model(source), _folder_of(source)
@@ -154,12 +158,16 @@ def in_repository() -> bool:
 
 
 def cards_folder() -> Path:
-    """Where the template and the cards of the embedded checkpoints lie: in the repository, or in the package."""
+    """Where the template and the cards of the embedded checkpoints lie: in the repository, or in
+    the package.
+    """
     return _ROOT / "model_cards" if in_repository() else _PACKAGE / "model_cards"
 
 
 def card_path(source: PathLike) -> Path:
-    """Where the card of a checkpoint lies: `model_cards/NAME.md` of an embedded one, else README.md in its folder."""
+    """Where the card of a checkpoint lies: `model_cards/NAME.md` of an embedded one, else README.md
+    in its folder.
+    """
     if str(source) in embedded_names():
         return cards_folder() / f"{source}.md"
     folder = _folder_of(source)
@@ -173,8 +181,8 @@ def card_path(source: PathLike) -> Path:
 def render_card(model: DacModel, name: str, *, embedded: bool = False, **parts: Any) -> str:
     """The card of a model by the template of `model_cards/`, as Markdown with metadata.
 
-    `parts` are what is known of it: `facts` (written by hand), `evaluation`, `training`, `eval_results`; without them
-    the card says that nothing was measured.
+    `parts` are what is known of it: `facts` (written by hand), `evaluation`, `training`,
+    `eval_results`; without them the card says that nothing was measured.
     """
     import jinja2
     from huggingface_hub import ModelCardData
@@ -266,7 +274,9 @@ def _is_of(file: Path, name: str) -> bool:
 
 
 def _samples(model: DacModel, folder: Path, name: str, site: str | None) -> str:
-    """Send the bundled clip through the model at three rates; return the list of samples as Markdown."""
+    """Send the bundled clip through the model at three rates; return the list of samples as
+    Markdown.
+    """
     from codecplus.audio.files import load_audio, save_audio
     from codecplus.codec import Codec
 
@@ -297,7 +307,9 @@ def _samples(model: DacModel, folder: Path, name: str, site: str | None) -> str:
 
 @contextmanager
 def _new_folder(folder: PathLike) -> Iterator[Path]:
-    """A place to write a folder that is empty or not there yet; it gets its name when all of it is written."""
+    """A place to write a folder that is empty or not there yet; it gets its name when all of it is
+    written.
+    """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(
@@ -351,7 +363,9 @@ def _feature_extractor(model: DacModel, place: Path | None) -> DacFeatureExtract
 
 
 def _keep_stored_weights(stored: Path, saved: Path) -> None:
-    """Put the stored file in place of the saved one if it has the same tensors: the same bytes, the same precision."""
+    """Put the stored file in place of the saved one if it has the same tensors: the same bytes, the
+    same precision.
+    """
     from safetensors import safe_open
 
     def shapes(path: Path) -> dict[str, list[int]]:
@@ -390,7 +404,9 @@ def _licence() -> Path:
 
 
 def _full_name(repo: str, revision: str | None = None) -> str:
-    """OWNER/NAME of what may be NAME alone; refuses what cannot be pushed to before any work is done."""
+    """OWNER/NAME of what may be NAME alone; refuses what cannot be pushed to before any work is
+    done.
+    """
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.utils import validate_repo_id
 
@@ -440,7 +456,9 @@ def _commit(folder: Path, repo: str, kind: str, revision: str | None, message: s
 
 
 def _stale(there: dict[str, Any], files: dict[str, Path]) -> list[str]:
-    """Files of a repository that belong to the weights being replaced, results measured with them among them."""
+    """Files of a repository that belong to the weights being replaced, results measured with them
+    among them.
+    """
     import hashlib
 
     patterns = ["model*.safetensors", "model.safetensors.index.json", "entropy*"]

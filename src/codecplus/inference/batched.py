@@ -1,4 +1,6 @@
-"""Many clips in padded batches: the codes of each clip alone, but for ties that the order of a float sum decides."""
+"""Many clips in padded batches: the codes of each clip alone, but for ties that the order of a
+float sum decides.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,9 +18,9 @@ def encode_clips(
 ) -> list[np.ndarray]:
     """Codes, int16 (C, K, T) each, of clips, float32 (C, S) each, at the model's rate.
 
-    Rows of similar length are padded into batches of up to `batch_seconds` of audio; what is longer goes alone, in
-    chunks. With 0 every clip goes alone and gives the bits that it gives anywhere. The batches depend on the clips and
-    their order only, never on timing.
+    Rows of similar length are padded into batches of up to `batch_seconds` of audio; what is longer
+    goes alone, in chunks. With 0 every clip goes alone and gives the bits that it gives anywhere.
+    The batches depend on the clips and their order only, never on timing.
     """
     hop, rate = model.config.hop_length, model.config.sampling_rate
     limit = int(batch_seconds * rate) // hop  # frames of a batch
@@ -40,7 +42,9 @@ def encode_clips(
 def _batches(
     order: list[int], frames: list[int], rows: list[int], limit: int
 ) -> Iterator[list[int]]:
-    """Indices in descending order of length, cut where a batch is full or its rows would be mostly padding."""
+    """Indices in descending order of length, cut where a batch is full or its rows would be mostly
+    padding.
+    """
     batch: list[int] = []
     for i in order:
         longest = frames[batch[0]] if batch else 0

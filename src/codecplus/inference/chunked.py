@@ -1,4 +1,6 @@
-"""Whole files in exact chunks: the results of one pass over everything, with memory for a few seconds."""
+"""Whole files in exact chunks: the results of one pass over everything, with memory for a few
+seconds.
+"""
 
 from collections.abc import Iterable, Iterator
 
@@ -15,7 +17,9 @@ _MIN_CHUNK_FRAMES = 32
 
 
 def chunk_frames(model: DacModel, rows: int = 1) -> int:
-    """Frames per chunk for `rows` channels at once, so that activations stay below some hundred megabytes."""
+    """Frames per chunk for `rows` channels at once, so that activations stay below some hundred
+    megabytes.
+    """
     config = model.config
     widest = max(
         config.encoder_hidden_size, config.decoder_hidden_size >> len(config.downsampling_ratios)
@@ -29,10 +33,12 @@ def encode_blocks(
     n_quantizers: int | None = None,
     frames: int | None = None,
 ) -> Iterator[np.ndarray]:
-    """Codes, int16 (C, K, T) in pieces of any length, of audio that comes in float32 blocks (C, S) of any length.
+    """Codes, int16 (C, K, T) in pieces of any length, of audio that comes in float32 blocks (C, S)
+    of any length.
 
-    Put together they are the codes of the whole. C channels are coded alike, each on its own. `frames` sets the frames
-    per chunk. The audio is at the model's rate; it is padded with zeros to whole frames at its end.
+    Put together they are the codes of the whole. C channels are coded alike, each on its own.
+    `frames` sets the frames per chunk. The audio is at the model's rate; it is padded with zeros to
+    whole frames at its end.
     """
     hop = model.config.hop_length
     before, behind = frame_context(model.encoder_reach, hop)
@@ -47,9 +53,11 @@ def encode_blocks(
 def decode_blocks(
     model: DacModel, blocks: Iterable[np.ndarray], frames: int | None = None
 ) -> Iterator[np.ndarray]:
-    """Audio, float32 (C, S) in pieces, of codes that come in integer blocks (C, K, T); the inverse of `encode_blocks`.
+    """Audio, float32 (C, S) in pieces, of codes that come in integer blocks (C, K, T); the inverse
+    of `encode_blocks`.
 
-    Put together it is the audio of the whole, `hop_length` samples per frame. -1 is a codebook left out.
+    Put together it is the audio of the whole, `hop_length` samples per frame. -1 is a codebook left
+    out.
     """
     hop = model.config.hop_length
     before, behind = model.decoder_reach
@@ -65,7 +73,9 @@ def decode_blocks(
 
 
 def _summed(model: DacModel, codes: Tensor) -> Tensor:
-    """Quantized latents (C, D, T) of codes (C, K, T), each frame of those of its codebooks that are not -1."""
+    """Quantized latents (C, D, T) of codes (C, K, T), each frame of those of its codebooks that are
+    not -1.
+    """
     lengths = (codes >= 0).sum(dim=1)  # (C, T)
     total = None
     for length in lengths.unique().tolist():

@@ -53,15 +53,21 @@ class Network(Protocol):
     def encode_blocks(
         self, blocks: Iterable[np.ndarray], n_quantizers: int
     ) -> Iterator[np.ndarray]:
-        """Codes, int16 (C, K, T) in pieces, of float32 audio (C, S) in blocks of any length, at least one sample."""
+        """Codes, int16 (C, K, T) in pieces, of float32 audio (C, S) in blocks of any length, at
+        least one sample.
+        """
         ...
 
     def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Audio, float32 (C, S) in pieces, of integer codes (C, K, T) in blocks: `hop_length` samples per frame."""
+        """Audio, float32 (C, S) in pieces, of integer codes (C, K, T) in blocks: `hop_length`
+        samples per frame.
+        """
         ...
 
     def decode_unpadded(self, codes: np.ndarray, window: int) -> np.ndarray:
-        """Codes (C, K, T) to audio (C, S) in windows of so many frames, as the original implementation does."""
+        """Codes (C, K, T) to audio (C, S) in windows of so many frames, as the original
+        implementation does.
+        """
         ...
 
     def encoder_stream(self, n_quantizers: int, batch: int | None) -> EncoderStream:

@@ -1,6 +1,7 @@
 """An exported model on onnxruntime, as a network of a codec. Knows arrays, and nothing of torch.
 
-An export is two files side by side, `NAME.encoder.onnx` and `NAME.decoder.onnx`. Both say the same of the model.
+An export is two files side by side, `NAME.encoder.onnx` and `NAME.decoder.onnx`. Both say the same
+of the model.
 """
 
 import os
@@ -16,7 +17,8 @@ from codecplus.inference.windows import frame_context, windows
 from codecplus.streaming.stream import DecoderStream, EncoderStream, check_frame_end
 
 _FORMAT = "1"  # of an export; another one is refused
-# Elements of the widest activation, of a chunk of a file and of a step of a stream: memory is bounded by them.
+# Elements of the widest activation, of a chunk of a file and of a step of a stream: memory is
+# bounded by them.
 _CHUNK_ELEMENTS, _STEP_ELEMENTS = 1 << 23, 1 << 19
 _MIN_CHUNK_FRAMES = 32
 
@@ -98,7 +100,9 @@ class ExportInfo:
 
 
 def export_paths(output: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Encoder and decoder of an export of that name: a folder, `NAME.onnx`, or one of the two files."""
+    """Encoder and decoder of an export of that name: a folder, `NAME.onnx`, or one of the two
+    files.
+    """
     path = Path(output)
     if path.suffix != ".onnx":
         path = path / "model.onnx"
@@ -109,8 +113,8 @@ def export_paths(output: str | os.PathLike[str]) -> tuple[Path, Path]:
 def find_export(name: str | os.PathLike[str]) -> tuple[Path, Path] | None:
     """The two files of the export that a name stands for; None if it stands for something else.
 
-    A folder that holds a checkpoint is that checkpoint, whatever lies beside it. Raises CheckpointError if one of the
-    files is missing.
+    A folder that holds a checkpoint is that checkpoint, whatever lies beside it. Raises
+    CheckpointError if one of the files is missing.
     """
     path = Path(name)
     if path.suffix == ".onnx":
@@ -206,7 +210,9 @@ class OnnxModel:
     def encode(
         self, audio: np.ndarray, memory: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """One run: audio (B, S) of whole frames to all codes (B, K, T), int16, and what a stateful graph remembers."""
+        """One run: audio (B, S) of whole frames to all codes (B, K, T), int16, and what a stateful
+        graph remembers.
+        """
         feeds = {"audio": np.asarray(audio, np.float32)[:, None]}
         codes, *after = self._encoder.run(
             None, feeds if memory is None else {**feeds, "state": memory}
@@ -267,7 +273,9 @@ class OnnxState:
 
 
 class _Steps:
-    """What both halves share: a causal net owes nothing at the end of a frame, so rows come and go there."""
+    """What both halves share: a causal net owes nothing at the end of a frame, so rows come and go
+    there.
+    """
 
     def __init__(self, model: OnnxModel, session: Any, unit: int):
         config = model.config
@@ -284,7 +292,9 @@ class _Steps:
         )
 
     def reset_rows(self, state: OnnxState, rows: Sequence[int]) -> OnnxState:
-        """The state in which these rows begin anew and the others go on. Raises InputError within a frame."""
+        """The state in which these rows begin anew and the others go on. Raises InputError within a
+        frame.
+        """
         check_frame_end(state.received, self.unit)
         memory = state.memory.copy()
         memory[rows] = 0
@@ -326,7 +336,9 @@ class StreamingOnnxDecoder(_Steps):
     def step(
         self, state: OnnxState, codes: Any, last: bool = False
     ) -> tuple[np.ndarray, OnnxState]:
-        """Take codes (B, K, t) from 0 to N - 1; give the samples (B, n) of all frames, and the next state."""
+        """Take codes (B, K, t) from 0 to N - 1; give the samples (B, n) of all frames, and the next
+        state.
+        """
         if not codes.shape[-1]:
             return np.zeros((len(codes), 0), np.float32), state
         audio, memory = self.model.decode(codes, state.memory)

@@ -49,7 +49,9 @@ class TorchNetwork:
 
     @property
     def batch_seconds(self) -> float:
-        """Of audio in a batch of `encode_clips`, by default. On a CPU clips go one by one: batches are slower there."""
+        """Of audio in a batch of `encode_clips`, by default. On a CPU clips go one by one: batches
+        are slower there.
+        """
         return 0.0 if self.model.device.type == "cpu" else _BATCH_SECONDS
 
     def encode_clips(

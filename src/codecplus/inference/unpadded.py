@@ -1,6 +1,8 @@
-"""How the original implementation decodes a file coded in windows: without padding, each window on its own.
+"""How the original implementation decodes a file coded in windows: without padding, each window on
+its own.
 
-Its windows do not share one grid of frames, so the exact chunks of `streaming` cannot stand in for it.
+Its windows do not share one grid of frames, so the exact chunks of `streaming` cannot stand in for
+it.
 """
 
 import numpy as np
@@ -12,7 +14,9 @@ from codecplus.modeling_dac import DacModel
 
 
 def decode_unpadded(model: DacModel, codes: np.ndarray, window: int) -> np.ndarray:
-    """Decode codes (C, K, T) in windows of so many frames, every convolution unpadded: float32 audio (C, S)."""
+    """Decode codes (C, K, T) in windows of so many frames, every convolution unpadded: float32
+    audio (C, S).
+    """
     pieces = []
     for start in range(0, codes.shape[-1], window):
         part = torch.from_numpy(codes[..., start : start + window].astype(np.int64)).to(

@@ -1,24 +1,29 @@
-"""A signal of any length cut into overlapping windows, so that a network gives for each what it gives for the whole.
+"""A signal of any length cut into overlapping windows, so that a network gives for each what it
+gives for the whole.
 
-A chunk is coded with so many frames of context on both sides that no frame kept can tell the difference:
+A chunk is coded with so many frames of context on both sides that no frame kept can tell the
+difference:
 
     audio    ....|context|  chunk  |context|....
     codes                |  kept   |
 
-Context is the reach of the network's convolutions, cut off where the file begins and ends, so that the zeros a
-convolution sees there are those it would see in one pass.
+Context is the reach of the network's convolutions, cut off where the file begins and ends, so that
+the zeros a convolution sees there are those it would see in one pass.
 """
 
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-# Every dilation divides it: a window of a multiple of so many frames is folded at every layer without padding.
+# Every dilation divides it: a window of a multiple of so many frames is folded at every layer
+# without padding.
 _FOLD = 9
 
 
 def frame_context(reach: tuple[int, int], hop_length: int) -> tuple[int, int]:
-    """Whole frames of context before and behind a chunk, of an encoder that reaches so many samples each way."""
+    """Whole frames of context before and behind a chunk, of an encoder that reaches so many samples
+    each way.
+    """
     past, future = reach
     return -(-past // hop_length), -(-(future + 1 - hop_length) // hop_length)
 
@@ -26,9 +31,11 @@ def frame_context(reach: tuple[int, int], hop_length: int) -> tuple[int, int]:
 def windows(
     blocks: Iterable[np.ndarray], unit: int, before: int, behind: int, frames: int
 ) -> Iterator[tuple[np.ndarray, int, int]]:
-    """Cut a signal that comes in blocks (..., n) into overlapping windows of whole frames, `unit` steps each.
+    """Cut a signal that comes in blocks (..., n) into overlapping windows of whole frames, `unit`
+    steps each.
 
-    Yields a window with up to `before` and `behind` frames of context, and the first and last frame in it to keep.
+    Yields a window with up to `before` and `behind` frames of context, and the first and last frame
+    in it to keep.
     """
     frames = max(1, frames - (before + frames + behind) % _FOLD)
     pending: list[

@@ -1,4 +1,6 @@
-"""Compiled kernels for processors with AVX-512 and AMX: optional, built when first asked for, never required."""
+"""Compiled kernels for processors with AVX-512 and AMX: optional, built when first asked for, never
+required.
+"""
 
 from codecplus.kernels.build import (
     KernelError,

@@ -1,7 +1,9 @@
-"""The compiled kernels as a library: built once for this processor by the C++ compiler that is there, and kept.
+"""The compiled kernels as a library: built once for this processor by the C++ compiler that is
+there, and kept.
 
-Sources are C++ of this folder, without torch's headers: they compile in seconds. The library lies in
-`$CODECPLUS_CACHE`, or `codecplus` in the user's cache folder, under a name made of sources, compiler and processor.
+Sources are C++ of this folder, without torch's headers: they compile in seconds. The library lies
+in `$CODECPLUS_CACHE`, or `codecplus` in the user's cache folder, under a name made of sources,
+compiler and processor.
 """
 
 import ctypes

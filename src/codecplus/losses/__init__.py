@@ -1,8 +1,9 @@
 """Reconstruction losses, and their balance. They know waveforms (B, S) and nothing of models.
 
-A loss compares what came out with what went in and is 0 where they are equal. Two families: those of the DAC paper,
-which are meant to be summed with its weights, and relative ones, in units of each item's own level, which are meant to
-be balanced. Letters: B batch, S samples, T time frames, F frequency bins, M mel bands.
+A loss compares what came out with what went in and is 0 where they are equal. Two families: those
+of the DAC paper, which are meant to be summed with its weights, and relative ones, in units of each
+item's own level, which are meant to be balanced. Letters: B batch, S samples, T time frames, F
+frequency bins, M mel bands.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +26,8 @@ def rms(x: Tensor) -> Tensor:
 
 
 def relative_waveform_loss(estimate: Tensor, reference: Tensor) -> Tensor:
-    """Mean absolute difference, each item (B, S) in units of its own level, so that quiet ones count as much as loud.
+    """Mean absolute difference, each item (B, S) in units of its own level, so that quiet ones
+    count as much as loud.
 
     >>> reference = torch.tensor([[0.1, -0.1], [0.5, 0.5]])
     >>> round(float(relative_waveform_loss(0.5 * reference, reference)), 3)
@@ -35,7 +37,9 @@ def relative_waveform_loss(estimate: Tensor, reference: Tensor) -> Tensor:
 
 
 class Spectrum(nn.Module):
-    """Hann-windowed spectrum at a hop of a quarter window, scaled so that a sine of amplitude 1 peaks at 1."""
+    """Hann-windowed spectrum at a hop of a quarter window, scaled so that a sine of amplitude 1
+    peaks at 1.
+    """
 
     hann: Tensor
 
@@ -77,7 +81,9 @@ _shared: dict[tuple, tuple[Tensor, Tensor]] | None = None
 
 @contextmanager
 def shared_spectra() -> Iterator[None]:
-    """Within, spectra of a signal are computed once for all losses. Signals must stay as they are; not for threads."""
+    """Within, spectra of a signal are computed once for all losses. Signals must stay as they are;
+    not for threads.
+    """
     global _shared
     _shared = {}
     try:
@@ -89,8 +95,8 @@ def shared_spectra() -> Iterator[None]:
 class _Frames(torch.autograd.Function):
     """Spectra (B, T, F) of x (B, S) in frames under a window of N samples, at a hop of N / 4.
 
-    Autograd's way back takes complex transforms of full length, and adds up frames sample by sample: three times as
-    long.
+    Autograd's way back takes complex transforms of full length, and adds up frames sample by
+    sample: three times as long.
     """
 
     @staticmethod
@@ -102,7 +108,8 @@ class _Frames(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor):
         size, (batch, frames, bins) = len(ctx.window), gradients[0].shape
-        # The inverse counts every bin but the first and the last twice, for the bins of negative frequency.
+        # The inverse counts every bin but the first and the last twice, for the bins of negative
+        # frequency.
         once = torch.full((bins,), 0.5, device=ctx.window.device, dtype=ctx.window.dtype)
         once[0] = once[-1] = 1
         parts = torch.fft.irfft(gradients[0] * once, n=size, norm="forward") * ctx.window
@@ -116,7 +123,8 @@ class _Frames(torch.autograd.Function):
 
 
 class MultiScaleSTFTLoss(nn.Module):
-    """Mean absolute difference of STFT magnitudes plus that of their log10 powers, summed over windows.
+    """Mean absolute difference of STFT magnitudes plus that of their log10 powers, summed over
+    windows.
 
     Kumar et al. 2023; spectra are not scaled by the window, magnitudes below 1e-5 count as that.
     """
@@ -137,8 +145,8 @@ class MultiScaleSTFTLoss(nn.Module):
 class MultiScaleMelLoss(nn.Module):
     """Mean absolute difference of log10 mel magnitudes, summed over windows of 32 to 2048 samples.
 
-    Kumar et al. 2023: Slaney's filters, spectra not scaled by the window, magnitudes below 1e-5 count as that. `bands`
-    maps windows to numbers of bands.
+    Kumar et al. 2023: Slaney's filters, spectra not scaled by the window, magnitudes below 1e-5
+    count as that. `bands` maps windows to numbers of bands.
     """
 
     def __init__(self, sample_rate: int, bands: Mapping[int, int] = PAPER_MEL_BANDS):
@@ -188,13 +196,15 @@ FAINT = 3e-5  # and for `quiet_mel`: 90 dB under
 def quiet_floor(reference: Tensor, share: float = QUIET) -> Tensor:
     """What counts as silence in a bin, so far under the level of the item: (B, S) -> (B, 1, 1).
 
-    A fixed, very low floor makes the loss live in the gaps between words, with gradients that drown all others.
+    A fixed, very low floor makes the loss live in the gaps between words, with gradients that drown
+    all others.
     """
     return share * rms(reference).unsqueeze(-1) + share / 100
 
 
 class CompressedSTFTLoss(nn.Module):
-    """Mean square difference of complex spectra whose magnitudes are compressed by a power (Ephrat et al. 2018).
+    """Mean square difference of complex spectra whose magnitudes are compressed by a power (Ephrat
+    et al. 2018).
 
     The phase counts where there is energy, and quiet harmonics count beside loud ones.
     """
@@ -219,10 +229,11 @@ class CompressedSTFTLoss(nn.Module):
 
 
 class RelativeMelLoss(nn.Module):
-    """Mean absolute difference of log mel magnitudes over several window lengths, `bands` {window: mel bands}.
+    """Mean absolute difference of log mel magnitudes over several window lengths, `bands` {window:
+    mel bands}.
 
-    A band is the weighted mean of its bins. Bands that fall between two bins are left out. `quiet` is the share of an
-    item's level below which magnitudes hardly count.
+    A band is the weighted mean of its bins. Bands that fall between two bins are left out. `quiet`
+    is the share of an item's level below which magnitudes hardly count.
     """
 
     def __init__(self, sample_rate: int, bands: Mapping[int, int], quiet: float = QUIET):
@@ -251,11 +262,12 @@ class RelativeMelLoss(nn.Module):
 
 
 class LoudnessMelLoss(nn.Module):
-    """Mean absolute difference of mel magnitudes to the power of 0.3, in units of the reference's mean, over windows.
+    """Mean absolute difference of mel magnitudes to the power of 0.3, in units of the reference's
+    mean, over windows.
 
-    The power is about that of loudness (Stevens), so that loud bands count more than in a logarithm. What the estimate
-    adds is heard more than what it lacks, which is also how PESQ weighs (ITU-T P.862), and counts `added` times more on
-    top. `bands` is as of `RelativeMelLoss`.
+    The power is about that of loudness (Stevens), so that loud bands count more than in a
+    logarithm. What the estimate adds is heard more than what it lacks, which is also how PESQ
+    weighs (ITU-T P.862), and counts `added` times more on top. `bands` is as of `RelativeMelLoss`.
     """
 
     def __init__(
@@ -279,11 +291,12 @@ class LoudnessMelLoss(nn.Module):
 
 
 class EnvelopeLoss(nn.Module):
-    """One minus the correlation of envelopes in third-octave bands over 0.4 s: what STOI measures (Taal et al. 2011).
+    """One minus the correlation of envelopes in third-octave bands over 0.4 s: what STOI measures
+    (Taal et al. 2011).
 
-    Fifteen bands from 150 Hz, segments of 384 ms, the estimate's envelopes scaled to the energy of the reference and
-    clipped at 15 dB below it; segments 30 dB under the loudest one of their item count for nothing. Needs crops of
-    more than 0.4 s.
+    Fifteen bands from 150 Hz, segments of 384 ms, the estimate's envelopes scaled to the energy of
+    the reference and clipped at 15 dB below it; segments 30 dB under the loudest one of their item
+    count for nothing. Needs crops of more than 0.4 s.
     """
 
     bands: Tensor
@@ -322,12 +335,14 @@ class EnvelopeLoss(nn.Module):
 
 
 class DisturbanceLoss(nn.Module):
-    """Points of PESQ that are lost: 4.5 minus its raw score, after the perceptual model of ITU-T P.862 (2001).
+    """Points of PESQ that are lost: 4.5 minus its raw score, after the perceptual model of ITU-T
+    P.862 (2001).
 
-    Power in half-Bark bands, at the level of the standard and frame by frame at that of the reference, becomes loudness
-    (Zwicker's law over Terhardt's threshold in quiet). Differences count where a quarter of the quieter one does not
-    mask them, and once more where the estimate adds far more than there was; the worst frames of 320 ms weigh most.
-    Left out are the alignment in time and that of the filter between the signals, which a codec should not need.
+    Power in half-Bark bands, at the level of the standard and frame by frame at that of the
+    reference, becomes loudness (Zwicker's law over Terhardt's threshold in quiet). Differences
+    count where a quarter of the quieter one does not mask them, and once more where the estimate
+    adds far more than there was; the worst frames of 320 ms weigh most. Left out are the alignment
+    in time and that of the filter between the signals, which a codec should not need.
     """
 
     bands: Tensor
@@ -401,11 +416,13 @@ def _bark(frequencies: Tensor) -> Tensor:
 
 
 def limit_bandwidth(x: Tensor, bandwidth: Tensor, sample_rate: int) -> Tensor:
-    """Remove from each item of x (B, S) what lies above its `bandwidth` (B,) in Hz; a full band changes nothing.
+    """Remove from each item of x (B, S) what lies above its `bandwidth` (B,) in Hz; a full band
+    changes nothing.
 
-    A recording of a lower rate says nothing about what belongs above its band. With estimate and reference limited
-    alike, no loss teaches the codec that silence does. The edge is a cosine over the highest 5 % of the band. Keep
-    `bandwidth` on the processor: to look at it on a GPU would be to wait for that.
+    A recording of a lower rate says nothing about what belongs above its band. With estimate and
+    reference limited alike, no loss teaches the codec that silence does. The edge is a cosine over
+    the highest 5 % of the band. Keep `bandwidth` on the processor: to look at it on a GPU would be
+    to wait for that.
     """
     if bool((bandwidth >= sample_rate / 2).all()):
         return x
@@ -422,7 +439,9 @@ def losses_by_name(
     mel_bands: Mapping[int, int],
     stft_windows: Sequence[int],
 ) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-    """The reconstruction losses of these names, those of `LOSSES`, each a function of estimate and reference (B, S)."""
+    """The reconstruction losses of these names, those of `LOSSES`, each a function of estimate and
+    reference (B, S).
+    """
     made: dict[str, Callable[[], Callable[[Tensor, Tensor], Tensor]]] = {
         "mel": lambda: MultiScaleMelLoss(sample_rate, mel_bands),
         "stft": lambda: MultiScaleSTFTLoss(stft_windows),
@@ -468,11 +487,12 @@ def balanced_gradient(
     estimate: Tensor,
     norms: Callable[[Tensor], Tensor] = lambda found: found,
 ) -> Tensor:
-    """Gradient at `estimate` in which each loss has the share `weights` gives it (Défossez et al. 2022, the balancer).
+    """Gradient at `estimate` in which each loss has the share `weights` gives it (Défossez et al.
+    2022, the balancer).
 
-    Each gradient is divided by its norm, and the sum has the scale of the first loss. `norms` is given the norms of
-    this call and returns those to divide by, running means say. Backpropagate with
-    `(estimate * gradient).sum().backward()`.
+    Each gradient is divided by its norm, and the sum has the scale of the first loss. `norms` is
+    given the norms of this call and returns those to divide by, running means say. Backpropagate
+    with `(estimate * gradient).sum().backward()`.
     """
     gradients = [torch.autograd.grad(loss, estimate, retain_graph=True)[0] for loss in losses]
     found = norms(torch.stack([gradient.norm() for gradient in gradients]))

@@ -1,4 +1,6 @@
-"""The model, as the Hub receives it: configuration, layers, models and feature extractor; registered on import."""
+"""The model, as the Hub receives it: configuration, layers, models and feature extractor;
+registered on import.
+"""
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 
@@ -6,8 +8,8 @@ from .configuration_dac import CausalDacConfig, DacConfig
 from .feature_extraction_dac import DacFeatureExtractor
 from .modeling_dac import CausalDacModel, DacModel
 
-# A plain DAC keeps the model type "dac", for which transformers has a class of its own: saving writes `auto_map` and
-# the code beside the weights, so that `trust_remote_code=True` gives ours.
+# A plain DAC keeps the model type "dac", for which transformers has a class of its own: saving
+# writes `auto_map` and the code beside the weights, so that `trust_remote_code=True` gives ours.
 for _class, _auto in (
     (DacConfig, "AutoConfig"),
     (CausalDacConfig, "AutoConfig"),

@@ -44,7 +44,8 @@ class DacConfig(PreTrainedConfig):
     sampling_rate: int = 16000
     hidden_size: int | None = None
 
-    # Not a field: no DAC that transformers knows is causal, and a causal net has a model type of its own.
+    # Not a field: no DAC that transformers knows is causal, and a causal net has a model type of
+    # its own.
     causal = False
 
     def __post_init__(self, **kwargs):
@@ -96,7 +97,9 @@ class DacConfig(PreTrainedConfig):
 
 @strict
 class CausalDacConfig(DacConfig):
-    """Configuration of a [`CausalDacModel`]: as [`DacConfig`], for a net whose output never depends on later input."""
+    """Configuration of a [`CausalDacModel`]: as [`DacConfig`], for a net whose output never depends
+    on later input.
+    """
 
     model_type = "causal_dac"
     causal = True

@@ -20,13 +20,13 @@ class DacFeatureExtractor(StockDacFeatureExtractor):
     def __call__(self, raw_audio, *args, **kwargs):
         """Pad one clip or a list of clips to a batch.
 
-        Args:
-            raw_audio: one clip of shape `(samples,)`, or a list of them; arrays, tensors or lists of floats.
-            args, kwargs: as in transformers: `padding`, `truncation`, `max_length`, `return_tensors`, `sampling_rate`.
+        Args: raw_audio: one clip of shape `(samples,)`, or a list of them; arrays, tensors or lists
+            of floats. args, kwargs: as in transformers: `padding`, `truncation`, `max_length`,
+            `return_tensors`, `sampling_rate`.
 
-        Returns:
-            `BatchFeature` with `input_values` of shape `(batch_size, 1, samples)` and `padding_mask` of shape
-            `(batch_size, samples)`, which can be given to the model as they are: `model(**features)`.
+        Returns: `BatchFeature` with `input_values` of shape `(batch_size, 1, samples)` and
+            `padding_mask` of shape `(batch_size, samples)`, which can be given to the model as they
+            are: `model(**features)`.
 
         Raises:
             `ValueError`: for audio that is empty, not mono, or of another sampling rate.

@@ -1,11 +1,12 @@
 """Layers of the codec. They know tensors and nothing about files, bits or training.
 
-Shapes are those of `torch.nn.Conv1d`, (B, C, T); in memory the channels lie together, (B, T, C), from the first
-convolution to the last, because that is where matrix products are fast. Letters: B batch, C channels, S samples,
-T time steps or frames, D latent width, K codebooks.
+Shapes are those of `torch.nn.Conv1d`, (B, C, T); in memory the channels lie together, (B, T, C),
+from the first convolution to the last, because that is where matrix products are fast. Letters: B
+batch, C channels, S samples, T time steps or frames, D latent width, K codebooks.
 
-`lengths` (B,) counts the time steps of each item that are real. Every convolution zeroes what lies behind them in its
-input, which is what it would see at the end of that item alone: so a padded batch gives the results of its items.
+`lengths` (B,) counts the time steps of each item that are real. Every convolution zeroes what lies
+behind them in its input, which is what it would see at the end of that item alone: so a padded
+batch gives the results of its items.
 """
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
@@ -36,7 +37,9 @@ def channels_last(x: Tensor) -> Tensor:
 
 @contextmanager
 def weights_in_place(*modules: nn.Module):
-    """For reading weights of modules that are not called: accelerate brings offloaded ones only for a call."""
+    """For reading weights of modules that are not called: accelerate brings offloaded ones only for
+    a call.
+    """
     hooks = [(module, module._hf_hook) for module in modules if hasattr(module, "_hf_hook")]
     for module, hook in hooks:
         hook.pre_forward(module)
@@ -61,8 +64,8 @@ class Snake1d(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, T) -> (B, C, T)
-        # In fp32 whatever x is: 1e-9 is zero in fp16, and a bf16 product has too few bits to take the sine of.
-        # 1e-9 because α is unconstrained and may be exactly zero.
+        # In fp32 whatever x is: 1e-9 is zero in fp16, and a bf16 product has too few bits to take
+        # the sine of. 1e-9 because α is unconstrained and may be exactly zero.
         alpha = self.alpha.float()
         reciprocal = (alpha + 1e-9).reciprocal()
         if gradients_or_graph() or x.device.type != "cpu":
@@ -84,10 +87,11 @@ class Snake1d(nn.Module):
 
 
 def snake_in_turns(x: Tensor, turns: Tensor, reciprocal: Tensor) -> Tensor:
-    """x + sin²(π · turns · x) · reciprocal for x (n, C) and (C,) of each, to be compiled into one pass.
+    """x + sin²(π · turns · x) · reciprocal for x (n, C) and (C,) of each, to be compiled into one
+    pass.
 
-    sin²(πt) has period 1, and is t² times a polynomial in t² to 2e-7 on [-1/2, 1/2] (weighted least squares, iterated
-    towards the minimax): a third of the work of a library's sine.
+    sin²(πt) has period 1, and is t² times a polynomial in t² to 2e-7 on [-1/2, 1/2] (weighted least
+    squares, iterated towards the minimax): a third of the work of a library's sine.
     """
     wide = x.float()
     t = wide * turns
@@ -101,7 +105,9 @@ def snake_in_turns(x: Tensor, turns: Tensor, reciprocal: Tensor) -> Tensor:
 
 @cache
 def compiled_snake():
-    """`snake_in_turns` for any length, width and dtype, compiled at its first call; needs a C++ compiler."""
+    """`snake_in_turns` for any length, width and dtype, compiled at its first call; needs a C++
+    compiler.
+    """
     return torch.compile(snake_in_turns, dynamic=True)
 
 
@@ -115,11 +121,12 @@ def snake_in_one_pass(snake: Snake1d, x: Tensor) -> Tensor:
 
 
 class DacConv1d(nn.Conv1d):
-    """A convolution (B, C, T) -> (B, C', T / stride) over channels-last memory; equal to `nn.Conv1d`.
+    """A convolution (B, C, T) -> (B, C', T / stride) over channels-last memory; equal to
+    `nn.Conv1d`.
 
-    With dilation d it runs undilated, with kernel (k, 1), over the same memory seen as an image (T / d, d); with kernel
-    2s and stride s over an image (T / s, 1) of s * C channels. Causal: padded on the left alone, so that step t
-    sees nothing behind input t * stride + stride - 1.
+    With dilation d it runs undilated, with kernel (k, 1), over the same memory seen as an image (T
+    / d, d); with kernel 2s and stride s over an image (T / s, 1) of s * C channels. Causal: padded
+    on the left alone, so that step t sees nothing behind input t * stride + stride - 1.
     """
 
     def __init__(
@@ -162,12 +169,15 @@ class DacConv1d(nn.Conv1d):
 def pointwise_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None
 ) -> Tensor:
-    """A convolution (B, C, T) -> (B, C', T) with kernel (C', C, 1), added to a residual (B, C', T) if there is one."""
+    """A convolution (B, C, T) -> (B, C', T) with kernel (C', C, 1), added to a residual (B, C', T)
+    if there is one.
+    """
     rows, matrix = channels_last(x).transpose(1, 2), weight.squeeze(-1)  # (B, T, C), (C', C)
     if residual is None:
         return F.linear(rows, matrix, bias).transpose(1, 2)
-    # The product is accumulated onto the sum of the other two: two passes over memory less than adding them in turn.
-    # addmm, not baddbmm: torch has no fast kernel for the latter in bf16 (500 times slower at 64 channels).
+    # The product is accumulated onto the sum of the other two: two passes over memory less than
+    # adding them in turn. addmm, not baddbmm: torch has no fast kernel for the latter in bf16 (500
+    # times slower at 64 channels).
     start = channels_last(residual).transpose(1, 2) + (0 if bias is None else bias)
     return (
         start.flatten(0, 1).addmm_(rows.flatten(0, 1), matrix.t()).view(start.shape).transpose(1, 2)
@@ -177,15 +187,18 @@ def pointwise_conv(
 def folded_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, pads: tuple[int, int]
 ) -> Tensor:
-    """A dilated convolution (B, C, T) -> (B, C', T) with kernel (C', C, k) as an undilated one on a folded view."""
+    """A dilated convolution (B, C, T) -> (B, C', T) with kernel (C', C, k) as an undilated one on a
+    folded view.
+    """
     steps = x.shape[-1]
     x = channels_last(x)
-    # In a graph always, of no steps where none are missing: a branch would compile it anew for every remainder.
+    # In a graph always, of no steps where none are missing: a branch would compile it anew for
+    # every remainder.
     if dilation > 1 and (torch.compiler.is_compiling() or steps % dilation):
         x = channels_last(F.pad(x, (0, -steps % dilation)))
     image = x.unflatten(2, (-1, dilation))  # (B, C, T / d, d)
-    # Strides must say channels-last beyond doubt, also those of axes of length 1, or the output is not; the copy is
-    # none if the weight was laid out.
+    # Strides must say channels-last beyond doubt, also those of axes of length 1, or the output is
+    # not; the copy is none if the weight was laid out.
     kernel = weight.transpose(1, 2).contiguous().unsqueeze(2).permute(0, 3, 1, 2)  # (C', C, k, 1)
     rows = (
         pads[0] // dilation
@@ -217,21 +230,26 @@ _MANY_STEPS = 512
 
 
 def exporting() -> bool:
-    """Whether `torch.export` records the work (torch 2.7 and later tell): in plain operators, which fit any length."""
+    """Whether `torch.export` records the work (torch 2.7 and later tell): in plain operators, which
+    fit any length.
+    """
     return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
 
 
 def gradients_or_graph() -> bool:
-    """Whether the work is recorded: for gradients, where matrix products are fastest, or as a graph of any length."""
+    """Whether the work is recorded: for gradients, where matrix products are fastest, or as a graph
+    of any length.
+    """
     return torch.is_grad_enabled() or torch.compiler.is_compiling()
 
 
 class DacConvTranspose1d(nn.ConvTranspose1d):
-    """The upsampling of DAC, kernel 2s and stride s: (B, C, T) -> (B, C', s * T), one less for an odd s.
+    """The upsampling of DAC, kernel 2s and stride s: (B, C, T) -> (B, C', s * T), one less for an
+    odd s.
 
-    Equal to `nn.ConvTranspose1d(kernel_size=2 * s, stride=s, padding=ceil(s / 2))`, computed as a convolution of
-    kernel 2 with s * C' channels, which is two matrix products, and a reshape. Causal: output s * t + j depends on
-    inputs t - 1 and t alone.
+    Equal to `nn.ConvTranspose1d(kernel_size=2 * s, stride=s, padding=ceil(s / 2))`, computed as a
+    convolution of kernel 2 with s * C' channels, which is two matrix products, and a reshape.
+    Causal: output s * t + j depends on inputs t - 1 and t alone.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, *, causal: bool = False):
@@ -273,7 +291,9 @@ class DacConvTranspose1d(nn.ConvTranspose1d):
 
 
 class DacResidualUnit(nn.Module):
-    """Snake, dilated convolution, snake, pointwise convolution, added to the input: (B, C, T) -> (B, C, T)."""
+    """Snake, dilated convolution, snake, pointwise convolution, added to the input: (B, C, T) ->
+    (B, C, T).
+    """
 
     def __init__(self, channels: int, dilation: int = 1, *, causal: bool = False):
         super().__init__()
@@ -329,7 +349,9 @@ class DacDecoderBlock(nn.Module):
 
 
 class DacEncoder(nn.Module):
-    """Audio (B, 1, S) to latents (B, D, S / hop_length); `lengths` counts samples, multiples of the hop."""
+    """Audio (B, 1, S) to latents (B, D, S / hop_length); `lengths` counts samples, multiples of the
+    hop.
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -352,7 +374,9 @@ class DacEncoder(nn.Module):
 
 
 class DacDecoder(nn.Module):
-    """Codes (B, D, T) to audio (B, 1, S), S = hop_length * T less what odd strides lose; `lengths` counts frames."""
+    """Codes (B, D, T) to audio (B, 1, S), S = hop_length * T less what odd strides lose; `lengths`
+    counts frames.
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -382,7 +406,9 @@ class DacDecoder(nn.Module):
 
 
 class DacVectorQuantize(nn.Module):
-    """One codebook, searched by cosine similarity in a space of few dimensions (Yu et al. 2021, as DAC uses it)."""
+    """One codebook, searched by cosine similarity in a space of few dimensions (Yu et al. 2021, as
+    DAC uses it).
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -400,8 +426,9 @@ class DacVectorQuantize(nn.Module):
     def forward(self, z: Tensor, lengths: Tensor | None = None):
         """Quantize z (B, D, T).
 
-        Returns the quantized z (B, D, T), commitment and codebook loss per item (B,), indices (B, T), and z projected
-        to the space of the search (B, d, T). The gradient passes straight through the search.
+        Returns the quantized z (B, D, T), commitment and codebook loss per item (B,), indices (B,
+        T), and z projected to the space of the search (B, d, T). The gradient passes straight
+        through the search.
         """
         projected = self.in_proj(z)
         entries, indices = self.decode_latents(projected)
@@ -414,7 +441,8 @@ class DacVectorQuantize(nn.Module):
 class DacResidualVectorQuantizer(nn.Module):
     """Codebooks in a row, each coding what the ones before it left over (Zeghidour et al. 2021).
 
-    It computes in fp32 whatever the weights are: 8 bits of mantissa do not tell 1024 neighbours apart.
+    It computes in fp32 whatever the weights are: 8 bits of mantissa do not tell 1024 neighbours
+    apart.
     """
 
     def __init__(self, config):
@@ -426,13 +454,15 @@ class DacResidualVectorQuantizer(nn.Module):
         )
 
     def forward(self, z: Tensor, n_quantizers: int | None = None, lengths: Tensor | None = None):
-        """Quantize z (B, D, T) coarse to fine with the first `n_quantizers` codebooks, all of them by default.
+        """Quantize z (B, D, T) coarse to fine with the first `n_quantizers` codebooks, all of them
+        by default.
 
-        In training, the first `quantizer_dropout` share of the batch uses a random number of codebooks each, and all
-        codebooks are searched. `lengths` (B,) counts the frames of each item that are real.
+        In training, the first `quantizer_dropout` share of the batch uses a random number of
+        codebooks each, and all codebooks are searched. `lengths` (B,) counts the frames of each
+        item that are real.
 
-        Returns quantized z (B, D, T), codes (B, K, T), projected latents (B, K * d, T), and the commitment and codebook
-        losses as scalars, summed over codebooks and averaged over items.
+        Returns quantized z (B, D, T), codes (B, K, T), projected latents (B, K * d, T), and the
+        commitment and codebook losses as scalars, summed over codebooks and averaged over items.
         """
         if n_quantizers is None:
             n_quantizers = self.n_codebooks
@@ -469,8 +499,8 @@ class DacResidualVectorQuantizer(nn.Module):
     def _search(self, z: Tensor, n_quantizers: int, lengths: Tensor | None):
         """The same without gradients, and without touching the D-wide residual between codebooks.
 
-        What codebook i sees is in_i(z - Σ_{j<i} out_j(e_j)), which is in_i(z) less small terms in_i(out_j(e_j)): two
-        wide matrix products in all, one before and one after the search.
+        What codebook i sees is in_i(z - Σ_{j<i} out_j(e_j)), which is in_i(z) less small terms
+        in_i(out_j(e_j)): two wide matrix products in all, one before and one after the search.
         """
         quantizers = self.quantizers[:n_quantizers]
         d = quantizers[0].codebook_dim
@@ -496,7 +526,8 @@ class DacResidualVectorQuantizer(nn.Module):
             codes.append(indices)
             error = (latents[..., here] - entries[..., here]).transpose(1, 2)
             commitment_loss = commitment_loss + mean_square(error, lengths).mean()
-        # The straight-through sum of training, kept because it rounds: with it the outputs are the original's.
+        # The straight-through sum of training, kept because it rounds: with it the outputs are the
+        # original's.
         quantized = (latents + (entries - latents)) @ out.t() + offset  # (B, T, D)
         quantized, latents = (
             quantized.transpose(1, 2).to(z.dtype),
@@ -514,7 +545,8 @@ class DacResidualVectorQuantizer(nn.Module):
     def _weights(quantizers) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
         """All weights side by side in fp32.
 
-        Projections in (K * d, D) and out (D, K * d), their biases (K * d,) and (K, D), and the codebooks (N, d) each.
+        Projections in (K * d, D) and out (D, K * d), their biases (K * d,) and (K, D), and the
+        codebooks (N, d) each.
         """
         parts = [part for q in quantizers for part in (q.in_proj, q.out_proj, q.codebook)]
         with weights_in_place(*parts):
@@ -526,7 +558,9 @@ class DacResidualVectorQuantizer(nn.Module):
         return into, out, into_bias, out_bias, codebooks
 
     def from_codes(self, audio_codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes (B, K, T) to quantized latents (B, D, T), the entries (B, K * d, T), and the codes again."""
+        """Codes (B, K, T) to quantized latents (B, D, T), the entries (B, K * d, T), and the codes
+        again.
+        """
         quantizers = self.quantizers[: audio_codes.shape[1]]
         _, out, _, out_bias, codebooks = self._weights(quantizers)
         entries = torch.cat(
@@ -537,7 +571,9 @@ class DacResidualVectorQuantizer(nn.Module):
         return quantized.transpose(1, 2).to(dtype), entries.transpose(1, 2).to(dtype), audio_codes
 
     def from_latents(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Projected latents (B, K * d, T) to quantized latents (B, D, T) and their entries (B, K * d, T)."""
+        """Projected latents (B, K * d, T) to quantized latents (B, D, T) and their entries (B, K *
+        d, T).
+        """
         d = self.quantizers[0].codebook_dim
         quantized, entries = 0, []
         for quantizer, part in zip(self.quantizers, latents.split(d, dim=1), strict=False):
@@ -549,7 +585,9 @@ class DacResidualVectorQuantizer(nn.Module):
 
 @torch.no_grad()
 def give_directions(conv: nn.Module) -> None:
-    """Give filters of zeros some direction: weight norm divides by its length, and 0 / 0 is no weight."""
+    """Give filters of zeros some direction: weight norm divides by its length, and 0 / 0 is no
+    weight.
+    """
     length, direction = (
         conv.parametrizations.weight.original0,
         conv.parametrizations.weight.original1,
@@ -558,8 +596,11 @@ def give_directions(conv: nn.Module) -> None:
 
 
 def nearest_entry(latents: Tensor, codebook: Tensor) -> Tensor:
-    """Index (...) of the codebook entry (N, d) with the largest cosine similarity to each latent (..., d)."""
-    # The length of a latent scales all its similarities alike, so only the codebook needs normalising.
+    """Index (...) of the codebook entry (N, d) with the largest cosine similarity to each latent
+    (..., d).
+    """
+    # The length of a latent scales all its similarities alike, so only the codebook needs
+    # normalising.
     with torch.autocast(
         latents.device.type, enabled=False
     ):  # similarities may differ by less than bf16 can tell
@@ -569,7 +610,9 @@ def nearest_entry(latents: Tensor, codebook: Tensor) -> Tensor:
 
 
 def mean_square(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """Mean of x² per item: (B, C, T) -> (B,), over the first `lengths` (B,) steps if they are given."""
+    """Mean of x² per item: (B, C, T) -> (B,), over the first `lengths` (B,) steps if they are
+    given.
+    """
     square = x.float().square()
     if lengths is None:
         return square.mean(dim=(1, 2))

@@ -1,4 +1,6 @@
-"""DAC and its causal sibling as transformers models: padding, masks, losses and outputs around the layers."""
+"""DAC and its causal sibling as transformers models: padding, masks, losses and outputs around the
+layers.
+"""
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
 # pyright: reportOperatorIssue=false, reportReturnType=false
@@ -37,12 +39,12 @@ from .layers_dac import (
 class DacOutput(ModelOutput):
     """What [`DacModel.forward`] returns.
 
-    Args:
-        loss (`torch.Tensor` of shape `()`): weighted sum of commitment and codebook loss, averaged over items.
-        audio_values (`torch.Tensor` of shape `(batch_size, input_length)`): reconstructed audio.
-        quantized_representation (`torch.Tensor` of shape `(batch_size, hidden_size, frames)`): sum of the codebooks.
-        audio_codes (`torch.LongTensor` of shape `(batch_size, n_quantizers, frames)`): codes, coarse to fine.
-        projected_latents (`torch.Tensor` of shape `(batch_size, n_quantizers * codebook_dim, frames)`): what each
+    Args: loss (`torch.Tensor` of shape `()`): weighted sum of commitment and codebook loss,
+        averaged over items. audio_values (`torch.Tensor` of shape `(batch_size, input_length)`):
+        reconstructed audio. quantized_representation (`torch.Tensor` of shape `(batch_size,
+        hidden_size, frames)`): sum of the codebooks. audio_codes (`torch.LongTensor` of shape
+        `(batch_size, n_quantizers, frames)`): codes, coarse to fine. projected_latents
+        (`torch.Tensor` of shape `(batch_size, n_quantizers * codebook_dim, frames)`): what each
             codebook saw, in the space of its search.
     """
 
@@ -75,7 +77,9 @@ class DacDecoderOutput(ModelOutput):
 
 
 class DacPreTrainedModel(PreTrainedAudioTokenizerBase):
-    """Initialisation, weight norm, and what transformers must know of a DAC to load, place and save it."""
+    """Initialisation, weight norm, and what transformers must know of a DAC to load, place and save
+    it.
+    """
 
     config: DacConfig
     base_model_prefix = "dac"
@@ -104,22 +108,28 @@ class DacPreTrainedModel(PreTrainedAudioTokenizerBase):
         ]
 
     def apply_weight_norm(self):
-        """Write every convolution's weight as direction times length, for training (Salimans & Kingma 2016)."""
+        """Write every convolution's weight as direction times length, for training (Salimans &
+        Kingma 2016).
+        """
         for conv in self._convolutions():
             if not parametrize.is_parametrized(conv, "weight"):
                 parametrizations.weight_norm(conv)
                 give_directions(conv)
 
     def remove_weight_norm(self):
-        """Fold direction and length back into plain weights, for inference. Does nothing where there are none."""
+        """Fold direction and length back into plain weights, for inference. Does nothing where
+        there are none.
+        """
         for conv in self._convolutions():
             if parametrize.is_parametrized(conv, "weight"):
                 parametrize.remove_parametrizations(conv, "weight")
 
     def lay_out_weights(self):
-        """Order weights in memory as the layers read them, for inference: nothing else changes, and no memory is added.
+        """Order weights in memory as the layers read them, for inference: nothing else changes, and
+        no memory is added.
 
-        Weights that are loaded or cast later lie in the usual order again, which is slower and as right.
+        Weights that are loaded or cast later lie in the usual order again, which is slower and as
+        right.
         """
         for conv in self._convolutions():
             if not parametrize.is_parametrized(conv, "weight"):
@@ -127,11 +137,13 @@ class DacPreTrainedModel(PreTrainedAudioTokenizerBase):
         return self
 
     def compile_layers(self):
-        """Compile what gets faster by it, for inference with any batch and length, once: seconds to a minute.
+        """Compile what gets faster by it, for inference with any batch and length, once: seconds to
+        a minute.
 
-        On a CPU with AVX-512 these are the residual units, nearly all of the work, by kernels of codecplus (in bf16
-        they need AMX); on another one it is the snake, by `torch.compile`. Both need a C++ compiler. On an accelerator
-        it is encoder and decoder as a whole. Outputs differ by rounding; weights may still be changed or trained.
+        On a CPU with AVX-512 these are the residual units, nearly all of the work, by kernels of
+        codecplus (in bf16 they need AMX); on another one it is the snake, by `torch.compile`. Both
+        need a C++ compiler. On an accelerator it is encoder and decoder as a whole. Outputs differ
+        by rounding; weights may still be changed or trained.
 
         Raises:
             `RuntimeError`: if it does not work here; the model is as it was.
@@ -150,7 +162,8 @@ class DacPreTrainedModel(PreTrainedAudioTokenizerBase):
 
     def _fused_layers(self):
         """Functions for `Snake1d.fused` and `DacResidualUnit.fused` on this CPU, ready to run."""
-        # By name: this file also lives in model repositories, where codecplus need not be installed.
+        # By name: this file also lives in model repositories, where codecplus need not be
+        # installed.
         if importlib.util.find_spec("codecplus"):
             kernels = importlib.import_module("codecplus.kernels")
             if kernels.supported_in_bf16() if self.dtype == torch.bfloat16 else kernels.supported():
@@ -169,7 +182,9 @@ class DacPreTrainedModel(PreTrainedAudioTokenizerBase):
         return snake_in_one_pass, None
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """As in transformers; weight norm is folded in what is written, so that any DAC class can read it."""
+        """As in transformers; weight norm is folded in what is written, so that any DAC class can
+        read it.
+        """
         if kwargs.get("state_dict") is None:
             kwargs["state_dict"] = self.folded_state_dict()
         return super().save_pretrained(save_directory, *args, **kwargs)
@@ -188,9 +203,10 @@ class DacPreTrainedModel(PreTrainedAudioTokenizerBase):
 class DacModel(DacPreTrainedModel):
     """DAC, the Descript Audio Codec (Kumar et al. 2023): audio to codes and back.
 
-    A drop-in for transformers' class of this name: same parameters, same calls. Differences are repairs: audio of any
-    length is padded to whole frames, `padding_mask` is honoured by every layer, `loss` is a scalar, the decoder gives
-    `hop_length` samples per frame, and an impossible `n_quantizers` is refused.
+    A drop-in for transformers' class of this name: same parameters, same calls. Differences are
+    repairs: audio of any length is padded to whole frames, `padding_mask` is honoured by every
+    layer, `loss` is a scalar, the decoder gives `hop_length` samples per frame, and an impossible
+    `n_quantizers` is refused.
     """
 
     def __init__(self, config: DacConfig):
@@ -210,20 +226,21 @@ class DacModel(DacPreTrainedModel):
     ) -> tuple | DacEncoderOutput:
         """Encode audio.
 
-        Args:
-            input_values (`torch.Tensor` of shape `(batch_size, 1, samples)`): audio at `config.sampling_rate`, at
+        Args: input_values (`torch.Tensor` of shape `(batch_size, 1, samples)`): audio at
+            `config.sampling_rate`, at
                 least one sample; padded with zeros to whole frames here.
-            n_quantizers (`int`, *optional*): codebooks to use, 1 to `config.n_codebooks`; all by default.
+            n_quantizers (`int`, *optional*): codebooks to use, 1 to `config.n_codebooks`; all by
+            default.
             return_dict (`bool`, *optional*): a [`DacEncoderOutput`] (default) or a plain tuple.
-            padding_mask (`torch.Tensor` of shape `(batch_size, samples)`, *optional*): 1 for real samples and 0 for the
-                padding behind them, as the feature extractor gives it. Every item is coded as if it were alone; codes
-                of frames that are all padding are 0.
+            padding_mask (`torch.Tensor` of shape `(batch_size, samples)`, *optional*): 1 for real
+                samples and 0 for the padding behind them, as the feature extractor gives it. Every
+                item is coded as if it were alone; codes of frames that are all padding are 0.
 
-        Returns:
-            [`DacEncoderOutput`] or `(loss, quantized_representation, audio_codes, projected_latents)`.
+        Returns: [`DacEncoderOutput`] or `(loss, quantized_representation, audio_codes,
+            projected_latents)`.
 
-        Raises:
-            `ValueError`: for another shape, a mask that is not right-padded, or an impossible `n_quantizers`.
+        Raises: `ValueError`: for another shape, a mask that is not right-padded, or an impossible
+            `n_quantizers`.
         """
         check_audio(input_values)
         hop = self.config.hop_length
@@ -258,16 +275,18 @@ class DacModel(DacPreTrainedModel):
     ) -> tuple | DacDecoderOutput:
         """Decode codes, or the quantized representation they stand for.
 
-        Args:
-            quantized_representation (`torch.Tensor` of shape `(batch_size, hidden_size, frames)`, *optional*).
-            audio_codes (`torch.LongTensor` of shape `(batch_size, n_quantizers, frames)`, *optional*): the first
-                `n_quantizers` codebooks; used instead of `quantized_representation` where both are given.
+        Args: quantized_representation (`torch.Tensor` of shape `(batch_size, hidden_size, frames)`,
+            *optional*). audio_codes (`torch.LongTensor` of shape `(batch_size, n_quantizers,
+            frames)`, *optional*): the first
+                `n_quantizers` codebooks; used instead of `quantized_representation` where both are
+                given.
             return_dict (`bool`, *optional*): a [`DacDecoderOutput`] (default) or a plain tuple.
-            padding_mask (`torch.Tensor` of shape `(batch_size, samples)`, *optional*): the mask given to `encode`.
+            padding_mask (`torch.Tensor` of shape `(batch_size, samples)`, *optional*): the mask
+            given to `encode`.
 
-        Returns:
-            [`DacDecoderOutput`] or `(audio_values,)`, `hop_length` samples per frame. A net with an odd stride computes
-            `hop_length * frames - 8` (at 320 per frame, as released); what it lacks at the very end is zero.
+        Returns: [`DacDecoderOutput`] or `(audio_values,)`, `hop_length` samples per frame. A net
+            with an odd stride computes `hop_length * frames - 8` (at 320 per frame, as released);
+            what it lacks at the very end is zero.
 
         Raises:
             `ValueError`: if neither is given, or the shape is another.
@@ -296,10 +315,11 @@ class DacModel(DacPreTrainedModel):
         return_dict: bool | None = None,
         padding_mask: Tensor | None = None,
     ) -> tuple | DacOutput:
-        """Encode and decode: arguments as for [`~DacModel.encode`], audio of the length that came in.
+        """Encode and decode: arguments as for [`~DacModel.encode`], audio of the length that came
+        in.
 
-        Returns:
-            [`DacOutput`] or `(loss, audio_values, quantized_representation, audio_codes, projected_latents)`.
+        Returns: [`DacOutput`] or `(loss, audio_values, quantized_representation, audio_codes,
+            projected_latents)`.
         """
         loss, quantized, codes, projected = self.encode(
             input_values, n_quantizers, False, padding_mask
@@ -313,7 +333,9 @@ class DacModel(DacPreTrainedModel):
 
     @property
     def encoder_reach(self) -> tuple[int, int]:
-        """Samples that a frame depends on, before and behind the first of its own `hop_length` samples."""
+        """Samples that a frame depends on, before and behind the first of its own `hop_length`
+        samples.
+        """
         return reach(self.encoder)
 
     @property
@@ -324,14 +346,18 @@ class DacModel(DacPreTrainedModel):
 
     @property
     def latency_samples(self) -> int:
-        """Samples that must be in before the first sample they influence can come out, counted from that sample."""
+        """Samples that must be in before the first sample they influence can come out, counted from
+        that sample.
+        """
         return self.encoder_reach[1] + 1 + self.decoder_reach[1] * self.config.hop_length
 
 
 class CausalDacModel(DacModel):
-    """A DAC whose output never depends on later input, for live use: every convolution is padded on the left alone.
+    """A DAC whose output never depends on later input, for live use: every convolution is padded on
+    the left alone.
 
-    Frame t needs the samples up to `(t + 1) * hop_length` and gives as many, so that the latency is one frame.
+    Frame t needs the samples up to `(t + 1) * hop_length` and gives as many, so that the latency is
+    one frame.
     """
 
     config: CausalDacConfig
@@ -383,9 +409,11 @@ def mask_lengths(
 
 
 def reach(module: nn.Module, outputs: int = 1) -> tuple[int, int]:
-    """Inputs that the first `outputs` outputs depend on: how many before input 0, and the last one's index.
+    """Inputs that the first `outputs` outputs depend on: how many before input 0, and the last
+    one's index.
 
-    Walks back through the convolutions in the order they were registered, which is the order they run in.
+    Walks back through the convolutions in the order they were registered, which is the order they
+    run in.
     """
     first, last = 0, outputs - 1
     for conv in reversed(

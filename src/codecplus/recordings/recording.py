@@ -1,4 +1,5 @@
-"""Recordings as datasets hold them: files in folders, and cells of an audio column. Knows samples, not models.
+"""Recordings as datasets hold them: files in folders, and cells of an audio column. Knows samples,
+not models.
 
 Light to import, for the processes that decode while a device computes.
 """
@@ -39,9 +40,11 @@ def audio_files(folder: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Recording:
-    """A recording as it came: `channels`, `num_samples` and `sample_rate` before anything was done to it.
+    """A recording as it came: `channels`, `num_samples` and `sample_rate` before anything was done
+    to it.
 
-    `audio` (C, S) float32 has been mixed and resampled as asked; None if it was too long to be read at once.
+    `audio` (C, S) float32 has been mixed and resampled as asked; None if it was too long to be read
+    at once.
     """
 
     audio: np.ndarray | None
@@ -59,10 +62,11 @@ def read_recording(
 ) -> Recording:
     """Read one cell of an audio column at a rate in Hz, with a number of channels.
 
-    Args:
-        cell: `{"bytes", "path"}` or `{"array", "sampling_rate"}` as `datasets` gives it, encoded bytes, a path, a
+    Args: cell: `{"bytes", "path"}` or `{"array", "sampling_rate"}` as `datasets` gives it, encoded
+        bytes, a path, a
             decoder of torchcodec, or an array (samples,) or (channels, samples) at `default_rate`.
-        channels: 1 is the mean of all; a mono recording can become any number; other changes are refused.
+        channels: 1 is the mean of all; a mono recording can become any number; other changes are
+        refused.
         max_seconds: beyond it only the length is told, so that memory stays bounded.
 
     Raises:
@@ -82,7 +86,9 @@ def read_recording(
 
 
 def open_recording(cell: Any, channels: int = 1, *, default_rate: int | None = None) -> Mixed:
-    """The same in blocks (C, n) at its own rate, in bounded memory; iterate once, then read `num_samples`."""
+    """The same in blocks (C, n) at its own rate, in bounded memory; iterate once, then read
+    `num_samples`.
+    """
     return Mixed(_open(cell, default_rate), channels)
 
 
@@ -175,7 +181,9 @@ def _open_file(file: Any, name: str) -> _FileSource:
 
 
 def anonymous(message: str, name: str) -> str:
-    """The message without the place where a file happens to lie, so that it is the same on every machine."""
+    """The message without the place where a file happens to lie, so that it is the same on every
+    machine.
+    """
     return message.replace(name, "the file").replace("BytesIO", "the file")
 
 

@@ -1,7 +1,7 @@
 """Live streams: stateful encoding and decoding, state in, state out; packets and their concealment.
 
-The modules that know a network in torch (`layers`, `network`) are imported when they are used: streams and packets
-serve other runtimes too.
+The modules that know a network in torch (`layers`, `network`) are imported when they are used:
+streams and packets serve other runtimes too.
 """
 
 from typing import TYPE_CHECKING

@@ -1,11 +1,11 @@
 """Layers of a network as pure steps: inputs and a state in, outputs and the next state out.
 
-Every convolution keeps the inputs that later outputs depend on, and gives each output as soon as its last input is in.
-What a layer sees before the first step and behind the last one are zeros among its own inputs, as in one pass over
-everything, not what zero audio would become there.
+Every convolution keeps the inputs that later outputs depend on, and gives each output as soon as
+its last input is in. What a layer sees before the first step and behind the last one are zeros
+among its own inputs, as in one pass over everything, not what zero audio would become there.
 
-Activations are (B, n, C), the channels together. Weights are copied into the layout of the products when a layer is
-made; nothing is written afterwards, so threads may share layers.
+Activations are (B, n, C), the channels together. Weights are copied into the layout of the products
+when a layer is made; nothing is written afterwards, so threads may share layers.
 """
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
@@ -65,9 +65,11 @@ class Layer(Protocol):
     def step(
         self, x: Tensor, state: LayerState, last: bool, starts: Tensor | None
     ) -> tuple[Tensor, LayerState]:
-        """Take inputs (B, n, C), give the outputs (B, m, C') that are ready; with `last`, all that are left.
+        """Take inputs (B, n, C), give the outputs (B, m, C') that are ready; with `last`, all that
+        are left.
 
-        Inputs of row b before frame `starts` (B,)[b] count as zero: they belong to what that row carried before.
+        Inputs of row b before frame `starts` (B,)[b] count as zero: they belong to what that row
+        carried before.
         """
         ...
 
@@ -81,7 +83,9 @@ def zero_before(x: Tensor, position: int, starts: Tensor | None) -> Tensor:
 
 
 def kept(x: Tensor, first: int) -> Tensor:
-    """A copy of x (B, n, C) from step `first` on: a view would keep all of x in memory, and in a pickle."""
+    """A copy of x (B, n, C) from step `first` on: a view would keep all of x in memory, and in a
+    pickle.
+    """
     return x.narrow(1, first, x.shape[1] - first).clone()
 
 
@@ -101,10 +105,11 @@ class Snake:
 
 
 class Convolution:
-    """A convolution, plain or transposed, behind a snake if there is one, as a matrix product over windows.
+    """A convolution, plain or transposed, behind a snake if there is one, as a matrix product over
+    windows.
 
-    A transposed convolution of kernel 2s and stride s is one of kernel 2 whose outputs hold s steps each; the plain one
-    drops its `crop` first and last steps.
+    A transposed convolution of kernel 2s and stride s is one of kernel 2 whose outputs hold s steps
+    each; the plain one drops its `crop` first and last steps.
     """
 
     def __init__(
@@ -255,7 +260,9 @@ def step(
     last: bool,
     starts: Tensor | None,
 ) -> tuple[Tensor | None, tuple[LayerState, ...]]:
-    """Take inputs (B, n, C) through the layers; the outputs (B, m, C') are None where nothing reached the end."""
+    """Take inputs (B, n, C) through the layers; the outputs (B, m, C') are None where nothing
+    reached the end.
+    """
     after = []
     for layer, state in zip(layers, states, strict=True):
         if not (
@@ -295,7 +302,9 @@ def decoder_layers(decoder: DacDecoder, hop_length: int) -> list[Layer]:
 
 
 class Search:
-    """The search of `DacResidualVectorQuantizer`, with all that does not depend on the latents computed once."""
+    """The search of `DacResidualVectorQuantizer`, with all that does not depend on the latents
+    computed once.
+    """
 
     def __init__(self, quantizer: DacResidualVectorQuantizer):
         into, out, into_bias, out_bias, self.codebooks = quantizer._weights(quantizer.quantizers)

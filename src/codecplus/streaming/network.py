@@ -1,7 +1,8 @@
 """A network in torch, made ready for live steps: state in, state out.
 
-A `StreamingEncoder` or `StreamingDecoder` holds weights and nothing else, so any number of streams and threads may
-share one; what a stream has heard is its `StreamState`, a value that can be copied and pickled.
+A `StreamingEncoder` or `StreamingDecoder` holds weights and nothing else, so any number of streams
+and threads may share one; what a stream has heard is its `StreamState`, a value that can be copied
+and pickled.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,8 @@ from codecplus.streaming.layers import (
 )
 from codecplus.streaming.stream import check_frame_end
 
-# Elements of the widest activation of a step. Longer inputs are taken in several steps, so that memory is bounded.
+# Elements of the widest activation of a step. Longer inputs are taken in several steps, so that
+# memory is bounded.
 _STEP_ELEMENTS = 1 << 19
 
 
@@ -67,8 +69,8 @@ class _Network:
     def reset_rows(self, state: StreamState, rows: Sequence[int]) -> StreamState:
         """The state in which these rows begin anew and the others go on.
 
-        What these rows still had to give comes out as zeros, so that all rows keep one clock; a causal net owes
-        nothing. Raises InputError within a frame.
+        What these rows still had to give comes out as zeros, so that all rows keep one clock; a
+        causal net owes nothing. Raises InputError within a frame.
         """
         check_frame_end(state.received, self.unit)
         starts = list(state.starts or [0] * state.batch)
@@ -108,10 +110,11 @@ class StreamingEncoder(_Network):
     def step(
         self, state: StreamState, samples: Any, n_quantizers: int | None = None, last: bool = False
     ) -> tuple[Tensor, StreamState]:
-        """Take samples (B, n), a tensor or array; give the codes (B, K, t) that are ready, int16, and the next state.
+        """Take samples (B, n), a tensor or array; give the codes (B, K, t) that are ready, int16,
+        and the next state.
 
-        With `last`, the samples are padded with zeros to whole frames and all frames left come out; the stream is over
-        then, and its state of no use.
+        With `last`, the samples are padded with zeros to whole frames and all frames left come out;
+        the stream is over then, and its state of no use.
         """
         n_quantizers, samples = n_quantizers or self.n_codebooks, torch.as_tensor(samples)
         if last:
@@ -153,7 +156,8 @@ class StreamingDecoder(_Network):
     def step(
         self, state: StreamState, codes: Any, last: bool = False
     ) -> tuple[Tensor, StreamState]:
-        """Take codes (B, K, t) from 0 to N - 1; give the samples (B, n) of all frames that are ready, and the state.
+        """Take codes (B, K, t) from 0 to N - 1; give the samples (B, n) of all frames that are
+        ready, and the state.
 
         With `last`, all samples left come out; the stream is over then, and its state of no use.
         """

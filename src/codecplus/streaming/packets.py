@@ -1,12 +1,15 @@
-"""Codes on a line that loses packets: framed, numbered, checked; and a decoder that plays on through the gaps.
+"""Codes on a line that loses packets: framed, numbered, checked; and a decoder that plays on
+through the gaps.
 
-    packet = mark (1 byte, da), version and flags (1), number (4), frames (1), [header], codes, crc32 (4)
-    header = channels (1), codebooks (1), bits per code (1), size n (1), n bytes of the application's
+    packet = mark (1 byte, da), version and flags (1), number (4), frames (1), [header], codes,
+    crc32 (4) header = channels (1), codebooks (1), bits per code (1), size n (1), n bytes of the
+    application's
 
-Integers are big-endian. `number` is that of the packet's first frame, modulo 2^32, so a receiver knows from any packet
-how many frames it missed. No frames mean the end of the stream. Codes are packed as in a .dacp file: for each frame,
-channel and codebook so many bits, the most significant first, and zero bits to fill the last byte. The CRC-32 covers
-the header, whether the packet carries it or not, and then all of the packet before it: packets of other streams fail.
+Integers are big-endian. `number` is that of the packet's first frame, modulo 2^32, so a receiver
+knows from any packet how many frames it missed. No frames mean the end of the stream. Codes are
+packed as in a .dacp file: for each frame, channel and codebook so many bits, the most significant
+first, and zero bits to fill the last byte. The CRC-32 covers the header, whether the packet carries
+it or not, and then all of the packet before it: packets of other streams fail.
 """
 
 import zlib
@@ -27,13 +30,16 @@ _FIXED_SIZE, _CRC_SIZE = 7, 4  # bytes before the header, and of the checksum
 _NUMBERS = 1 << 32
 MAX_PACKET_FRAMES = 255
 
-# Frames over which a repeated frame fades to silence: 80 ms at 50 frames per second, about a phoneme.
+# Frames over which a repeated frame fades to silence: 80 ms at 50 frames per second, about a
+# phoneme.
 _FADE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class PacketFormat:
-    """What a receiver must know of a stream before its first packet; raises InputError for what no packet can say."""
+    """What a receiver must know of a stream before its first packet; raises InputError for what no
+    packet can say.
+    """
 
     num_codebooks: int
     """Codebooks used, 1 to 255."""
@@ -96,9 +102,11 @@ class PacketWriter:
         """Frames packed so far."""
 
     def pack(self, codes: np.ndarray, with_header: bool = False) -> bytes:
-        """Pack codes, integers (C, K, t) with t from 1 to 255; `with_header` lets receivers join here.
+        """Pack codes, integers (C, K, t) with t from 1 to 255; `with_header` lets receivers join
+        here.
 
-        Raises InputError, before the frames are counted, for another shape or codes that do not fit.
+        Raises InputError, before the frames are counted, for another shape or codes that do not
+        fit.
         """
         form, codes = self.format, np.asarray(codes)
         frames = codes.shape[-1] if codes.ndim else 0
@@ -136,11 +144,11 @@ class PacketWriter:
 class PacketReader:
     """Reads the packets of one stream as they come in: some lost, some twice, some late.
 
-    It joins the stream at the first packet with a header. Packets may come in any order; one that is behind the place
-    already reached is dropped.
+    It joins the stream at the first packet with a header. Packets may come in any order; one that
+    is behind the place already reached is dropped.
 
-    Args:
-        max_gap: frames that may be missing between two packets, so that no packet can ask for hours of concealment.
+    Args: max_gap: frames that may be missing between two packets, so that no packet can ask for
+        hours of concealment.
     """
 
     def __init__(self, max_gap: int = 3000):
@@ -158,8 +166,8 @@ class PacketReader:
     def read(self, packet: bytes) -> Received | None:
         """What a packet brings; None if there is no header yet, or it is late.
 
-        Raises FileFormatError, and forgets the packet, if it is damaged, of another stream, or further ahead than
-        `max_gap`; see `rejoin`.
+        Raises FileFormatError, and forgets the packet, if it is damaged, of another stream, or
+        further ahead than `max_gap`; see `rejoin`.
         """
         parsed = self._parse(bytes(packet))
         if parsed is None:
@@ -190,7 +198,9 @@ class PacketReader:
         return Received(np.ascontiguousarray(codes[..., known:]), lost)
 
     def skip(self, frames: int = 1) -> None:
-        """Give up the next frames, because they are due and have not come; their packets will be late."""
+        """Give up the next frames, because they are due and have not come; their packets will be
+        late.
+        """
         if self._next is not None:
             self._next = (self._next + frames) % _NUMBERS
             self.lost += frames
@@ -200,7 +210,9 @@ class PacketReader:
         self._next = None
 
     def _parse(self, packet: bytes) -> tuple[PacketFormat, int, int, bytes] | None:
-        """Format, number of the first frame, frames and codes of a packet; None while its format is unknown."""
+        """Format, number of the first frame, frames and codes of a packet; None while its format is
+        unknown.
+        """
         if (
             len(packet) < _FIXED_SIZE + _CRC_SIZE
             or packet[0] != _MARK
@@ -231,14 +243,14 @@ class PacketReader:
 
 
 class ConcealingDecoder:
-    """A `DecoderStream` whose clock never stops: for frames that are lost it repeats the last one and fades it out.
+    """A `DecoderStream` whose clock never stops: for frames that are lost it repeats the last one
+    and fades it out.
 
-    The frame after a gap is faded in. As many samples come out as for a stream without losses, and from
-    `decoder_reach[0]` frames after a gap they are the same.
+    The frame after a gap is faded in. As many samples come out as for a stream without losses, and
+    from `decoder_reach[0]` frames after a gap they are the same.
 
-    Args:
-        model: a model, or a `StreamingDecoder` of it, as for `DecoderStream`.
-        batch: rows, channels for instance, that share their losses; None for one without a batch axis.
+    Args: model: a model, or a `StreamingDecoder` of it, as for `DecoderStream`. batch: rows,
+        channels for instance, that share their losses; None for one without a batch axis.
     """
 
     def __init__(self, model: "DacModel | DecoderSteps", batch: int | None = None):
@@ -251,7 +263,8 @@ class ConcealingDecoder:
         )  # gains, first and last, of frames still in the decoder
 
     def push(self, codes: Any, lost: int = 0) -> np.ndarray:
-        """Take codes (K, t) or (B, K, t) behind `lost` frames that never came; give the samples (S,) or (B, S) ready.
+        """Take codes (K, t) or (B, K, t) behind `lost` frames that never came; give the samples
+        (S,) or (B, S) ready.
 
         Raises InputError as `DecoderStream.push` does.
         """
@@ -267,7 +280,8 @@ class ConcealingDecoder:
         """Play on for so many frames without codes; call it when a frame is due and has not come."""
         pieces = [self._silence(0)]
         for done in range(frames):
-            # Nothing can be heard of the frames in the decoder: silence is as good, and costs nothing.
+            # Nothing can be heard of the frames in the decoder: silence is as good, and costs
+            # nothing.
             if self._last is None or (self._gain == 0 and not any(map(any, self._fades))):
                 self._gain = 0.0
                 pieces.append(self._silence(frames - done))

@@ -1,11 +1,11 @@
 """Live encoding and decoding: any number of samples in, the frames that are ready out, and back.
 
-`EncoderStream` and `DecoderStream` keep the state of one stream; a network, in torch (`network.py`) or not, takes the
-steps. They know arrays alone.
+`EncoderStream` and `DecoderStream` keep the state of one stream; a network, in torch (`network.py`)
+or not, takes the steps. They know arrays alone.
 
-Put together, the pieces are what `DacModel.encode` and `DacModel.decode` give for the whole. Nothing is computed
-twice, and nothing is held back longer than the network's look-ahead: frame t is out with sample
-`t * hop_length + encoder_reach[1]`, its audio with frame `t + decoder_reach[1]`.
+Put together, the pieces are what `DacModel.encode` and `DacModel.decode` give for the whole.
+Nothing is computed twice, and nothing is held back longer than the network's look-ahead: frame t is
+out with sample `t * hop_length + encoder_reach[1]`, its audio with frame `t + decoder_reach[1]`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 class Steps(Protocol):
-    """What both halves of a network offer a stream; a state has the attribute `batch` and the method `rows(rows)`."""
+    """What both halves of a network offer a stream; a state has the attribute `batch` and the
+    method `rows(rows)`.
+    """
 
     hop_length: int
     n_codebooks: int
@@ -42,7 +44,9 @@ class EncoderSteps(Steps, Protocol):
     def step(
         self, state: Any, samples: Any, n_quantizers: int | None = None, last: bool = False
     ) -> tuple[Any, Any]:
-        """Samples (B, n) to the codes (B, K, t), int16, that are ready, and the next state; with `last`, all left."""
+        """Samples (B, n) to the codes (B, K, t), int16, that are ready, and the next state; with
+        `last`, all left.
+        """
         ...
 
 
@@ -52,7 +56,9 @@ class DecoderSteps(Steps, Protocol):
     codebook_size: int
 
     def step(self, state: Any, codes: Any, last: bool = False) -> tuple[Any, Any]:
-        """Codes (B, K, t) to the samples (B, n) of the frames that are ready, and the next state; or all left."""
+        """Codes (B, K, t) to the samples (B, n) of the frames that are ready, and the next state;
+        or all left.
+        """
         ...
 
 
@@ -69,8 +75,9 @@ class _Stream:
     def reset(self, rows: int | Sequence[int] | None = None) -> None:
         """Begin anew, in all rows or only in these.
 
-        A row keeps the clock of its batch: it can begin anew only where a frame ends (InputError within one), and what
-        it still had to give comes out as zeros. A causal net owes nothing at the end of a frame.
+        A row keeps the clock of its batch: it can begin anew only where a frame ends (InputError
+        within one), and what it still had to give comes out as zeros. A causal net owes nothing at
+        the end of a frame.
         """
         if rows is None:
             self.state = self.network.start(self.batch or 1)
@@ -96,10 +103,9 @@ class _Stream:
 class EncoderStream(_Stream):
     """A live encoder: samples in, codes out.
 
-    Args:
-        model: a model; or a `StreamingEncoder` of it, which many streams can share, from many threads.
-        n_quantizers: codebooks K to use, all of them by default.
-        batch: rows B that step together, each a stream of its own; None for one without a batch axis.
+    Args: model: a model; or a `StreamingEncoder` of it, which many streams can share, from many
+        threads. n_quantizers: codebooks K to use, all of them by default. batch: rows B that step
+        together, each a stream of its own; None for one without a batch axis.
 
     Raises:
         InputError: for an impossible number of codebooks or rows.
@@ -122,9 +128,11 @@ class EncoderStream(_Stream):
             )
 
     def push(self, samples: Any) -> np.ndarray:
-        """Take samples (S,), or (B, S) of a batch, S of any size; give the codes (K, t) or (B, K, t), int16, now ready.
+        """Take samples (S,), or (B, S) of a batch, S of any size; give the codes (K, t) or (B, K,
+        t), int16, now ready.
 
-        Samples are floats at the model's rate, within ±1. Raises InputError for another shape or type, and for NaN.
+        Samples are floats at the model's rate, within ±1. Raises InputError for another shape or
+        type, and for NaN.
         """
         audio = _array(samples, self.batch, ("samples",), "f")
         pieces = []
@@ -134,9 +142,11 @@ class EncoderStream(_Stream):
         return self._unbatched(np.concatenate(pieces, axis=-1))
 
     def flush(self, rows: int | Sequence[int] | None = None) -> np.ndarray:
-        """End the stream: give the codes left, the last frame filled up with zeros. The next push begins anew.
+        """End the stream: give the codes left, the last frame filled up with zeros. The next push
+        begins anew.
 
-        With `rows`, only these rows end, and their codes come, (len(rows), K, t). The others go on; see `reset`.
+        With `rows`, only these rows end, and their codes come, (len(rows), K, t). The others go on;
+        see `reset`.
         """
         state = self._ending(rows)
         nothing = np.zeros((state.batch, 0), np.float32)
@@ -147,9 +157,9 @@ class EncoderStream(_Stream):
 class DecoderStream(_Stream):
     """A live decoder: codes in, samples out, whole frames of them.
 
-    Args:
-        model: a model; or a `StreamingDecoder` of it, which many streams can share, from many threads.
-        batch: rows B that step together, each a stream of its own; None for one without a batch axis.
+    Args: model: a model; or a `StreamingDecoder` of it, which many streams can share, from many
+        threads. batch: rows B that step together, each a stream of its own; None for one without a
+        batch axis.
 
     Raises:
         InputError: for an impossible number of rows.
@@ -161,10 +171,11 @@ class DecoderStream(_Stream):
         super().__init__(_streaming_decoder(model), batch)
 
     def push(self, codes: Any) -> np.ndarray:
-        """Take codes (K, t), or (B, K, t) of a batch, t of any size; give the samples (S,) or (B, S), float32, ready.
+        """Take codes (K, t), or (B, K, t) of a batch, t of any size; give the samples (S,) or (B,
+        S), float32, ready.
 
-        The number of codebooks K may change from push to push. Raises InputError for another shape or type, and for
-        codes that the codebooks do not have.
+        The number of codebooks K may change from push to push. Raises InputError for another shape
+        or type, and for codes that the codebooks do not have.
         """
         network = self.network
         frames = _array(codes, self.batch, ("codebooks", "frames"), "iu")
@@ -185,7 +196,8 @@ class DecoderStream(_Stream):
     def flush(self, rows: int | Sequence[int] | None = None) -> np.ndarray:
         """End the stream: give the samples left. The next push begins anew.
 
-        With `rows`, only these rows end, and their samples come, (len(rows), S). The others go on; see `reset`.
+        With `rows`, only these rows end, and their samples come, (len(rows), S). The others go on;
+        see `reset`.
         """
         state = self._ending(rows)
         nothing = np.zeros((state.batch, 1, 0), np.int64)
@@ -194,7 +206,9 @@ class DecoderStream(_Stream):
 
 
 def check_frame_end(received: int, unit: int) -> None:
-    """Raise InputError unless so many samples are whole frames of `unit`: rows can be reset at the end of one alone."""
+    """Raise InputError unless so many samples are whole frames of `unit`: rows can be reset at the
+    end of one alone.
+    """
     if received % unit:
         raise InputError(
             f"expected to reset rows at the end of a frame, got {received % unit} samples of the next; "

@@ -15,7 +15,9 @@ PathLike = str | os.PathLike[str]
 
 
 def as_path(path: Any) -> Path:
-    """Return a string or path object as a path; raise InputError for other types and names that no file can have."""
+    """Return a string or path object as a path; raise InputError for other types and names that no
+    file can have.
+    """
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"expected a path as a string or pathlib.Path, got {type(path).__name__}")
     name = os.fsdecode(path)
@@ -27,8 +29,8 @@ def as_path(path: Any) -> Path:
 def check_output(path: PathLike, overwrite: bool = True) -> Path:
     """Return `path` if a file can be written there.
 
-    Raises OutputExistsError when it exists and `overwrite` is false, InputError when it is a folder or when the folder
-    it belongs in does not exist.
+    Raises OutputExistsError when it exists and `overwrite` is false, InputError when it is a folder
+    or when the folder it belongs in does not exist.
     """
     target = as_path(path)
     if os.path.isdir(target):
@@ -46,10 +48,11 @@ def check_output(path: PathLike, overwrite: bool = True) -> Path:
 
 @contextmanager
 def atomic_path(path: PathLike) -> Iterator[Path]:
-    """Give a temporary name beside `path`, which becomes `path` when the block succeeds and is removed when it fails.
+    """Give a temporary name beside `path`, which becomes `path` when the block succeeds and is
+    removed when it fails.
 
-    The name keeps the suffix; the file gets the permissions of any new file; a link is written through. Raises
-    InputError as `check_output` does.
+    The name keeps the suffix; the file gets the permissions of any new file; a link is written
+    through. Raises InputError as `check_output` does.
     """
     target = Path(os.path.realpath(check_output(path)))
     if os.path.exists(target) and not target.is_file():

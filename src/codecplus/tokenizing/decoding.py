@@ -22,10 +22,11 @@ FORMATS = ("wav", "flac", "ogg", "mp3")
 
 
 def row_codes(codec: Codec, row: Mapping[str, Any]) -> Codes:
-    """The codes of a row, which `codec.decode` decodes to the length and rate of the recording they came from.
+    """The codes of a row, which `codec.decode` decodes to the length and rate of the recording they
+    came from.
 
-    Raises InputError for a row without codes, ModelMismatchError for codes of another model, FileFormatError for a row
-    that contradicts itself.
+    Raises InputError for a row without codes, ModelMismatchError for codes of another model,
+    FileFormatError for a row that contradicts itself.
     """
     if row.get("codes") is None:
         raise InputError(f"the row has no codes: {row.get('error') or 'they are null'}")
@@ -70,15 +71,14 @@ def detokenize(
 ) -> dict[str, Any]:
     """Decode a code dataset to a folder of audio files, with the other columns in `metadata.jsonl`.
 
-    The folder is an audio folder as `datasets` and `codecplus tokenize` read it. Files are named by the column `path`,
-    if there is one, else by the number of the row; files that are there already are kept, so that a run can go on.
+    The folder is an audio folder as `datasets` and `codecplus tokenize` read it. Files are named by
+    the column `path`, if there is one, else by the number of the row; files that are there already
+    are kept, so that a run can go on.
 
-    Args:
-        data: a folder that `tokenize` wrote, or a Hub id, or rows in memory.
-        codec: the model, or a function that loads one by name; by default the one the data were made with.
-        suffix: of the files: wav, flac, ogg or mp3.
-        limit: rows at most.
-        overwrite: decode files that are there already once more.
+    Args: data: a folder that `tokenize` wrote, or a Hub id, or rows in memory. codec: the model, or
+        a function that loads one by name; by default the one the data were made with. suffix: of
+        the files: wav, flac, ogg or mp3. limit: rows at most. overwrite: decode files that are
+        there already once more.
 
     Returns:
         How many `written`, `kept` and `failed`, and the `failures`: reasons by row number.

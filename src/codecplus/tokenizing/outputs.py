@@ -1,7 +1,8 @@
-"""Where shards go: a folder, or a dataset on the Hub by way of a folder. Knows files, and nothing of what is in them.
+"""Where shards go: a folder, or a dataset on the Hub by way of a folder. Knows files, and nothing
+of what is in them.
 
-On the Hub every shard has its footer beside it, `statistics/NAME.json`, in the same commit: so a node without a common
-disk knows what the others have done, and no shard has to stay on it.
+On the Hub every shard has its footer beside it, `statistics/NAME.json`, in the same commit: so a
+node without a common disk knows what the others have done, and no shard has to stay on it.
 """
 
 from __future__ import annotations
@@ -146,7 +147,8 @@ class HubOutput(LocalOutput):
 def open_output(out: str | os.PathLike[str], private: bool = False) -> LocalOutput:
     """A folder; or, for `hf://datasets/OWNER/NAME`, a dataset on the Hub.
 
-    `OWNER/NAME` alone is one too, unless there is a folder OWNER. Raises HubError if the Hub cannot be reached.
+    `OWNER/NAME` alone is one too, unless there is a folder OWNER. Raises HubError if the Hub cannot
+    be reached.
     """
     name = str(out)
     if name.startswith(_PREFIX):

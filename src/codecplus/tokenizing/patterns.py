@@ -1,4 +1,5 @@
-"""How language models lay out codes (…, K, T) as tokens, and back. Pure functions on numpy arrays and torch tensors.
+"""How language models lay out codes (…, K, T) as tokens, and back. Pure functions on numpy arrays
+and torch tensors.
 
 >>> codes = np.array([[1, 2, 3], [4, 5, 6]])                 # 2 codebooks of 8 codes, 3 frames
 >>> tokens = wrap(flatten(offset(codes, 8, first=2)), bos=0, eos=1)
@@ -17,10 +18,11 @@ from codecplus.errors import InputError
 
 
 def delay(codes: Any, fill: int, delays: Sequence[int] | None = None) -> Any:
-    """Shift codebook k right by `delays[k]` frames, by default k: (…, K, T) -> (…, K, T + max(delays)).
+    """Shift codebook k right by `delays[k]` frames, by default k: (…, K, T) -> (…, K, T +
+    max(delays)).
 
-    The delay pattern of MusicGen (Copet et al. 2023): all codebooks of a step are predicted at once, and each has seen
-    the coarser ones of its own frame. `fill` stands where there is no code.
+    The delay pattern of MusicGen (Copet et al. 2023): all codebooks of a step are predicted at
+    once, and each has seen the coarser ones of its own frame. `fill` stands where there is no code.
 
     >>> delay(np.array([[1, 2, 3], [4, 5, 6]]), fill=0)
     array([[1, 2, 3, 0],
@@ -70,7 +72,8 @@ def flatten(codes: Any) -> Any:
 
 
 def unflatten(tokens: Any, num_codebooks: int) -> Any:
-    """The inverse of `flatten`: (…, T * K) -> (…, K, T). Raises InputError for a last frame that is not whole.
+    """The inverse of `flatten`: (…, T * K) -> (…, K, T). Raises InputError for a last frame that is
+    not whole.
 
     >>> unflatten(np.array([1, 4, 2, 5, 3, 6]), 2)
     array([[1, 2, 3],
@@ -85,10 +88,11 @@ def unflatten(tokens: Any, num_codebooks: int) -> Any:
 
 
 def offset(codes: Any, codebook_size: int, first: int = 0) -> Any:
-    """Give every codebook ids of its own: code c of codebook k becomes first + k * codebook_size + c.
+    """Give every codebook ids of its own: code c of codebook k becomes first + k * codebook_size +
+    c.
 
-    (…, K, T) -> (…, K, T), 64-bit integers. `first` leaves room below for text or special tokens. The vocabulary has
-    first + K * codebook_size ids.
+    (…, K, T) -> (…, K, T), 64-bit integers. `first` leaves room below for text or special tokens.
+    The vocabulary has first + K * codebook_size ids.
 
     >>> offset(np.array([[1, 2, 3], [4, 5, 6]]), 8, first=100)
     array([[101, 102, 103],
@@ -100,7 +104,8 @@ def offset(codes: Any, codebook_size: int, first: int = 0) -> Any:
 
 
 def unoffset(tokens: Any, codebook_size: int, first: int = 0) -> Any:
-    """The inverse of `offset`. Raises InputError for an id that is not of the codebook in whose place it stands.
+    """The inverse of `offset`. Raises InputError for an id that is not of the codebook in whose
+    place it stands.
 
     >>> unoffset(np.array([[101, 102, 103], [112, 113, 114]]), 8, first=100)
     array([[1, 2, 3],
@@ -113,7 +118,8 @@ def unoffset(tokens: Any, codebook_size: int, first: int = 0) -> Any:
 
 
 def wrap(tokens: Any, *, bos: int | None = None, eos: int | None = None) -> Any:
-    """Put special tokens around a sequence: (…, N) -> (…, 1 + N + 1), or less where one is not given.
+    """Put special tokens around a sequence: (…, N) -> (…, 1 + N + 1), or less where one is not
+    given.
 
     >>> wrap(np.array([7, 8]), bos=1, eos=2)
     array([1, 7, 8, 2])
@@ -129,7 +135,8 @@ def wrap(tokens: Any, *, bos: int | None = None, eos: int | None = None) -> Any:
 
 
 def unwrap(tokens: Any, *, bos: int | None = None, eos: int | None = None) -> Any:
-    """The inverse of `wrap` for one sequence (N,): what lies between `bos` and the first `eos`, no padding behind it.
+    """The inverse of `wrap` for one sequence (N,): what lies between `bos` and the first `eos`, no
+    padding behind it.
 
     A sequence without `eos`, as of a model that was stopped, is taken to its end.
 

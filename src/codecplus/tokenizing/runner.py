@@ -1,8 +1,11 @@
-"""`tokenize`: from recordings to shards of codes, on one process or on many that know nothing of each other.
+"""`tokenize`: from recordings to shards of codes, on one process or on many that know nothing of
+each other.
 
-    rows of my pieces -> decoded by workers, in order -> a window of rows -> batches of like lengths -> a shard
+    rows of my pieces -> decoded by workers, in order -> a window of rows -> batches of like lengths
+    -> a shard
 
-What a shard holds depends on its rows alone: neither on who else is at work, nor on timing, nor on being killed.
+What a shard holds depends on its rows alone: neither on who else is at work, nor on timing, nor on
+being killed.
 """
 
 from __future__ import annotations
@@ -56,7 +59,9 @@ class Coding:
 
 @dataclass
 class Pace:
-    """How fast this process was: seconds of wall time in all, and of those the seconds spent in the network."""
+    """How fast this process was: seconds of wall time in all, and of those the seconds spent in the
+    network.
+    """
 
     started: float = field(default_factory=time.perf_counter)
     coding: float = 0.0
@@ -83,16 +88,15 @@ def tokenize(
 ) -> dict[str, Any] | None:
     """Tokenise a dataset to a folder of parquet files, which `load_dataset` reads.
 
-    A run that was stopped goes on after the last shard that is whole. Several processes may write to one folder, each
-    its share of the pieces; whoever finishes last writes the statistics.
+    A run that was stopped goes on after the last shard that is whole. Several processes may write
+    to one folder, each its share of the pieces; whoever finishes last writes the statistics.
 
-    Args:
-        data: what `open_source` made, or what it takes.
-        out: the folder; or `hf://datasets/OWNER/NAME`, to which shards are committed every few minutes.
-        shard: (i, n) for the i-th of n shares, i from 0; as the launcher says, by default (`shard_of_launcher`).
-        workers: processes that decode; 0 decodes in this one. By default one, or half the cores for an accelerator.
-        model_name: to write down; the name the codec was loaded by, where that is known, by default.
-        private: make a new dataset on the Hub private.
+    Args: data: what `open_source` made, or what it takes. out: the folder; or
+        `hf://datasets/OWNER/NAME`, to which shards are committed every few minutes. shard: (i, n)
+        for the i-th of n shares, i from 0; as the launcher says, by default (`shard_of_launcher`).
+        workers: processes that decode; 0 decodes in this one. By default one, or half the cores for
+        an accelerator. model_name: to write down; the name the codec was loaded by, where that is
+        known, by default. private: make a new dataset on the Hub private.
 
     Returns:
         The statistics of the whole dataset, or None if other processes have not finished.
@@ -127,7 +131,9 @@ def tokenize(
 
 @dataclass(frozen=True)
 class _Row:
-    """A row on its way: the shard it goes to, what the footer says if it is the last one there, and its columns."""
+    """A row on its way: the shard it goes to, what the footer says if it is the last one there, and
+    its columns.
+    """
 
     target: Path
     footer: dict[str, Any]
@@ -181,7 +187,9 @@ class _Job:
         return sum(min(size, self._source.num_rows - piece * size) for piece in left)
 
     def _rows(self, pieces: Iterable[int]) -> Iterator[_Row]:
-        """Every row that is missing. One is held back, so that the last of a piece is known to be the last."""
+        """Every row that is missing. One is held back, so that the last of a piece is known to be
+        the last.
+        """
         size = self._coding.shard_rows
         for piece in pieces:
             part, complete = self._folder.done(piece)
@@ -324,9 +332,11 @@ def _join(
     codes_format: CodesFormat,
     coding: Coding,
 ) -> Coding:
-    """Make the folder's job ours, or ours the folder's; return it with what the folder's says where ours is silent.
+    """Make the folder's job ours, or ours the folder's; return it with what the folder's says where
+    ours is silent.
 
-    Rounding depends on the number of threads and the batches, so these are the first process's in every process.
+    Rounding depends on the number of threads and the batches, so these are the first process's in
+    every process.
     """
     import torch
 

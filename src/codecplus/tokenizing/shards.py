@@ -1,7 +1,8 @@
-"""Code datasets on disk: their columns, their parquet files, and what the footer of each file says of it.
+"""Code datasets on disk: their columns, their parquet files, and what the footer of each file says
+of it.
 
-A file appears whole, under its name, or not at all; its footer holds its statistics, so there is nothing beside it that
-could be of another moment.
+A file appears whole, under its name, or not at all; its footer holds its statistics, so there is
+nothing beside it that could be of another moment.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ class CodesFormat:
             ) from error
 
     def features(self, kept: Any) -> Any:
-        """`datasets.Features` of the rows: columns that were kept, then new ones. Raises InputError if names clash."""
+        """`datasets.Features` of the rows: columns that were kept, then new ones. Raises InputError
+        if names clash.
+        """
         from datasets import Features, List, Value
 
         if clash := [name for name in NEW_COLUMNS if name in kept]:
@@ -107,7 +110,9 @@ class ShardWriter:
         self.statistics = Statistics.empty(codes_format.num_codebooks, codes_format.codebook_size)
 
     def write(self, kept: Any, codes: np.ndarray, num_samples: int, sample_rate: int) -> None:
-        """Append a clip: a table of one row with the columns that were kept, and its codes (C, K, T)."""
+        """Append a clip: a table of one row with the columns that were kept, and its codes (C, K,
+        T).
+        """
         self.statistics.add(codes, num_samples / sample_rate)
         codes = codes.astype(np.uint16)
         self._append(
@@ -241,7 +246,9 @@ class CodesFolder:
 
     @contextmanager
     def partial(self, target: Path) -> Iterator[Path]:
-        """A name to write to, of this process alone; the file becomes `target` if the block succeeds."""
+        """A name to write to, of this process alone; the file becomes `target` if the block
+        succeeds.
+        """
         folder = self.root / ".partial"
         folder.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,8 @@
-"""Where rows come from: folders of audio files, and whatever `datasets` reads. Knows tables, and nothing of codes.
+"""Where rows come from: folders of audio files, and whatever `datasets` reads. Knows tables, and
+nothing of codes.
 
-A source is cut into pieces that can be read in any order and by anybody: ranges of rows, or the files of a stream.
+A source is cut into pieces that can be read in any order and by anybody: ranges of rows, or the
+files of a stream.
 """
 
 from __future__ import annotations
@@ -68,11 +70,12 @@ def open_source(
 ) -> Source:
     """Rows of a folder, a file or a dataset.
 
-    Args:
-        data: a folder of audio files, with a `metadata.csv`, `.jsonl` or `.parquet` (`file_name`) or a `MANIFEST.csv`
-            (`path`) if there is one; a folder or file that `datasets` reads; a Hub id, optionally as
-            `hf://datasets/ID`; or a `Dataset` or `IterableDataset`.
-        config, split, revision: of a dataset on the Hub; a slice such as `"train[:100]"` is a split too.
+    Args: data: a folder of audio files, with a `metadata.csv`, `.jsonl` or `.parquet` (`file_name`)
+        or a `MANIFEST.csv`
+            (`path`) if there is one; a folder or file that `datasets` reads; a Hub id, optionally
+            as `hf://datasets/ID`; or a `Dataset` or `IterableDataset`.
+        config, split, revision: of a dataset on the Hub; a slice such as `"train[:100]"` is a split
+        too.
         streaming: read while downloading.
         audio_column: by default the one that holds audio.
         columns: other columns to keep; all but the audio by default.
@@ -112,7 +115,9 @@ def open_source(
 def load_rows(
     data: Any, *, split: str, revision: str | None = None, streaming: bool = False
 ) -> tuple[Any, str]:
-    """Rows of a dataset as `datasets` gives them, and its path or Hub id. Errors as of `open_source`."""
+    """Rows of a dataset as `datasets` gives them, and its path or Hub id. Errors as of
+    `open_source`.
+    """
     datasets = _datasets()
     if isinstance(data, (datasets.Dataset, datasets.IterableDataset)):
         return data, ""
@@ -187,7 +192,9 @@ class StreamSource:
 
 
 class FolderSource:
-    """All audio files under a folder, in the order of their names, with what a manifest says of them."""
+    """All audio files under a folder, in the order of their names, with what a manifest says of
+    them.
+    """
 
     split = "train"
 
@@ -237,7 +244,9 @@ class FolderSource:
             yield pa.table(columns)
 
     def describe(self) -> dict[str, Any]:
-        """Names and sizes count; when files were written, and where they lie, may differ from node to node."""
+        """Names and sizes count; when files were written, and where they lie, may differ from node
+        to node.
+        """
         digest = hashlib.sha256()
         for file in self.files:
             digest.update(f"{file}\0{(self.folder / file).stat().st_size}\n".encode())
@@ -314,7 +323,9 @@ def _load(
 
 
 def _commit(name: str, revision: str | None) -> str | None:
-    """The commit of a Hub dataset, which a branch may leave; the revision as it was given where nobody can be asked."""
+    """The commit of a Hub dataset, which a branch may leave; the revision as it was given where
+    nobody can be asked.
+    """
     from huggingface_hub import HfApi
 
     try:
@@ -360,7 +371,9 @@ def _with_audio(table: Any, audio: str, features: Any) -> Any:
 
 
 def _manifest(folder: Path) -> tuple[Any, dict[str, int]]:
-    """The table beside the files, without its column of names, and the row of each name; None where there is none."""
+    """The table beside the files, without its column of names, and the row of each name; None where
+    there is none.
+    """
     for name in _MANIFESTS:
         path = folder / name
         if not path.is_file():

@@ -15,7 +15,9 @@ _MAX_REASONS = 50
 
 @dataclass
 class Statistics:
-    """Counts of a set of rows. `codes` (K, N) counts each entry of each codebook, `durations` rows per duration."""
+    """Counts of a set of rows. `codes` (K, N) counts each entry of each codebook, `durations` rows
+    per duration.
+    """
 
     codes: np.ndarray
     rows: int = 0
@@ -82,7 +84,9 @@ class Statistics:
         )
 
     def summary(self) -> dict[str, Any]:
-        """For readers: use and entropy of each codebook, the histogram of durations, and the failures."""
+        """For readers: use and entropy of each codebook, the histogram of durations, and the
+        failures.
+        """
         failed = sum(self.failures.values())
         bounds = [0.0, *DURATION_BOUNDS]
         labels = [f"{a:g}-{b:g} s" for a, b in zip(bounds, DURATION_BOUNDS, strict=False)] + [

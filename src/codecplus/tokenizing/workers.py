@@ -1,7 +1,8 @@
 """Processes that decode and resample while the device computes, and that may die on a hostile file.
 
-Run as a module it is a worker; imported it is the one who hires them. Down go pickles of our own rows, up come JSON
-headers and samples. A worker that dies on a recording is replaced and the recording tried once more; then it is said.
+Run as a module it is a worker; imported it is the one who hires them. Down go pickles of our own
+rows, up come JSON headers and samples. A worker that dies on a recording is replaced and the
+recording tried once more; then it is said.
 """
 
 from __future__ import annotations
@@ -33,9 +34,11 @@ Item = TypeVar("Item")
 def read_ordered(
     items: Iterable[tuple[Item, Any]], sample_rate: int, channels: int, workers: int
 ) -> Iterator[tuple[Item, Recording | str]]:
-    """Read the cells of pairs (item, cell), in their order: each item with its recording, or why there is none.
+    """Read the cells of pairs (item, cell), in their order: each item with its recording, or why
+    there is none.
 
-    `items` is iterated in another thread, ahead of what is asked for. Without workers all happens here and now.
+    `items` is iterated in another thread, ahead of what is asked for. Without workers all happens
+    here and now.
     """
     settings = (sample_rate, channels, MAX_SECONDS)
     if workers == 0:

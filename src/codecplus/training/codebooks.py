@@ -1,4 +1,5 @@
-"""Codebooks that follow what they code: first placed by k-means, then kept as moving means, the unused ones moved.
+"""Codebooks that follow what they code: first placed by k-means, then kept as moving means, the
+unused ones moved.
 
 Letters: N vectors, D latent width, d width of the search, K codebooks, E entries of a codebook.
 """
@@ -32,18 +33,22 @@ def initialize(
     metric: Tensor | None = None,
     rate_weight: float | None = None,
 ) -> float:
-    """Place projections and codebooks by encoder output (N, D), and return the share of energy left uncoded.
+    """Place projections and codebooks by encoder output (N, D), and return the share of energy left
+    uncoded.
 
-    Each codebook searches the d directions in which what the ones before left over varies most. `metric` (D, D),
-    symmetric and positive definite, is what an error e costs, eᵀ M e; by default all directions cost the same. Variance
-    and energy are meant in it, so that codebooks go where errors are dear.
+    Each codebook searches the d directions in which what the ones before left over varies most.
+    `metric` (D, D), symmetric and positive definite, is what an error e costs, eᵀ M e; by default
+    all directions cost the same. Variance and energy are meant in it, so that codebooks go where
+    errors are dear.
 
-    A DAC searches the entry of the nearest direction, which takes no account of lengths, nor of how rare a code is.
-    With a `rate_weight` λ it finds the entry of least cost: squared error plus λ times the variance of the latents for
-    each bit of the code (entropy-constrained vector quantization, Chou, Lookabaugh and Gray 1989). λ = 0 is the nearest
-    point. Any DAC searches such codebooks, since two of their d coordinates steer it (as Neyshabur and Srebro 2015 turn
-    inner products into angles): latents p become (p, b, 0), entries e (e, g, w), with g such that b g is half their
-    cost at the origin, negative, and w such that all entries are equally long. The projection out ignores both.
+    A DAC searches the entry of the nearest direction, which takes no account of lengths, nor of how
+    rare a code is. With a `rate_weight` λ it finds the entry of least cost: squared error plus λ
+    times the variance of the latents for each bit of the code (entropy-constrained vector
+    quantization, Chou, Lookabaugh and Gray 1989). λ = 0 is the nearest point. Any DAC searches such
+    codebooks, since two of their d coordinates steer it (as Neyshabur and Srebro 2015 turn inner
+    products into angles): latents p become (p, b, 0), entries e (e, g, w), with g such that b g is
+    half their cost at the origin, negative, and w such that all entries are equally long. The
+    projection out ignores both.
 
     Raises ValueError where the d coordinates leave none beside those two.
     """
@@ -71,7 +76,9 @@ def _place(
     rate_weight: float | None,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What a codebook sees of vectors (N, D) of mean 0: directions (D, d) and an offset (d,); its entries (E, d)."""
+    """What a codebook sees of vectors (N, D) of mean 0: directions (D, d) and an offset (d,); its
+    entries (E, d).
+    """
     _, axes = torch.linalg.eigh(vectors.t() @ vectors)
     d, size = quantize.codebook_dim, quantize.codebook.num_embeddings
     if rate_weight is None:
@@ -92,7 +99,8 @@ def _place(
 
 
 def _steered(points: Tensor, costs: Tensor, offset: Tensor) -> Tensor:
-    """Entries (E, d + 2) whose direction is nearest to (p, offset, 0) where |p - e|² + cost is least.
+    """Entries (E, d + 2) whose direction is nearest to (p, offset, 0) where |p - e|² + cost is
+    least.
 
     Takes points e (E, d) and costs (E,).
     """
@@ -106,16 +114,19 @@ def _steered(points: Tensor, costs: Tensor, offset: Tensor) -> Tensor:
 
 
 def is_steered(quantize: DacVectorQuantize) -> bool:
-    """Whether the last coordinates of a codebook only steer its search, and must be left as they are."""
+    """Whether the last coordinates of a codebook only steer its search, and must be left as they
+    are.
+    """
     out = cast(Tensor, quantize.out_proj.weight)
     return not out[:, -STEERING:].any() and bool(quantize.codebook.weight[:, -STEERING:].any())
 
 
 def sensitivity(gradients: Tensor, floor: float) -> Tensor:
-    """What errors of latents cost, as a metric for `initialize`: from gᵀ g (D, D) of loss gradients g (N, D) at them.
+    """What errors of latents cost, as a metric for `initialize`: from gᵀ g (D, D) of loss gradients
+    g (N, D) at them.
 
-    It is their empirical Fisher matrix, up to scale. Directions that the decoder does not read have no gradient; they
-    count as `floor` of the average direction.
+    It is their empirical Fisher matrix, up to scale. Directions that the decoder does not read have
+    no gradient; they count as `floor` of the average direction.
     """
     size = len(gradients)
     return size * gradients / gradients.trace().clamp(min=1e-30) + floor * torch.eye(
@@ -126,7 +137,9 @@ def sensitivity(gradients: Tensor, floor: float) -> Tensor:
 def cosine_kmeans(
     points: Tensor, entries: int, rounds: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Means (E, d) of the points (N, d) that point the same way; a cluster left empty starts again at some point."""
+    """Means (E, d) of the points (N, d) that point the same way; a cluster left empty starts again
+    at some point.
+    """
     means = points[torch.randint(len(points), (entries,), generator=generator)]
     for _ in range(rounds):
         index = nearest_entry(points, means)
@@ -146,9 +159,11 @@ def constrained_kmeans(
     rate_weight: float,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Means (E, d) of the points (N, d) for which they are the cheapest, and what the bits of each cost (E,).
+    """Means (E, d) of the points (N, d) for which they are the cheapest, and what the bits of each
+    cost (E,).
 
-    Bits are those of how often an entry is chosen; one costs `rate_weight` times the variance of the points.
+    Bits are those of how often an entry is chosen; one costs `rate_weight` times the variance of
+    the points.
     """
     means = points[torch.randint(len(points), (entries,), generator=generator)]
     price = rate_weight * points.var(dim=0).sum()
@@ -175,11 +190,13 @@ def relative_commitment(
     mean: Callable[[Tensor], Tensor] = lambda moments: moments,
     steered: bool = False,
 ) -> Tensor:
-    """Squared distance of latents from their entries in units of the variance of the latents, summed over codebooks.
+    """Squared distance of latents from their entries in units of the variance of the latents,
+    summed over codebooks.
 
-    Relative, because the plain distance is best reduced by shrinking the latents; variance, because the mean square is
-    best raised by an offset. Takes projected latents (B, K * d, T) and codes (B, K, T); `mean` averages moments over
-    processes. Of `steered` codebooks only the coordinates count that the decoder hears.
+    Relative, because the plain distance is best reduced by shrinking the latents; variance, because
+    the mean square is best raised by an offset. Takes projected latents (B, K * d, T) and codes (B,
+    K, T); `mean` averages moments over processes. Of `steered` codebooks only the coordinates count
+    that the decoder hears.
     """
     total = projected.new_zeros(())
     for latents, index, quantize in _by_codebook(quantizer, projected, codes):
@@ -200,8 +217,9 @@ def search_some(
 ) -> Tensor:
     """Quantized latents (B, D, T) in which a share of the items is coded by beam search.
 
-    A decoder that has only heard greedy sums plays the nearer ones no better. How many codebooks these
-    items have and how much bits weigh is drawn, and so is what codes cost: an entropy model is only trained afterwards.
+    A decoder that has only heard greedy sums plays the nearer ones no better. How many codebooks
+    these items have and how much bits weigh is drawn, and so is what codes cost: an entropy model
+    is only trained afterwards.
     """
     chosen = (torch.rand(len(latents)) < share).nonzero().squeeze(-1).to(latents.device)
     if not len(chosen):
@@ -220,9 +238,11 @@ def search_some(
 
 
 class MovingCodebooks:
-    """Keeps count of how often entries are chosen, moves the unused ones, and lets the others follow their latents.
+    """Keeps count of how often entries are chosen, moves the unused ones, and lets the others
+    follow their latents.
 
-    `follow`: entries become moving means of the latents they were chosen for; otherwise something else trains them.
+    `follow`: entries become moving means of the latents they were chosen for; otherwise something
+    else trains them.
     `revive_below`: entries chosen less than this share of the average go to random latents.
     """
 
@@ -252,7 +272,8 @@ class MovingCodebooks:
     ) -> int:
         """Take in the latents (B, K * d, T) of a batch and the codes (B, K, T) chosen for them.
 
-        Returns how many entries were moved to random latents, which `generator`, one on the CPU, draws.
+        Returns how many entries were moved to random latents, which `generator`, one on the CPU,
+        draws.
         """
         used, entries = codes.shape[1], self.counts.shape[1]
         counts, sums = self.counts[:used], self.sums[:used]

@@ -1,7 +1,8 @@
-"""Random crops of recordings, as an endless stream. It knows files, tables and samples, nothing of models or losses.
+"""Random crops of recordings, as an endless stream. It knows files, tables and samples, nothing of
+models or losses.
 
-Crop number n is drawn by a generator seeded with n, so that workers may prefetch it, a run may resume at it, and
-several processes may share the numbers. Letters: B batch, S samples.
+Crop number n is drawn by a generator seeded with n, so that workers may prefetch it, a run may
+resume at it, and several processes may share the numbers. Letters: B batch, S samples.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ _FULL_ROW_SECONDS = 30.0  # rows of a table are drawn in proportion to their dur
 
 
 class Batch(NamedTuple):
-    """Mono crops (B, S), the bandwidth of each (B,) in Hz, and what the recordings that gave none suffer from."""
+    """Mono crops (B, S), the bandwidth of each (B,) in Hz, and what the recordings that gave none
+    suffer from.
+    """
 
     audio: Tensor
     bandwidth: Tensor
@@ -76,7 +79,8 @@ class Source(Protocol):
 
 
 def find_recordings(*folders: Path | str, report: bool = True) -> list[Recording]:
-    """The audio files below folders, in the order of their paths; one warning names those that cannot be read.
+    """The audio files below folders, in the order of their paths; one warning names those that
+    cannot be read.
 
     Raises InputError if there is no such folder, or none can be read.
     """
@@ -135,8 +139,8 @@ class FileSource:
 class TableSource:
     """Rows of a `datasets.Dataset` whose audio column holds bytes or paths.
 
-    Durations are not known without reading all rows: a row is drawn, and kept with a probability in proportion to its
-    duration, up to 30 s.
+    Durations are not known without reading all rows: a row is drawn, and kept with a probability in
+    proportion to its duration, up to 30 s.
     """
 
     def __init__(self, table: Any, column: str = "audio"):
@@ -159,7 +163,9 @@ class TableSource:
 
 
 class Cutter:
-    """Cuts crops of one length and rate out of recordings of a source; shorter ones are padded with zeros behind."""
+    """Cuts crops of one length and rate out of recordings of a source; shorter ones are padded with
+    zeros behind.
+    """
 
     attempts = 20  # to find a crop that is readable and not silent
 
@@ -170,7 +176,8 @@ class Cutter:
     def cut(
         self, source: Source, random: np.random.Generator
     ) -> tuple[np.ndarray, float, list[str]]:
-        """A crop (S,), its bandwidth in Hz, and the problems on the way to it. Raises InputError if none is to be had.
+        """A crop (S,), its bandwidth in Hz, and the problems on the way to it. Raises InputError if
+        none is to be had.
 
         After so many attempts that met only silence, the last silence is given.
         """
@@ -216,7 +223,8 @@ class Cutter:
 
     def _augment(self, crop: np.ndarray, random: np.random.Generator) -> np.ndarray:
         chosen = self.augmentation
-        # All are drawn whether they are used or not, so that changing one share leaves the others' draws alone.
+        # All are drawn whether they are used or not, so that changing one share leaves the others'
+        # draws alone.
         shares, loudness, gain = (
             random.random(3),
             random.uniform(*chosen.loudness_lufs),
@@ -249,7 +257,8 @@ class Crops(Dataset):
 class StreamedCrops(IterableDataset):
     """Batches from a `datasets.IterableDataset`, which can only be read in order.
 
-    A block of rows is held at a time, undecoded; from it come as many crops as cover its duration once.
+    A block of rows is held at a time, undecoded; from it come as many crops as cover its duration
+    once.
     """
 
     def __init__(
@@ -333,7 +342,9 @@ def audio_file(row: dict, column: str, index: int) -> tuple[str, Any]:
 
 
 def undecoded(table: Any, column: str) -> Any:
-    """The audio column of a table alone, as bytes or paths. Raises InputError if it has no such column."""
+    """The audio column of a table alone, as bytes or paths. Raises InputError if it has no such
+    column.
+    """
     try:
         import datasets
     except ImportError as error:
@@ -362,8 +373,8 @@ def collate(
 class Batches:
     """Batches in order, made ahead of time by `workers` processes, and where they stand.
 
-    Of every `batch * processes` crops, process number `rank` takes its share. Problems with recordings are warned of
-    once each.
+    Of every `batch * processes` crops, process number `rank` takes its share. Problems with
+    recordings are warned of once each.
     """
 
     def __init__(
@@ -420,12 +431,16 @@ class Batches:
         return {"position": self.position, "stream": self._streamed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where the batches that gave `state` stood; they must have been made with the same arguments."""
+        """Continue where the batches that gave `state` stood; they must have been made with the
+        same arguments.
+        """
         self.position, self._streamed, self._iterator = state["position"], state["stream"], None
 
 
 def _leave_signals(worker: int) -> None:
-    """Whoever stops a run signals all its processes; these must live until the step at hand is done."""
+    """Whoever stops a run signals all its processes; these must live until the step at hand is
+    done.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 

@@ -1,7 +1,8 @@
-"""The paper's discriminators and their losses (Kumar et al. 2023). They know waveforms (B, 1, S), nothing of codecs.
+"""The paper's discriminators and their losses (Kumar et al. 2023). They know waveforms (B, 1, S),
+nothing of codecs.
 
-Parts are named as in the original implementation, whose training states fit. Letters: B batch, S samples, T frames,
-F frequency bins, C channels, p period.
+Parts are named as in the original implementation, whose training states fit. Letters: B batch, S
+samples, T frames, F frequency bins, C channels, p period.
 """
 
 from collections.abc import Sequence
@@ -33,7 +34,8 @@ def _plain_conv(
 class MultiPeriodDiscriminator(nn.Module):
     """Sees every p-th sample as a row of an image, for one period p (Kong et al. 2020).
 
-    Takes audio (B, 1, S), gives the outputs of its layers; the last one, (B, 1, T', p), is the judgement.
+    Takes audio (B, 1, S), gives the outputs of its layers; the last one, (B, 1, T', p), is the
+    judgement.
     """
 
     def __init__(self, period: int, channels: Sequence[int] = (32, 128, 512, 1024, 1024)):
@@ -60,9 +62,11 @@ class MultiPeriodDiscriminator(nn.Module):
 
 
 class MultiBandSTFTDiscriminator(nn.Module):
-    """Sees real and imaginary part of an STFT of one window length, its bands apart from each other.
+    """Sees real and imaginary part of an STFT of one window length, its bands apart from each
+    other.
 
-    Takes audio (B, 1, S), gives the outputs of its layers; the last one, (B, 1, T, F'), is the judgement.
+    Takes audio (B, 1, S), gives the outputs of its layers; the last one, (B, 1, T, F'), is the
+    judgement.
     """
 
     hann: Tensor
@@ -114,10 +118,11 @@ class MultiBandSTFTDiscriminator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Discriminators of several periods and several STFT windows, side by side; sizes are the paper's by default.
+    """Discriminators of several periods and several STFT windows, side by side; sizes are the
+    paper's by default.
 
-    Takes audio (B, 1, S), brought to zero mean and a peak of 0.8 first, and gives for each part the outputs of its
-    layers, of which the last one is the judgement. An empty list leaves a kind out.
+    Takes audio (B, 1, S), brought to zero mean and a peak of 0.8 first, and gives for each part the
+    outputs of its layers, of which the last one is the judgement. An empty list leaves a kind out.
     """
 
     def __init__(
@@ -157,10 +162,11 @@ class AdversarialLosses(NamedTuple):
 
 
 def adversarial_losses(fake: list[list[Tensor]], real: list[list[Tensor]]) -> AdversarialLosses:
-    """Least-squares losses (Mao et al. 2017) and feature matching, from the layers' outputs for both signals.
+    """Least-squares losses (Mao et al. 2017) and feature matching, from the layers' outputs for
+    both signals.
 
-    Summed over parts, feature matching over their layers too, as in the paper. The discriminator's loss is
-    E[D(fake)²] + E[(1 − D(real))²], the codec's E[(1 − D(fake))²].
+    Summed over parts, feature matching over their layers too, as in the paper. The discriminator's
+    loss is E[D(fake)²] + E[(1 − D(real))²], the codec's E[(1 − D(fake))²].
     """
     zero = real[0][0].new_zeros((), dtype=torch.float32)
     discriminator, adversarial, matching = zero, zero, zero

@@ -1,11 +1,14 @@
-"""Entropy models: the small network that predicts the codes of one checkpoint, trained from recordings in minutes.
+"""Entropy models: the small network that predicts the codes of one checkpoint, trained from
+recordings in minutes.
 
-The network is that of `bitstream.EntropyModel`. It is trained in floats here and rounded to integers at the end.
+The network is that of `bitstream.EntropyModel`. It is trained in floats here and rounded to
+integers at the end.
 
-An hour of audio is little for a network that tells 1024 codes apart, so it is told what is known of them. A codebook
-sees what the coarser ones left of a latent, through a matrix of its own. So does the network at first: it looks at what
-the frame before would show there, less what the coarser codebooks of this frame hold already. And how likely an entry
-is depends smoothly on where it lies: its logit is a polynomial of its direction, plus little of its own.
+An hour of audio is little for a network that tells 1024 codes apart, so it is told what is known of
+them. A codebook sees what the coarser ones left of a latent, through a matrix of its own. So does
+the network at first: it looks at what the frame before would show there, less what the coarser
+codebooks of this frame hold already. And how likely an entry is depends smoothly on where it lies:
+its logit is a polynomial of its direction, plus little of its own.
 """
 
 import time
@@ -56,10 +59,9 @@ def fit_entropy_model(
 ) -> EntropyModel:
     """Train the entropy model of a checkpoint on recordings like those it will be used for.
 
-    Args:
-        codec: the codec whose codes are to be predicted.
-        recordings: a folder, or audio files. Ten minutes of audio are of use, an hour is better.
-        minutes: wall-clock time for all of it. Up to half goes into encoding, as many recordings as that allows, drawn
+    Args: codec: the codec whose codes are to be predicted. recordings: a folder, or audio files.
+        Ten minutes of audio are of use, an hour is better. minutes: wall-clock time for all of it.
+        Up to half goes into encoding, as many recordings as that allows, drawn
             at random; up to a third, if it allows all of them, and then again, a little changed.
         seed: of the drawing and the training.
         progress: called with a line of text now and then.
@@ -106,7 +108,8 @@ class Codebooks:
             into, out, _, _, books = quantizer._weights(quantizer.quantizers)
             entries = torch.stack(books).cpu()
             K, _, d = entries.shape
-            # Coordinates that only steer the search (`training.codebooks.initialize`) say nothing of the audio.
+            # Coordinates that only steer the search (`training.codebooks.initialize`) say nothing
+            # of the audio.
             heard = (out != 0).any(dim=0).cpu().view(K, 1, d)
             return cls(
                 entries * heard,
@@ -126,7 +129,8 @@ def fit_network(
     seed: int = 0,
     progress: Callable[[str], Any] | None = None,
 ) -> EntropyModel:
-    """Train a network on codes (K, T) of clips, until `deadline` (`time.monotonic`) or for so many steps.
+    """Train a network on codes (K, T) of clips, until `deadline` (`time.monotonic`) or for so many
+    steps.
 
     Args:
         clips: the codes of one recording each, all with all codebooks.
@@ -174,7 +178,9 @@ def fit_network(
 
 
 class _FloatNetwork(nn.Module):
-    """The network in floats; once `round` was called, with weights and hidden values rounded as in the integer one."""
+    """The network in floats; once `round` was called, with weights and hidden values rounded as in
+    the integer one.
+    """
 
     def __init__(self, frames: Tensor, codebooks: Codebooks, generator: torch.Generator):
         super().__init__()
@@ -230,9 +236,11 @@ class _FloatNetwork(nn.Module):
 
     @torch.no_grad()
     def _look_through_codebooks(self, hidden: Tensor, views: Tensor, frames: Tensor) -> None:
-        """Let hidden values begin as what a codebook sees: of the frame before, of this one, and of their difference.
+        """Let hidden values begin as what a codebook sees: of the frame before, of this one, and of
+        their difference.
 
-        hidden (K, L, K, d, H) is changed; views (K, d, K, d) of the vectors of codes; frames (N, L, K) of any audio.
+        hidden (K, L, K, d, H) is changed; views (K, d, K, d) of the vectors of codes; frames (N, L,
+        K) of any audio.
         """
         K, H, d = self.sizes[0], self.sizes[2], views.shape[1]
         known = self.known.view(K, LAGS, K, -1)[..., :1]  # (K, L, K, 1)
@@ -271,7 +279,8 @@ class _FloatNetwork(nn.Module):
     def _low_logits(self, h: Tensor, high: Tensor) -> Tensor:
         """Logits (K, N, lows) for hidden values (K, N, H) after high symbols (K, N)."""
         K, _, H, highs, lows = self.sizes
-        # Codes with the same high symbol share their weights: they are gathered, and multiplied at once.
+        # Codes with the same high symbol share their weights: they are gathered, and multiplied at
+        # once.
         group = (high + highs * torch.arange(K)[:, None]).flatten()
         order, counts = group.argsort(), torch.bincount(group, minlength=K * highs)
         room = int(counts.max())
@@ -317,7 +326,9 @@ class _FloatNetwork(nn.Module):
 
     @torch.no_grad()
     def round(self, frames: Tensor) -> None:
-        """Fix the units that everything is rounded to, from the range that hidden values have on these frames."""
+        """Fix the units that everything is rounded to, from the range that hidden values have on
+        these frames.
+        """
         h = self._hidden(frames)
         codes = self.codes.abs().amax() / 127
         weights = (self.hidden * self.known).abs()
@@ -334,7 +345,8 @@ class _FloatNetwork(nn.Module):
             "hidden_value": value.view(-1, 1, 1),
         }
         for name in ("high", "low"):
-            # Logits count in 1/32 bit once they are shifted; before, in finer steps, so that the weights use 8 bits.
+            # Logits count in 1/32 bit once they are shifted; before, in finer steps, so that the
+            # weights use 8 bits.
             per_weight = 32 / np.log(2) * value
             weights = getattr(self, name).abs()
             largest = torch.maximum(
@@ -376,7 +388,9 @@ class _FloatNetwork(nn.Module):
 
 
 def _polynomials(places: Tensor) -> Tensor:
-    """Coordinates (K, N, d), their squares and their products, each of mean 0 and deviation 1: (K, N, P)."""
+    """Coordinates (K, N, d), their squares and their products, each of mean 0 and deviation 1: (K,
+    N, P).
+    """
     i, j = np.triu_indices(min(_WIDTH, places.shape[-1]))
     terms = torch.cat([places, places[..., i] * places[..., j]], dim=-1)
     terms = terms - terms.mean(dim=1, keepdim=True)
@@ -384,7 +398,9 @@ def _polynomials(places: Tensor) -> Tensor:
 
 
 def _similar_order(vectors: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Indices in an order in which neighbours are similar: halved along the axis of most variance, again and again."""
+    """Indices in an order in which neighbours are similar: halved along the axis of most variance,
+    again and again.
+    """
     if len(among) == 1:
         return among
     centred = vectors[among] - vectors[among].mean(axis=0)
@@ -456,8 +472,8 @@ def _encoded(
 ) -> Iterator[np.ndarray]:
     """Codes (K, T) of every channel of the files, in random order, until the deadline.
 
-    From then on until the second one, if it is later, all again and again, and every time a little changed: the
-    network learns what codes have in common that way, rather than the recordings.
+    From then on until the second one, if it is later, all again and again, and every time a little
+    changed: the network learns what codes have in common that way, rather than the recordings.
     """
     rng = np.random.default_rng(seed)
     for turn in range(_TURNS):

@@ -1,9 +1,10 @@
 """The trainer: a codec, batches and a recipe in; better weights out, one step at a time.
 
-A recipe may have phases: without quantizer; with it, from where its codebooks are placed; against discriminators; with
-encoder and codebooks at rest. Every step seeds its own random numbers, so that a run goes on from its state as if it
-had never stopped. Several processes compute what one would with all their crops in one batch, but for quantizer
-dropout and searched codes, which every process draws for its own.
+A recipe may have phases: without quantizer; with it, from where its codebooks are placed; against
+discriminators; with encoder and codebooks at rest. Every step seeds its own random numbers, so that
+a run goes on from its state as if it had never stopped. Several processes compute what one would
+with all their crops in one batch, but for quantizer dropout and searched codes, which every process
+draws for its own.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def new_model(recipe: Recipe) -> DacModel:
 
 @torch.no_grad()
 def initialize_weights(model: DacModel) -> None:
-    """Convolutions that keep the level of a signal, residual branches that begin small, and a quiet last layer.
+    """Convolutions that keep the level of a signal, residual branches that begin small, and a quiet
+    last layer.
 
     A loud last layer begins in the flat part of tanh and does not come out of it.
     """
@@ -80,14 +82,18 @@ def new_discriminator(adversary: Adversary, seed: int = 0) -> Discriminator:
 
 
 class Coding(nn.Module):
-    """A codec's whole way from audio (B, S) to audio, with all that losses ask of it; computes in `dtype`."""
+    """A codec's whole way from audio (B, S) to audio, with all that losses ask of it; computes in
+    `dtype`.
+    """
 
     def __init__(self, model: DacModel, dtype: torch.dtype, searched: float = 0.0):
         super().__init__()
         self.model, self.dtype, self.searched = model, dtype, searched
 
     def forward(self, audio: Tensor, quantize: bool, freeze: bool) -> dict[str, Tensor]:
-        """Audio (B, S), latents (B, D, T), and of the quantizer projected latents, codes and losses."""
+        """Audio (B, S), latents (B, D, T), and of the quantizer projected latents, codes and
+        losses.
+        """
         out: dict[str, Tensor] = {}
         with torch.set_grad_enabled(not freeze and torch.is_grad_enabled()):
             latents = decoded = self.model.encoder(audio.unsqueeze(1).to(self.dtype))
@@ -103,25 +109,26 @@ class Coding(nn.Module):
         return out
 
     def decode(self, latents: Tensor, samples: int) -> Tensor:
-        """Audio (B, S) of latents (B, D, T); nets with odd strides lose the last samples, which are zeros here."""
+        """Audio (B, S) of latents (B, D, T); nets with odd strides lose the last samples, which are
+        zeros here.
+        """
         audio = self.model.decoder(latents.to(self.dtype)).squeeze(1).float()
         return nn.functional.pad(audio, (0, samples - audio.shape[-1]))
 
 
 class Trainer:
-    """Trains a codec in place, one `step()` at a time; `state_dict()` continues a run exactly where it stood.
+    """Trains a codec in place, one `step()` at a time; `state_dict()` continues a run exactly where
+    it stood.
 
-    Args:
-        model: the codec; weight norm is applied here if the recipe wants it.
-        batches: crops of this process, `recipe.batch / (processes * accumulate)` of them.
-        recipe: what to do.
-        accelerator: where to do it; a new one by default.
-        dtype: what the codec and the discriminators compute in; weights stay in fp32.
-        accumulate: batches per step.
-        fine_tune: the codec is trained already: its codebooks are kept, unless the recipe wants new ones, and the
+    Args: model: the codec; weight norm is applied here if the recipe wants it. batches: crops of
+        this process, `recipe.batch / (processes * accumulate)` of them. recipe: what to do.
+        accelerator: where to do it; a new one by default. dtype: what the codec and the
+        discriminators compute in; weights stay in fp32. accumulate: batches per step. fine_tune:
+        the codec is trained already: its codebooks are kept, unless the recipe wants new ones, and
+        the
             learning rate is the recipe's for that.
-        steered: its codebooks steer their search, so its quantizer rests; by default what the weights say. Weights that
-            are still to be loaded say nothing.
+        steered: its codebooks steer their search, so its quantizer rests; by default what the
+            weights say. Weights that are still to be loaded say nothing.
     """
 
     def __init__(
@@ -211,7 +218,9 @@ class Trainer:
 
     @property
     def frozen(self) -> bool:
-        """Whether encoder and codebooks rest at this step; not where the decoder does, or nothing would learn."""
+        """Whether encoder and codebooks rest at this step; not where the decoder does, or nothing
+        would learn.
+        """
         freeze_at = self.recipe.schedule.freeze_at
         return (
             freeze_at is not None
@@ -229,8 +238,8 @@ class Trainer:
     def step(self) -> dict[str, Tensor | float]:
         """One step on `accumulate` batches; returns the losses of this process.
 
-        A step whose gradient is not finite changes nothing but `progress["skipped"]`. Raises TrainingError when that
-        happens again and again.
+        A step whose gradient is not finite changes nothing but `progress["skipped"]`. Raises
+        TrainingError when that happens again and again.
         """
         schedule, books = self.recipe.schedule, self.recipe.codebooks
         if books.placed and not (self.fine_tune and books.kept):
@@ -264,7 +273,9 @@ class Trainer:
         return report
 
     def _next_batch(self) -> Batch:
-        """A batch whose audio lies on the device; its bandwidths do not, so that looking at them waits for nothing."""
+        """A batch whose audio lies on the device; its bandwidths do not, so that looking at them
+        waits for nothing.
+        """
         batch = next(self.batches)
         return batch._replace(audio=batch.audio.to(self.device))
 
@@ -274,7 +285,9 @@ class Trainer:
         torch.manual_seed(self.recipe.seed * 1_000_003 + place + self.accelerator.process_index)
 
     def _backward(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]:
-        """Gradients of one batch; its losses, what the codec gave, and the squared norms that the balance found."""
+        """Gradients of one batch; its losses, what the codec gave, and the squared norms that the
+        balance found.
+        """
         out = self.coding(batch.audio, self.quantized, self.frozen)
         leaf = out["audio"].detach().requires_grad_()
         heard, reference = self._heard(leaf, batch)
@@ -510,7 +523,9 @@ class Trainer:
         self.progress["latent_scale"] = float(vectors.square().mean().log())
 
     def _latent_gradient(self, latents: Tensor, batch: Batch) -> Tensor:
-        """Gradient of the reconstruction losses at what the decoder gets for these latents (B, D, T)."""
+        """Gradient of the reconstruction losses at what the decoder gets for these latents (B, D,
+        T).
+        """
         if (
             self.fine_tune or self.step_number > self.recipe.schedule.quantize_at
         ):  # before, there are no codebooks
@@ -548,7 +563,9 @@ class Trainer:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a run needs to continue, on the same recordings and with the same recipe; of this process."""
+        """Everything a run needs to continue, on the same recordings and with the same recipe; of
+        this process.
+        """
         state = {
             name: getattr(self, name).state_dict()
             for name in ("model", "average", "moving", "batches")
@@ -574,7 +591,9 @@ class Trainer:
 
 
 class _MeanOverProcesses(torch.autograd.Function):
-    """The sum over processes. Its gradient is the mean of theirs, as DDP takes the mean of what comes of it."""
+    """The sum over processes. Its gradient is the mean of theirs, as DDP takes the mean of what
+    comes of it.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:

@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose direction is made orthogonal (Jordan et al. 2024), scaled to Adam's step size (Liu et al. 2025).
+    """Momentum whose direction is made orthogonal (Jordan et al. 2024), scaled to Adam's step size
+    (Liu et al. 2025).
 
-    For weights of two dimensions and more; the first one counts as rows, the others together as columns.
+    For weights of two dimensions and more; the first one counts as rows, the others together as
+    columns.
     """
 
     def __init__(
@@ -47,14 +49,16 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Matrices (N, rows, columns) with their singular values brought near 1, between about 0.7 and 1.2.
+    """Matrices (N, rows, columns) with their singular values brought near 1, between about 0.7 and
+    1.2.
 
     The quintic Newton-Schulz iteration of Jordan et al., in bf16, which is enough for a direction.
     """
     x = (matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-12)).bfloat16()
     tall = x.shape[1] > x.shape[2]
     for _ in range(steps):
-        # Not batched: torch copies the transposed side of a batched product, which takes longer than the product.
+        # Not batched: torch copies the transposed side of a batched product, which takes longer
+        # than the product.
         gram = torch.stack([m.t() @ m if tall else m @ m.t() for m in x])
         gram = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
         x = torch.baddbmm(x, *((x, gram) if tall else (gram, x)), beta=3.4445)
@@ -64,11 +68,13 @@ def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
 def build_optimizers(
     model: nn.Module, *, muon: bool, lr: float, train_codebooks: bool
 ) -> list[torch.optim.Optimizer]:
-    """Optimizers of a codec; each group says in `part` whether it is of the encoder, the decoder or the projections.
+    """Optimizers of a codec; each group says in `part` whether it is of the encoder, the decoder or
+    the projections.
 
-    AdamW with the paper's betas takes everything, or what Muon leaves: Muon takes the convolutions that are wide
-    enough to be matrices, but for the encoder's last, whose directions that no codebook reads would get random steps of
-    full size. Codebooks are projections here, or in none where something else moves them.
+    AdamW with the paper's betas takes everything, or what Muon leaves: Muon takes the convolutions
+    that are wide enough to be matrices, but for the encoder's last, whose directions that no
+    codebook reads would get random steps of full size. Codebooks are projections here, or in none
+    where something else moves them.
     """
     groups: dict[tuple[bool, str], list[Tensor]] = defaultdict(list)
     for name, parameter in model.named_parameters():

@@ -257,7 +257,8 @@ class Recipe:
     def load(
         cls, name_or_path: str | os.PathLike, settings: dict[str, Any] | None = None
     ) -> "Recipe":
-        """The recipe of a preset, or one in a JSON file; presets without one of their own get the paper's.
+        """The recipe of a preset, or one in a JSON file; presets without one of their own get the
+        paper's.
 
         `settings` replace single values, by names like `objective.weights.mel`. Raises InputError.
 
@@ -286,7 +287,9 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Recipe":
-        """From plain data, as JSON holds it. Raises InputError for names and values that do not fit."""
+        """From plain data, as JSON holds it. Raises InputError for names and values that do not
+        fit.
+        """
         return _build(cls, fields, "the recipe")
 
     def as_dict(self) -> dict[str, Any]:
@@ -308,7 +311,9 @@ class Recipe:
         return classes[fields["model_type"]].from_dict(fields)
 
     def crop_samples(self, config: DacConfig) -> int:
-        """Samples of a crop: a multiple of 9 frames, which folds into the dilated convolutions without padding."""
+        """Samples of a crop: a multiple of 9 frames, which folds into the dilated convolutions
+        without padding.
+        """
         frames = max(1, round(self.seconds * config.frame_rate / 9)) * 9
         longest = max([*self.objective.mel_bands, *self.objective.stft_windows])
         if frames * config.hop_length <= longest // 2:

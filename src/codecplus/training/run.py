@@ -1,7 +1,9 @@
-"""A whole training run: from a recipe and recordings to a folder that `load_codec` reads, stopped and resumed at will.
+"""A whole training run: from a recipe and recordings to a folder that `load_codec` reads, stopped
+and resumed at will.
 
-The folder holds the checkpoint, and in `training/` what the run needs: `state.pt`, `recipe.json`, the discriminators,
-`log.jsonl` and the tracker's files. Everything is written to a temporary name first.
+The folder holds the checkpoint, and in `training/` what the run needs: `state.pt`, `recipe.json`,
+the discriminators, `log.jsonl` and the tracker's files. Everything is written to a temporary name
+first.
 """
 
 from __future__ import annotations
@@ -83,15 +85,16 @@ def train(
 ) -> DacModel:
     """Train a codec on recordings, write it to `output`, and return its averaged weights.
 
-    Args:
-        recipe: what to do; may be left out to resume.
-        data: a folder, several, or a data set: see `sources.open_data`.
-        output: folder of the checkpoint; must not hold a run already, unless it is resumed.
-        init_from: a checkpoint, anything that `load_codec` reads, or a model, whose training goes on from there with
+    Args: recipe: what to do; may be left out to resume. data: a folder, several, or a data set: see
+        `sources.open_data`. output: folder of the checkpoint; must not hold a run already, unless
+        it is resumed. init_from: a checkpoint, anything that `load_codec` reads, or a model, whose
+        training goes on from there with
             its own architecture.
-        encoder_width: give the encoder of `init_from` so many channels in its first layer, more than it has.
+        encoder_width: give the encoder of `init_from` so many channels in its first layer, more
+        than it has.
         resume: go on where the run in `output` was when it last saved; it must be the same recipe.
-        validation: data to validate with; by default a small part of `data`, which is not trained on.
+        validation: data to validate with; by default a small part of `data`, which is not trained
+        on.
         table: how a data set is read.
         options: how to go about it here.
 
@@ -231,7 +234,9 @@ class _Run:
         self.counted += 1
 
     def _log(self, step: int) -> dict[str, str]:
-        """Means since the last time, over processes too, to the tracker; a few of them for the progress bar."""
+        """Means since the last time, over processes too, to the tracker; a few of them for the
+        progress bar.
+        """
         names = sorted(self.sums)
         sums = torch.stack([self.sums[name] for name in names])
         means = cast(Tensor, self.accelerator.reduce(sums / self.counted, "mean"))
@@ -309,7 +314,9 @@ class _Run:
 
 
 def export(model: DacModel, folder: Path) -> None:
-    """Write a codec and its feature extractor to a folder, as `save_pretrained` does, each file whole or not at all."""
+    """Write a codec and its feature extractor to a folder, as `save_pretrained` does, each file
+    whole or not at all.
+    """
     config = model.config
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
@@ -432,7 +439,9 @@ def _save_discriminators(trainer: Trainer, path: Path) -> None:
 
 
 def _warm_discriminators(trainer: Trainer, path: Path) -> None:
-    """Start from the discriminators that were trained with the checkpoint, where they are there and of this shape."""
+    """Start from the discriminators that were trained with the checkpoint, where they are there and
+    of this shape.
+    """
     if trainer.discriminator is None or not path.is_file():
         return
     try:

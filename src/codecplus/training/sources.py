@@ -1,4 +1,6 @@
-"""From what a user names to crops and validation clips: folders, files of tables, data sets, on disk or on the Hub."""
+"""From what a user names to crops and validation clips: folders, files of tables, data sets, on
+disk or on the Hub.
+"""
 
 from __future__ import annotations
 
@@ -63,14 +65,16 @@ def open_data(
     processes: int = 1,
     workers: int = 0,
 ) -> tuple[Batches, list[Clip]]:
-    """Batches for one process, and the clips to validate with, which process 0 of a streamed data set alone gets.
+    """Batches for one process, and the clips to validate with, which process 0 of a streamed data
+    set alone gets.
 
-    Args:
-        data: a folder, several, a parquet, arrow or webdataset file, a folder that `Dataset.save_to_disk` wrote, the id
+    Args: data: a folder, several, a parquet, arrow or webdataset file, a folder that
+        `Dataset.save_to_disk` wrote, the id
             of a data set on the Hub, or a `datasets` object.
         cutter: makes the crops.
         batch: crops per batch of this process.
-        validation: the same kinds of thing; by default a small part of `data` is kept for it, and not trained on.
+        validation: the same kinds of thing; by default a small part of `data` is kept for it, and
+        not trained on.
         options, seed, rank, processes, workers: of the data set, and as `Batches` has them.
 
     Raises:
@@ -92,7 +96,8 @@ def open_data(
             from datasets.distributed import split_dataset_by_node
 
             opened = split_dataset_by_node(opened, rank=rank, world_size=processes)
-        # Of its own share, which no other process sees: what is skipped before a split is another part of each share.
+        # Of its own share, which no other process sees: what is skipped before a split is another
+        # part of each share.
         if validation is None and rank == 0:
             clips, opened = _clips(opened.take(8), options, cutter), opened.skip(8)
         crops = StreamedCrops(opened, options.column, cutter, batch, seed=seed + rank)

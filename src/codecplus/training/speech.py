@@ -1,4 +1,6 @@
-"""PESQ and STOI in a process of their own, because PESQ may crash. Light to import: that process needs no torch."""
+"""PESQ and STOI in a process of their own, because PESQ may crash. Light to import: that process
+needs no torch.
+"""
 
 from __future__ import annotations
 

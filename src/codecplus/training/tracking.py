@@ -1,4 +1,6 @@
-"""What a run shows: numbers, audio and pictures, to a tracker that accelerate knows and to a file of lines of JSON."""
+"""What a run shows: numbers, audio and pictures, to a tracker that accelerate knows and to a file
+of lines of JSON.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ TRACKERS = ("tensorboard", "trackio", "wandb", "none")
 class Tracker:
     """One run's numbers, audio and pictures; only the main process writes.
 
-    Everything goes to `folder`: TensorBoard's files, and `log.jsonl` whatever the tracker. trackio and W&B keep their
-    own places besides.
+    Everything goes to `folder`: TensorBoard's files, and `log.jsonl` whatever the tracker. trackio
+    and W&B keep their own places besides.
     """
 
     def __init__(self, accelerator: Any, name: str, folder: Path, config: dict[str, Any], run: str):
@@ -89,7 +91,9 @@ class Tracker:
 
 
 def check_tracker(name: str) -> None:
-    """Raise InputError for a tracker that there is not, MissingExtraError for one that is not installed."""
+    """Raise InputError for a tracker that there is not, MissingExtraError for one that is not
+    installed.
+    """
     if name not in TRACKERS:
         raise InputError(f"there is no tracker {name!r}; expected one of {', '.join(TRACKERS)}")
     if name == "none":
@@ -103,7 +107,9 @@ def check_tracker(name: str) -> None:
 
 
 def mel_image(audio: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Log mel spectrogram of audio (S,) as an image (80, frames, 3) of bytes, low frequencies below."""
+    """Log mel spectrogram of audio (S,) as an image (80, frames, 3) of bytes, low frequencies
+    below.
+    """
     import torch
 
     hop = max(128, len(audio) // 800)

@@ -1,4 +1,6 @@
-"""Scores of a codec on a few clips, while it trains. Knows models and arrays; figures to publish are `eval`'s."""
+"""Scores of a codec on a few clips, while it trains. Knows models and arrays; figures to publish
+are `eval`'s.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ class Validation(NamedTuple):
 class Validator:
     """Codes clips with all codebooks and scores what comes back.
 
-    `mel` is the paper's mel loss, `snr` is in dB; `pesq_wb` and `stoi` are there where their libraries are, for clips
-    that they can score.
+    `mel` is the paper's mel loss, `snr` is in dB; `pesq_wb` and `stoi` are there where their
+    libraries are, for clips that they can score.
     """
 
     def __init__(self, clips: Sequence[Clip], sample_rate: int):

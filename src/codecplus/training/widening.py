@@ -1,4 +1,6 @@
-"""An encoder with more channels that begins as the one it came from, to be trained on beside its decoder."""
+"""An encoder with more channels that begins as the one it came from, to be trained on beside its
+decoder.
+"""
 
 import torch
 from torch import Tensor
@@ -10,10 +12,12 @@ from codecplus.training.loop import initialize_weights
 
 @torch.no_grad()
 def with_wider_encoder(model: DacModel, encoder_hidden_size: int, seed: int = 0) -> DacModel:
-    """A copy of a codec whose encoder has more channels and gives the same latents, until it is trained.
+    """A copy of a codec whose encoder has more channels and gives the same latents, until it is
+    trained.
 
-    New channels hear all others through random weights, and no old one hears them yet (Net2Net of Chen et al. 2016, but
-    without copies of channels that would have to be told apart). Decoder and codebooks are those of `model`.
+    New channels hear all others through random weights, and no old one hears them yet (Net2Net of
+    Chen et al. 2016, but without copies of channels that would have to be told apart). Decoder and
+    codebooks are those of `model`.
 
     Args:
         model: the codec; weight norm is folded in the copy.
@@ -43,7 +47,8 @@ def with_wider_encoder(model: DacModel, encoder_hidden_size: int, seed: int = 0)
 
 
 def _fill(wide: Tensor, old: Tensor) -> None:
-    """Write what the old parameter holds into the first channels of the wide one, and zero what these hear of others.
+    """Write what the old parameter holds into the first channels of the wide one, and zero what
+    these hear of others.
 
     A kernel is (C', C, k), the α of a snake (1, C, 1), 1 in new channels, and a bias (C',).
     """

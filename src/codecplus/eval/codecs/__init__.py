@@ -1,7 +1,9 @@
-"""Codecs to compare: a protocol, the adapters that ship with the package, and the way from names to codecs.
+"""Codecs to compare: a protocol, the adapters that ship with the package, and the way from names to
+codecs.
 
-Names: `opus`, `opus-vbr`, `mp3`, `aac`; anything registered under the entry point group `codecplus.codecs`;
-`stock:ID` for a transformers model by Hub id or folder; anything else is a checkpoint for `codecplus.load_codec`.
+Names: `opus`, `opus-vbr`, `mp3`, `aac`; anything registered under the entry point group
+`codecplus.codecs`; `stock:ID` for a transformers model by Hub id or folder; anything else is a
+checkpoint for `codecplus.load_codec`.
 """
 
 from __future__ import annotations

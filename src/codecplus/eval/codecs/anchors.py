@@ -1,4 +1,6 @@
-"""Codecs that are none: a perfect copy and two low-pass filters. They are in every table, to show what scores mean."""
+"""Codecs that are none: a perfect copy and two low-pass filters. They are in every table, to show
+what scores mean.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ class LowPass(Identity):
         return {"version": 1, "cutoff": self.cutoff, "taps_per_second": TAPS_PER_SECOND}
 
     def encode(self, audio: np.ndarray, sample_rate: int) -> Payload:
-        """The filtered samples (C, S), 32 bits each; audio that holds nothing above the cut-off stays as it is."""
+        """The filtered samples (C, S), 32 bits each; audio that holds nothing above the cut-off
+        stays as it is.
+        """
         if self.cutoff < sample_rate / 2:
             from scipy.signal import fftconvolve, firwin
 
@@ -59,7 +63,9 @@ class LowPass(Identity):
 
 
 def anchors() -> list[Identity]:
-    """The rows that are always run; the identity comes first, for it tells which references can be scored."""
+    """The rows that are always run; the identity comes first, for it tells which references can be
+    scored.
+    """
     return [Identity(), LowPass(3500), LowPass(7000)]
 
 

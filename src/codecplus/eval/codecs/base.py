@@ -1,11 +1,13 @@
-"""What the harness asks of a codec: audio to bytes and back. Knows nothing of any codec, data set or metric.
+"""What the harness asks of a codec: audio to bytes and back. Knows nothing of any codec, data set
+or metric.
 
 A third party adds a codec with one class and one entry point:
 
     [project.entry-points."codecplus.codecs"]
     mycodec = "mypackage:MyCodec"
 
-The entry point is called with a target bit rate in kbit/s per channel, or None, and returns a `Codec`.
+The entry point is called with a target bit rate in kbit/s per channel, or None, and returns a
+`Codec`.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ class Payload:
 
 @dataclass(frozen=True)
 class Original:
-    """What a decoder is told beside the bytes, as any container would: the shape and rate to return."""
+    """What a decoder is told beside the bytes, as any container would: the shape and rate to
+    return.
+    """
 
     channels: int
     samples: int
@@ -39,7 +43,9 @@ class Original:
 
 @runtime_checkable
 class Codec(Protocol):
-    """A codec at one setting. Two optional attributes: `latency` in seconds, `nominal_kbps` per channel."""
+    """A codec at one setting. Two optional attributes: `latency` in seconds, `nominal_kbps` per
+    channel.
+    """
 
     name: str  # names the row, for example opus@6
 

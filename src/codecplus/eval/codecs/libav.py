@@ -1,7 +1,9 @@
-"""Opus, MP3 and AAC by the encoders of FFmpeg, through PyAV, with the bits of their packets counted.
+"""Opus, MP3 and AAC by the encoders of FFmpeg, through PyAV, with the bits of their packets
+counted.
 
-Rates are per channel. Up to two channels are one stream, with joint stereo; of more, each is a mono stream of its own,
-since an unknown array of microphones is no 5.1 film. The decoders of these containers remove the encoder's delay.
+Rates are per channel. Up to two channels are one stream, with joint stereo; of more, each is a mono
+stream of its own, since an unknown array of microphones is no 5.1 film. The decoders of these
+containers remove the encoder's delay.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ _LAYOUTS = {1: "mono", 2: "stereo"}
 
 
 class LibavCodec:
-    """One encoder at one target rate in kbit/s per channel. Subclasses say which encoder and how it is set."""
+    """One encoder at one target rate in kbit/s per channel. Subclasses say which encoder and how it
+    is set.
+    """
 
     family: str
     encoder: str
@@ -139,7 +143,9 @@ class Opus(LibavCodec):
         return min(max(kbps, 0.5), 256.0)
 
     def encoder_rate(self, sample_rate: int, channels: int) -> int:
-        """The lowest of the library's five rates that loses nothing, so that no bits go to empty bands."""
+        """The lowest of the library's five rates that loses nothing, so that no bits go to empty
+        bands.
+        """
         return next(
             (rate for rate in (8_000, 12_000, 16_000, 24_000) if rate >= sample_rate), 48_000
         )
@@ -150,7 +156,9 @@ class Opus(LibavCodec):
 
 
 class OpusVbr(Opus):
-    """libopus as most people run it: more bits where the audio needs them, and a target that is only aimed at."""
+    """libopus as most people run it: more bits where the audio needs them, and a target that is
+    only aimed at.
+    """
 
     family = "opus-vbr"
 
@@ -177,7 +185,9 @@ class Mp3(LibavCodec):
         return float(min(self.RATES, key=lambda rate: (abs(rate - kbps), rate)))
 
     def encoder_rate(self, sample_rate: int, channels: int) -> int:
-        """The lowest legal rate that loses nothing; MPEG ties low and high bit rates to low and high sample rates."""
+        """The lowest legal rate that loses nothing; MPEG ties low and high bit rates to low and
+        high sample rates.
+        """
         highest = (
             16_000 if self.nominal_kbps <= 16 else 24_000 if self.nominal_kbps < 40 else 48_000
         )
@@ -187,12 +197,16 @@ class Mp3(LibavCodec):
 
     @property
     def latency(self) -> float:
-        """One frame and the delay of encoder and decoder, 1105 samples, at the lowest rate it may run at."""
+        """One frame and the delay of encoder and decoder, 1105 samples, at the lowest rate it may
+        run at.
+        """
         return (1152 + 1105) / self.encoder_rate(48_000, 1)
 
 
 class Aac(LibavCodec):
-    """FFmpeg's own AAC-LC encoder. It has no hard CBR: it aims at the average, and what it spends is counted."""
+    """FFmpeg's own AAC-LC encoder. It has no hard CBR: it aims at the average, and what it spends
+    is counted.
+    """
 
     family, encoder, container, sample_format, default_kbps = "aac", "aac", "ipod", "fltp", 64.0
 
@@ -201,7 +215,9 @@ class Aac(LibavCodec):
         return min(max(kbps, 1.0), 288.0)
 
     def encoder_rate(self, sample_rate: int, channels: int) -> int:
-        """A low bit rate is spent on a low sample rate: 6 bits per sample would be wasted on empty bands."""
+        """A low bit rate is spent on a low sample rate: 6 bits per sample would be wasted on empty
+        bands.
+        """
         highest = (
             16_000 if self.nominal_kbps <= 12 else 24_000 if self.nominal_kbps <= 24 else 48_000
         )

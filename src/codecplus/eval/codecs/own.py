@@ -1,4 +1,6 @@
-"""Checkpoints of this package, through its public door: the file that `compress` writes is what is decoded."""
+"""Checkpoints of this package, through its public door: the file that `compress` writes is what is
+decoded.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ EFFORT = ":effort="  # behind a checkpoint's name: how hard its encoder is to se
 
 
 class OwnCodec:
-    """A codecplus checkpoint at the rate nearest to a target in kbit/s per channel; None: all its codebooks.
+    """A codecplus checkpoint at the rate nearest to a target in kbit/s per channel; None: all its
+    codebooks.
 
     `NAME:effort=N` compresses with that effort.
     """
@@ -29,7 +32,8 @@ class OwnCodec:
         if effort not in ("", "0", "1", "2", "3"):
             raise InputError(f"expected an effort from 0 to 3 in {named!r}, got {effort!r}")
         self.effort = int(effort or 0)
-        # An exported model runs where it is asked to, else on the CPU: a GPU is a matter of which onnxruntime is there.
+        # An exported model runs where it is asked to, else on the CPU: a GPU is a matter of which
+        # onnxruntime is there.
         exported = find_export(source) is not None
         self.source, self.device = source, device or "cpu" if exported else pick_device(device)
         codec = _load(source, self.device)
@@ -81,7 +85,9 @@ def _load(source: str, device: str) -> Any:
 
 
 def _inside(data: bytes, entropy_models: Any) -> tuple[int, int, np.ndarray]:
-    """The bits of a file that are codes, the size of a codebook, and the codes of all channels, (K, C · T)."""
+    """The bits of a file that are codes, the size of a codebook, and the codes of all channels, (K,
+    C · T).
+    """
     from codecplus.bitstream import unpack
 
     header, codes = unpack(data, entropy_models)  # (C, K, T)

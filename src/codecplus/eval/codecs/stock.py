@@ -1,6 +1,8 @@
-"""Codecs as transformers ships them: DAC, EnCodec, Mimi and X-Codec, by Hub id or folder, channel by channel.
+"""Codecs as transformers ships them: DAC, EnCodec, Mimi and X-Codec, by Hub id or folder, channel
+by channel.
 
-The models only make codes; here these become bytes at the width the codebook needs, so that their bits are real.
+The models only make codes; here these become bytes at the width the codebook needs, so that their
+bits are real.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ _HEAD = struct.Struct(
 
 
 class StockCodec:
-    """A transformers codec at the rate nearest to a target in kbit/s per channel; None: all its codebooks."""
+    """A transformers codec at the rate nearest to a target in kbit/s per channel; None: all its
+    codebooks.
+    """
 
     def __init__(self, source: str, kbps: float | None = None, device: str | None = None) -> None:
         self.source, self.device = source, pick_device(device)
@@ -54,7 +58,9 @@ class StockCodec:
         return dict(self._config)
 
     def encode(self, audio: np.ndarray, sample_rate: int) -> Payload:
-        """Encode (C, S); the audio is zero-padded to whole frames, which some of these models cut off instead."""
+        """Encode (C, S); the audio is zero-padded to whole frames, which some of these models cut
+        off instead.
+        """
         import torch
 
         model = load_model(self.source, self.device)
@@ -88,13 +94,17 @@ class StockCodec:
 
 
 def fit_channels(audio: np.ndarray, width: int) -> np.ndarray:
-    """Repeat the last channel of (C, S) until there are `width`: a stereo model is given mono twice."""
+    """Repeat the last channel of (C, S) until there are `width`: a stereo model is given mono
+    twice.
+    """
     return audio[np.minimum(np.arange(width), len(audio) - 1)]
 
 
 @lru_cache(maxsize=1)  # one model at a time: the next one's memory is needed
 def load_model(source: str, device: str) -> Any:
-    """The stock model of that id or folder, in evaluation mode; CheckpointError when it cannot be loaded."""
+    """The stock model of that id or folder, in evaluation mode; CheckpointError when it cannot be
+    loaded.
+    """
     import transformers
 
     gc.collect()
@@ -175,7 +185,9 @@ def _code_bits(codebook_size: int) -> int:
 
 
 def _encode(model: Any, inputs: Any, setting: Any) -> tuple[np.ndarray, np.ndarray | None, int]:
-    """Codes (chunks, G, K, T), scales (chunks, G) or None, and the frames that fill up the last chunk."""
+    """Codes (chunks, G, K, T), scales (chunks, G) or None, and the frames that fill up the last
+    chunk.
+    """
     kind = model.config.model_type
     if kind == "encodec":
         result = model.encode(inputs, bandwidth=setting)

@@ -1,4 +1,5 @@
-"""Metrics: pure functions over numpy arrays that declare what they need, and the one table that lists them.
+"""Metrics: pure functions over numpy arrays that declare what they need, and the one table that
+lists them.
 
 from codecplus.eval.metrics import score
 scores = score(reference, estimate, sample_rate=16000, metrics=["pesq_wb", "stoi", "mel_distance"])
@@ -98,7 +99,9 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 
 
 def metric_by_name(name: str) -> Metric:
-    """The metric of that name; InputError for an unknown one, MissingExtraError when its library is absent."""
+    """The metric of that name; InputError for an unknown one, MissingExtraError when its library is
+    absent.
+    """
     if name not in METRICS:
         hint = difflib.get_close_matches(name, METRICS, n=1) or sorted(METRICS)
         raise InputError(f"unknown metric {name!r}; did you mean {' or '.join(hint)}?")
@@ -116,7 +119,9 @@ def default_metrics() -> list[str]:
 
 
 def metrics_by_name(names: Iterable[str] | None = None) -> list[Metric]:
-    """The metrics named, in the order of the table; None: the default ones; `all`: every one installed."""
+    """The metrics named, in the order of the table; None: the default ones; `all`: every one
+    installed.
+    """
     wanted = default_metrics() if names is None else list(names)
     if "all" in wanted:
         wanted = [m.name for m in _ALL if m.available]
@@ -130,9 +135,11 @@ def score(
     sample_rate: int,
     metrics: Iterable[str] | None = None,
 ) -> dict[str, Score]:
-    """Score an estimate against its reference, both (S,) or (C, S) at the same rate, channels averaged.
+    """Score an estimate against its reference, both (S,) or (C, S) at the same rate, channels
+    averaged.
 
-    Libraries that may crash run in a process that may die: a crash or a hang becomes a Score with a reason.
+    Libraries that may crash run in a process that may die: a crash or a hang becomes a Score with a
+    reason.
     """
     from codecplus.eval.metrics.worker import shared_scorer
 

@@ -1,7 +1,7 @@
 """What a metric is and what a score is. Knows numpy arrays, no codec and no file.
 
-A score is a number with the status `ok`, or no number with the reason why. There is no third case: a metric that
-cannot be computed never becomes a 0 or a 1 that an average would swallow.
+A score is a number with the status `ok`, or no number with the reason why. There is no third case:
+a metric that cannot be computed never becomes a 0 or a 1 that an average would swallow.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A pure function of two 1-D float32 arrays of equal length and rate, and what it needs to mean something."""
+    """A pure function of two 1-D float32 arrays of equal length and rate, and what it needs to mean
+    something.
+    """
 
     name: str
     title: str
@@ -99,7 +101,9 @@ class Metric:
         return all(importlib.util.find_spec(module) is not None for module in self.modules)
 
     def applies_to(self, kind: str | None) -> bool:
-        """Whether the metric means something for this kind of audio; an unknown kind is given every metric."""
+        """Whether the metric means something for this kind of audio; an unknown kind is given every
+        metric.
+        """
         return kind is None or kind not in DOMAINS or kind in self.domains
 
     def describe(self) -> dict:
@@ -124,7 +128,9 @@ def _finite(value: float) -> float | None:
 
 
 def is_silent(signal: np.ndarray) -> bool:
-    """Whether the signal (..., S) carries nothing above −70 dBFS RMS once a constant offset is removed."""
+    """Whether the signal (..., S) carries nothing above −70 dBFS RMS once a constant offset is
+    removed.
+    """
     if signal.shape[-1] == 0:
         return True
     centred = signal - signal.mean(axis=-1, keepdims=True)

@@ -1,7 +1,9 @@
-"""From a metric of two mono signals to a score of two recordings: rates, channels, long clips and every refusal.
+"""From a metric of two mono signals to a score of two recordings: rates, channels, long clips and
+every refusal.
 
-Policy: each channel is scored on its own and the mean is taken, leaving out channels and pieces that are silent in the
-reference. Only the reference decides what is left out, so every codec is scored on the same material.
+Policy: each channel is scored on its own and the mean is taken, leaving out channels and pieces
+that are silent in the reference. Only the reference decides what is left out, so every codec is
+scored on the same material.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ def output_problem(reference: np.ndarray, estimate: np.ndarray) -> str | None:
 
 
 def compute_score(metric: Metric, reference: Recording, estimate: Recording) -> Score:
-    """The score of one recording against another of the same rate and shape; never raises, never invents a number."""
+    """The score of one recording against another of the same rate and shape; never raises, never
+    invents a number.
+    """
     try:
         problem = estimate.problem_beside(reference)
         _check_reference(metric, reference)

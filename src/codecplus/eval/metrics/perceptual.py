@@ -29,7 +29,8 @@ def _pesq(reference: np.ndarray, estimate: np.ndarray, sample_rate: int, mode: s
     try:
         return float(pesq(sample_rate, reference, estimate, mode))
     except (NoUtterancesError, BufferTooShortError) as error:
-        # PESQ looks for utterances in both signals: the reference against itself tells whose fault it is.
+        # PESQ looks for utterances in both signals: the reference against itself tells whose fault
+        # it is.
         _refuse_reference(reference, sample_rate, mode)
         raise OutputUnscorable(f"PESQ refuses the output: {_text(error)}") from error
 
@@ -64,10 +65,12 @@ def _stoi(
     from pystoi import stoi as compute
 
     with warnings.catch_warnings():
-        # The library answers 1e-5 when under 0.4 s of the reference is not silent; that is no score.
+        # The library answers 1e-5 when under 0.4 s of the reference is not silent; that is no
+        # score.
         warnings.filterwarnings("error", message="Not enough STFT frames")
         try:
-            # ESTOI adds random numbers of 1e-16 from the global generator; a fixed state makes it repeatable.
+            # ESTOI adds random numbers of 1e-16 from the global generator; a fixed state makes it
+            # repeatable.
             state = np.random.get_state()  # noqa: NPY002
             np.random.seed(0)  # noqa: NPY002
             return float(compute(reference, estimate, sample_rate, extended=extended))
@@ -101,6 +104,7 @@ def _visqol_api(mode: str):
     from visqol import VisqolApi
 
     api = VisqolApi()
-    # Without the lattice model the speech mode falls back to a polynomial that gives 1 or 2 points more.
+    # Without the lattice model the speech mode falls back to a polynomial that gives 1 or 2 points
+    # more.
     api.create(mode=mode, use_lattice_model=mode == "speech")
     return api

@@ -1,7 +1,9 @@
-"""Distances between spectra. Window lengths are in samples, so each metric states the rate it is computed at.
+"""Distances between spectra. Window lengths are in samples, so each metric states the rate it is
+computed at.
 
-Source: Kumar et al., "High-Fidelity Audio Compression with Improved RVQGAN" (NeurIPS 2023), whose evaluation takes the
-mean absolute difference of magnitudes plus that of log powers, for windows of 2048 and 512 samples, at 44.1 kHz.
+Source: Kumar et al., "High-Fidelity Audio Compression with Improved RVQGAN" (NeurIPS 2023), whose
+evaluation takes the mean absolute difference of magnitudes plus that of log powers, for windows of
+2048 and 512 samples, at 44.1 kHz.
 """
 
 from __future__ import annotations
@@ -37,9 +39,11 @@ def stft_distance(reference: np.ndarray, estimate: np.ndarray, sample_rate: int)
 
 
 def log_spectral_distance(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
-    """Root mean square over frequency of the difference of log power spectra, in dB, averaged over time.
+    """Root mean square over frequency of the difference of log power spectra, in dB, averaged over
+    time.
 
-    Power more than 80 dB below the loudest bin of the reference counts as absent, else the distance measures dither.
+    Power more than 80 dB below the loudest bin of the reference counts as absent, else the distance
+    measures dither.
     """
     x, y = _magnitudes(reference, 2048) ** 2, _magnitudes(estimate, 2048) ** 2  # (T, F)
     floor = x.max() * 1e-8
@@ -48,9 +52,11 @@ def log_spectral_distance(reference: np.ndarray, estimate: np.ndarray, sample_ra
 
 
 def bandwidth(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
-    """Highest frequency, in Hz, that the estimate keeps: within 10 dB of what the reference has there.
+    """Highest frequency, in Hz, that the estimate keeps: within 10 dB of what the reference has
+    there.
 
-    Bands of 100 Hz of the long-term spectrum count where the reference lies within 70 dB of its loudest band.
+    Bands of 100 Hz of the long-term spectrum count where the reference lies within 70 dB of its
+    loudest band.
     """
     x, y = _band_levels(reference, sample_rate), _band_levels(estimate, sample_rate)
     kept = (x > x.max() - 70) & (y > x - 10)

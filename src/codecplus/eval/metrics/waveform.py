@@ -1,6 +1,8 @@
-"""Distances between waveforms, in dB. Computed in float64 and limited to ±100 dB, so that a perfect copy has a number.
+"""Distances between waveforms, in dB. Computed in float64 and limited to ±100 dB, so that a perfect
+copy has a number.
 
-Sources: Le Roux et al., "SDR, half-baked or well done?" (ICASSP 2019) for SI-SDR with both signals centred.
+Sources: Le Roux et al., "SDR, half-baked or well done?" (ICASSP 2019) for SI-SDR with both signals
+centred.
 """
 
 from __future__ import annotations
@@ -39,9 +41,11 @@ def si_sdr(reference: np.ndarray, estimate: np.ndarray, sample_rate: int = 0) ->
 
 
 def si_sdr_aligned(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
-    """SI-SDR after shifting the estimate by the whole number of samples that fits best, within ±50 ms.
+    """SI-SDR after shifting the estimate by the whole number of samples that fits best, within ±50
+    ms.
 
-    Several codecs keep a few samples of delay that nobody hears and that plain SI-SDR punishes hard.
+    Several codecs keep a few samples of delay that nobody hears and that plain SI-SDR punishes
+    hard.
     """
     shift = best_lag(reference, estimate, int(MAX_LAG_SECONDS * sample_rate))
     if shift >= 0:
@@ -50,12 +54,15 @@ def si_sdr_aligned(reference: np.ndarray, estimate: np.ndarray, sample_rate: int
 
 
 def lag(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
-    """Delay of the estimate in milliseconds, found by correlation within ±50 ms; negative when it is early."""
+    """Delay of the estimate in milliseconds, found by correlation within ±50 ms; negative when it
+    is early.
+    """
     return 1000 * best_lag(reference, estimate, int(MAX_LAG_SECONDS * sample_rate)) / sample_rate
 
 
 def best_lag(reference: np.ndarray, estimate: np.ndarray, limit: int) -> int:
-    """Whole samples by which the estimate (S,) is late, between −limit and +limit; of equal fits the smallest.
+    """Whole samples by which the estimate (S,) is late, between −limit and +limit; of equal fits
+    the smallest.
 
     >>> best_lag(np.array([0, 1.0, 0, -1, 0, 0]), np.array([0, 0, 0, 1.0, 0, -1]), limit=4)
     2

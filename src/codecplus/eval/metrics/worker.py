@@ -1,7 +1,8 @@
-"""A process that computes scores and may die. Run as a module it is the worker; imported it is the one who hires it.
+"""A process that computes scores and may die. Run as a module it is the worker; imported it is the
+one who hires it.
 
-Messages are pickles over the pipes of our own child. The worker says which score it starts on, so that after a crash
-or a timeout exactly that one is lost and a new worker goes on with the rest.
+Messages are pickles over the pipes of our own child. The worker says which score it starts on, so
+that after a crash or a timeout exactly that one is lost and a new worker goes on with the rest.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ class Scorer:
         sample_rate: int,
         on_score: Callable[[str, str, Score], None] | None = None,
     ) -> dict[str, dict[str, Score]]:
-        """Scores by estimate and metric. `on_score(estimate, metric, score)` hears of each as it comes."""
+        """Scores by estimate and metric. `on_score(estimate, metric, score)` hears of each as it
+        comes.
+        """
         results: dict[str, dict[str, Score]] = {name: {} for name in estimates}
 
         def keep(name: str, metric: str, result: Score) -> None:
@@ -58,7 +61,9 @@ class Scorer:
         return results
 
     def stop(self) -> None:
-        """Stop the worker for good, also from another thread: a score in progress ends with InterruptedError."""
+        """Stop the worker for good, also from another thread: a score in progress ends with
+        InterruptedError.
+        """
         self._stopped = True
         self.close()
 
@@ -113,8 +118,8 @@ class Scorer:
     def _answer(self, limit: float) -> tuple:
         """The next message; queue.Empty once the worker has worked for `limit` seconds without one.
 
-        Processor time is what counts, since on a crowded machine the clock says little; but ten times the limit on the
-        clock is a hang as well.
+        Processor time is what counts, since on a crowded machine the clock says little; but ten
+        times the limit on the clock is a hang as well.
         """
         pid = self._process.pid if self._process else 0
         start, began = _processor_seconds(pid), time.monotonic()

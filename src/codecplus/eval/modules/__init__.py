@@ -1,4 +1,6 @@
-"""The metrics as modules of the `evaluate` library, which loads them from their folder without a network."""
+"""The metrics as modules of the `evaluate` library, which loads them from their folder without a
+network.
+"""
 
 from __future__ import annotations
 

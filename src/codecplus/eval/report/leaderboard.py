@@ -1,4 +1,6 @@
-"""Several runs as one leaderboard: JSON for programs and a page for people, ranked by one stated rule."""
+"""Several runs as one leaderboard: JSON for programs and a page for people, ranked by one stated
+rule.
+"""
 
 from __future__ import annotations
 
@@ -49,10 +51,12 @@ def build_leaderboard(
     json: str | Path | None = None,
     rank_by: str | None = None,
 ) -> dict[str, Any]:
-    """Merge results folders into a leaderboard and return it; `html` and `json` are files to write it to.
+    """Merge results folders into a leaderboard and return it; `html` and `json` are files to write
+    it to.
 
-    paths: results folders, or folders that hold some. Runs on the same clips are merged, the newer run of the same
-    codec replaces the older; scores by another version of a metric than the newest run's are left out, and named.
+    paths: results folders, or folders that hold some. Runs on the same clips are merged, the newer
+    run of the same codec replaces the older; scores by another version of a metric than the newest
+    run's are left out, and named.
     rank_by: a metric's name; None: PESQ wide band for speech, else the mel distance.
     """
     if rank_by is not None and (
@@ -183,7 +187,9 @@ def _entries(
 
 
 def _position(entry: dict[str, Any], primary: str) -> tuple:
-    """Bands from low to high, within them ranks, the better mean first, and then failures; anchors last."""
+    """Bands from low to high, within them ranks, the better mean first, and then failures; anchors
+    last.
+    """
     band = len(BAND_EDGES) + 1 if entry["band"] is None else entry["band"]
     if entry["rank"] is None:
         return entry["anchor"], band, True, entry["failures"], 0.0
@@ -207,13 +213,17 @@ def band_name(band: int) -> str:
 
 
 def failures(rows: list[Row], metric: str) -> int:
-    """Clips that the reference allows to be scored and that have no score through the codec's fault."""
+    """Clips that the reference allows to be scored and that have no score through the codec's
+    fault.
+    """
     statuses = [row.scores[metric].status if metric in row.scores else row.status for row in rows]
     return statuses.count("codec_failure")
 
 
 def rank(rows: dict[str, list[Row]], metric: str) -> dict[str, tuple[int, Estimate]]:
-    """Rank codecs by RULE: name -> (rank from 1, the estimate it was ranked by); those that failed are not in it."""
+    """Rank codecs by RULE: name -> (rank from 1, the estimate it was ranked by); those that failed
+    are not in it.
+    """
     scored = {name: {row.clip for row in group if metric in row.scores and row.scores[metric].status == "ok"}
               for name, group in rows.items() if not failures(group, metric)}  # fmt: skip
     fit = {

@@ -161,7 +161,9 @@ def _failures(results: Results) -> str:
 
 
 def _left_out(results: Results) -> str:
-    """Problems of the data, and references that no metric can be asked about; the same for every codec."""
+    """Problems of the data, and references that no metric can be asked about; the same for every
+    codec.
+    """
     rows = [[p["source"], "–" if not p["fatal"] else "all", p["reason"]]
             for p in results.provenance["data"]["problems"]]  # fmt: skip
     first = results.codecs[0]

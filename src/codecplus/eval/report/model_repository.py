@@ -1,7 +1,8 @@
-"""Results for a model repository: `.eval_results/*.yaml`, the older model-index, and a section of the model card.
+"""Results for a model repository: `.eval_results/*.yaml`, the older model-index, and a section of
+the model card.
 
-`.eval_results` names a data set on the Hub. Results on local data have none, so for them it is written only when the
-caller says which data set it is; the model-index takes any name.
+`.eval_results` names a data set on the Hub. Results on local data have none, so for them it is
+written only when the caller says which data set it is; the model-index takes any name.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from codecplus.system.paths import atomic_path
 
 
 def write_hub_files(results: Results, dataset_id: str | None = None) -> list[Path]:
-    """Write hub/CODEC/ with the files for that model's repository, for every codec that is no anchor."""
+    """Write hub/CODEC/ with the files for that model's repository, for every codec that is no
+    anchor.
+    """
     import yaml
 
     dataset_id = dataset_id or results.summary["task"].get("dataset")
@@ -70,7 +73,9 @@ def model_index(results: Results, codec: str) -> list[dict[str, Any]]:
 
 
 def eval_results(results: Results, codec: str, only: Iterable[str] | None = None) -> list[Any]:
-    """The `EvalResult`s of a model card's metadata, one per domain and metric; of some domains `only`."""
+    """The `EvalResult`s of a model card's metadata, one per domain and metric; of some domains
+    `only`.
+    """
     from huggingface_hub import EvalResult
 
     task = results.summary["task"]

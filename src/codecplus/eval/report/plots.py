@@ -1,4 +1,6 @@
-"""Rate–distortion plots: a picture per metric, a panel per domain, a line per codec, intervals as bars."""
+"""Rate–distortion plots: a picture per metric, a panel per domain, a line per codec, intervals as
+bars.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ _TICKS = (0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
 def write_plots(results: Results) -> list[str]:
-    """Write plots/METRIC.png for every metric that ranks; return their paths relative to the folder."""
+    """Write plots/METRIC.png for every metric that ranks; return their paths relative to the
+    folder.
+    """
     try:
         import matplotlib
     except ImportError as error:

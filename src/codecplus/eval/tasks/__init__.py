@@ -1,4 +1,6 @@
-"""Tasks: what is encoded and scored. A task is iterated once and yields clips, and problems where there is no clip."""
+"""Tasks: what is encoded and scored. A task is iterated once and yields clips, and problems where
+there is no clip.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ class Task(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Changes whenever the clips may have: for the cache alone, a copy of the same files may have another."""
+        """Changes whenever the clips may have: for the cache alone, a copy of the same files may
+        have another.
+        """
         ...
 
     def __iter__(self) -> Iterator[Clip | Problem]: ...
@@ -61,7 +65,8 @@ def load_task(
     segment_seconds: float | None = None,
     segments_per_file: int | None = None,
 ) -> Task:
-    """The task that a folder, a parquet file, a JSON file of the presets' form, or a preset's name stands for.
+    """The task that a folder, a parquet file, a JSON file of the presets' form, or a preset's name
+    stands for.
 
     The other arguments, where given, replace the task's own.
     """

@@ -1,4 +1,6 @@
-"""Clips: what is cut out of a recording and scored. Knows files and segments, no codec and no metric."""
+"""Clips: what is cut out of a recording and scored. Knows files and segments, no codec and no
+metric.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,11 @@ from codecplus.errors import CodecPlusError, InputError
 
 @dataclass(frozen=True)
 class SegmentPolicy:
-    """Recordings longer than `seconds` are cut into pieces of that length, of which `per_file` are kept, evenly spread.
+    """Recordings longer than `seconds` are cut into pieces of that length, of which `per_file` are
+    kept, evenly spread.
 
-    A rest shorter than half a piece is left out. So hours of audio weigh as one file and need bounded memory.
+    A rest shorter than half a piece is left out. So hours of audio weigh as one file and need
+    bounded memory.
     """
 
     seconds: float = 30.0
@@ -83,7 +87,9 @@ def read_clips(
     kind: str | None = None,
     speaker: str | None = None,
 ) -> Iterator[Clip | Problem]:
-    """The clips of one recording, or the one Problem that keeps it out; damage anywhere keeps all of it out."""
+    """The clips of one recording, or the one Problem that keeps it out; damage anywhere keeps all
+    of it out.
+    """
     clips: list[Clip] = []
     try:
         with AudioFileReader(io.BytesIO(file) if isinstance(file, bytes) else file) as reader:

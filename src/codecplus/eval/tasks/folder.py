@@ -1,4 +1,6 @@
-"""A local folder as a task: every audio file in it, with the kinds and speakers of its MANIFEST.csv if there is one."""
+"""A local folder as a task: every audio file in it, with the kinds and speakers of its MANIFEST.csv
+if there is one.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ MANIFEST = "MANIFEST.csv"
 class FolderTask:
     """All audio files under a folder, in order of their names.
 
-    The manifest is looked for in the folder and then beside it; its columns `path` (relative to itself), `kind` and
-    `speaker` are read, all but the first optional.
+    The manifest is looked for in the folder and then beside it; its columns `path` (relative to
+    itself), `kind` and `speaker` are read, all but the first optional.
     """
 
     folder: Path

@@ -1,4 +1,6 @@
-"""Parquet files and Hub datasets as tasks, through `datasets`, whose own audio decoder is not used: soundfile is."""
+"""Parquet files and Hub datasets as tasks, through `datasets`, whose own audio decoder is not used:
+soundfile is.
+"""
 
 from __future__ import annotations
 

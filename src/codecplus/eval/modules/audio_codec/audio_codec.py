@@ -1,4 +1,6 @@
-"""Audio codec metrics for `evaluate`: `evaluate.load("FOLDER/audio_codec", "pesq_wb")`, or any other metric's name."""
+"""Audio codec metrics for `evaluate`: `evaluate.load("FOLDER/audio_codec", "pesq_wb")`, or any
+other metric's name.
+"""
 
 import datasets
 import evaluate
