@@ -31,6 +31,8 @@ FLOORS = {
     "inference": 3,
     "streaming": 3,
     "codec": 4,
+    "compression": 4,
+    "decompression": 4,
     "eval": 5,
     "export": 5,
     "tokenizing": 5,
@@ -115,6 +117,7 @@ def test_the_public_names_are_these_and_all_can_be_had():
         "DacFeatureExtractor",
         "DacModel",
         "Codes",
+        "CompressionOptions",
         "__version__",
         "load_codec",
     }

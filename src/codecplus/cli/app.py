@@ -435,7 +435,7 @@ def _load(name: str, args: argparse.Namespace):
 def _maker(source: Path) -> str:
     """The embedded model that made a file, by the fingerprint in it."""
     from codecplus.bitstream import Reader
-    from codecplus.codec import is_official, open_coded
+    from codecplus.decompression import is_official, open_coded
 
     with open_coded(source) as file:
         if is_official(file):
@@ -446,7 +446,7 @@ def _maker(source: Path) -> str:
 
 
 def _embedded(mark: bytes) -> str:
-    from codecplus.codec import find_embedded
+    from codecplus.checkpoints.identity import find_embedded
 
     name = find_embedded(mark)
     if name is None:
@@ -459,7 +459,8 @@ def _embedded(mark: bytes) -> str:
 def _describe(source: Path) -> dict[str, str]:
     from codecplus.bitstream import Reader
     from codecplus.checkpoints import read_dac_file
-    from codecplus.codec import find_embedded, is_official, open_coded
+    from codecplus.checkpoints.identity import find_embedded
+    from codecplus.decompression import is_official, open_coded
 
     with open_coded(source) as file:
         if is_official(file):
@@ -595,7 +596,7 @@ def _audio_seconds(source: Path) -> float:
 
 def _coded_seconds(source: Path) -> float:
     from codecplus.bitstream import Reader
-    from codecplus.codec import is_official, open_coded
+    from codecplus.decompression import is_official, open_coded
 
     try:
         with open_coded(source) as file:
