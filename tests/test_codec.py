@@ -403,3 +403,30 @@ def test_a_codec_says_what_it_is(codec):
     )
     assert (codec.num_codebooks, codec.codebook_size) == (4, 64)
     assert (codec.device, codec.dtype) == ("cpu", "float32")
+
+
+# ---- rows of data sets
+
+
+@pytest.mark.parametrize("bad", [{0, 1, 2, 3}, {4, 5, 6, 7}, {1, 6}, set(range(8))], ids=str)
+def test_a_map_goes_on_over_bad_clips_wherever_they_come(codec, rng, tmp_path, bad):
+    datasets = pytest.importorskip("datasets")
+    cells = []
+    for i in range(8):
+        if i in bad:
+            cells.append({"bytes": b"no audio", "path": None})
+        else:
+            save_audio(rng.standard_normal(500 + i) * 0.1, tmp_path / f"{i}.wav", 16000)
+            cells.append({"bytes": (tmp_path / f"{i}.wav").read_bytes(), "path": None})
+    rows = datasets.Dataset.from_list([{"audio": cell, "n": i} for i, cell in enumerate(cells)])
+    for options in ({}, {"features": codec.batch_features(rows.features)}):
+        mapped = rows.map(codec.encode_batch, batched=True, batch_size=4, **options)
+        assert mapped["n"] == list(range(8))
+        for i, row in enumerate(mapped):
+            assert bool(row["error"]) == (i in bad)
+            assert row["num_samples"] == (0 if i in bad else 500 + i)
+            assert np.shape(row["codes"])[0] == 4
+    with pytest.raises(InputError, match="batched=True"):
+        rows.map(codec.encode_batch)
+    stereo = rows.map(codec.encode_batch, batched=True, fn_kwargs={"channels": 2})
+    assert stereo.features["codes"] == codec.batch_features(channels=2)["codes"]

@@ -267,7 +267,9 @@ class Codec:
         Returns:
             New columns: `codes`, uint16 (codebooks, frames), with several channels (channels,
             codebooks, frames); `num_frames`; `num_samples` and `sample_rate` of the clip as it
-            came; and `error`. A clip that fails has null in all but `error`, which says why.
+            came; and `error`, empty where all is well. A clip that fails has no frames, zeros, and
+            the reason in `error`. The types are the same in every batch; `batch_features` names
+            them for `features=`.
 
         Raises:
             InputError: for a missing column, or a rate or number of codebooks that does not exist.
@@ -284,10 +286,20 @@ class Codec:
             batch,
             audio_column,
             encode_clips,
+            num_codebooks=info.num_codebooks,
             model_sample_rate=self.model_sample_rate,
             default_rate=self.sample_rate,
             channels=channels,
         )
+
+    def batch_features(self, features: Any = None, *, channels: int = 1) -> Any:
+        """`datasets.Features` of what `encode_batch` adds to rows with these features.
+
+        Needs `datasets`.
+        """
+        from codecplus.encoding.dataset_rows import batch_features
+
+        return batch_features(features, channels)
 
     def encode_clips(
         self,
