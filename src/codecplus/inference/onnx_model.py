@@ -14,7 +14,8 @@ import numpy as np
 
 from codecplus.errors import CheckpointError, InputError, MissingExtraError
 from codecplus.inference.windows import frame_context, windows
-from codecplus.streaming.stream import DecoderStream, EncoderStream, check_frame_end
+from codecplus.streaming.steps import check_frame_end
+from codecplus.streaming.stream import DecoderStream, EncoderStream
 
 _FORMAT = "1"  # of an export; another one is refused
 # Elements of the widest activation, of a chunk of a file and of a step of a stream: memory is

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from codecplus.errors import FileFormatError, InputError
-from codecplus.streaming.stream import DecoderSteps, DecoderStream
+from codecplus.streaming.steps import DecoderSteps
+from codecplus.streaming.stream import DecoderStream
 
 if TYPE_CHECKING:
     from codecplus.modeling_dac import DacModel

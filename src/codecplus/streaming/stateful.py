@@ -24,7 +24,7 @@ from codecplus.streaming.layers import (
     step,
     zero_before,
 )
-from codecplus.streaming.stream import check_frame_end
+from codecplus.streaming.steps import check_frame_end
 
 # Elements of the widest activation of a step. Longer inputs are taken in several steps, so that
 # memory is bounded.
