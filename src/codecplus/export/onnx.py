@@ -77,9 +77,6 @@ def export_info(
 ) -> ExportInfo:
     """What the graphs say of a model."""
     config = model.config
-    widest = max(
-        config.encoder_hidden_size, config.decoder_hidden_size >> len(config.downsampling_ratios)
-    )
     return ExportInfo(
         model_type=config.model_type,
         sampling_rate=config.sampling_rate,
@@ -93,7 +90,7 @@ def export_info(
         decoder_past=model.decoder_reach[0],
         decoder_future=model.decoder_reach[1],
         latency_samples=model.latency_samples,
-        activations_per_frame=widest * config.hop_length,
+        activations_per_frame=config.activations_per_frame,
         stateful=int(stateful),
     )
 

@@ -94,6 +94,12 @@ class DacConfig(PreTrainedConfig):
         """Bits of one code, packed."""
         return self.codebook_size.bit_length() - 1
 
+    @property
+    def activations_per_frame(self) -> int:
+        """Elements of the widest activation, per frame of one item: a measure of memory."""
+        narrowest = self.decoder_hidden_size >> len(self.downsampling_ratios)
+        return max(self.encoder_hidden_size, narrowest) * self.hop_length
+
 
 @strict
 class CausalDacConfig(DacConfig):

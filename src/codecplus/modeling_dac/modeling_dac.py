@@ -333,16 +333,15 @@ class DacModel(DacPreTrainedModel):
 
     @property
     def encoder_reach(self) -> tuple[int, int]:
-        """Samples that a frame depends on, before and behind the first of its own `hop_length`
-        samples.
-        """
-        return reach(self.encoder)
+        """Samples before and behind the first one of a frame that the frame depends on."""
+        first, last = self.encoder.input_range(0, 0)
+        return -first, last
 
     @property
     def decoder_reach(self) -> tuple[int, int]:
-        """Frames that the samples of one frame depend on, before and behind that frame."""
-        past, future = reach(self.decoder, outputs=self.config.hop_length)
-        return past, future
+        """Frames before and behind a frame that its `hop_length` samples depend on."""
+        first, last = self.decoder.input_range(0, self.config.hop_length - 1)
+        return -first, last
 
     @property
     def latency_samples(self) -> int:
@@ -406,30 +405,6 @@ def mask_lengths(
             "expected at least one real sample in every item, got an all-zero row in padding_mask"
         )
     return None if (lengths == mask.shape[1]).all() else lengths
-
-
-def reach(module: nn.Module, outputs: int = 1) -> tuple[int, int]:
-    """Inputs that the first `outputs` outputs depend on: how many before input 0, and the last
-    one's index.
-
-    Walks back through the convolutions in the order they were registered, which is the order they
-    run in.
-    """
-    first, last = 0, outputs - 1
-    for conv in reversed(
-        [m for m in module.modules() if isinstance(m, (DacConv1d, DacConvTranspose1d))]
-    ):
-        kernel, stride = conv.kernel_size[0], conv.stride[0]
-        if isinstance(conv, DacConvTranspose1d):
-            shift = 0 if conv.causal else conv.padding[0]
-            first, last = -((kernel - 1 - first - shift) // stride), (last + shift) // stride
-        else:
-            left = conv.pads[0]
-            first, last = (
-                first * stride - left,
-                last * stride - left + (kernel - 1) * conv.dilation[0],
-            )
-    return -first, last
 
 
 __all__ = ["CausalDacModel", "DacModel", "DacPreTrainedModel"]

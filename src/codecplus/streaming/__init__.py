@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from codecplus._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from codecplus.streaming.stateful import StreamingDecoder, StreamingEncoder, StreamState
     from codecplus.streaming.packets import (
         ConcealingDecoder,
         PacketFormat,
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
         PacketWriter,
         Received,
     )
+    from codecplus.streaming.stateful import StreamingDecoder, StreamingEncoder, StreamState
     from codecplus.streaming.stream import DecoderStream, EncoderStream
 
 __getattr__ = lazy_names(
