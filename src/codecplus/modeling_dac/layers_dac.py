@@ -9,9 +9,9 @@ behind them in its input, which is what it would see at the end of that item alo
 batch gives the results of its items.
 """
 
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
-# pyright: reportOperatorIssue=false, reportReturnType=false
-# torch types every part of a module as "Tensor | Module", so that all that is read off a part is an error above.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportOperatorIssue=false, reportReturnType=false
+# torch types every part of a module as "Tensor | Module": what is read off one is an error above.
 
 import math
 from contextlib import contextmanager
@@ -37,8 +37,9 @@ def channels_last(x: Tensor) -> Tensor:
 
 @contextmanager
 def weights_in_place(*modules: nn.Module):
-    """For reading weights of modules that are not called: accelerate brings offloaded ones only for
-    a call.
+    """Have the weights of modules at hand while they are read without a call.
+
+    accelerate brings offloaded weights only for a call.
     """
     hooks = [(module, module._hf_hook) for module in modules if hasattr(module, "_hf_hook")]
     for module, hook in hooks:
@@ -99,7 +100,7 @@ _SNAKE_BLOCK = 1 << 16  # elements, 256 kB
 
 
 class Snake1d(nn.Module):
-    """The activation of DAC, see `snake`, with one learned α per channel: (B, C, T) -> (B, C, T)."""
+    """The activation `snake`, with one learned α per channel: (B, C, T) -> (B, C, T)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -154,12 +155,12 @@ def snake_in_one_pass(module: Snake1d, x: Tensor) -> Tensor:
 
 
 class DacConv1d(nn.Conv1d):
-    """A convolution (B, C, T) -> (B, C', T / stride) over channels-last memory; equal to
-    `nn.Conv1d`.
+    """A convolution (B, C, T) -> (B, C', T / stride) over channels-last memory.
 
-    With dilation d it runs undilated, with kernel (k, 1), over the same memory seen as an image (T
-    / d, d); with kernel 2s and stride s over an image (T / s, 1) of s * C channels. Causal: padded
-    on the left alone, so that step t sees nothing behind input t * stride + stride - 1.
+    It equals `nn.Conv1d`. With dilation d it runs undilated, with kernel (k, 1), over the same
+    memory seen as an image (T / d, d); with kernel 2s and stride s over an image (T / s, 1) of
+    s * C channels. A causal one is padded on the left alone, so that step t sees nothing behind
+    input t * stride + stride - 1.
     """
 
     def __init__(
@@ -220,10 +221,9 @@ class DacConv1d(nn.Conv1d):
 def pointwise_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None
 ) -> Tensor:
-    """A convolution (B, C, T) -> (B, C', T) with kernel (C', C, 1), added to a residual (B, C', T)
-    if there is one.
-    """
-    rows, matrix = channels_last(x).transpose(1, 2), weight.squeeze(-1)  # (B, T, C), (C', C)
+    """Convolve (B, C, T) -> (B, C', T) with kernel (C', C, 1), and add a residual (B, C', T)."""
+    rows = channels_last(x).transpose(1, 2)  # (B, T, C)
+    matrix = weight.squeeze(-1)  # (C', C)
     if residual is None:
         return F.linear(rows, matrix, bias).transpose(1, 2)
     # The product is accumulated onto the sum of the other two: two passes over memory less than
@@ -238,8 +238,9 @@ def pointwise_conv(
 def folded_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, pads: tuple[int, int]
 ) -> Tensor:
-    """A dilated convolution (B, C, T) -> (B, C', T) with kernel (C', C, k) as an undilated one on a
-    folded view.
+    """Convolve (B, C, T) -> (B, C', T) with a dilated kernel (C', C, k).
+
+    It is an undilated convolution on a folded view.
     """
     steps = x.shape[-1]
     x = channels_last(x)
@@ -251,9 +252,8 @@ def folded_conv(
     # Strides must say channels-last beyond doubt, also those of axes of length 1, or the output is
     # not; the copy is none if the weight was laid out.
     kernel = weight.transpose(1, 2).contiguous().unsqueeze(2).permute(0, 3, 1, 2)  # (C', C, k, 1)
-    rows = (
-        pads[0] // dilation
-    )  # conv2d pads both sides alike; a causal layer drops the rows it did not ask for
+    # conv2d pads both sides alike; a causal layer drops the rows it did not ask for.
+    rows = pads[0] // dilation
     y = F.conv2d(image, kernel, bias, padding=(rows, 0))
     return y.flatten(2)[..., :steps]
 
@@ -261,15 +261,14 @@ def folded_conv(
 def strided_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, pads: tuple[int, int]
 ) -> Tensor:
-    """A convolution with kernel (C', C, k) and stride s, (B, C, T) -> (B, C', T')."""
+    """Convolve (B, C, T) -> (B, C', T') with kernel (C', C, k) and stride s."""
     out_channels, _, kernel = weight.shape
     rows = F.pad(x.transpose(1, 2), (0, 0, *pads)).contiguous()  # (B, T + pads, C)
     matrix = weight.transpose(1, 2).flatten(1)  # (C', k * C), a copy unless laid out
     steps = (rows.shape[1] - kernel) // stride + 1
     if kernel == 2 * stride and not gradients_or_graph() and steps >= _MANY_STEPS:
-        image = (
-            rows[:, : (steps + 1) * stride].unflatten(1, (-1, stride)).flatten(2)
-        )  # (B, T' + 1, s * C)
+        image = rows[:, : (steps + 1) * stride].unflatten(1, (-1, stride))
+        image = image.flatten(2)  # (B, T' + 1, s * C)
         taps = matrix.view(out_channels, 2, 1, -1).permute(0, 3, 1, 2)
         return F.conv2d(image.unsqueeze(2).permute(0, 3, 1, 2), taps, bias).squeeze(3)
     windows = rows.unfold(1, kernel, stride).transpose(2, 3).flatten(2)  # (B, T', k * C), a copy
@@ -281,15 +280,17 @@ _MANY_STEPS = 512
 
 
 def exporting() -> bool:
-    """Whether `torch.export` records the work (torch 2.7 and later tell): in plain operators, which
-    fit any length.
+    """Return whether `torch.export` records the work, which needs plain operators for any length.
+
+    torch tells from 2.7 on.
     """
     return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
 
 
 def gradients_or_graph() -> bool:
-    """Whether the work is recorded: for gradients, where matrix products are fastest, or as a graph
-    of any length.
+    """Return whether the work is recorded: for gradients, or as a graph of any length.
+
+    With gradients, matrix products are fastest.
     """
     return torch.is_grad_enabled() or torch.compiler.is_compiling()
 
@@ -325,7 +326,7 @@ class DacConvTranspose1d(nn.ConvTranspose1d):
         return (first + self.crop) // stride - 1, (last + self.crop) // stride
 
     def taps(self) -> Tensor:
-        """Return the kernel (C, C', 2, s) of the convolution of kernel 2, the earlier input first."""
+        """Return the weight (C, C', 2, s) as of a convolution of kernel 2, earlier input first."""
         return self.weight.detach().unflatten(2, (2, self.stride[0])).flip(2)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -543,8 +544,9 @@ class DacDecoder(DacChain):
 
 
 class DacVectorQuantize(nn.Module):
-    """One codebook, searched by cosine similarity in a space of few dimensions (Yu et al. 2021, as
-    DAC uses it).
+    """One codebook, searched by cosine similarity in a space of few dimensions.
+
+    The search is that of Yu et al. 2021, as DAC uses it.
     """
 
     def __init__(self, config):
@@ -612,6 +614,7 @@ class DacResidualVectorQuantizer(nn.Module):
         return self._search(z, n_quantizers, lengths)
 
     def _search_with_gradients(self, z: Tensor, n_quantizers: int, lengths: Tensor | None):
+        """Search codebook after codebook: the definition, which `CodebookSearch` is tested with."""
         batch = z.shape[0]
         used = torch.full((batch,), n_quantizers, device=z.device)
         if self.training and self.quantizer_dropout:
@@ -623,15 +626,16 @@ class DacResidualVectorQuantizer(nn.Module):
         codes, latents = [], []
         for i, quantizer in enumerate(self.quantizers[:n_quantizers]):
             q, commitment, codebook, indices, projected = quantizer(residual, lengths)
-            kept = (i < used).to(q.dtype)  # (B,)
-            quantized = quantized + q * kept[:, None, None]
+            in_use = (i < used).to(q.dtype)  # (B,)
+            quantized = quantized + q * in_use[:, None, None]
             residual = residual - q
-            commitment_loss = commitment_loss + (commitment * kept).mean()
-            codebook_loss = codebook_loss + (codebook * kept).mean()
+            commitment_loss = commitment_loss + (commitment * in_use).mean()
+            codebook_loss = codebook_loss + (codebook * in_use).mean()
             codes.append(indices)
             latents.append(projected)
-        codes, latents = torch.stack(codes, dim=1), torch.cat(latents, dim=1)
-        return quantized.to(z.dtype), codes, latents.to(z.dtype), commitment_loss, codebook_loss
+        codes = torch.stack(codes, dim=1)
+        latents = torch.cat(latents, dim=1).to(z.dtype)
+        return quantized.to(z.dtype), codes, latents, commitment_loss, codebook_loss
 
     def _search(self, z: Tensor, n_quantizers: int, lengths: Tensor | None):
         """Return what `_search_with_gradients` does, without gradients, by `CodebookSearch`."""
@@ -666,8 +670,9 @@ class DacResidualVectorQuantizer(nn.Module):
         return into, out, into_bias, out_bias, codebooks
 
     def from_codes(self, audio_codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes (B, K, T) to quantized latents (B, D, T), the entries (B, K * d, T), and the codes
-        again.
+        """Look up codes (B, K, T).
+
+        Returns the quantized latents (B, D, T), the entries (B, K * d, T), and the codes again.
         """
         quantizers = self.quantizers[: audio_codes.shape[1]]
         _, out, _, out_bias, codebooks = self._weights(quantizers)
@@ -679,8 +684,9 @@ class DacResidualVectorQuantizer(nn.Module):
         return quantized.transpose(1, 2).to(dtype), entries.transpose(1, 2).to(dtype), audio_codes
 
     def from_latents(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Projected latents (B, K * d, T) to quantized latents (B, D, T) and their entries (B, K *
-        d, T).
+        """Quantize projected latents (B, K * d, T).
+
+        Returns quantized latents (B, D, T) and the entries (B, K * d, T).
         """
         d = self.quantizers[0].codebook_dim
         quantized, entries = 0, []
@@ -744,34 +750,29 @@ class CodebookSearch:
 
 @torch.no_grad()
 def give_directions(conv: nn.Module) -> None:
-    """Give filters of zeros some direction: weight norm divides by its length, and 0 / 0 is no
-    weight.
+    """Give filters of zeros some direction.
+
+    Weight norm divides by a filter's length, and 0 / 0 is no weight.
     """
-    length, direction = (
-        conv.parametrizations.weight.original0,
-        conv.parametrizations.weight.original1,
-    )
+    length = conv.parametrizations.weight.original0
+    direction = conv.parametrizations.weight.original1
     direction.masked_fill_(length == 0, 1.0)
 
 
 def nearest_entry(latents: Tensor, codebook: Tensor) -> Tensor:
-    """Index (...) of the codebook entry (N, d) with the largest cosine similarity to each latent
-    (..., d).
+    """Return the index (...) of the entry of a codebook (N, d) that is nearest to latents (..., d).
+
+    The nearest has the largest cosine similarity, in fp32: similarities may differ by less than
+    bf16 can tell.
     """
-    # The length of a latent scales all its similarities alike, so only the codebook needs
-    # normalising.
-    with torch.autocast(
-        latents.device.type, enabled=False
-    ):  # similarities may differ by less than bf16 can tell
-        return (latents.detach().float() @ F.normalize(codebook.detach().float()).t()).argmax(
-            dim=-1
-        )
+    # The length of a latent scales all its similarities alike: only the codebook is normalised.
+    with torch.autocast(latents.device.type, enabled=False):
+        directions = F.normalize(codebook.detach().float()).t()
+        return (latents.detach().float() @ directions).argmax(dim=-1)
 
 
 def mean_square(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """Mean of x² per item: (B, C, T) -> (B,), over the first `lengths` (B,) steps if they are
-    given.
-    """
+    """Return the mean of x² per item, (B, C, T) -> (B,), over the first `lengths` (B,) steps."""
     square = x.float().square()
     if lengths is None:
         return square.mean(dim=(1, 2))

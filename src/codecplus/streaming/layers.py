@@ -10,7 +10,7 @@ when a layer is made; nothing is written afterwards, so threads may share layers
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 # pyright: reportIndexIssue=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
-# torch types every part of a module as "Tensor | Module": what is read off a part is an error above.
+# torch types every part of a module as "Tensor | Module": what is read off one is an error above.
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol

@@ -7,8 +7,9 @@ from codecplus.errors import InputError
 
 
 class Steps(Protocol):
-    """What both halves of a network offer a stream; a state has the attribute `batch` and the
-    method `rows(rows)`.
+    """Steps of an encoder or a decoder.
+
+    A state has the attribute `batch` and the method `rows(rows)`.
     """
 
     hop_length: int
@@ -31,8 +32,9 @@ class EncoderSteps(Steps, Protocol):
     def step(
         self, state: Any, samples: Any, n_quantizers: int | None = None, last: bool = False
     ) -> tuple[Any, Any]:
-        """Samples (B, n) to the codes (B, K, t), int16, that are ready, and the next state; with
-        `last`, all left.
+        """Take samples (B, n); return the codes (B, K, t), int16, that are ready, and the state.
+
+        With `last`, all codes left come.
         """
         ...
 
@@ -43,18 +45,21 @@ class DecoderSteps(Steps, Protocol):
     codebook_size: int
 
     def step(self, state: Any, codes: Any, last: bool = False) -> tuple[Any, Any]:
-        """Codes (B, K, t) to the samples (B, n) of the frames that are ready, and the next state;
-        or all left.
+        """Take codes (B, K, t); return the samples (B, n) of the frames ready, and the state.
+
+        With `last`, all samples left come.
         """
         ...
 
 
 def check_frame_end(received: int, unit: int) -> None:
-    """Raise InputError unless so many samples are whole frames of `unit`: rows can be reset at the
-    end of one alone.
+    """Raise InputError unless `received` samples are whole frames of `unit` samples.
+
+    Rows can be reset at the end of a frame only.
     """
     if received % unit:
         raise InputError(
-            f"expected to reset rows at the end of a frame, got {received % unit} samples of the next; "
+            "expected to reset rows at the end of a frame, "
+            f"got {received % unit} samples of the next; "
             f"push whole frames of {unit} samples where rows come and go"
         )

@@ -1,7 +1,7 @@
 """Live encoding and decoding: any number of samples in, the frames that are ready out, and back.
 
-`EncoderStream` and `DecoderStream` keep the state of one stream; a network, in torch (`stateful.py`)
-or not, takes the steps. They know arrays alone.
+`EncoderStream` and `DecoderStream` keep the state of one stream; a network, in torch
+(`stateful.py`) or not, takes the steps. They know arrays alone.
 
 Put together, the pieces are what `DacModel.encode` and `DacModel.decode` give for the whole.
 Nothing is computed twice, and nothing is held back longer than the network's look-ahead: frame t is
@@ -82,7 +82,8 @@ class EncoderStream(_Stream):
         self.n_quantizers = network.n_codebooks if n_quantizers is None else n_quantizers
         if not 1 <= self.n_quantizers <= network.n_codebooks:
             raise InputError(
-                f"this model has 1 to {network.n_codebooks} codebooks, got n_quantizers={n_quantizers}"
+                f"this model has 1 to {network.n_codebooks} codebooks, "
+                f"got n_quantizers={n_quantizers}"
             )
 
     def push(self, samples: Any) -> np.ndarray:
@@ -143,7 +144,8 @@ class DecoderStream(_Stream):
             )
         if frames.size and not 0 <= int(frames.min()) <= int(frames.max()) < network.codebook_size:
             raise InputError(
-                f"expected codes from 0 to {network.codebook_size - 1}, got {int(frames.min())} to {int(frames.max())}"
+                f"expected codes from 0 to {network.codebook_size - 1}, "
+                f"got {int(frames.min())} to {int(frames.max())}"
             )
         pieces = []
         for piece in _pieces(frames, network.step_length):
