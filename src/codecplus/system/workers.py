@@ -364,7 +364,7 @@ def _write_answer(pipe: BinaryIO, header: dict[str, Any], samples: np.ndarray | 
     if samples is not None:
         header = {**header, _SHAPE: samples.shape}
     _write(pipe, json.dumps(header).encode())
-    if samples is not None:
+    if samples is not None and samples.size:  # an empty array has no bytes to cast
         pipe.write(np.ascontiguousarray(samples, np.float32).data.cast("B"))
     pipe.flush()
 
