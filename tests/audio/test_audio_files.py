@@ -439,8 +439,15 @@ except InputError as error:
         [sys.executable, "-c", script, tmp_path / f"x{suffix}"], capture_output=True, text=True
     )
     assert "cannot write" in run.stdout, run.stderr
-    assert "the space left" in run.stdout
+    assert "File too large; make room or write elsewhere" in run.stdout
     assert os.listdir(tmp_path) == [f"whole{suffix}"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_the_reason_for_a_full_disk_is_the_space(tmp_path):
+    (tmp_path / "x.wav").symlink_to("/dev/full")
+    assert files._refusal_to_write(tmp_path / "x.wav") == "no space left on the disk"
+    assert files._refusal_to_write(tmp_path / "y.wav") is None
 
 
 def test_writing_to_a_device_is_refused(tmp_path):
