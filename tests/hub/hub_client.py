@@ -81,11 +81,11 @@ def publish_space(root: str, folder: str) -> dict:
     """The demo, out of a checkout that lies elsewhere."""
     from pathlib import Path
 
-    from codecplus.hub import upload
+    from codecplus.hub import installation
 
-    upload._ROOT = Path(root) / "nothing"
+    installation._REPOSITORY = Path(root) / "nothing"
     done = {"no demo": command("push", "--space", "ada/demo")}
-    upload._ROOT = Path(root)
+    installation._REPOSITORY = Path(root)
     done["pushed"] = command("push", "--space", "ada/demo")
     done["again"] = command("push", "--space", "ada/demo")
     done["written"] = command("push", "--space", "--to", folder)

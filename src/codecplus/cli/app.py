@@ -352,7 +352,7 @@ def entropy(args: argparse.Namespace) -> int:
 
 def card(args: argparse.Namespace) -> int:
     """Write a model card."""
-    from codecplus.hub.card import write_card
+    from codecplus.hub import write_card
 
     _quiet_transformers()
     print(
