@@ -28,7 +28,7 @@ from codecplus.checkpoints.identity import EMBEDDED_FOLDER
 from codecplus.errors import CodecPlusError, FileFormatError, InputError, ModelMismatchError
 from codecplus.inference.network import Geometry, Network
 from codecplus.inference.onnx_model import OnnxModel, find_export
-from codecplus.recordings.recording import Recording, read_recording
+from codecplus.recordings.cells import DecodedAudio, read_cell
 from codecplus.streaming import DecoderStream, EncoderStream
 from codecplus.system.paths import atomic_path, check_output
 
@@ -286,18 +286,18 @@ class Codec:
                 f"there is no column {audio_column!r} among {', '.join(batch)}; name it with audio_column"
             )
         count = self._info(self.model_sample_rate, channels, bitrate, n_quantizers).num_codebooks
-        found: list[Recording | str] = []
+        found: list[DecodedAudio | str] = []
         for cell in batch[audio_column]:
             try:
                 found.append(
-                    read_recording(
-                        cell, self.model_sample_rate, channels, default_rate=self.sample_rate
-                    )
+                    read_cell(cell, self.model_sample_rate, channels, default_rate=self.sample_rate)
                 )
             except (CodecPlusError, OSError) as error:
                 found.append(str(error))
         clips = [
-            item.audio for item in found if isinstance(item, Recording) and item.audio is not None
+            item.audio
+            for item in found
+            if isinstance(item, DecodedAudio) and item.audio is not None
         ]
         coded = iter(self.encode_clips(clips, count, batch_seconds=batch_seconds))
         rows = []

@@ -43,7 +43,7 @@ def test_other_suffixes_can_be_asked_for(folder):
 
 
 def test_names_that_give_nothing_are_refused(folder):
-    with pytest.raises(InputError, match="no file or folder .*nowhere"):
+    with pytest.raises(InputError, match=r"no file or folder .*nowhere"):
         audio_files([folder, folder / "nowhere"])
     (folder / "empty").mkdir()
     with pytest.raises(InputError, match=r"the folder .*empty holds no \.aac, .*\.wma file"):

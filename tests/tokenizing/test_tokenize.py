@@ -21,7 +21,8 @@ from token_data import lively_codec, signal, write_recordings
 from codecplus import Codec
 from codecplus.cli import main
 from codecplus.errors import InputError, ModelMismatchError
-from codecplus.tokenizing import Coding, detokenize, open_source, row_codes, statistics, tokenize
+from codecplus.recordings import open_recordings
+from codecplus.tokenizing import Coding, detokenize, row_codes, statistics, tokenize
 from codecplus.tokenizing import runner as runner_module
 from codecplus.utils import load_audio
 
@@ -263,7 +264,7 @@ def parquet(recordings, tmp_path_factory) -> Path:
 def test_datasets_of_the_library_stream_or_not(
     parquet, recordings, codec, tokenized, tmp_path, streaming
 ):
-    source = open_source(str(parquet), streaming=streaming)
+    source = open_recordings(str(parquet), streaming=streaming)
     assert run(source, codec, tmp_path / "out", shard=(0, 2)) is None
     assert run(source, codec, tmp_path / "out", shard=(1, 2)) is not None
     rows, folder_rows = load(tmp_path / "out"), load(tokenized)
@@ -321,8 +322,8 @@ def test_a_recording_that_kills_its_decoder_is_a_failed_row(monkeypatch):
     import codecplus.tokenizing.workers as workers
 
     code = "import os, sys; sys.argv = ['', sys.argv[1]]; import codecplus.tokenizing.workers as w, json\n"
-    code += "w.read_recording, read = lambda cell, *a, **k: os._exit(7) if cell == 'bomb' else read(cell, *a, **k), "
-    code += "w.read_recording\nout = os.fdopen(os.dup(1), 'wb')\n"
+    code += "w.read_cell, read = lambda cell, *a, **k: os._exit(7) if cell == 'bomb' else read(cell, *a, **k), "
+    code += "w.read_cell\nout = os.fdopen(os.dup(1), 'wb')\n"
     code += "w._work(sys.stdin.buffer, out, tuple(json.loads(sys.argv[1])))\n"
     real = subprocess.Popen
     monkeypatch.setattr(
@@ -349,7 +350,7 @@ def test_errors_of_the_data_reach_the_caller(codec, tmp_path):
     data = datasets.IterableDataset.from_generator(rows)
     for workers in (0, 1):
         with pytest.raises(Exception, match="disk is gone"):
-            run(open_source(data), codec, tmp_path / f"out{workers}", workers=workers)
+            run(open_recordings(data), codec, tmp_path / f"out{workers}", workers=workers)
         assert not list((tmp_path / f"out{workers}").glob("data/*"))
 
 
@@ -385,13 +386,13 @@ def test_impossible_options_are_refused(recordings, codec, tmp_path, options, sa
 
 def test_unusable_data_are_refused(parquet, recordings, codec, tmp_path):
     with pytest.raises(InputError, match="no column 'nothing'"):
-        open_source(str(parquet), columns=["nothing"])
+        open_recordings(str(parquet), columns=["nothing"])
     with pytest.raises(InputError, match="no column 'nothing'"):
-        open_source(str(recordings), columns=["nothing"])
+        open_recordings(str(recordings), columns=["nothing"])
     with pytest.raises(InputError, match="no folder or file"):
-        open_source("./nowhere")
+        open_recordings("./nowhere")
     with pytest.raises(InputError, match="one column of audio, found none among x"):
-        open_source(datasets.Dataset.from_dict({"x": [1]}))
+        open_recordings(datasets.Dataset.from_dict({"x": [1]}))
     data = datasets.Dataset.from_dict(
         {"codes": [1], "audio": [{"array": [0.1], "sampling_rate": 16_000}]}
     )
@@ -413,8 +414,8 @@ def test_detokenize_gives_what_decode_gives_of_encode(recordings, codec, tokeniz
     assert np.abs(found - np.clip(expected, -1, 1)).max() < 1e-4
     assert detokenize(str(tokenized), tmp_path / "wav", codec=codec, progress=False)["kept"] == 32
     # it is a folder of recordings again, with their columns
-    again = open_source(str(tmp_path / "wav"))
-    assert again.num_rows == 32
+    again = open_recordings(str(tmp_path / "wav"))
+    assert again.num_recordings == 32
     assert {"path", "speaker", "take"} <= set(again.features)
 
 

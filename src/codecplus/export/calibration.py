@@ -10,7 +10,7 @@ import numpy as np
 from codecplus.audio.files import AudioFileReader
 from codecplus.audio.resampling import resample
 from codecplus.errors import InputError
-from codecplus.recordings.recording import audio_files
+from codecplus.recordings.files import files_in_folder
 
 SEGMENT_SECONDS = 2.0
 MAX_SEGMENTS = 32
@@ -25,7 +25,7 @@ def calibration_audio(folder: Path, sample_rate: int) -> Iterator[np.ndarray]:
     """
     if not folder.is_dir():
         raise InputError(f"expected a folder of recordings to calibrate on, got {folder}")
-    names = audio_files(folder)
+    names, _ = files_in_folder(folder)
     if not names:
         raise InputError(f"the folder {folder} holds no audio file to calibrate on")
     for i in range(0, len(names), -(-len(names) // MAX_SEGMENTS)):

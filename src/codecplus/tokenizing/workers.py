@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from codecplus.errors import CodecPlusError
-from codecplus.recordings.recording import Recording, read_recording
+from codecplus.recordings.cells import DecodedAudio, read_cell
 
 MAX_SECONDS = 600.0  # of a recording that passes in one piece
 _BUFFER = 1 << 29  # bytes of decoded audio that may wait for their turn
@@ -33,7 +33,7 @@ Item = TypeVar("Item")
 
 def read_ordered(
     items: Iterable[tuple[Item, Any]], sample_rate: int, channels: int, workers: int
-) -> Iterator[tuple[Item, Recording | str]]:
+) -> Iterator[tuple[Item, DecodedAudio | str]]:
     """Read the cells of pairs (item, cell), in their order: each item with its recording, or why
     there is none.
 
@@ -57,7 +57,7 @@ class _Slot:
 
     def __init__(self, item: Any, cell: Any):
         self.item, self.cell = item, cell
-        self.answer: Recording | str | None = None
+        self.answer: DecodedAudio | str | None = None
         self.size = 0
         self.done = threading.Event()
 
@@ -76,7 +76,7 @@ class _Pool:
         for worker in self._workers:
             threading.Thread(target=self._serve, args=(worker,), daemon=True).start()
 
-    def run(self, items: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Recording | str]]:
+    def run(self, items: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, DecodedAudio | str]]:
         threading.Thread(target=self._feed, args=(items,), daemon=True).start()
         while (slot := self._ordered.get()) is not None:
             if isinstance(slot, BaseException):
@@ -159,7 +159,7 @@ class _Worker:
         self._settings = settings
         self._process: subprocess.Popen | None = None
 
-    def read(self, cell: Any, wait_for_room: Any) -> Recording | str:
+    def read(self, cell: Any, wait_for_room: Any) -> DecodedAudio | str:
         job = pickle.dumps(cell, protocol=5)
         process = self._process or self._start()
         assert process.stdin is not None
@@ -185,7 +185,7 @@ class _Worker:
                 if not count:
                     raise EOFError
                 done += count
-        return Recording(audio, header["num_samples"], header["sample_rate"])
+        return DecodedAudio(audio, header["num_samples"], header["sample_rate"])
 
     def close(self) -> int | None:
         process, self._process = self._process, None
@@ -225,10 +225,10 @@ def _read_exactly(pipe: Any, size: int) -> bytes:
     return data
 
 
-def _read(cell: Any, settings: tuple) -> Recording | str:
+def _read(cell: Any, settings: tuple) -> DecodedAudio | str:
     sample_rate, channels, max_seconds = settings
     try:
-        return read_recording(cell, sample_rate, channels, max_seconds=max_seconds)
+        return read_cell(cell, sample_rate, channels, max_seconds=max_seconds)
     except (CodecPlusError, OSError) as error:
         return str(error)
     except MemoryError:
@@ -255,7 +255,7 @@ def _work(jobs: Any, answers: Any, settings: tuple) -> None:
             }
         text = json.dumps(header).encode()
         answers.write(_SIZE.pack(len(text)) + text)
-        if isinstance(found, Recording) and found.audio is not None:
+        if isinstance(found, DecodedAudio) and found.audio is not None:
             answers.write(np.ascontiguousarray(found.audio).data.cast("B"))
         answers.flush()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from codecplus.errors import FileFormatError, InputError
 from codecplus.eval.tasks.clips import Clip, Problem, SegmentPolicy, read_clips
-from codecplus.recordings.recording import SUFFIXES
+from codecplus.recordings.files import AUDIO_SUFFIXES as SUFFIXES
 
 MANIFEST = "MANIFEST.csv"
 
