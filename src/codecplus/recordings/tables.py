@@ -15,6 +15,7 @@ from codecplus.recordings.columns import (
     import_datasets,
     undecoded,
 )
+from codecplus.recordings.files import AUDIO_SUFFIXES
 from codecplus.recordings.recording import Recording
 
 FILE_KINDS = {
@@ -76,6 +77,14 @@ class _DatasetRecordings:
     def with_data(self, data: Any) -> Any:
         """Return these recordings with other rows, such as a part of them."""
         return replace(self, data=data)
+
+    def select_columns(self, columns: Sequence[str]) -> Any:
+        """Return these recordings with fewer columns. Raises InputError for unknown ones."""
+        kept = checked_columns((), columns, self.columns)
+        labels = [name for name in _LABELS if name in self.columns]
+        needed = list(dict.fromkeys([*kept, *labels, self.audio_path[0]]))
+        features = type(self.features)({name: self.features[name] for name in kept})
+        return replace(self, data=self.data.select_columns(needed), features=features)
 
     def recording(self, row: Mapping[str, Any], index: int) -> Recording:
         """Return the recording that a row of `data` holds."""
@@ -240,7 +249,7 @@ def load_dataset(
         origin = Origin(name=path.resolve().name, config=config, split=split, revision=revision)
     else:
         name = data.removeprefix("hf://datasets/")
-        if not _is_hub_id(name):
+        if not is_dataset_id(name):
             raise InputError(
                 f"there is no folder or file {data}; "
                 "give one, or the id of a data set like owner/name"
@@ -304,9 +313,11 @@ def _load_files(paths: Sequence[Path], origin: Origin, streaming: bool) -> tuple
     return loaded, replace(origin, revision=None)
 
 
-def _is_hub_id(name: str) -> bool:
-    parts = name.split("/")
-    return len(parts) == 2 and all(parts) and not name.startswith((".", "~"))
+def is_dataset_id(name: str) -> bool:
+    """Whether this may be the id of a data set on the Hub, such as owner/name."""
+    parts = name.removeprefix("hf://datasets/").split("/")
+    is_file = Path(name).suffix.lower() in {*FILE_KINDS, *AUDIO_SUFFIXES}
+    return len(parts) == 2 and all(parts) and not name.startswith((".", "~")) and not is_file
 
 
 @cache
