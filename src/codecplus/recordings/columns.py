@@ -32,7 +32,7 @@ def checked_columns(
         return list(dict.fromkeys(default))
     missing = [name for name in asked if name not in known]
     if missing:
-        raise InputError(f"there is no column {missing[0]!r}; the data have {', '.join(known)}")
+        raise InputError(f"the data set has no column {missing[0]!r}; it has {', '.join(known)}")
     return list(dict.fromkeys(asked))
 
 
@@ -51,7 +51,10 @@ def find_audio_column(features: Any, asked: str | None) -> tuple[str, ...]:
             return (asked,)
         path = tuple(asked.split("."))
         if _feature_at(features, path) is None:
-            raise InputError(f"there is no column {asked!r}; the data have {', '.join(features)}")
+            raise InputError(
+                f"the data set has no column {asked!r}; "
+                f"name the one with the audio: {', '.join(features)}"
+            )
         return path
     candidates = _audio_paths(features)
     if "audio" in features and (not candidates or ("audio",) in candidates):

@@ -30,7 +30,8 @@ class FileRecordings:
 
     def __init__(self, inputs: Sequence[Path], columns: Sequence[str] | None = None):
         self.inputs = list(inputs)
-        self.files = _named_files(self.inputs)
+        self._groups = _named_files(self.inputs)
+        self.files = [file for group in self._groups for file in group]
         self.name = self.inputs[0].resolve().name
         if len(self.inputs) > 1:
             self.name += f" and {len(self.inputs) - 1} more"
@@ -62,6 +63,14 @@ class FileRecordings:
 
     def __iter__(self) -> Iterator[Recording]:
         return map(self.__getitem__, range(len(self.files)))
+
+    def sorted_paths(self) -> list[Path]:
+        """Return the paths input by input, in the order in which paths compare.
+
+        There `a/b` comes before `a-b`, while names are in the order of their characters. The
+        random numbers of a training run count files in this order.
+        """
+        return [path for group in self._groups for path in sorted(path for path, _ in group)]
 
     # ---- columns, as Arrow has them
 
@@ -176,19 +185,19 @@ class FileRecordings:
         return labels
 
 
-def _named_files(inputs: Sequence[Path]) -> list[NamedFile]:
-    """Return the files of all inputs, in their order, with names that tell the folders apart."""
+def _named_files(inputs: Sequence[Path]) -> list[list[NamedFile]]:
+    """Return the files of each input, with names that tell the folders apart."""
     prefixes = _distinct_prefixes(inputs)
-    files = []
+    groups = []
     for path, prefix in zip(inputs, prefixes, strict=True):
         if path.is_dir():
             names, _ = files_in_folder(path)
-            files += [NamedFile(path / name, prefix + name) for name in names]
+            groups.append([NamedFile(path / name, prefix + name) for name in names])
         elif path.is_file():
-            files.append(NamedFile(path, prefix + path.name))
+            groups.append([NamedFile(path, prefix + path.name)])
         else:
             raise InputError(f"there is no folder or file {path}")
-    return files
+    return groups
 
 
 def _distinct_prefixes(inputs: Sequence[Path]) -> list[str]:

@@ -106,7 +106,10 @@ class _DatasetRecordings:
         )
 
     @cached_property
-    def _plain(self) -> Any:
+    def rows(self) -> Any:
+        """The rows as plain Python objects, which `recording` takes."""
+        if getattr(self.data, "_formatting", None) is None and not hasattr(self.data, "__len__"):
+            return self.data  # a stream without a format; another wrapper would change its state
         return self.data.with_format(None)
 
     def _described(self) -> dict[str, Any]:
@@ -142,10 +145,10 @@ class TableRecordings(_DatasetRecordings):
         return len(self.data)
 
     def __getitem__(self, index: int) -> Recording:
-        return self.recording(self._plain[index], index)
+        return self.recording(self.rows[index], index)
 
     def __iter__(self) -> Iterator[Recording]:
-        for index, row in enumerate(self._plain):
+        for index, row in enumerate(self.rows):
             yield self.recording(row, index)
 
     def num_pieces(self, shard_rows: int) -> int:
@@ -171,7 +174,7 @@ class StreamRecordings(_DatasetRecordings):
     num_recordings = None
 
     def __iter__(self) -> Iterator[Recording]:
-        for index, row in enumerate(self._plain):
+        for index, row in enumerate(self.rows):
             yield self.recording(row, index)
 
     def num_pieces(self, shard_rows: int) -> int:
