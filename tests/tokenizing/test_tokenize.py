@@ -24,6 +24,7 @@ from codecplus.errors import InputError, ModelMismatchError
 from codecplus.recordings import open_recordings
 from codecplus.tokenizing import Coding, detokenize, row_codes, statistics, tokenize
 from codecplus.tokenizing import runner as runner_module
+from codecplus.tokenizing.shards import NEW_COLUMNS
 from codecplus.utils import load_audio
 
 PLANTED = {5: "empty", 11: "junk", 12: "cut", 20: "nan"}
@@ -296,6 +297,14 @@ def test_datasets_in_memory_and_generators_of_arrays(codec, tmp_path):
         ]
         assert found["label"] == list(range(5))
     assert len(list((tmp_path / "stream" / "data").iterdir())) == 3
+
+
+def test_data_without_other_columns_give_codes_alone(codec, tmp_path):
+    rows = [{"audio": {"array": signal(0.2, 16_000, i), "sampling_rate": 16_000}} for i in range(3)]
+    run(datasets.Dataset.from_list(rows), codec, tmp_path / "out")
+    found = load(tmp_path / "out")
+    assert found.column_names == list(NEW_COLUMNS)
+    assert [len(codes) for codes in found["codes"]] == [4, 4, 4]
 
 
 def test_encode_batch_maps(parquet, codec, tokenized, tmp_path):

@@ -1,9 +1,10 @@
 """Columns of recordings: which one holds the audio, and which others a caller asks for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from codecplus.errors import InputError, MissingExtraError
+from codecplus.recordings.files import AUDIO_SUFFIXES
 
 AUDIO = "__audio__"  # the audio column of Arrow tables, whatever its name is in the data
 READ_ROWS = 32  # per table: rows may hold whole files
@@ -76,7 +77,7 @@ def undecoded(feature: Any, path: Sequence[str]) -> Any:
     datasets = import_datasets()
     if path:
         return {**feature, path[0]: undecoded(feature[path[0]], path[1:])}
-    return datasets.Audio(decode=False) if isinstance(feature, datasets.Audio) else feature
+    return datasets.Audio(decode=False) if is_audio(feature) else feature
 
 
 def _feature_at(features: Any, path: Sequence[str]) -> Any:
@@ -87,39 +88,38 @@ def _feature_at(features: Any, path: Sequence[str]) -> Any:
     return features
 
 
+def is_audio(feature: Any) -> bool:
+    """Whether this is an `Audio` feature."""
+    return isinstance(feature, import_datasets().Audio)
+
+
 def _audio_paths(features: Any) -> list[tuple[str, ...]]:
     """Return the paths of `Audio` features, else of those that look like audio, outer ones first."""
-    for is_audio in (_is_audio, _looks_like_audio):
-        outer = [(name,) for name, feature in features.items() if is_audio(feature)]
-        if outer:
-            return outer
-    for is_audio in (_is_audio, _looks_like_audio):
-        inner = [
-            (name, *path)
-            for name, feature in features.items()
-            if isinstance(feature, dict)
-            for path in _inner_paths(feature, is_audio)
-        ]
-        if inner:
-            return inner
-    return []
+    paths = list(_all_paths(features))
+    outer = [path for path in paths if len(path) == 1]
+    inner = [path for path in paths if len(path) > 1]
+    for candidates in (outer, inner):
+        for test in (is_audio, _looks_like_audio):
+            matching = [path for path in candidates if test(_feature_at(features, path))]
+            if matching:
+                return matching
+    return [path for path in outer if _is_encoded_file(path[0], features[path[0]])]
 
 
-def _inner_paths(feature: dict, is_audio: Any) -> list[tuple[str, ...]]:
-    paths: list[tuple[str, ...]] = []
-    for name, inner in feature.items():
-        if is_audio(inner):
-            paths.append((name,))
-        elif isinstance(inner, dict):
-            paths += [(name, *path) for path in _inner_paths(inner, is_audio)]
-    return paths
-
-
-def _is_audio(feature: Any) -> bool:
-    return isinstance(feature, import_datasets().Audio)
+def _all_paths(features: Any) -> Iterator[tuple[str, ...]]:
+    for name, feature in features.items():
+        yield (name,)
+        if isinstance(feature, dict) and not _looks_like_audio(feature):
+            for path in _all_paths(feature):
+                yield (name, *path)
 
 
 def _looks_like_audio(feature: Any) -> bool:
     return isinstance(feature, dict) and (
         {"bytes", "path"} <= set(feature) or {"array", "sampling_rate"} <= set(feature)
     )
+
+
+def _is_encoded_file(name: str, feature: Any) -> bool:
+    """Whether a column holds files of an audio format, by its name, as webdataset names them."""
+    return getattr(feature, "dtype", None) == "binary" and f".{name.lower()}" in AUDIO_SUFFIXES

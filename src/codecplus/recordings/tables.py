@@ -13,6 +13,7 @@ from codecplus.recordings.columns import (
     checked_columns,
     find_audio_column,
     import_datasets,
+    is_audio,
     undecoded,
 )
 from codecplus.recordings.files import AUDIO_SUFFIXES
@@ -81,7 +82,8 @@ class _DatasetRecordings:
     def select_columns(self, columns: Sequence[str]) -> Any:
         """Return these recordings with fewer columns. Raises InputError for unknown ones."""
         kept = checked_columns((), columns, self.columns)
-        labels = [name for name in _LABELS if name in self.columns]
+        present = self.data.column_names or self.columns
+        labels = [name for name in _LABELS if name in present]
         needed = list(dict.fromkeys([*kept, *labels, self.audio_path[0]]))
         features = type(self.features)({name: self.features[name] for name in kept})
         return replace(self, data=self.data.select_columns(needed), features=features)
@@ -123,12 +125,15 @@ class _DatasetRecordings:
 
     def _with_audio(self, table: Any) -> Any:
         """Return an Arrow table of the columns and `AUDIO`."""
+        import pyarrow as pa
         import pyarrow.compute as pc
 
-        columns = table.select(self.columns).cast(self.features.arrow_schema)
         cells = table[self.audio_path[0]]
         for name in self.audio_path[1:]:
             cells = pc.struct_field(cells, name)
+        if not self.columns:
+            return pa.table({AUDIO: cells})
+        columns = table.select(self.columns).cast(self.features.arrow_schema)
         return columns.append_column(AUDIO, cells)
 
 
@@ -303,11 +308,23 @@ def _load_files(paths: Sequence[Path], origin: Origin, streaming: bool) -> tuple
             "expected folders or audio files, or files of one kind ending in one of "
             f"{', '.join(FILE_KINDS)}, got {', '.join(str(path) for path in paths)}"
         )
-    files = {origin.split.split("[")[0]: [str(path) for path in paths]}
+    datasets = import_datasets()
+    kind = kinds.pop()
+    options: dict[str, Any] = {
+        "data_files": {origin.split.split("[")[0]: [str(path) for path in paths]},
+        "split": origin.split,
+    }
     try:
-        loaded = import_datasets().load_dataset(
-            kinds.pop(), data_files=files, split=origin.split, streaming=streaming
-        )
+        if kind == "webdataset":
+            # As `Audio`, encoded bytes would need torchcodec on their way through.
+            stream = datasets.load_dataset(kind, streaming=True, **options)
+            options["features"] = datasets.Features(
+                {
+                    name: datasets.Value("binary") if is_audio(feature) else feature
+                    for name, feature in stream.features.items()
+                }
+            )
+        loaded = datasets.load_dataset(kind, streaming=streaming, **options)
     except CodecPlusError:
         raise
     except Exception as error:

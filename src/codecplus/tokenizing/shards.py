@@ -142,11 +142,12 @@ class ShardWriter:
             [value] * len(codes)
             for value in (self._format.model_fingerprint, self._format.model_revision)
         ]
+        columns: dict[str, Any] = {name: table[name] for name in table.column_names}
         for name, values in zip(NEW_COLUMNS, [*new, errors], strict=True):
-            field = self._schema.field(name)
             array: Any = values if isinstance(values, pa.Array) else pa.array(values)
-            table = table.append_column(field, array.cast(field.type))
-        self._writer.write_table(table.select(self._schema.names).cast(self._schema))
+            columns[name] = array.cast(self._schema.field(name).type)
+        written = pa.table({name: columns[name] for name in self._schema.names})
+        self._writer.write_table(written.cast(self._schema))
         self._kept, self._rows, self._codes = [], [], 0
 
     def close(self) -> None:
