@@ -16,7 +16,7 @@ def import_datasets() -> Any:
         import datasets
     except ImportError as error:
         raise MissingExtraError(
-            "data sets and tables need datasets: pip install codecplus[tokenize], or [train], [eval]"
+            "tables and data sets need datasets: pip install codecplus[tokenize]"
         ) from error
     return datasets
 
@@ -94,7 +94,7 @@ def is_audio(feature: Any) -> bool:
 
 
 def _audio_paths(features: Any) -> list[tuple[str, ...]]:
-    """Return the paths of `Audio` features, else of those that look like audio, outer ones first."""
+    """Return the paths of `Audio` features, else of columns that look like audio."""
     paths = list(_all_paths(features))
     outer = [path for path in paths if len(path) == 1]
     inner = [path for path in paths if len(path) > 1]

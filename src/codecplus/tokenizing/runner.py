@@ -463,11 +463,13 @@ def _readme(
     split: str, data: str, codes_format: CodesFormat, summary: dict[str, Any] | None
 ) -> str:
     said = codes_format.describe()
+    rate = said["sample_rate"]
     if summary is None:
         state = "This is unfinished: more shards are to come."
     else:
         state = f"```\n{describe(summary)}\n```"
     shape = said["codes_shape"]
+    count = said["num_codebooks"]
     return f"""---
 configs:
 - config_name: default
@@ -486,16 +488,16 @@ Each row is a recording of {data}: its other columns, and
 
 | column | |
 |---|---|
-| `codes` | uint16 {shape}, {said["num_codebooks"]} codebooks of {said["codebook_size"]} entries |
+| `codes` | uint16 {shape}, {count} codebooks of {said["codebook_size"]} entries |
 | `num_frames` | {said["frame_rate"]:g} per second |
-| `num_samples`, `sample_rate` | of the recording, before it was resampled to {said["sample_rate"]} Hz |
+| `num_samples`, `sample_rate` | of the recording, before it was resampled to {rate} Hz |
 | `model_fingerprint`, `model_revision` | {said["model_fingerprint"]}, {said["model_revision"]} |
 | `error` | null, or why there are no codes |
 
 ```python
 from codecplus import load_codec
 
-audio = load_codec("{said["model"]}").decode(row["codes"])    # at {said["sample_rate"]} Hz
+audio = load_codec("{said["model"]}").decode(row["codes"])    # at {rate} Hz
 ```
 
 {state}

@@ -61,10 +61,10 @@ class AudioFile:
 
 
 class Source(Protocol):
-    """Where recordings come from: one is drawn, and given as what soundfile opens, with its name."""
+    """Recordings to draw from."""
 
     def draw(self, random: np.random.Generator) -> tuple[str, Any]:
-        """A recording, drawn in proportion to its duration."""
+        """Draw a recording in proportion to its duration; return its name, and a path or bytes."""
         ...
 
 
