@@ -27,7 +27,7 @@ from codecplus.compression import entropy_coding
 from codecplus.encoding.beam_search import BeamSearch, EntropyCosts
 from codecplus.encoding.refinement import EFFORTS
 from codecplus.eval.metrics import score
-from codecplus.recordings.recording import audio_files
+from codecplus.recordings.files import files_in_folder
 from codecplus.utils import load_audio
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     torch.set_num_threads(1)
-    files = [args.folder / name for name in audio_files(args.folder) if args.match in name]
+    files = [args.folder / name for name in files_in_folder(args.folder)[0] if args.match in name]
     files = files[:: max(1, -(-len(files) // (args.most or len(files))))]
     for name in args.model:
         codec = load_codec(name)

@@ -16,7 +16,7 @@ from pesq import pesq
 from pystoi import stoi
 
 from codecplus import Codec, load_codec
-from codecplus.recordings.recording import audio_files
+from codecplus.recordings.files import files_in_folder
 
 SETTINGS = {"fp32": ("float32", False), "fp32, compiled": ("float32", True)}
 SETTINGS |= {"bf16": ("bfloat16", False), "bf16, compiled": ("bfloat16", True)}
@@ -25,7 +25,7 @@ SETTINGS |= {"bf16": ("bfloat16", False), "bf16, compiled": ("bfloat16", True)}
 def clips_of(folder: Path, count: int, seconds: float, rate: int) -> list[np.ndarray]:
     """The loudest `seconds` of each of some recordings, mono, at this rate."""
     clips = []
-    for name in audio_files(folder):
+    for name in files_in_folder(folder)[0]:
         audio, own_rate = soundfile.read(folder / name, dtype="float32", always_2d=True)
         audio = soxr.resample(audio.mean(axis=1), own_rate, rate)
         length = int(seconds * rate)

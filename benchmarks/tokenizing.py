@@ -20,7 +20,8 @@ import soundfile
 import torch
 
 from codecplus import load_codec
-from codecplus.tokenizing import Coding, open_source, tokenize
+from codecplus.recordings import open_recordings
+from codecplus.tokenizing import Coding, tokenize
 from codecplus.utils import load_audio
 
 
@@ -65,7 +66,7 @@ def main() -> None:
         ]
         seconds = sum(clip.shape[1] for clip in clips) / codec.model_sample_rate
         codec.encode_clips(clips[:2], batch_seconds=args.batch_seconds)
-        source = open_source(str(data))
+        source = open_recordings(str(data))
         for turn in range(args.rounds):
             start = time.perf_counter()
             codes = codec.encode_clips(clips, batch_seconds=args.batch_seconds)

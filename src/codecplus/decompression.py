@@ -38,7 +38,7 @@ _OFFICIAL_MAGIC = b"\x93NUMPY"
 
 
 @dataclass(frozen=True)
-class DecodedAudio:
+class DecodedFile:
     """Audio that is decoded while it is read: blocks (C, n), `num_samples` in all."""
 
     sample_rate: int
@@ -135,15 +135,15 @@ def read_codes(codec: "Codec", source: Any) -> Codes:
     return Codes(codes[0] if header.channels == 1 else codes, info, header.num_samples)
 
 
-def _open_official(codec: "Codec", file) -> DecodedAudio:
+def _open_official(codec: "Codec", file) -> DecodedFile:
     content = read_dac_file(file.read())
     channels, rate, blocks = decode_official(codec.network, content)
-    return DecodedAudio(rate, channels, content.original_length, blocks)
+    return DecodedFile(rate, channels, content.original_length, blocks)
 
 
 def _open_dacp(
     codec: "Codec", file, start: float, duration: float | None, recover: bool
-) -> DecodedAudio:
+) -> DecodedFile:
     reader = Reader(file, codec.entropy_models, recover=recover)
     header = reader.header
     codec.check_model(header)
@@ -157,7 +157,7 @@ def _open_dacp(
         audio = fade_lost_spans(audio, reader.lost, part.first_frame, part.samples_per_frame)
     audio = drop_samples(audio, part.first_sample - part.origin)
     audio = take_samples(audio, part.num_samples)
-    return DecodedAudio(header.original_sample_rate, header.channels, part.num_samples, audio)
+    return DecodedFile(header.original_sample_rate, header.channels, part.num_samples, audio)
 
 
 @dataclass(frozen=True)

@@ -109,8 +109,13 @@ def parquet(tmp_path):
 @pytest.mark.parametrize("streaming", [False, True])
 def test_parquet_through_datasets(parquet, tmp_path, streaming, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    fields = {"files": [str(parquet)], "where": {"stem": "mixture"}, "speaker_column": "who", "kind": "music",
-              "streaming": streaming}  # fmt: skip
+    fields = {
+        "files": [str(parquet)],
+        "where": {"stem": "mixture"},
+        "speaker_column": "who",
+        "kind": "music",
+        "streaming": streaming,
+    }
     (tmp_path / "mine.json").write_text(json.dumps(fields))
     items = list(load_task(str(tmp_path / "mine.json")))
     assert [item.source for item in items] == [

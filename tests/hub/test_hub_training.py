@@ -99,7 +99,7 @@ def test_two_processes_stream_different_rows(answers, files):
 @pytest.mark.parametrize(
     ("case", "sentence"),
     [
-        ("no data set", "cannot open the data set 'ada/nothing'"),
+        ("no data set", "cannot load the data set ada/nothing"),
         ("no column", "has no column 'sound'"),
     ],
 )

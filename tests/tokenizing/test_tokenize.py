@@ -21,8 +21,10 @@ from token_data import lively_codec, signal, write_recordings
 from codecplus import Codec
 from codecplus.cli import main
 from codecplus.errors import InputError, ModelMismatchError
-from codecplus.tokenizing import Coding, detokenize, open_source, row_codes, statistics, tokenize
+from codecplus.recordings import open_recordings
+from codecplus.tokenizing import Coding, detokenize, row_codes, statistics, tokenize
 from codecplus.tokenizing import runner as runner_module
+from codecplus.tokenizing.shards import NEW_COLUMNS
 from codecplus.utils import load_audio
 
 PLANTED = {5: "empty", 11: "junk", 12: "cut", 20: "nan"}
@@ -263,7 +265,7 @@ def parquet(recordings, tmp_path_factory) -> Path:
 def test_datasets_of_the_library_stream_or_not(
     parquet, recordings, codec, tokenized, tmp_path, streaming
 ):
-    source = open_source(str(parquet), streaming=streaming)
+    source = open_recordings(str(parquet), streaming=streaming)
     assert run(source, codec, tmp_path / "out", shard=(0, 2)) is None
     assert run(source, codec, tmp_path / "out", shard=(1, 2)) is not None
     rows, folder_rows = load(tmp_path / "out"), load(tokenized)
@@ -297,6 +299,14 @@ def test_datasets_in_memory_and_generators_of_arrays(codec, tmp_path):
     assert len(list((tmp_path / "stream" / "data").iterdir())) == 3
 
 
+def test_data_without_other_columns_give_codes_alone(codec, tmp_path):
+    rows = [{"audio": {"array": signal(0.2, 16_000, i), "sampling_rate": 16_000}} for i in range(3)]
+    run(datasets.Dataset.from_list(rows), codec, tmp_path / "out")
+    found = load(tmp_path / "out")
+    assert found.column_names == list(NEW_COLUMNS)
+    assert [len(codes) for codes in found["codes"]] == [4, 4, 4]
+
+
 def test_encode_batch_maps(parquet, codec, tokenized, tmp_path):
     rows = datasets.load_dataset(str(parquet), split="train", cache_dir=str(tmp_path))
     mapped = rows.map(
@@ -323,9 +333,9 @@ def test_a_recording_that_kills_its_decoder_is_a_failed_row(monkeypatch):
     from codecplus.tokenizing import workers
 
     code = "import os, sys, codecplus.tokenizing.workers as w; sys.argv = ['', sys.argv[1]]\n"
-    code += "read = w.read_recording\n"
+    code += "read = w.read_cell\n"
     code += "def explode(cell, *a, **k): return os._exit(7) if cell == 'bomb' else read(cell, *a, **k)\n"
-    code += "w.read_recording = explode; w._main()\n"
+    code += "w.read_cell = explode; w._main()\n"
     real = subprocess.Popen
     monkeypatch.setattr(
         processes.subprocess,
@@ -351,7 +361,7 @@ def test_errors_of_the_data_reach_the_caller(codec, tmp_path):
     data = datasets.IterableDataset.from_generator(rows)
     for workers in (0, 1):
         with pytest.raises(Exception, match="disk is gone"):
-            run(open_source(data), codec, tmp_path / f"out{workers}", workers=workers)
+            run(open_recordings(data), codec, tmp_path / f"out{workers}", workers=workers)
         assert not list((tmp_path / f"out{workers}").glob("data/*"))
 
 
@@ -387,13 +397,13 @@ def test_impossible_options_are_refused(recordings, codec, tmp_path, options, sa
 
 def test_unusable_data_are_refused(parquet, recordings, codec, tmp_path):
     with pytest.raises(InputError, match="no column 'nothing'"):
-        open_source(str(parquet), columns=["nothing"])
+        open_recordings(str(parquet), columns=["nothing"])
     with pytest.raises(InputError, match="no column 'nothing'"):
-        open_source(str(recordings), columns=["nothing"])
+        open_recordings(str(recordings), columns=["nothing"])
     with pytest.raises(InputError, match="no folder or file"):
-        open_source("./nowhere")
+        open_recordings("./nowhere")
     with pytest.raises(InputError, match="one column of audio, found none among x"):
-        open_source(datasets.Dataset.from_dict({"x": [1]}))
+        open_recordings(datasets.Dataset.from_dict({"x": [1]}))
     data = datasets.Dataset.from_dict(
         {"codes": [1], "audio": [{"array": [0.1], "sampling_rate": 16_000}]}
     )
@@ -415,8 +425,8 @@ def test_detokenize_gives_what_decode_gives_of_encode(recordings, codec, tokeniz
     assert np.abs(found - np.clip(expected, -1, 1)).max() < 1e-4
     assert detokenize(str(tokenized), tmp_path / "wav", codec=codec, progress=False)["kept"] == 32
     # it is a folder of recordings again, with their columns
-    again = open_source(str(tmp_path / "wav"))
-    assert again.num_rows == 32
+    again = open_recordings(str(tmp_path / "wav"))
+    assert again.num_recordings == 32
     assert {"path", "speaker", "take"} <= set(again.features)
 
 

@@ -11,7 +11,7 @@ from codecplus.errors import InputError, TrainingError
 from codecplus.modeling_dac import CausalDacConfig, CausalDacModel
 from codecplus.training import loop
 from codecplus.training.codebooks import initialize, is_steered
-from codecplus.training.data import Batches, Crops, Cutter, FileSource, Recording
+from codecplus.training.data import AudioFile, Batches, Crops, Cutter, FileSource
 from codecplus.training.loop import Trainer, initialize_weights, new_model
 from codecplus.training.optimizer import Muon, build_optimizers, orthogonalized
 from codecplus.training.recipe import Recipe, Schedule
@@ -38,7 +38,7 @@ def trainer(tone, fields, net=None, **options):
     recipe = Recipe.from_dict(fields)
     net = net or model()
     cutter = Cutter(RATE, recipe.crop_samples(net.config), recipe.augmentation)
-    crops = Crops(FileSource([Recording(tone, RATE, 2 * RATE)]), cutter, recipe.seed)
+    crops = Crops(FileSource([AudioFile(tone, RATE, 2 * RATE)]), cutter, recipe.seed)
     share = recipe.batch // options.get("accumulate", 1)
     return Trainer(net, Batches(crops, share), recipe, **options)
 

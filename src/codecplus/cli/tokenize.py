@@ -128,8 +128,8 @@ def _add_model_options(verb: argparse.ArgumentParser, default: str | None) -> No
 
 
 def _run_tokenize(args: argparse.Namespace) -> None:
+    from codecplus.recordings import open_recordings
     from codecplus.tokenizing.runner import Coding, shard_of_launcher, tokenize
-    from codecplus.tokenizing.sources import open_source
     from codecplus.tokenizing.statistics import describe
 
     index, count = _parse_shard(args.shard)
@@ -138,7 +138,7 @@ def _run_tokenize(args: argparse.Namespace) -> None:
         bitrate=args.bitrate, n_quantizers=args.codebooks, channels=args.channels, batch_seconds=args.batch_seconds,
         shard_rows=args.shard_rows,
     )  # fmt: skip
-    source = open_source(
+    source = open_recordings(
         args.data, config=args.config, split=args.split, revision=args.revision, streaming=args.streaming,
         audio_column=args.audio_column, columns=args.columns,
     )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from codecplus.errors import CodecPlusError, InputError
-from codecplus.recordings.recording import Recording, read_recording
+from codecplus.recordings.cells import DecodedAudio, read_cell
 
 COLUMNS = ("codes", "num_frames", "num_samples", "sample_rate", "error")
 
@@ -46,7 +46,7 @@ def encode_rows(
     clips = [
         recording.audio
         for recording in recordings
-        if isinstance(recording, Recording) and recording.audio is not None
+        if isinstance(recording, DecodedAudio) and recording.audio is not None
     ]
     coded = iter(encode_clips(clips))
     # No nulls: `map` takes a column's type from the first batch, and null is a type of its own.
@@ -91,9 +91,11 @@ def _check_batch(batch: Any, audio_column: str) -> None:
         )
 
 
-def _read(cell: Any, model_sample_rate: int, default_rate: int, channels: int) -> Recording | str:
+def _read(
+    cell: Any, model_sample_rate: int, default_rate: int, channels: int
+) -> DecodedAudio | str:
     """The recording of a cell at the model's rate, or why there is none."""
     try:
-        return read_recording(cell, model_sample_rate, channels, default_rate=default_rate)
+        return read_cell(cell, model_sample_rate, channels, default_rate=default_rate)
     except (CodecPlusError, OSError) as error:
         return str(error)

@@ -1,5 +1,6 @@
-"""Recordings to calibrate int8 on: a few pieces of a folder's files, each where it is loudest.
-Knows samples alone.
+"""Recordings to calibrate int8 networks with: the loudest pieces of some files of a folder.
+
+It knows samples, no networks.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,7 @@ import numpy as np
 from codecplus.audio.files import AudioFileReader
 from codecplus.audio.resampling import resample
 from codecplus.errors import InputError
-from codecplus.recordings.recording import audio_files
+from codecplus.recordings.files import files_in_folder
 
 SEGMENT_SECONDS = 2.0
 MAX_SEGMENTS = 32
@@ -18,24 +19,30 @@ _MAX_SECONDS = 60  # of a recording that are read
 
 
 def calibration_audio(folder: Path, sample_rate: int) -> Iterator[np.ndarray]:
-    """Recordings (S,) at a rate in Hz, the mean of their channels, from files spread evenly over a
-    folder.
+    """Yield up to 32 recordings (S,), from files spread evenly over a folder.
 
-    Raises InputError if it holds no audio file, FileFormatError for one that cannot be read.
+    Args:
+        folder: with audio files.
+        sample_rate: of the result, in Hz. Channels are averaged.
+
+    Raises:
+        InputError: if the folder holds no audio file.
+        FileFormatError: for a file that cannot be read.
     """
     if not folder.is_dir():
         raise InputError(f"expected a folder of recordings to calibrate on, got {folder}")
-    names = audio_files(folder)
+    names, _ = files_in_folder(folder)
     if not names:
         raise InputError(f"the folder {folder} holds no audio file to calibrate on")
-    for i in range(0, len(names), -(-len(names) // MAX_SEGMENTS)):
-        with AudioFileReader(folder / names[i]) as reader:
+    step = -(-len(names) // MAX_SEGMENTS)
+    for name in names[::step]:
+        with AudioFileReader(folder / name) as reader:
             blocks = []
-            left = _MAX_SECONDS * reader.sample_rate
+            missing = _MAX_SECONDS * reader.sample_rate
             for block in reader.blocks():
-                blocks.append(block.mean(axis=0)[:left])
-                left -= len(blocks[-1])
-                if left <= 0:
+                blocks.append(block.mean(axis=0)[:missing])
+                missing -= len(blocks[-1])
+                if missing <= 0:
                     break
         yield resample(np.concatenate(blocks), reader.sample_rate, sample_rate)
 
@@ -43,29 +50,37 @@ def calibration_audio(folder: Path, sample_rate: int) -> Iterator[np.ndarray]:
 def segments(
     recordings: Iterable[np.ndarray], sample_rate: int, hop_length: int
 ) -> list[np.ndarray]:
-    """The loudest piece (S,) of each recording, in whole frames: quiet ones do not show the ranges
-    to expect.
+    """Return the loudest piece (S,) of each recording, in whole frames, of up to 32 recordings.
 
-    Raises InputError if there is none that is not silent and at least half of `SEGMENT_SECONDS`
-    long.
+    Quiet pieces do not show the ranges to expect.
+
+    Args:
+        recordings: signals (S,).
+        sample_rate: of the signals, in Hz.
+        hop_length: samples per frame.
+
+    Raises:
+        InputError: if no recording has a piece that is not silent and at least half of
+            `SEGMENT_SECONDS` long.
     """
-    size = max(1, round(SEGMENT_SECONDS * sample_rate / hop_length)) * hop_length
-    loudest = []
+    frames = max(1, round(SEGMENT_SECONDS * sample_rate / hop_length))
+    size = frames * hop_length
+    pieces = []
     for recording in recordings:
         starts = range(0, max(1, len(recording) - size), size)
         start = max(starts, key=lambda i, x=recording: float(np.abs(x[i : i + size]).sum()))
         piece = recording[start : start + size]
         piece = piece[: len(piece) // hop_length * hop_length]
         if len(piece) * 2 >= size and np.abs(piece).max() > 1e-3:
-            loudest.append(piece.astype(np.float32))
-        if len(loudest) == MAX_SEGMENTS:
+            pieces.append(piece.astype(np.float32))
+        if len(pieces) == MAX_SEGMENTS:
             break
-    if not loudest:
+    if not pieces:
         raise InputError(
-            f"expected recordings to calibrate on, at least {SEGMENT_SECONDS / 2:g} s that is not "
-            "silent, got none"
+            f"expected recordings to calibrate on, at least {SEGMENT_SECONDS / 2:g} s "
+            "that is not silent, got none"
         )
-    return loudest
+    return pieces
 
 
 __all__ = ["MAX_SEGMENTS", "SEGMENT_SECONDS", "calibration_audio", "segments"]

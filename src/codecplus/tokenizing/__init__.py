@@ -1,8 +1,8 @@
 """Audio datasets to code datasets, and helpers for models that read codes.
 
-from codecplus.tokenizing import tokenize
-
-tokenize("recordings", load_codec("dac-16khz-live"), "codes")
+>>> from codecplus import load_codec
+>>> from codecplus.tokenizing import tokenize
+>>> tokenize("recordings", load_codec("dac-16khz-live"), "codes")  # doctest: +SKIP
 """
 
 from typing import TYPE_CHECKING
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
         wrap,
     )
     from codecplus.tokenizing.runner import Coding, tokenize
-    from codecplus.tokenizing.sources import open_source
 
 __getattr__ = lazy_names(
     __name__,
@@ -33,7 +32,6 @@ __getattr__ = lazy_names(
         "row_codes": "decoding",
         "flatten": "patterns",
         "offset": "patterns",
-        "open_source": "sources",
         "tokenize": "runner",
         "undelay": "patterns",
         "unflatten": "patterns",
@@ -43,6 +41,16 @@ __getattr__ = lazy_names(
     },
 )
 __all__ = [
-    "Coding", "delay", "detokenize", "flatten", "offset", "open_source", "row_codes", "tokenize", "undelay",
-    "unflatten", "unoffset", "unwrap", "wrap",
-]  # fmt: skip
+    "Coding",
+    "delay",
+    "detokenize",
+    "flatten",
+    "offset",
+    "row_codes",
+    "tokenize",
+    "undelay",
+    "unflatten",
+    "unoffset",
+    "unwrap",
+    "wrap",
+]

@@ -1,11 +1,10 @@
-"""Back from rows of codes to audio files, to listen to."""
-
-from __future__ import annotations
+"""From rows of codes back to audio files, to listen to."""
 
 import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,45 +15,55 @@ from codecplus.audio.resampling import resampled_length
 from codecplus.checkpoints.identity import find_embedded
 from codecplus.codec import Codec, Codes, load_codec
 from codecplus.errors import CodecPlusError, FileFormatError, InputError, ModelMismatchError
+from codecplus.recordings.tables import load_dataset
+from codecplus.system.paths import atomic_path
 from codecplus.tokenizing.shards import NEW_COLUMNS
-from codecplus.tokenizing.sources import load_rows
 
 FORMATS = ("wav", "flac", "ogg", "mp3")
+METADATA = "metadata.jsonl"
 
 
 def row_codes(codec: Codec, row: Mapping[str, Any]) -> Codes:
-    """The codes of a row, which `codec.decode` decodes to the length and rate of the recording they
-    came from.
+    """Return the codes of a row.
 
-    Raises InputError for a row without codes, ModelMismatchError for codes of another model,
-    FileFormatError for a row that contradicts itself.
+    `codec.decode` decodes them to the length and rate of the recording that they came from.
+
+    Raises:
+        InputError: for a row without codes.
+        ModelMismatchError: for codes of another model.
+        FileFormatError: for a row that contradicts itself.
     """
     if row.get("codes") is None:
         raise InputError(f"the row has no codes: {row.get('error') or 'they are null'}")
     try:
         codes = np.array(row["codes"])
-        samples, rate = int(row["num_samples"]), int(row["sample_rate"])
+        samples = int(row["num_samples"])
+        rate = int(row["sample_rate"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise FileFormatError(
             "expected a row of codes, num_samples and sample_rate; the row is damaged"
         ) from error
-    mark = row.get("model_fingerprint")
-    if mark is not None and mark != codec.fingerprint.hex():
-        made = find_embedded(bytes.fromhex(mark)) if len(mark) == 32 else None
-        raise ModelMismatchError(
-            f"expected codes of this model ({codec.fingerprint.hex()}), got codes of {made or 'another'} ({mark})"
-        )
-    channels = codes.shape[0] if codes.ndim == 3 else 1
-    frames = -(
-        -resampled_length(max(samples, 0), max(rate, 1), codec.model_sample_rate)
-        // codec.hop_length
-    )
+    _check_fingerprint(codec, row.get("model_fingerprint"))
+    model_samples = resampled_length(max(samples, 0), max(rate, 1), codec.model_sample_rate)
+    frames = -(-model_samples // codec.hop_length)
     if codes.ndim not in (2, 3) or codes.shape[-1] != frames:
         raise FileFormatError(
-            f"expected {frames} frames for {samples} samples at {rate} Hz, got codes of shape {codes.shape}"
+            f"expected {frames} frames for {samples} samples at {rate} Hz, "
+            f"got codes of shape {codes.shape}"
         )
+    channels = codes.shape[0] if codes.ndim == 3 else 1
     info = codec.stream_info(rate, channels, n_quantizers=codes.shape[-2])
     return Codes(codes, info, samples)
+
+
+def _check_fingerprint(codec: Codec, fingerprint: str | None) -> None:
+    if fingerprint is None or fingerprint == codec.fingerprint.hex():
+        return
+    model = find_embedded(bytes.fromhex(fingerprint)) if len(fingerprint) == 32 else None
+    raise ModelMismatchError(
+        f"expected codes of this model ({codec.fingerprint.hex()}), "
+        f"got codes of {model or 'another'} ({fingerprint})"
+    )
 
 
 def detokenize(
@@ -73,70 +82,141 @@ def detokenize(
     """Decode a code dataset to a folder of audio files, with the other columns in `metadata.jsonl`.
 
     The folder is an audio folder as `datasets` and `codecplus tokenize` read it. Files are named by
-    the column `path`, if there is one, else by the number of the row; files that are there already
-    are kept, so that a run can go on.
+    the column `path`, if there is one, else by the number of the row. Existing files are kept, so
+    that a run can be continued.
 
-    Args: data: a folder that `tokenize` wrote, or a Hub id, or rows in memory. codec: the model, or
-        a function that loads one by name; by default the one the data were made with. suffix: of
-        the files: wav, flac, ogg or mp3. limit: rows at most. overwrite: decode files that are
-        there already once more.
+    Args:
+        data: a folder that `tokenize` wrote, or a Hub id, or rows in memory.
+        out: the folder to write to.
+        codec: the model, or a function that loads one by name; by default the model that the data
+            were made with.
+        split: of the dataset; a slice such as `"train[:100]"` is a split too.
+        revision: branch, tag or commit of a dataset on the Hub.
+        streaming: decode while downloading.
+        suffix: of the files: wav, flac, ogg or mp3.
+        limit: rows at most.
+        overwrite: decode existing files again.
+        progress: show a progress bar on stderr.
 
     Returns:
-        How many `written`, `kept` and `failed`, and the `failures`: reasons by row number.
+        How many files were `written`, `kept` and `failed`, and the `failures`: reasons by row
+        number.
+
+    Raises:
+        InputError: for data without codes, a folder that cannot be written to, and codes of an
+            unknown model.
+        ModelMismatchError: for codes of another model.
     """
     from tqdm import tqdm
 
     if suffix not in FORMATS:
         raise InputError(f"expected a suffix of {', '.join(FORMATS)}, got {suffix!r}")
-    rows, name = load_rows(data, split=split, revision=revision, streaming=streaming)
+    rows, name = _load_rows(data, split=split, revision=revision, streaming=streaming)
+    total = None
+    if not streaming:
+        total = len(rows) if limit is None else min(len(rows), limit)
+    models = _Models(codec, name)
+    writer = _FolderWriter(_make_folder(out), suffix, overwrite)
+    failures: dict[int, str] = {}
+    bar = tqdm(rows, "detokenising", total, disable=None if progress else True)
+    with atomic_path(writer.root / METADATA) as path, path.open("w", encoding="utf-8") as metadata:
+        for number, row in enumerate(bar):
+            if number == limit:
+                break
+            if row.get("codes") is None:
+                failures[number] = f"no codes: {row.get('error') or 'they are null'}"
+                continue
+            codec_of_row = models.codec_for(row)  # its errors end the run: no model, no row
+            try:
+                file_name = writer.write(number, row, codec_of_row)
+            except ModelMismatchError:
+                raise
+            except CodecPlusError as error:
+                failures[number] = str(error)
+                continue
+            line = {"file_name": file_name, **dict(_json_columns(row))}
+            metadata.write(json.dumps(line) + "\n")
+    return {
+        "written": writer.written,
+        "kept": writer.kept,
+        "failed": len(failures),
+        "failures": failures,
+    }
+
+
+@dataclass
+class _Models:
+    """The codec of a dataset, loaded when its first row needs it.
+
+    Attributes:
+        codec: the codec, or a function that loads one by name; None for `load_codec`.
+        data: the folder or Hub id of the dataset, where there may be a job description.
+    """
+
+    codec: Codec | Callable[[str], Codec] | None
+    data: str
+
+    def codec_for(self, row: Mapping[str, Any]) -> Codec:
+        """Return the codec for a row. Raises InputError if nothing names the model."""
+        if not isinstance(self.codec, Codec):
+            load = self.codec or load_codec
+            self.codec = load(_model_name(row.get("model_fingerprint"), self.data))
+        return self.codec
+
+
+@dataclass
+class _FolderWriter:
+    """A folder that rows are decoded to, and how many files were written and kept."""
+
+    root: Path
+    suffix: str
+    overwrite: bool
+    written: int = 0
+    kept: int = 0
+    _names: set[str] = field(default_factory=set)
+
+    def write(self, number: int, row: Mapping[str, Any], codec: Codec) -> str:
+        """Decode a row to a file, unless the file exists; return its name."""
+        name = _file_name(row.get("path"), number, self.suffix, self._names)
+        codes = row_codes(codec, row)
+        path = self.root / name
+        if path.exists() and not self.overwrite:
+            self.kept += 1
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _save(codec.decode(codes), path, int(row["sample_rate"]))
+            self.written += 1
+        return name
+
+
+def _make_folder(out: str | os.PathLike[str]) -> Path:
     root = Path(out)
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write to {out}: {error.strerror}") from error
-    loaded: Codec | None = codec if isinstance(codec, Codec) else None
-    load: Callable[[str], Codec] = (
-        load_codec if codec is None or isinstance(codec, Codec) else codec
-    )
-    result: dict[str, Any] = {"written": 0, "kept": 0, "failed": 0, "failures": {}}
-    taken: set[str] = set()
-    temporary = root / f".metadata.{os.getpid()}.jsonl"
-    total = None if streaming else min(len(rows), limit or len(rows))
-    try:
-        with temporary.open("w", encoding="utf-8") as metadata:
-            for number, row in enumerate(
-                tqdm(rows, "detokenising", total, disable=None if progress else True)
-            ):
-                if number == limit:
-                    break
-                try:
-                    if row.get("codes") is None:
-                        raise InputError(f"no codes: {row.get('error') or 'they are null'}")
-                    loaded = loaded or load(_maker(row.get("model_fingerprint"), name))
-                    file = _file_name(row.get("path"), number, suffix, taken)
-                    latents = row_codes(loaded, row)
-                    if (root / file).exists() and not overwrite:
-                        result["kept"] += 1
-                    else:
-                        (root / file).parent.mkdir(parents=True, exist_ok=True)
-                        _save(loaded.decode(latents), root / file, int(row["sample_rate"]))
-                        result["written"] += 1
-                    metadata.write(json.dumps({"file_name": file, **dict(_plain(row))}) + "\n")
-                except ModelMismatchError:
-                    raise
-                except CodecPlusError as error:
-                    if loaded is None and row.get("codes") is not None:
-                        raise  # no model, no row
-                    result["failed"] += 1
-                    result["failures"][number] = str(error)
-        os.replace(temporary, root / "metadata.jsonl")
-    finally:
-        temporary.unlink(missing_ok=True)
-    return result
+    return root
+
+
+def _load_rows(
+    data: Any, *, split: str, revision: str | None, streaming: bool
+) -> tuple[Any, str | None]:
+    """Return rows of codes as `datasets` gives them, and their folder or Hub id.
+
+    The second is None for rows in memory. Errors are those of `load_dataset`.
+    """
+    if hasattr(data, "column_names"):
+        return data, None
+    name = str(data)
+    rows, _ = load_dataset(name, split=split, revision=revision, streaming=streaming)
+    columns = rows.column_names or []
+    if "codes" not in columns:
+        raise InputError(f"{data} has no column 'codes' among {', '.join(columns)}")
+    return rows, name.removeprefix("hf://datasets/")
 
 
 def _save(audio: np.ndarray, path: Path, sample_rate: int) -> None:
-    """Write a file, clipped where its format ends at full scale: a codec overshoots now and then."""
+    """Write a file without a warning where it clips: decoded audio exceeds full scale at times."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         audio = np.atleast_2d(audio)
@@ -144,56 +224,69 @@ def _save(audio: np.ndarray, path: Path, sample_rate: int) -> None:
             writer.write(audio)
 
 
-def _maker(mark: str | None, name: str) -> str:
-    """The name of the model that made the codes."""
-    if mark and (embedded := find_embedded(bytes.fromhex(mark))):
-        return embedded
-    text = None
+def _model_name(fingerprint: str | None, data: str | None) -> str:
+    """Return the name of the model that made the codes.
+
+    It is the embedded model of that fingerprint, or else the model that the job description of the
+    dataset names. Raises InputError where nothing names it.
+    """
+    if fingerprint:
+        embedded = find_embedded(bytes.fromhex(fingerprint))
+        if embedded:
+            return embedded
     try:
-        if (Path(name) / "tokenize.json").is_file():
-            text = (Path(name) / "tokenize.json").read_text(encoding="utf-8")
-        elif name.count("/") == 1 and not Path(name).exists():
-            from huggingface_hub import hf_hub_download
-
-            text = Path(hf_hub_download(name, "tokenize.json", repo_type="dataset")).read_text(
-                encoding="utf-8"
-            )
-        said = json.loads(text)["codes"]["model"] if text else None
-    except Exception:  # nothing that names it, for whatever reason
-        said = None
-    if not said:
+        job = _job_description(data)
+        name = job and json.loads(job)["codes"]["model"]
+    except Exception:  # no job description, for whatever reason
+        name = None
+    if not name:
         raise InputError("nothing says which model made these codes; name it with --model")
-    return said
-
-
-def _file_name(path: Any, number: int, suffix: str, taken: set[str]) -> str:
-    """Where a row goes, inside the folder whatever the row says, and nowhere twice."""
-    parts = [
-        part
-        for part in PurePosixPath(str(path or "")).parts
-        if part not in ("/", "..", ".") and "\0" not in part
-    ]
-    parts = [part.replace("\\", "_").replace(":", "_").lstrip(".") or "_" for part in parts]
-    name = (
-        PurePosixPath(*parts).with_suffix(f".{suffix}").as_posix()
-        if parts
-        else f"{number:08d}.{suffix}"
-    )
-    if name in taken:
-        name = f"{name.removesuffix('.' + suffix)}-{number:08d}.{suffix}"
-    taken.add(name)
     return name
 
 
-def _plain(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The other columns of a row, as far as JSON can hold them."""
+def _job_description(data: str | None) -> str | None:
+    """Return the text of the `tokenize.json` of a folder or of a dataset on the Hub."""
+    if data is None:
+        return None
+    path = Path(data) / "tokenize.json"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    if data.count("/") != 1 or Path(data).exists():
+        return None
+    from huggingface_hub import hf_hub_download
+
+    file = hf_hub_download(data, "tokenize.json", repo_type="dataset")
+    return Path(file).read_text(encoding="utf-8")
+
+
+def _file_name(path: Any, number: int, suffix: str, taken: set[str]) -> str:
+    """Return the name of a row's file: inside the folder whatever the row says, and a new one."""
+    names = []
+    for name in PurePosixPath(str(path or "")).parts:
+        if name in ("/", "..", ".") or "\0" in name:
+            continue
+        name = name.replace("\\", "_").replace(":", "_").lstrip(".")
+        names.append(name or "_")
+    if names:
+        file_name = PurePosixPath(*names).with_suffix(f".{suffix}").as_posix()
+    else:
+        file_name = f"{number:08d}.{suffix}"
+    if file_name in taken:
+        file_name = f"{file_name.removesuffix('.' + suffix)}-{number:08d}.{suffix}"
+    taken.add(file_name)
+    return file_name
+
+
+def _json_columns(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the other columns of a row that JSON can hold."""
     for key, value in row.items():
-        if key not in NEW_COLUMNS and key not in ("path", "file_name"):
-            try:
-                json.dumps(value)
-            except (TypeError, ValueError):
-                continue
-            yield key, value
+        if key in NEW_COLUMNS or key in ("path", "file_name"):
+            continue
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError):
+            continue
+        yield key, value
 
 
 __all__ = ["detokenize", "row_codes"]

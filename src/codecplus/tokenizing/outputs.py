@@ -1,11 +1,8 @@
-"""Where shards go: a folder, or a dataset on the Hub by way of a folder. Knows files, and nothing
-of what is in them.
+"""Outputs of shards: a folder, or a dataset on the Hub by way of a folder. Knows no columns.
 
-On the Hub every shard has its footer beside it, `statistics/NAME.json`, in the same commit: so a
-node without a common disk knows what the others have done, and no shard has to stay on it.
+On the Hub every shard has its footer beside it, `statistics/NAME.json`, in the same commit. So a
+node without a common disk knows which shards the others have written, and it can delete its own.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -22,29 +19,29 @@ _PREFIX = "hf://datasets/"
 
 
 class LocalOutput:
-    """A folder. Nothing is to be done but to write there."""
+    """A folder: what is written there is published already."""
 
     def __init__(self, root: Path):
         self.root = root
 
     def join(self, job_file: str) -> None:
-        """Before the first shard, and after the last: learn what others have done."""
+        """Learn which shards others have written, before the first shard and after the last."""
 
     def begin(self, names: list[str]) -> None:
-        """Publish files as they are, as the first thing."""
+        """Publish files before the first shard."""
 
     def shard_written(self, path: Path) -> None:
-        """A shard is whole."""
+        """Note that a shard is complete."""
 
     def flush(self) -> None:
-        """Publish every shard that is whole."""
+        """Publish every shard that is complete."""
 
     def finish(self, names: list[str]) -> None:
-        """Publish files at the end."""
+        """Publish files after the last shard."""
 
 
 class HubOutput(LocalOutput):
-    """A dataset on the Hub; shards wait in a folder of the cache for the next commit."""
+    """A dataset on the Hub. Shards wait in a folder of the cache for the next commit."""
 
     def __init__(self, repo: str, private: bool = False):
         from huggingface_hub import HfApi, constants
@@ -72,27 +69,26 @@ class HubOutput(LocalOutput):
 
     def join(self, job_file: str) -> None:
         """See `LocalOutput`."""
-        there = set(self._ask(self._api.list_repo_files, self.repo, repo_type="dataset"))
+        published = set(self._ask(self._api.list_repo_files, self.repo, repo_type="dataset"))
         sidecars = self.root / SIDECARS
         sidecars.mkdir(parents=True, exist_ok=True)
         missing = [
             name
-            for name in sorted(there)
+            for name in sorted(published)
             if name.startswith("statistics/") and name.endswith(".json")
         ]
         missing = [name for name in missing if not (sidecars / Path(name).name).exists()]
-        if job_file in there and not (self.root / job_file).exists():
+        if job_file in published and not (self.root / job_file).exists():
             missing.append(job_file)
         for name in missing:
-            data = Path(
-                self._ask(self._api.hf_hub_download, self.repo, name, repo_type="dataset")
-            ).read_bytes()
-            _write(self.root / name if name == job_file else sidecars / Path(name).name, data)
+            file = self._ask(self._api.hf_hub_download, self.repo, name, repo_type="dataset")
+            target = self.root / name if name == job_file else sidecars / Path(name).name
+            _write(target, Path(file).read_bytes())
         for path in sidecars.glob("*.json"):  # of a repository that was made anew since
-            if f"statistics/{path.name}" not in there:
+            if f"statistics/{path.name}" not in published:
                 path.unlink()
-        left = sorted((self.root / "data").glob("*.parquet"))
-        self._waiting = [path for path in left if not (sidecars / f"{path.stem}.json").exists()]
+        written = sorted((self.root / "data").glob("*.parquet"))
+        self._waiting = [path for path in written if not (sidecars / f"{path.stem}.json").exists()]
 
     def begin(self, names: list[str]) -> None:
         """See `LocalOutput`."""
@@ -104,10 +100,8 @@ class HubOutput(LocalOutput):
         if time.monotonic() - self._committed > _COMMIT_EVERY:
             try:
                 self.flush()
-            except HubError:
-                self._committed = (
-                    time.monotonic()
-                )  # a busy Hub; the shards wait for the next time, and fail at the end
+            except HubError:  # a busy Hub; the shards wait for the next time, and fail at the end
+                self._committed = time.monotonic()
 
     def flush(self) -> None:
         """See `LocalOutput`."""
@@ -145,10 +139,13 @@ class HubOutput(LocalOutput):
 
 
 def open_output(out: str | os.PathLike[str], private: bool = False) -> LocalOutput:
-    """A folder; or, for `hf://datasets/OWNER/NAME`, a dataset on the Hub.
+    """Return the output for a folder, or for a dataset on the Hub.
 
-    `OWNER/NAME` alone is one too, unless there is a folder OWNER. Raises HubError if the Hub cannot
-    be reached.
+    `hf://datasets/OWNER/NAME` is a dataset on the Hub, and `OWNER/NAME` too unless there is a
+    folder OWNER.
+
+    Raises:
+        HubError: if the Hub cannot be reached.
     """
     name = str(out)
     if name.startswith(_PREFIX):

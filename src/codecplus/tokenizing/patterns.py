@@ -82,7 +82,8 @@ def unflatten(tokens: Any, num_codebooks: int) -> Any:
     tokens = _array(tokens, 1)
     if num_codebooks < 1 or tokens.shape[-1] % num_codebooks:
         raise InputError(
-            f"expected whole frames of {num_codebooks} codes, got {tokens.shape[-1]} tokens; cut off the last frame"
+            f"expected whole frames of {num_codebooks} codes, got {tokens.shape[-1]} tokens; "
+            "cut off the last frame"
         )
     return tokens.reshape(*tokens.shape[:-1], -1, num_codebooks).swapaxes(-1, -2)
 

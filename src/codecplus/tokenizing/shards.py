@@ -1,11 +1,8 @@
-"""Code datasets on disk: their columns, their parquet files, and what the footer of each file says
-of it.
+"""Code datasets on disk: their columns, their parquet files, and the footers of these.
 
-A file appears whole, under its name, or not at all; its footer holds its statistics, so there is
-nothing beside it that could be of another moment.
+A file appears complete, under its name, or not at all. Its footer holds its statistics, so that
+both are always of the same moment.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -31,14 +28,14 @@ NEW_COLUMNS = (
     "model_revision",
     "error",
 )
-SIDECARS = ".hub"  # in a folder whose shards go to the Hub: the footers of those that are there
+SIDECARS = ".hub"  # in a folder whose shards go to the Hub: the footers of those on the Hub
 _GROUP_ROWS = 250
 _GROUP_CODES = 1 << 24  # a row group ends here too, so that memory stays bounded
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodesFormat:
-    """What every row of a code dataset has in common."""
+    """The properties that all rows of a code dataset share."""
 
     model: str
     model_revision: str | None
@@ -50,7 +47,7 @@ class CodesFormat:
     channels: int
 
     def describe(self) -> dict[str, Any]:
-        """As plain data, with the shape of `codes` in words."""
+        """Return the format as plain data, with the shape of `codes` in words."""
         shape = "(codebooks, frames)" if self.channels == 1 else "(channels, codebooks, frames)"
         return {
             **asdict(self),
@@ -59,8 +56,8 @@ class CodesFormat:
         }
 
     @classmethod
-    def from_description(cls, fields: dict[str, Any]) -> CodesFormat:
-        """The inverse of `describe`. Raises FileFormatError."""
+    def from_description(cls, fields: dict[str, Any]) -> "CodesFormat":
+        """Return the format of a description. Raises FileFormatError if a field is missing."""
         try:
             return cls(**{name: fields[name] for name in cls.__dataclass_fields__})
         except (KeyError, TypeError) as error:
@@ -69,15 +66,17 @@ class CodesFormat:
             ) from error
 
     def features(self, kept: Any) -> Any:
-        """`datasets.Features` of the rows: columns that were kept, then new ones. Raises InputError
-        if names clash.
+        """Return the `datasets.Features` of the rows: columns that were kept, then new ones.
+
+        Raises:
+            InputError: if a column that was kept has the name of a new one.
         """
         from datasets import Features, List, Value
 
         if clash := [name for name in NEW_COLUMNS if name in kept]:
             raise InputError(
-                f"the data have a column {clash[0]!r} already, which tokenising writes; rename it, or name the columns "
-                "to keep with --columns"
+                f"the data have a column {clash[0]!r} already, which tokenising writes; "
+                "rename it, or name the columns to keep with --columns"
             )
         codes = List(List(Value("uint16")))
         return Features(
@@ -95,7 +94,10 @@ class CodesFormat:
 
 
 class ShardWriter:
-    """Rows of one parquet file, in their order; statistics are kept on the way. See `open_shard`."""
+    """Writes the rows of one parquet file in order, and counts them. See `open_shard`.
+
+    `footer` holds what the footer says besides the format and the statistics.
+    """
 
     def __init__(self, path: Path, codes_format: CodesFormat, features: Any):
         import pyarrow.parquet as pq
@@ -106,28 +108,33 @@ class ShardWriter:
         self._kept: list[Any] = []
         self._rows: list[tuple] = []
         self._codes = 0
-        self.footer: dict[str, Any] = {}  # what else the footer shall say
+        self.footer: dict[str, Any] = {}
         self.statistics = Statistics.empty(codes_format.num_codebooks, codes_format.codebook_size)
 
     def write(self, kept: Any, codes: np.ndarray, num_samples: int, sample_rate: int) -> None:
-        """Append a clip: a table of one row with the columns that were kept, and its codes (C, K,
-        T).
+        """Append a clip.
+
+        Args:
+            kept: a table of one row with the columns that were kept.
+            codes: integers (C, K, T).
+            num_samples, sample_rate: of the recording.
         """
         self.statistics.add(codes, num_samples / sample_rate)
         codes = codes.astype(np.uint16)
-        self._append(
-            kept, (codes if self._format.channels > 1 else codes[0], num_samples, sample_rate, None)
-        )
+        if self._format.channels == 1:
+            codes = codes[0]
+        self._append(kept, (codes, num_samples, sample_rate, None))
 
     def fail(self, kept: Any, reason: str) -> None:
-        """Append a clip that failed."""
+        """Append a clip that has no codes, with the reason."""
         self.statistics.fail(reason)
         self._append(kept, (None, None, None, reason))
 
     def _append(self, kept: Any, row: tuple) -> None:
         self._kept.append(kept)
         self._rows.append(row)
-        self._codes += 0 if row[0] is None else row[0].size
+        if row[0] is not None:
+            self._codes += row[0].size
         if len(self._rows) >= _GROUP_ROWS or self._codes >= _GROUP_CODES:
             self._flush()
 
@@ -142,15 +149,16 @@ class ShardWriter:
             [value] * len(codes)
             for value in (self._format.model_fingerprint, self._format.model_revision)
         ]
+        columns: dict[str, Any] = {name: table[name] for name in table.column_names}
         for name, values in zip(NEW_COLUMNS, [*new, errors], strict=True):
-            field = self._schema.field(name)
             array: Any = values if isinstance(values, pa.Array) else pa.array(values)
-            table = table.append_column(field, array.cast(field.type))
-        self._writer.write_table(table.select(self._schema.names).cast(self._schema))
+            columns[name] = array.cast(self._schema.field(name).type)
+        written = pa.table({name: columns[name] for name in self._schema.names})
+        self._writer.write_table(written.cast(self._schema))
         self._kept, self._rows, self._codes = [], [], 0
 
     def close(self) -> None:
-        """Write what is left, and the footer: the format, the statistics, and `footer`."""
+        """Write the remaining rows, and the footer: the format, the statistics, and `footer`."""
         if self._rows:
             self._flush()
         said = {**self._format.describe(), **self.footer, "statistics": self.statistics.as_counts()}
@@ -163,7 +171,7 @@ class ShardWriter:
 
 
 def nested(arrays: Sequence[np.ndarray | None], axes: int) -> Any:
-    """Arrays of so many axes, or None, as an Arrow array of nested lists."""
+    """Return arrays, or None, of a number of axes as an Arrow array of nested lists."""
     import pyarrow as pa
 
     shapes = [None if array is None else array.shape for array in arrays]
@@ -192,11 +200,11 @@ def _offsets(lengths: np.ndarray) -> Any:
 class CodesFolder:
     """A folder of shards.
 
-    README.md             what `datasets` reads it by
-    tokenize.json         what its rows depend on; another job is refused
-    statistics.json       when all is there
+    README.md             tells `datasets` how to read it
+    tokenize.json         the settings that its rows depend on; another job is refused
+    statistics.json       of all rows, when all shards exist
     data/SPLIT-PIECE.parquet, or SPLIT-PIECE-PART.parquet of a stream
-    .partial/             files that are being written
+    .partial/             unfinished files
     """
 
     def __init__(self, root: Path, split: str, pieces: int, stream: bool):
@@ -204,12 +212,12 @@ class CodesFolder:
         self._digits = max(5, len(str(pieces - 1)))
 
     def path(self, piece: int, part: int) -> Path:
-        """Of one shard."""
+        """Return the path of one shard."""
         name = f"{self.split}-{piece:0{self._digits}d}" + (f"-{part:05d}" if self._stream else "")
         return self.root / "data" / f"{name}.parquet"
 
     def done(self, piece: int) -> tuple[int, bool]:
-        """How many parts of a piece are there, and whether that is all of it."""
+        """Return how many parts of a piece exist, and whether the piece is complete."""
         part = 0
         while self._exists(self.path(piece, part)):
             part += 1
@@ -224,7 +232,7 @@ class CodesFolder:
         return path.exists() or self._sidecar(path).exists()
 
     def footer(self, path: Path) -> dict[str, Any]:
-        """What is said of a shard, wherever it is. Raises FileFormatError."""
+        """Return the footer of a shard, here or on the Hub. Raises FileFormatError if it is damaged."""
         if path.exists():
             return read_footer(path)
         try:
@@ -235,20 +243,18 @@ class CodesFolder:
             ) from error
 
     def complete(self) -> bool:
-        """Whether every shard is there."""
+        """Whether all shards exist."""
         return all(self.done(piece)[1] for piece in range(self.pieces))
 
     def shards(self) -> Iterator[Path]:
-        """All that are there, in order."""
+        """Yield the paths of all shards that exist, in order."""
         for piece in range(self.pieces):
             for part in range(self.done(piece)[0]):
                 yield self.path(piece, part)
 
     @contextmanager
     def partial(self, target: Path) -> Iterator[Path]:
-        """A name to write to, of this process alone; the file becomes `target` if the block
-        succeeds.
-        """
+        """Yield a name that only this process writes to; the file becomes `target` on success."""
         folder = self.root / ".partial"
         folder.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -261,12 +267,12 @@ class CodesFolder:
             raise
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a small file, whole or not at all."""
+        """Write a small file, completely or not at all."""
         with self.partial(self.root / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
     def tidy(self) -> None:
-        """Remove what killed processes left behind."""
+        """Remove the unfinished files of killed processes."""
         for path in (self.root / ".partial").glob("*"):
             path.unlink(missing_ok=True)
         if (self.root / ".partial").is_dir():
@@ -277,7 +283,7 @@ class CodesFolder:
 def open_shard(
     folder: CodesFolder, target: Path, codes_format: CodesFormat, features: Any
 ) -> Iterator[ShardWriter]:
-    """A `ShardWriter` whose file appears, complete, when the block ends without an error."""
+    """Yield a `ShardWriter` whose file appears, complete, when the block ends without an error."""
     with folder.partial(target) as temporary:
         writer = ShardWriter(temporary, codes_format, features)
         try:
@@ -289,7 +295,7 @@ def open_shard(
 
 
 def read_footer(path: Path) -> dict[str, Any]:
-    """What the footer of a shard says of it. Raises FileFormatError."""
+    """Return the footer of a shard. Raises FileFormatError if it is damaged or has none."""
     import pyarrow.parquet as pq
 
     try:

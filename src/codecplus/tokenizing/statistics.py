@@ -1,6 +1,4 @@
-"""What was tokenised, in numbers that add up: over rows, shards and nodes."""
-
-from __future__ import annotations
+"""Counts of tokenised rows, which can be added up over rows, shards and nodes."""
 
 import re
 from collections import Counter
@@ -15,8 +13,14 @@ _MAX_REASONS = 50
 
 @dataclass
 class Statistics:
-    """Counts of a set of rows. `codes` (K, N) counts each entry of each codebook, `durations` rows
-    per duration.
+    """Counts of a set of rows.
+
+    Attributes:
+        codes: how often each entry of each codebook occurs, (K, N).
+        rows: with those that failed.
+        seconds, frames: of all clips.
+        durations: rows between `DURATION_BOUNDS`.
+        failures: rows by the reason why they have no codes.
     """
 
     codes: np.ndarray
@@ -29,39 +33,38 @@ class Statistics:
     failures: Counter = field(default_factory=Counter)
 
     @classmethod
-    def empty(cls, codebooks: int, codebook_size: int) -> Statistics:
-        """Of no rows."""
+    def empty(cls, codebooks: int, codebook_size: int) -> "Statistics":
+        """Return the counts of no rows."""
         return cls(np.zeros((codebooks, codebook_size), np.int64))
 
     def add(self, codes: np.ndarray, seconds: float) -> None:
-        """Count one clip: codes (C, K, T)."""
-        self.rows, self.seconds, self.frames = (
-            self.rows + 1,
-            self.seconds + seconds,
-            self.frames + codes.shape[-1],
-        )
+        """Count one clip with its codes (C, K, T)."""
+        self.rows += 1
+        self.seconds += seconds
+        self.frames += codes.shape[-1]
         self.durations[np.searchsorted(DURATION_BOUNDS, seconds, side="right")] += 1
         size = self.codes.shape[1]
         for k in range(codes.shape[1]):
             self.codes[k] += np.bincount(codes[:, k].ravel(), minlength=size)
 
     def fail(self, reason: str) -> None:
-        """Count one clip that failed; numbers in reasons are left out, so that like reasons add up."""
+        """Count one clip that failed. Numbers in reasons are dropped, so that equal reasons add up."""
         self.rows += 1
         reason = re.sub(r"\b\d+(\.\d+)?\b", "N", reason)
         known = reason in self.failures or len(self.failures) < _MAX_REASONS
         self.failures[reason if known else "other reasons"] += 1
 
-    def merge(self, other: Statistics) -> None:
+    def merge(self, other: "Statistics") -> None:
         """Add the counts of other rows."""
         self.codes += other.codes
         self.durations += other.durations
         self.failures += other.failures
-        self.rows, self.frames = self.rows + other.rows, self.frames + other.frames
+        self.rows += other.rows
+        self.frames += other.frames
         self.seconds += other.seconds
 
     def as_counts(self) -> dict[str, Any]:
-        """Everything, as plain data for `from_counts`."""
+        """Return all counts as plain data for `from_counts`."""
         return {
             "rows": self.rows,
             "seconds": self.seconds,
@@ -72,8 +75,8 @@ class Statistics:
         }
 
     @classmethod
-    def from_counts(cls, counts: dict[str, Any]) -> Statistics:
-        """The inverse of `as_counts`."""
+    def from_counts(cls, counts: dict[str, Any]) -> "Statistics":
+        """Return the statistics of counts that `as_counts` gave."""
         return cls(
             np.array(counts["codes"], np.int64),
             counts["rows"],
@@ -84,9 +87,7 @@ class Statistics:
         )
 
     def summary(self) -> dict[str, Any]:
-        """For readers: use and entropy of each codebook, the histogram of durations, and the
-        failures.
-        """
+        """Return the use and entropy of each codebook, a histogram of durations, and the failures."""
         failed = sum(self.failures.values())
         bounds = [0.0, *DURATION_BOUNDS]
         labels = [f"{a:g}-{b:g} s" for a, b in zip(bounds, DURATION_BOUNDS, strict=False)] + [
@@ -109,7 +110,7 @@ class Statistics:
 
 
 def entropy(counts: np.ndarray) -> float:
-    """Bits per symbol of a histogram; 0 of an empty one.
+    """Return the bits per symbol of a histogram, 0 for an empty one.
 
     >>> entropy(np.array([5, 5, 0, 0]))
     1.0
@@ -119,10 +120,10 @@ def entropy(counts: np.ndarray) -> float:
 
 
 def describe(summary: dict[str, Any]) -> str:
-    """A summary in lines for a terminal."""
+    """Return a summary as lines for a terminal."""
     lines = [
-        f"{summary['clips']} clips, {summary['hours']:.2f} hours, {summary['codes']} codes in {summary['frames']} "
-        f"frames; {summary['failed']} failed",
+        f"{summary['clips']} clips, {summary['hours']:.2f} hours, {summary['codes']} codes "
+        f"in {summary['frames']} frames; {summary['failed']} failed",
     ]
     lines += [f"  {count:8}  {reason}" for reason, count in summary["failures"].items()]
     books = summary["codebooks"]

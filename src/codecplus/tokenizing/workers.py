@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from codecplus.errors import CodecPlusError
-from codecplus.recordings.recording import Recording, read_recording
+from codecplus.recordings.cells import DecodedAudio, read_cell
 from codecplus.system.workers import (
     Message,
     Reserve,
@@ -31,12 +31,12 @@ Item = TypeVar("Item")
 
 def read_ordered(
     items: Iterable[tuple[Item, Any]], sample_rate: int, channels: int, workers: int
-) -> Iterator[tuple[Item, Recording | str]]:
+) -> Iterator[tuple[Item, DecodedAudio | str]]:
     """Decode the cells of pairs (item, cell), in their order.
 
     Args:
         items: iterated ahead of what is asked for, in another thread. A cell is what
-            `read_recording` takes.
+            `read_cell` takes.
         sample_rate: of the audio that is returned, in Hz.
         channels: of the audio that is returned.
         workers: processes that decode; with 0 this process does it.
@@ -55,12 +55,12 @@ def read_ordered(
 
 def _read_pair(
     worker: Worker, pair: tuple[Item, Any], reserve: Reserve
-) -> tuple[Item, Recording | str]:
+) -> tuple[Item, DecodedAudio | str]:
     item, cell = pair
     return item, _read_elsewhere(worker, cell, reserve)
 
 
-def _read_elsewhere(worker: Worker, cell: Any, reserve: Reserve) -> Recording | str:
+def _read_elsewhere(worker: Worker, cell: Any, reserve: Reserve) -> DecodedAudio | str:
     """Decode one cell in a worker: the recording, or the reason why there is none."""
     status: int | None = None
     for _ in range(2):  # one death may be the machine's fault
@@ -79,14 +79,14 @@ def _read_elsewhere(worker: Worker, cell: Any, reserve: Reserve) -> Recording | 
         else:
             if "error" in header:
                 return header["error"]
-            return Recording(audio, header["num_samples"], header["sample_rate"])
+            return DecodedAudio(audio, header["num_samples"], header["sample_rate"])
     return f"the decoder's process died on it twice, with status {status}"
 
 
-def _read(cell: Any, settings: tuple[int, int, float]) -> Recording | str:
+def _read(cell: Any, settings: tuple[int, int, float]) -> DecodedAudio | str:
     sample_rate, channels, max_seconds = settings
     try:
-        return read_recording(cell, sample_rate, channels, max_seconds=max_seconds)
+        return read_cell(cell, sample_rate, channels, max_seconds=max_seconds)
     except (CodecPlusError, OSError) as error:
         return str(error)
     except MemoryError:

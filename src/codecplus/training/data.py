@@ -25,23 +25,13 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from codecplus.audio.files import AudioFileReader
 from codecplus.audio.loudness import integrated_loudness
-from codecplus.errors import CodecPlusError, InputError, MissingExtraError
+from codecplus.errors import CodecPlusError, InputError
+from codecplus.recordings import AUDIO_SUFFIXES, Recording
+from codecplus.recordings.cells import as_file
+from codecplus.recordings.folders import FileRecordings
+from codecplus.recordings.tables import StreamRecordings, TableRecordings
 from codecplus.training.recipe import Augmentation
 
-SUFFIXES = {
-    ".wav",
-    ".flac",
-    ".ogg",
-    ".oga",
-    ".opus",
-    ".mp3",
-    ".aiff",
-    ".aif",
-    ".aifc",
-    ".au",
-    ".caf",
-    ".w64",
-}
 _FULL_ROW_SECONDS = 30.0  # rows of a table are drawn in proportion to their duration up to this
 
 
@@ -57,109 +47,143 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Recording:
-    """One file."""
+class AudioFile:
+    """A file and what its header says: the rate in Hz, and the samples per channel."""
 
     path: Path
     sample_rate: int
-    samples: int
+    num_samples: int
 
     @property
     def seconds(self) -> float:
-        """Its duration."""
-        return self.samples / self.sample_rate
+        """The duration."""
+        return self.num_samples / self.sample_rate
 
 
 class Source(Protocol):
-    """Where recordings come from: one is drawn, and given as what soundfile opens, with its name."""
+    """Recordings to draw from."""
 
     def draw(self, random: np.random.Generator) -> tuple[str, Any]:
-        """A recording, drawn in proportion to its duration."""
+        """Draw a recording in proportion to its duration; return its name, and a path or bytes."""
         ...
 
 
-def find_recordings(*folders: Path | str, report: bool = True) -> list[Recording]:
-    """The audio files below folders, in the order of their paths; one warning names those that
-    cannot be read.
+def find_recordings(*folders: Path | str, report: bool = True) -> list[AudioFile]:
+    """Return the audio files below folders, in the order of their paths.
 
-    Raises InputError if there is no such folder, or none can be read.
+    Args:
+        folders: to search with all their subfolders.
+        report: warn once of the files that cannot be read.
+
+    Raises:
+        InputError: if there is no such folder, or no file in them can be read.
     """
-    found, broken = [], []
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise InputError(f"there is no folder {folder}")
-        for path in sorted(
-            p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
-        ):
-            try:
-                with AudioFileReader(path) as reader:
-                    found.append(Recording(path, reader.sample_rate, reader.num_samples))
-            except (CodecPlusError, OSError):
-                broken.append(path.name)
+    return readable_files(FileRecordings([Path(folder) for folder in folders]), report=report)
+
+
+def readable_files(recordings: FileRecordings, *, report: bool = True) -> list[AudioFile]:
+    """Return the files that can be read, those of each folder in the order of their paths.
+
+    Raises:
+        InputError: if there is none.
+    """
+    readable = []
+    broken = []
+    for path in recordings.sorted_paths():
+        try:
+            with AudioFileReader(path) as reader:
+                readable.append(AudioFile(path, reader.sample_rate, reader.num_samples))
+        except (CodecPlusError, OSError):
+            broken.append(path.name)
     if broken and report:
         more = "" if len(broken) <= 5 else f" and {len(broken) - 5} more"
         warnings.warn(
             f"{len(broken)} unreadable files are skipped: {', '.join(broken[:5])}{more}",
             stacklevel=2,
         )
-    if not found:
+    if not readable:
         raise InputError(
-            f"found no readable audio below {', '.join(map(str, folders))}; expected files ending in "
-            f"{', '.join(sorted(SUFFIXES))}"
+            f"found no readable audio below {', '.join(map(str, recordings.inputs))}; "
+            f"expected files ending in {', '.join(sorted(AUDIO_SUFFIXES))}"
         )
-    return found
+    return readable
 
 
-def hold_out(
-    recordings: Sequence[Recording], most: int = 16
-) -> tuple[list[Recording], list[Recording]]:
-    """Recordings to train on, and at most a twentieth to validate with, chosen by their names."""
-    count = min(most, len(recordings) // 20)
-    order = sorted(
-        recordings, key=lambda recording: (zlib.crc32(recording.path.name.encode()), recording.path)
-    )
-    held = {recording.path for recording in order[:count]}
-    return [r for r in recordings if r.path not in held], [r for r in recordings if r.path in held]
+def hold_out(files: Sequence[AudioFile], most: int = 16) -> tuple[list[AudioFile], list[AudioFile]]:
+    """Return the files to train on, and at most a twentieth of all, up to `most`, to validate with.
+
+    They are chosen by a hash of their names, so that a growing folder keeps most of its choices.
+    """
+    count = min(most, len(files) // 20)
+    order = sorted(files, key=lambda file: (zlib.crc32(file.path.name.encode()), file.path))
+    held = {file.path for file in order[:count]}
+    train = [file for file in files if file.path not in held]
+    return train, [file for file in files if file.path in held]
 
 
 class FileSource:
     """Files, drawn in proportion to their duration."""
 
-    def __init__(self, recordings: Iterable[Recording]):
-        self.recordings = list(recordings)
-        self._ends = np.cumsum([recording.seconds for recording in self.recordings])
+    def __init__(self, files: Iterable[AudioFile]):
+        self.files = list(files)
+        self._ends = np.cumsum([file.seconds for file in self.files])
 
     def draw(self, random: np.random.Generator) -> tuple[str, Any]:
-        """A file's name and its path."""
-        index = int(np.searchsorted(self._ends, random.uniform(0, self._ends[-1]), side="right"))
-        path = self.recordings[min(index, len(self.recordings) - 1)].path
+        """Return the name of a file, and its path."""
+        path = self.files[_draw_index(self._ends, random)].path
         return path.name, path
 
 
 class TableSource:
-    """Rows of a `datasets.Dataset` whose audio column holds bytes or paths.
+    """Rows of a table.
 
-    Durations are not known without reading all rows: a row is drawn, and kept with a probability in
-    proportion to its duration, up to 30 s.
+    Their durations are not known without reading all rows. So a row is drawn, and kept with a
+    probability in proportion to its duration, up to 30 s.
     """
 
-    def __init__(self, table: Any, column: str = "audio"):
-        self.table, self.column = undecoded(table, column), column
-        if not len(self.table):
+    def __init__(self, recordings: TableRecordings):
+        self.recordings = recordings
+        if not len(recordings):
             raise InputError("expected a dataset with at least 1 row, got none")
 
     def draw(self, random: np.random.Generator) -> tuple[str, Any]:
-        """A row's name, and its path or bytes."""
+        """Return the name of a row, and its path or bytes."""
         for _ in range(100):
-            index = int(random.integers(len(self.table)))
-            name, file = audio_file(self.table[index], self.column, index)
-            try:
-                info = soundfile.info(io.BytesIO(file) if isinstance(file, bytes) else file)
-            except (soundfile.LibsndfileError, OSError, TypeError):
-                return name, file  # whoever reads it says what is wrong with it
-            if random.random() < info.frames / info.samplerate / _FULL_ROW_SECONDS:
+            index = int(random.integers(len(self.recordings)))
+            recording = self.recordings[index]
+            file = _file_or_cell(recording)
+            seconds = _duration(file)
+            if seconds is None:  # the reader says what is wrong with it
                 break
-        return name, file
+            if random.random() < seconds / _FULL_ROW_SECONDS:
+                break
+        return recording.name, file
+
+
+def _draw_index(ends: np.ndarray, random: np.random.Generator) -> int:
+    """Draw an index in proportion to the steps of a cumulative sum."""
+    index = int(np.searchsorted(ends, random.uniform(0, ends[-1]), side="right"))
+    return min(index, len(ends) - 1)
+
+
+def _file_or_cell(recording: Recording) -> Any:
+    """Return the path or bytes of a recording, or what its row holds if it has neither."""
+    try:
+        return recording.file
+    except CodecPlusError:
+        return recording.cell
+
+
+def _duration(file: Any) -> float | None:
+    """Return the seconds of an audio file, None where its header cannot be read."""
+    try:
+        info = soundfile.info(io.BytesIO(file) if isinstance(file, bytes) else file)
+    except (soundfile.LibsndfileError, OSError, TypeError):
+        return None
+    return info.frames / info.samplerate
 
 
 class Cutter:
@@ -209,6 +233,7 @@ class Cutter:
     def _read(self, file: Any, random: np.random.Generator) -> tuple[np.ndarray, float]:
         chosen = self.augmentation
         speed = random.uniform(*chosen.speed) if random.random() < chosen.speed_share else 1.0
+        file = as_file(file)
         with soundfile.SoundFile(io.BytesIO(file) if isinstance(file, bytes) else file) as audio:
             rate = audio.samplerate * speed  # what it is recorded at, played so much faster
             wanted = int(np.ceil(self.samples * rate / self.sample_rate))
@@ -255,24 +280,36 @@ class Crops(Dataset):
 
 
 class StreamedCrops(IterableDataset):
-    """Batches from a `datasets.IterableDataset`, which can only be read in order.
+    """Batches from a stream, which can only be read in order.
 
-    A block of rows is held at a time, undecoded; from it come as many crops as cover its duration
+    A block of rows is held at a time, undecoded. From it come as many crops as cover its duration
     once.
     """
 
     def __init__(
-        self, table: Any, column: str, cutter: Cutter, batch: int, *, seed: int = 0, block: int = 64
+        self,
+        recordings: StreamRecordings,
+        cutter: Cutter,
+        batch: int,
+        *,
+        seed: int = 0,
+        block: int = 64,
     ):
-        self.table, self.column, self.cutter = undecoded(table, column), column, cutter
-        self.batch, self.seed, self.block = batch, seed, block
+        self.recordings = recordings
+        self.table = recordings.rows
+        self.cutter = cutter
+        self.batch = batch
+        self.seed = seed
+        self.block = block
         self.start: dict[str, Any] = {}
 
     def __iter__(self) -> Iterator[Batch]:
         number, skip = self.start.get("block", 0), self.start.get("batches", 0)
         place = self.start.get("table")
         for rows, before in self._blocks(place):
-            source = _Block(rows, self.column)
+            source = _Block(
+                [self.recordings.recording(row, index) for index, row in enumerate(rows)]
+            )
             seconds = self.cutter.samples / self.cutter.sample_rate
             batches = max(1, round(source.seconds / seconds / self.batch))
             for index in range(skip, batches):
@@ -312,49 +349,17 @@ class StreamedCrops(IterableDataset):
 class _Block:
     """Some rows, drawn in proportion to their duration."""
 
-    def __init__(self, rows: list[dict], column: str):
-        self.files = [audio_file(row, column, index) for index, row in enumerate(rows)]
-        lengths = np.array([self._seconds(file) for _, file in self.files])
+    def __init__(self, recordings: Sequence[Recording]):
+        self.files = [(recording.name, _file_or_cell(recording)) for recording in recordings]
+        durations = [_duration(file) for _, file in self.files]
+        lengths = np.array([min(seconds or 0.0, 3600.0) for seconds in durations])
         self.seconds = float(lengths.sum())
-        self._ends = np.cumsum(
-            np.maximum(lengths, 1e-3)
-        )  # unreadable ones are drawn too, rarely: they are reported
+        # Unreadable rows are drawn too, rarely, so that they are reported.
+        self._ends = np.cumsum(np.maximum(lengths, 1e-3))
 
     def draw(self, random: np.random.Generator) -> tuple[str, Any]:
-        index = int(np.searchsorted(self._ends, random.uniform(0, self._ends[-1]), side="right"))
-        return self.files[min(index, len(self.files) - 1)]
-
-    @staticmethod
-    def _seconds(file: Any) -> float:
-        try:
-            info = soundfile.info(io.BytesIO(file) if isinstance(file, bytes) else file)
-            return min(info.frames / info.samplerate, 3600.0)
-        except (soundfile.LibsndfileError, OSError, TypeError):
-            return 0.0
-
-
-def audio_file(row: dict, column: str, index: int) -> tuple[str, Any]:
-    """Name and path or bytes of a row's audio, which was not decoded."""
-    audio = row[column] or {}
-    path, data = audio.get("path"), audio.get("bytes")
-    name = Path(path).name if path else f"row {index}"
-    return name, data if data else path
-
-
-def undecoded(table: Any, column: str) -> Any:
-    """The audio column of a table alone, as bytes or paths. Raises InputError if it has no such
-    column.
-    """
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingExtraError("data sets need datasets: pip install codecplus[train]") from error
-    names = table.column_names or list(next(iter(table), {}))
-    if column not in names:
-        raise InputError(
-            f"the dataset has no column {column!r}; name the one with the audio: {', '.join(names)}"
-        )
-    return table.select_columns([column]).cast_column(column, datasets.Audio(decode=False))
+        """Return the name of a row, and its path or bytes."""
+        return self.files[_draw_index(self._ends, random)]
 
 
 def collate(

@@ -14,7 +14,6 @@ its logit is a polynomial of its direction, plus little of its own.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codecplus.audio.files import load_audio
 from codecplus.bitstream import EntropyModel
 from codecplus.bitstream.predictors import low_bits
 from codecplus.codec import Codec
 from codecplus.errors import CodecPlusError, InputError
+from codecplus.recordings import Recording, open_recordings
+from codecplus.recordings.folders import FileRecordings
+from codecplus.recordings.tables import StreamRecordings, TableRecordings
 
 LAGS = 2  # frames that a code is predicted from, its own included; a third one gains 0.2 %
 _WIDTH, _HIDDEN = 16, 128  # of a code's vector, and hidden values per codebook
@@ -51,7 +52,7 @@ _TURNS, _LATER, _LOUDER, _FASTER = (
 
 def fit_entropy_model(
     codec: Codec,
-    recordings: Path | str | Sequence[Path | str],
+    recordings: Any,
     *,
     minutes: float = 15.0,
     seed: int = 0,
@@ -59,7 +60,8 @@ def fit_entropy_model(
 ) -> EntropyModel:
     """Train the entropy model of a checkpoint on recordings like those it will be used for.
 
-    Args: codec: the codec whose codes are to be predicted. recordings: a folder, or audio files.
+    Args: codec: the codec whose codes are to be predicted. recordings: what
+        `codecplus.recordings.open_recordings` takes: folders, audio files, tables.
         Ten minutes of audio are of use, an hour is better. minutes: wall-clock time for all of it.
         Up to half goes into encoding, as many recordings as that allows, drawn
             at random; up to a third, if it allows all of them, and then again, a little changed.
@@ -71,7 +73,7 @@ def fit_entropy_model(
     """
     start, say = time.monotonic(), progress or (lambda line: None)
     clips = list(
-        _encoded(codec, _files(recordings), start + 30 * minutes, start + 20 * minutes, seed)
+        _encoded(codec, _open(recordings), start + 30 * minutes, start + 20 * minutes, seed)
     )
     frames = sum(clip.shape[-1] for clip in clips)
     say(f"{len(clips)} clips, {frames / codec.frame_rate / 60:.1f} minutes of codes")
@@ -452,46 +454,49 @@ def _augmented(
     return frames
 
 
-def _files(recordings: Path | str | Sequence[Path | str]) -> list[Path]:
-    if not isinstance(recordings, (str, Path)):
-        return [Path(item) for item in recordings]
-    folder = Path(recordings)
-    if folder.is_file():
-        return [folder]
-    suffixes = {".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus"}
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
-    if not found:
-        raise InputError(
-            f"expected a folder with recordings, found no {', '.join(sorted(suffixes))} in {folder}"
-        )
-    return found
+def _open(data: Any) -> "Sequence[Recording] | TableRecordings":
+    """Return the recordings by number."""
+    recordings = open_recordings(data, columns=())
+    if isinstance(recordings, FileRecordings):
+        paths = recordings.sorted_paths()
+        return [Recording(index, path.name, path) for index, path in enumerate(paths)]
+    if isinstance(recordings, StreamRecordings):
+        raise InputError("expected files or a table, got a stream; they are read in random order")
+    return recordings
 
 
 def _encoded(
-    codec: Codec, files: Sequence[Path], deadline: float, second_deadline: float, seed: int
+    codec: Codec,
+    recordings: "Sequence[Recording] | TableRecordings",
+    deadline: float,
+    second_deadline: float,
+    seed: int,
 ) -> Iterator[np.ndarray]:
-    """Codes (K, T) of every channel of the files, in random order, until the deadline.
+    """Yield codes (K, T) of every channel of the recordings, in random order, until the deadline.
 
-    From then on until the second one, if it is later, all again and again, and every time a little
-    changed: the network learns what codes have in common that way, rather than the recordings.
+    From then on until the second deadline, if it is later, all are encoded again and again, a
+    little changed every time: so the network learns what codes have in common rather than the
+    recordings.
     """
     rng = np.random.default_rng(seed)
     for turn in range(_TURNS):
-        found = False
-        for index in rng.permutation(len(files)):
-            if (found or turn) and time.monotonic() > (second_deadline if turn else deadline):
+        is_first = turn == 0
+        limit = deadline if is_first else second_deadline
+        any_read = False
+        for index in rng.permutation(len(recordings)):
+            if (any_read or not is_first) and time.monotonic() > limit:
                 return
             try:
-                audio, rate = load_audio(files[index])
+                with recordings[int(index)].open() as source:
+                    rate = source.sample_rate
+                    audio = np.concatenate(list(source.blocks()), axis=1)
             except CodecPlusError:
                 continue
-            yield from np.asarray(
-                codec.encode(
-                    *(_changed(audio, rate, rng) if turn else (np.atleast_2d(audio), rate))
-                )
-            )
-            found = True
-        if not found:
+            if not is_first:
+                audio, rate = _changed(audio, rate, rng)
+            yield from np.asarray(codec.encode(audio, rate))
+            any_read = True
+        if not any_read:
             raise InputError("expected recordings that can be read, got none")
 
 

@@ -36,7 +36,7 @@ from codecplus.training.codebooks import perplexity
 from codecplus.training.data import Cutter
 from codecplus.training.loop import Trainer, new_model
 from codecplus.training.recipe import Recipe
-from codecplus.training.sources import Clip, TableOptions, open_data
+from codecplus.training.sources import TableOptions, ValidationClip, open_data
 from codecplus.training.tracking import Tracker, check_tracker
 from codecplus.training.validation import Validator
 from codecplus.training.widening import with_wider_encoder
@@ -169,7 +169,9 @@ def train(
 class _Run:
     """The steps of a run, and what happens between them."""
 
-    def __init__(self, trainer: Trainer, folder: Path, options: RunOptions, clips: list[Clip]):
+    def __init__(
+        self, trainer: Trainer, folder: Path, options: RunOptions, clips: list[ValidationClip]
+    ):
         self.trainer, self.folder, self.options = trainer, folder, options
         self.accelerator, self.recipe = trainer.accelerator, trainer.recipe
         self.validator = None

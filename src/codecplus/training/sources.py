@@ -1,52 +1,57 @@
-"""From what a user names to crops and validation clips: folders, files of tables, data sets, on
-disk or on the Hub.
-"""
+"""From the data that a user names to crops and validation clips."""
 
-from __future__ import annotations
-
-import io
-import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from codecplus.audio.files import AudioFileReader
 from codecplus.audio.resampling import resample
-from codecplus.errors import CodecPlusError, InputError, MissingExtraError
+from codecplus.errors import CodecPlusError
+from codecplus.recordings import Recording, open_recordings
+from codecplus.recordings.folders import FileRecordings
+from codecplus.recordings.tables import StreamRecordings, TableRecordings
 from codecplus.training.data import (
+    AudioFile,
     Batches,
     Crops,
     Cutter,
     FileSource,
     StreamedCrops,
     TableSource,
-    audio_file,
-    find_recordings,
     hold_out,
-    undecoded,
+    readable_files,
 )
 
-_TABLES = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
 _CLIP_SECONDS = 8.0
+_MOST_CLIPS = 16
+_HELD_ROWS = 8  # of a table or stream
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableOptions:
-    """How a data set is read; folders need none of it."""
+    """How a data set is read; audio files and folders of them need none of it.
+
+    Attributes:
+        split: of the data set.
+        config: of a data set on the Hub.
+        column: the audio column, `outer.inner` for a nested one; by default the one that holds
+            audio.
+        revision: branch, tag or commit on the Hub.
+        streaming: read while downloading.
+    """
 
     split: str = "train"
     config: str | None = None
-    column: str = "audio"
+    column: str | None = None
     revision: str | None = None
     streaming: bool = False
 
 
 @dataclass(frozen=True)
-class Clip:
+class ValidationClip:
     """A recording to validate with, mono (S,) at the codec's rate."""
 
     name: str
@@ -64,136 +69,105 @@ def open_data(
     rank: int = 0,
     processes: int = 1,
     workers: int = 0,
-) -> tuple[Batches, list[Clip]]:
-    """Batches for one process, and the clips to validate with, which process 0 of a streamed data
-    set alone gets.
+) -> tuple[Batches, list[ValidationClip]]:
+    """Return the batches of one process, and the clips to validate with.
 
-    Args: data: a folder, several, a parquet, arrow or webdataset file, a folder that
-        `Dataset.save_to_disk` wrote, the id
-            of a data set on the Hub, or a `datasets` object.
+    Of a stream, only process 0 gets validation clips.
+
+    Args:
+        data: what `codecplus.recordings.open_recordings` takes: folders, files, tables, the id of a
+            data set on the Hub, or a `datasets` object.
         cutter: makes the crops.
         batch: crops per batch of this process.
-        validation: the same kinds of thing; by default a small part of `data` is kept for it, and
-        not trained on.
-        options, seed, rank, processes, workers: of the data set, and as `Batches` has them.
+        validation: the same kinds of data; by default a small part of `data`, which is not trained
+            on.
+        options: how a data set is read.
+        seed, rank, processes, workers: see `Crops` and `Batches`.
 
     Raises:
         InputError: if there is no such data, or no audio in it.
+        FileFormatError: if a data set cannot be loaded.
     """
     options = options or TableOptions()
-    opened = _open(data, options, report=rank == 0)
-    clips = (
-        []
-        if validation is None
-        else _clips(_open(validation, options, report=rank == 0), options, cutter)
-    )
-    if isinstance(opened, list):
-        train, held = (opened, []) if validation is not None else hold_out(opened)
-        clips = clips or _clips(held, options, cutter)
-        crops: Crops | StreamedCrops = Crops(FileSource(train), cutter, seed)
-    elif _is_stream(opened):
-        if processes > 1:
-            from datasets.distributed import split_dataset_by_node
-
-            opened = split_dataset_by_node(opened, rank=rank, world_size=processes)
-        # Of its own share, which no other process sees: what is skipped before a split is another
-        # part of each share.
-        if validation is None and rank == 0:
-            clips, opened = _clips(opened.take(8), options, cutter), opened.skip(8)
-        crops = StreamedCrops(opened, options.column, cutter, batch, seed=seed + rank)
+    recordings = _open(data, options)
+    clips: list[ValidationClip] = []
+    if validation is not None:
+        held = _open(validation, options)
+        if isinstance(held, FileRecordings):
+            clips = _file_clips(readable_files(held, report=rank == 0), cutter)
+        else:
+            clips = _clips(held, cutter)
+    holds_out = validation is None
+    crops: Crops | StreamedCrops
+    if isinstance(recordings, FileRecordings):
+        files = readable_files(recordings, report=rank == 0)
+        if holds_out:
+            files, held_files = hold_out(files)
+            clips = _file_clips(held_files, cutter)
+        crops = Crops(FileSource(files), cutter, seed)
+    elif isinstance(recordings, StreamRecordings):
+        recordings = _share(recordings, rank, processes)
+        # Rows are held out of this process's share, which no other process sees. Rows that are
+        # skipped before a stream is split are another part of each share.
+        if holds_out and rank == 0:
+            clips = _clips(recordings.with_data(recordings.data.take(_HELD_ROWS)), cutter)
+            recordings = recordings.with_data(recordings.data.skip(_HELD_ROWS))
+        crops = StreamedCrops(recordings, cutter, batch, seed=seed + rank)
     else:
-        rows, held = len(opened), 0 if validation is not None else min(8, len(opened) // 20)
-        if held:
-            clips = _clips(opened.select(range(rows - held, rows)), options, cutter)
-        crops = Crops(TableSource(opened.select(range(rows - held)), options.column), cutter, seed)
+        rows = len(recordings)
+        held_rows = min(_HELD_ROWS, rows // 20) if holds_out else 0
+        train = recordings.with_data(recordings.data.select(range(rows - held_rows)))
+        if held_rows:
+            last = recordings.data.select(range(rows - held_rows, rows))
+            clips = _clips(recordings.with_data(last), cutter)
+        crops = Crops(TableSource(train), cutter, seed)
     return Batches(crops, batch, rank=rank, processes=processes, workers=workers), clips
 
 
-def _open(data: Any, options: TableOptions, *, report: bool) -> Any:
-    """A list of recordings, or a table."""
-    if hasattr(data, "column_names"):
-        return data
-    names = (
-        [os.fspath(data)]
-        if isinstance(data, str | os.PathLike)
-        else [os.fspath(name) for name in data]
+def _open(data: Any, options: TableOptions) -> FileRecordings | TableRecordings | StreamRecordings:
+    return open_recordings(
+        data,
+        split=options.split,
+        audio_column=options.column,
+        columns=(),
+        streaming=options.streaming,
+        config=options.config,
+        revision=options.revision,
     )
-    if not names:
-        raise InputError("expected data to train on, got an empty list")
-    paths = [Path(name) for name in names]
-    if all(path.is_dir() for path in paths):
-        if not any((path / "dataset_info.json").exists() for path in paths):
-            return find_recordings(*paths, report=report)
-        return _from_disk(paths, options)
-    if all(path.is_file() for path in paths):
-        kinds = {path.suffix.lower() for path in paths}
-        if len(kinds) != 1 or not kinds <= set(_TABLES):
-            raise InputError(
-                f"expected folders, or files ending in one of {', '.join(_TABLES)}, got {names[0]}"
-            )
-        return _load(_TABLES[kinds.pop()], options, data_files=names)
-    if len(names) > 1 or not _is_hub_id(names[0]):
-        missing = next(name for name in names if not Path(name).exists())
-        raise InputError(
-            f"there is no folder or file {missing}; give one, or the id of a data set like owner/name"
-        )
-    return _load(names[0], options, options.config, revision=options.revision)
 
 
-def _is_hub_id(name: str) -> bool:
-    parts = name.split("/")
-    return len(parts) == 2 and all(parts) and not name.startswith((".", "~"))
+def _share(recordings: StreamRecordings, rank: int, processes: int) -> StreamRecordings:
+    """Return the part of a stream that belongs to one of several processes."""
+    if processes == 1:
+        return recordings
+    from datasets.distributed import split_dataset_by_node
+
+    return recordings.with_data(
+        split_dataset_by_node(recordings.data, rank=rank, world_size=processes)
+    )
 
 
-def _datasets() -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingExtraError("data sets need datasets: pip install codecplus[train]") from error
-    return datasets
+def _file_clips(files: Iterable[AudioFile], cutter: Cutter) -> list[ValidationClip]:
+    paths = [file.path for file in files]
+    return _clips((_file_recording(path) for path in paths), cutter)
 
 
-def _load(name: str, options: TableOptions, *config: str | None, **arguments: Any) -> Any:
-    datasets = _datasets()
-    split = "train" if "data_files" in arguments else options.split
-    try:
-        return datasets.load_dataset(
-            name, *config, split=split, streaming=options.streaming, **arguments
-        )
-    except Exception as error:
-        raise InputError(
-            f"cannot open the data set {name!r}: {' '.join(str(error).split())[:300]}"
-        ) from error
+def _file_recording(path: Path) -> Recording:
+    return Recording(0, path.name, path)
 
 
-def _from_disk(paths: Sequence[Path], options: TableOptions) -> Any:
-    if len(paths) > 1:
-        raise InputError(f"expected one saved data set, got {len(paths)} folders")
-    table = _datasets().load_from_disk(str(paths[0]))
-    return table.to_iterable_dataset(num_shards=min(64, len(table))) if options.streaming else table
-
-
-def _is_stream(table: Any) -> bool:
-    return not hasattr(table, "__len__")
-
-
-def _clips(found: Any, options: TableOptions, cutter: Cutter) -> list[Clip]:
-    """Up to 16 clips: the beginnings of recordings."""
-    if isinstance(found, list):
-        files: Iterable[tuple[str, Any]] = ((r.path.name, r.path) for r in found)
-    else:
-        rows = undecoded(found, options.column)
-        files = (audio_file(row, options.column, index) for index, row in enumerate(rows))
+def _clips(recordings: Iterable[Recording], cutter: Cutter) -> list[ValidationClip]:
+    """Return the beginnings of up to 16 recordings; one warning names each that cannot be read."""
     clips = []
-    for name, file in files:
+    for recording in recordings:
         try:
-            with AudioFileReader(io.BytesIO(file) if isinstance(file, bytes) else file) as reader:
-                block = next(reader.blocks(max(1, int(_CLIP_SECONDS * reader.sample_rate))))
-                clips.append(
-                    Clip(name, resample(block.mean(axis=0), reader.sample_rate, cutter.sample_rate))
-                )
+            with recording.open() as audio:
+                rate = audio.sample_rate
+                block = next(audio.blocks(max(1, int(_CLIP_SECONDS * rate))))
+            samples = resample(block.mean(axis=0), rate, cutter.sample_rate)
+            clips.append(ValidationClip(recording.name, samples))
         except CodecPlusError as error:
-            warnings.warn(f"{name} is no use for validation: {error}", stacklevel=2)
-        if len(clips) == 16:
+            warnings.warn(f"{recording.name} is no use for validation: {error}", stacklevel=2)
+        if len(clips) == _MOST_CLIPS:
             break
     return clips

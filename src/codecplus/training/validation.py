@@ -13,7 +13,7 @@ import torch
 from codecplus.audio.resampling import resample
 from codecplus.losses import MultiScaleMelLoss
 from codecplus.modeling_dac import DacModel
-from codecplus.training.sources import Clip
+from codecplus.training.sources import ValidationClip
 from codecplus.training.speech import RATE, SpeechScorer
 
 
@@ -31,7 +31,7 @@ class Validator:
     libraries are, for clips that they can score.
     """
 
-    def __init__(self, clips: Sequence[Clip], sample_rate: int):
+    def __init__(self, clips: Sequence[ValidationClip], sample_rate: int):
         self.clips, self.sample_rate = list(clips), sample_rate
         self.mel, self.speech = MultiScaleMelLoss(sample_rate), SpeechScorer()
 

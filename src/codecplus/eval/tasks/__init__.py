@@ -1,11 +1,11 @@
-"""Tasks: what is encoded and scored. A task is iterated once and yields clips, and problems where
-there is no clip.
-"""
+"""Tasks: the clips that are encoded and scored.
 
-from __future__ import annotations
+A task is iterated once. It yields clips, and problems where a recording gives no clip.
+"""
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -14,11 +14,15 @@ from typing import Any, Protocol
 from codecplus.errors import FileFormatError, InputError
 from codecplus.eval.tasks.clips import Clip, Problem, SegmentPolicy
 from codecplus.eval.tasks.folder import FolderTask
-from codecplus.eval.tasks.table import TableTask
+from codecplus.eval.tasks.table import MemoryTask, TableTask
+from codecplus.recordings import AUDIO_SUFFIXES, open_recordings
+from codecplus.recordings.files import files_in_folder
+from codecplus.recordings.tables import FILE_KINDS, is_dataset_id
 
 __all__ = [
     "Clip",
     "FolderTask",
+    "MemoryTask",
     "Problem",
     "SegmentPolicy",
     "TableTask",
@@ -33,16 +37,17 @@ class Task(Protocol):
 
     @property
     def name(self) -> str:
-        """Names the task in reports."""
+        """The name of the task in reports."""
         ...
 
     def describe(self) -> dict:
-        """What it is, as plain data."""
+        """Return the task as plain data."""
         ...
 
     def fingerprint(self) -> str:
-        """Changes whenever the clips may have: for the cache alone, a copy of the same files may
-        have another.
+        """Return a hash that changes whenever the clips may have changed.
+
+        It is for the cache alone: a copy of the same files may have another one.
         """
         ...
 
@@ -50,7 +55,7 @@ class Task(Protocol):
 
 
 def preset_names() -> list[str]:
-    """The tasks that ship with the package."""
+    """Return the names of the tasks that come with the package."""
     return sorted(
         path.name.removesuffix(".json")
         for path in _presets().iterdir()
@@ -59,16 +64,27 @@ def preset_names() -> list[str]:
 
 
 def load_task(
-    data: str,
+    data: Any,
     *,
     limit: int | None = None,
     segment_seconds: float | None = None,
     segments_per_file: int | None = None,
+    **table: Any,
 ) -> Task:
-    """The task that a folder, a parquet file, a JSON file of the presets' form, or a preset's name
-    stands for.
+    """Return the task that some data stand for.
 
-    The other arguments, where given, replace the task's own.
+    Args:
+        data: the name of a preset, a JSON file of the presets' form, or anything that
+            `codecplus.recordings.open_recordings` takes: files, folders, tables, a Hub id, a
+            `datasets` object.
+        limit: recordings at most.
+        segment_seconds, segments_per_file: how long recordings are cut, see `SegmentPolicy`.
+        table: other fields of `TableTask`, such as `split` and `audio_column`, for data that are
+            tables. All arguments replace what the task's file says.
+
+    Raises:
+        InputError: if there are no such data, or an option cannot be used.
+        FileFormatError: for a JSON file of another form.
     """
     if limit is not None and limit < 1:
         raise InputError(f"expected a limit of 1 or more recordings, got {limit}")
@@ -76,25 +92,55 @@ def load_task(
         "limit": limit,
         "segment_seconds": segment_seconds,
         "segments_per_file": segments_per_file,
+        **table,
     }
     changes = {key: value for key, value in asked.items() if value is not None}
-    path = Path(data)
-    if path.is_dir():
-        seconds, per_file = (
-            changes.get("segment_seconds", 30.0),
-            changes.get("segments_per_file", 4),
-        )
-        return FolderTask(path, SegmentPolicy(seconds, per_file), limit)
-    if path.suffix == ".parquet":
-        return TableTask(name=path.stem, files=[str(path)], **changes)
-    if path.suffix == ".json" and path.is_file():
-        return _from_json(path.stem, path.read_text(encoding="utf-8"), changes)
-    if data in preset_names():
-        return _from_json(data, (_presets() / f"{data}.json").read_text(encoding="utf-8"), changes)
-    raise InputError(
-        f"there is no data {data!r}; expected a folder, a .parquet file, a task's .json file, or one of "
-        f"{', '.join(preset_names())}"
+    policy = SegmentPolicy(
+        changes.get("segment_seconds", SegmentPolicy.seconds),
+        changes.get("segments_per_file", SegmentPolicy.per_file),
     )
+    if hasattr(data, "column_names"):
+        options = {key: table[key] for key in ("split", "audio_column") if key in table}
+        recordings = open_recordings(data, **options)
+        return MemoryTask(recordings, policy, limit)  # pyright: ignore[reportArgumentType]
+    if not isinstance(data, (str, os.PathLike)):
+        paths = [Path(item) for item in data]
+    else:
+        data = os.fspath(data)
+        paths = [Path(data)]
+        if data in preset_names() and not paths[0].is_dir():
+            return _from_json(data, (_presets() / f"{data}.json").read_text("utf-8"), changes)
+        if paths[0].suffix == ".json" and paths[0].is_file():
+            return _from_json(paths[0].stem, paths[0].read_text("utf-8"), changes)
+        if not paths[0].exists() and is_dataset_id(data):
+            name = data.removeprefix("hf://datasets/")
+            return TableTask(**{"name": name.split("/")[1], "dataset": name, **changes})
+    return _local_task(paths, policy, changes)
+
+
+def _local_task(paths: list[Path], policy: SegmentPolicy, changes: dict[str, Any]) -> Task:
+    """Return the task of files and folders."""
+    for path in paths:
+        if not path.exists():
+            raise InputError(
+                f"there is no data {str(path)!r}; expected a folder, an audio file, a table such "
+                "as a .parquet file, a task's .json file, the id of a data set on the Hub, or one "
+                f"of {', '.join(preset_names())}"
+            )
+    if paths and all(_is_table(path) for path in paths):
+        task = {"name": paths[0].stem, "files": [str(path) for path in paths]}
+        return TableTask(**{**task, **changes})
+    folder = paths[0] if len(paths) == 1 else paths
+    return FolderTask(folder, policy, changes.get("limit"))
+
+
+def _is_table(path: Path) -> bool:
+    """Whether this is a file of a table, or a folder of such files that holds no audio file."""
+    if path.is_dir():
+        audio, _ = files_in_folder(path)
+        tables, _ = files_in_folder(path, FILE_KINDS)
+        return bool(tables) and not audio
+    return path.suffix.lower() not in AUDIO_SUFFIXES
 
 
 def _from_json(name: str, text: str, changes: dict[str, Any]) -> TableTask:

@@ -1,28 +1,22 @@
-"""Clips: what is cut out of a recording and scored. Knows files and segments, no codec and no
-metric.
-"""
-
-from __future__ import annotations
+"""Clips: the pieces of recordings that are scored. Knows segments, no codec and no metric."""
 
 import hashlib
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
-from codecplus.audio.files import AudioFileReader
 from codecplus.errors import CodecPlusError, InputError
+from codecplus.recordings import Recording
 
 
 @dataclass(frozen=True)
 class SegmentPolicy:
-    """Recordings longer than `seconds` are cut into pieces of that length, of which `per_file` are
-    kept, evenly spread.
+    """How long recordings are cut into clips.
 
-    A rest shorter than half a piece is left out. So hours of audio weigh as one file and need
-    bounded memory.
+    A recording longer than `seconds` is cut into pieces of that length, of which `per_file` are
+    scored, evenly spread. A rest shorter than half a piece is left out. So hours of audio weigh as
+    one file and need bounded memory.
     """
 
     seconds: float = 30.0
@@ -31,36 +25,39 @@ class SegmentPolicy:
     def __post_init__(self) -> None:
         if not self.seconds >= 1 or self.per_file < 1:
             raise InputError(
-                f"expected segments of at least 1 s and at least 1 per file, got {self.seconds:g} s and {self.per_file}"
+                "expected segments of at least 1 s and at least 1 per file, got "
+                f"{self.seconds:g} s and {self.per_file}"
             )
 
-    def kept(self, seconds: float) -> list[int] | None:
-        """Which pieces of a recording of that length are kept; None: it is one clip, whole.
+    def pieces(self, seconds: float) -> list[int] | None:
+        """Return the numbers of the pieces of a recording that are scored.
 
-        >>> SegmentPolicy(30, 4).kept(7200)
+        None says that a recording of that length is one clip.
+
+        >>> SegmentPolicy(30, 4).pieces(7200)
         [0, 80, 159, 239]
         """
         if seconds <= self.seconds:
             return None
-        pieces = int(seconds / self.seconds + 0.5)
-        count = min(pieces, self.per_file)
-        return sorted({round(i) for i in np.linspace(0, pieces - 1, count)})
+        count = int(seconds / self.seconds + 0.5)
+        chosen = np.linspace(0, count - 1, min(count, self.per_file))
+        return sorted({round(number) for number in chosen})
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One piece of audio (C, S) float32 at its native rate, with what is known of it."""
+    """One piece of audio (C, S) float32 at its own rate, and what is known about it."""
 
     source: str  # the file or row it comes from
     start: float  # seconds into it
     audio: np.ndarray = field(repr=False)
     sample_rate: int
-    kind: str | None = None  # speech, music, sound, or unknown
+    kind: str | None = None  # speech, music, sound; None if unknown
     speaker: str | None = None
 
     @property
     def id(self) -> str:
-        """Names the clip within its task."""
+        """The name of the clip within its task."""
         return self.source if self.start == 0 else f"{self.source}@{self.start:g}s"
 
     @property
@@ -81,44 +78,44 @@ class Problem:
 
 
 def read_clips(
-    source: str,
-    file: Path | bytes,
+    recording: Recording,
     policy: SegmentPolicy,
+    *,
+    source: str | None = None,
     kind: str | None = None,
     speaker: str | None = None,
 ) -> Iterator[Clip | Problem]:
-    """The clips of one recording, or the one Problem that keeps it out; damage anywhere keeps all
-    of it out.
+    """Yield the clips of one recording, or the one Problem that excludes it.
+
+    Damage anywhere in a recording excludes all of it.
+
+    Args:
+        recording: the recording to cut.
+        policy: how it is cut.
+        source: its name in the results; by default its own.
+        kind, speaker: what is known about it; by default what the recording says.
     """
+    source = source or recording.name
+    kind = kind or recording.kind
+    speaker = speaker or recording.speaker
     clips: list[Clip] = []
     try:
-        with AudioFileReader(io.BytesIO(file) if isinstance(file, bytes) else file) as reader:
-            seconds = reader.num_samples / reader.sample_rate
-            kept = policy.kept(seconds)
-            size = (
-                reader.num_samples if kept is None else round(policy.seconds * reader.sample_rate)
-            )
-            for index, block in enumerate(reader.blocks(size)):
-                if kept is None or index in kept:
-                    start = index * size / reader.sample_rate
-                    clips.append(Clip(source, start, block, reader.sample_rate, kind, speaker))
+        with recording.open() as audio:
+            rate = audio.sample_rate
+            seconds = audio.num_samples / rate
+            pieces = policy.pieces(seconds)
+            size = audio.num_samples
+            if pieces is not None:
+                size = round(policy.seconds * rate)
+            for index, block in enumerate(audio.blocks(size)):
+                if pieces is None or index in pieces:
+                    clips.append(Clip(source, index * size / rate, block, rate, kind, speaker))
     except (CodecPlusError, OSError) as error:
-        yield Problem(source, _without_path(str(error), file))
+        yield Problem(source, str(error).replace(str(recording.cell), "the file"))
         return
-    if kept is not None:
-        count = "1 segment" if len(clips) == 1 else f"{len(clips)} segments"
+    if pieces is not None:
+        scored = "1 segment" if len(clips) == 1 else f"{len(clips)} segments"
         verb = "is" if len(clips) == 1 else "are"
-        yield Problem(
-            source,
-            f"lasts {seconds:.0f} s: {count} of {policy.seconds:g} s {verb} scored",
-            fatal=False,
-        )
+        reason = f"lasts {seconds:.0f} s: {scored} of {policy.seconds:g} s {verb} scored"
+        yield Problem(source, reason, fatal=False)
     yield from clips
-
-
-def _without_path(message: str, file: Path | bytes) -> str:
-    return (
-        message.replace(str(file), "the file")
-        if isinstance(file, Path)
-        else message.replace("BytesIO", "the file")
-    )

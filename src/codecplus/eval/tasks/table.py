@@ -1,39 +1,59 @@
-"""Parquet files and Hub datasets as tasks, through `datasets`, whose own audio decoder is not used:
-soundfile is.
-"""
-
-from __future__ import annotations
+"""Tables and data sets as tasks, as files of tasks describe them."""
 
 import hashlib
 import json
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from codecplus.errors import CodecPlusError, FileFormatError, InputError, MissingExtraError
+from codecplus.errors import CodecPlusError, FileFormatError, InputError
 from codecplus.eval.tasks.clips import Clip, Problem, SegmentPolicy, read_clips
+from codecplus.recordings import Recording, open_recordings
+from codecplus.recordings.tables import (
+    StreamRecordings,
+    TableRecordings,
+    hub_commit,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableTask:
-    """Rows with an audio column of bytes or paths. The fields are those of a preset's JSON file."""
+    """Rows with a column of audio. The fields are those of a preset's JSON file.
+
+    Attributes:
+        name: of the task in reports.
+        dataset: Hub id.
+        files: instead of a dataset, files of one kind that `open_recordings` reads, or one folder
+            of them.
+        config, split: of the dataset.
+        revision: a commit; a branch is resolved to its commit, which the results name.
+        audio_column: `outer.inner` for a nested one.
+        kind: of every row.
+        kind_column: by default `kind`, where there is such a column and no `kind` is given.
+        speaker_column: by default `speaker`, where there is such a column.
+        where: only rows whose columns have these values are read.
+        every: of these, each n-th is scored.
+        limit: recordings at most.
+        streaming: read while downloading.
+        licence, homepage: of the data, for reports.
+        segment_seconds, segments_per_file: how long recordings are cut, see `SegmentPolicy`.
+    """
 
     name: str
-    dataset: str | None = None  # Hub id
-    files: list[str] | None = None  # or parquet files
+    dataset: str | None = None
+    files: list[str] | None = None
     config: str | None = None
     split: str = "train"
-    revision: str | None = (
-        None  # a commit; a branch is resolved to its commit, which the results name
-    )
+    revision: str | None = None
     audio_column: str = "audio"
-    kind: str | None = None  # of every row
+    kind: str | None = None
     kind_column: str | None = None
     speaker_column: str | None = None
-    where: dict[str, Any] = field(default_factory=dict)  # rows whose columns have these values
-    every: int = 1  # keep each n-th of them
+    where: dict[str, Any] = field(default_factory=dict)
+    every: int = 1
     limit: int | None = None
     streaming: bool = False
     licence: str | None = None
@@ -55,127 +75,160 @@ class TableTask:
         """How long recordings are cut."""
         return SegmentPolicy(self.segment_seconds, self.segments_per_file)
 
+    def _settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
     def describe(self) -> dict:
-        """What the task is, as plain data."""
-        fields = {key: value for key, value in vars(self).items() if value not in (None, {}, [])}
-        fields["files"] = [Path(file).name for file in self.files] if self.files else None
-        fields["revision"] = self._commit()
-        return {"type": "table", **{k: v for k, v in fields.items() if v is not None}}
+        """Return the task as plain data."""
+        described = {
+            name: value for name, value in self._settings().items() if value not in (None, {}, [])
+        }
+        if self.files:
+            described["files"] = [Path(file).name for file in self.files]
+        described["revision"] = self._commit()
+        return {
+            "type": "table",
+            **{name: value for name, value in described.items() if value is not None},
+        }
 
     def fingerprint(self) -> str:
-        """Changes with any setting, with the commit, and when a local file is written."""
-        fields = {**vars(self), "revision": self._commit()}
+        """Return a hash that changes with any setting, with the commit, and with local files."""
+        settings = {**self._settings(), "revision": self._commit()}
         if self.files:
-            fields["files"] = [
-                (Path(f).name, Path(f).stat().st_size, Path(f).stat().st_mtime_ns)
-                for f in self.files
-            ]
-        return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[
-            :16
-        ]
+            paths = [path for file in self.files for path in _files_of(Path(file))]
+            stats = [(path, path.stat()) for path in paths]
+            settings["files"] = [(path.name, s.st_size, s.st_mtime_ns) for path, s in stats]
+        text = json.dumps(settings, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def __iter__(self) -> Iterator[Clip | Problem]:
-        kept = 0
-        for number, row in enumerate(self._rows()):
+        count = 0
+        for number, recording in enumerate(self._rows()):
             if number % self.every:
                 continue
-            if self.limit is not None and kept >= self.limit:
+            if self.limit is not None and count >= self.limit:
                 return
-            kept += 1
-            yield from self._clips(number, row)
+            count += 1
+            yield from self._clips(number, recording)
 
-    def _clips(self, number: int, row: dict) -> Iterator[Clip | Problem]:
-        audio = row[self.audio_column] or {}
-        data, path = audio.get("bytes"), audio.get("path")
-        source = f"{number:06d}" + (f" {Path(path).name}" if path else "")
-        kind = row.get(self.kind_column) if self.kind_column else self.kind
-        speaker = row.get(self.speaker_column) if self.speaker_column else None
-        file = data or (Path(path) if path else None)
-        if file is None:
-            yield Problem(source, "the row holds neither audio bytes nor a path")
-            return
+    def _clips(self, number: int, recording: Recording) -> Iterator[Clip | Problem]:
+        kind = self.kind
+        if self.kind_column:
+            kind = recording.columns[self.kind_column]
+        speaker = None
+        if self.speaker_column:
+            speaker = recording.columns[self.speaker_column]
         yield from read_clips(
-            source, file, self.policy, kind, None if speaker is None else str(speaker)
+            recording,
+            self.policy,
+            source=row_name(number, recording),
+            kind=kind,
+            speaker=None if speaker is None else str(speaker),
         )
 
-    def _rows(self) -> Iterator[dict]:
+    def _rows(self) -> Iterator[Recording]:
+        """Yield the recordings that `where` selects."""
         try:
-            yield from self._selected()
+            for recording in self._open():
+                if all(recording.columns[name] == value for name, value in self.where.items()):
+                    yield recording
         except CodecPlusError:
             raise
-        except (
-            Exception
-        ) as error:  # of `datasets` and what it reads with; a stream may break off in its middle
+        except Exception as error:  # of `datasets`: a stream may break off in its middle
             lines = str(error).strip().splitlines()
-            named = (
-                f"the data set {self.dataset} at revision {self._commit()}"
-                if self.dataset
-                else f"{self.files}"
-            )
+            data = str(self.files)
+            if self.dataset:
+                data = f"the data set {self.dataset} at revision {self._commit()}"
             raise FileFormatError(
-                f"cannot load {named}: {lines[0] if lines else type(error).__name__}"
+                f"cannot load {data}: {lines[0] if lines else type(error).__name__}"
             ) from error
 
-    def _selected(self) -> Iterator[dict]:
-        rows = self._load()
-        names = rows.column_names or list(next(iter(rows), {}))
-        needed = [
-            self.audio_column,
-            *self.where,
-            *filter(None, (self.kind_column, self.speaker_column)),
-        ]
-        if missing := [name for name in needed if name not in names]:
-            raise FileFormatError(
-                f"the task {self.name!r} has no column {missing[0]!r}; it has {', '.join(names)}"
-            )
-        rows = rows.select_columns(sorted(set(needed))).cast_column(self.audio_column, _undecoded())
-        return (
-            row for row in rows if all(row[column] == value for column, value in self.where.items())
-        )
-
-    def _load(self) -> Any:
-        datasets = _datasets()
-        if self.files:
-            for file in self.files:
-                if not Path(file).is_file():
-                    raise InputError(f"there is no file {file}")
-            return datasets.load_dataset(
-                "parquet", data_files=self.files, split="train", streaming=self.streaming
-            )
-        return datasets.load_dataset(
-            self.dataset,
-            self.config,
+    def _open(self) -> TableRecordings | StreamRecordings:
+        for file in self.files or []:
+            if not Path(file).exists():
+                raise InputError(f"there is no file {file}")
+        recordings = open_recordings(
+            self.files or self.dataset,
             split=self.split,
-            revision=self._commit(),
+            audio_column=None if self.audio_column == "audio" else self.audio_column,
             streaming=self.streaming,
+            config=self.config,
+            revision=self._commit(),
         )
+        if not isinstance(recordings, (TableRecordings, StreamRecordings)):
+            raise InputError(f"the task {self.name!r} needs tables, got audio files")
+        named = [*self.where, self.kind_column, self.speaker_column]
+        needed = [name for name in named if name is not None]
+        missing = [name for name in needed if name not in recordings.columns]
+        if missing:
+            columns = [recordings.audio_path[0], *recordings.columns]
+            raise FileFormatError(
+                f"the task {self.name!r} has no column {missing[0]!r}; "
+                f"it has {', '.join(dict.fromkeys(columns))}"
+            )
+        return recordings.select_columns(needed)
 
     def _commit(self) -> str | None:
-        if self.dataset is None or (self.revision and len(self.revision) == 40):
+        if self.dataset is None:
             return self.revision
-        return _resolve(self.dataset, self.revision)
+        return hub_commit(self.dataset.removeprefix("hf://datasets/"), self.revision)
 
 
-@cache
-def _resolve(dataset: str, revision: str | None) -> str | None:
-    """The commit of a Hub dataset; when the Hub cannot be asked, the revision as it was given."""
-    try:
-        from huggingface_hub import HfApi
+@dataclass(frozen=True)
+class MemoryTask:
+    """Rows of a `datasets` object.
 
-        return HfApi().dataset_info(dataset, revision=revision).sha
-    except Exception:  # offline: the local cache of `datasets` may still have it under that name
-        return revision
+    Attributes:
+        recordings: the rows.
+        policy: how long recordings are cut.
+        limit: recordings at most.
+    """
+
+    recordings: TableRecordings | StreamRecordings
+    policy: SegmentPolicy = field(default_factory=SegmentPolicy)
+    limit: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the task in reports."""
+        return self.recordings.name
+
+    def describe(self) -> dict:
+        """Return the task as plain data."""
+        return {
+            "type": "table",
+            **self.recordings.describe(),
+            "segment_seconds": self.policy.seconds,
+            "segments_per_file": self.policy.per_file,
+            "limit": self.limit,
+        }
+
+    @cached_property
+    def _identity(self) -> str:
+        """The fingerprint of the table. A stream has none, so it is read again by every run."""
+        return getattr(self.recordings.data, "_fingerprint", None) or uuid.uuid4().hex
+
+    def fingerprint(self) -> str:
+        """Return a hash that changes with the rows."""
+        text = repr((self._identity, self.recordings.audio_path, self.policy, self.limit))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def __iter__(self) -> Iterator[Clip | Problem]:
+        for number, recording in enumerate(self.recordings):
+            if self.limit is not None and number >= self.limit:
+                return
+            yield from read_clips(recording, self.policy, source=row_name(number, recording))
 
 
-def _datasets() -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingExtraError(
-            "parquet and Hub data need datasets: pip install codecplus[eval]"
-        ) from error
-    return datasets
+def row_name(number: int, recording: Recording) -> str:
+    """Return the name of a row in the results: its number, and the name of its file if known."""
+    if recording.file_name is None:
+        return f"{number:06d}"
+    return f"{number:06d} {recording.file_name}"
 
 
-def _undecoded() -> Any:
-    return _datasets().Audio(decode=False)
+def _files_of(path: Path) -> list[Path]:
+    """Return a file, or the files in a folder."""
+    if path.is_dir():
+        return sorted(inner for inner in path.rglob("*") if inner.is_file())
+    return [path]
