@@ -86,8 +86,8 @@ class Recording:
             InputError, FileFormatError: if it cannot be read, or cannot have these channels.
         """
         with self.open() as audio:
-            sample_rate = sample_rate or audio.sample_rate
-            channels = channels or audio.channels
-        decoded = read_cell(self.cell, sample_rate, channels)
+            rate = sample_rate or audio.sample_rate
+            count = channels or audio.channels
+        decoded = read_cell(self.cell, rate, count)
         assert decoded.audio is not None, "no limit was set"
         return decoded.audio

@@ -130,7 +130,7 @@ class _DatasetRecordings:
 
         cells = table[self.audio_path[0]]
         for name in self.audio_path[1:]:
-            cells = pc.struct_field(cells, name)
+            cells = pc.call_function("struct_field", [cells], pc.StructFieldOptions([name]))
         if not self.columns:
             return pa.table({AUDIO: cells})
         columns = table.select(self.columns).cast(self.features.arrow_schema)

@@ -154,7 +154,7 @@ class _Models:
     """
 
     codec: Codec | Callable[[str], Codec] | None
-    data: str
+    data: str | None
 
     def codec_for(self, row: Mapping[str, Any]) -> Codec:
         """Return the codec for a row. Raises InputError if nothing names the model."""
