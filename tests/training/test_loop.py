@@ -12,7 +12,8 @@ from codecplus.modeling_dac import CausalDacConfig, CausalDacModel
 from codecplus.training import loop
 from codecplus.training.codebooks import initialize, is_steered
 from codecplus.training.data import Batches, Crops, Cutter, FileSource, Recording
-from codecplus.training.loop import Trainer, initialize_weights, new_model
+from codecplus.training.initialization import initialize_weights, new_model
+from codecplus.training.loop import Trainer
 from codecplus.training.optimizer import Muon, build_optimizers, orthogonalized
 from codecplus.training.recipe import Recipe, Schedule
 from codecplus.training.widening import with_wider_encoder
@@ -171,11 +172,11 @@ def test_what_no_codebook_reads_of_the_latents_shrinks(tone):
 def test_the_papers_recipe_moves_codebooks_and_discriminators_by_gradient(tone):
     run = trainer(tone, PAPER)
     codebook = run.model.quantizer.quantizers[0].codebook.weight.detach().clone()
-    judge = run.discriminator.discriminators[0].conv_post.bias.detach().clone()
+    judge = run.adversary.discriminator.discriminators[0].conv_post.bias.detach().clone()
     report = run.step()
     assert float(report["codebook"]) > 0
     assert not torch.equal(codebook, run.model.quantizer.quantizers[0].codebook.weight)
-    assert not torch.equal(judge, run.discriminator.discriminators[0].conv_post.bias)
+    assert not torch.equal(judge, run.adversary.discriminator.discriminators[0].conv_post.bias)
 
 
 @pytest.mark.parametrize("fields", [PHASED, PAPER], ids=["phased", "paper"])

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from training_recipes import CONFIG, PAPER, PHASED, RATE
 
 from codecplus import CausalDacModel, DacFeatureExtractor, load_codec
@@ -13,7 +14,8 @@ from codecplus.cli import main
 from codecplus.errors import CheckpointError, InputError, OutputExistsError
 from codecplus.training import run as runs
 from codecplus.training.codebooks import initialize
-from codecplus.training.loop import Trainer, new_model
+from codecplus.training.initialization import new_model
+from codecplus.training.loop import Trainer
 from codecplus.training.recipe import Recipe
 from codecplus.training.run import RunOptions, train
 from codecplus.utils import save_audio
@@ -119,8 +121,10 @@ def test_a_run_ends_with_a_checkpoint_that_loads(place, tmp_path):
     loaded = CausalDacModel.from_pretrained(tmp_path / "out")
     codec = load_codec(tmp_path / "out")
     assert DacFeatureExtractor.from_pretrained(tmp_path / "out").sampling_rate == RATE
+    assert model.state_dict().keys() == loaded.state_dict().keys()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, loaded.state_dict()[name])
+    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in loaded.parameters())
     assert codec.encode(np.zeros(RATE, np.float32)).shape[0] == 3
     assert {p.name for p in (tmp_path / "out" / "training").iterdir()} == {
         "state.pt", "recipe.json", "discriminators.safetensors", "log.jsonl",
@@ -152,10 +156,10 @@ def test_fine_tuning_starts_from_the_checkpoint_and_its_discriminators(
 
     def look(run):
         seen["weights"] = run.trainer.model.folded_state_dict()
-        seen["judge"] = run.trainer.discriminator.state_dict()
+        seen["judge"] = run.trainer.adversary.discriminator.state_dict()
         return run.trainer.average
 
-    monkeypatch.setattr(runs._Run, "run", look)
+    monkeypatch.setattr(runs.Run, "run", look)
     train(
         recipe,
         place / "recordings",
@@ -165,7 +169,7 @@ def test_fine_tuning_starts_from_the_checkpoint_and_its_discriminators(
     )
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(seen["weights"][name], tensor)
-    saved = runs.load_file(tmp_path / "first" / "training" / "discriminators.safetensors")
+    saved = load_file(tmp_path / "first" / "training" / "discriminators.safetensors")
     assert all(torch.equal(seen["judge"][name], tensor) for name, tensor in saved.items())
 
 

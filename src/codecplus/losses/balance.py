@@ -1,4 +1,4 @@
-"""Gradients of several losses at one output. Knows scalars and their weights, not what they mean."""
+"""Gradients of several losses at one output. It knows scalars and weights, not their meaning."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""Losses in units of each item's own level, meant to be balanced: quiet items count like loud ones."""
+"""Losses in units of each item's own level, to be balanced: quiet items count like loud ones."""
 
 from collections.abc import Mapping, Sequence
 from typing import cast

@@ -1,4 +1,4 @@
-"""Spectra for losses, with gradients that are finite and fast. They know signals (B, S), no losses."""
+"""Spectra for losses, with finite and fast gradients. They know signals (B, S), no losses."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

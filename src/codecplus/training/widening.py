@@ -7,7 +7,7 @@ from torch import Tensor
 
 from codecplus.errors import InputError
 from codecplus.modeling_dac import DacModel
-from codecplus.training.loop import initialize_weights
+from codecplus.training.initialization import initialize_weights
 
 
 @torch.no_grad()
