@@ -392,14 +392,13 @@ class Batches:
         self.position, self._streamed = 0, {}
         self._reported: set[str] = set()
         self._iterator: Iterator[Batch] | None = None
+        self._peeked: list[Batch] = []
 
     def __iter__(self) -> Batches:
         return self
 
     def __next__(self) -> Batch:
-        if self._iterator is None:
-            self._iterator = iter(self._loader())
-        batch = next(self._iterator)
+        batch = self._peeked.pop(0) if self._peeked else self._load()
         self.position += 1
         self._streamed = batch.state
         for problem in batch.problems:
@@ -407,6 +406,17 @@ class Batches:
                 self._reported.add(problem)
                 warnings.warn(problem, stacklevel=2)
         return batch
+
+    def peek(self, count: int = 1) -> list[Batch]:
+        """Return the next batches, which will still be given."""
+        while len(self._peeked) < count:
+            self._peeked.append(self._load())
+        return self._peeked[:count]
+
+    def _load(self) -> Batch:
+        if self._iterator is None:
+            self._iterator = iter(self._loader())
+        return next(self._iterator)
 
     def _loader(self) -> DataLoader:
         # Without a generator of its own, a loader takes numbers from everybody's.
@@ -425,6 +435,7 @@ class Batches:
     def close(self) -> None:
         """Let the workers go."""
         self._iterator = None
+        self._peeked = []
 
     def state_dict(self) -> dict[str, Any]:
         """What continues behind the last batch given."""
@@ -434,7 +445,9 @@ class Batches:
         """Continue where the batches that gave `state` stood; they must have been made with the
         same arguments.
         """
-        self.position, self._streamed, self._iterator = state["position"], state["stream"], None
+        self.close()
+        self.position = state["position"]
+        self._streamed = state["stream"]
 
 
 def _leave_signals(worker: int) -> None:

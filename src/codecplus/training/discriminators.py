@@ -154,26 +154,31 @@ class Discriminator(nn.Module):
 
 
 class AdversarialLosses(NamedTuple):
-    """What both sides of the game want small; scalars."""
+    """The losses of both sides, and how well the discriminators tell signals apart; scalars."""
 
     discriminator: Tensor
     adversarial: Tensor
     feature_matching: Tensor
+    accuracy: Tensor  # share of judgements on the right side of one half, without a gradient
 
 
 def adversarial_losses(fake: list[list[Tensor]], real: list[list[Tensor]]) -> AdversarialLosses:
-    """Least-squares losses (Mao et al. 2017) and feature matching, from the layers' outputs for
-    both signals.
+    """Return least-squares losses (Mao et al. 2017) and feature matching, of the layers' outputs
+    for both signals.
 
-    Summed over parts, feature matching over their layers too, as in the paper. The discriminator's
+    They are summed over parts, feature matching over their layers too, as in the paper. The discriminator's
     loss is E[D(fake)²] + E[(1 − D(real))²], the codec's E[(1 − D(fake))²].
     """
     zero = real[0][0].new_zeros((), dtype=torch.float32)
-    discriminator, adversarial, matching = zero, zero, zero
-    for fakes, reals in zip(fake, real, strict=True):
-        judged, truth = fakes[-1].float(), reals[-1].float()
+    discriminator, adversarial, matching, accuracy = zero, zero, zero, zero
+    for fake_layers, real_layers in zip(fake, real, strict=True):
+        judged = fake_layers[-1].float()
+        truth = real_layers[-1].float()
         discriminator = discriminator + judged.square().mean() + (1 - truth).square().mean()
         adversarial = adversarial + (1 - judged).square().mean()
-        for x, y in zip(fakes[:-1], reals[:-1], strict=True):
+        for x, y in zip(fake_layers[:-1], real_layers[:-1], strict=True):
             matching = matching + (x.float() - y.detach().float()).abs().mean()
-    return AdversarialLosses(discriminator, adversarial, matching)
+        with torch.no_grad():
+            right = (judged < 0.5).float().mean() + (truth > 0.5).float().mean()
+            accuracy = accuracy + right / (2 * len(fake))
+    return AdversarialLosses(discriminator, adversarial, matching, accuracy)

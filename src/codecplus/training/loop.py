@@ -261,6 +261,7 @@ class Trainer:
         self.accelerator.backward(objective / self.accumulate)
         if judged is not None:
             report["discriminator"] = judged.discriminator.detach()
+            report["discriminator_accuracy"] = judged.accuracy
             self.accelerator.backward(judged.discriminator / self.accumulate)
         coded = None
         if "codes" in out and not self.frozen:
@@ -364,7 +365,10 @@ class Trainer:
             report["discriminator_gradient_norm"] = adversary_norm
         self.progress["skipped_in_a_row"] = 0
         self._remember_gradient_norm(min(norm, limit))
-        self._remember_loss_norms([squares for squares in squared_norms if squares is not None])
+        balanced = [squares for squares in squared_norms if squares is not None]
+        if balanced:
+            norms = (torch.stack(balanced).sum(dim=0).sqrt() / self.accumulate).tolist()
+            report |= self._remember_loss_norms(norms)
         self._move_weights()
         self._forget_gradients()
         self._update_average()
@@ -386,18 +390,24 @@ class Trainer:
         else:
             self.progress["gradient_norm"] = 0.98 * usual + 0.02 * norm
 
-    def _remember_loss_norms(self, squares: list[Tensor]) -> None:
-        """Update the running mean of the norm of each balanced loss's gradient."""
-        if not squares:
-            return
-        norms = (torch.stack(squares).sum(dim=0).sqrt() / self.accumulate).tolist()
+    def _remember_loss_norms(self, norms: list[float]) -> dict[str, float]:
+        """Update the running means of the norms of balanced losses' gradients.
+
+        Returns the share that each loss had of this step's gradient at the output.
+        """
         usual = dict(self.progress["norms"] or {})
+        contributions: dict[str, float] = {}
         for name, norm in zip(self._weighed_losses(), norms, strict=True):
+            before = usual.get(name, norm)
+            weight = self.recipe.objective.weights[name]
+            contributions[f"share/{name}"] = weight * norm / max(before, 1e-12)
             if name in usual:
-                usual[name] = 0.97 * usual[name] + 0.03 * norm
+                usual[name] = 0.97 * before + 0.03 * norm
             else:
                 usual[name] = norm
         self.progress["norms"] = usual
+        total = max(sum(contributions.values()), 1e-12)
+        return {name: value / total for name, value in contributions.items()}
 
     def _weighed_losses(self) -> list[str]:
         """Return the names of the losses at the output that count at this step, in their order."""
@@ -581,6 +591,7 @@ def _new_progress(fine_tune: bool) -> dict[str, Any]:
         "latent_scale": None if fine_tune else 0.0,  # logarithm of the latents' mean square
         "skipped": 0,
         "skipped_in_a_row": 0,
+        "best": None,  # the lowest mel loss in validation so far
     }
 
 

@@ -53,7 +53,10 @@ class Schedule:
         )
 
     def scaled(self, steps: int) -> "Schedule":
-        """The same course in another number of steps; only the warm-up gets no longer."""
+        """Return the same course in another number of steps.
+
+        The warm-up keeps its length, as far as a tenth of the steps.
+        """
         share = steps / self.steps
 
         def place(step: int) -> int:
@@ -61,7 +64,7 @@ class Schedule:
 
         return Schedule(
             steps=steps,
-            warmup=min(self.warmup, place(self.warmup)),
+            warmup=min(self.warmup, max(1, steps // 10)),
             quantize_at=place(self.quantize_at),
             adversary_at=place(self.adversary_at),
             place_at=[place(step) for step in self.place_at],

@@ -6,6 +6,7 @@ knows a step, `saving` the files.
 
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -24,9 +25,10 @@ from codecplus.training.data import Batches, Cutter
 from codecplus.training.initialization import new_model
 from codecplus.training.loop import Trainer
 from codecplus.training.recipe import Recipe
-from codecplus.training.reporting import Window
+from codecplus.training.reporting import Window, banner
 from codecplus.training.saving import (
     RunFolder,
+    checkpoint_to_load,
     load_discriminators,
     load_state,
     resumed_model,
@@ -37,6 +39,7 @@ from codecplus.training.tracking import Tracker, check_tracker
 from codecplus.training.validation import Validator
 from codecplus.training.widening import with_wider_encoder
 
+_FIRST_CROPS = 16  # are looked at before training begins
 _SHOWN_CLIPS = 4  # validation clips whose audio goes to the tracker
 
 
@@ -53,6 +56,7 @@ class RunOptions:
     cpu: bool = False
     save_every: int = 500  # steps
     validate_every: int = 1000  # 0: never
+    keep_every: int = 0  # steps between checkpoints that are kept beside the last; 0: none are
     log_every: int = 10
     tracker: str = "tensorboard"
     run_name: str | None = None
@@ -85,7 +89,8 @@ def train(
         data: a folder, several, or a data set: see `sources.open_data`.
         output: folder of the checkpoint; must not hold a run already, unless it is resumed.
         init_from: a checkpoint, anything that `load_codec` reads, or a model. Its training goes on
-            from there, with its own architecture.
+            from there, with its own architecture. `OUT@best` is the best checkpoint of the run in
+            OUT by validation, `OUT@step-5000` one that `keep_every` kept.
         encoder_width: gives the encoder of `init_from` this number of channels in its first layer,
             more than it has.
         resume: go on where the run in `output` last saved; the recipe must be the same.
@@ -128,6 +133,8 @@ def train(
 
     accelerator = _accelerator(options, _leaves_parts_unused(recipe, fine_tune))
     batches, clips = _open_batches(recipe, model, data, validation, table, options, accelerator)
+    if state is None:
+        _refuse_silence(batches, recipe)
     use_training_layers(model)
     trainer = Trainer(
         model,
@@ -142,7 +149,7 @@ def train(
     if state is not None:
         load_state(trainer, state)
     elif isinstance(init_from, str | os.PathLike):
-        load_discriminators(trainer, RunFolder(init_from).discriminators)
+        load_discriminators(trainer, RunFolder.of_checkpoint(init_from).discriminators)
     return Run(trainer, folder, options, clips).run()
 
 
@@ -175,7 +182,7 @@ def _model_to_start_from(
     if isinstance(init_from, DacModel):
         model = init_from
     else:
-        model = load_model(init_from)
+        model = load_model(checkpoint_to_load(init_from))
     if encoder_width is not None:
         model = with_wider_encoder(model, encoder_width, recipe.seed)
     return model
@@ -236,6 +243,17 @@ def _open_batches(
         processes=processes,
         workers=workers,
     )
+
+
+def _refuse_silence(batches: Batches, recipe: Recipe) -> None:
+    """Raise InputError if the first crops are all silent, each after twenty draws."""
+    silence_db = recipe.augmentation.silence_db
+    crops = torch.cat([batch.audio for batch in batches.peek(-(-_FIRST_CROPS // batches.batch))])
+    if bool((crops.square().mean(dim=1) <= 10 ** (silence_db / 10)).all()):
+        raise InputError(
+            f"the recordings are silent: {len(crops) * Cutter.attempts} places were tried, and all "
+            f"lie below {silence_db:g} dB (augmentation.silence_db); give others to train on"
+        )
 
 
 def _accelerator(options: RunOptions, unused_parts: bool) -> Any:
@@ -311,6 +329,13 @@ class Run:
                 "there are too few recordings to keep some for validation; none is done",
                 stacklevel=4,
             )
+        if self.options.progress:
+            self._say(banner(self.trainer, self.folder.path))
+
+    def _say(self, text: str) -> None:
+        """Print to stderr, in one of the processes."""
+        if self.accelerator.is_main_process:
+            print(text, file=sys.stderr, flush=True)
 
     def _train(self) -> None:
         from tqdm import tqdm
@@ -329,6 +354,11 @@ class Run:
                 self._after_step(bar)
                 if self._agreed(stop):
                     self.save()
+                    bar.close()
+                    self._say(
+                        f"stopped at step {self.trainer.step_number} of {self.steps} and saved; "
+                        "--resume goes on from here"
+                    )
                     raise KeyboardInterrupt
 
     def _after_step(self, bar: Any) -> None:
@@ -342,12 +372,17 @@ class Run:
             self._validate(self.validator, step)
         if step % options.save_every == 0 and not last:
             self.save()
+        if options.keep_every and step % options.keep_every == 0:
+            self._keep(f"step-{step}")
 
     def _log(self, step: int, bar: Any) -> None:
-        """Give the tracker the numbers since the last time, and the bar a few of them."""
+        """Give the tracker the numbers since the last time, and show a few of them."""
         numbers = self.window.close()
         self.tracker.numbers(numbers, step)
-        bar.set_postfix(self.window.shown(numbers), refresh=False)
+        if bar.disable and self.options.progress:  # no terminal: a line each time
+            self._say(self.window.line(numbers))
+        else:
+            bar.set_postfix(self.window.shown(numbers), refresh=False)
 
     def _validate(self, validator: Validator, step: int) -> None:
         """Score the averaged weights, and show some clips."""
@@ -357,11 +392,28 @@ class Run:
         validation = validator(self.trainer.average, quantize=self.trainer.quantized)
         scores = {f"validation/{name}": value for name, value in validation.scores.items()}
         self.tracker.numbers(scores, step)
+        self._keep_if_best(validation.scores["mel"])
         pairs = list(zip(validator.clips, validation.decoded, strict=True))
         for clip, decoded in pairs[:_SHOWN_CLIPS]:
             if step <= self.options.validate_every:
                 self.tracker.clip(f"{clip.name}/reference", clip.audio, rate, step)
             self.tracker.clip(f"{clip.name}/decoded", decoded, rate, step)
+
+    def _keep_if_best(self, mel: float) -> None:
+        """Keep the averaged weights as `best` if no validation found a lower mel loss.
+
+        Without a quantizer scores are those of another, easier task.
+        """
+        progress = self.trainer.progress
+        best = progress.get("best")  # states of earlier versions have none
+        if self.trainer.quantized and (best is None or mel < best):
+            progress["best"] = mel
+            self._keep("best")
+
+    def _keep(self, name: str) -> None:
+        """Write the averaged weights as a checkpoint of this name beside the last one."""
+        if self.accelerator.is_main_process:
+            self.folder.keep(name, self.trainer.average)
 
     def _agreed(self, stop: threading.Event) -> bool:
         """Whether any process was asked to stop; all must do so at the same step."""

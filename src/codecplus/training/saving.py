@@ -39,6 +39,26 @@ class RunFolder:
         self.discriminators = self.training / "discriminators.safetensors"
         self.log = self.training / "log.jsonl"
 
+    @classmethod
+    def of_checkpoint(cls, checkpoint: str | os.PathLike) -> "RunFolder":
+        """Return the folder of the run that a checkpoint belongs to.
+
+        `checkpoint` is the folder itself, or it with the name of a checkpoint that the run kept:
+        `OUT@best`, `OUT@step-5000`.
+        """
+        folder, at, _ = os.fspath(checkpoint).rpartition("@")
+        if at and not Path(checkpoint).exists() and cls(folder).training.is_dir():
+            return cls(folder)
+        return cls(checkpoint)
+
+    def kept(self, name: str) -> Path:
+        """Return the folder of a checkpoint that is kept beside the last one."""
+        return self.training / name
+
+    def keep(self, name: str, model: DacModel) -> None:
+        """Write a checkpoint that stays beside the last one."""
+        export(model, self.kept(name))
+
     def create(self, recipe: Recipe) -> None:
         """Make the folders, and write the recipe."""
         self.training.mkdir(parents=True, exist_ok=True)
@@ -97,6 +117,24 @@ class RunFolder:
         weights = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
         with atomic_path(self.discriminators) as partial:
             save_file(weights, partial, metadata={"format": "pt"})
+
+
+def checkpoint_to_load(name: str | os.PathLike) -> str | os.PathLike:
+    """Return what to load for a checkpoint: for `OUT@best` the folder in which the run kept it.
+
+    Other names are returned as they are. Raises InputError if the run kept none of that name.
+    """
+    run = RunFolder.of_checkpoint(name)
+    kept = os.fspath(name).rpartition("@")[2]
+    if run.path == Path(name):
+        return name
+    if not (run.kept(kept) / "config.json").exists():
+        names = [path.parent.name for path in sorted(run.training.glob("*/config.json"))]
+        raise InputError(
+            f"the run in {run.path} kept no checkpoint {kept!r}; it has "
+            f"{' and '.join(names) or 'none but its last one'}"
+        )
+    return run.kept(kept)
 
 
 def export(model: DacModel, folder: Path) -> None:
