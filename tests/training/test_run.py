@@ -82,10 +82,14 @@ def lines(folder):
 @pytest.mark.parametrize(
     ("name", "killed_at", "fine_tuned", "kept"),
     [
-        ("phased", 3, False, True), ("phased", 5, False, True), ("paper", 7, False, True), ("phased", 3, True, True),
-        ("paper", 7, True, True), ("phased", 3, True, False),
+        ("phased", 3, False, True),
+        ("phased", 5, False, True),
+        ("paper", 7, False, True),
+        ("phased", 3, True, True),
+        ("paper", 7, True, True),
+        ("phased", 3, True, False),
     ],
-)  # fmt: skip
+)
 def test_interrupted_equals_uninterrupted(
     place, tmp_path, monkeypatch, name, killed_at, fine_tuned, kept
 ):

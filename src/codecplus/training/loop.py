@@ -236,7 +236,7 @@ class Trainer:
         return batch._replace(audio=batch.audio.to(self.device))
 
     def _seed(self, index: int) -> None:
-        """Seed random numbers by the number of this batch, so that no state of them need be kept."""
+        """Seed random numbers by the number of this batch: no state of them need be kept."""
         number = (self.step_number * self.accumulate + index) * self.processes.count
         torch.manual_seed(self.recipe.seed * 1_000_003 + number + self.processes.index)
 
