@@ -68,7 +68,8 @@ def fit_entropy_model(
     Raises:
         InputError: if there is no readable audio.
     """
-    start, say = time.monotonic(), progress or (lambda line: None)
+    start = time.monotonic()
+    say = progress or (lambda line: None)
     clips = list(
         _encoded(codec, _files(recordings), start + 30 * minutes, start + 20 * minutes, seed)
     )
@@ -187,11 +188,15 @@ class _FloatNetwork(nn.Module):
 
     def __init__(self, frames: Tensor, codebooks: CodebookGeometry, generator: torch.Generator):
         super().__init__()
-        entries, directions, H = codebooks.entries, codebooks.directions, _HIDDEN
+        entries = codebooks.entries
+        directions = codebooks.directions
+        H = _HIDDEN
         K, N, seen = entries.shape
-        d, lows = max(seen, _WIDTH), 1 << low_bits(N)
+        d = max(seen, _WIDTH)
+        lows = 1 << low_bits(N)
         self.sizes = (K, d, H, N // lows, lows)
-        self.rounded, self.generator = False, generator
+        self.rounded = False
+        self.generator = generator
         entries = entries - entries.mean(
             dim=1, keepdim=True
         )  # what all entries of a codebook share tells nothing
@@ -245,7 +250,9 @@ class _FloatNetwork(nn.Module):
         hidden (K, L, K, d, H) is changed; views (K, d, K, d) are those of the vectors of codes,
         frames (N, L, K) of any audio.
         """
-        K, H, d = self.sizes[0], self.sizes[2], views.shape[1]
+        K = self.sizes[0]
+        H = self.sizes[2]
+        d = views.shape[1]
         known = self.known.view(K, LAGS, K, -1)[..., :1]  # (K, L, K, 1)
         vectors = torch.stack(
             [self.codes[j, frames[:, 1, j], :d] for j in range(K)], dim=1
@@ -268,7 +275,8 @@ class _FloatNetwork(nn.Module):
             stay = torch.empty_like(h[0]).bernoulli_(1 - _DROPPED, generator=self.generator)
             h = h * stay / (1 - _DROPPED)
         ranks = self.ranks.gather(1, frames[:, 0].t())  # (K, N)
-        high, low = ranks // lows, ranks % lows
+        high = ranks // lows
+        low = ranks % lows
         high_logits = torch.baddbmm(self.high_bias[:, None], h, self._weights("high"))
         low_logits = self._low_logits(h, high)
         high_nats = F.cross_entropy(high_logits.transpose(1, 2), high, reduction="none")
@@ -281,7 +289,8 @@ class _FloatNetwork(nn.Module):
         # Codes with the same high symbol share their weights: they are gathered, and multiplied at
         # once.
         group = (high + highs * torch.arange(K)[:, None]).flatten()
-        order, counts = group.argsort(), torch.bincount(group, minlength=K * highs)
+        order = group.argsort()
+        counts = torch.bincount(group, minlength=K * highs)
         room = int(counts.max())
         place = torch.empty_like(order)
         place[order] = torch.arange(len(order)) - (counts.cumsum(0) - counts)[group[order]]
@@ -366,7 +375,8 @@ class _FloatNetwork(nn.Module):
             "codes": _rounded(self.codes, self.unit["codes"]).numpy().astype(np.int8),
         }
         for name in ("hidden", "high", "low"):
-            weights, bias = getattr(self, name), getattr(self, f"{name}_bias")
+            weights = getattr(self, name)
+            bias = getattr(self, f"{name}_bias")
             if name == "hidden":
                 weights = weights * self.known
             else:
