@@ -31,7 +31,8 @@ from codecplus.acceleration.training import use_training_layers
 from codecplus.configuration import preset_names
 from codecplus.modeling_dac.layers_dac import DacConv1d, DacConvTranspose1d, Snake1d
 from codecplus.training.data import Batch
-from codecplus.training.loop import Trainer, new_model
+from codecplus.training.initialization import new_model
+from codecplus.training.loop import Trainer
 from codecplus.training.recipe import Recipe
 
 
@@ -102,7 +103,10 @@ class Stopwatch:
         trainer._output_gradient = self.timed("losses", trainer._output_gradient)
         for name, loss in trainer.losses.items():
             trainer.losses[name] = self.timed("losses", loss)
-        trainer._judge = self.timed("discriminators forward", trainer._judge)
+        if trainer.adversary is not None:
+            trainer.adversary.losses = self.timed(
+                "discriminators forward", trainer.adversary.losses
+            )
         trainer.accelerator.backward = self.timed("backward", trainer.accelerator.backward)
         trainer._update = self.timed("optimizer and average", trainer._update)
         trainer._follow = self.timed("codebooks", trainer._follow)

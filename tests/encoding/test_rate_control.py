@@ -12,7 +12,13 @@ from codecplus.bitstream import EntropyModel, unpack
 from codecplus.bitstream.blocks import NETWORK, _encode_as
 from codecplus.cli import main
 from codecplus.errors import FileFormatError, InputError, ModelMismatchError
-from codecplus.training.entropy import Codebooks, _encoded, _FloatNetwork, _windows, fit_network
+from codecplus.training.entropy import (
+    CodebookGeometry,
+    _encoded,
+    _FloatNetwork,
+    _windows,
+    fit_network,
+)
 from codecplus.utils import load_audio, save_audio
 
 
@@ -36,7 +42,7 @@ def trained(audio) -> Codec:
     """A codec with an entropy model that has seen very much the same."""
     codec = plain_codec()
     model = fit_network(
-        [np.asarray(codec.encode(audio))], Codebooks.of(codec), codec.fingerprint, steps=60
+        [np.asarray(codec.encode(audio))], CodebookGeometry.of(codec), codec.fingerprint, steps=60
     )
     return plain_codec(entropy_models=[model])
 
@@ -67,7 +73,7 @@ def test_while_time_is_left_recordings_are_encoded_again_a_little_changed(audio,
 def test_codebooks_see_each_other_through_their_projections():
     codec = plain_codec()
     first, second = codec.model.quantizer.quantizers[:2]
-    books = Codebooks.of(codec)
+    books = CodebookGeometry.of(codec)
     entry = first.codebook.weight[3]
     with torch.no_grad():
         seen = second.in_proj(first.out_proj(entry[None, :, None])) - second.in_proj(
@@ -78,7 +84,7 @@ def test_codebooks_see_each_other_through_their_projections():
 
 def test_integers_cost_what_the_rounded_floats_say(audio):
     codec = plain_codec()
-    books, codes = Codebooks.of(codec), np.asarray(codec.encode(np.tile(audio, 4)))
+    books, codes = CodebookGeometry.of(codec), np.asarray(codec.encode(np.tile(audio, 4)))
     frames = torch.from_numpy(_windows(codes, books.entries.shape[1]))
     network = _FloatNetwork(frames, books, torch.Generator().manual_seed(0)).eval()
     with torch.no_grad():  # weights that matter

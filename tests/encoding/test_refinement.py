@@ -17,7 +17,7 @@ from codecplus.encoding.refinement import Refiner, _CheapestEntries, encode_with
 from codecplus.eval.metrics import score
 from codecplus.inference.chunked import encode_blocks
 from codecplus.training.codebooks import initialize
-from codecplus.training.entropy import Codebooks, fit_network
+from codecplus.training.entropy import CodebookGeometry, fit_network
 from codecplus.utils import load_audio
 
 NETS = {
@@ -118,7 +118,7 @@ def test_bits_weigh_where_an_entropy_model_tells_them():
     codec = Codec(tiny_model(**NETS["16khz"]))
     audio = lively(32000)
     codes = np.asarray(codec.encode(audio[0]))
-    entropy = fit_network([codes], Codebooks.of(codec), codec.fingerprint, steps=60)
+    entropy = fit_network([codes], CodebookGeometry.of(codec), codec.fingerprint, steps=60)
     with torch.no_grad():
         latents = codec.model.encoder(torch.from_numpy(audio)[:, None])
         search, free = (

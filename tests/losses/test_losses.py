@@ -19,10 +19,12 @@ from codecplus.losses import (
     limit_bandwidth,
     losses_by_name,
     magnitude,
+    registry,
     relative_waveform_loss,
     shared_spectra,
     weighted_gradient,
 )
+from codecplus.training.recipe import Objective, Recipe
 
 RATE = 16_000
 
@@ -128,21 +130,6 @@ def test_mel_loss_equals_a_sum_over_triangles(pair):
     )
 
 
-@pytest.mark.parametrize(
-    "loss",
-    [relative_waveform_loss, CompressedSTFTLoss([64]), RelativeMelLoss(RATE, {64: 8, 256: 80})],
-)
-def test_equal_signals_cost_nothing(loss, pair):
-    assert float(loss(pair[1], pair[1])) == 0
-
-
-@pytest.mark.parametrize("loss", [CompressedSTFTLoss([64]), RelativeMelLoss(RATE, {64: 8})])
-def test_silence_has_a_finite_gradient(loss):
-    estimate = torch.zeros(1, 400, requires_grad=True)
-    loss(estimate, torch.zeros(1, 400)).backward()
-    assert estimate.grad.isfinite().all()
-
-
 def test_too_short_a_signal_says_what_was_expected():
     with pytest.raises(ValueError, match="more than 128 samples for a window of 256, got 100"):
         Spectrum(256)(torch.zeros(1, 100))
@@ -191,6 +178,20 @@ def test_the_papers_stft_loss_equals_its_formula(pair):
 def test_the_papers_mel_loss_equals_transformers_log_mel(pair):
     from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
+    def log_mel(signal, window, filters):
+        return spectrogram(
+            signal.astype(np.float64),
+            window_function(window, "hann"),
+            frame_length=window,
+            hop_length=window // 4,
+            power=1.0,
+            center=True,
+            pad_mode="reflect",
+            mel_filters=filters,
+            mel_floor=1e-5,
+            log_mel="log10",
+        )
+
     estimate, reference = pair
     total = 0.0
     for window, bands in ((1024, 40), (32, 5)):
@@ -199,11 +200,7 @@ def test_the_papers_mel_loss_equals_transformers_log_mel(pair):
         )
         items = []
         for x, y in zip(estimate.numpy(), reference.numpy(), strict=True):
-            a, b = (
-                spectrogram(s.astype(np.float64), window_function(window, "hann"), window, window // 4, power=1.0,
-                            center=True, pad_mode="reflect", mel_filters=filters, mel_floor=1e-5, log_mel="log10")
-                for s in (x, y)
-            )  # fmt: skip
+            a, b = (log_mel(signal, window, filters) for signal in (x, y))
             items.append(np.abs(a - b).mean())
         total += np.mean(items)
     assert float(MultiScaleMelLoss(RATE, {1024: 40, 32: 5})(estimate, reference)) == pytest.approx(
@@ -286,18 +283,18 @@ def test_disturbance_loss_follows_pesq():
 def test_shared_spectra_change_nothing():
     estimate, reference = noisy(8000)
     estimate.requires_grad_()
-    made = losses_by_name(LOSSES, RATE, {512: 40, 64: 8}, [512])
+    losses = losses_by_name(LOSSES, RATE, {512: 40, 64: 8}, [512])
 
     def run():
-        values = torch.stack([loss(estimate, reference) for loss in made.values()])
+        values = torch.stack([loss(estimate, reference) for loss in losses.values()])
         return values, torch.autograd.grad(values.sum(), estimate)[0]
 
     expected = run()
     with shared_spectra():
         found = run()
-        other = made["relative_mel"](estimate.detach() * 2, reference)
+        other = losses["relative_mel"](estimate.detach() * 2, reference)
     assert float(other) == pytest.approx(
-        float(made["relative_mel"](estimate.detach() * 2, reference))
+        float(losses["relative_mel"](estimate.detach() * 2, reference))
     )
     for a, b in zip(expected, found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
@@ -306,25 +303,69 @@ def test_shared_spectra_change_nothing():
 def test_faint_sound_counts_in_the_quiet_mel_alone():
     reference = torch.sin(torch.arange(8000) * 0.3)[None]
     faint = reference + 1e-4 * torch.sin(torch.arange(8000) * 1.3)
-    made = losses_by_name(["relative_mel", "quiet_mel"], RATE, {256: 20}, [])
-    quiet, relative = (
-        float(made[name](faint, reference)) for name in ("quiet_mel", "relative_mel")
-    )
+    losses = losses_by_name(["relative_mel", "quiet_mel"], RATE, {256: 20}, [])
+    quiet = float(losses["quiet_mel"](faint, reference))
+    relative = float(losses["relative_mel"](faint, reference))
     assert quiet > 5 * relative
 
 
-def test_every_loss_has_a_name():
-    pair = noisy(8000)
-    made = losses_by_name(LOSSES, RATE, {64: 8}, [64])
-    assert float(made["waveform_l1"](*pair)) == pytest.approx(
-        float((pair[0] - pair[1]).abs().mean())
+def made(name):
+    return losses_by_name([name], RATE, {512: 40, 64: 8}, [512])[name]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_registered_loss_is_zero_for_equal_signals_alone(name):
+    estimate, reference = noisy(8000)
+    assert float(made(name)(reference, reference)) == pytest.approx(0, abs=1e-4)
+    assert float(made(name)(estimate, reference)) > 0
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_registered_loss_has_a_gradient_that_is_finite_for_silence_too(name):
+    estimate, reference = noisy(8000)
+    for x, y in ((estimate, reference), (torch.zeros(2, 8000), torch.zeros(2, 8000))):
+        x = x.clone().requires_grad_()
+        value = made(name)(x, y)
+        (gradient,) = torch.autograd.grad(value, x)
+        assert value.isfinite()
+        assert gradient.isfinite().all()
+        assert bool(gradient.any()) == bool(x.any())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_registered_loss_is_accepted_by_a_recipe(name):
+    objective = Objective(weights={name: 0.5})
+    assert objective.reconstruction == [name]
+
+
+def test_a_loss_is_registered_where_it_is_defined(monkeypatch):
+    monkeypatch.setattr(registry, "LOSSES", dict(LOSSES))
+
+    @registry.loss("twice")
+    def twice(estimate, reference):
+        return 2 * (estimate - reference).abs().mean()
+
+    assert registry.losses_by_name(["twice"], RATE, {}, []) == {"twice": twice}
+    with pytest.raises(ValueError, match=r"'mel' is registered already, by .*MultiScaleMelLoss"):
+        registry.loss("mel")(twice)
+
+
+def test_losses_are_computed_in_the_order_that_gives_balanced_recipes_their_scale():
+    order = list(LOSSES)
+    for name in ("dac-16khz-live", "dac-44khz-small"):
+        weights = Recipe.load(name).objective.weights
+        assert [n for n in order if n in weights] == list(weights)
+
+
+def test_losses_on_samples_are_mean_differences():
+    estimate, reference = noisy(8000)
+    difference = estimate - reference
+    assert float(made("waveform_l1")(estimate, reference)) == pytest.approx(
+        float(difference.abs().mean())
     )
-    assert float(made["waveform_l2"](*pair)) == pytest.approx(
-        float((pair[0] - pair[1]).square().mean())
+    assert float(made("waveform_l2")(estimate, reference)) == pytest.approx(
+        float(difference.square().mean())
     )
-    for loss in made.values():
-        assert float(loss(pair[1], pair[1])) == pytest.approx(0, abs=1e-4)
-        assert float(loss(*pair)) > 0
 
 
 def test_what_lies_above_a_narrow_band_costs_nothing():

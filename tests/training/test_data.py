@@ -46,6 +46,17 @@ def test_a_stream_continues_from_its_state(folder):
     assert torch.equal(next(stream).audio, next(later).audio)
 
 
+def test_peeking_changes_nothing(folder):
+    plain, peeked = batches(folder), batches(folder)
+    ahead = peeked.peek(2)
+    assert peeked.state_dict() == batches(folder).state_dict()
+    for batch in ahead:
+        assert torch.equal(next(plain).audio, batch.audio)
+        assert torch.equal(next(peeked).audio, batch.audio)
+    assert torch.equal(next(plain).audio, next(peeked).audio)
+    assert peeked.state_dict() == plain.state_dict()
+
+
 def test_workers_change_nothing(folder):
     alone, ahead = batches(folder), batches(folder, workers=2)
     for _ in range(3):

@@ -100,8 +100,14 @@ def test_losses_are_least_squares_and_l1():
         for f, r in zip(fake, real, strict=True)
         for a, b in zip(f[:-1], r[:-1], strict=True)
     )
-    for value, expected in zip(found, (judge, codec, matching), strict=True):
+    for value, expected in zip(found[:3], (judge, codec, matching), strict=True):
         assert float(value) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_accuracy_is_the_share_of_judgements_on_the_right_side():
+    fake = [[torch.tensor([0.1, 0.6])], [torch.tensor([0.9])]]
+    real = [[torch.tensor([0.7, 0.8])], [torch.tensor([0.4])]]
+    assert float(adversarial_losses(fake, real).accuracy) == pytest.approx(0.75 / 2)
 
 
 def test_the_real_features_get_no_gradient_from_matching():

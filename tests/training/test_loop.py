@@ -12,9 +12,11 @@ from codecplus.modeling_dac import CausalDacConfig, CausalDacModel
 from codecplus.training import loop
 from codecplus.training.codebooks import initialize, is_steered
 from codecplus.training.data import AudioFile, Batches, Crops, Cutter, FileSource
-from codecplus.training.loop import Trainer, initialize_weights, new_model
+from codecplus.training.initialization import initialize_weights, new_model
+from codecplus.training.loop import Trainer
 from codecplus.training.optimizer import Muon, build_optimizers, orthogonalized
 from codecplus.training.recipe import Recipe, Schedule
+from codecplus.training.reporting import Window
 from codecplus.training.widening import with_wider_encoder
 from codecplus.utils import save_audio
 
@@ -171,11 +173,11 @@ def test_what_no_codebook_reads_of_the_latents_shrinks(tone):
 def test_the_papers_recipe_moves_codebooks_and_discriminators_by_gradient(tone):
     run = trainer(tone, PAPER)
     codebook = run.model.quantizer.quantizers[0].codebook.weight.detach().clone()
-    judge = run.discriminator.discriminators[0].conv_post.bias.detach().clone()
+    judge = run.adversary.discriminator.discriminators[0].conv_post.bias.detach().clone()
     report = run.step()
     assert float(report["codebook"]) > 0
     assert not torch.equal(codebook, run.model.quantizer.quantizers[0].codebook.weight)
-    assert not torch.equal(judge, run.discriminator.discriminators[0].conv_post.bias)
+    assert not torch.equal(judge, run.adversary.discriminator.discriminators[0].conv_post.bias)
 
 
 @pytest.mark.parametrize("fields", [PHASED, PAPER], ids=["phased", "paper"])
@@ -214,6 +216,43 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(tone, monkeypatch):
         0,
         3,
     )
+
+
+def test_logged_means_are_over_the_steps_that_had_a_value(tone, monkeypatch):
+    run = trainer(tone, PHASED)
+    window = Window(run)
+    reports = [run.step() for _ in range(4)]
+    for report in reports:
+        window.add(report)
+    numbers = window.close()
+    for name, first in (("relative_mel", 0), ("commitment", 2), ("adversarial", 3)):
+        values = [float(report[name]) for report in reports[first:]]
+        assert numbers[f"train/{name}"] == pytest.approx(np.mean(values)), name
+    assert numbers["train/revived"] == sum(report.get("revived", 0) for report in reports)
+    assert numbers["learning_rate/decoder"] == pytest.approx(1e-2)
+    assert numbers["learning_rate/encoder"] == pytest.approx(0.5e-2)
+    assert numbers["learning_rate/discriminator"] == pytest.approx(1e-3)
+    assert 0 <= numbers["train/discriminator_accuracy"] <= 1
+    original = loop.losses.limit_bandwidth
+    monkeypatch.setattr(loop.losses, "limit_bandwidth", lambda x, *a: original(x, *a) * math.nan)
+    window.add(run.step())
+    monkeypatch.undo()
+    report = run.step()
+    window.add(report)
+    numbers = window.close()
+    assert numbers["train/skipped"] == 1
+    assert numbers["train/relative_mel"] == pytest.approx(float(report["relative_mel"]))
+
+
+def test_shares_of_the_balancer_are_those_of_the_recipe_in_the_mean(tone):
+    run = trainer(tone, PHASED)
+    first = run.step()
+    shares = {k.removeprefix("share/"): v for k, v in first.items() if k.startswith("share/")}
+    weights = {n: w for n, w in PHASED["objective"]["weights"].items() if n in shares}
+    assert shares == pytest.approx({n: w / sum(weights.values()) for n, w in weights.items()})
+    second = run.step()
+    shares = {k.removeprefix("share/"): v for k, v in second.items() if k.startswith("share/")}
+    assert sum(shares.values()) == pytest.approx(1)
 
 
 def test_steps_that_are_never_finite_stop_the_run(tone):
@@ -403,6 +442,13 @@ def test_another_number_of_steps_keeps_the_course():
     short = schedule.scaled(100)
     assert (short.steps, short.quantize_at, short.freeze_at, short.decay_at) == (100, 20, 90, 80)
     assert short.factor(60) == pytest.approx(schedule.factor(600))
+
+
+def test_a_short_run_warms_up_over_a_tenth_of_its_steps():
+    schedule = Schedule(steps=50_000, warmup=100)
+    assert [schedule.scaled(steps).warmup for steps in (5, 50, 500, 5000, 90_000)] == [
+        1, 5, 50, 100, 100,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", [(2, 16, 40), (1, 40, 16)])

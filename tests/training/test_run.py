@@ -2,20 +2,25 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from training_recipes import CONFIG, PAPER, PHASED, RATE
 
 from codecplus import CausalDacModel, DacFeatureExtractor, load_codec
 from codecplus.cli import main
 from codecplus.errors import CheckpointError, InputError, OutputExistsError
 from codecplus.training import run as runs
+from codecplus.training import saving
 from codecplus.training.codebooks import initialize
-from codecplus.training.loop import Trainer, new_model
+from codecplus.training.initialization import new_model
+from codecplus.training.loop import Trainer
 from codecplus.training.recipe import Recipe
 from codecplus.training.run import RunOptions, train
+from codecplus.training.validation import Validation
 from codecplus.utils import save_audio
 
 OPTIONS = RunOptions(
@@ -77,10 +82,14 @@ def lines(folder):
 @pytest.mark.parametrize(
     ("name", "killed_at", "fine_tuned", "kept"),
     [
-        ("phased", 3, False, True), ("phased", 5, False, True), ("paper", 7, False, True), ("phased", 3, True, True),
-        ("paper", 7, True, True), ("phased", 3, True, False),
+        ("phased", 3, False, True),
+        ("phased", 5, False, True),
+        ("paper", 7, False, True),
+        ("phased", 3, True, True),
+        ("paper", 7, True, True),
+        ("phased", 3, True, False),
     ],
-)  # fmt: skip
+)
 def test_interrupted_equals_uninterrupted(
     place, tmp_path, monkeypatch, name, killed_at, fine_tuned, kept
 ):
@@ -119,8 +128,10 @@ def test_a_run_ends_with_a_checkpoint_that_loads(place, tmp_path):
     loaded = CausalDacModel.from_pretrained(tmp_path / "out")
     codec = load_codec(tmp_path / "out")
     assert DacFeatureExtractor.from_pretrained(tmp_path / "out").sampling_rate == RATE
+    assert model.state_dict().keys() == loaded.state_dict().keys()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, loaded.state_dict()[name])
+    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in loaded.parameters())
     assert codec.encode(np.zeros(RATE, np.float32)).shape[0] == 3
     assert {p.name for p in (tmp_path / "out" / "training").iterdir()} == {
         "state.pt", "recipe.json", "discriminators.safetensors", "log.jsonl",
@@ -152,10 +163,10 @@ def test_fine_tuning_starts_from_the_checkpoint_and_its_discriminators(
 
     def look(run):
         seen["weights"] = run.trainer.model.folded_state_dict()
-        seen["judge"] = run.trainer.discriminator.state_dict()
+        seen["judge"] = run.trainer.adversary.discriminator.state_dict()
         return run.trainer.average
 
-    monkeypatch.setattr(runs._Run, "run", look)
+    monkeypatch.setattr(runs.Run, "run", look)
     train(
         recipe,
         place / "recordings",
@@ -165,7 +176,7 @@ def test_fine_tuning_starts_from_the_checkpoint_and_its_discriminators(
     )
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(seen["weights"][name], tensor)
-    saved = runs.load_file(tmp_path / "first" / "training" / "discriminators.safetensors")
+    saved = load_file(tmp_path / "first" / "training" / "discriminators.safetensors")
     assert all(torch.equal(seen["judge"][name], tensor) for name, tensor in saved.items())
 
 
@@ -248,6 +259,83 @@ def test_ctrl_c_saves_and_can_be_resumed(place, tmp_path, monkeypatch):
     assert state["trainer"]["progress"]["step"] == 3
 
 
+def test_a_run_that_is_stopped_says_how_it_goes_on(place, tmp_path, monkeypatch, capsys):
+    import os
+    import signal
+
+    step = Trainer.step
+
+    def terminated(trainer):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(trainer)
+
+    monkeypatch.setattr(Trainer, "step", terminated)
+    recipe = Recipe.load(place / "paper.json")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, place / "recordings", tmp_path / "out", options=OPTIONS)
+    assert "stopped at step 1 of 8 and saved; --resume goes on" in capsys.readouterr().err
+
+
+def test_without_a_terminal_a_run_prints_what_it_is_and_a_line_at_each_log(place, tmp_path, capsys):
+    recipe = Recipe.load(place / "phased.json")
+    options = replace(OPTIONS, progress=True, log_every=4)
+    train(recipe, place / "recordings", tmp_path / "out", options=options)
+    printed = capsys.readouterr().err.splitlines()
+    text = "\n".join(printed)
+    assert f"training {tmp_path / 'out'}: 8 steps" in text
+    assert "recordings: 19 files, 0.0 hours" in text
+    assert "computing: float32 on cpu, 1 processes, 4 crops of 0.02 s a step" in text
+    assert (
+        "warm-up from step 0; quantizer from step 2; discriminators from step 3; "
+        "decay from step 5; decoder alone from step 6" in text
+    )
+    lines = [line for line in printed if line.startswith("step ")]
+    assert [line.split(",")[0] for line in lines] == ["step 4 of 8", "step 8 of 8"]
+    assert "relative_mel" in lines[0]
+    assert lines[0].endswith("left")
+
+
+def test_the_best_checkpoint_and_milestones_are_kept_and_can_be_started_from(
+    place, tmp_path, monkeypatch
+):
+    scores = iter([3.0, 1.0, 2.0, 2.0])
+    monkeypatch.setattr(
+        runs.Validator,
+        "__call__",
+        lambda self, model, quantize: Validation(
+            {"mel": next(scores)}, [clip.audio for clip in self.clips]
+        ),
+    )
+    recipe = Recipe.load(place / "paper.json")
+    options = replace(OPTIONS, validate_every=2, keep_every=4)
+    train(recipe, place / "recordings", tmp_path / "out", options=options)
+    training = tmp_path / "out" / "training"
+    kept = {
+        name: CausalDacModel.from_pretrained(training / name).state_dict()
+        for name in ("best", "step-4", "step-8")
+    }
+    assert sorted(path.parent.name for path in training.glob("*/config.json")) == sorted(kept)
+    key = "decoder.conv1.weight"
+    assert torch.equal(kept["best"][key], kept["step-4"][key])
+    assert not torch.equal(kept["best"][key], kept["step-8"][key])
+    assert saving.checkpoint_to_load(f"{tmp_path / 'out'}@best") == training / "best"
+    short = Recipe.load(place / "paper.json", {"schedule.steps": 1, "lr": 0.0})
+    best = f"{tmp_path / 'out'}@best"
+    tuned = train(short, place / "recordings", tmp_path / "next", init_from=best, options=OPTIONS)
+    torch.testing.assert_close(tuned.state_dict()[key], kept["best"][key])
+    with pytest.raises(InputError, match="kept no checkpoint 'step-5'; it has best and step-4 and"):
+        saving.checkpoint_to_load(f"{tmp_path / 'out'}@step-5")
+
+
+def test_recordings_of_silence_are_refused(place, tmp_path):
+    (tmp_path / "silence").mkdir()
+    save_audio(np.zeros(RATE, np.float32), tmp_path / "silence" / "silence.wav", RATE)
+    recipe = Recipe.load(place / "paper.json")
+    with pytest.raises(InputError, match="the recordings are silent: 320 places were tried"):
+        train(recipe, tmp_path / "silence", tmp_path / "out", options=OPTIONS)
+    assert not (tmp_path / "out").exists()
+
+
 def test_two_processes_compute_what_one_does_with_the_whole_batch(place, tmp_path):
     # Muon in bf16 makes rounding a difference of 1 %, by which k-means then decides otherwise.
     # What processes draw for themselves is left out.
@@ -302,8 +390,18 @@ def test_tensorboard_gets_numbers_audio_and_spectrograms(place, tmp_path):
     events = EventAccumulator(str(tmp_path / "out" / "training" / "tensorboard"))
     events.Reload()
     tags = events.Tags()
-    for name in ("train/mel", "train/adversarial", "train/gradient_norm", "codebooks/perplexity", "codebooks/used",
-                 "train/revived", "validation/mel", "speed/audio_seconds_per_second"):  # fmt: skip
+    names = (
+        "train/mel",
+        "train/adversarial",
+        "train/gradient_norm",
+        "train/revived",
+        "codebooks/perplexity",
+        "codebooks/used",
+        "validation/mel",
+        "validation/band/0-1 kHz",
+        "speed/audio_seconds_per_second",
+    )
+    for name in names:
         values = [event.value for event in events.Scalars(name)]
         assert values
         assert all(map(math.isfinite, values))

@@ -20,22 +20,41 @@ ADVERSARY = {
     "lr": 1e-3,
 }
 
-# As of the embedded checkpoints: phases, balanced gradients, codebooks as means, Muon.
+# Like those of the embedded checkpoints: phases, balanced gradients, codebooks as means, Muon.
 PHASED = {
     "preset": "config.json",
-    "schedule": {"steps": 8, "warmup": 2, "quantize_at": 2, "adversary_at": 3, "freeze_at": 6, "decay_at": 5},
+    "schedule": {
+        "steps": 8,
+        "warmup": 2,
+        "quantize_at": 2,
+        "adversary_at": 3,
+        "freeze_at": 6,
+        "decay_at": 5,
+    },
     "objective": {
         "balanced": True,
-        "weights": {"relative_mel": 0.6, "compressed_stft": 0.3, "relative_waveform": 0.1, "adversarial": 0.2,
-                    "feature_matching": 0.2},
+        "weights": {
+            "relative_mel": 0.6,
+            "compressed_stft": 0.3,
+            "relative_waveform": 0.1,
+            "adversarial": 0.2,
+            "feature_matching": 0.2,
+        },
         "mel_bands": {"64": 8},
         "stft_windows": [64],
         "commitment": 0.03,
         "latent_scale": 0.1,
         "unread": 0.03,
     },
-    "codebooks": {"learning": "means", "placed": True, "placement_vectors": 100, "placement_floor": 0.05,
-                  "revive_below": 0.04, "rate_weight": 0.02, "searched": 0.5},
+    "codebooks": {
+        "learning": "means",
+        "placed": True,
+        "placement_vectors": 100,
+        "placement_floor": 0.05,
+        "revive_below": 0.04,
+        "rate_weight": 0.02,
+        "searched": 0.5,
+    },
     "adversary": ADVERSARY,
     "batch": 4,
     "seconds": 0.018,
@@ -45,7 +64,7 @@ PHASED = {
     "clip": None,
     "weight_norm": False,
     "quantizer_dropout": 0.5,
-}  # fmt: skip
+}
 
 # As in the paper.
 PAPER = {

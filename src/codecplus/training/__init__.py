@@ -1,1 +1,1 @@
-"""Training: losses, data and the loop."""
+"""Training: from recordings and a recipe to a checkpoint, and entropy models for its codes."""

@@ -5,8 +5,6 @@ Crop number n is drawn by a generator seeded with n, so that workers may prefetc
 resume at it, and several processes may share the numbers. Letters: B batch, S samples.
 """
 
-from __future__ import annotations
-
 import io
 import signal
 import warnings
@@ -200,13 +198,14 @@ class Cutter:
     def cut(
         self, source: Source, random: np.random.Generator
     ) -> tuple[np.ndarray, float, list[str]]:
-        """A crop (S,), its bandwidth in Hz, and the problems on the way to it. Raises InputError if
-        none is to be had.
+        """Return a crop (S,), its bandwidth in Hz, and the problems on the way to it.
 
-        After so many attempts that met only silence, the last silence is given.
+        If all attempts met only silence, the last silence is given. Raises InputError if no
+        recording can be read.
         """
         broken: dict[str, str] = {}
-        silence, tries = None, 0
+        silence = None
+        tries = 0
         for _ in range(1000):
             name, file = source.draw(random)
             if name in broken:
@@ -218,10 +217,12 @@ class Cutter:
                 if len(broken) == self.attempts:
                     break
                 continue
-            crop, bandwidth = self._augment(crop, random), min(rate, self.sample_rate) / 2
-            if np.square(crop).mean() > 10 ** (self.augmentation.silence_db / 10):
+            crop = self._augment(crop, random)
+            bandwidth = min(rate, self.sample_rate) / 2
+            if not self._is_silent(crop):
                 return crop, bandwidth, list(broken.values())
-            silence, tries = (crop, bandwidth), tries + 1
+            silence = (crop, bandwidth)
+            tries += 1
             if tries == self.attempts:
                 break
         if silence is None:
@@ -250,23 +251,26 @@ class Cutter:
         chosen = self.augmentation
         # All are drawn whether they are used or not, so that changing one share leaves the others'
         # draws alone.
-        shares, loudness, gain = (
-            random.random(3),
-            random.uniform(*chosen.loudness_lufs),
-            random.uniform(*chosen.gain_db),
-        )
+        shares = random.random(3)
+        loudness = random.uniform(*chosen.loudness_lufs)
+        gain = random.uniform(*chosen.gain_db)
         decibels = 0.0
         # What is silent stays so: noise made loud teaches noise.
-        if shares[0] < chosen.loudness_share and np.square(crop).mean() > 10 ** (
-            chosen.silence_db / 10
-        ):
-            found = integrated_loudness(crop, self.sample_rate)
-            decibels += loudness - found if np.isfinite(found) else 0.0
+        if shares[0] < chosen.loudness_share and not self._is_silent(crop):
+            before = integrated_loudness(crop, self.sample_rate)
+            if np.isfinite(before):
+                decibels += loudness - before
         if shares[1] < chosen.gain_share:
             decibels += gain
         if decibels:
-            crop = crop * np.float32(min(10 ** (decibels / 20), 0.95 / (np.abs(crop).max() + 1e-9)))
-        return -crop if shares[2] < chosen.flip_share else crop
+            loudest = 0.95 / (np.abs(crop).max() + 1e-9)
+            crop = crop * np.float32(min(10 ** (decibels / 20), loudest))
+        if shares[2] < chosen.flip_share:
+            return -crop
+        return crop
+
+    def _is_silent(self, crop: np.ndarray) -> bool:
+        return np.square(crop).mean() <= 10 ** (self.augmentation.silence_db / 10)
 
 
 class Crops(Dataset):
@@ -391,20 +395,24 @@ class Batches:
         processes: int = 1,
         workers: int = 0,
     ):
-        self.crops, self.batch, self.rank, self.processes = crops, batch, rank, processes
-        # A stream is read by one process, in order.
-        self.workers = min(workers, 1) if isinstance(crops, StreamedCrops) else workers
-        self.position, self._streamed = 0, {}
+        self.crops = crops
+        self.batch = batch
+        self.rank = rank
+        self.processes = processes
+        self.workers = workers
+        if isinstance(crops, StreamedCrops):  # a stream is read by one process, in order
+            self.workers = min(workers, 1)
+        self.position = 0
+        self._streamed: dict[str, Any] = {}
         self._reported: set[str] = set()
         self._iterator: Iterator[Batch] | None = None
+        self._peeked: list[Batch] = []
 
-    def __iter__(self) -> Batches:
+    def __iter__(self) -> "Batches":
         return self
 
     def __next__(self) -> Batch:
-        if self._iterator is None:
-            self._iterator = iter(self._loader())
-        batch = next(self._iterator)
+        batch = self._peeked.pop(0) if self._peeked else self._load()
         self.position += 1
         self._streamed = batch.state
         for problem in batch.problems:
@@ -412,6 +420,17 @@ class Batches:
                 self._reported.add(problem)
                 warnings.warn(problem, stacklevel=2)
         return batch
+
+    def peek(self, count: int = 1) -> list[Batch]:
+        """Return the next batches, which will still be given."""
+        while len(self._peeked) < count:
+            self._peeked.append(self._load())
+        return self._peeked[:count]
+
+    def _load(self) -> Batch:
+        if self._iterator is None:
+            self._iterator = iter(self._loader())
+        return next(self._iterator)
 
     def _loader(self) -> DataLoader:
         # Without a generator of its own, a loader takes numbers from everybody's.
@@ -428,38 +447,41 @@ class Batches:
         return DataLoader(self.crops, batch_sampler=_Numbers(self), collate_fn=collate, **options)
 
     def close(self) -> None:
-        """Let the workers go."""
+        """End the workers."""
         self._iterator = None
+        self._peeked = []
 
     def state_dict(self) -> dict[str, Any]:
-        """What continues behind the last batch given."""
+        """Return the state that continues behind the last batch given."""
         return {"position": self.position, "stream": self._streamed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where the batches that gave `state` stood; they must have been made with the
-        same arguments.
+        """Continue where the batches that returned `state` stood.
+
+        They must have been made with the same arguments.
         """
-        self.position, self._streamed, self._iterator = state["position"], state["stream"], None
+        self.close()
+        self.position = state["position"]
+        self._streamed = state["stream"]
 
 
 def _leave_signals(worker: int) -> None:
-    """Whoever stops a run signals all its processes; these must live until the step at hand is
-    done.
+    """Ignore signals to stop, which go to all processes of a run.
+
+    Workers must live until the step at hand is done.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Numbers:
-    """The numbers of the crops of every batch from where `batches` stands."""
+    """The numbers of the crops of each batch, from where `batches` stands."""
 
     def __init__(self, batches: Batches):
-        self.first, self.rank, self.processes, self.batch = (
-            batches.position,
-            batches.rank,
-            batches.processes,
-            batches.batch,
-        )
+        self.first = batches.position
+        self.rank = batches.rank
+        self.processes = batches.processes
+        self.batch = batches.batch
 
     def __iter__(self) -> Iterator[list[int]]:
         position = self.first

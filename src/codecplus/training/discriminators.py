@@ -1,5 +1,6 @@
-"""The paper's discriminators and their losses (Kumar et al. 2023). They know waveforms (B, 1, S),
-nothing of codecs.
+"""The paper's discriminators and their losses (Kumar et al. 2023).
+
+They know waveforms (B, 1, S), nothing of codecs.
 
 Parts are named as in the original implementation, whose training states fit. Letters: B batch, S
 samples, T frames, F frequency bins, C channels, p period.
@@ -20,7 +21,9 @@ PAPER_BANDS = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
 def _conv(
     in_channels: int, out_channels: int, kernel: tuple[int, int], stride: tuple[int, int]
 ) -> nn.Sequential:
-    """A weight-normed convolution that keeps the size but for the stride, and its activation."""
+    """Return a weight-normed convolution, which keeps the size but for the stride, and its
+    activation.
+    """
     return nn.Sequential(_plain_conv(in_channels, out_channels, kernel, stride), nn.LeakyReLU(0.1))
 
 
@@ -34,7 +37,7 @@ def _plain_conv(
 class MultiPeriodDiscriminator(nn.Module):
     """Sees every p-th sample as a row of an image, for one period p (Kong et al. 2020).
 
-    Takes audio (B, 1, S), gives the outputs of its layers; the last one, (B, 1, T', p), is the
+    Takes audio (B, 1, S), returns the outputs of its layers. The last one, (B, 1, T', p), is the
     judgement.
     """
 
@@ -42,14 +45,15 @@ class MultiPeriodDiscriminator(nn.Module):
         super().__init__()
         self.period = period
         widths = [1, *channels]
+        strides = [(3, 1)] * (len(channels) - 1) + [(1, 1)]
         self.convs = nn.ModuleList(
-            _conv(a, b, (5, 1), (3, 1) if i < len(channels) - 1 else (1, 1))
-            for i, (a, b) in enumerate(pairwise(widths))
+            _conv(inputs, outputs, (5, 1), stride)
+            for (inputs, outputs), stride in zip(pairwise(widths), strides, strict=True)
         )
         self.conv_post = _plain_conv(widths[-1], 1, (3, 1))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Outputs of all layers, the judgement last."""
+        """Return the outputs of all layers, the judgement last."""
         missing = self.period - x.shape[-1] % self.period
         x = F.pad(x, (0, missing), mode="reflect")
         x = x.unflatten(-1, (-1, self.period))  # (B, 1, T, p)
@@ -62,10 +66,9 @@ class MultiPeriodDiscriminator(nn.Module):
 
 
 class MultiBandSTFTDiscriminator(nn.Module):
-    """Sees real and imaginary part of an STFT of one window length, its bands apart from each
-    other.
+    """Sees real and imaginary part of an STFT of one window, each band apart from the others.
 
-    Takes audio (B, 1, S), gives the outputs of its layers; the last one, (B, 1, T, F'), is the
+    Takes audio (B, 1, S), returns the outputs of its layers. The last one, (B, 1, T, F'), is the
     judgement.
     """
 
@@ -88,15 +91,14 @@ class MultiBandSTFTDiscriminator(nn.Module):
 
     @staticmethod
     def _convs(channels: int, layers: int) -> list[nn.Sequential]:
-        first, last = _conv(2, channels, (3, 9), (1, 1)), _conv(channels, channels, (3, 3), (1, 1))
-        return [
-            first,
-            *(_conv(channels, channels, (3, 9), (1, 2)) for _ in range(layers - 2)),
-            last,
-        ]
+        # The order of creation is that of random weights: the last layer before the inner ones.
+        first = _conv(2, channels, (3, 9), (1, 1))
+        last = _conv(channels, channels, (3, 3), (1, 1))
+        inner = [_conv(channels, channels, (3, 9), (1, 2)) for _ in range(layers - 2)]
+        return [first, *inner, last]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Outputs of all layers of all bands, the judgement last."""
+        """Return the outputs of all layers of all bands, the judgement last."""
         spectrum = self._spectrum(x)
         features, judged = [], []
         for (low, high), convs in zip(self.bands, self.band_convs, strict=True):
@@ -118,11 +120,11 @@ class MultiBandSTFTDiscriminator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Discriminators of several periods and several STFT windows, side by side; sizes are the
-    paper's by default.
+    """Discriminators of several periods and several STFT windows, side by side.
 
-    Takes audio (B, 1, S), brought to zero mean and a peak of 0.8 first, and gives for each part the
-    outputs of its layers, of which the last one is the judgement. An empty list leaves a kind out.
+    Sizes are the paper's by default; an empty list leaves a kind out. Takes audio (B, 1, S), brings
+    it to zero mean and a peak of 0.8, and returns for each part the outputs of its layers, the
+    judgement last. Raises ValueError if both kinds are left out.
     """
 
     def __init__(
@@ -137,7 +139,7 @@ class Discriminator(nn.Module):
         super().__init__()
         if not periods and not fft_sizes:
             raise ValueError(
-                "expected at least one period or one fft_size for the discriminator, got none of both"
+                "expected at least one period or one fft_size for the discriminator, got neither"
             )
         self.discriminators = nn.ModuleList(
             [
@@ -147,33 +149,38 @@ class Discriminator(nn.Module):
         )
 
     def forward(self, x: Tensor) -> list[list[Tensor]]:
-        """Outputs of all layers of all parts."""
+        """Return the outputs of all layers of all parts."""
         x = x - x.mean(dim=-1, keepdim=True)
         x = 0.8 * x / (x.abs().amax(dim=-1, keepdim=True) + 1e-9)
         return [part(x) for part in self.discriminators]
 
 
 class AdversarialLosses(NamedTuple):
-    """What both sides of the game want small; scalars."""
+    """The losses of both sides, and how well the discriminators tell signals apart; scalars."""
 
     discriminator: Tensor
     adversarial: Tensor
     feature_matching: Tensor
+    accuracy: Tensor  # share of judgements on the right side of one half, without a gradient
 
 
 def adversarial_losses(fake: list[list[Tensor]], real: list[list[Tensor]]) -> AdversarialLosses:
-    """Least-squares losses (Mao et al. 2017) and feature matching, from the layers' outputs for
-    both signals.
+    """Return least-squares losses (Mao et al. 2017) and feature matching, of the layers' outputs
+    for both signals.
 
-    Summed over parts, feature matching over their layers too, as in the paper. The discriminator's
-    loss is E[D(fake)²] + E[(1 − D(real))²], the codec's E[(1 − D(fake))²].
+    They are summed over parts, feature matching over their layers too, as in the paper. The
+    discriminator's loss is E[D(fake)²] + E[(1 − D(real))²], the codec's E[(1 − D(fake))²].
     """
     zero = real[0][0].new_zeros((), dtype=torch.float32)
-    discriminator, adversarial, matching = zero, zero, zero
-    for fakes, reals in zip(fake, real, strict=True):
-        judged, truth = fakes[-1].float(), reals[-1].float()
+    discriminator, adversarial, matching, accuracy = zero, zero, zero, zero
+    for fake_layers, real_layers in zip(fake, real, strict=True):
+        judged = fake_layers[-1].float()
+        truth = real_layers[-1].float()
         discriminator = discriminator + judged.square().mean() + (1 - truth).square().mean()
         adversarial = adversarial + (1 - judged).square().mean()
-        for x, y in zip(fakes[:-1], reals[:-1], strict=True):
+        for x, y in zip(fake_layers[:-1], real_layers[:-1], strict=True):
             matching = matching + (x.float() - y.detach().float()).abs().mean()
-    return AdversarialLosses(discriminator, adversarial, matching)
+        with torch.no_grad():
+            right = (judged < 0.5).float().mean() + (truth > 0.5).float().mean()
+            accuracy = accuracy + right / (2 * len(fake))
+    return AdversarialLosses(discriminator, adversarial, matching, accuracy)

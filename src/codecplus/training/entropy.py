@@ -1,14 +1,13 @@
-"""Entropy models: the small network that predicts the codes of one checkpoint, trained from
-recordings in minutes.
+"""Trains entropy models: small networks that predict the codes of one checkpoint, in minutes.
 
 The network is that of `bitstream.EntropyModel`. It is trained in floats here and rounded to
 integers at the end.
 
-An hour of audio is little for a network that tells 1024 codes apart, so it is told what is known of
-them. A codebook sees what the coarser ones left of a latent, through a matrix of its own. So does
-the network at first: it looks at what the frame before would show there, less what the coarser
-codebooks of this frame hold already. And how likely an entry is depends smoothly on where it lies:
-its logit is a polynomial of its direction, plus little of its own.
+An hour of audio is little for a network that tells 1024 codes apart, so it starts from the geometry
+of the codebooks. A codebook sees what the coarser ones left of a latent, through a matrix of its
+own. So does the network at first: it looks at what the frame before would show there, less what the
+coarser codebooks of this frame hold already. And an entry's likelihood depends smoothly on where it
+lies: its logit is a polynomial of its direction, plus a little of its own.
 """
 
 import time
@@ -30,15 +29,15 @@ from codecplus.recordings.folders import FileRecordings
 from codecplus.recordings.tables import StreamRecordings, TableRecordings
 
 LAGS = 2  # frames that a code is predicted from, its own included; a third one gains 0.2 %
-_WIDTH, _HIDDEN = 16, 128  # of a code's vector, and hidden values per codebook
+_WIDTH = 16  # of a code's vector
+_HIDDEN = 128  # hidden values per codebook
 _BATCH = 512  # frames
 _RATE = 3e-3  # of learning, at its highest
 _TRUNCATED = 0.15  # share of the frames that stand behind one with fewer codebooks
 _SILENCE = 0.01  # share of the frames that are digital silence
-_MOST, _MOST_LOGIT = (
-    40_000,
-    16_000,
-)  # sums of rounded weights, so that integers stay exact in floats of 32 bits
+# Limits of the sums of rounded weights, so that integers stay exact in floats of 32 bits.
+_MAX_SUM = 40_000
+_MAX_LOGIT_SUM = 16_000
 _ROUNDED = 0.25  # last part of the training, in which weights are rounded as they will be
 _DROPPED = 0.25  # share of the hidden values that are left out in training
 _PASSES = 24  # over the codes, at most
@@ -71,7 +70,8 @@ def fit_entropy_model(
     Raises:
         InputError: if there is no readable audio.
     """
-    start, say = time.monotonic(), progress or (lambda line: None)
+    start = time.monotonic()
+    say = progress or (lambda line: None)
     clips = list(
         _encoded(codec, _open(recordings), start + 30 * minutes, start + 20 * minutes, seed)
     )
@@ -82,7 +82,7 @@ def fit_entropy_model(
     )
     return fit_network(
         clips,
-        Codebooks.of(codec),
+        CodebookGeometry.of(codec),
         codec.fingerprint,
         silence=silence,
         deadline=start + 60 * minutes,
@@ -92,19 +92,19 @@ def fit_entropy_model(
 
 
 @dataclass(frozen=True)
-class Codebooks:
-    """What is known of the codes of a model before any recording."""
+class CodebookGeometry:
+    """The codebooks of a model as an entropy model starts from them."""
 
     entries: Tensor
-    """(K, 2**W, d): what the codes stand for."""
+    """(K, 2**W, d): the vector of each code."""
     directions: Tensor
-    """(K, 2**W, d): where latents point that get them."""
+    """(K, 2**W, d): the direction of the latents that get each code."""
     views: Tensor
     """(K, d, K, d): views[k, :, j] @ e is what codebook k sees of an entry e of codebook j."""
 
     @classmethod
-    def of(cls, codec: Codec) -> "Codebooks":
-        """The codebooks of a codec."""
+    def of(cls, codec: Codec) -> "CodebookGeometry":
+        """Return the codebooks of a codec."""
         quantizer = codec.model.quantizer
         with torch.no_grad():
             into, out, _, _, books = quantizer._weights(quantizer.quantizers)
@@ -122,7 +122,7 @@ class Codebooks:
 
 def fit_network(
     clips: Sequence[np.ndarray],
-    codebooks: Codebooks,
+    codebooks: CodebookGeometry,
     fingerprint: bytes,
     *,
     silence: np.ndarray | None = None,
@@ -131,8 +131,7 @@ def fit_network(
     seed: int = 0,
     progress: Callable[[str], Any] | None = None,
 ) -> EntropyModel:
-    """Train a network on codes (K, T) of clips, until `deadline` (`time.monotonic`) or for so many
-    steps.
+    """Train a network on codes of clips, for some time or a number of steps.
 
     Args:
         clips: the codes of one recording each, all with all codebooks.
@@ -140,7 +139,11 @@ def fit_network(
         fingerprint: of the checkpoint that made the codes.
         silence: codes (K, T) of digital silence, mixed in so that silence is cheap.
         steps: to train for; by default as many as the time allows, up to 24 passes over the codes.
-        deadline, seed, progress: as of `fit_entropy_model`.
+        deadline: when to stop, by `time.monotonic`.
+        seed: of the training.
+        progress: called with a line of text now and then.
+
+    Raises InputError if there are no codes.
     """
     if not clips or min(clip.shape[-1] for clip in clips) < 1:
         raise InputError("expected codes of at least one clip, got none")
@@ -180,17 +183,22 @@ def fit_network(
 
 
 class _FloatNetwork(nn.Module):
-    """The network in floats; once `round` was called, with weights and hidden values rounded as in
-    the integer one.
+    """The network in floats.
+
+    Once `round` was called, weights and hidden values are rounded as in the integer one.
     """
 
-    def __init__(self, frames: Tensor, codebooks: Codebooks, generator: torch.Generator):
+    def __init__(self, frames: Tensor, codebooks: CodebookGeometry, generator: torch.Generator):
         super().__init__()
-        entries, directions, H = codebooks.entries, codebooks.directions, _HIDDEN
+        entries = codebooks.entries
+        directions = codebooks.directions
+        H = _HIDDEN
         K, N, seen = entries.shape
-        d, lows = max(seen, _WIDTH), 1 << low_bits(N)
+        d = max(seen, _WIDTH)
+        lows = 1 << low_bits(N)
         self.sizes = (K, d, H, N // lows, lows)
-        self.rounded, self.generator = False, generator
+        self.rounded = False
+        self.generator = generator
         entries = entries - entries.mean(
             dim=1, keepdim=True
         )  # what all entries of a codebook share tells nothing
@@ -238,13 +246,15 @@ class _FloatNetwork(nn.Module):
 
     @torch.no_grad()
     def _look_through_codebooks(self, hidden: Tensor, views: Tensor, frames: Tensor) -> None:
-        """Let hidden values begin as what a codebook sees: of the frame before, of this one, and of
-        their difference.
+        """Let hidden values begin as what a codebook sees of this frame, the one before, and their
+        difference.
 
-        hidden (K, L, K, d, H) is changed; views (K, d, K, d) of the vectors of codes; frames (N, L,
-        K) of any audio.
+        hidden (K, L, K, d, H) is changed; views (K, d, K, d) are those of the vectors of codes,
+        frames (N, L, K) of any audio.
         """
-        K, H, d = self.sizes[0], self.sizes[2], views.shape[1]
+        K = self.sizes[0]
+        H = self.sizes[2]
+        d = views.shape[1]
         known = self.known.view(K, LAGS, K, -1)[..., :1]  # (K, L, K, 1)
         vectors = torch.stack(
             [self.codes[j, frames[:, 1, j], :d] for j in range(K)], dim=1
@@ -260,31 +270,29 @@ class _FloatNetwork(nn.Module):
             hidden[k, ..., :d, : looks.shape[-1]] = looks
 
     def bits(self, frames: Tensor) -> Tensor:
-        """Bits (K, N) of the codes of windows (N, L, K)."""
+        """Return the bits (K, N) of the codes of windows (N, L, K)."""
         lows = self.sizes[-1]
         h = self._hidden(frames)
         if self.training:  # recordings are few: without this, hidden values learn them by heart
-            h = (
-                h
-                * torch.empty_like(h[0]).bernoulli_(1 - _DROPPED, generator=self.generator)
-                / (1 - _DROPPED)
-            )
+            stay = torch.empty_like(h[0]).bernoulli_(1 - _DROPPED, generator=self.generator)
+            h = h * stay / (1 - _DROPPED)
         ranks = self.ranks.gather(1, frames[:, 0].t())  # (K, N)
-        high, low = ranks // lows, ranks % lows
+        high = ranks // lows
+        low = ranks % lows
         high_logits = torch.baddbmm(self.high_bias[:, None], h, self._weights("high"))
         low_logits = self._low_logits(h, high)
-        nats = F.cross_entropy(high_logits.transpose(1, 2), high, reduction="none")
-        return (nats + F.cross_entropy(low_logits.transpose(1, 2), low, reduction="none")) / np.log(
-            2
-        )
+        high_nats = F.cross_entropy(high_logits.transpose(1, 2), high, reduction="none")
+        low_nats = F.cross_entropy(low_logits.transpose(1, 2), low, reduction="none")
+        return (high_nats + low_nats) / np.log(2)
 
     def _low_logits(self, h: Tensor, high: Tensor) -> Tensor:
-        """Logits (K, N, lows) for hidden values (K, N, H) after high symbols (K, N)."""
+        """Return logits (K, N, lows) for hidden values (K, N, H) after high symbols (K, N)."""
         K, _, H, highs, lows = self.sizes
         # Codes with the same high symbol share their weights: they are gathered, and multiplied at
         # once.
         group = (high + highs * torch.arange(K)[:, None]).flatten()
-        order, counts = group.argsort(), torch.bincount(group, minlength=K * highs)
+        order = group.argsort()
+        counts = torch.bincount(group, minlength=K * highs)
         room = int(counts.max())
         place = torch.empty_like(order)
         place[order] = torch.arange(len(order)) - (counts.cumsum(0) - counts)[group[order]]
@@ -299,7 +307,7 @@ class _FloatNetwork(nn.Module):
         return logits.flatten(0, 1)[place].view(*high.shape, lows)
 
     def _hidden(self, frames: Tensor) -> Tensor:
-        """Hidden values (K, N, H) of windows (N, L, K)."""
+        """Return the hidden values (K, N, H) of windows (N, L, K)."""
         K, d, H, highs, lows = self.sizes
         codes = self._weights("codes").view(-1, d)
         x = F.embedding(frames + torch.arange(K) * (highs * lows + 1), codes).flatten(
@@ -315,27 +323,24 @@ class _FloatNetwork(nn.Module):
 
     @property
     def low(self) -> Tensor:
-        """Weights (K, H, 2**W) of the low symbols, for one high symbol after the other."""
+        """The weights (K, H, 2**W) of the low symbols, high symbol by high symbol."""
         return self.slopes @ self.places + self.own
 
     def _weights(self, name: str) -> Tensor:
         weights = getattr(self, name)
-        return (
-            _straight(weights, _rounded(weights, self.unit[name]) * self.unit[name])
-            if self.rounded
-            else weights
-        )
+        if not self.rounded:
+            return weights
+        unit = self.unit[name]
+        return _straight(weights, _rounded(weights, unit) * unit)
 
     @torch.no_grad()
     def round(self, frames: Tensor) -> None:
-        """Fix the units that everything is rounded to, from the range that hidden values have on
-        these frames.
-        """
+        """Fix the units to round to, by the range that hidden values have on frames (N, L, K)."""
         h = self._hidden(frames)
         codes = self.codes.abs().amax() / 127
         weights = (self.hidden * self.known).abs()
         hidden = torch.maximum(
-            weights.amax(dim=(1, 2)) / 127, weights.sum(dim=1).amax(dim=1) / _MOST
+            weights.amax(dim=(1, 2)) / 127, weights.sum(dim=1).amax(dim=1) / _MAX_SUM
         )  # (K,)
         largest = h.reshape(len(h), -1).quantile(0.9995, dim=1).clamp(min=1e-6)
         shift = (largest / (codes * hidden) / 255).log2().ceil().clamp(0, 24)
@@ -352,7 +357,7 @@ class _FloatNetwork(nn.Module):
             per_weight = 32 / np.log(2) * value
             weights = getattr(self, name).abs()
             largest = torch.maximum(
-                weights.amax(dim=(1, 2)), weights.sum(dim=1).amax(dim=1) * 127 / _MOST_LOGIT
+                weights.amax(dim=(1, 2)), weights.sum(dim=1).amax(dim=1) * 127 / _MAX_LOGIT_SUM
             )
             shift = (127 / (largest * per_weight)).log2().floor().clamp(0, 12)
             unit = 1 / (per_weight * 2**shift)
@@ -362,7 +367,7 @@ class _FloatNetwork(nn.Module):
 
     @torch.no_grad()
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays of `bitstream.EntropyModel`."""
+        """Return the arrays of `bitstream.EntropyModel`."""
         sums = {"hidden": (self.unit["codes"] * self.unit["hidden"])[:, 0]}
         value = self.unit["hidden_value"][:, 0]
         sums["high"] = self.unit["high"][:, 0] * value
@@ -372,7 +377,8 @@ class _FloatNetwork(nn.Module):
             "codes": _rounded(self.codes, self.unit["codes"]).numpy().astype(np.int8),
         }
         for name in ("hidden", "high", "low"):
-            weights, bias = getattr(self, name), getattr(self, f"{name}_bias")
+            weights = getattr(self, name)
+            bias = getattr(self, f"{name}_bias")
             if name == "hidden":
                 weights = weights * self.known
             else:
@@ -390,8 +396,9 @@ class _FloatNetwork(nn.Module):
 
 
 def _polynomials(places: Tensor) -> Tensor:
-    """Coordinates (K, N, d), their squares and their products, each of mean 0 and deviation 1: (K,
-    N, P).
+    """Return coordinates (K, N, d) with their squares and products: (K, N, P).
+
+    Each has mean 0 and deviation 1.
     """
     i, j = np.triu_indices(min(_WIDTH, places.shape[-1]))
     terms = torch.cat([places, places[..., i] * places[..., j]], dim=-1)
@@ -400,8 +407,9 @@ def _polynomials(places: Tensor) -> Tensor:
 
 
 def _similar_order(vectors: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Indices in an order in which neighbours are similar: halved along the axis of most variance,
-    again and again.
+    """Return indices in an order in which neighbours are similar.
+
+    They are halved along the axis of most variance, again and again.
     """
     if len(among) == 1:
         return among
@@ -423,12 +431,12 @@ def _rounded(weights: Tensor, step: Tensor) -> Tensor:
 
 
 def _straight(value: Tensor, rounded: Tensor) -> Tensor:
-    """The rounded value, with the gradient of the other."""
+    """Return the rounded value, with the gradient of the other one."""
     return value + (rounded - value).detach()
 
 
 def _windows(codes: np.ndarray, codebook_size: int) -> np.ndarray:
-    """Codes (K, T) as windows (T, L, K): the frame itself, then those before it."""
+    """Return codes (K, T) as windows (T, L, K): the frame itself, then those before it."""
     padded = np.pad(
         np.asarray(codes, np.int64), ((0, 0), (LAGS - 1, 0)), constant_values=codebook_size
     )
@@ -441,11 +449,12 @@ def _windows(codes: np.ndarray, codebook_size: int) -> np.ndarray:
 def _augmented(
     frames: Tensor, silence: Tensor, codebook_size: int, generator: torch.Generator
 ) -> Tensor:
-    """Some windows with fewer codebooks before, as at a variable bitrate, and some of silence."""
-    count, K = len(frames), frames.shape[-1]
-    kept = torch.randint(1, K + 1, (count, 1, 1), generator=generator)
-    kept[torch.rand(count, generator=generator) > _TRUNCATED] = K
-    missing = (torch.arange(K) >= kept).expand(-1, LAGS, -1).clone()
+    """Change some windows (N, L, K): fewer codebooks before, as at a variable rate, or silence."""
+    count = len(frames)
+    K = frames.shape[-1]
+    present = torch.randint(1, K + 1, (count, 1, 1), generator=generator)
+    present[torch.rand(count, generator=generator) > _TRUNCATED] = K
+    missing = (torch.arange(K) >= present).expand(-1, LAGS, -1).clone()
     missing[:, 0] = False
     frames = frames.masked_fill(missing, codebook_size)
     share = int(_SILENCE * count) if len(silence) else 0

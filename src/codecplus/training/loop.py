@@ -7,128 +7,56 @@ with all their crops in one batch, but for quantizer dropout and searched codes,
 draws for its own.
 """
 
-from __future__ import annotations
-
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Iterable
 from contextlib import ExitStack
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from codecplus import losses
 from codecplus.errors import TrainingError
-from codecplus.modeling_dac import CausalDacModel, DacModel
+from codecplus.modeling_dac import DacModel
 from codecplus.training import codebooks
+from codecplus.training.adversary import AdversarialTraining
+from codecplus.training.coding import Coding
 from codecplus.training.data import Batch, Batches
-from codecplus.training.discriminators import Discriminator, adversarial_losses
 from codecplus.training.optimizer import build_optimizers
-from codecplus.training.recipe import ADVERSARIAL, Adversary, Recipe
+from codecplus.training.processes import Processes
+from codecplus.training.recipe import ADVERSARIAL, Recipe
 
-MOST_SKIPS = 10  # steps in a row whose gradient is not finite
-_SENSITIVITY_EVERY = (
-    8  # batches that codebooks are placed by: gradients take longer than latents, and fewer do
-)
-
-
-def new_model(recipe: Recipe) -> DacModel:
-    """The architecture that the recipe names, with weights to start from."""
-    config = recipe.config()
-    torch.manual_seed(recipe.seed)
-    model = (CausalDacModel if config.causal else DacModel)(config)
-    initialize_weights(model)
-    return model
+MAX_SKIPS = 10  # steps in a row whose gradient is not finite
+# Codebooks are placed by the latents of all batches, and the gradients of every eighth: these take
+# longer, and fewer do.
+_SENSITIVITY_EVERY = 8
 
 
-@torch.no_grad()
-def initialize_weights(model: DacModel) -> None:
-    """Convolutions that keep the level of a signal, residual branches that begin small, and a quiet
-    last layer.
+class _BatchResult(NamedTuple):
+    """What the gradients of one batch leave to be reported and followed."""
 
-    A loud last layer begins in the flat part of tanh and does not come out of it.
-    """
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ConvTranspose1d):
-            nn.init.normal_(
-                module.weight, std=(2 * module.in_channels) ** -0.5
-            )  # an output step sees two inputs
-        elif isinstance(module, nn.Conv1d):
-            gain = (
-                0.03
-                if name == "decoder.conv2"
-                else 0.1
-                if "res_unit" in name and name.endswith("conv2")
-                else 1.0
-            )
-            nn.init.normal_(module.weight, std=gain * module.weight[0].numel() ** -0.5)
-        else:
-            continue
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
-def new_discriminator(adversary: Adversary, seed: int = 0) -> Discriminator:
-    """The discriminators that the recipe names."""
-    torch.manual_seed(seed)
-    return Discriminator(
-        adversary.periods,
-        adversary.fft_sizes,
-        bands=[(low, high) for low, high in adversary.bands],
-        period_channels=adversary.period_channels,
-        stft_channels=adversary.stft_channels,
-    )
-
-
-class Coding(nn.Module):
-    """A codec's whole way from audio (B, S) to audio, with all that losses ask of it; computes in
-    `dtype`.
-    """
-
-    def __init__(self, model: DacModel, dtype: torch.dtype, searched: float = 0.0):
-        super().__init__()
-        self.model, self.dtype, self.searched = model, dtype, searched
-
-    def forward(self, audio: Tensor, quantize: bool, freeze: bool) -> dict[str, Tensor]:
-        """Audio (B, S), latents (B, D, T), and of the quantizer projected latents, codes and
-        losses.
-        """
-        out: dict[str, Tensor] = {}
-        with torch.set_grad_enabled(not freeze and torch.is_grad_enabled()):
-            latents = decoded = self.model.encoder(audio.unsqueeze(1).to(self.dtype))
-            out["latents"] = latents.float()
-            if quantize:
-                found = self.model.quantizer(out["latents"])
-                decoded, out["codes"], out["projected"], out["commitment"], out["codebook"] = found
-                if freeze and self.searched:
-                    decoded = codebooks.search_some(
-                        self.model.quantizer, out["latents"], decoded, self.searched
-                    )
-        out["audio"] = self.decode(decoded, audio.shape[-1])
-        return out
-
-    def decode(self, latents: Tensor, samples: int) -> Tensor:
-        """Audio (B, S) of latents (B, D, T); nets with odd strides lose the last samples, which are
-        zeros here.
-        """
-        audio = self.model.decoder(latents.to(self.dtype)).squeeze(1).float()
-        return nn.functional.pad(audio, (0, samples - audio.shape[-1]))
+    report: dict[str, Tensor]
+    coded: tuple[Tensor, Tensor] | None  # projected latents (B, K * d, T), codes (B, K, T)
+    squared_norms: Tensor | None  # of each loss's gradient at the output; where they are balanced
 
 
 class Trainer:
-    """Trains a codec in place, one `step()` at a time; `state_dict()` continues a run exactly where
-    it stood.
+    """Trains a codec in place, one `step()` at a time.
 
-    Args: model: the codec; weight norm is applied here if the recipe wants it. batches: crops of
-        this process, `recipe.batch / (processes * accumulate)` of them. recipe: what to do.
-        accelerator: where to do it; a new one by default. dtype: what the codec and the
-        discriminators compute in; weights stay in fp32. accumulate: batches per step. fine_tune:
-        the codec is trained already: its codebooks are kept, unless the recipe wants new ones, and
-        the
-            learning rate is the recipe's for that.
-        steered: its codebooks steer their search, so its quantizer rests; by default what the
-            weights say. Weights that are still to be loaded say nothing.
+    `state_dict()` continues a run exactly where it stood.
+
+    Args:
+        model: the codec; weight norm is applied here if the recipe wants it.
+        batches: crops of this process, `recipe.batch / (processes * accumulate)` of them.
+        recipe: what to do.
+        accelerator: where to do it; by default a new one on the processor.
+        dtype: what the codec and the discriminators compute in; weights stay in fp32.
+        accumulate: batches per step.
+        fine_tune: the codec is trained already. Its codebooks are kept, unless the recipe wants new
+            ones, and the learning rate is the recipe's for that.
+        steered: its codebooks steer their search, so its quantizer rests. By default the weights
+            tell; weights that are still to be loaded cannot.
     """
 
     def __init__(
@@ -143,68 +71,90 @@ class Trainer:
         fine_tune: bool = False,
         steered: bool | None = None,
     ):
-        from accelerate import Accelerator
-
-        self.accelerator = Accelerator(cpu=True) if accelerator is None else accelerator
+        self.accelerator = _accelerator_on_the_processor() if accelerator is None else accelerator
+        self.processes = Processes(self.accelerator)
         self.device = self.accelerator.device
-        self.model, self.batches, self.recipe, self.dtype = (
-            model.to(self.device).train(),
-            batches,
-            recipe,
-            dtype,
-        )
-        self.accumulate, self.fine_tune = accumulate, fine_tune
-        objective, books = recipe.objective, recipe.codebooks
-        model.quantizer.quantizer_dropout = recipe.quantizer_dropout
-        if steered is None:
-            steered = fine_tune and codebooks.is_steered(cast(Any, model.quantizer.quantizers[0]))
-        self.steered = steered and (books.kept or books.rate_weight is not None)
-        for quantize in model.quantizer.quantizers:
-            cast(Any, quantize).codebook.requires_grad_(books.learning == "gradient")
-        if recipe.weight_norm:
-            model.apply_weight_norm()
+        self.model = model.to(self.device).train()
+        self.batches = batches
+        self.recipe = recipe
+        self.dtype = dtype
+        self.accumulate = accumulate
+        self.fine_tune = fine_tune
+        self.steered = self._keeps_steering(steered)
         # Projections and entries that steer hold together, and the latents are to keep to them.
-        resting = {*recipe.resting, "quantizer"} if self.steered else {*recipe.resting}
-        for part in resting:
-            getattr(model, part).requires_grad_(False)
-        self.average = copy.deepcopy(model).eval().requires_grad_(False)
-        self.settled = "quantizer" in resting  # codebooks stay as they are
-        learned = books.learning == "gradient" and not self.settled
-        self.optimizers = build_optimizers(
-            model, muon=recipe.optimizer == "muon", lr=recipe.lr, train_codebooks=learned
-        )
-        self.moving = self._new_moving()
-        self.local_coding = Coding(
-            model, dtype, books.searched
-        )  # of this process, without the others
+        self.resting = {*recipe.resting, "quantizer"} if self.steered else {*recipe.resting}
+        self.codebooks_rest = "quantizer" in self.resting
+        self._prepare_model()
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.optimizers = self._new_optimizers()
+        self.moving = self._new_moving_codebooks()
+        # The codec of this process without the others, and with them.
+        self.local_coding = Coding(self.model, dtype, recipe.codebooks.searched)
         self.coding = self.accelerator.prepare(self.local_coding)
-        self.losses = losses.losses_by_name(
+        self.losses = self._new_losses()
+        self.adversary: AdversarialTraining | None = None
+        if recipe.objective.adversarial:
+            self.adversary = AdversarialTraining(recipe, self.accelerator, dtype)
+        self.progress = _new_progress(fine_tune)
+        # Of each entry, how often it was chosen since somebody looked and emptied it.
+        config = self.model.config
+        self.chosen = torch.zeros(config.n_codebooks, config.codebook_size, device=self.device)
+
+    # ---- what is trained
+
+    def _keeps_steering(self, steered: bool | None) -> bool:
+        """Whether the codebooks steer their search, and stay in this run."""
+        books = self.recipe.codebooks
+        if steered is None:
+            first = cast(Any, self.model.quantizer.quantizers[0])
+            steered = self.fine_tune and codebooks.is_steered(first)
+        return steered and (books.kept or books.rate_weight is not None)
+
+    def _prepare_model(self) -> None:
+        """Give the codec the dropout and the weight norm of the recipe; leave resting parts out."""
+        by_gradient = self.recipe.codebooks.learning == "gradient"
+        quantizer = self.model.quantizer
+        quantizer.quantizer_dropout = self.recipe.quantizer_dropout
+        for quantize in quantizer.quantizers:
+            cast(Any, quantize).codebook.requires_grad_(by_gradient)
+        if self.recipe.weight_norm:
+            self.model.apply_weight_norm()
+        for part in self.resting:
+            getattr(self.model, part).requires_grad_(False)
+
+    def _new_optimizers(self) -> list[torch.optim.Optimizer]:
+        recipe = self.recipe
+        by_gradient = recipe.codebooks.learning == "gradient"
+        return build_optimizers(
+            self.model,
+            muon=recipe.optimizer == "muon",
+            lr=recipe.lr,
+            train_codebooks=by_gradient and not self.codebooks_rest,
+        )
+
+    def _new_moving_codebooks(self) -> codebooks.MovingCodebooks:
+        books = self.recipe.codebooks
+        return codebooks.MovingCodebooks(
+            self.model.quantizer,
+            books.decay,
+            follow=books.learning == "means",
+            revive_below=books.revive_below,
+        )
+
+    def _new_losses(self) -> dict[str, losses.Loss]:
+        objective = self.recipe.objective
+        by_name = losses.losses_by_name(
             objective.reconstruction,
-            model.config.sampling_rate,
+            self.model.config.sampling_rate,
             objective.mel_bands,
             objective.stft_windows,
         )
-        for loss in self.losses.values():
+        for loss in by_name.values():
             if isinstance(loss, nn.Module):
                 loss.to(self.device)
-        self.discriminator = self.judge = self.judge_optimizer = None
-        if objective.adversarial:
-            self.discriminator = new_discriminator(recipe.adversary, recipe.seed).to(self.device)
-            self.judge_optimizer = torch.optim.AdamW(
-                self.discriminator.parameters(), lr=recipe.adversary.lr, betas=(0.8, 0.99)
-            )
-            self.judge = self.accelerator.prepare(self.discriminator)
-        self.progress: dict[str, Any] = {
-            "step": 0,
-            "norms": None,
-            "gradient_norm": None,
-            "latent_scale": None if fine_tune else 0.0,
-            "skipped": 0,
-            "skipped_in_a_row": 0,
-        }
-        # Of each entry, how often it was chosen since somebody looked and emptied it.
-        config = model.config
-        self.chosen = torch.zeros(config.n_codebooks, config.codebook_size, device=self.device)
+        return by_name
+
+    # ---- where the run stands
 
     @property
     def step_number(self) -> int:
@@ -218,90 +168,92 @@ class Trainer:
 
     @property
     def frozen(self) -> bool:
-        """Whether encoder and codebooks rest at this step; not where the decoder does, or nothing
-        would learn.
+        """Whether encoder and codebooks rest at this step.
+
+        They do not where the decoder rests always, or nothing would learn.
         """
         freeze_at = self.recipe.schedule.freeze_at
-        return (
-            freeze_at is not None
-            and self.step_number >= freeze_at
-            and "decoder" not in self.recipe.resting
-        )
+        if freeze_at is None or "decoder" in self.recipe.resting:
+            return False
+        return self.step_number >= freeze_at
 
     @property
     def adversarial(self) -> bool:
         """Whether discriminators take part in this step."""
-        return (
-            self.discriminator is not None and self.step_number >= self.recipe.schedule.adversary_at
-        )
+        return self.adversary is not None and self.step_number >= self.recipe.schedule.adversary_at
+
+    # ---- a step
 
     def step(self) -> dict[str, Tensor | float]:
-        """One step on `accumulate` batches; returns the losses of this process.
+        """Do one step on `accumulate` batches, and return the losses of this process.
 
-        A step whose gradient is not finite changes nothing but `progress["skipped"]`. Raises
-        TrainingError when that happens again and again.
+        A step whose gradient is not finite changes nothing but `progress["skipped"]`, and reports
+        no losses. Raises TrainingError when that happens again and again.
         """
-        schedule, books = self.recipe.schedule, self.recipe.codebooks
-        if books.placed and not (self.fine_tune and books.kept):
-            if (
-                self.step_number == schedule.freeze_at
-            ):  # the encoder rests as its average, which suits other codebooks
-                self.model.encoder.load_state_dict(self.average.encoder.state_dict())
-            first = 0 if self.fine_tune else schedule.quantize_at
-            if self.step_number in (first, *schedule.place_at, schedule.freeze_at):
-                self._place_codebooks()
-        reports, coded, norms = [], [], []
-        for index in range(self.accumulate):
-            batch = self._next_batch()
-            self._seed(index)
-            with ExitStack() as stack:
-                if index < self.accumulate - 1:
-                    for module in filter(None, (self.coding, self.judge)):
-                        stack.enter_context(self.accelerator.no_sync(module))
-                found, out, squares = self._backward(batch)
-            reports.append(found)
-            norms.append(squares)
-            if "codes" in out:
-                coded.append((out["projected"].detach(), out["codes"]))
+        self._begin_phase()
+        results = [self._gradients(index) for index in range(self.accumulate)]
         report: dict[str, Tensor | float] = {}
-        for name in reports[0]:
-            report[name] = torch.stack([part[name] for part in reports]).mean()
-        report |= self._update(norms)
-        if coded and not self.frozen and not report["skipped"]:
-            report["revived"] = self._follow(coded)
+        report |= self._update([result.squared_norms for result in results])
+        if not report["skipped"]:
+            for name in results[0].report:
+                report[name] = torch.stack([result.report[name] for result in results]).mean()
+            coded = [result.coded for result in results if result.coded is not None]
+            if coded:
+                report["revived"] = self._follow(coded)
         self.progress["step"] += 1
         return report
 
+    def _begin_phase(self) -> None:
+        """Place the codebooks, if the recipe does that at this step."""
+        schedule = self.recipe.schedule
+        books = self.recipe.codebooks
+        if not books.placed or (self.fine_tune and books.kept):
+            return
+        if self.step_number == schedule.freeze_at:
+            # The encoder rests as its average, which suits other codebooks.
+            self.model.encoder.load_state_dict(self.average.encoder.state_dict())
+        first = 0 if self.fine_tune else schedule.quantize_at
+        if self.step_number in (first, *schedule.place_at, schedule.freeze_at):
+            self._place_codebooks()
+
+    def _gradients(self, index: int) -> _BatchResult:
+        """Add the gradients of batch number `index` of this step."""
+        batch = self._next_batch()
+        self._seed(index)
+        with ExitStack() as stack:
+            if index < self.accumulate - 1:  # processes exchange gradients once per step
+                stack.enter_context(self.accelerator.no_sync(self.coding))
+                if self.adversary is not None:
+                    stack.enter_context(self.accelerator.no_sync(self.adversary.parallel))
+            return self._backward(batch)
+
     def _next_batch(self) -> Batch:
-        """A batch whose audio lies on the device; its bandwidths do not, so that looking at them
-        waits for nothing.
+        """Return a batch whose audio lies on the device.
+
+        Its bandwidths do not, so that reading them waits for nothing.
         """
         batch = next(self.batches)
         return batch._replace(audio=batch.audio.to(self.device))
 
     def _seed(self, index: int) -> None:
-        """Random numbers of this batch alone, so that no state of them need be kept."""
-        place = (self.step_number * self.accumulate + index) * self.accelerator.num_processes
-        torch.manual_seed(self.recipe.seed * 1_000_003 + place + self.accelerator.process_index)
+        """Seed random numbers by the number of this batch: no state of them need be kept."""
+        number = (self.step_number * self.accumulate + index) * self.processes.count
+        torch.manual_seed(self.recipe.seed * 1_000_003 + number + self.processes.index)
 
-    def _backward(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]:
-        """Gradients of one batch; its losses, what the codec gave, and the squared norms that the
-        balance found.
-        """
+    def _backward(self, batch: Batch) -> _BatchResult:
+        """Add the gradients of one batch."""
         out = self.coding(batch.audio, self.quantized, self.frozen)
-        leaf = out["audio"].detach().requires_grad_()
-        heard, reference = self._heard(leaf, batch)
-        parts = self._reconstruction(heard, reference)
+        decoded = out["audio"].detach().requires_grad_()
+        estimate, reference = self._limit_to_recordings(decoded, batch)
+        parts = self._reconstruction_losses(estimate, reference)
         judged = None
-        if self.adversarial:
-            judged = self._judge(heard, reference)
-            parts |= {
-                "adversarial": judged.adversarial,
-                "feature_matching": judged.feature_matching,
-            }
+        if self.adversary is not None and self.adversarial:
+            judged = self.adversary.losses(estimate, reference)
+            parts["adversarial"] = judged.adversarial
+            parts["feature_matching"] = judged.feature_matching
         weights = self.recipe.objective.weights
         parts = {name: loss for name, loss in parts.items() if weights.get(name)}
-        gradient, squares = self._output_gradient(parts, leaf)
+        gradient, squared_norms = self._output_gradient(parts, decoded)
         report = {name: loss.detach() for name, loss in parts.items()}
         objective = (out["audio"] * gradient).sum()
         if not self.frozen:
@@ -309,75 +261,83 @@ class Trainer:
         self.accelerator.backward(objective / self.accumulate)
         if judged is not None:
             report["discriminator"] = judged.discriminator.detach()
+            report["discriminator_accuracy"] = judged.accuracy
             self.accelerator.backward(judged.discriminator / self.accumulate)
-        return report, out, squares
+        coded = None
+        if "codes" in out and not self.frozen:
+            coded = (out["projected"].detach(), out["codes"])
+        return _BatchResult(report, coded, squared_norms)
 
-    def _heard(self, audio: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Decoded audio (B, S) and its reference, both as far up as the recordings go."""
-        limits = batch.bandwidth, self.model.config.sampling_rate
-        return losses.limit_bandwidth(audio, *limits), losses.limit_bandwidth(batch.audio, *limits)
+    def _limit_to_recordings(self, decoded: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return decoded audio (B, S) and its reference, both as far up as the recordings go."""
+        rate = self.model.config.sampling_rate
+        estimate = losses.limit_bandwidth(decoded, batch.bandwidth, rate)
+        reference = losses.limit_bandwidth(batch.audio, batch.bandwidth, rate)
+        return estimate, reference
 
-    def _reconstruction(self, estimate: Tensor, reference: Tensor) -> dict[str, Tensor]:
+    def _reconstruction_losses(self, estimate: Tensor, reference: Tensor) -> dict[str, Tensor]:
         with losses.shared_spectra():
             return {name: loss(estimate, reference) for name, loss in self.losses.items()}
 
-    def _judge(self, estimate: Tensor, reference: Tensor):
-        """Both signals go through the discriminators once, for the losses of both sides."""
-        assert self.judge is not None
-        signals = torch.cat([estimate, reference]).unsqueeze(1)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            features = self.judge(signals)
-        count = len(estimate)
-        fake, real = (
-            [[layer[part] for layer in layers] for layers in features]
-            for part in (slice(count), slice(count, None))
-        )
-        return adversarial_losses(fake, real)
-
     def _output_gradient(
-        self, parts: dict[str, Tensor], leaf: Tensor
+        self, parts: dict[str, Tensor], decoded: Tensor
     ) -> tuple[Tensor, Tensor | None]:
+        """Return the gradient of losses at decoded audio (B, S).
+
+        Where they are balanced, also the squared norm of each one's gradient (losses,), its mean
+        over processes.
+        """
         objective = self.recipe.objective
-        values, weights = list(parts.values()), [objective.weights[name] for name in parts]
+        values = list(parts.values())
+        weights = [objective.weights[name] for name in parts]
         if not objective.balanced:
-            return losses.weighted_gradient(values, weights, leaf), None
-        found: list[Tensor] = []
-        # Discriminators join later: the first norms of a loss are those it comes with.
-        usual = self.progress["norms"] or {}
+            return losses.weighted_gradient(values, weights, decoded), None
+        squared_norms: list[Tensor] = []
 
-        def norms(these: Tensor) -> Tensor:
-            squares = self._sum(these.square()) / self.accelerator.num_processes**2
-            found.append(squares)
-            known = [usual.get(name) for name in parts]
-            return torch.stack(
-                [
-                    s if k is None else s.new_tensor(k)
-                    for k, s in zip(known, squares.sqrt(), strict=True)
-                ]
-            )
+        def usual_norms(norms: Tensor) -> Tensor:
+            squares = self.processes.sum(norms.square()) / self.processes.count**2
+            squared_norms.append(squares)
+            return self._usual_norms(list(parts), squares.sqrt())
 
-        gradient = losses.balanced_gradient(values, weights, leaf, norms)
-        return gradient, found[0]
+        gradient = losses.balanced_gradient(values, weights, decoded, usual_norms)
+        return gradient, squared_norms[0]
+
+    def _usual_norms(self, names: list[str], norms: Tensor) -> Tensor:
+        """Return the running means of the losses' norms; for a new loss, those it comes with.
+
+        Discriminators join later.
+        """
+        known = self.progress["norms"] or {}
+        usual = list(norms)
+        for index, name in enumerate(names):
+            if name in known:
+                usual[index] = norms.new_tensor(known[name])
+        return torch.stack(usual)
 
     def _latent_losses(self, out: dict[str, Tensor], report: dict[str, Tensor]) -> Tensor:
-        objective, total = self.recipe.objective, out["latents"].new_zeros(())
+        """Return the weighted sum of the losses on latents and codebooks, and report them."""
+        objective = self.recipe.objective
+        latents = out["latents"]
+        total = latents.new_zeros(())
         if objective.latent_scale:
-            scale = self._mean(out["latents"].square().mean()).log()
+            scale = self.processes.mean(latents.square().mean()).log()
             if self.progress["latent_scale"] is None:
                 self.progress["latent_scale"] = float(scale.detach())
-            total = (
-                total + objective.latent_scale * (scale - self.progress["latent_scale"]).square()
-            )
+            drift = (scale - self.progress["latent_scale"]).square()
+            total = total + objective.latent_scale * drift
         if "codes" not in out:
             return total
         if objective.unread:
             read = self.model.quantizer.from_codes(out["codes"])[0].detach()
-            size = self._mean(out["latents"].detach().square().mean())
-            total = total + objective.unread * (out["latents"] - read).square().mean() / size
+            size = self.processes.mean(latents.detach().square().mean())
+            total = total + objective.unread * (latents - read).square().mean() / size
         if self.recipe.codebooks.learning == "means":
-            options = {"mean": self._mean, "steered": self.steered}
             commitment = codebooks.relative_commitment(
-                self.model.quantizer, out["projected"], out["codes"], **options
+                self.model.quantizer,
+                out["projected"],
+                out["codes"],
+                mean=self.processes.mean,
+                steered=self.steered,
             )
         else:
             commitment = out["commitment"]
@@ -386,129 +346,151 @@ class Trainer:
         report["commitment"] = commitment.detach()
         return total + objective.commitment * commitment
 
-    def _update(self, norms: list[Tensor | None]) -> dict[str, float]:
+    # ---- the weights move
+
+    def _update(self, squared_norms: list[Tensor | None]) -> dict[str, float]:
         """Move the weights along their gradients, if these are finite; forget the gradients."""
-        recipe, step = self.recipe, self.step_number
-        clip, usual = recipe.clip, self.progress["gradient_norm"]
-        limit = clip if clip is not None else math.inf if usual is None else 3 * usual
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
-        report = {
-            "gradient_norm": norm,
-            "learning_rate": recipe.lr * self._factor(),
-            "skipped": 0.0,
-        }
-        judge_norm = self._clip_judge()
-        if judge_norm is not None:
-            report["discriminator_gradient_norm"] = judge_norm
-        if not math.isfinite(norm) or not math.isfinite(judge_norm or 0.0):
-            self._skip(norm, judge_norm)
-            return {
-                **report,
-                "skipped": 1.0,
-                "gradient_norm": limit if math.isfinite(limit) else 0.0,
-            }
+        limit = self._gradient_limit()
+        trained = [p for p in self.model.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.clip_grad_norm_(trained, limit))
+        report = {"learning_rate": self.recipe.lr * self._rate_factor(), "skipped": 0.0}
+        adversary_norm = 0.0
+        if self.adversary is not None and self.adversarial:
+            adversary_norm = self.adversary.clip_gradient()
+        if not math.isfinite(norm) or not math.isfinite(adversary_norm):
+            self._skip("discriminator" if math.isfinite(norm) else "codec")
+            return {**report, "skipped": 1.0}
+        report["gradient_norm"] = norm
+        if self.adversarial:
+            report["discriminator_gradient_norm"] = adversary_norm
         self.progress["skipped_in_a_row"] = 0
-        kept = min(norm, limit)
-        self.progress["gradient_norm"] = kept if usual is None else 0.98 * usual + 0.02 * kept
-        self._keep_norms([n for n in norms if n is not None])
-        slow = recipe.quantized_encoder_lr if self.quantized else 1.0
-        shares = {"encoder": slow, "decoder": 1.0, "projections": recipe.projection_lr}
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.lr * self._factor() * shares[group["part"]]
-            optimizer.step()
-        if judge_norm is not None and self.judge_optimizer is not None:
-            for group in self.judge_optimizer.param_groups:
-                group["lr"] = recipe.adversary.lr * recipe.schedule.factor(step)
-            self.judge_optimizer.step()
-        self._forget()
-        self._average(step)
+        self._remember_gradient_norm(min(norm, limit))
+        balanced = [squares for squares in squared_norms if squares is not None]
+        if balanced:
+            norms = (torch.stack(balanced).sum(dim=0).sqrt() / self.accumulate).tolist()
+            report |= self._remember_loss_norms(norms)
+        self._move_weights()
+        self._forget_gradients()
+        self._update_average()
         return report
 
-    def _factor(self) -> float:
-        tuned = self.recipe.fine_tuning_lr if self.fine_tune else 1.0
-        return tuned * self.recipe.schedule.factor(self.step_number)
+    def _gradient_limit(self) -> float:
+        """Return the norm that the gradient is limited to."""
+        if self.recipe.clip is not None:
+            return self.recipe.clip
+        usual = self.progress["gradient_norm"]
+        if usual is None:  # no norm has been seen yet
+            return math.inf
+        return 3 * usual
 
-    def _clip_judge(self) -> float | None:
-        if not self.adversarial or self.discriminator is None:
-            return None
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.discriminator.parameters(), self.recipe.adversary.clip
-        )
-        return float(norm)
+    def _remember_gradient_norm(self, norm: float) -> None:
+        usual = self.progress["gradient_norm"]
+        if usual is None:
+            self.progress["gradient_norm"] = norm
+        else:
+            self.progress["gradient_norm"] = 0.98 * usual + 0.02 * norm
 
-    def _skip(self, norm: float, judge_norm: float | None) -> None:
-        self._forget()
+    def _remember_loss_norms(self, norms: list[float]) -> dict[str, float]:
+        """Update the running means of the norms of balanced losses' gradients.
+
+        Returns the share that each loss had of this step's gradient at the output.
+        """
+        usual = dict(self.progress["norms"] or {})
+        contributions: dict[str, float] = {}
+        for name, norm in zip(self._weighed_losses(), norms, strict=True):
+            before = usual.get(name, norm)
+            weight = self.recipe.objective.weights[name]
+            contributions[f"share/{name}"] = weight * norm / max(before, 1e-12)
+            if name in usual:
+                usual[name] = 0.97 * before + 0.03 * norm
+            else:
+                usual[name] = norm
+        self.progress["norms"] = usual
+        total = max(sum(contributions.values()), 1e-12)
+        return {name: value / total for name, value in contributions.items()}
+
+    def _weighed_losses(self) -> list[str]:
+        """Return the names of the losses at the output that count at this step, in their order."""
+        names = [*self.losses]
+        if self.adversarial:
+            names += ADVERSARIAL
+        return [name for name in names if self.recipe.objective.weights.get(name)]
+
+    def _move_weights(self) -> None:
+        recipe = self.recipe
+        rate = recipe.lr * self._rate_factor()
+        shares = {
+            "encoder": recipe.quantized_encoder_lr if self.quantized else 1.0,
+            "decoder": 1.0,
+            "projections": recipe.projection_lr,
+        }
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * shares[group["part"]]
+            optimizer.step()
+        if self.adversary is not None and self.adversarial:
+            self.adversary.step(recipe.schedule.factor(self.step_number))
+
+    def _rate_factor(self) -> float:
+        factor = self.recipe.schedule.factor(self.step_number)
+        if self.fine_tune:
+            return self.recipe.fine_tuning_lr * factor
+        return factor
+
+    def _skip(self, culprit: str) -> None:
+        """Leave this step out. Raises TrainingError if the last ones were left out too."""
+        self._forget_gradients()
         self.progress["skipped"] += 1
         self.progress["skipped_in_a_row"] += 1
-        if self.progress["skipped_in_a_row"] >= MOST_SKIPS:
-            whose = "codec" if not math.isfinite(norm) else "discriminator"
+        if self.progress["skipped_in_a_row"] >= MAX_SKIPS:
             raise TrainingError(
-                f"the gradient of the {whose} was not finite for {MOST_SKIPS} steps in a row, the last at step "
-                f"{self.step_number}; resume from the last saved state with a smaller learning rate"
+                f"the gradient of the {culprit} was not finite for {MAX_SKIPS} steps in a row, the "
+                f"last at step {self.step_number}; resume from the last saved state with a smaller "
+                "learning rate"
             )
 
-    def _forget(self) -> None:
-        for optimizer in (*self.optimizers, *filter(None, [self.judge_optimizer])):
+    def _forget_gradients(self) -> None:
+        for optimizer in self.optimizers:
             optimizer.zero_grad()
-
-    def _keep_norms(self, squares: list[Tensor]) -> None:
-        if not squares:
-            return
-        found = (torch.stack(squares).sum(dim=0).sqrt() / self.accumulate).tolist()
-        kept, objective = dict(self.progress["norms"] or {}), self.recipe.objective
-        names = [*self.losses, *(ADVERSARIAL if self.adversarial else ())]
-        names = [name for name in names if objective.weights.get(name)]
-        for name, new in zip(names, found, strict=True):
-            kept[name] = 0.97 * kept[name] + 0.03 * new if name in kept else new
-        self.progress["norms"] = kept
+        if self.adversary is not None:
+            self.adversary.optimizer.zero_grad()
 
     @torch.no_grad()
-    def _average(self, step: int) -> None:
-        keep = min(self.recipe.average_decay, (1 + step) / (10 + step))
-        if self.fine_tune:
-            keep = self.recipe.average_decay
-        for average, current in zip(
-            self.average.parameters(), self.model.parameters(), strict=True
-        ):
-            average.lerp_(current, 1 - keep)
+    def _update_average(self) -> None:
+        """Let the averaged weights follow."""
+        decay = self.recipe.average_decay
+        if not self.fine_tune:  # the first weights are random: forget them soon
+            decay = min(decay, (1 + self.step_number) / (10 + self.step_number))
+        parameters = zip(self.average.parameters(), self.model.parameters(), strict=True)
+        for average, current in parameters:
+            average.lerp_(current, 1 - decay)
+
+    # ---- codebooks
 
     def _follow(self, coded: list[tuple[Tensor, Tensor]]) -> float:
-        """Show the codebooks what was coded, in all processes alike."""
-        parts = [tuple(self.accelerator.gather(part) for part in pair) for pair in coded]
-        projected, codes = (torch.cat([cast(Tensor, pair[i]) for pair in parts]) for i in (0, 1))
+        """Show the codebooks what was coded in all processes; return how many entries moved."""
+        pairs = [(self.processes.gather(p), self.processes.gather(c)) for p, c in coded]
+        projected = torch.cat([pair[0] for pair in pairs])
+        codes = torch.cat([pair[1] for pair in pairs])
         self.chosen += codebooks.code_counts(codes, self.chosen.shape[1])
-        if self.settled:
+        if self.codebooks_rest:
             return 0.0
         return float(self.moving.update(projected, codes, self._generator(1)))
 
     def _generator(self, purpose: int) -> torch.Generator:
-        """Random numbers that are the same in all processes."""
-        return torch.Generator().manual_seed(
-            (self.recipe.seed * 1_000_003 + self.step_number) * 4 + purpose
-        )
+        """Return random numbers of this step for one purpose, the same in all processes."""
+        number = self.recipe.seed * 1_000_003 + self.step_number
+        return torch.Generator().manual_seed(number * 4 + purpose)
 
     @torch.no_grad()
     def _place_codebooks(self) -> None:
-        books, latents, products, found = self.recipe.codebooks, [], [], 0
-        most = max(
-            10, self.recipe.schedule.steps // 20
-        )  # batches: a short trial is not to spend its time here
-        while found < books.placement_vectors and len(latents) < most:
-            batch = self._next_batch()
-            mine = self.model.encoder(batch.audio.unsqueeze(1).to(self.dtype)).float()
-            if books.placement_floor is not None and len(latents) % _SENSITIVITY_EVERY == 0:
-                gradients = self._latent_gradient(mine, batch).transpose(1, 2).flatten(0, 1)
-                products.append(self._sum(gradients.t() @ gradients))
-            z = cast(Tensor, self.accelerator.gather(mine))
-            latents.append(z.transpose(1, 2).flatten(0, 1))
-            found += len(latents[-1])
-        vectors, metric = torch.cat(latents), None
+        """Place projections and codebooks by what the encoder gives now."""
+        books = self.recipe.codebooks
+        vectors, products = self._sample_latents()
+        metric = None
         if books.placement_floor is not None:
-            metric = codebooks.sensitivity(
-                torch.stack(products).sum(dim=0), books.placement_floor
-            ).cpu()
+            gradients = torch.stack(products).sum(dim=0)
+            metric = codebooks.sensitivity(gradients, books.placement_floor).cpu()
         # Codebooks that move could not be steered.
         resting = self.steered or self.step_number == self.recipe.schedule.freeze_at
         codebooks.initialize(
@@ -518,95 +500,101 @@ class Trainer:
             metric=metric,
             rate_weight=books.rate_weight if resting else None,
         )
-        self.moving = self._new_moving()
+        self.moving = self._new_moving_codebooks()
         self.average.quantizer.load_state_dict(self.model.quantizer.state_dict())
         self.progress["latent_scale"] = float(vectors.square().mean().log())
 
-    def _latent_gradient(self, latents: Tensor, batch: Batch) -> Tensor:
-        """Gradient of the reconstruction losses at what the decoder gets for these latents (B, D,
-        T).
+    def _sample_latents(self) -> tuple[Tensor, list[Tensor]]:
+        """Return latents (N, D) of all processes, and sums of products (D, D) of their gradients.
+
+        There are no products where the recipe weighs all directions alike.
         """
-        if (
-            self.fine_tune or self.step_number > self.recipe.schedule.quantize_at
-        ):  # before, there are no codebooks
+        books = self.recipe.codebooks
+        max_batches = max(10, self.recipe.schedule.steps // 20)  # a short trial needs few
+        latents: list[Tensor] = []
+        products: list[Tensor] = []
+        count = 0
+        while count < books.placement_vectors and len(latents) < max_batches:
+            batch = self._next_batch()
+            mine = self.model.encoder(batch.audio.unsqueeze(1).to(self.dtype)).float()
+            if books.placement_floor is not None and len(latents) % _SENSITIVITY_EVERY == 0:
+                gradients = self._latent_gradient(mine, batch).transpose(1, 2).flatten(0, 1)
+                products.append(self.processes.sum(gradients.t() @ gradients))
+            latents.append(self.processes.gather(mine).transpose(1, 2).flatten(0, 1))
+            count += len(latents[-1])
+        return torch.cat(latents), products
+
+    def _latent_gradient(self, latents: Tensor, batch: Batch) -> Tensor:
+        """Return the gradient (B, D, T) of the reconstruction losses at the decoder's input."""
+        if self.fine_tune or self.step_number > self.recipe.schedule.quantize_at:
+            # Before, there are no codebooks.
             latents = self.model.quantizer.eval()(latents)[0]
             self.model.quantizer.train()
         with torch.enable_grad():
             latents = latents.detach().requires_grad_()
             audio = self.local_coding.decode(latents, batch.audio.shape[-1])
-            leaf = audio.detach().requires_grad_()
-            gradient, _ = self._output_gradient(
-                self._reconstruction(*self._heard(leaf, batch)), leaf
-            )
+            decoded = audio.detach().requires_grad_()
+            parts = self._reconstruction_losses(*self._limit_to_recordings(decoded, batch))
+            gradient, _ = self._output_gradient(parts, decoded)
             return torch.autograd.grad((audio * gradient).sum(), latents)[0].float()
 
-    def _new_moving(self) -> codebooks.MovingCodebooks:
-        books = self.recipe.codebooks
-        return codebooks.MovingCodebooks(
-            self.model.quantizer,
-            books.decay,
-            follow=books.learning == "means",
-            revive_below=books.revive_below,
-        )
-
-    def _sum(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.accelerator.reduce(x, "sum"))
-
-    @property
-    def _mean(self) -> Callable[[Tensor], Tensor]:
-        """The mean over processes, with its gradient."""
-        processes = self.accelerator.num_processes
-        return (
-            _identity
-            if processes == 1
-            else lambda x: cast(Tensor, _MeanOverProcesses.apply(x)) / processes
-        )
+    # ---- stop and go on
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a run needs to continue, on the same recordings and with the same recipe; of
-        this process.
+        """Return everything that this process needs to continue.
+
+        It continues on the same recordings and with the same recipe.
         """
-        state = {
-            name: getattr(self, name).state_dict()
-            for name in ("model", "average", "moving", "batches")
+        state: dict[str, Any] = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "moving": self.moving.state_dict(),
+            "batches": self.batches.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "progress": self.progress,
+            "chosen": self.chosen,
+            "fine_tune": self.fine_tune,
+            "steered": self.steered,
         }
-        state["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
-        if self.discriminator is not None and self.judge_optimizer is not None:
-            state["discriminator"] = self.discriminator.state_dict()
-            state["judge_optimizer"] = self.judge_optimizer.state_dict()
-        kinds = {"fine_tune": self.fine_tune, "steered": self.steered}
-        return state | {"progress": self.progress, "chosen": self.chosen} | kinds
+        if self.adversary is not None:
+            state["discriminator"] = self.adversary.discriminator.state_dict()
+            state["judge_optimizer"] = self.adversary.optimizer.state_dict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict()` gave."""
-        for name in ("model", "average", "moving", "batches"):
-            getattr(self, name).load_state_dict(state[name])
-        for optimizer, part in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(part)
-        if self.discriminator is not None and self.judge_optimizer is not None:
-            self.discriminator.load_state_dict(state["discriminator"])
-            self.judge_optimizer.load_state_dict(state["judge_optimizer"])
-        self.progress, self.fine_tune = copy.deepcopy(state["progress"]), state["fine_tune"]
+        """Continue from what `state_dict()` returned."""
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.moving.load_state_dict(state["moving"])
+        self.batches.load_state_dict(state["batches"])
+        _load_all(self.optimizers, state["optimizers"])
+        if self.adversary is not None:
+            self.adversary.discriminator.load_state_dict(state["discriminator"])
+            self.adversary.optimizer.load_state_dict(state["judge_optimizer"])
+        self.progress = copy.deepcopy(state["progress"])
+        self.fine_tune = state["fine_tune"]
         self.chosen.copy_(state["chosen"])
 
 
-class _MeanOverProcesses(torch.autograd.Function):
-    """The sum over processes. Its gradient is the mean of theirs, as DDP takes the mean of what
-    comes of it.
-    """
+def _accelerator_on_the_processor() -> Any:
+    from accelerate import Accelerator
 
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        x = x.clone()
-        torch.distributed.all_reduce(x)
-        return x
-
-    @staticmethod
-    def backward(ctx, *gradients: Tensor) -> Tensor:
-        gradient = gradients[0].clone()
-        torch.distributed.all_reduce(gradient)
-        return gradient
+    return Accelerator(cpu=True)
 
 
-def _identity(x: Tensor) -> Tensor:
-    return x
+def _new_progress(fine_tune: bool) -> dict[str, Any]:
+    """Return the numbers that a run keeps from step to step."""
+    return {
+        "step": 0,
+        "norms": None,  # running means of the norms of balanced losses' gradients, by name
+        "gradient_norm": None,  # its running mean
+        "latent_scale": None if fine_tune else 0.0,  # logarithm of the latents' mean square
+        "skipped": 0,
+        "skipped_in_a_row": 0,
+        "best": None,  # the lowest mel loss in validation so far
+    }
+
+
+def _load_all(optimizers: Iterable[torch.optim.Optimizer], states: Iterable[dict]) -> None:
+    for optimizer, state in zip(optimizers, states, strict=True):
+        optimizer.load_state_dict(state)

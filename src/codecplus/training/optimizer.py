@@ -8,11 +8,10 @@ from torch import Tensor, nn
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose direction is made orthogonal (Jordan et al. 2024), scaled to Adam's step size
-    (Liu et al. 2025).
+    """Momentum whose direction is made orthogonal (Jordan et al. 2024).
 
-    For weights of two dimensions and more; the first one counts as rows, the others together as
-    columns.
+    Steps have the size of Adam's (Liu et al. 2025). Weights must have two dimensions or more; the
+    first one counts as rows, the others together as columns.
     """
 
     def __init__(
@@ -36,7 +35,8 @@ class Muon(torch.optim.Optimizer):
     def _step(self, weights: list[Tensor], group: dict) -> None:
         directions = []
         for weight in weights:
-            state, gradient = self.state[weight], cast(Tensor, weight.grad)
+            state = self.state[weight]
+            gradient = cast(Tensor, weight.grad)
             if not state:
                 state["momentum"] = torch.zeros_like(weight)
             state["momentum"].lerp_(gradient, 1 - group["momentum"])
@@ -49,32 +49,44 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Matrices (N, rows, columns) with their singular values brought near 1, between about 0.7 and
-    1.2.
+    """Bring the singular values of matrices (N, rows, columns) near 1, to about 0.7 to 1.2.
 
-    The quintic Newton-Schulz iteration of Jordan et al., in bf16, which is enough for a direction.
+    It is the quintic Newton-Schulz iteration of Jordan et al., in bf16, which is enough for a
+    direction.
     """
     x = (matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-12)).bfloat16()
     tall = x.shape[1] > x.shape[2]
     for _ in range(steps):
         # Not batched: torch copies the transposed side of a batched product, which takes longer
         # than the product.
-        gram = torch.stack([m.t() @ m if tall else m @ m.t() for m in x])
+        if tall:
+            gram = torch.stack([matrix.t() @ matrix for matrix in x])
+        else:
+            gram = torch.stack([matrix @ matrix.t() for matrix in x])
         gram = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
-        x = torch.baddbmm(x, *((x, gram) if tall else (gram, x)), beta=3.4445)
+        if tall:
+            x = torch.baddbmm(x, x, gram, beta=3.4445)
+        else:
+            x = torch.baddbmm(x, gram, x, beta=3.4445)
     return x.to(matrices.dtype)
 
 
 def build_optimizers(
     model: nn.Module, *, muon: bool, lr: float, train_codebooks: bool
 ) -> list[torch.optim.Optimizer]:
-    """Optimizers of a codec; each group says in `part` whether it is of the encoder, the decoder or
-    the projections.
+    """Return the optimizers of a codec.
 
-    AdamW with the paper's betas takes everything, or what Muon leaves: Muon takes the convolutions
-    that are wide enough to be matrices, but for the encoder's last, whose directions that no
-    codebook reads would get random steps of full size. Codebooks are projections here, or in none
-    where something else moves them.
+    AdamW with the paper's betas takes everything, or what Muon leaves. Muon takes the convolutions
+    that are wide enough to be matrices, but for the encoder's last one: directions of it that no
+    codebook reads would get random steps of full size.
+
+    Args:
+        model: the codec.
+        muon: whether Muon takes part.
+        lr: the learning rate.
+        train_codebooks: whether codebooks are trained here, together with the projections.
+
+    Each group of parameters has a `part`: encoder, decoder or projections.
     """
     groups: dict[tuple[bool, str], list[Tensor]] = defaultdict(list)
     for name, parameter in model.named_parameters():
@@ -82,18 +94,15 @@ def build_optimizers(
             continue
         part = name.split(".")[0]
         inner = part != "quantizer" and name != "encoder.conv2.weight"
-        matrix = muon and inner and parameter.ndim == 3 and min(parameter.shape[:2]) >= 16
-        groups[matrix, "projections" if part == "quantizer" else part].append(parameter)
+        wide = parameter.ndim == 3 and min(parameter.shape[:2]) >= 16
+        if part == "quantizer":
+            part = "projections"
+        groups[muon and inner and wide, part].append(parameter)
+    plain = [{"params": v, "part": part} for (matrix, part), v in groups.items() if not matrix]
+    matrices = [{"params": v, "part": part} for (matrix, part), v in groups.items() if matrix]
     optimizers: list[torch.optim.Optimizer] = []
-    for kind, options in (
-        (torch.optim.AdamW, {"betas": (0.8, 0.99), "weight_decay": 0.0}),
-        (Muon, {}),
-    ):
-        mine = [
-            {"params": v, "part": part}
-            for (matrix, part), v in groups.items()
-            if matrix == (kind is Muon)
-        ]
-        if mine:
-            optimizers.append(kind(mine, lr=lr, **options))
+    if plain:
+        optimizers.append(torch.optim.AdamW(plain, lr=lr, betas=(0.8, 0.99), weight_decay=0.0))
+    if matrices:
+        optimizers.append(Muon(matrices, lr=lr))
     return optimizers

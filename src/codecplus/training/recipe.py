@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from codecplus import configuration
-from codecplus.configuration import DacConfig, load_preset
+from codecplus.configuration import CausalDacConfig, DacConfig, load_preset
 from codecplus.errors import InputError
 from codecplus.losses import LOSSES, PAPER_MEL_BANDS, PAPER_STFT_WINDOWS
 
 RECIPES = Path(configuration.__file__).parent / "training"
 ADVERSARIAL = ("adversarial", "feature_matching")
 PARTS = ("encoder", "quantizer", "decoder")
-Part = TypeVar("Part")
+Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,44 +29,43 @@ class Schedule:
     warmup: int = 100
     quantize_at: int = 0  # from here on latents are quantized
     adversary_at: int = 0  # from here on the discriminators train, and the codec against them
-    place_at: list[int] = field(
-        default_factory=list
-    )  # placed codebooks are placed anew, for latents as they are then
-    freeze_at: int | None = (
-        None  # encoder and codebooks rest from here on, unless the decoder always does
-    )
-    decay_at: int | None = (
-        None  # the learning rate falls in a straight line, to zero at the last step
-    )
-    gamma: float = 1.0  # by which it is multiplied at every step besides
+    # Placed codebooks are placed anew at these steps, for latents as they are then.
+    place_at: list[int] = field(default_factory=list)
+    # Encoder and codebooks rest from here on, unless the decoder always does.
+    freeze_at: int | None = None
+    # From here on the learning rate falls in a straight line, to zero at the last step.
+    decay_at: int | None = None
+    gamma: float = 1.0  # multiplies the learning rate at every step besides
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise InputError(f"expected at least 1 step, got {self.steps}")
 
     def factor(self, step: int) -> float:
-        """Share of the learning rate at a step counted from 0."""
+        """Return the share of the learning rate at a step counted from 0."""
         rise = min(1.0, (step + 1) / max(1, self.warmup))
         decay_at = self.steps if self.decay_at is None else self.decay_at
-        return (
-            rise * self.gamma**step * min(1.0, (self.steps - step) / max(1, self.steps - decay_at))
-        )
+        fall = min(1.0, (self.steps - step) / max(1, self.steps - decay_at))
+        return rise * self.gamma**step * fall
 
     def scaled(self, steps: int) -> "Schedule":
-        """The same course in another number of steps; only the warm-up gets no longer."""
+        """Return the same course in another number of steps.
+
+        The warm-up keeps its length, as far as a tenth of the steps.
+        """
         share = steps / self.steps
 
-        def place(step: int) -> int:
-            return round(step * share)
+        def scale(step: int | None) -> int | None:
+            return None if step is None else round(step * share)
 
         return Schedule(
             steps=steps,
-            warmup=min(self.warmup, place(self.warmup)),
-            quantize_at=place(self.quantize_at),
-            adversary_at=place(self.adversary_at),
-            place_at=[place(step) for step in self.place_at],
-            freeze_at=None if self.freeze_at is None else place(self.freeze_at),
-            decay_at=None if self.decay_at is None else place(self.decay_at),
+            warmup=min(self.warmup, max(1, steps // 10)),
+            quantize_at=round(self.quantize_at * share),
+            adversary_at=round(self.adversary_at * share),
+            place_at=[round(step * share) for step in self.place_at],
+            freeze_at=scale(self.freeze_at),
+            decay_at=scale(self.decay_at),
             gamma=self.gamma ** (1 / share),
         )
 
@@ -78,36 +77,31 @@ class Objective:
     weights: dict[str, float] = field(
         default_factory=lambda: {"mel": 15.0, "feature_matching": 2.0, "adversarial": 1.0}
     )
-    balanced: bool = (
-        False  # weights are shares of the gradient at the output, instead of factors of the losses
-    )
-    mel_bands: dict[int, int] = field(
-        default_factory=lambda: dict(PAPER_MEL_BANDS)
-    )  # {window: bands}
+    # Weights are shares of the gradient at the output, instead of factors of the losses.
+    balanced: bool = False
+    mel_bands: dict[int, int] = field(default_factory=lambda: dict(PAPER_MEL_BANDS))  # by window
     stft_windows: list[int] = field(default_factory=lambda: list(PAPER_STFT_WINDOWS))
     codebook: float = 1.0
     commitment: float = 0.25
     latent_scale: float = 0.0  # holds the size of the latents where the codebooks began
-    unread: float = (
-        0.0  # ties down what the codebooks do not read of the latents, which Muon lets drift
-    )
+    # Ties down what the codebooks do not read of the latents, which Muon lets drift.
+    unread: float = 0.0
 
     def __post_init__(self) -> None:
+        known = [*LOSSES, *ADVERSARIAL]
         for name in self.weights:
-            if name not in (*LOSSES, *ADVERSARIAL):
-                hint = difflib.get_close_matches(name, (*LOSSES, *ADVERSARIAL), n=1) or [
-                    *LOSSES,
-                    *ADVERSARIAL,
-                ]
+            if name not in known:
+                hint = difflib.get_close_matches(name, known, n=1) or known
                 raise InputError(f"there is no loss {name!r}; did you mean {', '.join(hint)}?")
-        if not any(self.weights.get(name) for name in LOSSES):
+        if not self.reconstruction:
             raise InputError(
-                f"the objective weighs no reconstruction loss; give one of {', '.join(LOSSES)} a weight"
+                "the objective weighs no reconstruction loss; give one of "
+                f"{', '.join(LOSSES)} a weight"
             )
 
     @property
     def reconstruction(self) -> list[str]:
-        """The reconstruction losses that count."""
+        """The reconstruction losses that have a weight, in the order in which they count."""
         return [name for name in LOSSES if self.weights.get(name)]
 
     @property
@@ -121,26 +115,22 @@ class Codebooks:
     """How codebooks come to be."""
 
     learning: str = "gradient"  # or means: of the latents they are chosen for
-    placed: bool = False  # by k-means on encoder output, when quantization begins and when the encoder comes to rest
-    kept: bool = (
-        True  # where training starts from a checkpoint: its codebooks; if not, they are placed anew
-    )
-    placement_floor: float | None = (
-        None  # latents weigh what errors cost, at least this; none: all directions alike
-    )
-    placement_vectors: int = (
-        40_000  # fewer in short runs: a twentieth of their steps at most goes into it
-    )
-    rate_weight: float | None = (
-        None  # λ of the cheapest entry, at the last placement; none: the nearest direction
-    )
-    searched: float = (
-        0.0  # share of the items that are coded by beam search once encoder and codebooks rest
-    )
+    # They are placed by k-means on encoder output, when quantization begins and when the encoder
+    # comes to rest.
+    placed: bool = False
+    # Where training starts from a checkpoint, its codebooks stay; if not, they are placed anew.
+    kept: bool = True
+    # Latents weigh what errors cost, at least this share of the mean; none: all directions alike.
+    placement_floor: float | None = None
+    # Latents to place by; fewer in short runs, where it takes a twentieth of the steps at most.
+    placement_vectors: int = 40_000
+    # λ of the cheapest entry, at the last placement; none: the nearest direction.
+    rate_weight: float | None = None
+    # Share of the items that are coded by beam search once encoder and codebooks rest.
+    searched: float = 0.0
     decay: float = 0.97  # of the moving means and counts
-    revive_below: float = (
-        0.0  # an entry chosen less than this share of the average moves to a random latent
-    )
+    # An entry chosen less than this share of the average moves to a random latent.
+    revive_below: float = 0.0
 
     def __post_init__(self) -> None:
         if self.learning not in ("gradient", "means"):
@@ -167,7 +157,7 @@ class Codebooks:
 
 @dataclass(frozen=True, kw_only=True)
 class Adversary:
-    """The discriminators; sizes and rates are the paper's."""
+    """The discriminators and how they are trained; by default as in the paper."""
 
     periods: list[int] = field(default_factory=lambda: [2, 3, 5, 7, 11])
     fft_sizes: list[int] = field(default_factory=lambda: [2048, 1024, 512])
@@ -182,15 +172,15 @@ class Adversary:
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What happens to a crop. Peaks stay under 0.95."""
+    """How crops are changed. Peaks stay under 0.95."""
 
-    speed_share: float = 0.0  # of the crops are played faster or slower, and their pitch with them
+    speed_share: float = 0.0  # share of the crops whose speed and pitch are changed
     speed: tuple[float, float] = (0.92, 1.08)
-    loudness_share: float = 0.0  # are brought to a random loudness
+    loudness_share: float = 0.0  # share that is brought to a random loudness
     loudness_lufs: tuple[float, float] = (-34.0, -14.0)
-    gain_share: float = 0.0  # get a random gain
+    gain_share: float = 0.0  # share that gets a random gain
     gain_db: tuple[float, float] = (-12.0, 6.0)
-    flip_share: float = 0.5  # have their sign turned
+    flip_share: float = 0.5  # share whose sign is turned
     silence_db: float = -54.0  # a crop below this, RMS in dB below full scale, is drawn again
 
     def __post_init__(self) -> None:
@@ -214,17 +204,15 @@ class Recipe:
     seconds: float = 0.38  # of a crop; rounded to frames
     optimizer: str = "adamw"  # or muon, for the convolutions
     lr: float = 1e-4
-    quantized_encoder_lr: float = (
-        1.0  # share of `lr`; codebooks by means lose an encoder that moves fast
-    )
+    # Share of `lr`: codebooks by means lose an encoder that moves fast.
+    quantized_encoder_lr: float = 1.0
     projection_lr: float = 1.0  # share of `lr` for the projections of the quantizer
     fine_tuning_lr: float = 0.5  # share of `lr` where training starts from a checkpoint
     clip: float | None = 1000.0  # of the gradient's norm; none: three times its running mean
     weight_norm: bool = True
     quantizer_dropout: float = 0.5
-    resting: list[str] = field(
-        default_factory=list
-    )  # parts whose weights stay: encoder, quantizer, decoder
+    # Parts whose weights stay: encoder, quantizer, decoder.
+    resting: list[str] = field(default_factory=list)
     average_decay: float = 0.999
     seed: int = 0
 
@@ -250,78 +238,84 @@ class Recipe:
             self.schedule.freeze_at is None or not self.codebooks.placed
         ):
             raise InputError(
-                "a rate_weight is for codebooks that are placed when the encoder rests: set freeze_at too"
+                "a rate_weight is for codebooks that are placed when the encoder rests: set "
+                "freeze_at too"
             )
 
     @classmethod
     def load(
         cls, name_or_path: str | os.PathLike, settings: dict[str, Any] | None = None
     ) -> "Recipe":
-        """The recipe of a preset, or one in a JSON file; presets without one of their own get the
-        paper's.
+        """Return the recipe of a preset, or that in a JSON file.
 
+        Presets without a recipe of their own, and architectures in a file, get the paper's.
         `settings` replace single values, by names like `objective.weights.mel`. Raises InputError.
 
         >>> Recipe.load("dac-16khz-live", {"batch": 4}).batch
         4
         """
         name = os.fspath(name_or_path)
-        packaged = RECIPES / f"{name}.json"
-        if packaged.exists():
-            fields = _read(packaged)
-        elif name in configuration.preset_names():
-            fields = {**_read(RECIPES / "paper.json"), "preset": name}
-        elif Path(name).is_file():
-            fields = _read(Path(name))
-            if "model_type" in fields:  # an architecture, not a recipe
-                fields = {**_read(RECIPES / "paper.json"), "preset": name}
-        else:
-            names = configuration.preset_names()
-            hint = difflib.get_close_matches(name, names, n=1) or names
-            raise InputError(
-                f"there is no recipe {name!r}; give a JSON file, or {' or '.join(hint)}"
-            )
+        fields = _find(name)
         for key, value in (settings or {}).items():
             _set(fields, key, value)
         return cls.from_dict(fields)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Recipe":
-        """From plain data, as JSON holds it. Raises InputError for names and values that do not
-        fit.
+        """Return a recipe of plain data, as JSON holds it.
+
+        Raises InputError for names and values that do not fit.
         """
         return _build(cls, fields, "the recipe")
 
     def as_dict(self) -> dict[str, Any]:
-        """The reverse of `from_dict`."""
+        """Return the recipe as plain data; the reverse of `from_dict`."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def config(self) -> DacConfig:
-        """The architecture. Raises InputError."""
+        """Return the architecture. Raises InputError if there is none of that name."""
         if not Path(self.preset).is_file():
             return load_preset(self.preset)
         fields = _read(Path(self.preset))
-        classes = {
-            c.model_type: c for c in (configuration.DacConfig, configuration.CausalDacConfig)
-        }
-        if fields.get("model_type") not in classes:
-            raise InputError(
-                f"{self.preset} holds model_type {fields.get('model_type')!r}; expected dac or causal_dac"
-            )
-        return classes[fields["model_type"]].from_dict(fields)
+        kind = fields.get("model_type")
+        if kind == DacConfig.model_type:
+            return DacConfig.from_dict(fields)
+        if kind == CausalDacConfig.model_type:
+            return CausalDacConfig.from_dict(fields)
+        raise InputError(f"{self.preset} holds model_type {kind!r}; expected dac or causal_dac")
 
     def crop_samples(self, config: DacConfig) -> int:
-        """Samples of a crop: a multiple of 9 frames, which folds into the dilated convolutions
-        without padding.
+        """Return the samples of a crop for this architecture.
+
+        They are a multiple of 9 frames, which folds into the dilated convolutions without padding.
+        Raises InputError if that is too short for a window of a loss.
         """
         frames = max(1, round(self.seconds * config.frame_rate / 9)) * 9
+        samples = frames * config.hop_length
         longest = max([*self.objective.mel_bands, *self.objective.stft_windows])
-        if frames * config.hop_length <= longest // 2:
+        if samples <= longest // 2:
             raise InputError(
-                f"crops of {self.seconds} s are {frames * config.hop_length} samples, too short for the window of "
+                f"crops of {self.seconds} s are {samples} samples, too short for the window of "
                 f"{longest}; raise seconds or leave that window out"
             )
-        return frames * config.hop_length
+        return samples
+
+
+def _find(name: str) -> dict[str, Any]:
+    """Return the settings of the recipe of this name. Raises InputError if there is none."""
+    packaged = RECIPES / f"{name}.json"
+    if packaged.exists():
+        return _read(packaged)
+    names = configuration.preset_names()
+    if name in names:
+        return {**_read(RECIPES / "paper.json"), "preset": name}
+    if Path(name).is_file():
+        fields = _read(Path(name))
+        if "model_type" in fields:  # an architecture, not a recipe
+            return {**_read(RECIPES / "paper.json"), "preset": name}
+        return fields
+    hint = difflib.get_close_matches(name, names, n=1) or names
+    raise InputError(f"there is no recipe {name!r}; give a JSON file, or {' or '.join(hint)}")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -343,7 +337,7 @@ def _set(fields: dict[str, Any], key: str, value: Any) -> None:
     fields[last] = value
 
 
-def _build(cls: type[Part], fields: dict[str, Any], where: str) -> Part:
+def _build(cls: type[Settings], fields: dict[str, Any], where: str) -> Settings:
     if not isinstance(fields, dict):
         raise InputError(f"expected {where} as an object of settings, got {fields!r}")
     hints = typing.get_type_hints(cls)
@@ -351,31 +345,32 @@ def _build(cls: type[Part], fields: dict[str, Any], where: str) -> Part:
         if name not in hints:
             hint = difflib.get_close_matches(name, hints, n=1) or list(hints)
             raise InputError(f"{where} has no setting {name!r}; did you mean {', '.join(hint)}?")
-    for entry in dataclasses.fields(typing.cast(Any, cls)):
-        if (
-            entry.default is entry.default_factory is dataclasses.MISSING
-            and entry.name not in fields
-        ):
-            raise InputError(f"{where} lacks the setting {entry.name!r}")
+    for setting in dataclasses.fields(typing.cast(Any, cls)):
+        missing = dataclasses.MISSING
+        required = setting.default is missing and setting.default_factory is missing
+        if required and setting.name not in fields:
+            raise InputError(f"{where} lacks the setting {setting.name!r}")
     return cls(**{name: _value(hints[name], value, name) for name, value in fields.items()})
 
 
 def _value(kind: Any, value: Any, name: str) -> Any:
-    """The value as the kind of thing its setting is."""
+    """Return a value of JSON as the type of its setting. Raises InputError if it does not fit."""
     if dataclasses.is_dataclass(kind):
         return _build(typing.cast(type, kind), value, name)
     if isinstance(kind, types.UnionType):
         if value is None:
             return None
         return _value(next(k for k in kind.__args__ if k is not type(None)), value, name)
-    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    origin = typing.get_origin(kind)
+    arguments = typing.get_args(kind)
     try:
         if origin is dict:
-            return {parts[0](k): parts[1](v) for k, v in value.items()}
+            key_type, value_type = arguments
+            return {key_type(k): value_type(v) for k, v in value.items()}
         if origin is list and not isinstance(value, str):
-            return [_value(parts[0], item, name) for item in value]
-        if origin is tuple and len(value) == len(parts):
-            return tuple(part(item) for part, item in zip(parts, value, strict=True))
+            return [_value(arguments[0], item, name) for item in value]
+        if origin is tuple and len(value) == len(arguments):
+            return tuple(convert(item) for convert, item in zip(arguments, value, strict=True))
         if kind is float and not isinstance(value, bool | str):
             return float(value)
         if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):

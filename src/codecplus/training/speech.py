@@ -1,8 +1,7 @@
-"""PESQ and STOI in a process of their own, because PESQ may crash. Light to import: that process
-needs no torch.
-"""
+"""PESQ and STOI in a process of their own, because PESQ may crash.
 
-from __future__ import annotations
+It is light to import: that process needs no torch.
+"""
 
 import multiprocessing
 from collections.abc import Sequence
@@ -15,40 +14,40 @@ RATE = 16_000
 
 
 class SpeechScorer:
-    """Scores pairs of signals at 16 kHz; what cannot be scored is left out. A context manager."""
+    """Scores pairs of signals at 16 kHz; a score that cannot be had is left out."""
 
     def __init__(self) -> None:
         self._pool: ProcessPoolExecutor | None = None
         self._scored = 0
 
     def __call__(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[dict[str, float]]:
-        """`pesq_wb` and `stoi` of each reference and estimate (S,), as far as they can be had."""
-        rows: list[dict[str, float]] = []
-        while len(rows) < len(pairs):
+        """Return `pesq_wb` and `stoi` of each reference and estimate (S,)."""
+        scores: list[dict[str, float]] = []
+        while len(scores) < len(pairs):
             if self._pool is None:
                 # spawn: a fork of a process with threads may hang
                 self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
             try:
-                for pair in pairs[len(rows) :]:
-                    rows.append(self._pool.submit(score, *pair).result(timeout=300))
+                for pair in pairs[len(scores) :]:
+                    scores.append(self._pool.submit(score, *pair).result(timeout=300))
                     self._scored += 1
                     if self._scored % 40 == 0:  # in one process, PESQ crashes sooner or later
                         self.close()
                         break
             except (BrokenProcessPool, TimeoutError):
                 self.close()
-                rows.append({})
-        return rows
+                scores.append({})
+        return scores
 
     def close(self) -> None:
-        """Let the process go."""
+        """End the process."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
 
 
 def score(reference: np.ndarray, estimate: np.ndarray) -> dict[str, float]:
-    """The scores of one pair; must run in a process that may die."""
+    """Return the scores of one pair; must run in a process that may die."""
     import warnings
 
     scores = {}
@@ -62,9 +61,8 @@ def score(reference: np.ndarray, estimate: np.ndarray) -> dict[str, float]:
         from pystoi import stoi
 
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "error", message="Not enough STFT frames"
-            )  # gives 1e-5, which is no score
+            # Too few frames give 1e-5, which is no score.
+            warnings.filterwarnings("error", message="Not enough STFT frames")
             scores["stoi"] = float(stoi(reference, estimate, RATE))
     except Exception:
         pass

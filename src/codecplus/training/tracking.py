@@ -1,11 +1,6 @@
-"""What a run shows: numbers, audio and pictures, to a tracker that accelerate knows and to a file
-of lines of JSON.
-"""
-
-from __future__ import annotations
+"""Numbers, audio and pictures of a run, for a tracker of accelerate and a file of JSON lines."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +8,26 @@ import numpy as np
 
 from codecplus.audio.mel import mel_spectrogram
 from codecplus.errors import InputError, MissingExtraError
+from codecplus.system.paths import atomic_path
 
 TRACKERS = ("tensorboard", "trackio", "wandb", "none")
 
 
 class Tracker:
-    """One run's numbers, audio and pictures; only the main process writes.
+    """Writes numbers, audio and pictures of one run, in the main process only.
 
-    Everything goes to `folder`: TensorBoard's files, and `log.jsonl` whatever the tracker. trackio
-    and W&B keep their own places besides.
+    Args:
+        accelerator: of the run.
+        name: one of `TRACKERS`. trackio and W&B keep their own files besides.
+        folder: for TensorBoard's files, and for `log.jsonl`, which is written in any case.
+        config: the recipe as plain data.
+        run: the name of the run in the tracker.
     """
 
     def __init__(self, accelerator: Any, name: str, folder: Path, config: dict[str, Any], run: str):
-        self.accelerator, self.name, self.path = accelerator, name, folder / "log.jsonl"
+        self.accelerator = accelerator
+        self.name = name
+        self.path = folder / "log.jsonl"
         if name == "none" or not accelerator.is_main_process:
             return
         options = {name: {"name": run} if name in ("trackio", "wandb") else {}}
@@ -40,29 +42,24 @@ class Tracker:
             tracker.store_init_configuration(config)
 
     def rewind(self, step: int) -> None:
-        """Forget lines of steps from `step` on, which a resumed run writes again."""
+        """Remove the lines of steps from `step` on, which a resumed run writes again."""
         if self.accelerator.is_main_process and self.path.exists():
             lines = [line for line in self.path.read_text().splitlines() if _step_of(line) < step]
-            partial = self.path.with_suffix(".partial")
-            partial.write_text("".join(f"{line}\n" for line in lines))
-            os.replace(partial, self.path)
+            with atomic_path(self.path) as partial:
+                partial.write_text("".join(f"{line}\n" for line in lines))
 
     def numbers(self, values: dict[str, float], step: int) -> None:
-        """Numbers at a step."""
+        """Write numbers by name at a step."""
         if not self.accelerator.is_main_process:
             return
+        rounded = {key: round(value, 6) for key, value in values.items()}
         with self.path.open("a") as file:
-            file.write(
-                json.dumps(
-                    {"step": step, **{key: round(value, 6) for key, value in values.items()}}
-                )
-                + "\n"
-            )
+            file.write(json.dumps({"step": step, **rounded}) + "\n")
         if self.name != "none":
             self.accelerator.get_tracker(self.name).log(values, step=step)
 
     def clip(self, name: str, audio: np.ndarray, sample_rate: int, step: int) -> None:
-        """A clip (S,) and its mel spectrogram."""
+        """Write a clip (S,) and its mel spectrogram."""
         if self.name == "none" or not self.accelerator.is_main_process:
             return
         audio = np.nan_to_num(audio).clip(-1, 1)
@@ -91,9 +88,7 @@ class Tracker:
 
 
 def check_tracker(name: str) -> None:
-    """Raise InputError for a tracker that there is not, MissingExtraError for one that is not
-    installed.
-    """
+    """Raise InputError for an unknown tracker, MissingExtraError if it is not installed."""
     if name not in TRACKERS:
         raise InputError(f"there is no tracker {name!r}; expected one of {', '.join(TRACKERS)}")
     if name == "none":
@@ -107,8 +102,9 @@ def check_tracker(name: str) -> None:
 
 
 def mel_image(audio: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Log mel spectrogram of audio (S,) as an image (80, frames, 3) of bytes, low frequencies
-    below.
+    """Return the log mel spectrogram of audio (S,) as an image (80, frames, 3) of bytes.
+
+    Low frequencies are below.
     """
     import torch
 

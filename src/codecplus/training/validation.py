@@ -1,15 +1,17 @@
-"""Scores of a codec on a few clips, while it trains. Knows models and arrays; figures to publish
-are `eval`'s.
+"""Scores of a codec on a few clips, while it trains. It knows models and arrays.
+
+Figures to publish are those of `eval`.
 """
 
-from __future__ import annotations
-
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from codecplus.audio.bands import band_edges, band_levels, band_names
 from codecplus.audio.resampling import resample
 from codecplus.losses import MultiScaleMelLoss
 from codecplus.modeling_dac import DacModel
@@ -18,56 +20,80 @@ from codecplus.training.speech import RATE, SpeechScorer
 
 
 class Validation(NamedTuple):
-    """Means over clips, by name, and the decoded clips."""
+    """Scores over clips, by name, and the decoded clips."""
 
     scores: dict[str, float]
     decoded: list[np.ndarray]
 
 
 class Validator:
-    """Codes clips with all codebooks and scores what comes back.
+    """Codes clips with all codebooks and scores the result.
 
     `mel` is the paper's mel loss, `snr` is in dB; `pesq_wb` and `stoi` are there where their
-    libraries are, for clips that they can score.
+    libraries are, for clips that they can score. These are means over clips. `band/0-1 kHz` and so
+    on are medians over clips of the power of each band, in dB above the original's.
     """
 
     def __init__(self, clips: Sequence[ValidationClip], sample_rate: int):
-        self.clips, self.sample_rate = list(clips), sample_rate
-        self.mel, self.speech = MultiScaleMelLoss(sample_rate), SpeechScorer()
+        self.clips = list(clips)
+        self.sample_rate = sample_rate
+        self.mel = MultiScaleMelLoss(sample_rate)
+        self.speech = SpeechScorer()
 
     @torch.no_grad()
     def __call__(self, model: DacModel, *, quantize: bool = True) -> Validation:
         """Score a model; without `quantize`, its encoder and decoder alone."""
         device = next(model.parameters()).device
-        mel, decoded = self.mel.to(device), []
-        rows: dict[str, list[float]] = {}
+        self.mel.to(device)
+        decoded = []
+        scores: dict[str, list[float]] = defaultdict(list)
         for clip in self.clips:
             audio = torch.from_numpy(clip.audio).to(device)
-            estimate = self._code(model, audio, quantize)
+            estimate = _coded(model, audio, quantize)
             decoded.append(estimate.cpu().numpy())
-            rows.setdefault("mel", []).append(float(mel(estimate[None], audio[None])))
-            error = (estimate - audio).square().sum().clamp(min=1e-12)
-            rows.setdefault("snr", []).append(
-                float(10 * torch.log10(audio.square().sum().clamp(min=1e-12) / error))
-            )
-        pairs = [
-            (self._for_speech(c.audio), self._for_speech(x))
-            for c, x in zip(self.clips, decoded, strict=True)
-        ]
-        for row in self.speech(pairs):
-            for name, value in row.items():
-                rows.setdefault(name, []).append(value)
-        return Validation({name: float(np.mean(values)) for name, values in rows.items()}, decoded)
+            scores["mel"].append(float(self.mel(estimate[None], audio[None])))
+            scores["snr"].append(_signal_to_noise(estimate, audio))
+        for clip_scores in self._speech_scores(decoded):
+            for name, value in clip_scores.items():
+                scores[name].append(value)
+        means = {name: float(np.mean(values)) for name, values in scores.items()}
+        return Validation({**means, **self._band_scores(decoded)}, decoded)
 
-    def _for_speech(self, audio: np.ndarray) -> np.ndarray:
-        return resample(np.nan_to_num(audio), self.sample_rate, RATE)
+    def _speech_scores(self, decoded: list[np.ndarray]) -> list[dict[str, float]]:
+        pairs = []
+        for clip, estimate in zip(self.clips, decoded, strict=True):
+            reference = resample(clip.audio, self.sample_rate, RATE)
+            pairs.append((reference, resample(np.nan_to_num(estimate), self.sample_rate, RATE)))
+        return self.speech(pairs)
 
-    @staticmethod
-    def _code(model: DacModel, audio: torch.Tensor, quantize: bool) -> torch.Tensor:
-        samples, hop = len(audio), model.config.hop_length
-        padded = torch.nn.functional.pad(audio, (0, -samples % hop))
-        latents = model.encoder(padded[None, None])
-        decoded = model.decoder(model.quantizer(latents)[0] if quantize else latents)[0, 0]
-        return torch.nn.functional.pad(decoded, (0, max(0, samples - len(decoded))))[
-            :samples
-        ].float()
+    def _band_scores(self, decoded: list[np.ndarray]) -> dict[str, float]:
+        """Return the median level of each band in which any clip has something."""
+        edges = band_edges(self.sample_rate)
+        levels = []
+        for clip, estimate in zip(self.clips, decoded, strict=True):
+            levels.append(band_levels(np.nan_to_num(estimate), clip.audio, self.sample_rate, edges))
+        scores = {}
+        for name, band in zip(band_names(edges), np.transpose(levels), strict=True):
+            known = band[np.isfinite(band)]
+            if len(known):
+                scores[f"band/{name}"] = float(np.median(known))
+        return scores
+
+
+def _coded(model: DacModel, audio: Tensor, quantize: bool) -> Tensor:
+    """Return audio (S,) as the codec plays it, of the same length."""
+    samples = len(audio)
+    padded = torch.nn.functional.pad(audio, (0, -samples % model.config.hop_length))
+    latents = model.encoder(padded[None, None])
+    if quantize:
+        latents = model.quantizer(latents)[0]
+    decoded = model.decoder(latents)[0, 0]
+    missing = max(0, samples - len(decoded))
+    return torch.nn.functional.pad(decoded, (0, missing))[:samples].float()
+
+
+def _signal_to_noise(estimate: Tensor, audio: Tensor) -> float:
+    """Return the ratio of the signal's energy to that of the error, in dB."""
+    signal = audio.square().sum().clamp(min=1e-12)
+    error = (estimate - audio).square().sum().clamp(min=1e-12)
+    return float(10 * torch.log10(signal / error))

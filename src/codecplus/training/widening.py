@@ -1,19 +1,16 @@
-"""An encoder with more channels that begins as the one it came from, to be trained on beside its
-decoder.
-"""
+"""A wider encoder that gives the latents of the one it came from, to be trained on."""
 
 import torch
 from torch import Tensor
 
 from codecplus.errors import InputError
 from codecplus.modeling_dac import DacModel
-from codecplus.training.loop import initialize_weights
+from codecplus.training.initialization import initialize_weights
 
 
 @torch.no_grad()
 def with_wider_encoder(model: DacModel, encoder_hidden_size: int, seed: int = 0) -> DacModel:
-    """A copy of a codec whose encoder has more channels and gives the same latents, until it is
-    trained.
+    """Return a copy of a codec whose encoder has more channels and gives the same latents.
 
     New channels hear all others through random weights, and no old one hears them yet (Net2Net of
     Chen et al. 2016, but without copies of channels that would have to be told apart). Decoder and
@@ -22,7 +19,7 @@ def with_wider_encoder(model: DacModel, encoder_hidden_size: int, seed: int = 0)
     Args:
         model: the codec; weight norm is folded in the copy.
         encoder_hidden_size: channels of the encoder's first layer; they double with every block.
-        seed: of the random weights.
+        seed: of the random weights of new channels.
 
     Raises:
         InputError: if that is no wider than the encoder is.
@@ -30,12 +27,11 @@ def with_wider_encoder(model: DacModel, encoder_hidden_size: int, seed: int = 0)
     config = model.config
     if encoder_hidden_size <= config.encoder_hidden_size:
         raise InputError(
-            f"expected an encoder wider than its {config.encoder_hidden_size} channels, got {encoder_hidden_size}"
+            f"expected an encoder wider than its {config.encoder_hidden_size} channels, "
+            f"got {encoder_hidden_size}"
         )
-    fields = {
-        **config.to_dict(),
-        "encoder_hidden_size": encoder_hidden_size,
-    }  # the width of the latents among them
+    # The width of the latents is among the fields, and stays.
+    fields = {**config.to_dict(), "encoder_hidden_size": encoder_hidden_size}
     wide = type(model)(type(config).from_dict(fields))
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
@@ -47,10 +43,10 @@ def with_wider_encoder(model: DacModel, encoder_hidden_size: int, seed: int = 0)
 
 
 def _fill(wide: Tensor, old: Tensor) -> None:
-    """Write what the old parameter holds into the first channels of the wide one, and zero what
-    these hear of others.
+    """Write an old parameter into the first channels of a wide one.
 
-    A kernel is (C', C, k), the α of a snake (1, C, 1), 1 in new channels, and a bias (C',).
+    A kernel is (C', C, k), whose old channels hear nothing of new ones. The α of a snake is
+    (1, C, 1), and 1 in new channels. A bias is (C',).
     """
     if wide.shape == old.shape:
         wide.copy_(old)

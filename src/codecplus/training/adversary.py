@@ -1,0 +1,67 @@
+"""The discriminators' side of a training run: their losses, optimizer and state."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from codecplus.training.discriminators import (
+    AdversarialLosses,
+    Discriminator,
+    adversarial_losses,
+)
+from codecplus.training.recipe import Adversary, Recipe
+
+
+def new_discriminator(adversary: Adversary, seed: int = 0) -> Discriminator:
+    """Return the discriminators that a recipe names, with random weights."""
+    torch.manual_seed(seed)
+    return Discriminator(
+        adversary.periods,
+        adversary.fft_sizes,
+        bands=[(low, high) for low, high in adversary.bands],
+        period_channels=adversary.period_channels,
+        stft_channels=adversary.stft_channels,
+    )
+
+
+class AdversarialTraining:
+    """Discriminators that are trained beside a codec, as the recipe's `adversary` says.
+
+    `dtype` is what they compute in; weights stay in fp32.
+    """
+
+    def __init__(self, recipe: Recipe, accelerator: Any, dtype: torch.dtype):
+        self.settings = recipe.adversary
+        self.dtype = dtype
+        self.device = accelerator.device
+        self.discriminator = new_discriminator(recipe.adversary, recipe.seed).to(self.device)
+        self.optimizer = torch.optim.AdamW(
+            self.discriminator.parameters(), lr=recipe.adversary.lr, betas=(0.8, 0.99)
+        )
+        self.parallel = accelerator.prepare(self.discriminator)
+
+    def losses(self, estimate: Tensor, reference: Tensor) -> AdversarialLosses:
+        """Return the losses of both sides for decoded audio (B, S) and its reference.
+
+        Both signals go through the discriminators once.
+        """
+        signals = torch.cat([estimate, reference]).unsqueeze(1)
+        bf16 = self.dtype == torch.bfloat16
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            features = self.parallel(signals)
+        count = len(estimate)
+        fake = [[layer[:count] for layer in layers] for layers in features]
+        real = [[layer[count:] for layer in layers] for layers in features]
+        return adversarial_losses(fake, real)
+
+    def clip_gradient(self) -> float:
+        """Limit the norm of the gradient, and return the norm before."""
+        parameters = self.discriminator.parameters()
+        return float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip))
+
+    def step(self, factor: float) -> None:
+        """Move the weights, with this factor of the learning rate."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.lr * factor
+        self.optimizer.step()

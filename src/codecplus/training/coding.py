@@ -1,0 +1,61 @@
+"""The way from audio to audio in training, with what losses look at. It knows no losses."""
+
+import torch
+from torch import Tensor, nn
+
+from codecplus.modeling_dac import DacModel
+from codecplus.training import codebooks
+
+
+class Coding(nn.Module):
+    """Encoder, quantizer and decoder of a codec in one call, as data parallel training needs them.
+
+    Args:
+        model: the codec.
+        dtype: what encoder and decoder compute in; the quantizer computes in fp32.
+        searched: share of the items that are coded by beam search while encoder and codebooks rest.
+    """
+
+    def __init__(self, model: DacModel, dtype: torch.dtype, searched: float = 0.0):
+        super().__init__()
+        self.model = model
+        self.dtype = dtype
+        self.searched = searched
+
+    def forward(self, audio: Tensor, quantize: bool, freeze: bool) -> dict[str, Tensor]:
+        """Code audio (B, S).
+
+        Args:
+            audio: crops (B, S), S a multiple of the hop.
+            quantize: whether latents are quantized before they are decoded.
+            freeze: whether encoder and codebooks rest, and get no gradient.
+
+        Returns `audio` (B, S) and `latents` (B, D, T). Where latents are quantized also `codes`
+        (B, K, T), `projected` latents (B, K * d, T), and the `commitment` and `codebook` losses.
+        """
+        out: dict[str, Tensor] = {}
+        with torch.set_grad_enabled(not freeze and torch.is_grad_enabled()):
+            latents = self.model.encoder(audio.unsqueeze(1).to(self.dtype))
+            decoded = latents
+            out["latents"] = latents.float()
+            if quantize:
+                quantizer = self.model.quantizer
+                decoded, codes, projected, commitment, codebook = quantizer(out["latents"])
+                out["codes"] = codes
+                out["projected"] = projected
+                out["commitment"] = commitment
+                out["codebook"] = codebook
+                if freeze and self.searched:
+                    decoded = codebooks.search_some(
+                        quantizer, out["latents"], decoded, self.searched
+                    )
+        out["audio"] = self.decode(decoded, audio.shape[-1])
+        return out
+
+    def decode(self, latents: Tensor, samples: int) -> Tensor:
+        """Return the audio (B, S) of latents (B, D, T).
+
+        Nets with odd strides lose the last samples, which are zeros here.
+        """
+        audio = self.model.decoder(latents.to(self.dtype)).squeeze(1).float()
+        return nn.functional.pad(audio, (0, samples - audio.shape[-1]))

@@ -1,0 +1,219 @@
+"""The folder of a run: its checkpoint, and in `training/` what the run needs to go on.
+
+Each file is written whole or not at all. It knows nothing of recordings or losses.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from codecplus.errors import CheckpointError, InputError, OutputExistsError
+from codecplus.modeling_dac import (
+    CausalDacConfig,
+    CausalDacModel,
+    DacConfig,
+    DacFeatureExtractor,
+    DacModel,
+)
+from codecplus.system.paths import atomic_path
+from codecplus.training.adversary import AdversarialTraining
+from codecplus.training.loop import Trainer
+from codecplus.training.recipe import Recipe
+
+
+class RunFolder:
+    """The files of a run, below the folder of its checkpoint."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.training = self.path / "training"
+        self.state = self.training / "state.pt"
+        self.recipe = self.training / "recipe.json"
+        self.discriminators = self.training / "discriminators.safetensors"
+        self.log = self.training / "log.jsonl"
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: str | os.PathLike) -> "RunFolder":
+        """Return the folder of the run that a checkpoint belongs to.
+
+        `checkpoint` is the folder itself, or it with the name of a checkpoint that the run kept:
+        `OUT@best`, `OUT@step-5000`.
+        """
+        folder, at, _ = os.fspath(checkpoint).rpartition("@")
+        if at and not Path(checkpoint).exists() and cls(folder).training.is_dir():
+            return cls(folder)
+        return cls(checkpoint)
+
+    def kept(self, name: str) -> Path:
+        """Return the folder of a checkpoint that is kept beside the last one."""
+        return self.training / name
+
+    def keep(self, name: str, model: DacModel) -> None:
+        """Write a checkpoint that stays beside the last one."""
+        export(model, self.kept(name))
+
+    def create(self, recipe: Recipe) -> None:
+        """Make the folders, and write the recipe."""
+        self.training.mkdir(parents=True, exist_ok=True)
+        with atomic_path(self.recipe) as partial:
+            partial.write_text(json.dumps(recipe.as_dict(), indent=2) + "\n")
+
+    def refuse_to_overwrite(self) -> None:
+        """Raise OutputExistsError if the folder holds a run or a checkpoint."""
+        if self.state.exists():
+            content = "a run"
+        elif (self.path / "config.json").exists():
+            content = "a checkpoint"
+        else:
+            return
+        raise OutputExistsError(
+            f"{self.path} holds {content} already; resume it, or choose another folder"
+        )
+
+    def read_state(self) -> dict[str, Any]:
+        """Return the state of the run.
+
+        Raises InputError if there is none, CheckpointError if it cannot be read.
+        """
+        if not self.state.exists():
+            raise InputError(
+                f"there is no run to resume in {self.path}: it holds no training/state.pt"
+            )
+        try:
+            return torch.load(self.state, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise CheckpointError(
+                f"cannot read the state of the run at {self.state}: {type(error).__name__}"
+            ) from error
+
+    def write_state(self, trainer: Trainer, batches: list[dict[str, Any]]) -> None:
+        """Write where the run stands, and the checkpoint where there is one worth its name.
+
+        `batches` holds the state of each process's batches.
+        """
+        state = {
+            "trainer": trainer.state_dict(),
+            "batches": batches,
+            "recipe": trainer.recipe.as_dict(),
+            "config": trainer.model.config.to_json_string(use_diff=False),
+        }
+        # The state gets its name last, so that what it says of the step holds for the rest.
+        with atomic_path(self.state) as partial:
+            torch.save(state, partial)
+            if trainer.adversary is not None:
+                self._write_discriminators(trainer.adversary)
+            if trainer.quantized or trainer.step_number == trainer.recipe.schedule.steps:
+                export(trainer.average, self.path)
+
+    def _write_discriminators(self, adversary: AdversarialTraining) -> None:
+        weights = adversary.discriminator.state_dict()
+        weights = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+        with atomic_path(self.discriminators) as partial:
+            save_file(weights, partial, metadata={"format": "pt"})
+
+
+def checkpoint_to_load(name: str | os.PathLike) -> str | os.PathLike:
+    """Return what to load for a checkpoint: for `OUT@best` the folder in which the run kept it.
+
+    Other names are returned as they are. Raises InputError if the run kept none of that name.
+    """
+    run = RunFolder.of_checkpoint(name)
+    kept = os.fspath(name).rpartition("@")[2]
+    if run.path == Path(name):
+        return name
+    if not (run.kept(kept) / "config.json").exists():
+        names = [path.parent.name for path in sorted(run.training.glob("*/config.json"))]
+        raise InputError(
+            f"the run in {run.path} kept no checkpoint {kept!r}; it has "
+            f"{' and '.join(names) or 'none but its last one'}"
+        )
+    return run.kept(kept)
+
+
+def export(model: DacModel, folder: Path) -> None:
+    """Write a codec and its feature extractor to a folder, as `save_pretrained` does."""
+    config = model.config
+    extractor = DacFeatureExtractor(
+        sampling_rate=config.sampling_rate, hop_length=config.hop_length
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
+        model.save_pretrained(partial)
+        extractor.save_pretrained(partial)
+        for path in sorted(Path(partial).iterdir()):
+            if path.is_file():
+                os.replace(path, folder / path.name)
+            elif path.is_dir():
+                shutil.copytree(path, folder / path.name, dirs_exist_ok=True)
+
+
+def resumed_recipe(state: dict[str, Any], recipe: Recipe | None) -> Recipe:
+    """Return the recipe of a saved run. Raises InputError if `recipe` is another one."""
+    saved = Recipe.from_dict(state["recipe"])
+    if recipe is None or recipe == saved:
+        return saved
+    old = _flat(saved.as_dict())
+    new = _flat(recipe.as_dict())
+    name = next(key for key in sorted({*old, *new}) if old.get(key) != new.get(key))
+    raise InputError(
+        f"the run to resume has {name} = {old.get(name)}, not {new.get(name)}; leave its settings "
+        "as they were, or start another run from its checkpoint"
+    )
+
+
+def resumed_model(state: dict[str, Any]) -> DacModel:
+    """Return a model of the architecture of a saved run, whose weights are still to be loaded."""
+    fields = json.loads(state["config"])
+    if fields["model_type"] == CausalDacConfig.model_type:
+        return CausalDacModel(CausalDacConfig.from_dict(fields))
+    return DacModel(DacConfig.from_dict(fields))
+
+
+def load_state(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Let a trainer continue from a saved state.
+
+    Raises InputError for another number of processes, CheckpointError if the state does not fit.
+    """
+    batches = state["batches"]
+    processes = trainer.processes
+    if len(batches) != processes.count:
+        raise InputError(
+            f"the run to resume had {len(batches)} processes, this one has {processes.count}; "
+            "launch as many"
+        )
+    try:
+        trainer.load_state_dict({**state["trainer"], "batches": batches[processes.index]})
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"the saved state does not fit its recipe: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def load_discriminators(trainer: Trainer, path: Path) -> None:
+    """Start from discriminators that were trained with a checkpoint, if there are any that fit."""
+    if trainer.adversary is None or not path.is_file():
+        return
+    try:
+        trainer.adversary.discriminator.load_state_dict(load_file(path))
+    except Exception:
+        warnings.warn(
+            f"the discriminators at {path} have other sizes; new ones are trained", stacklevel=3
+        )
+
+
+def _flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by names like `objective.weights.mel`."""
+    flat: dict[str, Any] = {}
+    for key, value in fields.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
