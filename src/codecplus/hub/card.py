@@ -154,7 +154,7 @@ def _own_rows(run: Results, mark: str, source: str) -> list[str]:
         )
         raise InputError(
             f"{run.path} holds no results of {source}, whose weights are {mark}; it has those of "
-            f"{', '.join(others) or 'no checkpoint'}; run codecplus eval --codec {source} with these weights"
+            f"{', '.join(others) or 'no checkpoint'}; run codecplus eval --model {source} with these weights"
         )
     return sorted(own, key=lambda name: -_rate(codecs[name]))
 
@@ -208,7 +208,8 @@ def _section(
         else f"`{task['name']}`"
     )
     command = (
-        f"codecplus eval --codec {name} --codec opus --bitrate ... --data FOLDER --out results/"
+        f"codecplus eval --model {name} --codec opus --bitrate-per-channel ... --data FOLDER "
+        "-o results/"
     )
     stated = (
         f"The run: {run.provenance['date'][:10]}, codecplus {run.provenance['versions']['codecplus']}, weights "

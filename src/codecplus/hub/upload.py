@@ -260,7 +260,7 @@ def _add_card(
         if measured and measured.group(1) != fingerprint(model).hex():
             raise InputError(
                 f"the card {path} belongs to other weights ({measured.group(1)}; these are "
-                f"{fingerprint(model).hex()}); evaluate these and run codecplus card {source} --results RESULTS"
+                f"{fingerprint(model).hex()}); evaluate these and run codecplus card --model {source} --results RESULTS"
             )
     else:
         text = render_card(model, name, embedded=str(source) in embedded_names())

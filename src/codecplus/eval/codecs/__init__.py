@@ -38,11 +38,15 @@ STOCK = "stock:"
 
 
 def resolve_codecs(
-    names: Iterable[str], bitrates: Iterable[float] = (), device: str | None = None
+    names: Iterable[str],
+    bitrates: Iterable[float] = (),
+    device: str | None = None,
+    revision: str | None = None,
 ) -> list[Codec]:
     """The anchors and then each codec at each rate it can come nearest to, every row once.
 
     bitrates: targets in kbit/s per channel; none: each codec's own default.
+    revision: branch, tag or commit of the checkpoints that come from the Hub.
     """
     targets: list[float | None] = list(bitrates) or [None]
     for rate in targets:
@@ -50,7 +54,7 @@ def resolve_codecs(
             raise InputError(f"expected bit rates above 0 kbit/s, got {rate:g}")
     rows: dict[str, Codec] = {codec.name: codec for codec in anchors()}
     for name in names:
-        make = _factory(name, device)
+        make = _factory(name, device, revision)
         for rate in targets:
             codec = make(rate)
             _check(name, codec)
@@ -58,7 +62,7 @@ def resolve_codecs(
     return list(rows.values())
 
 
-def _factory(name: str, device: str | None) -> Callable[[float | None], Any]:
+def _factory(name: str, device: str | None, revision: str | None) -> Callable[[float | None], Any]:
     if name in CODECS:
         return CODECS[name]
     registered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
@@ -69,12 +73,14 @@ def _factory(name: str, device: str | None) -> Callable[[float | None], Any]:
     if _model_type(name) in set(MODEL_TYPES) - {"dac"}:
         return lambda rate: StockCodec(name, rate, device)
     hint = difflib.get_close_matches(name, [*CODECS, *registered], n=1)
-    return lambda rate: _own(name, rate, device, hint)
+    return lambda rate: _own(name, rate, device, revision, hint)
 
 
-def _own(name: str, kbps: float | None, device: str | None, hint: list[str]) -> OwnCodec:
+def _own(
+    name: str, kbps: float | None, device: str | None, revision: str | None, hint: list[str]
+) -> OwnCodec:
     try:
-        return OwnCodec(name, kbps, device)
+        return OwnCodec(name, kbps, device, revision)
     except CheckpointError as error:
         if hint:
             raise InputError(

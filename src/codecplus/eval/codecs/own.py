@@ -26,7 +26,13 @@ class OwnCodec:
     `NAME:effort=N` compresses with that effort.
     """
 
-    def __init__(self, source: str, kbps: float | None = None, device: str | None = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        kbps: float | None = None,
+        device: str | None = None,
+        revision: str | None = None,
+    ) -> None:
         named = source
         source, _, effort = source.partition(EFFORT)
         if effort not in ("", "0", "1", "2", "3"):
@@ -36,7 +42,8 @@ class OwnCodec:
         # onnxruntime is there.
         exported = find_export(source) is not None
         self.source, self.device = source, device or "cpu" if exported else pick_device(device)
-        codec = _load(source, self.device)
+        self.revision = revision
+        codec = _load(source, self.device, revision)
         rates = [float(rate) for rate in codec.bitrates]
         self.nominal_kbps = (
             max(rates) if kbps is None else min(rates, key=lambda rate: abs(rate - kbps))
@@ -60,7 +67,7 @@ class OwnCodec:
 
     def encode(self, audio: np.ndarray, sample_rate: int) -> Payload:
         """Compress (C, S) to the bytes of a file."""
-        codec = _load(self.source, self.device)
+        codec = _load(self.source, self.device, self.revision)
         data = codec.compress(
             audio,
             sample_rate=sample_rate,
@@ -72,16 +79,16 @@ class OwnCodec:
 
     def decode(self, data: bytes, original: Original) -> np.ndarray:
         """Decompress to (C, S)."""
-        audio = np.atleast_2d(_load(self.source, self.device).decompress(data))
+        audio = np.atleast_2d(_load(self.source, self.device, self.revision).decompress(data))
         return audio.astype(np.float32)
 
 
 @lru_cache(maxsize=1)  # one model at a time: the next one's memory is needed
-def _load(source: str, device: str) -> Any:
+def _load(source: str, device: str, revision: str | None) -> Any:
     from codecplus.codec import load_codec
 
     gc.collect()
-    return load_codec(source, device=device)
+    return load_codec(source, device=device, revision=revision)
 
 
 def _inside(data: bytes, entropy_models: Any) -> tuple[int, int, np.ndarray]:
