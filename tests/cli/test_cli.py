@@ -119,6 +119,27 @@ def test_official_files(tmp_path, capsys):
         ),
         (["encode", "IN", "IN"], "would both become"),
         (["encode", "IN", "--device", "nonsense", *MODEL], "no device nonsense"),
+        (["encode", "IN", "--revision", "v1", *MODEL], "is for a repository on the Hub"),
+        (["export", "--revision", "v1", *MODEL, "-o", "x"], "is for a repository on the Hub"),
+        (
+            ["eval", "--revision", "v1", *MODEL, "--data", ".", "-o", "x", "-q"],
+            "is for a repository on the Hub",
+        ),
+        (
+            ["train", "--revision", "v1", *MODEL, "--data", ".", "-o", "x", "-q"],
+            "is for a checkpoint on the Hub",
+        ),
+        (
+            ["train", *MODEL, "--device", "cuda:1", "--data", ".", "-o", "x"],
+            "expected --device cpu, cuda or mps for training",
+        ),
+        (
+            ["train", *MODEL, "--dtype", "float16", "--data", ".", "-o", "x"],
+            "expected training in --dtype float32 or bfloat16",
+        ),
+        (["push", *MODEL], "push needs a repository"),
+        (["push", "ada/x"], "push needs a checkpoint"),
+        (["push", "ada/x", "--space", *MODEL], "leave out --model"),
         (["info", "IN"], "expected a .dacp file"),
         (["decode", "IN"], "would be written over itself"),
         (

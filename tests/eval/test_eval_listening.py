@@ -426,6 +426,8 @@ def test_the_leaderboard_shows_what_listeners_said(tmp_path, capsys):
     (tmp_path / "ratings.csv").write_text("\n".join(["method,rater,item,condition,score", *rows]))
     assert main(["listening", str(tmp_path / "ratings.csv"), "-o", str(tmp_path / "r")]) == 0
     assert "MUSHRA: 6 listeners, 0 left out" in capsys.readouterr().out
+    assert main(["listening", str(tmp_path / "ratings.csv"), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["mushra"]["listeners"]) == 6
     board = build_leaderboard([tmp_path / "r"], html=tmp_path / "board.html")["boards"][0]
     entries = {entry["codec"]: entry["metrics"] for entry in board["entries"]}
     assert (

@@ -279,6 +279,15 @@ def test_verbs(tmp_path, capsys):
     assert (tmp_path / "board.html").exists()
     parse("compare", f"{path}:opus@6", f"{path}:opus@24")
     assert "| opus@6 | opus@24 | speech | pesq_wb | 2 |" in capsys.readouterr().out
+    parse("compare", f"{path}:opus@6", f"{path}:opus@24", "--json")
+    comparison = json.loads(capsys.readouterr().out)[0]
+    assert (comparison["a"], comparison["b"], comparison["metric"]) == (
+        "opus@6",
+        "opus@24",
+        "pesq_wb",
+    )
+    parse("leaderboard", str(path), "--json")
+    assert json.loads(capsys.readouterr().out) == build_leaderboard([path])
     with pytest.raises(SystemExit):
         parse("eval", "--codec", "opus")
     assert "required: --data, -o/--output" in capsys.readouterr().err

@@ -43,7 +43,7 @@ def _add_eval(verbs: Any) -> None:
     _add_codecs(verb)
     _add_task(verb)
     add_output(verb, "folder of the results", required=True)
-    add_shared(verb, "metric", note="all for every one; default: all but ViSQOL")
+    add_shared(verb, "metric", note="or all; default: all but ViSQOL")
     verb.add_argument(
         "--segment-seconds",
         type=float,
@@ -56,7 +56,7 @@ def _add_eval(verbs: Any) -> None:
         metavar="N",
         help="segments to keep of a recording that is cut",
     )
-    add_shared(verb, "workers", note="they score; default: one per core")
+    add_shared(verb, "workers", note="to score; default: one per core")
     add_shared(verb, "dataset-id", "json", "quiet")
 
 
@@ -249,8 +249,6 @@ def compare(args: argparse.Namespace) -> None:
 
 def listening(args: argparse.Namespace) -> None:
     """Analyse ratings; print the scores, and write them into a results folder if one is named."""
-    from dataclasses import asdict
-
     from codecplus.eval.listening import (
         analyse,
         listening_report,
@@ -260,7 +258,7 @@ def listening(args: argparse.Namespace) -> None:
 
     results = analyse(load_ratings(args.ratings))
     if args.json:
-        _print_json({method: asdict(result) for method, result in results.items()})
+        _print_json({method: result.as_dict() for method, result in results.items()})
     else:
         print(listening_report(results))
     if args.output is not None:

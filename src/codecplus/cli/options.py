@@ -55,7 +55,7 @@ SHARED: dict[str, dict[str, Any]] = {
         "nargs": "+",
         "dest": "codecs",
         "metavar": "NAME",
-        "help": "codecs that are no checkpoint: opus, opus-vbr, mp3, aac, or stock:ID for "
+        "help": "codecs other than checkpoints: opus, opus-vbr, mp3, aac, or stock:ID for "
         "transformers' own model",
     },
     "metric": {

@@ -65,7 +65,7 @@ def _add_tokenize(verbs: Any) -> None:
         metavar="C",
         help="channels to code; 1 averages those there are (default: %(default)s)",
     )
-    add_shared(verb, "workers", note="they decode and resample; 0: this one does")
+    add_shared(verb, "workers", note="to decode and resample; 0: none")
     verb.add_argument(
         "--batch-seconds",
         type=float,

@@ -123,7 +123,7 @@ def _add_recordings(group: Any) -> None:
     )
     add_data_options(group)
     add_shared(group, "audio-column", default="audio", note="default: %(default)s")
-    add_shared(group, "workers", note="they read ahead; default: up to 4")
+    add_shared(group, "workers", note="to read ahead; default: up to 4")
 
 
 def _add_how_to_train(group: Any) -> None:
