@@ -53,10 +53,10 @@ def test_encode_info_decode(wav, tmp_path, capsys):
     assert main(["encode", str(wav), *MODEL, "--bitrate", "2"]) == 0
     coded = tmp_path / "in.dacp"
     assert main(["info", str(coded)]) == 0
-    told = capsys.readouterr().out
-    assert "dac-16khz-live" in told
-    assert "0.75 s, 1 channel, 16000 Hz" in told
-    assert "4 codebooks" in told
+    printed = capsys.readouterr().out
+    assert "dac-16khz-live" in printed
+    assert "0.75 s, 1 channel, 16000 Hz" in printed
+    assert "4 codebooks" in printed
     assert main(["decode", str(coded), "-o", str(tmp_path / "out.flac")]) == 0
     audio, rate = load_audio(tmp_path / "out.flac")
     assert (audio.shape, rate) == ((12000,), 16000)
@@ -159,9 +159,9 @@ def test_errors_are_one_line_and_status_2(wav, capsys, arguments, message, monke
 
 def test_demo_scores_its_clip_and_writes_three_files(tmp_path, capsys):
     assert main(["demo", "-o", str(tmp_path), *MODEL]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for figure in ("bitrate", "PESQ", "STOI", "SI-SDR", "real time"):
-        assert figure in told
+        assert figure in printed
     assert {p.name for p in tmp_path.iterdir()} == {"demo.dacp", "demo.wav", "demo.png"}
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
 
@@ -169,7 +169,8 @@ def test_demo_scores_its_clip_and_writes_three_files(tmp_path, capsys):
 def test_demo_takes_the_users_file(wav, tmp_path, capsys):
     save_audio(np.zeros(16000), tmp_path / "silence.wav", 16000)
     assert main(["demo", str(tmp_path / "silence.wav"), "-o", str(tmp_path / "out"), *MODEL]) == 0
-    assert "silent" in capsys.readouterr().out  # a score that cannot be is a reason, not a number
+    # A score that cannot be computed has a reason instead of a number.
+    assert "silent" in capsys.readouterr().out
     assert (tmp_path / "out" / "silence.dacp").exists()
 
 
@@ -230,13 +231,13 @@ def test_any_exception_of_one_file_is_its_line_and_the_others_are_done(tmp_path,
 
     options = {"label": "working", "force": False, "quiet": False}
     assert run_jobs(jobs, run, lambda source: 0.0, **options) == 2
-    told = capsys.readouterr()
-    assert told.err.splitlines() == [
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == [
         f"codecplus: {tmp_path / 'a'}: ZeroDivisionError: division by zero",
         f"codecplus: {tmp_path / 'b'}: MemoryError",
         f"codecplus: {tmp_path / 'c'}: RuntimeError: first line",
     ]
-    assert told.out.splitlines() == [f"{tmp_path / 'd'} -> {tmp_path / 'out' / 'd'}"]
+    assert printed.out.splitlines() == [f"{tmp_path / 'd'} -> {tmp_path / 'out' / 'd'}"]
     assert (tmp_path / "out" / "d").read_text() == "done"
 
 
@@ -264,14 +265,14 @@ def test_info_as_json_is_what_a_program_reads(wav, tmp_path, capsys):
     assert capsys.readouterr().out == ""
     official = FIXTURES / "even44k_chunked.dac"
     assert main(["info", str(tmp_path / "in.dacp"), str(bad), str(official), "--json"]) == 2
-    told = capsys.readouterr()
-    coded, old = json.loads(told.out)
+    printed = capsys.readouterr()
+    coded, old = json.loads(printed.out)
     assert (coded["model"], coded["codebooks"]) == ("dac-16khz-live", 4)
     assert (coded["seconds"], coded["sample_rate"], coded["channels"]) == (0.75, 16000, 1)
     assert coded["bytes"] == (tmp_path / "in.dacp").stat().st_size
     assert (old["format"], old["seconds"]) == ("dac", 2.5)
-    assert told.err.count("\n") == 1
-    assert "bad.dacp" in told.err
+    assert printed.err.count("\n") == 1
+    assert "bad.dacp" in printed.err
 
 
 def test_importing_the_package_loads_no_torch():

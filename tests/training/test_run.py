@@ -327,7 +327,7 @@ def test_tensorboard_gets_numbers_audio_and_spectrograms(place, tmp_path):
     ("arguments", "message"),
     [
         (["--preset", "dac-16khz-life"], "no recipe 'dac-16khz-life'"),
-        ([], "expected --preset to train from the start, --init-from to fine-tune, or --resume"),
+        ([], "expected --preset to train from the start, --model to fine-tune, or --resume"),
         (["--preset", "dac-16khz-live", "--tracker", "paper"], "no tracker 'paper'"),
         (["--preset", "dac-16khz-live", "--set", "lr"], "expected --set KEY=VALUE"),
         (["--model", "dac-16khz-life"], "no checkpoint 'dac-16khz-life'"),
