@@ -21,7 +21,9 @@ import numpy as np
 import torch
 
 from codecplus import Codec, load_codec
+from codecplus.audio.resampling import resample
 from codecplus.bitstream import Reader, pack, unpack
+from codecplus.compression import entropy_coding
 from codecplus.encoding.beam_search import BeamSearch, EntropyCosts
 from codecplus.encoding.refinement import EFFORTS
 from codecplus.eval.metrics import score
@@ -172,9 +174,9 @@ def table_of_control(codec: Codec, clips: list[tuple[np.ndarray, int]], books: i
 
 def nearest(codec: Codec, audio: np.ndarray, rate: int, books: int) -> bytes:
     """A file of the codes whose sum a beam of 8 finds nearest, whatever they cost."""
-    info, model = codec._coding(codec._info(rate, 1, None, books), True)
+    info, model = entropy_coding(codec, codec.stream_info(rate, 1, n_quantizers=books), True)
     assert model is not None
-    samples = np.concatenate(list(codec._at_model_rate([audio[None]], info)), axis=-1)
+    samples = resample(audio, rate, codec.model_sample_rate)[None]
     samples = np.pad(samples, ((0, 0), (0, -samples.shape[-1] % codec.hop_length)))
     search = BeamSearch(
         codec.model.quantizer, books, 8, 0.0, EntropyCosts(model, books, codec.model.device)
@@ -187,7 +189,7 @@ def nearest(codec: Codec, audio: np.ndarray, rate: int, books: int) -> bytes:
 def latent_error(codec: Codec, audio: np.ndarray, rate: int, data: bytes) -> float:
     """Squared error of the sum of codes to the latents, as a share of their variance."""
     header, codes = unpack(data, codec.entropy_models)
-    samples = np.concatenate(list(codec._at_model_rate([audio[None]], header)), axis=-1)
+    samples = resample(audio * header.gain, rate, codec.model_sample_rate)[None]
     samples = np.pad(samples, ((0, 0), (0, -samples.shape[-1] % codec.hop_length)))
     with torch.inference_mode():
         latents = codec.model.encoder(torch.from_numpy(samples)[:, None])[..., : codes.shape[-1]]
@@ -202,7 +204,8 @@ def latent_error(codec: Codec, audio: np.ndarray, rate: int, data: bytes) -> flo
 
 
 def written(codec: Codec, codes: np.ndarray, coded: bool, block: int = 0) -> bytes:
-    info, model = codec._coding(codec._info(codec.sample_rate, 1, None, len(codes)), coded)
+    plain = codec.stream_info(codec.sample_rate, 1, n_quantizers=len(codes))
+    info, model = entropy_coding(codec, plain, coded)
     return pack(codes[None], replace(info, block_length=block), entropy=model)
 
 

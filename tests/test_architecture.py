@@ -31,6 +31,8 @@ FLOORS = {
     "inference": 3,
     "streaming": 3,
     "codec": 4,
+    "compression": 4,
+    "decompression": 4,
     "eval": 5,
     "export": 5,
     "tokenizing": 5,
@@ -49,10 +51,13 @@ def part_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports(path: Path):
+def imports(path: Path, for_types: bool = True):
     """Names of the parts of codecplus that a file imports, lazily or not, with the line."""
     package = ("codecplus", *path.relative_to(PACKAGE).parent.parts)
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    if not for_types:
+        tree.body = [node for node in tree.body if not is_type_checking(node)]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -65,6 +70,10 @@ def imports(path: Path):
             parts = name.split(".")
             if parts[0] == "codecplus" and len(parts) > 1:
                 yield (parts[1] if parts[1] in FLOORS else "__init__"), node.lineno
+
+
+def is_type_checking(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
@@ -86,6 +95,29 @@ def test_imports_point_downwards(path):
         assert not (FLOORS[other] == FLOORS[part] and {part, other} & STRANGERS), (
             f"line {line}: {part} imports {other}"
         )
+
+
+def test_contributing_shows_the_same_floors():
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    shown = {
+        name: int(floor)
+        for floor, cell in re.findall(r"^\| (\d) \| (.+?) \|", page, flags=re.MULTILINE)
+        for name in re.findall(r"`([a-z_]+)/?(?:\.py)?`", cell)
+    }
+    private = {"_version", "_lazy"}
+    assert shown == {name: floor for name, floor in FLOORS.items() if name not in private}
+
+
+def test_no_part_imports_itself_through_others():
+    below: dict[str, set[str]] = {name: set() for name in FLOORS}
+    for path in FILES:
+        others = {other for other, _ in imports(path, for_types=False)}
+        below[part_of(path)] |= others - {part_of(path), "__init__"}
+    while below:
+        leaves = [name for name, others in below.items() if not others & below.keys()]
+        assert leaves, f"a circle among {sorted(below)}"
+        for name in leaves:
+            del below[name]
 
 
 def test_the_model_folder_is_what_the_hub_receives():
@@ -115,6 +147,7 @@ def test_the_public_names_are_these_and_all_can_be_had():
         "DacFeatureExtractor",
         "DacModel",
         "Codes",
+        "CompressionOptions",
         "__version__",
         "load_codec",
     }

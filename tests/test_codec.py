@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import GEOMETRIES, tiny_model
 
-from codecplus import Codec, load_codec
+from codecplus import Codec, CompressionOptions, load_codec
 from codecplus.errors import (
     CodecPlusError,
     FileFormatError,
@@ -287,3 +287,146 @@ def test_streams_give_what_files_give(codec, rng):
     assert codec.encoder_stream(bitrate=0.6, batch=3).push(np.zeros((3, 9000), np.float32)).shape[
         :2
     ] == (3, 2)
+
+
+# ---- codes under a view, and codes to files
+
+
+def test_the_first_codebooks_decode_as_the_signal_they_come_from(codec, rng):
+    audio = rng.standard_normal(5000).astype(np.float32) * 0.02
+    codes = codec.encode(audio, 22050, loudness=-23)
+    first = codes[:2]
+    np.testing.assert_array_equal(
+        codec.decode(first), codec.decode(codec.encode(audio, 22050, 2 * 0.3, loudness=-23))
+    )
+    assert (first.info, first.num_samples) == (codes.info, 5000)
+    assert codes[:, ::-1].num_samples is None  # other frames in their place
+    other = Codec(tiny_model(seed=1, **GEOMETRIES["16khz"]))
+    with pytest.raises(ModelMismatchError):
+        other.decode(first)
+
+
+def test_some_frames_keep_rate_gain_and_model(codec, rng):
+    codes = codec.encode(rng.standard_normal((2, 16000)) * 0.02, 8000, loudness=-23)
+    part = codes[..., 10:20]
+    assert (part.info, part.num_samples) == (codes.info, None)
+    decoded = codec.decode(part)
+    assert decoded.shape == (2, 10 * 320 // 2)
+    quiet = codec.decode(np.asarray(part))  # plain codes: the model's rate, no gain undone
+    assert np.abs(quiet).max() > 2 * np.abs(decoded).max()
+    assert codec.decode(codes[1]).shape == (16000,)  # one channel of two
+
+
+def test_codebooks_that_no_decoder_plays_alone_lose_what_they_stood_for(codec):
+    codes = codec.encode(np.zeros(3200, np.float32))
+    for view in (codes[1:], codes[::-1], codes[[0, 2]], codes[0], codes[:0]):
+        assert view.info is None
+        assert view.num_samples is None
+    assert type(codes + 1) is np.ndarray
+    assert (codes == np.asarray(codes)).mean() == 1
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"n_quantizers": 2}, {"loudness": -30}, {"rate_control": "vbr", "quality": 7}],
+    ids=str,
+)
+def test_compressing_is_encoding_then_writing(codec, rng, tmp_path, channels, settings):
+    audio = (rng.standard_normal((channels, 9000)) * 0.1).astype(np.float32)
+    data = codec.compress(audio, sample_rate=22050, **settings)
+    codes = codec.encode(audio, 22050, **settings)
+    assert codec.write_codes(codes) == data
+    assert codec.write_codes(codes, tmp_path / "out.dacp").read_bytes() == data
+    read = codec.read_codes(tmp_path / "out.dacp")
+    np.testing.assert_array_equal(np.asarray(read).reshape(codes.shape), codes)
+    assert read.num_samples == 9000
+    assert codec.write_codes(read) == data
+    np.testing.assert_array_equal(
+        codec.decode(read).reshape(audio.shape), codec.decompress(data).reshape(audio.shape)
+    )
+
+
+def test_plain_codes_are_written_as_whole_frames(codec, rng):
+    codes = rng.integers(0, 64, (3, 10))
+    data = codec.write_codes(codes)
+    np.testing.assert_array_equal(codec.decompress(data), codec.decode(codes))
+    with pytest.raises(InputError, match="codes from 0 to 63, got -100 to 5; take padding out"):
+        codec.write_codes(np.array([[5, -100]]))
+    with pytest.raises(InputError, match="codes from 0 to 63, got -1 to 5"):
+        codec.decode(np.array([[5, 5], [5, -1]]))  # plain arrays have no variable rate
+
+
+@pytest.mark.parametrize("form", ["path", "pair", "pair of gradio", "dict", "tensor pair"])
+def test_audio_comes_as_the_ecosystem_gives_it(codec, rng, tmp_path, form):
+    audio = (rng.standard_normal(4000) * 0.1).astype(np.float32)
+    save_audio(audio, tmp_path / "in.wav", 8000, subtype="FLOAT")
+    given = {
+        "path": tmp_path / "in.wav",
+        "pair": (audio, 8000),
+        "pair of gradio": (8000, audio),
+        "dict": {"array": audio, "sampling_rate": 8000},
+        "tensor pair": (torch.from_numpy(audio)[None], 8000),
+    }[form]
+    codes = codec.encode(given)
+    np.testing.assert_array_equal(np.asarray(codes).reshape(4, -1), codec.encode(audio, 8000))
+    assert codes.info.original_sample_rate == 8000
+    with pytest.raises(InputError, match="knows its own rate"):
+        codec.encode(given, 16000)
+
+
+def test_two_files_never_become_one(codec, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        save_audio(np.zeros(900), tmp_path / folder / "x.wav", 16000)
+    sources = [tmp_path / "a" / "x.wav", tmp_path / "b" / "x.wav"]
+    with pytest.raises(InputError, match=r"would both become .*x\.dacp"):
+        codec.compress(sources, tmp_path)
+    assert not (tmp_path / "x.dacp").exists()
+
+
+def test_options_are_checked_once_and_by_name(codec):
+    options = CompressionOptions(bitrate=0.6)
+    audio = np.zeros(900, np.float32)
+    assert codec.compress(audio, options=options) == codec.compress(audio, bitrate=0.6)
+    with pytest.raises(InputError, match=r"unknown option 'bitrte'; expected bitrate, n_quant"):
+        codec.compress(audio, bitrte=0.6)
+    with pytest.raises(InputError, match="expected options or keywords, got options and effort"):
+        codec.compress(audio, options=options, effort=1)
+
+
+def test_a_codec_says_what_it_is(codec):
+    text = repr(load_codec("dac-16khz-live"))
+    assert text == (
+        "Codec(dac-16khz-live: 16000 Hz, 50 frames/s, 15 codebooks of 1024, "
+        "0.50 to 7.50 kbit/s a channel, latency 20 ms, float32 on cpu)"
+    )
+    assert (codec.num_codebooks, codec.codebook_size) == (4, 64)
+    assert (codec.device, codec.dtype) == ("cpu", "float32")
+
+
+# ---- rows of data sets
+
+
+@pytest.mark.parametrize("bad", [{0, 1, 2, 3}, {4, 5, 6, 7}, {1, 6}, set(range(8))], ids=str)
+def test_a_map_goes_on_over_bad_clips_wherever_they_come(codec, rng, tmp_path, bad):
+    datasets = pytest.importorskip("datasets")
+    cells = []
+    for i in range(8):
+        if i in bad:
+            cells.append({"bytes": b"no audio", "path": None})
+        else:
+            save_audio(rng.standard_normal(500 + i) * 0.1, tmp_path / f"{i}.wav", 16000)
+            cells.append({"bytes": (tmp_path / f"{i}.wav").read_bytes(), "path": None})
+    rows = datasets.Dataset.from_list([{"audio": cell, "n": i} for i, cell in enumerate(cells)])
+    for options in ({}, {"features": codec.batch_features(rows.features)}):
+        mapped = rows.map(codec.encode_batch, batched=True, batch_size=4, **options)
+        assert mapped["n"] == list(range(8))
+        for i, row in enumerate(mapped):
+            assert bool(row["error"]) == (i in bad)
+            assert row["num_samples"] == (0 if i in bad else 500 + i)
+            assert np.shape(row["codes"])[0] == 4
+    with pytest.raises(InputError, match="batched=True"):
+        rows.map(codec.encode_batch)
+    stereo = rows.map(codec.encode_batch, batched=True, fn_kwargs={"channels": 2})
+    assert stereo.features["codes"] == codec.batch_features(channels=2)["codes"]

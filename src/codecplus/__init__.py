@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from codecplus._version import __version__
 
 if TYPE_CHECKING:
-    from codecplus.codec import Codec, Codes, load_codec
+    from codecplus.codec import Codec, Codes, CompressionOptions, load_codec
     from codecplus.modeling_dac import (
         CausalDacConfig,
         CausalDacModel,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Codec": "codec",
     "Codes": "codec",
+    "CompressionOptions": "codec",
     "load_codec": "codec",
     "CausalDacConfig": "modeling_dac",
     "CausalDacModel": "modeling_dac",
@@ -50,6 +51,7 @@ __all__ = [
     "CausalDacModel",
     "Codec",
     "Codes",
+    "CompressionOptions",
     "DacConfig",
     "DacFeatureExtractor",
     "DacModel",

@@ -1,5 +1,6 @@
-"""Every error the package raises on purpose; each says what was expected, what came, and what to
-do.
+"""Every error the package raises on purpose. It knows nothing of what raises them.
+
+Each message says what was expected, what came, and what to do.
 
 CodecPlusError
 ├── InputError          (ValueError)   an argument that cannot be used
@@ -11,6 +12,9 @@ CodecPlusError
 ├── TrainingError       (RuntimeError) a training run that cannot go on
 └── MissingExtraError   (ImportError)  an optional dependency is not installed
 """
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class CodecPlusError(Exception):
@@ -49,3 +53,17 @@ class TrainingError(CodecPlusError, RuntimeError):
 
 class MissingExtraError(CodecPlusError, ImportError):
     """An optional dependency is missing; the message names the extra that brings it."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: `; did you mean 'opus'?`
+
+    The text is empty when no known name is close to `name`.
+
+    >>> f"there is no codec 'opsu'{suggest('opsu', ['mp3', 'opus'])}"
+    "there is no codec 'opsu'; did you mean 'opus'?"
+    """
+    close = get_close_matches(name, list(known), n=1)
+    if not close:
+        return ""
+    return f"; did you mean {close[0]!r}?"

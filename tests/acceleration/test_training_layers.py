@@ -12,10 +12,9 @@ from codecplus.acceleration.training import (
     TrainedResidualUnit,
     TrainedSnake1d,
     snake_gradients,
-    snake_of_rows,
     use_training_layers,
 )
-from codecplus.modeling_dac.layers_dac import DacConv1d, DacResidualUnit, Snake1d
+from codecplus.modeling_dac.layers_dac import DacConv1d, DacResidualUnit, Snake1d, snake
 
 
 def trained(module, kind):
@@ -74,13 +73,13 @@ def test_a_strided_convolution_has_the_gradients_of_torchs(causal, stride, dtype
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_snake_has_the_gradients_of_autograd(dtype):
     torch.manual_seed(0)
-    snake = Snake1d(6)
+    layer = Snake1d(6)
     with torch.no_grad():
-        snake.alpha.copy_(torch.tensor([0.0, 1e-3, -0.5, 1.0, 3.0, 10.0]).view(1, 6, 1))
+        layer.alpha.copy_(torch.tensor([0.0, 1e-3, -0.5, 1.0, 3.0, 10.0]).view(1, 6, 1))
     x, weights = torch.randn(2, 6, 50), torch.randn(2, 6, 50)
     expected, found = (
-        run(snake, x.to(dtype).float(), weights),
-        run(trained(snake, TrainedSnake1d), x.to(dtype), weights),
+        run(layer, x.to(dtype).float(), weights),
+        run(trained(layer, TrainedSnake1d), x.to(dtype), weights),
     )
     tolerance = 1e-5 if dtype == torch.float32 else 0.02
     for a, b in zip(expected[:2], found[:2], strict=True):
@@ -91,9 +90,7 @@ def test_a_snake_has_the_gradients_of_autograd(dtype):
 
 @needs_compiler
 def test_the_snake_of_a_gpu_compiles_once_for_all_sizes():
-    compiled = [
-        torch.compile(function, dynamic=True) for function in (snake_of_rows, snake_gradients)
-    ]
+    compiled = [torch.compile(function, dynamic=True) for function in (snake, snake_gradients)]
     for rows, channels in ((48, 16), (100, 24), (33, 7)):
         x, gradient, slope = (
             torch.randn(rows, channels),
@@ -103,7 +100,7 @@ def test_the_snake_of_a_gpu_compiles_once_for_all_sizes():
         with torch.compiler.set_stance("default" if rows == 48 else "fail_on_recompile"):
             found = compiled[0](x, slope), *compiled[1](x, slope, gradient)
         for a, b in zip(
-            found, (snake_of_rows(x, slope), *snake_gradients(x, slope, gradient)), strict=True
+            found, (snake(x, slope), *snake_gradients(x, slope, gradient)), strict=True
         ):
             torch.testing.assert_close(a, b)
 

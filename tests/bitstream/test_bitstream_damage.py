@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codecplus.bitstream import Reader, StreamInfo, pack, unpack
+from codecplus.bitstream.header import info_from_bytes
 from codecplus.errors import FileFormatError
 
 INFO = StreamInfo(
@@ -184,3 +185,14 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused():
     file.truncate(1000)
     with pytest.raises(FileFormatError, match="bytes at position"):
         reader.read()
+
+
+@pytest.mark.parametrize("counts", [b"\x00\xff\x01", b"\xff" * 8 + b"\x80", b"\xff" * 8 + b"\x08"])
+def test_an_impossible_length_is_told_in_words_not_numbers(counts):
+    data = FILES["plain"]
+    info, head_size = info_from_bytes(data[:44])
+    body = data[head_size : head_size + info.codes_size(9)] + counts
+    checksum = zlib.crc32(body, zlib.crc32(bytes(8), zlib.crc32(data[:head_size])))
+    message = "the end of the file is damaged: the length of the audio that it gives is impossible"
+    with pytest.raises(FileFormatError, match=message):
+        unpack(data[:head_size] + body + checksum.to_bytes(4, "big"))

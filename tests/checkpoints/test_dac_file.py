@@ -144,6 +144,8 @@ def test_a_batch_is_read_as_one_recording_each():
         (artifacts(dac_version="2.0.0"), r"version 1\.0\.0, got '2\.0\.0'"),
         (artifacts(input_db=np.array([np.nan])), "1 finite numbers, got 1 with 0 finite"),
         (artifacts(input_db=np.zeros(2)), "1 finite numbers, got 2"),
+        (artifacts(input_db=np.array([1e4])), "input_db from -200 to 200, got 10000"),
+        (artifacts(input_db=-300.0), "input_db from -200 to 200, got 300"),
         (artifacts(input_db="loud"), "input_db of floating-point numbers, got str"),
         (artifacts(input_db=None), "got nonetype"),
     ],
@@ -245,6 +247,14 @@ EMPTY_ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\0\x85C
         b"(" * 900 + b"t" * 900 + b".",
         b"K\0q\0" + b"h\0h\0\x86q\0" * 300 + b".",  # 2**300 leaves
         b"}K\0q\0" + b"h\0h\0\x86q\0" * 200 + b"h\0Ns.",  # as a key, it would have to be hashed
+        # the same, with an instruction that changes nothing between the tuple and its place
+        b"}K\0q\0" + b"h\0h\0\x86NN\x86bq\0" * 90 + b"h\0Ns.",
+        b"}K\0q\0" + b"h\0h\0\x86(eq\0" * 90 + b"h\0Ns.",
+        b"]r\xff\xff\xff\x7f.",  # a memo of 2**31 places
+        b"c_codecs\nencode\nN}X\x0c\0\0\0__defaults__N\x85s\x86b.",  # attributes of a function
+        b"cnumpy\ndtype\n(X\x02\0\0\0u2\x89\x88tR}X\x04\0\0\0codeX\x02\0\0\0O8sb.",
+        DTYPE.replace(b"X\x01\0\0\0<", b"X\x09\0\0\0(1000000)") + b".",
+        b"I" + b"9" * 5000 + b"\n.",
         b"}]Ns.",
         b"}(X\x01\0\0\0au.",
         b"N" * 100000 + b".",

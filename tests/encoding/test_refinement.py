@@ -67,7 +67,7 @@ def test_what_is_decoded_comes_nearer_in_one_piece_or_many(net, frames, monkeypa
                 audio_codes=torch.from_numpy(codes.astype(np.int64)), return_dict=False
             )[0]
             decoded = torch.nn.functional.pad(decoded, (0, audio.shape[-1] - decoded.shape[-1]))
-            parts = refiner._parts(decoded, torch.from_numpy(audio))
+            parts = refiner._losses(decoded, torch.from_numpy(audio))
         return sum(refiner.shares[name] * float(part) for name, part in parts.items())
 
     plain, found = (

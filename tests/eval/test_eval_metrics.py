@@ -15,15 +15,16 @@ from eval_signals import speech_like
 from codecplus.errors import InputError, MissingExtraError
 from codecplus.eval.metrics import (
     METRICS,
-    Recording,
     Score,
+    Signal,
     compute_score,
     metrics_by_name,
     score,
     spectral,
     waveform,
 )
-from codecplus.eval.metrics.worker import Scorer
+from codecplus.eval.metrics.worker import score_in, scoring_worker
+from codecplus.system.workers import Worker
 
 RATE = 16_000
 LOCAL = [m.name for m in metrics_by_name()]
@@ -237,18 +238,14 @@ def test_a_metric_that_raises_or_returns_nan_becomes_a_reason(voice):
 
     nan = replace(METRICS["snr"], function=lambda *_: float("nan"))
     broken = replace(METRICS["snr"], function=lambda *_: 1 / 0)
-    recording = Recording(voice, RATE)
-    assert compute_score(nan, recording, recording) == Score.failed(
-        "metric_error", "snr returned nan"
-    )
-    assert (
-        compute_score(broken, recording, recording).reason == "ZeroDivisionError: division by zero"
-    )
+    signal_ = Signal(voice, RATE)
+    assert compute_score(nan, signal_, signal_) == Score.failed("metric_error", "snr returned nan")
+    assert compute_score(broken, signal_, signal_).reason == "ZeroDivisionError: division by zero"
 
 
 @pytest.mark.parametrize(("deaths", "lost"), [(1, []), (2, ["pesq_wb"])])
 def test_a_score_is_given_up_when_its_worker_died_twice(voice, deaths, lost):
-    class Mortal(Scorer):
+    class Mortal(Worker):
         starts = 0
 
         def _start(self):
@@ -257,18 +254,22 @@ def test_a_score_is_given_up_when_its_worker_died_twice(voice, deaths, lost):
             if 1 < self.starts <= deaths:
                 self._process.kill()
 
-    scorer = Mortal()
+    worker = Mortal("codecplus.eval.metrics.worker")
 
     def kill_after_snr(estimate, metric, score):
         if metric == "snr":
-            scorer._process.kill()
+            worker._process.kill()
 
     try:
-        scores = scorer.score(
-            voice[None], {"a": (voice[None], ["snr", "pesq_wb", "lag"])}, RATE, kill_after_snr
+        scores = score_in(
+            worker,
+            voice[None],
+            {"a": (voice[None], ["snr", "pesq_wb", "lag"])},
+            RATE,
+            kill_after_snr,
         )["a"]
     finally:
-        scorer.close()
+        worker.close()
     assert [name for name, result in scores.items() if result.status != "ok"] == lost
     assert all(
         scores[name].reason == "the metric's process died twice, with status -9" for name in lost
@@ -281,11 +282,11 @@ def test_a_metric_that_hangs_is_a_timeout(voice, monkeypatch):
 
     monkeypatch.setitem(METRICS, "estoi", replace(METRICS["estoi"], timeout=0.0))
     minute = np.tile(voice, 30)[None]
-    scorer = Scorer()
+    worker = scoring_worker()
     try:
-        scores = scorer.score(minute, {"a": (minute, ["estoi", "snr"])}, RATE)["a"]
+        scores = score_in(worker, minute, {"a": (minute, ["estoi", "snr"])}, RATE)["a"]
     finally:
-        scorer.close()
+        worker.close()
     assert scores["estoi"] == Score.failed("timeout", "no score within 0 s")
     assert scores["snr"].status == "ok"
 
@@ -295,25 +296,25 @@ def test_a_crowded_machine_is_no_timeout(voice, monkeypatch):
     from dataclasses import replace
 
     monkeypatch.setitem(METRICS, "pesq_wb", replace(METRICS["pesq_wb"], timeout=0.5))
-    scorer = Scorer()
+    worker = scoring_worker()
 
     def stop_for_a_while(estimate, metric, score):
         if metric == "si_sdr":
-            process = scorer._process
+            process = worker._process
             process.send_signal(signal.SIGSTOP)
             threading.Timer(1.5, process.send_signal, [signal.SIGCONT]).start()
 
     try:
-        scores = scorer.score(
-            voice[None], {"a": (voice[None], ["si_sdr", "pesq_wb"])}, RATE, stop_for_a_while
+        scores = score_in(
+            worker, voice[None], {"a": (voice[None], ["si_sdr", "pesq_wb"])}, RATE, stop_for_a_while
         )["a"]
     finally:
-        scorer.close()
+        worker.close()
     assert scores["pesq_wb"].status == "ok"
 
 
 def test_unknown_metric_is_told_apart(voice):
-    with pytest.raises(InputError, match=r"unknown metric 'pesq_wd'; did you mean pesq_wb"):
+    with pytest.raises(InputError, match=r"unknown metric 'pesq_wd'; did you mean 'pesq_wb'"):
         score(voice, voice, RATE, ["pesq_wd"])
 
 

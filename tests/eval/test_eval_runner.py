@@ -28,6 +28,7 @@ from codecplus.eval import (
     score,
 )
 from codecplus.eval.store import Store
+from codecplus.eval.tasks import load_task
 
 FAST = ("mel_distance", "stoi")
 
@@ -45,6 +46,30 @@ def write_clips(folder: Path, count: int = 3) -> Path:
 def registered(monkeypatch):
     for name, codec in {**BROKEN, "half": HalfCodec, "sometimes": Sometimes}.items():
         monkeypatch.setitem(codecs_module.CODECS, name, codec)
+
+
+_accesses: list[tuple[str, str]] | None = None
+
+
+def _note_access(event: str, arguments: tuple) -> None:
+    if _accesses is None or event not in ("open", "os.scandir", "os.listdir"):
+        return
+    if event != "open":
+        _accesses.append(("list", str(arguments[0])))
+    elif arguments[1] is not None and arguments[1].startswith("r"):
+        _accesses.append(("read", str(arguments[0])))
+
+
+@pytest.fixture
+def accesses():
+    """Every file that this process opens for reading, and every folder that it lists."""
+    global _accesses
+    _accesses = []
+    yield _accesses
+    _accesses = None
+
+
+sys.addaudithook(_note_access)  # there is no way to remove one
 
 
 def run(data, out, codecs=("half",), **settings):
@@ -220,6 +245,60 @@ def test_a_second_run_computes_nothing_and_a_new_metric_does_not_encode(tmp_path
     assert all(row.scores["snr"].status == "ok" for row in more.rows)
 
 
+def test_a_run_lists_the_folder_once_and_reads_a_journal_at_most_once(tmp_path, accesses):
+    data = write_clips(tmp_path / "data", 3)
+    cache = tmp_path / "out" / "cache"
+    load_task(str(data)).fingerprint()
+    one_listing = accesses.count(("list", str(data)))  # the library may open a folder twice for it
+    assert one_listing
+    for attempt in ("from nothing", "from the cache", "with another metric"):
+        metrics = FAST if attempt != "with another metric" else (*FAST, "snr")
+        accesses.clear()
+        run(data, tmp_path / "out", ["half", "opus"], bitrates=[8], metrics=metrics)
+        assert accesses.count(("list", str(data))) == one_listing, attempt
+        journals = [path for kind, path in accesses if kind == "read" and path.endswith(".jsonl")]
+        journals = [path for path in journals if path.startswith(str(cache))]
+        assert len(journals) == len(set(journals)), attempt
+        if attempt != "from nothing":
+            assert len(journals) == 1 + 2 * 5  # clips; encoded and scores of five codecs
+
+
+def test_our_own_files_are_decoded_once_and_not_while_the_encoder_is_timed(tmp_path, monkeypatch):
+    from codecplus.bitstream import Reader
+    from codecplus.eval.codecs import own
+
+    reads = []
+
+    def read(self, *arguments, real=Reader.read):
+        reads.append("read")
+        return real(self, *arguments)
+
+    def encode(self, *arguments, real=own.OwnCodec.encode):
+        before = len(reads)
+        payload = real(self, *arguments)
+        assert len(reads) == before
+        return payload
+
+    monkeypatch.setattr(Reader, "read", read)
+    monkeypatch.setattr(own.OwnCodec, "encode", encode)
+    own._load.cache_clear()
+    save_codec(tmp_path / "model")
+    results = run(write_clips(tmp_path / "data", 2), tmp_path / "out", [str(tmp_path / "model")])
+    own._load.cache_clear()
+    assert {row.status for row in results.rows} == {"ok"}
+    assert len(reads) == 2 + 1  # two clips, and the one that warms up
+
+
+def save_codec(folder: Path) -> None:
+    """A tiny checkpoint."""
+    from tiny import GEOMETRIES, tiny_model
+
+    from codecplus import DacFeatureExtractor
+
+    tiny_model(**GEOMETRIES["16khz"]).save_pretrained(folder)
+    DacFeatureExtractor(sampling_rate=16_000).save_pretrained(folder)
+
+
 def test_two_processes_give_exactly_the_rows_of_one(tmp_path):
     pytest.importorskip("accelerate")
     data = write_clips(tmp_path / "data", 3)
@@ -258,11 +337,9 @@ def test_own_checkpoints_go_through_the_public_door(tmp_path, monkeypatch):
                               channels=len(audio), num_codebooks=1, codebook_size=64, hop_length=1)  # fmt: skip
             return pack(codes, info, num_samples=audio.shape[-1])
 
-        def decompress(self, data):
-            from codecplus.bitstream import unpack
-
-            audio = (unpack(data)[1][:, 0].astype(np.float32) - 32) / 31
-            return audio[0] if len(audio) == 1 else audio
+        def decode(self, codes):
+            audio = (np.asarray(codes)[:, 0].astype(np.float32) - 32) / 31
+            return audio[:, : codes.num_samples]
 
     monkeypatch.setattr(codecplus.codec, "load_codec", lambda name, device: Tiny())
     own._load.cache_clear()

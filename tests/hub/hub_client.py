@@ -81,11 +81,11 @@ def publish_space(root: str, folder: str) -> dict:
     """The demo, out of a checkout that lies elsewhere."""
     from pathlib import Path
 
-    from codecplus.hub import upload
+    from codecplus.hub import installation
 
-    upload._ROOT = Path(root) / "nothing"
+    installation._REPOSITORY = Path(root) / "nothing"
     done = {"no demo": command("push", "ada/demo", "--space")}
-    upload._ROOT = Path(root)
+    installation._REPOSITORY = Path(root)
     done["pushed"] = command("push", "ada/demo", "--space")
     done["again"] = command("push", "ada/demo", "--space")
     done["written"] = command("push", "--space", "-o", folder)

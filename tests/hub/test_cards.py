@@ -12,8 +12,8 @@ from tiny import tiny_model
 from codecplus.checkpoints import fingerprint, load_model
 from codecplus.errors import FileFormatError, InputError
 from codecplus.eval import EvaluationConfig, load_results, run_evaluation
-from codecplus.hub.card import write_card
-from codecplus.hub.upload import SAMPLES_MARK, export_folder
+from codecplus.hub import export_folder, write_card
+from codecplus.hub.template import SAMPLES_MARK
 from codecplus.utils import save_audio
 
 

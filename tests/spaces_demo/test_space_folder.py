@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from codecplus.errors import InputError
-from codecplus.hub.upload import export_space
+from codecplus.hub import export_space
 
 ROOT = Path(__file__).parents[2]
 SPACE = ROOT / "spaces_demo"

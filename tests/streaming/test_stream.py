@@ -103,7 +103,7 @@ def test_one_sample_at_a_time(key):
 @pytest.mark.parametrize("key", KEYS, ids=str)
 def test_long_pushes_are_taken_in_steps(key, monkeypatch):
     model = MODELS[key]
-    monkeypatch.setattr("codecplus.streaming.network._STEP_ELEMENTS", 1 << 15)
+    monkeypatch.setattr("codecplus.streaming.stateful._STEP_ELEMENTS", 1 << 15)
     encoder, decoder = StreamingEncoder(model), StreamingDecoder(model)
     assert 1 <= decoder.step_length < 300
     audio = noise(12 * decoder.step_length * model.config.hop_length // 5)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from codecplus.kernels.build import library, supported_in_bf16
+from codecplus.modeling_dac.layers_dac import snake_reciprocal
 
 # Points at which F(4, 7) multiplies polynomials, infinity behind them: of those tried these round
 # least.
@@ -150,9 +151,9 @@ def snake_of_rows(rows: Tensor, alpha: Tensor) -> Tensor:
 
 
 def snake_vectors(alpha: Tensor) -> list[Tensor]:
-    """α / π and 1 / α of all channels, as the kernels compute snake with."""
+    """Return α / π and 1 / α (C,) in fp32, which the kernels compute the snake with."""
     flat = alpha.float().flatten()
-    return [flat / math.pi, (flat + 1e-9).reciprocal()]
+    return [flat / math.pi, snake_reciprocal(flat)]
 
 
 def unit_vectors(alpha1: Tensor, bias1: Tensor, alpha2: Tensor, bias2: Tensor) -> Tensor:

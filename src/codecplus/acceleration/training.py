@@ -1,10 +1,12 @@
-"""The codec's layers as gradients want them: the same outputs and gradients, sooner and in less
-memory.
+"""Layers for training.
 
-In bf16 on a CPU, the weight gradient of a convolution library call is several times slower than the
-same as matrix products, one per tap of the kernel. A snake that keeps its input alone, and computes
-its gradient from it, needs a quarter of the memory that autograd would keep. On a GPU it is one
-pass over memory there and one back; its operators would take a dozen each. Rows are (B, T, C),
+They give the outputs and gradients of `layers_dac`'s layers, faster and with less memory. They know
+nothing of losses or of a training loop.
+
+In bf16 on a CPU, the weight gradient of a convolution by the library is several times slower than
+matrix products, one per tap of the kernel. A snake that keeps its input alone, and computes its
+gradient from it, needs a quarter of the memory that autograd would keep. On a GPU it is one pass
+over memory forwards and one backwards; its operators would take a dozen each. Rows are (B, T, C),
 channels together, as in `layers_dac`.
 """
 
@@ -25,32 +27,34 @@ from codecplus.modeling_dac.layers_dac import (
     Snake1d,
     channels_last,
     folded_conv,
+    snake,
+    snake_in_blocks,
+    snake_reciprocal,
     zero_tail,
 )
 
 logger = logging.getLogger(__name__)
 
-_BLOCK = 1 << 18  # elements of a snake's block, which stays in the cache between passes
+_BLOCK = 1 << 18  # elements of a block of gradients
 
 
 def use_training_layers(model: nn.Module) -> None:
-    """Let the layers of a codec, or of its half, compute by the functions below; nothing else of it
-    changes.
+    """Replace the layers of a model, or of its encoder or decoder, by the layers for training.
 
-    To be called before weight norm is applied. Saved weights and loaded ones are those of any other
-    codec.
+    Call it before weight norm is applied. The state dict stays that of any other model.
     """
-    kinds: dict[type, type] = {DacConv1d: TrainedConv1d, Snake1d: TrainedSnake1d}
+    replacements: dict[type, type] = {DacConv1d: TrainedConv1d, Snake1d: TrainedSnake1d}
     if compiled_kernels():
-        kinds[DacResidualUnit] = TrainedResidualUnit
+        replacements[DacResidualUnit] = TrainedResidualUnit
     for module in model.modules():
-        module.__class__ = kinds.get(type(module), type(module))
+        module.__class__ = replacements.get(type(module), type(module))
 
 
 @cache
 def compiled_kernels() -> bool:
-    """Whether units and snakes train by compiled kernels here: in bf16, on a CPU with AMX and a C++
-    compiler.
+    """Return whether units and snakes in bf16 train by compiled kernels on this CPU.
+
+    That needs AMX and a C++ compiler.
     """
     if not kernels.supported_in_bf16():
         return False
@@ -63,53 +67,42 @@ def compiled_kernels() -> bool:
 
 
 class TrainedResidualUnit(DacResidualUnit):
-    """A `DacResidualUnit` in one pass there and one back, where it runs in bf16 on a CPU with AMX."""
+    """A `DacResidualUnit` that is one kernel forwards and one backwards, in bf16 on AMX."""
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """As `DacResidualUnit.forward`."""
+        """Compute what `DacResidualUnit.forward` does."""
         if lengths is None and recorded() and training_kernels.trains_unit(self, x):
             return training_kernels.trained_unit(self, x)
         return super().forward(x, lengths)
 
 
 def recorded() -> bool:
-    """Whether autograd records the work as it runs."""
+    """Return whether autograd records what is computed, outside of a graph that is compiled."""
     return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 class TrainedConv1d(DacConv1d):
-    """A `DacConv1d` whose gradients are a few matrix products: on a CPU, where it has a stride or
-    runs in bf16.
+    """A `DacConv1d` whose gradients are a few matrix products on a CPU.
+
+    That is where it has a stride, or a wide kernel in bf16; elsewhere it is a plain one.
     """
 
     def forward(
         self, x: Tensor, lengths: Tensor | None = None, residual: Tensor | None = None
     ) -> Tensor:
-        """As `DacConv1d.forward`."""
-        stride = self.stride[0]
-        if (
-            stride > 1
-            and self.kernel_size[0] == 2 * stride
-            and x.device.type == "cpu"
-            and recorded()
-        ):
-            return cast(
-                Tensor, _Strided.apply(zero_tail(x, lengths), self.weight, self.bias, self.pads)
-            )
-        wide = self.kernel_size[0] > 1 and stride == 1
-        if (
-            not wide
-            or x.dtype != torch.bfloat16
-            or x.device.type != "cpu"
-            or not torch.is_grad_enabled()
-        ):
+        """Compute what `DacConv1d.forward` does."""
+        if x.device.type != "cpu" or not torch.is_grad_enabled():
             return super().forward(x, lengths, residual)
-        return cast(
-            Tensor,
-            _Convolution.apply(
-                zero_tail(x, lengths), self.weight, self.bias, self.dilation[0], self.pads
-            ),
-        )
+        kernel = self.kernel_size[0]
+        stride = self.stride[0]
+        parameters = (self.weight, self.bias)
+        if stride > 1 and kernel == 2 * stride and recorded():
+            y = _Strided.apply(zero_tail(x, lengths), *parameters, self.pads)
+        elif stride == 1 and kernel > 1 and x.dtype == torch.bfloat16:
+            y = _Convolution.apply(zero_tail(x, lengths), *parameters, self.dilation[0], self.pads)
+        else:
+            return super().forward(x, lengths, residual)
+        return cast(Tensor, y)
 
 
 class _Convolution(torch.autograd.Function):
@@ -124,39 +117,44 @@ class _Convolution(torch.autograd.Function):
         dilation: int,
         pads: tuple[int, int],
     ) -> Tensor:
-        x, narrow = channels_last(x), weight.to(x.dtype)
+        x = channels_last(x)
+        narrow = weight.to(x.dtype)
         ctx.save_for_backward(x, narrow)
-        ctx.dilation, ctx.pads, ctx.dtype, ctx.biased = (
-            dilation,
-            pads,
-            weight.dtype,
-            bias is not None,
-        )
+        ctx.dilation = dilation
+        ctx.pads = pads
+        ctx.dtype = weight.dtype
+        ctx.biased = bias is not None
         return folded_conv(x, narrow, None if bias is None else bias.to(x.dtype), dilation, pads)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor):
         x, weight = ctx.saved_tensors
-        gradient, (left, right) = channels_last(gradients[0]), ctx.pads
+        gradient = channels_last(gradients[0])
+        left, right = ctx.pads
+        at_input = at_weight = at_bias = None
+        if ctx.biased:
+            at_bias = gradient.sum(dim=(0, 2), dtype=torch.float32)
         if ctx.dilation == 1 and 1 in weight.shape[:2]:
-            return *_one_channel_gradients(x, gradient, weight, left, ctx.needs_input_grad[0], ctx.dtype), (
-                gradient.sum(dim=(0, 2), dtype=torch.float32) if ctx.biased else None
-            ), None, None  # fmt: skip
-        at_input = at_weight = None
+            at_input, at_weight = _one_channel_gradients(
+                x, gradient, weight, left, ctx.needs_input_grad[0], ctx.dtype
+            )
+            return at_input, at_weight, at_bias, None, None
         if ctx.needs_input_grad[0]:
-            at_input = _transposed(gradient, weight, ctx.dilation, left, right)
+            at_input = _input_gradient(gradient, weight, ctx.dilation, left, right)
         if ctx.needs_input_grad[1]:
             at_weight = _weight_gradient(x, gradient, weight, ctx.dilation, left, ctx.dtype)
-        return at_input, at_weight, (
-            gradient.sum(dim=(0, 2), dtype=torch.float32) if ctx.biased else None
-        ), None, None  # fmt: skip
+        return at_input, at_weight, at_bias, None, None
 
 
-def _transposed(gradient: Tensor, weight: Tensor, dilation: int, left: int, right: int) -> Tensor:
-    """The gradient at the input (B, C, T): a convolution of that at the output, (B, C', T), with
-    the kernel turned.
+def _input_gradient(
+    gradient: Tensor, weight: Tensor, dilation: int, left: int, right: int
+) -> Tensor:
+    """Return the gradient at the input (B, C, T) from that at the output (B, C', T).
+
+    It is a convolution with the kernel turned.
     """
-    turned, steps = weight.flip(2).transpose(0, 1), gradient.shape[-1]
+    turned = weight.flip(2).transpose(0, 1)
+    steps = gradient.shape[-1]
     if left > right:  # `folded_conv` pads both sides by the first of its pads
         gradient = channels_last(F.pad(gradient, (0, left - right)))
     return folded_conv(gradient, turned, None, dilation, (right, left))[..., :steps]
@@ -165,17 +163,18 @@ def _transposed(gradient: Tensor, weight: Tensor, dilation: int, left: int, righ
 def _weight_gradient(
     x: Tensor, gradient: Tensor, weight: Tensor, dilation: int, left: int, dtype: torch.dtype
 ) -> Tensor:
-    """(C', C, k): for each tap, the gradient at the output times the input that the tap saw."""
+    """Return the gradient at the weight (C', C, k).
+
+    Of each tap it is the gradient at the output times the input that the tap saw.
+    """
     batch, _, steps = x.shape
     kernel = weight.shape[2]
     reach = (kernel - 1) * dilation
     # One row of items with zeros between them, so that each tap is one product over all of them.
-    rows = F.pad(x.transpose(1, 2), (0, 0, left, reach - left)).flatten(
-        0, 1
-    )  # (B * (T + reach), C)
-    grads = F.pad(gradient.transpose(1, 2), (0, 0, 0, reach)).flatten(0, 1)[
-        : batch * (steps + reach) - reach
-    ]
+    rows = F.pad(x.transpose(1, 2), (0, 0, left, reach - left))
+    rows = rows.flatten(0, 1)  # (B * (T + reach), C)
+    grads = F.pad(gradient.transpose(1, 2), (0, 0, 0, reach))
+    grads = grads.flatten(0, 1)[: batch * (steps + reach) - reach]
     turned = grads.t()  # (C', N)
     taps = [turned @ rows[tap * dilation : tap * dilation + len(grads)] for tap in range(kernel)]
     return torch.stack(taps, dim=-1).to(dtype)
@@ -184,37 +183,33 @@ def _weight_gradient(
 def _one_channel_gradients(
     x: Tensor, gradient: Tensor, weight: Tensor, left: int, at_input: bool, dtype: torch.dtype
 ) -> tuple[Tensor | None, Tensor]:
-    """Gradients at input and weight where one side has one channel: products with that side's
-    windows, all taps in one.
+    """Return the gradients at input, unless it needs none, and weight, of one channel on a side.
 
-    Tap by tap they would be products of a matrix and a vector, which torch computes slowly in bf16.
+    They are products with the windows of that side, all taps in one. Tap by tap they would be
+    products of a matrix and a vector, which torch computes slowly in bf16.
     """
-    reach, wide, found = weight.shape[2] - 1, x.transpose(1, 2).flatten(0, 1), None
+    reach = weight.shape[2] - 1
+    input_gradient = None
     if weight.shape[0] > 1:  # from one channel
         windows = _windows(x, left, reach - left)
-        at_weight = (windows.t() @ gradient.transpose(1, 2).flatten(0, 1)).t().unsqueeze(1)
+        at_weight = (windows.t() @ _rows(gradient)).t().unsqueeze(1)
         if at_input:
-            found = _transposed(gradient, weight, 1, left, reach - left)
+            input_gradient = _input_gradient(gradient, weight, 1, left, reach - left)
     else:
         windows = _windows(gradient, reach - left, left)  # taps in reverse
-        at_weight = (windows.t() @ wide).flip(0).t().unsqueeze(0)
+        at_weight = (windows.t() @ _rows(x)).flip(0).t().unsqueeze(0)
         if at_input:
-            found = (
-                (windows @ weight[0].flip(1).t()).view(x.shape[0], x.shape[2], -1).transpose(1, 2)
-            )
-    return found, at_weight.to(dtype)
+            input_gradient = _columns(windows @ weight[0].flip(1).t(), x)
+    return input_gradient, at_weight.to(dtype)
 
 
 def _windows(x: Tensor, left: int, right: int) -> Tensor:
-    """What each tap of a kernel sees at each step of one channel: (B, 1, T) -> (B * T, left + right
-    + 1).
-    """
+    """Return the window of each step of one channel: (B, 1, T) -> (B * T, left + right + 1)."""
     return F.pad(x[:, 0], (left, right)).unfold(1, left + right + 1, 1).flatten(0, 1)
 
 
 class _Strided(torch.autograd.Function):
-    """A convolution of stride s and kernel 2s, causal or not: x (B, C, T), weight (C', C, 2s) ->
-    (B, C', T').
+    """A convolution of stride s: x (B, C, T), weight (C', C, 2s), bias (C',) -> (B, C', T').
 
     Its input is cut into blocks of s steps; each meets the first half of the taps for one output,
     and the second half for the output before: one matrix product there, two back, and no copies of
@@ -228,27 +223,21 @@ class _Strided(torch.autograd.Function):
         batch, channels, steps = x.shape
         stride = weight.shape[2] // 2
         blocks = (steps + sum(pads)) // stride
-        before, behind = pads[0], blocks * stride - steps - pads[0]
-        rows = F.pad(x.transpose(1, 2), (0, 0, before, behind)).reshape(
-            batch * blocks, stride * channels
-        )
-        halves = (
-            weight.to(x.dtype)
-            .unflatten(2, (2, stride))
-            .permute(3, 1, 2, 0)
-            .reshape(rows.shape[1], -1)
-        )
+        before = pads[0]
+        behind = blocks * stride - steps - before
+        rows = F.pad(x.transpose(1, 2), (0, 0, before, behind))
+        rows = rows.reshape(batch * blocks, stride * channels)
+        halves = weight.to(x.dtype).unflatten(2, (2, stride))  # (C', C, 2, s)
+        halves = halves.permute(3, 1, 2, 0).reshape(rows.shape[1], -1)  # (s * C, 2 * C')
         both = (rows @ halves).view(batch, blocks, 2, -1)
         y = both[:, :-1, 0] + both[:, 1:, 1]
         if bias is not None:
             y += bias.to(x.dtype)
         ctx.save_for_backward(rows, halves)
-        ctx.crop, ctx.shape, ctx.dtype, ctx.biased = (
-            (0, 0, -before, -behind),
-            weight.shape,
-            weight.dtype,
-            bias is not None,
-        )
+        ctx.crop = (0, 0, -before, -behind)
+        ctx.shape = weight.shape
+        ctx.dtype = weight.dtype
+        ctx.biased = bias is not None
         return y.transpose(1, 2)
 
     @staticmethod
@@ -258,30 +247,26 @@ class _Strided(torch.autograd.Function):
         batch, steps, width = gradient.shape
         out_channels, channels, kernel = ctx.shape
         both = gradient.new_empty(batch, steps + 1, 2, width)
-        both[:, :-1, 0], both[:, 1:, 1] = gradient, gradient
+        both[:, :-1, 0] = gradient
+        both[:, 1:, 1] = gradient
         both[:, -1, 0] = both[:, 0, 1] = 0
         both = both.view(-1, 2 * width)
-        at_input = None
+        at_input = at_bias = None
         if ctx.needs_input_grad[0]:
-            at_input = F.pad((both @ halves.t()).view(batch, -1, channels), ctx.crop).transpose(
-                1, 2
-            )
-        at_weight = (
-            (rows.t() @ both)
-            .view(kernel // 2, channels, 2, out_channels)
-            .permute(3, 1, 2, 0)
-            .flatten(2)
-        )
-        return at_input, at_weight.to(ctx.dtype), (
-            gradient.sum(dim=(0, 1), dtype=torch.float32) if ctx.biased else None
-        ), None  # fmt: skip
+            at_rows = (both @ halves.t()).view(batch, -1, channels)
+            at_input = F.pad(at_rows, ctx.crop).transpose(1, 2)
+        at_weight = (rows.t() @ both).view(kernel // 2, channels, 2, out_channels)
+        at_weight = at_weight.permute(3, 1, 2, 0).flatten(2)
+        if ctx.biased:
+            at_bias = gradient.sum(dim=(0, 1), dtype=torch.float32)
+        return at_input, at_weight.to(ctx.dtype), at_bias, None
 
 
 class TrainedSnake1d(Snake1d):
     """A `Snake1d` that keeps nothing but its input for the way back."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """As `Snake1d.forward`."""
+        """Compute what `Snake1d.forward` does."""
         if not recorded():
             return super().forward(x)
         if x.device.type == "cpu" and compiled_kernels() and training_kernels.trains_snake(x):
@@ -296,58 +281,60 @@ class _Snake(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, alpha: Tensor) -> Tensor:
         x = channels_last(x)
         ctx.save_for_backward(x, alpha)
-        return _columns(_passes(x.device.type)[0](_rows(x), alpha.float().flatten()), x)
+        snake_of_rows, _ = _passes(x.device.type)
+        return _columns(snake_of_rows(_rows(x), alpha.float().flatten()), x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor):
         x, alpha = ctx.saved_tensors
+        _, gradients_of_rows = _passes(x.device.type)
         gradient = _rows(channels_last(gradients[0]))
-        at_input, at_alpha = _passes(x.device.type)[1](_rows(x), alpha.float().flatten(), gradient)
+        at_input, at_alpha = gradients_of_rows(_rows(x), alpha.float().flatten(), gradient)
         return _columns(at_input, x), at_alpha.view_as(alpha).to(alpha.dtype)
 
 
-def _rows(x: Tensor) -> Tensor:  # (B, C, T), channels last -> (N, C)
+def _rows(x: Tensor) -> Tensor:
+    """View x (B, C, T), channels last in memory, as rows (B * T, C)."""
     return x.transpose(1, 2).flatten(0, 1)
 
 
 def _columns(rows: Tensor, like: Tensor) -> Tensor:
+    """View rows (B * T, C) as (B, C, T), the shape of `like`."""
     return rows.view(like.shape[0], like.shape[2], -1).transpose(1, 2)
 
 
 @cache
 def _passes(device: str) -> tuple[Callable[..., Tensor], Callable[..., tuple[Tensor, Tensor]]]:
-    """The snake of x (N, C) with α (C,), and its gradients, as a kind of device is fastest at it."""
+    """Return the fastest snake of x (N, C) with α (C,), and its gradients, on a kind of device."""
     if device == "cpu":
-        return _snake_in_blocks, _gradients_in_blocks
+        return snake_in_blocks, _gradients_in_blocks
     if device != "cuda":
-        return snake_of_rows, snake_gradients
-    snake, gradients = (
-        torch.compile(snake_of_rows, dynamic=True),
+        return snake, snake_gradients
+    compiled = (
+        torch.compile(snake, dynamic=True),
         torch.compile(snake_gradients, dynamic=True),
     )
-    rows = torch.ones(
-        48, 16, device=device, dtype=torch.bfloat16
-    )  # equal sizes would be taken for one
+    # Equal sizes would be taken for one.
+    rows = torch.ones(48, 16, device=device, dtype=torch.bfloat16)
+    slope = rows[0].float()
     try:
-        snake(rows, rows[0].float())
-        gradients(rows, rows[0].float(), rows)
+        compiled[0](rows, slope)
+        compiled[1](rows, slope, rows)
     except Exception as error:  # of a compiler, or because there is none
         logger.warning(
             "training will be slower than it could be, torch.compile does not work here: %s", error
         )
-        return snake_of_rows, snake_gradients
-    return snake, gradients
-
-
-def snake_of_rows(rows: Tensor, slope: Tensor) -> Tensor:
-    """The snake of x (N, C) with α (C,): one pass over memory, where it is compiled."""
-    wide = rows.float()
-    return (wide + (wide * slope).sin().square() * (slope + 1e-9).reciprocal()).to(rows.dtype)
+        return snake, snake_gradients
+    return compiled
 
 
 def snake_gradients(rows: Tensor, slope: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Its gradients at x (N, C) and at α (C,): one pass over memory, where it is compiled."""
-    wide, grad = rows.float(), gradient.float()
+    """Return the gradients of the snake at x (N, C) and at α (C,).
+
+    Compiled it is one pass over memory.
+    """
+    wide = rows.float()
+    grad = gradient.float()
     # sin² = (1 - cos 2αx) / 2: one sine and one cosine serve both gradients.
     double = 2 * wide * slope
     turned = double.sin() * grad
@@ -356,28 +343,19 @@ def snake_gradients(rows: Tensor, slope: Tensor, gradient: Tensor) -> tuple[Tens
 
 
 def _at_alpha(turning: Tensor, bending: Tensor, slope: Tensor) -> Tensor:
-    reciprocal = (slope + 1e-9).reciprocal()
+    """Return the gradient at α of Σ sin(2αx) x g and Σ 2 sin²(αx) g, summed over rows."""
+    reciprocal = snake_reciprocal(slope)
     return turning * reciprocal - 0.5 * bending * reciprocal.square()
 
 
-def _snake_in_blocks(rows: Tensor, slope: Tensor) -> Tensor:
-    """`snake_of_rows`, block by block."""
-    reciprocal, out = (slope + 1e-9).reciprocal(), torch.empty_like(rows)
-    for part, into in zip(_blocks(rows), _blocks(out), strict=True):
-        wide = part.float()
-        into.copy_(torch.addcmul(wide, (wide * slope).sin_().square_(), reciprocal))
-    return out
-
-
 def _gradients_in_blocks(rows: Tensor, slope: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """`snake_gradients`, block by block."""
-    at_input, turning, bending = (
-        torch.empty_like(rows),
-        torch.zeros_like(slope),
-        torch.zeros_like(slope),
-    )
-    for part, above, into in zip(_blocks(rows), _blocks(gradient), _blocks(at_input), strict=True):
-        wide, grad = part.float(), above.float()
+    """Return what `snake_gradients` does, block by block, in place where it can: for a CPU."""
+    at_input = torch.empty_like(rows)
+    turning = torch.zeros_like(slope)
+    bending = torch.zeros_like(slope)
+    for block, above, into in zip(_blocks(rows), _blocks(gradient), _blocks(at_input), strict=True):
+        wide = block.float()
+        grad = above.float()
         double = (wide * slope).mul_(2)
         bent = double.cos().neg_().add_(1).mul_(grad)  # 2 sin²(αx) · g
         bending += bent.sum(dim=0)
@@ -389,6 +367,7 @@ def _gradients_in_blocks(rows: Tensor, slope: Tensor, gradient: Tensor) -> tuple
 
 
 def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
+    """Cut rows (N, C) into blocks that stay in the cache between passes."""
     return rows.split(max(1, _BLOCK // rows.shape[1]))
 
 

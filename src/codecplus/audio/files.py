@@ -6,11 +6,13 @@ Letters: C channels, S samples. Arrays are float32, full scale is ±1.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -310,9 +312,12 @@ class AudioFileWriter:
             raise self._cannot_write(error) from error
 
     def _cannot_write(self, error: Exception) -> InputError:
+        refusal = _refusal_to_write(self._temporary)
+        if refusal is not None:
+            return InputError(f"cannot write {self.path}: {refusal}; make room or write elsewhere")
         return InputError(
-            f"cannot write {self.path} ({self.subtype}, {self.channels} channels, {self.sample_rate} Hz): "
-            f"{_reason(error)}; check the rate, the space left and the permissions"
+            f"cannot write {self.path} ({self.subtype}, {self.channels} channels, "
+            f"{self.sample_rate} Hz): {_reason(error)}; check the rate and the permissions"
         )
 
     def _widen(self) -> None:
@@ -354,6 +359,22 @@ class AudioFileWriter:
         warnings.warn(
             f"{self.path}: the peak {self.peak:.4g} is beyond full scale, {outcome}", stacklevel=4
         )
+
+
+def _refusal_to_write(path: Path) -> str | None:
+    """Return why the system takes no more bytes of a file, such as a full disk; None if it takes
+    them.
+
+    libsndfile keeps the reason to itself. The file is spoilt by the attempt.
+    """
+    try:
+        with open(path, "ab") as file:
+            file.write(bytes(BLOCK_SAMPLES))
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            return "no space left on the disk"
+        return str(error.strerror)
+    return None
 
 
 def _reason(error: Exception) -> str:

@@ -3,7 +3,6 @@ nothing of the model.
 """
 
 import io
-import zlib
 from array import array
 from collections.abc import Iterator, Mapping
 from types import TracebackType
@@ -11,7 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from codecplus.bitstream.blocks import MISSING, decode_block, encode_block, least_size
+from codecplus.bitstream.blocks import MISSING, decode_block, encode_block
 from codecplus.bitstream.header import (
     MAX_COUNTS_SIZE,
     MAX_HEADER_SIZE,
@@ -26,13 +25,9 @@ from codecplus.bitstream.header import (
 )
 from codecplus.bitstream.packing import pack_codes, unpack_codes
 from codecplus.bitstream.predictors import EntropyModel
+from codecplus.bitstream.recovery import SectionSearch
+from codecplus.bitstream.sections import CHECKSUM_SIZE, SIZE_SIZE, SectionLayout, size_field
 from codecplus.errors import FileFormatError, InputError, ModelMismatchError
-
-_CRC_SIZE = 4
-_SIZE_SIZE = 3  # bytes that say how long an entropy-coded block is
-_MAX_SKIPPED = 16  # blocks in a row that recovery can find missing between two good ones
-_MAX_LOST = 4  # blocks that a damaged file may claim beyond those that its bytes could hold
-_MAX_SUMMED = 512  # bytes that recovery sums up at most, per byte of the file: a file made to be slow is given up
 
 
 class Writer:
@@ -65,27 +60,18 @@ class Writer:
     """
 
     def __init__(self, file: BinaryIO, info: StreamInfo, entropy: EntropyModel | None = None):
+        _check_entropy_model(entropy, info)
         self.info = info
         self._entropy = entropy
-        if (info.entropy_model or None) != (entropy.identity if entropy else None):
-            raise InputError(
-                f"expected the entropy model that the stream names ({(info.entropy_model or b'').hex() or 'none'}), "
-                f"got {entropy.identity.hex() if entropy else 'none'}"
-            )
-        if entropy and not entropy.fits(info.num_codebooks, info.codebook_size):
-            raise InputError(
-                f"expected an entropy model of at least {info.num_codebooks} codebooks of {info.codebook_size}, "
-                f"got one of {entropy.num_codebooks} of {entropy.codebook_size}"
-            )
         self._file = file
-        self._seed = zlib.crc32(info_to_bytes(info))
-        self._pending = np.empty(
-            (info.frames_per_block, info.channels, info.num_codebooks), np.int16
-        )
+        shape = (info.frames_per_block, info.channels, info.num_codebooks)
+        self._pending = np.empty(shape, np.int16)  # (T, C, K): in the order of packed codes
         self._num_pending = 0
         self._num_blocks = 0
         self._closed = False
-        file.write(info_to_bytes(info))
+        head = info_to_bytes(info)
+        self._layout = SectionLayout(info, head)
+        file.write(head)
 
     def write(self, codes: np.ndarray) -> None:
         """Append codes, integers (channels, codebooks, frames) with any number of frames, none
@@ -102,9 +88,10 @@ class Writer:
         frames = np.moveaxis(_checked(codes, self.info), -1, 0)  # (T, C, K)
         while len(frames):
             room = self.info.frames_per_block - self._num_pending
-            taken, frames = frames[:room], frames[room:]
-            self._pending[self._num_pending : self._num_pending + len(taken)] = taken
-            self._num_pending += len(taken)
+            fitting = frames[:room]
+            frames = frames[room:]
+            self._pending[self._num_pending : self._num_pending + len(fitting)] = fitting
+            self._num_pending += len(fitting)
             if self._num_pending == self.info.frames_per_block:
                 self._write_section(b"")
                 self._num_blocks += 1
@@ -128,16 +115,17 @@ class Writer:
         return header
 
     def _write_section(self, counts: bytes) -> None:
+        body = self._pending_block() + counts
+        self._file.write(body + self._layout.checksum(self._num_blocks, body))
+
+    def _pending_block(self) -> bytes:
         codes = self._pending[: self._num_pending]  # (T, C, K)
-        if self.info.entropy_model is None:
-            block = pack_codes(codes.reshape(-1), self.info.bits_per_code)
-        elif len(codes):
+        if self._layout.packed:
+            return pack_codes(codes.reshape(-1), self.info.bits_per_code)
+        block = b""
+        if len(codes):
             block = encode_block(np.moveaxis(codes, 0, -1), self.info.codebook_size, self._entropy)
-        else:
-            block = b""
-        size = b"" if self.info.entropy_model is None else len(block).to_bytes(_SIZE_SIZE, "big")
-        body = size + block + counts
-        self._file.write(body + _crc(self._seed, self._num_blocks, body))
+        return len(block).to_bytes(SIZE_SIZE, "big") + block
 
     def __enter__(self) -> "Writer":
         return self
@@ -159,10 +147,11 @@ class Reader:
     Any damage is a FileFormatError, at the latest when the block that has it is read; an unseekable
     file is an InputError.
 
-    Args: file: open for reading. entropy_models: entropy models by their identity, of which a file
-        may need one. recover: read on where the file is damaged: `lost` tells the frames that are
-        gone, and their codes are -1. The
-            whole file is read on opening.
+    Args:
+        file: open for reading.
+        entropy_models: entropy models by their identity, of which a file may need one.
+        recover: read on where the file is damaged: `lost` tells the frames that are gone, and their
+            codes are -1. The whole file is read on opening.
     """
 
     header: Header
@@ -184,14 +173,13 @@ class Reader:
         self._entropy_models = entropy_models or {}
         self._size = file.seek(0, io.SEEK_END)
         head = self._read_at(0, min(self._size, MAX_HEADER_SIZE))
-        self._info, self._head_size = info_from_bytes(head)
-        self._seed = zlib.crc32(head[: self._head_size])
+        self._info, head_size = info_from_bytes(head)
+        self._layout = SectionLayout(self._info, head[:head_size])
         self.lost = []
-        self._blocks: array | dict[int, int] | None = (
-            None  # where sections start, unless that can be computed
-        )
+        # Where sections start, by their number, unless that can be computed.
+        self._starts: array | dict[int, int] | None = None
         if recover:
-            self._survey()
+            self._recover()
         else:
             self._open()
 
@@ -203,48 +191,55 @@ class Reader:
         <= frames, FileFormatError if one of the blocks is damaged, and ModelMismatchError if they
         need an entropy model that is not there.
         """
-        stop = self.header.num_frames if stop is None else stop
-        if not 0 <= start <= stop <= self.header.num_frames:
-            raise InputError(
-                f"expected 0 <= start <= stop <= {self.header.num_frames} frames, got start={start}, stop={stop}"
-            )
+        stop = self._checked_stop(start, stop)
         codes = np.empty((self.header.channels, self.header.num_codebooks, stop - start), np.int16)
-        length = self.header.frames_per_block
-        for index in range(start // length, -(-stop // length) if stop > start else 0):
-            first = index * length
-            low, high = max(start, first), min(stop, first + length)
-            codes[:, :, low - start : high - start] = self._block(index)[
-                :, :, low - first : high - first
-            ]
+        position = 0
+        for block in self._pieces(start, stop):
+            codes[..., position : position + block.shape[-1]] = block
+            position += block.shape[-1]
         return codes
 
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """Yield the codes of these frames, one block after the other: int16 (channels, codebooks,
         frames of the block).
 
-        Arguments and errors as of `read`, on reaching the block in question.
+        Takes the arguments of `read` and raises its errors, on reaching the block in question.
         """
-        stop = self.header.num_frames if stop is None else stop
-        if not 0 <= start <= stop <= self.header.num_frames:
-            self.read(start, stop)  # which says what is wrong
-        length, first = self.header.frames_per_block, start
-        while first < stop:
-            last = min(stop, first // length * length + length)
-            yield np.ascontiguousarray(self.read(first, last))
-            first = last
+        for block in self._pieces(start, self._checked_stop(start, stop)):
+            yield np.ascontiguousarray(block)
 
-    # ---- where sections are
+    def _checked_stop(self, start: int, stop: int | None) -> int:
+        num_frames = self.header.num_frames
+        stop = num_frames if stop is None else stop
+        if not 0 <= start <= stop <= num_frames:
+            raise InputError(
+                f"expected 0 <= start <= stop <= {num_frames} frames, got start={start}, "
+                f"stop={stop}"
+            )
+        return stop
+
+    def _pieces(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        """Yield what lies from `start` to `stop` of each block, not copied."""
+        length = self.header.frames_per_block
+        while start < stop:
+            index = start // length
+            first = index * length  # frame of the block
+            end = min(stop, first + length)
+            yield self._block(index)[..., start - first : end - first]
+            start = end
+
+    # ---- opening
 
     def _open(self) -> None:
         """Read the counts, and check that the sections fill the file before anything is allocated
         on its word.
         """
-        self._set_header(self._counts())
-        if self._info.entropy_model is None:
-            end = self._section_start(self._num_full) + self._packed_size(self._last_length)
+        self._set_header(*self._counts())
+        if self._layout.packed:
+            end = self._layout.packed_start(self._num_full) + self._packed_size(self._last_length)
         else:
-            self._blocks, end = self._walk()
-        end += self._counts_size + _CRC_SIZE
+            self._starts, end = self._sections()
+        end += self._counts_size + CHECKSUM_SIZE
         if self._size != end:
             raise FileFormatError(
                 f"expected {end} bytes from the length at the end of the file, got {self._size}; "
@@ -253,184 +248,125 @@ class Reader:
         self._body(self._num_full)
 
     def _counts(self) -> tuple[Header, int]:
-        end_size = min(max(0, self._size - self._head_size), MAX_COUNTS_SIZE + _CRC_SIZE)
-        end = self._read_at(self._size - end_size, end_size)
-        return counts_from_bytes(self._info, end[:-_CRC_SIZE])
+        """Return the whole header, of which the end of the file has the counts, and their size."""
+        size = max(0, self._size - self._layout.head_size)
+        size = min(size, MAX_COUNTS_SIZE + CHECKSUM_SIZE)
+        end = self._read_at(self._size - size, size)
+        return counts_from_bytes(self._info, end[:-CHECKSUM_SIZE])
 
-    def _set_header(self, counts: tuple[Header, int]) -> None:
-        self.header, self._counts_size = counts
-        self._num_full, self._last_length = divmod(
-            self.header.num_frames, self._info.frames_per_block
-        )
+    def _set_header(self, header: Header, counts_size: int) -> None:
+        self.header = header
+        self._counts_size = counts_size
+        self._num_full, self._last_length = divmod(header.num_frames, header.frames_per_block)
 
-    def _walk(self) -> tuple[array, int]:
-        """Where the entropy-coded sections start, and where the codes of the last one end."""
-        starts, position = array("Q"), self._head_size
+    def _sections(self) -> tuple[array, int]:
+        """Return where the entropy-coded sections start, and where the codes of the last one end."""
+        starts = array("Q")
+        position = self._layout.head_size
         for _ in range(self._num_full + 1):
             if starts:
-                position += _CRC_SIZE
+                position += CHECKSUM_SIZE
             starts.append(position)
-            position += _SIZE_SIZE + int.from_bytes(self._read_at(position, _SIZE_SIZE), "big")
+            position += size_field(self._read_at(position, SIZE_SIZE))
             if position > self._size:
-                break
-        return starts, position if len(starts) == self._num_full + 1 else self._size + 1
+                return starts, self._size + 1
+        return starts, position
 
-    def _survey(self) -> None:
+    def _recover(self) -> None:
         """Find every section that is whole, wherever it is, and the spans of frames between them."""
+        length = self._info.frames_per_block
+        search = SectionSearch(self._layout, self._size, self._read_at)
         try:
             counts = self._counts()
-            wanted = counts[0].num_frames // self._info.frames_per_block
         except FileFormatError:
-            counts, wanted = None, 0
-        found, last = self._whole_sections(None if counts is None else (wanted, counts[1]))
-        length = self._info.frames_per_block
-        if last is not None and counts is not None:
-            found[wanted] = last
-            self._set_header(counts)
-        elif found:  # the end is gone: what was found tells how much there is
-            frames = (max(found) + 1) * length
-            self._set_header((complete(self._info, samples_held(self._info, frames), frames), 0))
+            counts = None
+            starts, last_start = search.run(None, 0)
+        else:
+            last_index = counts[0].num_frames // length
+            starts, last_start = search.run(last_index, counts[1])
+        if last_start is not None and counts is not None:
+            self._set_header(*counts)
+            starts[self._num_full] = last_start
+        elif starts:  # the end is gone: the blocks that are there tell how long the stream is
+            num_frames = (max(starts) + 1) * length
+            header = complete(self._info, samples_held(self._info, num_frames), num_frames)
+            self._set_header(header, 0)
         else:
             raise FileFormatError(
                 "expected at least one whole block or the end of the file, got neither"
             )
-        self._blocks = found
+        self._starts = starts
+        self.lost = self._spans_without(starts)
+
+    def _spans_without(self, starts: dict[int, int]) -> list[tuple[int, int]]:
+        """Return the spans of frames of blocks that have no start, neighbours as one span."""
+        length = self._info.frames_per_block
+        spans: list[tuple[int, int]] = []
         for index in range(self._num_full + (self._last_length > 0)):
-            if index not in found:
-                span = (index * length, min((index + 1) * length, self.header.num_frames))
-                if self.lost and self.lost[-1][1] == span[0]:
-                    span = (self.lost.pop()[0], span[1])
-                self.lost.append(span)
-
-    def _whole_sections(self, end: tuple[int, int] | None) -> tuple[dict[int, int], int | None]:
-        """Starts of the full blocks whose checksum is right, by number, and of the last section if
-        it is whole.
-
-        `end` is the number and the size of the counts that the last section should have.
-        """
-        data_end, position, index = self._size, self._head_size, 0
-        found: dict[int, int] = {}
-        least, largest = self._block_bounds()
-        left = _MAX_SUMMED * data_end
-        window = b""
-        window_start = 0
-        while position < data_end and left > 0:
-            # What a file says of blocks that are gone is believed as far as its size allows, or it
-            # could ask for any.
-            most = (position - self._head_size) // (least + _CRC_SIZE) + _MAX_LOST
-            if (
-                not window_start
-                <= position
-                <= position + largest + 64
-                <= window_start + len(window)
-            ):
-                window_start, size = position, min(1 << 20, data_end - position)
-                size = max(size, min(largest + 64, data_end - position))
-                window = self._read_at(position, size)
-            at = position - window_start
-            if self._info.entropy_model is None:
-                size = self._packed_size(self._info.frames_per_block)
-            else:
-                size = _SIZE_SIZE + int.from_bytes(window[at : at + _SIZE_SIZE], "big")
-            if end is not None:
-                rest = data_end - position - end[1] - _CRC_SIZE
-                whole = rest == size if self._info.entropy_model is not None else 0 <= rest < size
-                if whole and index <= end[0] <= most:
-                    body = window[at : at + rest + end[1]]
-                    left -= len(body)
-                    if (
-                        _crc(self._seed, end[0], body)
-                        == window[at + len(body) : at + len(body) + _CRC_SIZE]
-                    ):
-                        return found, position
-            body, crc = window[at : at + size], window[at + size : at + size + _CRC_SIZE]
-            number = None
-            if least <= size <= largest and len(crc) == _CRC_SIZE:
-                numbers = range(index, min(index + _MAX_SKIPPED, most + 1))
-                left -= len(numbers) * size
-                number = next((i for i in numbers if _crc(self._seed, i, body) == crc), None)
-            if number is not None:
-                found[number] = position
-                index = number + 1
-                position += size + _CRC_SIZE
-            elif self._info.entropy_model is None:
-                index += 1
-                position += size + _CRC_SIZE
-            else:
-                position += (
-                    1  # the size may be what is damaged: look for the next block byte by byte
-                )
-        return found, None
+            if index in starts:
+                continue
+            first = index * length
+            if spans and spans[-1][1] == first:
+                first = spans.pop()[0]
+            spans.append((first, min((index + 1) * length, self.header.num_frames)))
+        return spans
 
     # ---- single sections
 
     def _block(self, index: int) -> np.ndarray:
-        header, length = self.header, self._length(index)
+        """Return the codes (C, K, T) of a block, `MISSING` if it is lost."""
+        header = self.header
+        length = header.frames_per_block if index < self._num_full else self._last_length
         shape = (header.channels, header.num_codebooks, length)
-        if isinstance(self._blocks, dict) and index not in self._blocks:
+        if isinstance(self._starts, dict) and index not in self._starts:
             return np.full(shape, MISSING, np.int16)
         body = self._body(index)
         if header.entropy_model is not None:
-            return decode_block(
-                body[_SIZE_SIZE:], shape, header.codebook_size, self._entropy_model()
-            )
+            entropy = self._entropy_model(header.entropy_model)
+            return decode_block(body[SIZE_SIZE:], shape, header.codebook_size, entropy)
         codes = unpack_codes(body, length * header.codes_per_frame, header.bits_per_code)
-        return np.moveaxis(
-            codes.reshape(length, header.channels, header.num_codebooks), 0, -1
-        )  # (C, K, t)
+        codes = codes.reshape(length, header.channels, header.num_codebooks)
+        return np.moveaxis(codes, 0, -1)
 
-    def _entropy_model(self) -> EntropyModel | None:
-        identity = self.header.entropy_model
+    def _entropy_model(self, identity: bytes) -> EntropyModel | None:
+        """Return the entropy model of that identity, none if the stream does without one."""
         if not identity:
             return None
+        header = self.header
         entropy = self._entropy_models.get(identity)
-        if entropy is None or not entropy.fits(
-            self.header.num_codebooks, self.header.codebook_size
-        ):
-            have = ", ".join(sorted(known.hex() for known in self._entropy_models)) or "none"
+        if entropy is None or not entropy.fits(header.num_codebooks, header.codebook_size):
+            known = ", ".join(sorted(model.hex() for model in self._entropy_models)) or "none"
             raise ModelMismatchError(
-                f"expected the entropy model {identity.hex()}, which the file was written with, got {have}; "
-                "it belongs beside the weights of the model that made the file"
+                f"expected the entropy model {identity.hex()}, which the file was written with, "
+                f"got {known}; it belongs beside the weights of the model that made the file"
             )
         return entropy
 
     def _body(self, index: int) -> bytes:
-        """The body of a section without its counts, checked."""
-        counts = self._counts_size if index == self._num_full else 0
-        start = self._section_start(index)
-        if self._info.entropy_model is None:
-            size = self._packed_size(self._length(index))
+        """Return the body of a section without its counts, its checksum checked."""
+        if self._starts is None:
+            start = self._layout.packed_start(index)
         else:
-            size = _SIZE_SIZE + int.from_bytes(self._read_at(start, _SIZE_SIZE), "big")
-        data = self._read_at(start, size + counts + _CRC_SIZE)
-        body, crc = data[:-_CRC_SIZE], data[-_CRC_SIZE:]
-        if _crc(self._seed, index, body) != crc:
+            start = self._starts[index]
+        last = index == self._num_full
+        if self._layout.packed:
+            size = self._packed_size(self._last_length if last else self._info.frames_per_block)
+        else:
+            size = size_field(self._read_at(start, SIZE_SIZE))
+        counts_size = self._counts_size if last else 0
+        data = self._read_at(start, size + counts_size + CHECKSUM_SIZE)
+        body = data[:-CHECKSUM_SIZE]
+        stored = data[-CHECKSUM_SIZE:]
+        computed = self._layout.checksum(index, body)
+        if computed != stored:
             raise FileFormatError(
-                f"expected block {index} or the header to match checksum {crc.hex()}, "
-                f"got {_crc(self._seed, index, body).hex()}; the file is damaged: fetch it again"
+                f"expected block {index} or the header to match checksum {stored.hex()}, "
+                f"got {computed.hex()}; the file is damaged: fetch it again"
             )
         return body[:size]
 
-    def _length(self, index: int) -> int:
-        return self.header.frames_per_block if index < self._num_full else self._last_length
-
-    def _block_bounds(self) -> tuple[int, int]:
-        """The fewest and the most bytes of a full block, its size field included."""
-        packed = self._packed_size(self._info.frames_per_block)
-        if self._info.entropy_model is None:
-            return packed, packed
-        codes = self._info.frames_per_block * self._info.codes_per_frame
-        return _SIZE_SIZE + least_size(codes), packed + 64 + self._info.channels
-
     def _packed_size(self, frames: int) -> int:
         return self._info.codes_size(frames)
-
-    def _section_start(self, index: int) -> int:
-        if self._blocks is not None:
-            return self._blocks[index]
-        return self._head_size + index * (
-            self._packed_size(self._info.frames_per_block) + _CRC_SIZE
-        )
 
     def _read_at(self, position: int, size: int) -> bytes:
         self._file.seek(position)
@@ -449,8 +385,9 @@ def pack(
     num_samples: int | None = None,
     entropy: EntropyModel | None = None,
 ) -> bytes:
-    """Return a whole .dacp file of codes (channels, codebooks, frames); arguments and errors as of
-    `Writer`.
+    """Return a whole .dacp file of codes (channels, codebooks, frames).
+
+    Takes the arguments of `Writer` and its methods, and raises their errors.
     """
     file = io.BytesIO()
     writer = Writer(file, info, entropy)
@@ -464,16 +401,26 @@ def unpack(
 ) -> tuple[Header, np.ndarray]:
     """Return the header and all codes, int16 (channels, codebooks, frames), of a whole .dacp file.
 
-    `entropy_models` as of `Reader`. Raises FileFormatError if it is damaged anywhere.
+    `entropy_models` are entropy models by their identity. Raises FileFormatError if the file is
+    damaged anywhere, ModelMismatchError if it needs an entropy model that is not there.
     """
     reader = Reader(io.BytesIO(data), entropy_models)
     return reader.header, reader.read()
 
 
-def _crc(seed: int, index: int, body: bytes) -> bytes:
-    # The header and the block's place are part of the sum: no block of another file or another
-    # place passes.
-    return zlib.crc32(body, zlib.crc32(index.to_bytes(8, "big"), seed)).to_bytes(_CRC_SIZE, "big")
+def _check_entropy_model(entropy: EntropyModel | None, info: StreamInfo) -> None:
+    named = (info.entropy_model or b"").hex()
+    got = entropy.identity.hex() if entropy is not None else ""
+    if named != got:
+        raise InputError(
+            f"expected the entropy model that the stream names ({named or 'none'}), "
+            f"got {got or 'none'}"
+        )
+    if entropy is not None and not entropy.fits(info.num_codebooks, info.codebook_size):
+        raise InputError(
+            f"expected an entropy model of at least {info.num_codebooks} codebooks of "
+            f"{info.codebook_size}, got one of {entropy.num_codebooks} of {entropy.codebook_size}"
+        )
 
 
 def _checked(codes: np.ndarray, info: StreamInfo) -> np.ndarray:

@@ -288,15 +288,18 @@ def counts_from_bytes(info: StreamInfo, data: bytes) -> tuple[Header, int]:
     size = 1 + samples_size + excess_size
     if max(samples_size, excess_size) > 8 or size > len(data):
         raise FileFormatError(
-            "expected the length of the audio at the end of the file, got damage; fetch it again"
+            "the end of the file is damaged: it does not give the length of the audio; "
+            "fetch the file again"
         )
     num_samples = int.from_bytes(data[-size : samples_size - size], "big")
     excess = int.from_bytes(data[-1 - excess_size : -1], "big", signed=True)
+    num_frames = frames_for(info, num_samples) + excess
     try:
-        return complete(info, num_samples, frames_for(info, num_samples) + excess), size
+        return complete(info, num_samples, num_frames), size
     except InputError as error:
         raise FileFormatError(
-            f"the length at the end of the file is damaged: {error}; fetch the file again"
+            "the end of the file is damaged: the length of the audio that it gives is impossible; "
+            "fetch the file again"
         ) from error
 
 

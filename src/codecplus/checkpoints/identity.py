@@ -62,3 +62,11 @@ def embedded_fingerprints() -> dict[bytes, str]:
             )
         found[mark] = name
     return found
+
+
+def find_embedded(fingerprint: bytes) -> str | None:
+    """Return the name of the embedded checkpoint whose fingerprint starts so, if there is one."""
+    for known, name in embedded_fingerprints().items():
+        if known.startswith(fingerprint):
+            return name
+    return None

@@ -273,7 +273,7 @@ def describe_file(source: Path) -> dict[str, Any]:
 
     Raises: InputError if there is no such file, FileFormatError if it is no coded file.
     """
-    from codecplus.codec import find_embedded
+    from codecplus.checkpoints.identity import find_embedded
 
     header = _read_header(source)
     if header is None:
@@ -375,7 +375,7 @@ def _model_of_file(source: Path) -> str:
 def _read_header(source: Path) -> Any:
     """Return the header of a .dacp file; None for a .dac file of the original implementation."""
     from codecplus.bitstream import Reader
-    from codecplus.codec import is_official, open_coded
+    from codecplus.decompression import is_official, open_coded
 
     with open_coded(source) as file:
         if is_official(file):

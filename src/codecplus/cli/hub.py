@@ -81,7 +81,7 @@ def _add_push(verbs: Any) -> None:
 
 def card(args: argparse.Namespace) -> None:
     """Write a model card and print its path."""
-    from codecplus.hub.card import write_card
+    from codecplus.hub import write_card
 
     quiet_transformers()
     path = write_card(

@@ -36,7 +36,7 @@ def open_embedded(fingerprint: bytes, args: argparse.Namespace) -> Any:
 
 def embedded_name(fingerprint: bytes) -> str:
     """Return the name of the embedded model with this fingerprint; raise InputError without one."""
-    from codecplus.codec import find_embedded
+    from codecplus.checkpoints.identity import find_embedded
 
     name = find_embedded(fingerprint)
     if name is None:

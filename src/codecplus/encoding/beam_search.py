@@ -18,7 +18,8 @@ from codecplus.modeling_dac.layers_dac import DacResidualVectorQuantizer
 
 _BATCH_FRAMES = 128  # searched at once
 _MEL_BANDS, _MEL_SECONDS = 64, 0.046  # the analysis of a frame's error
-_FLOOR = 1e-3  # what is so far below the loudest band of the last seconds, or below full scale, is not heard
+# A band so far below the loudest one of the last seconds, or below full scale, is not heard.
+_FLOOR = 1e-3
 _LEVELS = 6  # numbers of codebooks that a frame may have, beside 1
 
 

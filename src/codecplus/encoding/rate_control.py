@@ -1,7 +1,11 @@
-"""How many codebooks each frame is written with: by what can be heard, or to meet a rate."""
+"""How many codebooks each frame is written with: by what can be heard, or to meet a file size.
+
+Letters: C channels, K codebooks, T frames, S samples, M mel bands.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from itertools import tee
 
 import numpy as np
 import torch
@@ -12,10 +16,13 @@ from codecplus.inference.chunked import chunk_frames, decode_blocks
 from codecplus.inference.windows import windows
 from codecplus.modeling_dac import DacModel
 
-_BATCH_FRAMES = 128  # searched at once
-_MEL_BANDS, _MEL_SECONDS = 64, 0.046  # the analysis of a frame's error
-_FLOOR = 1e-3  # what is so far below the loudest band of the last seconds, or below full scale, is not heard
+_MEL_BANDS = 64
+_MEL_SECONDS = 0.046  # of the analysis window
+_FLOOR = 1e-3  # of the loudest band of a window, or of full scale: nobody hears what lies below
 _LEVELS = 6  # numbers of codebooks that a frame may have, beside 1
+
+Encoder = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
+"""Codes (C, K, T) in pieces, of audio (C, n) in blocks."""
 
 
 def codebook_levels(num_codebooks: int) -> list[int]:
@@ -24,107 +31,115 @@ def codebook_levels(num_codebooks: int) -> list[int]:
 
 
 def audible_errors(
-    model: DacModel,
-    blocks: Iterable[np.ndarray],
-    code_blocks: Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]],
+    model: DacModel, blocks: Iterable[np.ndarray], encode: Encoder
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Encode audio (C, S) in blocks by `code_blocks`, and tell how far every frame is off at fewer
-    codebooks.
+    """Encode audio, and measure what each frame would lose with fewer codebooks.
 
-    Yields pieces of codes, int16 (C, K, T), and errors, float32 (levels, C, T): mean difference in
-    dB of the mel spectra of original and decoded audio at these `codebook_levels`, where bands that
-    nobody hears count as equal.
+    Args:
+        model: decodes the codes.
+        blocks: audio (C, n) at the model's rate.
+        encode: gives the codes of such audio.
+
+    Yields:
+        Codes, int16 (C, K, T), and errors, float32 (levels, C, T): for each of `codebook_levels`
+        the mean difference in dB between the mel spectra of original and decoded audio. Bands that
+        nobody hears count as equal.
     """
-    config, waiting = model.config, _Pending()
-    hop, rate = config.hop_length, config.sampling_rate
-    fft = 1 << round(math.log2(_MEL_SECONDS * rate))
-
-    def mel(audio: np.ndarray) -> Tensor:  # (C, S) -> (C, M, T), at the middle of each frame
-        padded = np.pad(audio, ((0, 0), (0, hop)))[:, hop // 2 :]
-        options = {"n_mels": _MEL_BANDS, "n_fft": fft, "hop_length": hop}
-        spectrum = mel_spectrogram(torch.from_numpy(padded.copy()), rate, **options)
-        return spectrum[..., : audio.shape[-1] // hop]
-
-    def together() -> Iterator[np.ndarray]:
-        """Codes and the samples of their frames, float32 (C, K + hop, T)."""
-        for codes in code_blocks(waiting.passing(blocks)):
-            channels, _, frames = codes.shape
-            samples = (
-                waiting.take(frames * hop, channels)
-                .reshape(channels, frames, hop)
-                .transpose(0, 2, 1)
-            )
-            yield np.concatenate([codes.astype(np.float32), samples], axis=1)
-
+    hop_length = model.config.hop_length
+    n_fft = 1 << round(math.log2(_MEL_SECONDS * model.config.sampling_rate))
     past, future = model.decoder_reach
-    context = -(-fft // (2 * hop))
-    for window, start, stop in windows(
-        together(), 1, past + context, future + context, chunk_frames(model)
-    ):
-        codes = window[:, :-hop].astype(np.int64)
-        channels, K, _ = codes.shape
-        original = np.ascontiguousarray(window[:, -hop:].transpose(0, 2, 1)).reshape(channels, -1)
+    mel_context = -(-n_fft // (2 * hop_length))
+    context = (past + mel_context, future + mel_context)
+    frames = chunk_frames(model)
 
-        wanted = mel(original)
-        floor = torch.clamp(_FLOOR * wanted.amax(dim=(1, 2), keepdim=True), min=_FLOOR)
-        errors = []
-        for level in codebook_levels(K):
-            decoded = np.concatenate(list(decode_blocks(model, [codes[:, :level]])), axis=-1)
-            difference = 20 * (torch.log10(mel(decoded) + floor) - torch.log10(wanted + floor))
-            errors.append(difference.abs().mean(dim=1)[..., start:stop].numpy())
-        yield codes[..., start:stop].astype(np.int16), np.stack(errors)
+    for_encoder, for_comparison = tee(blocks)
+    code_windows = windows(encode(for_encoder), 1, *context, frames)
+    audio_windows = windows(for_comparison, hop_length, *context, frames)
+    for (codes, start, stop), (audio, _, _) in zip(code_windows, audio_windows, strict=True):
+        errors = _level_errors(model, codes.astype(np.int64), audio, n_fft)
+        yield codes[..., start:stop].astype(np.int16), errors[..., start:stop]
 
 
-def truncated(codes: np.ndarray, errors: np.ndarray, tolerance: float) -> np.ndarray:
-    """Codes (C, K, T) with -1 for the codebooks that a frame can do without.
+def _level_errors(
+    model: DacModel, codes: np.ndarray, audio: np.ndarray, n_fft: int
+) -> np.ndarray:  # (C, K, T), (C, S) -> (levels, C, T)
+    original = _frame_mels(model, audio, n_fft)
+    floor = torch.clamp(_FLOOR * original.amax(dim=(1, 2), keepdim=True), min=_FLOOR)
+    errors = []
+    for level in codebook_levels(codes.shape[1]):
+        decoded = np.concatenate(list(decode_blocks(model, [codes[:, :level]])), axis=-1)
+        ratio = torch.log10(_frame_mels(model, decoded, n_fft) + floor) - torch.log10(
+            original + floor
+        )
+        errors.append((20 * ratio).abs().mean(dim=1).numpy())
+    return np.stack(errors)
 
-    A frame keeps the fewest codebooks with which it and its neighbours are at most `tolerance` dB
-    further off than with all; errors (levels, C, T) as of `audible_errors`.
+
+def _frame_mels(model: DacModel, audio: np.ndarray, n_fft: int) -> Tensor:
+    """Mel spectra at the middle of each frame: (C, S) -> (C, M, T)."""
+    hop_length = model.config.hop_length
+    padded = np.pad(audio, ((0, 0), (0, hop_length)))[:, hop_length // 2 :]
+    spectrum = mel_spectrogram(
+        torch.from_numpy(padded.copy()),
+        model.config.sampling_rate,
+        n_mels=_MEL_BANDS,
+        n_fft=n_fft,
+        hop_length=hop_length,
+    )
+    return spectrum[..., : audio.shape[-1] // hop_length]
+
+
+def leave_out(codes: np.ndarray, errors: np.ndarray, tolerance: float) -> np.ndarray:
+    """Leave out the codebooks that a frame can do without.
+
+    Args:
+        codes: (C, K, T).
+        errors: (levels, C, T), from `audible_errors`.
+        tolerance: dB that a frame and its neighbours may be further off than with all codebooks.
+
+    Returns:
+        Codes, int16 (C, K, T), with -1 for codebooks left out.
     """
     levels = np.array(codebook_levels(codes.shape[1]))
-    worse = np.pad(errors - errors[-1:], ((0, 0), (0, 0), (1, 1)), mode="edge")
-    worse = np.maximum(np.maximum(worse[..., :-2], worse[..., 1:-1]), worse[..., 2:])
-    enough = worse <= tolerance
-    enough[-1] = True
-    kept = levels[np.argmax(enough, axis=0)]  # (C, T)
-    return np.where(np.arange(codes.shape[1])[:, None] < kept[:, None], codes, -1).astype(np.int16)
+    excess = np.pad(errors - errors[-1:], ((0, 0), (0, 0), (1, 1)), mode="edge")
+    excess = np.maximum(np.maximum(excess[..., :-2], excess[..., 1:-1]), excess[..., 2:])
+    is_enough = excess <= tolerance
+    is_enough[-1] = True
+    counts = levels[np.argmax(is_enough, axis=0)]  # (C, T)
+    numbers = np.arange(codes.shape[1])[:, None]
+    return np.where(numbers < counts[:, None], codes, -1).astype(np.int16)
 
 
-def tolerance_of(quality: float) -> float:
-    """dB that a frame may be further off than with all codebooks, at a quality from 0 to 10."""
+def quality_tolerance(quality: float) -> float:
+    """The tolerance in dB of a quality from 0 to 10; 10 allows none."""
     return 0.4 * (10 - quality) ** 1.25
 
 
-def meet_target(size_of: Callable[[float], int], target: float) -> float:
-    """The tolerance whose file comes nearest to `target` bytes; `size_of` gives the size at a
-    tolerance.
+def tolerance_for_size(size_at: Callable[[float], int], target: float) -> float:
+    """Find the tolerance whose file comes nearest to a size.
+
+    Args:
+        size_at: gives the bytes of the file at a tolerance in dB.
+        target: bytes.
     """
-    low, high = -5.0, 5.0  # tolerances are sinh of these: fine steps around 0, where they matter
-    sizes = {low: size_of(math.sinh(low)), high: size_of(math.sinh(high))}
+    # Tolerances are sinh of the values searched: fine steps around 0, where they matter.
+    low = -5.0
+    high = 5.0
+    sizes = {low: size_at(math.sinh(low)), high: size_at(math.sinh(high))}
     for _ in range(14):
-        best = min(sizes, key=lambda place: abs(sizes[place] - target))
-        if abs(sizes[best] - target) <= 0.005 * target or not sizes[high] < target < sizes[low]:
+        nearest = _nearest(sizes, target)
+        if abs(sizes[nearest] - target) <= 0.005 * target:
+            break
+        if not sizes[high] < target < sizes[low]:
             break
         middle = (low + high) / 2
-        sizes[middle] = size_of(math.sinh(middle))
-        low, high = (middle, high) if sizes[middle] > target else (low, middle)
-    return math.sinh(min(sizes, key=lambda place: abs(sizes[place] - target)))
+        sizes[middle] = size_at(math.sinh(middle))
+        if sizes[middle] > target:
+            low = middle
+        else:
+            high = middle
+    return math.sinh(_nearest(sizes, target))
 
 
-class _Pending:
-    """Samples that went into an encoder and are waiting for their codes."""
-
-    def __init__(self) -> None:
-        self.blocks: list[np.ndarray] = []
-
-    def passing(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """The same blocks (C, n), remembered."""
-        for block in blocks:
-            self.blocks.append(block)
-            yield block
-
-    def take(self, count: int, channels: int) -> np.ndarray:
-        """The next samples (C, count), zeros where the signal has ended."""
-        held = np.concatenate(self.blocks or [np.zeros((channels, 0), np.float32)], axis=-1)
-        self.blocks = [held[:, count:]]
-        return np.pad(held[:, :count], ((0, 0), (0, count - min(count, held.shape[-1]))))
+def _nearest(sizes: dict[float, int], target: float) -> float:
+    return min(sizes, key=lambda value: abs(sizes[value] - target))

@@ -1,11 +1,11 @@
 """Codes chosen by what they sound like: analysis by synthesis.
 
-An encoder guesses in one pass what the decoder will play well. Here the decoder is asked: latents
-move, step by step, down the gradient of losses between decoded and original audio, and are
-quantized anew at every step, to the entries of least squared error plus λ times the bits that the
-entropy model asks for. The codes are the same model's: any decoder plays them. It is what
-content-adaptive encoding is for images (Campos et al. 2019), with the gradient passed straight
-through the quantizer as in training.
+It knows the model, the losses and an entropy model, and nothing of files. An encoder guesses in one
+pass what the decoder will play well. Here the decoder is asked: latents move, step by step, down
+the gradient of losses between decoded and original audio, and are quantized anew at every step, to
+the entries of least squared error plus λ times the bits that the entropy model asks for. The codes
+are the same model's: any decoder plays them. For images this is content-adaptive encoding (Campos
+et al. 2019); as in training, the gradient passes straight through the quantizer.
 
 Letters: C channels, K codebooks, T frames, D width of the latents, d of a codebook's search, E
 entries, S samples.
@@ -29,7 +29,7 @@ from codecplus.inference.chunked import chunk_frames
 from codecplus.inference.windows import frame_context, windows
 from codecplus.kernels import processor_flags
 from codecplus.modeling_dac import DacModel
-from codecplus.modeling_dac.layers_dac import DacResidualVectorQuantizer, nearest_entry
+from codecplus.modeling_dac.layers_dac import DacResidualVectorQuantizer
 
 EFFORTS = {1: 3, 2: 10, 3: 30}
 """Steps of each effort. One step takes about as long as decoding three times."""
@@ -55,7 +55,8 @@ _SPEECH_RATE = 16_000  # up to here a codec is one for speech
 _SHORTEST = 0.5  # seconds that losses need; what is shorter is followed by silence
 _STEP = 0.1  # of the standard deviation of the latents
 _BETAS = 0.5, 0.9  # moving averages forget soon: codes change under them
-_PULL = 0.2  # towards the codes found, as a share of the gradient: latents that wander off are quantized worse
+# Towards the codes, as a share of the gradient: latents that wander off are quantized worse.
+_PULL = 0.2
 _RATE_WEIGHT = 0.05  # λ, as a share of a codebook's squared error per bit
 _BITS = 0.25  # share of bits that a share of the losses is worth
 
@@ -69,10 +70,10 @@ def encode_with_effort(
     steps: int,
     entropy: EntropyModel | None,
 ) -> Iterator[np.ndarray]:
-    """Codes, int16 (C, K, T) in pieces, of audio (C, S) in blocks, as `streaming.encode_blocks`
-    does, but better.
+    """Yield codes, int16 (C, K, T) in pieces, of audio (C, S) in blocks, better than the encoder's.
 
-    Pieces are refined one after the other: each is heard behind the codes of the one before, and
+    The audio is float32 at the model's rate, as for `encode_blocks`. `steps` is one of `EFFORTS`.
+    Pieces are refined one after the other: each is heard after the codes of the one before, and
     together with as many frames of the next one as the decoder hears at once.
     """
     hop = model.config.hop_length
@@ -85,32 +86,34 @@ def encode_with_effort(
     for window, start, stop in windows(blocks, hop, max(before, margin), behind + margin, frames):
         audio = torch.from_numpy(window).to(model.device)
         with torch.no_grad():
-            latents = model.encoder(audio[:, None].to(model.dtype))[
-                ..., start : stop + margin
-            ].float()
+            latents = model.encoder(audio[:, None].to(model.dtype))
+        latents = latents[..., start : stop + margin].float()
         if held is None:
             held = torch.zeros(len(window), num_codebooks, 0, dtype=torch.long, device=model.device)
-        first, end = start - held.shape[-1], start + latents.shape[-1]
-        codes = refine(audio[:, first * hop : end * hop], latents, held, whole=first == 0)[
-            ..., : stop - start
-        ]
-        held = torch.cat([held, codes], dim=-1)[..., -margin:] if margin else held
+        first = start - held.shape[-1]
+        end = start + latents.shape[-1]
+        codes = refine(audio[:, first * hop : end * hop], latents, held, whole=first == 0)
+        codes = codes[..., : stop - start]
+        if margin:
+            held = torch.cat([held, codes], dim=-1)[..., -margin:]
         yield codes.to(torch.int16).cpu().numpy()
 
 
 class Refiner:
-    """Finds codes for audio, from its latents on."""
+    """Finds codes for audio, starting from its latents.
+
+    Args: model: the model. num_codebooks: codebooks to use. steps: steps of the search, after each
+        of which the losses are looked at. entropy: what tells the bits of codes, if anything does.
+    """
 
     def __init__(
         self, model: DacModel, num_codebooks: int, steps: int, entropy: EntropyModel | None
     ):
         self.model, self.steps = model, steps
         self.quantizer = cast(DacResidualVectorQuantizer, model.quantizer)
-        # A copy, in the precision that is fastest there and back, which does not change the model
-        # in use.
-        self.decoder = (
-            copy.deepcopy(model.decoder).to(_working_dtype(model.device)).requires_grad_(False)
-        )
+        # A copy, in the precision that is fastest with gradients: the model in use stays as it is.
+        decoder = copy.deepcopy(model.decoder).to(_working_dtype(model.device))
+        self.decoder = decoder.requires_grad_(False)
         use_training_layers(self.decoder)
         rate = model.config.sampling_rate
         self.shares = _SPEECH if rate <= _SPEECH_RATE else _OBJECTIVE
@@ -126,39 +129,41 @@ class Refiner:
         self.search = _CheapestEntries(self.quantizer, num_codebooks, entropy)
 
     def __call__(self, audio: Tensor, latents: Tensor, held: Tensor, whole: bool = True) -> Tensor:
-        """Codes (C, K, T) of latents (C, D, T), which any decoder plays behind `held`, codes (C, K,
-        H) that stay.
+        """Return codes (C, K, T) of latents (C, D, T), to be played after `held`.
 
-        `audio` (C, S) is the original of all H + T frames; with `whole` nothing was before them.
+        `held` are codes (C, K, H) that stay; `audio` (C, S) is the original of all H + T frames;
+        with `whole` nothing was before them.
         """
-        past = self._summed(held) if held.shape[-1] else latents[..., :0]
-        unheard = (
-            0
-            if whole
-            else min(self.model.decoder_reach[0], held.shape[-1]) * self.model.config.hop_length
-        )
+        past = self._quantized(held) if held.shape[-1] else latents[..., :0]
+        unheard = 0  # samples at the beginning that frames before `held` are heard in, too
+        if not whole:
+            frames = min(self.model.decoder_reach[0], held.shape[-1])
+            unheard = frames * self.model.config.hop_length
         last = held[..., -1] if held.shape[-1] else None
         moved = latents.clone().requires_grad_()
         rate = _STEP * float(latents.std(unbiased=False))
         optimizer = torch.optim.Adam([moved], lr=rate, betas=_BETAS)
-        codes = found = self.search(latents, None, last)
+        codes = best_codes = self.search(latents, None, last)
         norms: dict[str, Tensor] = {}
-        at_first, best = (0.0, 0.0), math.inf
+        first_error = first_bits = 0.0
+        best_score = math.inf
         for step in range(self.steps + 1):
-            quantized = self._summed(codes).requires_grad_()
+            quantized = self._quantized(codes).requires_grad_()
             decoded = self._decoded(torch.cat([past, quantized], dim=-1), audio.shape[-1])
             heard = decoded.detach().requires_grad_()
-            parts = self._parts(heard[:, unheard:], audio[:, unheard:])
-            norms = norms or {name: _norm_at(part, heard) for name, part in parts.items()}
-            objective = torch.stack(
-                [self.shares[name] / norms[name] * part for name, part in parts.items()]
-            ).sum()
-            error, bits = float(objective.detach()), self.search.bits(codes, last)
+            values = self._losses(heard[:, unheard:], audio[:, unheard:])
+            norms = norms or {name: _norm_at(value, heard) for name, value in values.items()}
+            weighted = [self.shares[name] / norms[name] * value for name, value in values.items()]
+            objective = torch.stack(weighted).sum()
+            error = float(objective.detach())
+            bits = self.search.bits(codes, last)
             if step == 0:
-                at_first = max(error, 1e-12), max(bits, 1e-12)
-            score = error / at_first[0] + _BITS * bits / at_first[1]
-            if score < best:  # never where it is not a number
-                best, found = score, codes
+                first_error = max(error, 1e-12)
+                first_bits = max(bits, 1e-12)
+            score = error / first_error + _BITS * bits / first_bits
+            if score < best_score:  # never where it is not a number
+                best_score = score
+                best_codes = codes
             if step == self.steps or not math.isfinite(score):
                 break
             (at_output,) = torch.autograd.grad(objective, heard)
@@ -170,28 +175,44 @@ class Refiner:
             optimizer.param_groups[0]["lr"] = rate * max(0.1, 1 - step / self.steps)
             optimizer.step()
             codes = self.search(moved.detach(), codes, last)
-        return found
+        return best_codes
 
     @torch.no_grad()
-    def _summed(self, codes: Tensor) -> Tensor:
-        """Quantized latents (C, D, T) of codes (C, K, T)."""
+    def _quantized(self, codes: Tensor) -> Tensor:
+        """Return the quantized latents (C, D, T) of codes (C, K, T)."""
         return self.quantizer.from_codes(codes)[0].float()
 
     def _decoded(self, latents: Tensor, samples: int) -> Tensor:
-        """Audio (C, S) of latents (C, D, T)."""
+        """Return the audio (C, S) of latents (C, D, T)."""
         audio = self.decoder(latents.to(self.decoder.conv1.weight.dtype)).squeeze(1).float()
         return F.pad(audio, (0, samples - audio.shape[-1]))
 
-    def _parts(self, estimate: Tensor, reference: Tensor) -> dict[str, Tensor]:
+    def _losses(self, estimate: Tensor, reference: Tensor) -> dict[str, Tensor]:
+        """Return the losses of audio (C, S) by name."""
         missing = max(0, self.shortest - reference.shape[-1])
         estimate, reference = F.pad(estimate, (0, missing)), F.pad(reference, (0, missing))
         with losses.shared_spectra():
             return {name: loss(estimate, reference) for name, loss in self.losses.items()}
 
 
+def cheapest_entry(
+    points: Tensor, codebook: Tensor, bits: Tensor | None = None, rate_weight: Tensor | float = 0.0
+) -> Tensor:
+    """Return the index (N,) of the entry of least squared error plus `rate_weight` times bits.
+
+    Takes points (N, d), entries (E, d), and the bits of each code (N, E) or (E,).
+    """
+    scores = codebook.square().sum(dim=1) - 2 * points @ codebook.t()
+    if bits is not None:
+        scores += rate_weight * bits
+    return scores.argmin(dim=1)
+
+
 class _CheapestEntries:
-    """Quantizes coarse to fine by squared error plus λ times bits, each codebook in its own d
-    dimensions.
+    """Quantizes coarse to fine by squared error plus λ times bits.
+
+    Every codebook is searched in its own d dimensions. It is no search of the model: a DAC takes
+    the nearest direction, whatever its bits.
     """
 
     @torch.no_grad()
@@ -201,82 +222,88 @@ class _CheapestEntries:
         num_codebooks: int,
         entropy: EntropyModel | None,
     ):
-        parts = quantizer._weights(quantizer.quantizers[:num_codebooks])
-        into, out, bias, self.biases, self.books = parts
+        self.quantizer = quantizer
+        weights = quantizer._weights(quantizer.quantizers[:num_codebooks])
+        into, out, bias, self.biases, self.books = weights
         d = self.books[0].shape[1]
-        self.into, self.bias, self.out = (
-            into.split(d),
-            bias.split(d),
-            out.split(d, dim=1),
-        )  # (d, D), (d,), (D, d) each
+        self.into = into.split(d)  # (d, D) each
+        self.bias = bias.split(d)  # (d,) each
+        self.out = out.split(d, dim=1)  # (D, d) each
         # Coordinates that only steer a search (`training.codebooks`) are no error that is heard.
-        self.audible = [part.any(dim=0).float() for part in self.out]
+        self.audible = [projection.any(dim=0).float() for projection in self.out]
         self.costs = None if entropy is None else EntropyCosts(entropy, num_codebooks, into.device)
-        self.errors: dict[
-            int, Tensor
-        ] = {}  # of the last plain codes, by codebook: what λ is a share of
+        # Squared errors of the last codes of the model's own search; λ is a share of them.
+        self.errors: dict[int, Tensor] = {}
 
     @torch.no_grad()
     def __call__(self, latents: Tensor, codes: Tensor | None, last: Tensor | None) -> Tensor:
-        """Codes (C, K, T) of latents (C, D, T), where `codes` (C, K, T) were the ones of the step
-        before.
+        """Return codes (C, K, T) of latents (C, D, T).
 
-        Without them entries are those of the nearest direction, as any DAC takes them. `last` (C,
-        K) is the frame before the first, if there is one.
+        `codes` (C, K, T) are those of the step before, which bits depend on; without them the codes
+        are the model's own. `last` (C, K) is the frame before the first, if there is one.
         """
-        residual, chosen = latents.transpose(1, 2).flatten(0, 1), []  # (N, D)
-        earlier = None if codes is None else _earlier(codes, last, len(self.books[0]))
+        if codes is None:
+            return self._nearest(latents)
+        residual = latents.transpose(1, 2).flatten(0, 1)  # (N, D)
+        earlier = _frames_before(codes, last, len(self.books[0]))  # (N, K)
+        chosen = earlier[:, :0]  # (N, k)
         for k, book in enumerate(self.books):
             points = residual @ self.into[k].t() + self.bias[k]
-            if earlier is None:
-                index = nearest_entry(points, book)
-                self.errors[k] = (
-                    ((points - book[index]) * self.audible[k]).square().sum(dim=1).mean()
-                )
-            else:
-                scores = book.square().sum(dim=1) - 2 * points @ book.t()
-                if self.costs is not None:
-                    before = (
-                        torch.stack(chosen, dim=-1)[:, None] if chosen else earlier[:, None, :0]
-                    )
-                    scores += _RATE_WEIGHT * self.errors[k] * self.costs(k, earlier, before)[:, 0]
-                index = scores.argmin(dim=1)
-            chosen.append(index)
+            bits = None
+            if self.costs is not None:
+                bits = self.costs(k, earlier, chosen[:, None])[:, 0]
+            index = cheapest_entry(points, book, bits, _RATE_WEIGHT * self.errors[k])
+            chosen = torch.cat([chosen, index[:, None]], dim=1)
             residual = residual - book[index] @ self.out[k].t() - self.biases[k]
-        return torch.stack(chosen).unflatten(1, (len(latents), -1)).transpose(0, 1)
+        return chosen.unflatten(0, (len(latents), -1)).transpose(1, 2)
+
+    def _nearest(self, latents: Tensor) -> Tensor:
+        """Return the codes of the model's own search, and note the squared errors it leaves."""
+        d = self.books[0].shape[1]
+        _, codes, projected, _, _ = self.quantizer(latents, len(self.books))
+        for k, points in enumerate(projected.split(d, dim=1)):  # (C, d, T)
+            off = (points.transpose(1, 2) - self.books[k][codes[:, k]]) * self.audible[k]
+            self.errors[k] = off.square().sum(dim=2).mean()
+        return codes
 
     @torch.no_grad()
     def bits(self, codes: Tensor, last: Tensor | None) -> float:
-        """What codes (C, K, T) cost behind the frame `last` (C, K); 0 without an entropy model."""
+        """Return the bits of codes (C, K, T) after the frame `last` (C, K).
+
+        They are 0 without an entropy model.
+        """
         if self.costs is None:
             return 0.0
-        earlier, now = (
-            _earlier(codes, last, len(self.books[0])),
-            codes.transpose(1, 2).flatten(0, 1),
-        )  # (N, K)
-        costs = (self.costs(k, earlier, now[:, None, :k])[:, 0] for k in range(now.shape[1]))
-        return sum(float(bits.gather(1, now[:, k, None]).sum()) for k, bits in enumerate(costs))
+        earlier = _frames_before(codes, last, len(self.books[0]))  # (N, K)
+        frames = codes.transpose(1, 2).flatten(0, 1)  # (N, K)
+        total = 0.0
+        for k in range(frames.shape[1]):
+            bits = self.costs(k, earlier, frames[:, None, :k])[:, 0]
+            total += float(bits.gather(1, frames[:, k, None]).sum())
+        return total
 
 
-def _earlier(codes: Tensor, last: Tensor | None, none: int) -> Tensor:
-    """The frame before each of codes (C, K, T), as (C * T, K); before the first is `last` (C, K),
-    or `none`.
+def _frames_before(codes: Tensor, last: Tensor | None, none: int) -> Tensor:
+    """Return the frame before each frame of codes (C, K, T), as (C * T, K).
+
+    Before the first is `last` (C, K), or, where there was none, the code `none`.
     """
-    start = torch.full_like(codes[..., :1], none) if last is None else last[..., None]
+    if last is None:
+        start = torch.full_like(codes[..., :1], none)
+    else:
+        start = last[..., None]
     return torch.cat([start, codes[..., :-1]], dim=-1).transpose(1, 2).flatten(0, 1)
 
 
 def _norm_at(loss: Tensor, signal: Tensor) -> Tensor:
-    """The norm of a loss's gradient at a signal."""
+    """Return the norm of a loss's gradient at a signal."""
     return torch.autograd.grad(loss, signal, retain_graph=True)[0].norm().clamp(min=1e-12)
 
 
 def _working_dtype(device: torch.device) -> torch.dtype:
-    """bf16 where the hardware multiplies it, else fp32; fp16 has no room for gradients."""
+    """Return bf16 where the hardware multiplies it, else fp32; fp16 has no room for gradients."""
     if device.type == "cpu":
-        return torch.bfloat16 if {"amx_bf16", "avx512_bf16"} & processor_flags() else torch.float32
-    return (
-        torch.bfloat16
-        if device.type == "cuda" and torch.cuda.is_bf16_supported()
-        else torch.float32
-    )
+        multiplies_bf16 = bool({"amx_bf16", "avx512_bf16"} & processor_flags())
+    else:
+        multiplies_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if multiplies_bf16 else torch.float32

@@ -1,15 +1,14 @@
-"""`run_evaluation`: from a configuration to a results folder, on one process or under `accelerate
-launch`.
-"""
+"""`run_evaluation`: from a configuration to a results folder.
 
-from __future__ import annotations
+It runs on one process, or on those of `accelerate launch`.
+"""
 
 import datetime
 import os
 import platform
 import sys
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,9 +19,10 @@ import numpy as np
 from codecplus.errors import InputError, MissingExtraError
 from codecplus.eval import stages
 from codecplus.eval.audio import RESAMPLER
-from codecplus.eval.codecs import Codec, codec_hash, is_anchor, resolve_codecs
+from codecplus.eval.codecs import CodecAdapter, codec_hash, is_anchor, resolve_codecs
 from codecplus.eval.config import EvaluationConfig
 from codecplus.eval.metrics import Metric, Score, metrics_by_name
+from codecplus.eval.report import write_report
 from codecplus.eval.results import (
     COSTS,
     PROVENANCE,
@@ -34,17 +34,29 @@ from codecplus.eval.results import (
     summarize,
     write_json,
     write_rows,
-)  # fmt: skip
-from codecplus.eval.store import Store
-from codecplus.eval.tasks import Problem, Task, load_task
+)
+from codecplus.eval.stages import ClipRecord, Prepared, Share
+from codecplus.eval.store import EncodedClips, Line, Store
+from codecplus.eval.tasks import Task, load_task
 
 
 def run_evaluation(config: EvaluationConfig) -> Path:
-    """Evaluate codecs and write the results folder, whose path is returned.
+    """Evaluate codecs and write the results folder.
 
     A run that was stopped is continued: what the folder's cache holds is not computed again. Under
     `accelerate launch` every process encodes its share, on a folder that all of them see, and the
     first one scores and writes.
+
+    Args:
+        config: what is evaluated, and where the results go.
+
+    Returns:
+        The results folder.
+
+    Raises:
+        InputError: for settings that cannot be used, data without audio, or a folder that cannot
+            be written to or that another run is writing to.
+        MissingExtraError: if a metric or a codec needs a package that is not installed.
     """
     team = _Team()
     metrics = metrics_by_name(config.metrics)
@@ -60,26 +72,29 @@ def run_evaluation(config: EvaluationConfig) -> Path:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"the results cannot be written to {out}: {error.strerror}") from error
-    store, progress = Store(out / "cache"), config.progress and team.rank == 0
-    with store.sole_use() if team.rank == 0 else nullcontext():
+    store = Store(out / "cache")
+    if team.rank == 0:
+        sole_use = store.sole_use()
+    else:
+        sole_use = nullcontext()
+    with sole_use, closing(store):
+        prepared = _encode(config, task, codecs, store, team)
         if team.rank == 0:
-            stages.prepare(task, store, codecs[0], progress)
-        team.wait()
-        clips, problems = stages.read_prepared(task, store)
-        for codec in codecs:
-            stages.encode(codec, clips, store, codecs[0], progress, team.rank, team.size)
-        team.wait()
-        if team.rank == 0:
-            stages.score(
-                codecs, clips, metrics, store, config.workers or stages.default_workers(), progress
-            )
-            _write(out, config, task, codecs, metrics, clips, problems, store)
+            workers = config.workers or default_workers()
+            stages.score(codecs, prepared.clips, metrics, store, workers, config.progress)
+            _write(out, config, task, codecs, metrics, prepared, store)
         team.wait()
     return out
 
 
-# As torch's and the MPI launchers, which `accelerate launch` uses, tell how many processes there
-# are.
+def default_workers() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+# How the launchers of torch and MPI, which `accelerate launch` uses, tell the number of processes.
 _WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
@@ -87,7 +102,9 @@ class _Team:
     """The processes of `accelerate launch`, or this one alone."""
 
     def __init__(self) -> None:
-        self.rank, self.size, self._state = 0, 1, None
+        self.rank = 0
+        self.size = 1
+        self._state = None
         if any(int(os.environ.get(name, "1")) > 1 for name in _WORLD_SIZES):
             try:
                 from accelerate import PartialState
@@ -95,10 +112,11 @@ class _Team:
                 raise MissingExtraError(
                     "several processes need accelerate: pip install codecplus[train]"
                 ) from error
-            # Only to count and to wait, for which gloo does wherever the codecs run; the others may
-            # wait for days while the first scores.
+            # Only to count and to wait: gloo does that wherever the codecs run. The others may wait
+            # for days while the first one scores.
             self._state = PartialState(cpu=True, timeout=datetime.timedelta(days=14))
-            self.rank, self.size = self._state.process_index, self._state.num_processes
+            self.rank = self._state.process_index
+            self.size = self._state.num_processes
 
     def wait(self) -> None:
         """Wait until every process is here."""
@@ -106,116 +124,157 @@ class _Team:
             self._state.wait_for_everyone()
 
 
+def _encode(
+    config: EvaluationConfig, task: Task, codecs: list[CodecAdapter], store: Store, team: _Team
+) -> Prepared:
+    """Read the clips in the first process, and encode them in all."""
+    identity = codecs[0]
+    progress = config.progress and team.rank == 0
+    if team.rank == 0:
+        prepared = stages.prepare(task, store, identity, progress)
+        team.wait()
+    else:
+        team.wait()
+        prepared = stages.read_prepared(task, store)
+    share = Share(team.rank, team.size)
+    for codec in codecs:
+        stages.encode(codec, prepared.clips, store, identity, progress, share)
+    team.wait()
+    if team.size > 1:
+        store.forget_encoded()
+    return prepared
+
+
+# ---- rows
+
+
 def build_rows(
-    codecs: list[Codec], clips: list[stages.ClipRecord], metrics: list[Metric], store: Store
+    codecs: list[CodecAdapter], clips: list[ClipRecord], metrics: list[Metric], store: Store
 ) -> list[Row]:
-    """Rows in the order of codecs and clips, from what the store holds."""
-    identity = store.scores(codec_hash(codecs[0]))
+    """Return rows in the order of codecs and clips, from what the store holds."""
+    identities = {metric.name: metric.identity for metric in metrics}
+    reference_scores = store.scores(codec_hash(codecs[0]))
     rows = []
     for codec in codecs:
         key = codec_hash(codec)
-        encoded, scores = store.encoded(key), store.scores(key)
+        encoded = store.encoded(key).lines
+        scores = store.scores(key)
         for clip in clips:
-            record = encoded[clip.hash]
-            chosen = [metric for metric in metrics if metric.applies_to(clip.kind)]
-            found = {
-                metric.name: _final_score(record, clip.hash, metric, scores, identity)
-                for metric in chosen
-            }
-            rows.append(_row(codec.name, key, clip, record, found))
+            line = encoded[clip.hash]
+            clip_scores = {}
+            for metric in metrics:
+                if metric.applies_to(clip.kind):
+                    score_key = clip.hash, identities[metric.name]
+                    reference = reference_scores[score_key]
+                    clip_scores[metric.name] = _final_score(line, reference, scores.get(score_key))
+            rows.append(_row(codec.name, key, clip, line, clip_scores))
     return rows
 
 
-def _final_score(record: dict, clip: str, metric: Metric, scores: dict, identity: dict) -> Score:
+def _final_score(encoded: Line, reference: Line, own: Line | None) -> Score:
     """The reference decides first, on the identity's score alone; then the codec; then the metric."""
-    own = identity[clip, metric.identity]
-    if own["status"] != "ok":
-        return Score.failed("reference_unscorable", own["reason"])
-    if record["status"] != "ok":
-        return Score.failed("codec_failure", record["reason"])
-    line = scores[clip, metric.identity]
-    return Score(line["value"], line["status"], line["reason"])
+    if reference["status"] != "ok":
+        return Score.failed("reference_unscorable", reference["reason"])
+    if encoded["status"] != "ok":
+        return Score.failed("codec_failure", encoded["reason"])
+    assert own is not None, "what was coded has been scored"
+    return Score(own["value"], own["status"], own["reason"])
 
 
-def _row(
-    codec: str, key: str, clip: stages.ClipRecord, record: dict, scores: dict[str, Score]
-) -> Row:
-    coded = record["status"] == "ok"
+def _row(codec: str, key: str, clip: ClipRecord, line: Line, scores: dict[str, Score]) -> Row:
+    coded = line["status"] == "ok"
     return Row(
-        codec=codec, codec_hash=key, clip=clip.id, clip_hash=clip.hash, source=clip.source, kind=clip.kind,
-        speaker=clip.speaker, seconds=clip.seconds, sample_rate=clip.sample_rate, channels=clip.channels,
-        status=record["status"], reason=record["reason"], payload_bits=record["bits"] if coded else None,
-        file_bits=record["file_bits"] if coded else None, scores=scores,
-    )  # fmt: skip
+        codec=codec,
+        codec_hash=key,
+        clip=clip.id,
+        clip_hash=clip.hash,
+        source=clip.source,
+        kind=clip.kind,
+        speaker=clip.speaker,
+        seconds=clip.seconds,
+        sample_rate=clip.sample_rate,
+        channels=clip.channels,
+        status=line["status"],
+        reason=line["reason"],
+        payload_bits=line["bits"] if coded else None,
+        file_bits=line["file_bits"] if coded else None,
+        scores=scores,
+    )
+
+
+# ---- the results folder
 
 
 def _write(
     out: Path,
     config: EvaluationConfig,
     task: Task,
-    codecs: list[Codec],
+    codecs: list[CodecAdapter],
     metrics: list[Metric],
-    clips: list[stages.ClipRecord],
-    problems: list[Problem],
+    prepared: Prepared,
     store: Store,
 ) -> None:
-    from codecplus.eval.report import write_report
-
+    clips = prepared.clips
     rows = build_rows(codecs, clips, metrics, store)
     summary = summarize(rows, [metric.name for metric in metrics])
+    costs = {}
     for codec in codecs:
+        key = codec_hash(codec)
+        encoded = store.encoded(key)
         summary[codec.name].update(
-            hash=codec_hash(codec),
+            hash=key,
             config=codec.config(),
             anchor=is_anchor(codec.name),
             nominal_kbps_per_channel=getattr(codec, "nominal_kbps", None),
             latency_seconds=getattr(codec, "latency", None),
-            codebooks=_codebook_use(codec_hash(codec), clips, store),
+            codebooks=_codebook_use(key, clips, store),
         )
+        costs[codec.name] = _cost(encoded, clips)
     write_rows(out / ROWS, rows)
-    described = {metric.name: metric.describe() for metric in metrics}
     write_json(
         out / SUMMARY,
-        {"schema": SCHEMA, "task": task.describe(), "metrics": described, "codecs": summary},
+        {
+            "schema": SCHEMA,
+            "task": task.describe(),
+            "metrics": {metric.name: metric.describe() for metric in metrics},
+            "codecs": summary,
+        },
     )
-    write_json(
-        out / COSTS, {codec.name: _cost(codec_hash(codec), clips, store) for codec in codecs}
-    )
-    write_json(out / PROVENANCE, _provenance(config, task, problems, clips))
+    write_json(out / COSTS, costs)
+    write_json(out / PROVENANCE, _provenance(config, task, prepared))
     write_report(load_results(out))
 
 
-def _cost(key: str, clips: list[stages.ClipRecord], store: Store) -> dict[str, Any]:
+def _cost(encoded: EncodedClips, clips: list[ClipRecord]) -> dict[str, Any]:
     """Real-time factors, audio seconds per second of work, and peak memory."""
-    encoded = store.encoded(key)
-    timed = [(clip, encoded[clip.hash]) for clip in clips if encoded[clip.hash]["status"] == "ok"]
-    audio = sum(clip.seconds for clip, _ in timed)
-    result: dict[str, Any] = {"peak_memory_bytes": store.peak_memory(key)}
+    lines = [(clip, encoded.lines[clip.hash]) for clip in clips]
+    coded = [(clip, line) for clip, line in lines if line["status"] == "ok"]
+    audio_seconds = sum(clip.seconds for clip, _ in coded)
+    cost: dict[str, Any] = {"peak_memory_bytes": encoded.peak_memory}
     for stage in ("encode", "decode"):
-        spent = sum(record[f"{stage}_seconds"] for _, record in timed)
-        result[f"{stage}_real_time_factor"] = audio / spent if spent else None
-    return result
+        spent = sum(line[f"{stage}_seconds"] for _, line in coded)
+        factor = None
+        if spent:
+            factor = audio_seconds / spent
+        cost[f"{stage}_real_time_factor"] = factor
+    return cost
 
 
-def _codebook_use(
-    key: str, clips: list[stages.ClipRecord], store: Store
-) -> list[dict[str, float]] | None:
+def _codebook_use(key: str, clips: list[ClipRecord], store: Store) -> list[dict[str, float]] | None:
     """For each codebook the share of its entries that occur, and the entropy of the codes in bits."""
-    counts: dict[int, Counter] = {}
-    encoded, size = store.encoded(key), 0
-    for hashed in {clip.hash for clip in clips}:
-        path = store.codes_path(key, hashed)
-        if (
-            encoded[hashed]["status"] == "ok"
-            and encoded[hashed].get("codebook_size")
-            and path.exists()
-        ):
-            size = encoded[hashed]["codebook_size"]
-            for book, codes in enumerate(np.load(path)):  # (K, T)
-                values, times = np.unique(codes, return_counts=True)
-                counts.setdefault(book, Counter()).update(
-                    dict(zip(values.tolist(), times.tolist(), strict=True))
-                )
+    counts: dict[int, Counter[int]] = {}
+    size = 0
+    encoded = store.encoded(key).lines
+    for clip_hash in {clip.hash for clip in clips}:
+        line = encoded[clip_hash]
+        path = store.codes_path(key, clip_hash)
+        if line["status"] != "ok" or not line.get("codebook_size") or not path.exists():
+            continue
+        size = line["codebook_size"]
+        for codebook, codes in enumerate(np.load(path)):  # (K, T)
+            values, times = np.unique(codes, return_counts=True)
+            occurrences = dict(zip(values.tolist(), times.tolist(), strict=True))
+            counts.setdefault(codebook, Counter()).update(occurrences)
     if not counts:
         return None
     return [
@@ -230,11 +289,27 @@ def _entropy(counter: Counter) -> float:
     return float(-(p * np.log2(p)).sum())
 
 
-def _provenance(
-    config: EvaluationConfig, task: Task, problems: list[Problem], clips: list[stages.ClipRecord]
-) -> dict[str, Any]:
-    names = ("codecplus", "numpy", "torch", "transformers", "datasets", "soundfile", "soxr", "av", "pesq", "pystoi",
-             "torchmetrics", "visqol-python")  # fmt: skip
+_VERSIONS_OF = (
+    "codecplus",
+    "numpy",
+    "torch",
+    "transformers",
+    "datasets",
+    "soundfile",
+    "soxr",
+    "av",
+    "pesq",
+    "pystoi",
+    "torchmetrics",
+    "visqol-python",
+)
+
+
+def _provenance(config: EvaluationConfig, task: Task, prepared: Prepared) -> dict[str, Any]:
+    clips = prepared.clips
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for name in _VERSIONS_OF:
+        versions[name] = _version(name)
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "settings": {**config.as_dict(), "out": None, "data": task.name},
@@ -242,17 +317,14 @@ def _provenance(
             "clips": len(clips),
             "files": len({clip.source for clip in clips}),
             "seconds": sum(clip.seconds for clip in clips),
-            "problems": [asdict(problem) for problem in problems],
+            "problems": [asdict(problem) for problem in prepared.problems],
         },
-        "versions": {
-            "python": platform.python_version(),
-            **{name: _version(name) for name in names},
-        },
+        "versions": versions,
         "resampler": RESAMPLER,
         "hardware": {
             "system": platform.platform(),
             "processor": _processor(),
-            "cores": stages.default_workers(),
+            "cores": default_workers(),
         },
         "device": config.device or "automatic",
     }

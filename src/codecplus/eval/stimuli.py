@@ -16,7 +16,7 @@ import numpy as np
 from codecplus.audio.files import save_audio
 from codecplus.audio.loudness import integrated_loudness
 from codecplus.errors import InputError
-from codecplus.eval.codecs import Codec, Original, anchors
+from codecplus.eval.codecs import CodecAdapter, Original, anchors
 from codecplus.eval.codecs.base import codec_hash
 from codecplus.eval.listening import REFERENCE
 from codecplus.eval.tasks import Clip, Problem, Task
@@ -43,7 +43,7 @@ class Stimulus:
 def prepare_item(
     audio: np.ndarray,
     sample_rate: int,
-    codecs: Iterable[Codec],
+    codecs: Iterable[CodecAdapter],
     folder: Path,
     *,
     loudness: float = LOUDNESS,
@@ -126,7 +126,9 @@ def match_loudness(
     return {name: (signals[name] * (gains[name] * headroom)).astype(np.float32) for name in signals}
 
 
-def export_webmushra(name: str, task: Task, codecs: Sequence[Codec], folder: str | Path) -> Path:
+def export_webmushra(
+    name: str, task: Task, codecs: Sequence[CodecAdapter], folder: str | Path
+) -> Path:
     """Write a webMUSHRA test of every clip of a task; its path, the configuration, is returned.
 
     The folder's content goes into webMUSHRA's `configs/`. A clip's first seconds are used, as many
@@ -174,7 +176,7 @@ def export_webmushra(name: str, task: Task, codecs: Sequence[Codec], folder: str
     return config
 
 
-def conditions_hash(codecs: Iterable[Codec]) -> str:
+def conditions_hash(codecs: Iterable[CodecAdapter]) -> str:
     """A short name for a set of conditions, which changes when one of them does."""
     import hashlib
 

@@ -30,7 +30,8 @@ def calibration_audio(folder: Path, sample_rate: int) -> Iterator[np.ndarray]:
         raise InputError(f"the folder {folder} holds no audio file to calibrate on")
     for i in range(0, len(names), -(-len(names) // MAX_SEGMENTS)):
         with AudioFileReader(folder / names[i]) as reader:
-            blocks, left = [], _MAX_SECONDS * reader.sample_rate
+            blocks = []
+            left = _MAX_SECONDS * reader.sample_rate
             for block in reader.blocks():
                 blocks.append(block.mean(axis=0)[:left])
                 left -= len(blocks[-1])
@@ -48,21 +49,23 @@ def segments(
     Raises InputError if there is none that is not silent and at least half of `SEGMENT_SECONDS`
     long.
     """
-    size, found = max(1, round(SEGMENT_SECONDS * sample_rate / hop_length)) * hop_length, []
+    size = max(1, round(SEGMENT_SECONDS * sample_rate / hop_length)) * hop_length
+    loudest = []
     for recording in recordings:
         starts = range(0, max(1, len(recording) - size), size)
         start = max(starts, key=lambda i, x=recording: float(np.abs(x[i : i + size]).sum()))
         piece = recording[start : start + size]
         piece = piece[: len(piece) // hop_length * hop_length]
         if len(piece) * 2 >= size and np.abs(piece).max() > 1e-3:
-            found.append(piece.astype(np.float32))
-        if len(found) == MAX_SEGMENTS:
+            loudest.append(piece.astype(np.float32))
+        if len(loudest) == MAX_SEGMENTS:
             break
-    if not found:
+    if not loudest:
         raise InputError(
-            f"expected recordings to calibrate on, at least {SEGMENT_SECONDS / 2:g} s that is not silent, got none"
+            f"expected recordings to calibrate on, at least {SEGMENT_SECONDS / 2:g} s that is not "
+            "silent, got none"
         )
-    return found
+    return loudest
 
 
 __all__ = ["MAX_SEGMENTS", "SEGMENT_SECONDS", "calibration_audio", "segments"]

@@ -1,9 +1,9 @@
-"""The two halves of a DAC as ONNX graphs: audio to codes, codes to audio.
+"""Encoder and decoder of a DAC as ONNX graphs: audio to codes, codes to audio.
 
-Both are the network of `modeling_dac` in plain operators: every convolution is a `Conv`, the
-transposed ones too (kernel 2s and stride s is kernel 2 with s times the channels, and a reshape),
-so that all of them can be quantized alike. Audio passes as an image one pixel high, (B, C, 1, T),
-because runtimes have their fast kernels, and phones their only ones, for images.
+They know the layers of `modeling_dac` and write them in plain operators: every convolution is a
+`Conv`, the transposed ones too (kernel 2s and stride s is kernel 2 with s times the channels, and a
+reshape), so that all of them can be quantized alike. Audio passes as an image one pixel high, (B,
+C, 1, T), because runtimes have their fast kernels, and phones their only ones, for images.
 
 A stateful graph, of a causal net, takes what its convolutions remember as one more input `state`
 (B, N), zeros at the start, and gives the next one as an output: nothing is padded, and nothing is
@@ -14,206 +14,216 @@ computed twice.
 # pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false
 # torch types every part of a module as "Tensor | Module".
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
+from torch import nn
 
 from codecplus.export.graph import Graph
 from codecplus.modeling_dac import DacModel
 from codecplus.modeling_dac.layers_dac import (
+    CodebookSearch,
     DacConv1d,
     DacConvTranspose1d,
     DacResidualUnit,
     Snake1d,
+    snake_reciprocal,
     weights_in_place,
 )
-from codecplus.streaming.layers import Lookup, Search
+from codecplus.streaming.layers import Lookup
+
+_ELEMENT_TYPES = {"float32": 1, "float16": 10}  # ONNX' numbers of them
 
 
-class _Half:
-    """What the graphs of encoder and decoder share. Values are (B, C, 1, T)."""
+class _NetworkGraph:
+    """A graph that grows by layers of the model. Values are (B, C, 1, T)."""
 
     def __init__(self, name: str, dtype: str, stateful: bool):
         self.graph = Graph(name)
-        self.dtype = np.dtype(dtype)
-        self.stateful = stateful
-        self.state: str | None = None
+        self.dtype = dtype
+        self.state: str | None = "state" if stateful else None
         self.tails: list[str] = []  # the next state, layer by layer
         self.state_size = 0
 
     def weight(self, tensor: torch.Tensor, name: str) -> str:
-        """A weight in the precision of the graph."""
-        return self.graph.constant(tensor.detach().float().cpu().numpy().astype(self.dtype), name)
+        """Add a weight in the precision of the graph."""
+        return self.graph.constant(_numpy(tensor).astype(self.dtype), name)
 
     def numbers(self, *values: int) -> str:
-        """Integers that an operator takes as an input."""
+        """Add integers that an operator takes as an input."""
         return self.graph.constant(np.array(values, np.int64), "numbers")
 
-    def cast(self, x: str, dtype: str) -> str:
-        """The same in another precision."""
-        return self.graph.op("Cast", x, to={"float32": 1, "float16": 10}[dtype])
+    def widened(self, x: str) -> str:
+        """Cast a value of the graph's precision to fp32."""
+        return self._cast(x, "float32")
 
-    def snake(self, x: str, module: Snake1d, name: str) -> str:
-        """x + sin²(αx) / α, in fp32 whatever the rest is: 1e-9 is zero in fp16."""
-        graph, half = self.graph, self.dtype != np.float32
-        alpha = module.alpha.detach().float().cpu().numpy()[..., None]  # (1, C, 1, 1)
-        reciprocal = (1 / (alpha + np.float32(1e-9))).astype(np.float32)
-        x = self.cast(x, "float32") if half else x
-        sine = graph.op("Sin", graph.op("Mul", x, graph.constant(alpha, f"{name}.alpha")))
-        square = graph.op(
-            "Mul", graph.op("Mul", sine, sine), graph.constant(reciprocal, f"{name}.reciprocal")
-        )
-        y = graph.op("Add", x, square)
-        return self.cast(y, "float16") if half else y
+    def narrowed(self, x: str) -> str:
+        """Cast an fp32 value to the precision of the graph."""
+        return self._cast(x, self.dtype)
 
-    def padded(self, x: str, channels: int, left: int) -> str:
-        """x behind the last `left` steps of what came before, which are remembered: (B, C, 1, left
-        + T).
-        """
-        graph, size = self.graph, channels * left
-        start, self.state_size = self.state_size, self.state_size + size
-        past = graph.op(
-            "Slice", self.state, self.numbers(start), self.numbers(start + size), self.numbers(1)
-        )
-        past = graph.op("Reshape", past, self.numbers(0, channels, 1, left))
-        past = past if self.dtype == np.float32 else self.cast(past, "float16")
-        x = graph.op("Concat", past, x, axis=3)
-        tail = graph.op(
-            "Slice", x, self.numbers(-left), self.numbers(np.iinfo(np.int64).max), self.numbers(3)
-        )
-        tail = graph.op("Reshape", tail, self.numbers(0, size))
-        self.tails.append(tail if self.dtype == np.float32 else self.cast(tail, "float32"))
+    def _cast(self, x: str, dtype: str) -> str:
+        if self.dtype == "float32":
+            return x
+        return self.graph.op("Cast", x, to=_ELEMENT_TYPES[dtype])
+
+    def layers(self, x: str, layers: Sequence[tuple[str, nn.Module]], name: str) -> str:
+        """Add layers in the order in which they run, under their names behind `name`."""
+        for part, module in layers:
+            x = self.layer(x, module, f"{name}.{part}")
         return x
 
+    def layer(self, x: str, module: nn.Module, name: str) -> str:
+        """Add one layer of an encoder or decoder."""
+        if isinstance(module, Snake1d):
+            return self.snake(x, module, name)
+        if isinstance(module, DacConv1d):
+            return self.convolution(x, module, name)
+        if isinstance(module, DacConvTranspose1d):
+            return self.transposed_convolution(x, module, name)
+        if isinstance(module, DacResidualUnit):
+            return self.graph.op("Add", x, self.layers(x, module.steps(), name))
+        if isinstance(module, nn.Tanh):  # the end: audio is fp32
+            return self.graph.op("Tanh", self.widened(x))
+        raise AssertionError(f"{name} is a {type(module).__name__}, which no graph has")
+
+    def snake(self, x: str, module: Snake1d, name: str) -> str:
+        """Add a snake, in fp32 whatever the rest is: 1e-9 is zero in fp16."""
+        graph = self.graph
+        alpha = graph.constant(_numpy(module.alpha)[..., None], f"{name}.alpha")  # (1, C, 1, 1)
+        x = self.widened(x)
+        sine = graph.op("Sin", graph.op("Mul", x, alpha))
+        square = graph.op("Mul", sine, sine)
+        reciprocal = _numpy(snake_reciprocal(module.alpha))[..., None]
+        square = graph.op("Mul", square, graph.constant(reciprocal, f"{name}.reciprocal"))
+        return self.narrowed(graph.op("Add", x, square))
+
     def convolution(self, x: str, conv: DacConv1d, name: str) -> str:
-        """A plain convolution, (B, C, 1, T) -> (B, C', 1, T / stride)."""
+        """Add a convolution, (B, C, 1, T) -> (B, C', 1, T / stride)."""
         with weights_in_place(conv):
-            weight, bias = (
-                self.weight(conv.weight[:, :, None], f"{name}.weight"),
-                self.weight(conv.bias, f"{name}.bias"),
-            )
-        pads = list(conv.pads)
-        if conv.stride[0] == 1:  # as many outputs as inputs, also of an even kernel
-            pads[1] = (conv.kernel_size[0] - 1) * conv.dilation[0] - pads[0]
-        if self.stateful and pads[0]:
-            x, pads = self.padded(x, conv.in_channels, pads[0]), [0, 0]
-        return self.conv(
-            x, weight, bias, name, pads, conv.kernel_size[0], conv.stride[0], conv.dilation[0]
+            weight = self.weight(conv.weight[:, :, None], f"{name}.weight")
+            bias = self.weight(conv.bias, f"{name}.bias")
+        x, pads = self.padded(x, conv.in_channels, conv.pads)
+        return self.graph.op(
+            "Conv",
+            x,
+            weight,
+            bias,
+            name=name,
+            kernel_shape=[1, conv.kernel_size[0]],
+            strides=[1, conv.stride[0]],
+            dilations=[1, conv.dilation[0]],
+            pads=pads,
         )
 
-    def conv(
-        self, x, weight, bias, name: str, pads, kernel: int, stride: int = 1, dilation: int = 1
-    ) -> str:
-        """The operator itself."""
-        return self.graph.op(
-            "Conv", x, weight, bias, name=name, kernel_shape=[1, kernel], strides=[1, stride],
-            dilations=[1, dilation], pads=[0, pads[0], 0, pads[1]],
-        )  # fmt: skip
+    def transposed_convolution(self, x: str, conv: DacConvTranspose1d, name: str) -> str:
+        """Add a transposed convolution, (B, C, 1, T) -> (B, C', 1, s * T), as one of kernel 2.
 
-    def transposed(self, x: str, conv: DacConvTranspose1d, name: str) -> str:
-        """A transposed convolution, (B, C, 1, T) -> (B, C', 1, s * T), one less for an odd s unless
-        causal.
+        With an odd stride s it gives one step less, unless it is causal.
         """
-        graph, stride = self.graph, conv.stride[0]
+        graph = self.graph
+        stride = conv.stride[0]
         with weights_in_place(conv):
-            taps = (
-                conv.weight.detach().unflatten(2, (2, stride)).flip(2)
-            )  # (C, C', 2, s), the earlier input first
-            matrix = taps.permute(1, 3, 0, 2).flatten(0, 1)[:, :, None]  # (C' * s, C, 1, 2)
-            weight = self.weight(matrix, f"{name}.weight")
+            matrix = conv.taps().permute(1, 3, 0, 2).flatten(0, 1)  # (C' * s, C, 2)
+            weight = self.weight(matrix[:, :, None], f"{name}.weight")
             bias = self.weight(conv.bias.detach().repeat_interleave(stride), f"{name}.bias")
-        pads = [1, 0 if conv.causal else 1]
-        if self.stateful:
-            x, pads = self.padded(x, conv.in_channels, 1), [0, 0]
-        y = self.conv(x, weight, bias, name, pads, kernel=2)
+        x, pads = self.padded(x, conv.in_channels, conv.pads)
+        y = graph.op(
+            "Conv",
+            x,
+            weight,
+            bias,
+            name=name,
+            kernel_shape=[1, 2],
+            strides=[1, 1],
+            dilations=[1, 1],
+            pads=pads,
+        )
         y = graph.op("Reshape", y, self.numbers(0, conv.out_channels, stride, -1))  # (B, C', s, T')
         y = graph.op("Transpose", y, perm=[0, 1, 3, 2])
         y = graph.op("Reshape", y, self.numbers(0, conv.out_channels, 1, -1))
-        if conv.causal:
+        if not conv.crop:
             return y
-        crop = conv.padding[0]
-        return graph.op("Slice", y, self.numbers(crop), self.numbers(-crop), self.numbers(3))
+        first, end = self.numbers(conv.crop), self.numbers(-conv.crop)
+        return graph.op("Slice", y, first, end, self.numbers(3))
 
-    def residual_unit(self, x: str, unit: DacResidualUnit, name: str) -> str:
-        """Snake, dilated convolution, snake, pointwise convolution, added to the input."""
-        y = self.convolution(
-            self.snake(x, unit.snake1, f"{name}.snake1"), unit.conv1, f"{name}.conv1"
-        )
-        y = self.convolution(
-            self.snake(y, unit.snake2, f"{name}.snake2"), unit.conv2, f"{name}.conv2"
-        )
-        return self.graph.op("Add", x, y)
+    def padded(self, x: str, channels: int, pads: tuple[int, int]) -> tuple[str, list[int]]:
+        """Return x as a convolution takes it, and the padding that is left to the operator.
 
-    def residual_units(self, x: str, block, name: str) -> str:
-        """The three of a block."""
-        for unit in ("res_unit1", "res_unit2", "res_unit3"):
-            x = self.residual_unit(x, getattr(block, unit), f"{name}.{unit}")
-        return x
+        In a stateful graph x follows the last steps of the inputs before it, which are remembered:
+        (B, C, 1, left + T).
+        """
+        left, right = pads
+        if self.state is None or not left:
+            return x, [0, left, 0, right]
+        graph = self.graph
+        size = channels * left
+        start = self.state_size
+        self.state_size += size
+        bounds = (self.numbers(start), self.numbers(start + size), self.numbers(1))
+        past = graph.op("Slice", self.state, *bounds)
+        past = graph.op("Reshape", past, self.numbers(0, channels, 1, left))
+        x = graph.op("Concat", self.narrowed(past), x, axis=3)
+        to_the_end = (self.numbers(-left), self.numbers(np.iinfo(np.int64).max), self.numbers(3))
+        tail = graph.op("Slice", x, *to_the_end)
+        tail = graph.op("Reshape", tail, self.numbers(0, size))
+        self.tails.append(self.widened(tail))
+        return x, [0, 0, 0, 0]
 
-    def finish(self, metadata: dict[str, str]):
-        """The model, with its state if it has one."""
-        if self.stateful:
+    def finish(self, metadata: dict[str, str]) -> Any:
+        """Return the ONNX model, with its state if it has one."""
+        if self.state is not None:
+            shape = ["batch", self.state_size]
             state = self.graph.op("Concat", *self.tails, axis=1)
-            self.graph.output(state, "next_state", "float32", ["batch", self.state_size])
-            self.graph.input("state", "float32", ["batch", self.state_size])
+            self.graph.output(state, "next_state", "float32", shape)
+            self.graph.input(self.state, "float32", shape)
         return self.graph.model(metadata)
 
 
 def encoder_graph(
     model: DacModel, metadata: dict[str, str], dtype: str = "float32", stateful: bool = False
-):
-    """`audio` (B, 1, S), S a multiple of the hop, to `codes` (B, K, S / hop) of all K codebooks,
-    int64.
+) -> Any:
+    """Return an ONNX model from `audio` to `codes`.
 
-    The first k codebooks of these are what a search in k codebooks finds: take a slice.
+    `audio` is (B, 1, S), S a multiple of the hop; `codes` are (B, K, S / hop) of all K codebooks,
+    int64. The first k codebooks of these are what a search in k codebooks finds: take a slice.
     """
-    half = _Half("encoder", dtype, stateful)
-    graph, encoder = half.graph, model.encoder
-    half.state = "state" if stateful else None
+    network = _NetworkGraph("encoder", dtype, stateful)
+    graph = network.graph
     x = graph.input("audio", "float32", ["batch", 1, "samples"])
-    x = graph.op("Unsqueeze", x, half.numbers(2))
-    x = x if dtype == "float32" else half.cast(x, dtype)
-    x = half.convolution(x, encoder.conv1, "encoder.conv1")
-    for i, block in enumerate(encoder.block):
-        name = f"encoder.block.{i}"
-        x = half.residual_units(x, block, name)
-        x = half.convolution(
-            half.snake(x, block.snake1, f"{name}.snake1"), block.conv1, f"{name}.conv1"
-        )
-    x = half.convolution(
-        half.snake(x, encoder.snake1, "encoder.snake1"), encoder.conv2, "encoder.conv2"
-    )
-    x = graph.op("Squeeze", x if dtype == "float32" else half.cast(x, "float32"), half.numbers(2))
-    graph.output(
-        _search(half, x, model), "codes", "int64", ["batch", model.config.n_codebooks, "frames"]
-    )
-    return half.finish(metadata)
+    x = network.narrowed(graph.op("Unsqueeze", x, network.numbers(2)))
+    x = network.layers(x, model.encoder.layers(), "encoder")
+    x = graph.op("Squeeze", network.widened(x), network.numbers(2))
+    shape = ["batch", model.config.n_codebooks, "frames"]
+    graph.output(_search(network, x, model), "codes", "int64", shape)
+    return network.finish(metadata)
 
 
-def _search(half: _Half, latents: str, model: DacModel) -> str:
-    """The codes (B, K, T) of latents (B, D, T), in fp32; as `streaming.layers.Search` finds them."""
-    graph, search, d = half.graph, Search(model.quantizer), model.config.codebook_dim
+def _search(network: _NetworkGraph, latents: str, model: DacModel) -> str:
+    """Add the search of codes (B, K, T) for latents (B, D, T), in fp32, as `CodebookSearch`."""
+    graph = network.graph
+    with torch.no_grad():
+        search = CodebookSearch(model.quantizer, model.config.n_codebooks)
+    d = search.width
 
     def constant(tensor: torch.Tensor, name: str) -> str:
-        return graph.constant(tensor.detach().float().cpu().numpy(), f"quantizer.{name}")
+        return graph.constant(_numpy(tensor), f"quantizer.{name}")
 
     rows = graph.op("Transpose", latents, perm=[0, 2, 1])  # (B, T, D)
-    projected = graph.op(
-        "Add",
-        graph.op("MatMul", rows, constant(search.into, "into")),
-        constant(search.bias, "bias"),
-    )
+    projected = graph.op("MatMul", rows, constant(search.into.t(), "into"))
+    projected = graph.op("Add", projected, constant(torch.cat(search.biases), "bias"))
     codes, entries = [], []
     for i, codebook in enumerate(search.codebooks):
-        bounds = half.numbers(i * d), half.numbers((i + 1) * d), half.numbers(2)
-        here = graph.op("Slice", projected, *bounds)  # (B, T, d)
+        bounds = (network.numbers(i * d), network.numbers((i + 1) * d), network.numbers(2))
+        point = graph.op("Slice", projected, *bounds)  # (B, T, d)
         if i:
             before = graph.op("Concat", *entries, axis=2) if i > 1 else entries[0]
-            here = graph.op(
-                "Add", here, graph.op("MatMul", before, constant(search.mixed[i], f"{i}.mixed"))
-            )
-        similarity = graph.op("MatMul", here, constant(search.directions[i], f"{i}.directions"))
+            mixed = graph.op("MatMul", before, constant(-search.mixed[i], f"{i}.mixed"))
+            point = graph.op("Add", point, mixed)
+        similarity = graph.op("MatMul", point, constant(search.directions[i], f"{i}.directions"))
         index = graph.op("ArgMax", similarity, axis=2, keepdims=0)  # (B, T)
-        codes.append(graph.op("Unsqueeze", index, half.numbers(1)))
+        codes.append(graph.op("Unsqueeze", index, network.numbers(1)))
         if i + 1 < len(search.codebooks):
             entries.append(graph.op("Gather", constant(codebook, f"{i}.codebook"), index, axis=0))
     return graph.op("Concat", *codes, axis=1)
@@ -221,66 +231,56 @@ def _search(half: _Half, latents: str, model: DacModel) -> str:
 
 def decoder_graph(
     model: DacModel, metadata: dict[str, str], dtype: str = "float32", stateful: bool = False
-):
-    """`codes` (B, k, T) of the first k codebooks, int64, to `audio` (B, 1, hop * T).
+) -> Any:
+    """Return an ONNX model from `codes` to `audio`.
 
-    A frame may lack its finest codebooks: their codes are -1.
+    `codes` are (B, k, T) of the first k codebooks, int64; `audio` is (B, 1, hop * T). A frame may
+    lack its finest codebooks: their codes are -1.
     """
-    half = _Half("decoder", dtype, stateful)
-    graph, decoder, config = half.graph, model.decoder, model.config
-    half.state = "state" if stateful else None
-    x = _lookup(half, graph.input("codes", "int64", ["batch", "codebooks", "frames"]), model)
-    x = graph.op("Unsqueeze", x, half.numbers(2))
-    x = x if dtype == "float32" else half.cast(x, dtype)
-    x = half.convolution(x, decoder.conv1, "decoder.conv1")
-    for i, block in enumerate(decoder.block):
-        name = f"decoder.block.{i}"
-        x = half.transposed(
-            half.snake(x, block.snake1, f"{name}.snake1"), block.conv_t1, f"{name}.conv_t1"
-        )
-        x = half.residual_units(x, block, name)
-    x = half.convolution(
-        half.snake(x, decoder.snake1, "decoder.snake1"), decoder.conv2, "decoder.conv2"
-    )
-    x = graph.op("Tanh", x if dtype == "float32" else half.cast(x, "float32"))
-    x = graph.op("Squeeze", x, half.numbers(2))
-    missing = config.hop_length - decoder.output_length(1)  # what odd strides lose at the end
+    network = _NetworkGraph("decoder", dtype, stateful)
+    graph = network.graph
+    codes = graph.input("codes", "int64", ["batch", "codebooks", "frames"])
+    x = _lookup(network, codes, model)
+    x = network.narrowed(graph.op("Unsqueeze", x, network.numbers(2)))
+    x = network.layers(x, model.decoder.layers(), "decoder")
+    x = graph.op("Squeeze", x, network.numbers(2))
+    # What odd strides lose at the end.
+    missing = model.config.hop_length - model.decoder.output_length(1)
     if missing:
-        x = graph.op("Pad", x, half.numbers(0, 0, 0, 0, 0, missing))
+        x = graph.op("Pad", x, network.numbers(0, 0, 0, 0, 0, missing))
     graph.output(x, "audio", "float32", ["batch", 1, "samples"])
-    return half.finish(metadata)
+    return network.finish(metadata)
 
 
-def _lookup(half: _Half, codes: str, model: DacModel) -> str:
-    """Codes (B, D, T) of codes (B, k, T), in fp32; where a code is -1, a frame lacks that codebook."""
-    graph, table, d = half.graph, Lookup(model.quantizer), model.config.codebook_dim
-    entries, out, biases = (
-        t.detach().float().cpu().numpy() for t in (table.entries, table.out, table.biases)
-    )
+def _lookup(network: _NetworkGraph, codes: str, model: DacModel) -> str:
+    """Add the latents (B, D, T) of codes (B, k, T), in fp32; a code of -1 adds nothing."""
+    graph = network.graph
+    table = Lookup(model.quantizer)
+    entries, out, biases = _numpy(table.entries), _numpy(table.out), _numpy(table.biases)
     biases = np.diff(biases, axis=0, prepend=np.zeros_like(biases[:1]))  # of each codebook, (K, D)
     first = graph.constant(table.first.cpu().numpy(), "quantizer.first")  # (K, 1)
-    zero, used = (
-        half.numbers(0),
-        graph.op("Slice", graph.op("Shape", codes), half.numbers(1), half.numbers(2)),
-    )  # [k]
-    width = graph.op("Mul", used, half.numbers(d))
-    there = graph.op("Cast", graph.op("GreaterOrEqual", codes, zero), to=1)
-    there = graph.op("Transpose", there, perm=[0, 2, 1])  # (B, T, k)
+    zero = network.numbers(0)
+    used = graph.op("Slice", graph.op("Shape", codes), network.numbers(1), network.numbers(2))
+    width = graph.op("Mul", used, network.numbers(model.config.codebook_dim))
+    present = graph.op("Cast", graph.op("GreaterOrEqual", codes, zero), to=1)
+    present = graph.op("Transpose", present, perm=[0, 2, 1])  # (B, T, k)
     rows = graph.op("Add", graph.op("Max", codes, zero), graph.op("Slice", first, zero, used))
     rows = graph.op("Transpose", rows, perm=[0, 2, 1])
-    picked = graph.op(
-        "Gather", graph.constant(entries, "quantizer.entries"), rows, axis=0
-    )  # (B, T, k, d)
-    picked = graph.op("Mul", picked, graph.op("Unsqueeze", there, half.numbers(3)))
-    picked = graph.op(
-        "Reshape", picked, graph.op("Concat", half.numbers(0, 0), width, axis=0)
-    )  # (B, T, k * d)
+    picked = graph.constant(entries, "quantizer.entries")
+    picked = graph.op("Gather", picked, rows, axis=0)  # (B, T, k, d)
+    picked = graph.op("Mul", picked, graph.op("Unsqueeze", present, network.numbers(3)))
+    shape = graph.op("Concat", network.numbers(0, 0), width, axis=0)
+    picked = graph.op("Reshape", picked, shape)  # (B, T, k * d)
     matrix = graph.op("Slice", graph.constant(out, "quantizer.out"), zero, width)
     bias = graph.op("Slice", graph.constant(biases, "quantizer.biases"), zero, used)
-    latents = graph.op(
-        "Add", graph.op("MatMul", picked, matrix), graph.op("MatMul", there, bias)
-    )  # (B, T, D)
+    products = graph.op("MatMul", picked, matrix), graph.op("MatMul", present, bias)
+    latents = graph.op("Add", *products)  # (B, T, D)
     return graph.op("Transpose", latents, perm=[0, 2, 1])
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    """Return a tensor in fp32 as an array."""
+    return tensor.detach().float().cpu().numpy()
 
 
 __all__ = ["decoder_graph", "encoder_graph"]

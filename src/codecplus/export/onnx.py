@@ -31,16 +31,17 @@ def export_onnx(
     """Write a model as `NAME.encoder.onnx` and `NAME.decoder.onnx`, for any batch, length and
     number of codebooks.
 
-    Args: model: the model, in fp32. output: `NAME.onnx`; or a folder, in which NAME is "model".
-        `load_codec` takes the same. precision: "fp32"; "fp16", half the size, for GPUs and for
-        phones that compute in it; or "int8", a quarter of
-            the size, every convolution with static ranges for its activations.
-        stateful: graphs of a causal model that take and give a state, for live streams. They code
-        files too.
+    Args:
+        model: the model, in fp32.
+        output: `NAME.onnx`; or a folder, in which NAME is "model". `load_codec` takes the same.
+        precision: "fp32"; "fp16", half the size, for GPUs and for phones that compute in it; or
+            "int8", a quarter of the size, every convolution with static ranges for its activations.
+        stateful: whether the graphs, of a causal model, take and give a state, for live streams.
+            They code files too.
         calibration: for int8, recordings of the kind that will be coded: float32 arrays (S,) at the
-        model's rate.
-        model_fingerprint: as of `checkpoints.fingerprint`, if the model was cast to fewer bits
-        since it was loaded.
+            model's rate.
+        model_fingerprint: `checkpoints.fingerprint` of the loaded model, if it was cast to fewer
+            bits since.
         overwrite: whether existing files may be replaced.
 
     Returns:
@@ -77,9 +78,6 @@ def export_info(
 ) -> ExportInfo:
     """What the graphs say of a model."""
     config = model.config
-    widest = max(
-        config.encoder_hidden_size, config.decoder_hidden_size >> len(config.downsampling_ratios)
-    )
     return ExportInfo(
         model_type=config.model_type,
         sampling_rate=config.sampling_rate,
@@ -93,7 +91,7 @@ def export_info(
         decoder_past=model.decoder_reach[0],
         decoder_future=model.decoder_reach[1],
         latency_samples=model.latency_samples,
-        activations_per_frame=widest * config.hop_length,
+        activations_per_frame=config.activations_per_frame,
         stateful=int(stateful),
     )
 
@@ -103,13 +101,17 @@ def _check_options(model: DacModel, precision: str, stateful: bool, calibration:
         raise InputError(f"expected precision {', '.join(PRECISIONS)}, got {precision!r}")
     if stateful and not model.config.causal:
         raise InputError(
-            f"a stateful graph is for causal models, this one is a {model.config.model_type!r}; leave stateful out"
+            "a stateful graph is for causal models, this one is a "
+            f"{model.config.model_type!r}; leave stateful out"
         )
-    if (precision == "int8") != (calibration is not None):
+    if precision == "int8" and calibration is None:
         raise InputError(
-            "int8 needs recordings to calibrate on, of the kind that will be coded: --calibration DIR"
-            if precision == "int8"
-            else f"calibration is for int8, the precision here is {precision}; leave it out"
+            "int8 needs recordings to calibrate on, of the kind that will be coded: "
+            "--calibration DIR"
+        )
+    if precision != "int8" and calibration is not None:
+        raise InputError(
+            f"calibration is for int8, the precision here is {precision}; leave it out"
         )
 
 

@@ -20,11 +20,7 @@ def chunk_frames(model: DacModel, rows: int = 1) -> int:
     """Frames per chunk for `rows` channels at once, so that activations stay below some hundred
     megabytes.
     """
-    config = model.config
-    widest = max(
-        config.encoder_hidden_size, config.decoder_hidden_size >> len(config.downsampling_ratios)
-    )
-    return max(_MIN_CHUNK_FRAMES, _CHUNK_ELEMENTS // (rows * widest * config.hop_length))
+    return max(_MIN_CHUNK_FRAMES, _CHUNK_ELEMENTS // (rows * model.config.activations_per_frame))
 
 
 def encode_blocks(

@@ -14,7 +14,8 @@ import numpy as np
 
 from codecplus.errors import CheckpointError, InputError, MissingExtraError
 from codecplus.inference.windows import frame_context, windows
-from codecplus.streaming.stream import DecoderStream, EncoderStream, check_frame_end
+from codecplus.streaming.steps import check_frame_end
+from codecplus.streaming.stream import DecoderStream, EncoderStream
 
 _FORMAT = "1"  # of an export; another one is refused
 # Elements of the widest activation, of a chunk of a file and of a step of a stream: memory is
@@ -25,7 +26,7 @@ _MIN_CHUNK_FRAMES = 32
 
 @dataclass(frozen=True, kw_only=True)
 class ExportInfo:
-    """What an exported graph says of its model, with the names that `DacConfig` and `DacModel` use."""
+    """The metadata of an exported graph, by the names that `DacConfig` and `DacModel` use."""
 
     model_type: str
     sampling_rate: int
@@ -33,11 +34,13 @@ class ExportInfo:
     n_codebooks: int
     codebook_size: int
     fingerprint: str
-    """In hexadecimal; of the model in fp32, whatever the precision here, because the codes mean the same."""
+    """In hexadecimal, of the model in fp32 whatever the precision here: the codes mean the same."""
     precision: str
     """fp32, fp16 or int8."""
     encoder_past: int
-    """Samples before a frame that it depends on; so on for those behind its first one, and for the decoder's frames."""
+    """Samples before a frame that it depends on; `encoder_future` counts those behind its first
+    sample, and `decoder_past` and `decoder_future` frames, for the decoder.
+    """
     encoder_future: int
     decoder_past: int
     decoder_future: int
@@ -49,8 +52,13 @@ class ExportInfo:
     """1 if the graphs take and give a state, else 0."""
 
     def __post_init__(self) -> None:
-        bounds = {"sampling_rate": 1 << 20, "hop_length": 1 << 20, "n_codebooks": 255, "codebook_size": 1 << 15,
-                  "activations_per_frame": 1 << 30}  # fmt: skip
+        bounds = {
+            "sampling_rate": 1 << 20,
+            "hop_length": 1 << 20,
+            "n_codebooks": 255,
+            "codebook_size": 1 << 15,
+            "activations_per_frame": 1 << 30,
+        }
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, int) and not (field.name in bounds) <= value <= bounds.get(
@@ -88,7 +96,8 @@ class ExportInfo:
         """The inverse; raises CheckpointError for a graph that is no export."""
         if metadata.get("codecplus_export") != _FORMAT:
             raise CheckpointError(
-                f"{path} is an ONNX graph, but not one that this version of codecplus export wrote; export it again"
+                f"{path} is an ONNX graph, but not one that this version of codecplus export "
+                "wrote; export it again"
             )
         try:
             values = {name: kind(metadata[name]) for name, kind in get_type_hints(cls).items()}
@@ -133,7 +142,8 @@ def find_export(name: str | os.PathLike[str]) -> tuple[Path, Path] | None:
     for file in pair:
         if not file.is_file():
             raise CheckpointError(
-                f"there is no file {file}; an export is two files, {pair[0].name} and {pair[1].name}"
+                f"there is no file {file}; an export is two files, "
+                f"{pair[0].name} and {pair[1].name}"
             )
     return pair
 
@@ -232,7 +242,8 @@ class OnnxModel:
     def decode_unpadded(self, codes: np.ndarray, window: int) -> np.ndarray:
         """Raises InputError: an exported graph pads where the original implementation does not."""
         raise InputError(
-            "an exported model cannot decode a .dac file that was written in windows; load the model in torch for it"
+            "an exported model cannot decode a .dac file that was written in windows; "
+            "load the model in torch for it"
         )
 
     def encoder_stream(self, n_quantizers: int, batch: int | None) -> EncoderStream:
@@ -246,7 +257,8 @@ class OnnxModel:
     def _memory_size(self, session: Any) -> int:
         if not self.config.stateful:
             raise InputError(
-                "this export has no live streams; export the model with --stateful, which a causal model can"
+                "this export has no live streams; export the model with --stateful, "
+                "which a causal model can"
             )
         return next(value.shape[1] for value in session.get_inputs() if value.name == "state")
 
@@ -362,7 +374,8 @@ def _open(path: Path, device: Any) -> tuple[ExportInfo, Any]:
     provider = providers.get(str(device or "cpu").partition(":")[0], "")
     if provider not in onnxruntime.get_available_providers():
         raise InputError(
-            f"onnxruntime has no device {device!s} here; expected 'cpu', or 'cuda' with onnxruntime-gpu"
+            f"onnxruntime has no device {device!s} here; expected 'cpu', or 'cuda' with "
+            "onnxruntime-gpu"
         )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # its warnings are about its own optimizations
@@ -378,5 +391,12 @@ def _open(path: Path, device: Any) -> tuple[ExportInfo, Any]:
     return ExportInfo.from_metadata(session.get_modelmeta().custom_metadata_map, path), session
 
 
-__all__ = ["ExportInfo", "OnnxModel", "OnnxState", "StreamingOnnxDecoder", "StreamingOnnxEncoder", "export_paths",
-           "find_export"]  # fmt: skip
+__all__ = [
+    "ExportInfo",
+    "OnnxModel",
+    "OnnxState",
+    "StreamingOnnxDecoder",
+    "StreamingOnnxEncoder",
+    "export_paths",
+    "find_export",
+]

@@ -12,7 +12,8 @@ from codecplus.inference.unpadded import decode_unpadded
 from codecplus.modeling_dac import DacConfig, DacModel
 from codecplus.streaming import DecoderStream, EncoderStream, StreamingDecoder, StreamingEncoder
 
-_BATCH_SECONDS = 100.0  # of audio per batch on an accelerator: some 10 GB of activations with the released 44 kHz net
+# Of audio per batch on an accelerator: some 10 GB of activations with the released 44 kHz net.
+_BATCH_SECONDS = 100.0
 
 
 class TorchNetwork:
@@ -44,20 +45,21 @@ class TorchNetwork:
     def encode_blocks(
         self, blocks: Iterable[np.ndarray], n_quantizers: int
     ) -> Iterator[np.ndarray]:
-        """See `streaming.encode_blocks`."""
+        """See `chunked.encode_blocks`."""
         return encode_blocks(self.model, blocks, n_quantizers)
 
     @property
     def batch_seconds(self) -> float:
-        """Of audio in a batch of `encode_clips`, by default. On a CPU clips go one by one: batches
-        are slower there.
+        """Seconds of audio in a batch of `encode_clips`, by default.
+
+        It is 0 on a CPU, where clips go one by one: batches are slower there.
         """
         return 0.0 if self.model.device.type == "cpu" else _BATCH_SECONDS
 
     def encode_clips(
         self, clips: Sequence[np.ndarray], n_quantizers: int, batch_seconds: float | None
     ) -> list[np.ndarray]:
-        """See `streaming.batched`."""
+        """See `batched.encode_clips`."""
         return encode_clips(
             self.model,
             clips,
@@ -66,11 +68,11 @@ class TorchNetwork:
         )
 
     def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """See `streaming.decode_blocks`."""
+        """See `chunked.decode_blocks`."""
         return decode_blocks(self.model, blocks)
 
     def decode_unpadded(self, codes: np.ndarray, window: int) -> np.ndarray:
-        """See `checkpoints.unpadded`."""
+        """See `unpadded.decode_unpadded`."""
         return decode_unpadded(self.model, codes, window)
 
     def encoder_stream(self, n_quantizers: int, batch: int | None) -> EncoderStream:

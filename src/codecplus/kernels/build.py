@@ -67,12 +67,14 @@ def library() -> ctypes.CDLL:
     """
     if not supported():
         raise KernelError(
-            "expected an x86-64 processor with AVX-512 under Linux for compiled kernels; do without them"
+            "expected an x86-64 processor with AVX-512 under Linux for compiled kernels; "
+            "do without them"
         )
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if not compiler:
         raise KernelError(
-            "expected a C++ compiler for compiled kernels: install g++ or clang++, or set CXX to one"
+            "expected a C++ compiler for compiled kernels: install g++ or clang++, "
+            "or set CXX to one"
         )
     path = _cache() / f"kernels-{_fingerprint(compiler)}.so"
     if not path.exists():

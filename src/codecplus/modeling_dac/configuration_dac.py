@@ -8,24 +8,33 @@ from transformers import PreTrainedConfig
 
 @strict
 class DacConfig(PreTrainedConfig):
-    r"""Configuration of a [`DacModel`]; field names and `model_type` are those of transformers' own `DacConfig`.
+    r"""Configuration of a [`DacModel`].
+
+    Field names and `model_type` are those of transformers' own `DacConfig`.
 
     Args:
-        encoder_hidden_size (`int`, defaults to 64): channels after the first encoder convolution; doubled per block.
-        downsampling_ratios (`list[int]`, defaults to `[2, 4, 8, 8]`): encoder strides; the decoder uses them reversed.
-        decoder_hidden_size (`int`, defaults to 1536): channels after the first decoder convolution; halved per block.
+        encoder_hidden_size (`int`, defaults to 64):
+            channels after the first encoder convolution; doubled per block.
+        downsampling_ratios (`list[int]`, defaults to `[2, 4, 8, 8]`):
+            encoder strides; the decoder uses them reversed.
+        decoder_hidden_size (`int`, defaults to 1536):
+            channels after the first decoder convolution; halved per block.
         n_codebooks (`int`, defaults to 9): residual codebooks.
         codebook_size (`int`, defaults to 1024): entries per codebook, a power of two.
-        codebook_dim (`int`, defaults to 8): width of the space in which the nearest entry is searched.
-        quantizer_dropout (`float`, defaults to 0.0): share of a training batch coded with a random number of codebooks.
+        codebook_dim (`int`, defaults to 8):
+            width of the space in which the nearest entry is searched.
+        quantizer_dropout (`float`, defaults to 0.0):
+            share of a training batch coded with a random number of codebooks.
         commitment_loss_weight (`float`, defaults to 0.25): weight of the commitment loss in `loss`.
         codebook_loss_weight (`float`, defaults to 1.0): weight of the codebook loss in `loss`.
         sampling_rate (`int`, defaults to 16000): samples per second of the audio.
-        hidden_size (`int`, *optional*): width D of the latent; `encoder_hidden_size * 2**len(downsampling_ratios)` if
-            not given. The released 44 kHz 16 kbit/s model uses 128.
+        hidden_size (`int`, *optional*):
+            width D of the latent; `encoder_hidden_size * 2**len(downsampling_ratios)` if not given.
+            The released 44 kHz 16 kbit/s model uses 128.
 
-    `hop_length` and `upsampling_ratios` follow from the ratios and are written to `config.json` for other readers, but
-    never read from it: the published 16 and 24 kHz configurations carry a stale `hop_length` of 512.
+    `hop_length` and `upsampling_ratios` follow from the ratios and are written to `config.json` for
+    other readers, but never read from it: the published 16 and 24 kHz configurations carry a stale
+    `hop_length` of 512.
 
     Raises `ValueError` for sizes that make no DAC.
     """
@@ -61,7 +70,8 @@ class DacConfig(PreTrainedConfig):
     def _check_sizes(self):
         if not self.downsampling_ratios or any(ratio < 1 for ratio in self.downsampling_ratios):
             raise ValueError(
-                f"downsampling_ratios must be one or more integers of at least 1, got {self.downsampling_ratios}"
+                "downsampling_ratios must be one or more integers of at least 1, "
+                f"got {self.downsampling_ratios}"
             )
         for name in (
             "encoder_hidden_size",
@@ -77,7 +87,8 @@ class DacConfig(PreTrainedConfig):
         halvings = 2 ** len(self.downsampling_ratios)
         if self.decoder_hidden_size < halvings or self.decoder_hidden_size % halvings:
             raise ValueError(
-                f"decoder_hidden_size (={self.decoder_hidden_size}) must be divisible by 2 per ratio (={halvings})"
+                f"decoder_hidden_size (={self.decoder_hidden_size}) must be divisible by 2 per "
+                f"ratio (={halvings})"
             )
         if not 0 <= self.quantizer_dropout <= 1:
             raise ValueError(
@@ -94,11 +105,18 @@ class DacConfig(PreTrainedConfig):
         """Bits of one code, packed."""
         return self.codebook_size.bit_length() - 1
 
+    @property
+    def activations_per_frame(self) -> int:
+        """Elements of the widest activation, per frame of one item: a measure of memory."""
+        narrowest = self.decoder_hidden_size >> len(self.downsampling_ratios)
+        return max(self.encoder_hidden_size, narrowest) * self.hop_length
+
 
 @strict
 class CausalDacConfig(DacConfig):
-    """Configuration of a [`CausalDacModel`]: as [`DacConfig`], for a net whose output never depends
-    on later input.
+    """Configuration of a [`CausalDacModel`], whose output never depends on later input.
+
+    Its fields are those of [`DacConfig`].
     """
 
     model_type = "causal_dac"

@@ -8,7 +8,9 @@ from transformers.models.dac.feature_extraction_dac import (
 
 
 class DacFeatureExtractor(StockDacFeatureExtractor):
-    r"""transformers' feature extractor for DAC, which also takes tensors and refuses audio it would choke on.
+    r"""transformers' feature extractor for DAC.
+
+    It also takes tensors, and refuses audio that the model cannot take.
 
     Args:
         feature_size (`int`, defaults to 1): channels; DAC is mono, so give channels as batch items.
@@ -20,9 +22,11 @@ class DacFeatureExtractor(StockDacFeatureExtractor):
     def __call__(self, raw_audio, *args, **kwargs):
         """Pad one clip or a list of clips to a batch.
 
-        Args: raw_audio: one clip of shape `(samples,)`, or a list of them; arrays, tensors or lists
-            of floats. args, kwargs: as in transformers: `padding`, `truncation`, `max_length`,
-            `return_tensors`, `sampling_rate`.
+        Args:
+            raw_audio: one clip of shape `(samples,)`, or a list of them; arrays, tensors or lists
+                of floats.
+            args, kwargs: those of transformers: `padding`, `truncation`, `max_length`,
+                `return_tensors`, `sampling_rate`.
 
         Returns: `BatchFeature` with `input_values` of shape `(batch_size, 1, samples)` and
             `padding_mask` of shape `(batch_size, samples)`, which can be given to the model as they
@@ -38,11 +42,10 @@ class DacFeatureExtractor(StockDacFeatureExtractor):
                 x.detach().float().cpu().numpy() if isinstance(x, torch.Tensor) else x
                 for x in raw_audio
             ]
-        clips = (
-            raw_audio
-            if isinstance(raw_audio, (list, tuple)) and np.ndim(raw_audio[:1]) > 1
-            else [raw_audio]
-        )
+        if isinstance(raw_audio, (list, tuple)) and np.ndim(raw_audio[:1]) > 1:
+            clips = raw_audio
+        else:
+            clips = [raw_audio]
         if not clips or any(np.shape(clip)[-1:] == (0,) for clip in clips):
             raise ValueError("expected audio of at least one sample, got an empty clip")
         return super().__call__(raw_audio, *args, **kwargs)  # pyright: ignore[reportArgumentType]

@@ -1,10 +1,11 @@
-"""DAC and its causal sibling as transformers models: padding, masks, losses and outputs around the
-layers.
+"""DAC and its causal sibling as transformers models.
+
+It knows padding, masks, losses and outputs; what the layers compute is in `layers_dac`.
 """
 
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
-# pyright: reportOperatorIssue=false, reportReturnType=false
-# torch types every part of a module as "Tensor | Module", so that all that is read off a part is an error above.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportOperatorIssue=false, reportReturnType=false
+# torch types every part of a module as "Tensor | Module": what is read off one is an error above.
 
 import importlib
 import importlib.util
@@ -39,13 +40,17 @@ from .layers_dac import (
 class DacOutput(ModelOutput):
     """What [`DacModel.forward`] returns.
 
-    Args: loss (`torch.Tensor` of shape `()`): weighted sum of commitment and codebook loss,
-        averaged over items. audio_values (`torch.Tensor` of shape `(batch_size, input_length)`):
-        reconstructed audio. quantized_representation (`torch.Tensor` of shape `(batch_size,
-        hidden_size, frames)`): sum of the codebooks. audio_codes (`torch.LongTensor` of shape
-        `(batch_size, n_quantizers, frames)`): codes, coarse to fine. projected_latents
-        (`torch.Tensor` of shape `(batch_size, n_quantizers * codebook_dim, frames)`): what each
-            codebook saw, in the space of its search.
+    Args:
+        loss (`torch.Tensor` of shape `()`):
+            weighted sum of commitment and codebook loss, averaged over items.
+        audio_values (`torch.Tensor` of shape `(batch_size, input_length)`): reconstructed audio.
+        quantized_representation (`torch.Tensor` of shape `(batch_size, hidden_size, frames)`):
+            sum of the codebooks.
+        audio_codes (`torch.LongTensor` of shape `(batch_size, n_quantizers, frames)`):
+            codes, coarse to fine.
+        projected_latents
+            (`torch.Tensor` of shape `(batch_size, n_quantizers * codebook_dim, frames)`):
+            input of each codebook, in the space of its search.
     """
 
     loss: Tensor | None = None
@@ -77,9 +82,7 @@ class DacDecoderOutput(ModelOutput):
 
 
 class DacPreTrainedModel(PreTrainedAudioTokenizerBase):
-    """Initialisation, weight norm, and what transformers must know of a DAC to load, place and save
-    it.
-    """
+    """Initialisation and weight norm, and how transformers loads, places and saves a DAC."""
 
     config: DacConfig
     base_model_prefix = "dac"
@@ -108,8 +111,9 @@ class DacPreTrainedModel(PreTrainedAudioTokenizerBase):
         ]
 
     def apply_weight_norm(self):
-        """Write every convolution's weight as direction times length, for training (Salimans &
-        Kingma 2016).
+        """Write every convolution's weight as direction times length, for training.
+
+        This is weight normalization (Salimans & Kingma 2016).
         """
         for conv in self._convolutions():
             if not parametrize.is_parametrized(conv, "weight"):
@@ -117,19 +121,19 @@ class DacPreTrainedModel(PreTrainedAudioTokenizerBase):
                 give_directions(conv)
 
     def remove_weight_norm(self):
-        """Fold direction and length back into plain weights, for inference. Does nothing where
-        there are none.
+        """Fold direction and length back into plain weights, for inference.
+
+        Plain weights stay as they are.
         """
         for conv in self._convolutions():
             if parametrize.is_parametrized(conv, "weight"):
                 parametrize.remove_parametrizations(conv, "weight")
 
     def lay_out_weights(self):
-        """Order weights in memory as the layers read them, for inference: nothing else changes, and
-        no memory is added.
+        """Order weights in memory as the layers read them, for inference.
 
-        Weights that are loaded or cast later lie in the usual order again, which is slower and as
-        right.
+        Nothing else changes, and no memory is added. Weights that are loaded or cast later lie in
+        the usual order again, which is slower and as right.
         """
         for conv in self._convolutions():
             if not parametrize.is_parametrized(conv, "weight"):
@@ -137,13 +141,13 @@ class DacPreTrainedModel(PreTrainedAudioTokenizerBase):
         return self
 
     def compile_layers(self):
-        """Compile what gets faster by it, for inference with any batch and length, once: seconds to
-        a minute.
+        """Use compiled kernels, for inference with any batch and length.
 
-        On a CPU with AVX-512 these are the residual units, nearly all of the work, by kernels of
-        codecplus (in bf16 they need AMX); on another one it is the snake, by `torch.compile`. Both
-        need a C++ compiler. On an accelerator it is encoder and decoder as a whole. Outputs differ
-        by rounding; weights may still be changed or trained.
+        Compiling takes seconds to a minute, once. On a CPU with AVX-512 the residual units, nearly
+        all of the work, run by kernels of codecplus (in bf16 they need AMX); on another CPU
+        `torch.compile` compiles the snakes. Both need a C++ compiler. On an accelerator it compiles
+        encoder and decoder as a whole. Outputs differ by rounding; weights may still be changed or
+        trained.
 
         Raises:
             `RuntimeError`: if it does not work here; the model is as it was.
@@ -161,7 +165,7 @@ class DacPreTrainedModel(PreTrainedAudioTokenizerBase):
         return self
 
     def _fused_layers(self):
-        """Functions for `Snake1d.fused` and `DacResidualUnit.fused` on this CPU, ready to run."""
+        """Return functions for `Snake1d.fused` and `DacResidualUnit.fused` on this CPU."""
         # By name: this file also lives in model repositories, where codecplus need not be
         # installed.
         if importlib.util.find_spec("codecplus"):
@@ -176,21 +180,19 @@ class DacPreTrainedModel(PreTrainedAudioTokenizerBase):
                 compiled_snake()(rows, rows[0].float(), rows[0].float())
         except Exception as error:
             raise RuntimeError(
-                "torch.compile does not work here, which needs a C++ compiler (g++ or clang, or CXX set to one); "
-                "leave compile_layers() out, the model is as right without it"
+                "torch.compile does not work here, which needs a C++ compiler (g++ or clang, or "
+                "CXX set to one); leave compile_layers() out, the model is as right without it"
             ) from error
         return snake_in_one_pass, None
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """As in transformers; weight norm is folded in what is written, so that any DAC class can
-        read it.
-        """
+        """Save as transformers does, with weight norm folded, so that any DAC class can read it."""
         if kwargs.get("state_dict") is None:
             kwargs["state_dict"] = self.folded_state_dict()
         return super().save_pretrained(save_directory, *args, **kwargs)
 
     def folded_state_dict(self) -> dict[str, Tensor]:
-        """The state dict of the same model without weight norm, in the usual order of memory."""
+        """Return the state dict of the model without weight norm, in the usual order of memory."""
         state = {name: value.detach().contiguous() for name, value in self.state_dict().items()}
         for name, module in self.named_modules():
             if parametrize.is_parametrized(module, "weight"):
@@ -226,11 +228,12 @@ class DacModel(DacPreTrainedModel):
     ) -> tuple | DacEncoderOutput:
         """Encode audio.
 
-        Args: input_values (`torch.Tensor` of shape `(batch_size, 1, samples)`): audio at
-            `config.sampling_rate`, at
-                least one sample; padded with zeros to whole frames here.
-            n_quantizers (`int`, *optional*): codebooks to use, 1 to `config.n_codebooks`; all by
-            default.
+        Args:
+            input_values (`torch.Tensor` of shape `(batch_size, 1, samples)`):
+                audio at `config.sampling_rate`, at least one sample; padded with zeros to whole
+                frames here.
+            n_quantizers (`int`, *optional*):
+                codebooks to use, 1 to `config.n_codebooks`; all by default.
             return_dict (`bool`, *optional*): a [`DacEncoderOutput`] (default) or a plain tuple.
             padding_mask (`torch.Tensor` of shape `(batch_size, samples)`, *optional*): 1 for real
                 samples and 0 for the padding behind them, as the feature extractor gives it. Every
@@ -275,14 +278,17 @@ class DacModel(DacPreTrainedModel):
     ) -> tuple | DacDecoderOutput:
         """Decode codes, or the quantized representation they stand for.
 
-        Args: quantized_representation (`torch.Tensor` of shape `(batch_size, hidden_size, frames)`,
-            *optional*). audio_codes (`torch.LongTensor` of shape `(batch_size, n_quantizers,
-            frames)`, *optional*): the first
-                `n_quantizers` codebooks; used instead of `quantized_representation` where both are
-                given.
+        Args:
+            quantized_representation
+                (`torch.Tensor` of shape `(batch_size, hidden_size, frames)`, *optional*):
+                the sum of the codebooks.
+            audio_codes
+                (`torch.LongTensor` of shape `(batch_size, n_quantizers, frames)`, *optional*):
+                the first `n_quantizers` codebooks; used instead of `quantized_representation` where
+                both are given.
             return_dict (`bool`, *optional*): a [`DacDecoderOutput`] (default) or a plain tuple.
-            padding_mask (`torch.Tensor` of shape `(batch_size, samples)`, *optional*): the mask
-            given to `encode`.
+            padding_mask (`torch.Tensor` of shape `(batch_size, samples)`, *optional*):
+                the mask given to `encode`.
 
         Returns: [`DacDecoderOutput`] or `(audio_values,)`, `hop_length` samples per frame. A net
             with an odd stride computes `hop_length * frames - 8` (at 320 per frame, as released);
@@ -333,31 +339,30 @@ class DacModel(DacPreTrainedModel):
 
     @property
     def encoder_reach(self) -> tuple[int, int]:
-        """Samples that a frame depends on, before and behind the first of its own `hop_length`
-        samples.
-        """
-        return reach(self.encoder)
+        """Samples before and behind the first one of a frame that the frame depends on."""
+        first, last = self.encoder.input_range(0, 0)
+        return -first, last
 
     @property
     def decoder_reach(self) -> tuple[int, int]:
-        """Frames that the samples of one frame depend on, before and behind that frame."""
-        past, future = reach(self.decoder, outputs=self.config.hop_length)
-        return past, future
+        """Frames before and behind a frame that its `hop_length` samples depend on."""
+        first, last = self.decoder.input_range(0, self.config.hop_length - 1)
+        return -first, last
 
     @property
     def latency_samples(self) -> int:
-        """Samples that must be in before the first sample they influence can come out, counted from
-        that sample.
+        """Samples of look-ahead of encoder and decoder together.
+
+        So many samples, from one sample on, must be in before that sample can come out again.
         """
         return self.encoder_reach[1] + 1 + self.decoder_reach[1] * self.config.hop_length
 
 
 class CausalDacModel(DacModel):
-    """A DAC whose output never depends on later input, for live use: every convolution is padded on
-    the left alone.
+    """A DAC whose output never depends on later input, for live use.
 
-    Frame t needs the samples up to `(t + 1) * hop_length` and gives as many, so that the latency is
-    one frame.
+    Every convolution is padded on the left alone. Frame t needs the samples up to
+    `(t + 1) * hop_length` and gives as many, so that the latency is one frame.
     """
 
     config: CausalDacConfig
@@ -380,21 +385,26 @@ def check_codes(audio_codes: Tensor, config: DacConfig) -> None:
         or audio_codes.shape[-1] < 1
     ):
         raise ValueError(
-            f"expected codes of shape (batch_size, 1 to {config.n_codebooks}, frames), got {tuple(audio_codes.shape)}"
+            f"expected codes of shape (batch_size, 1 to {config.n_codebooks}, frames), "
+            f"got {tuple(audio_codes.shape)}"
         )
 
 
 def mask_lengths(
     padding_mask: Tensor | None, x: Tensor, samples_per_step: int = 1
 ) -> Tensor | None:
-    """The number of real samples per item (B,), or None without a mask or where nothing is padded."""
+    """Return the number of real samples per item (B,), or None where nothing is padded.
+
+    Raises `ValueError` for a mask of another shape than that of x, or not padded on the right.
+    """
     if padding_mask is None:
         return None
     mask = padding_mask.reshape(padding_mask.shape[0], -1).bool()
     samples = x.shape[-1] * samples_per_step
     if mask.shape[0] != x.shape[0] or not samples - samples_per_step < mask.shape[1] <= samples:
         raise ValueError(
-            f"expected a padding_mask of shape ({x.shape[0]}, {samples}) for it, got {tuple(padding_mask.shape)}"
+            f"expected a padding_mask of shape ({x.shape[0]}, {samples}) for it, "
+            f"got {tuple(padding_mask.shape)}"
         )
     lengths = mask.sum(dim=1)
     if not torch.equal(mask, torch.arange(mask.shape[1], device=mask.device) < lengths[:, None]):
@@ -406,30 +416,6 @@ def mask_lengths(
             "expected at least one real sample in every item, got an all-zero row in padding_mask"
         )
     return None if (lengths == mask.shape[1]).all() else lengths
-
-
-def reach(module: nn.Module, outputs: int = 1) -> tuple[int, int]:
-    """Inputs that the first `outputs` outputs depend on: how many before input 0, and the last
-    one's index.
-
-    Walks back through the convolutions in the order they were registered, which is the order they
-    run in.
-    """
-    first, last = 0, outputs - 1
-    for conv in reversed(
-        [m for m in module.modules() if isinstance(m, (DacConv1d, DacConvTranspose1d))]
-    ):
-        kernel, stride = conv.kernel_size[0], conv.stride[0]
-        if isinstance(conv, DacConvTranspose1d):
-            shift = 0 if conv.causal else conv.padding[0]
-            first, last = -((kernel - 1 - first - shift) // stride), (last + shift) // stride
-        else:
-            left = conv.pads[0]
-            first, last = (
-                first * stride - left,
-                last * stride - left + (kernel - 1) * conv.dilation[0],
-            )
-    return -first, last
 
 
 __all__ = ["CausalDacModel", "DacModel", "DacPreTrainedModel"]

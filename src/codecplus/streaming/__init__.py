@@ -1,6 +1,6 @@
 """Live streams: stateful encoding and decoding, state in, state out; packets and their concealment.
 
-The modules that know a network in torch (`layers`, `network`) are imported when they are used:
+The modules that know a network in torch (`layers`, `stateful`) are imported when they are used:
 streams and packets serve other runtimes too.
 """
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from codecplus._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from codecplus.streaming.network import StreamingDecoder, StreamingEncoder, StreamState
     from codecplus.streaming.packets import (
         ConcealingDecoder,
         PacketFormat,
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
         PacketWriter,
         Received,
     )
+    from codecplus.streaming.stateful import StreamingDecoder, StreamingEncoder, StreamState
     from codecplus.streaming.stream import DecoderStream, EncoderStream
 
 __getattr__ = lazy_names(
@@ -29,9 +29,9 @@ __getattr__ = lazy_names(
         "PacketReader": "packets",
         "PacketWriter": "packets",
         "Received": "packets",
-        "StreamState": "network",
-        "StreamingDecoder": "network",
-        "StreamingEncoder": "network",
+        "StreamState": "stateful",
+        "StreamingDecoder": "stateful",
+        "StreamingEncoder": "stateful",
     },
 )
 

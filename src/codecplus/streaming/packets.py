@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from codecplus.errors import FileFormatError, InputError
-from codecplus.streaming.stream import DecoderSteps, DecoderStream
+from codecplus.streaming.steps import DecoderSteps
+from codecplus.streaming.stream import DecoderStream
 
 if TYPE_CHECKING:
     from codecplus.modeling_dac import DacModel
@@ -54,12 +55,13 @@ class PacketFormat:
         counts = (self.channels, self.num_codebooks)
         if not all(1 <= count <= 255 for count in counts) or len(self.header) > 255:
             raise InputError(
-                f"expected 1 to 255 channels and codebooks and a header of at most 255 bytes, got {counts} "
-                f"and {len(self.header)} bytes"
+                "expected 1 to 255 channels and codebooks and a header of at most 255 bytes, "
+                f"got {counts} and {len(self.header)} bytes"
             )
         if not 2 <= self.codebook_size <= 1 << 15 or self.codebook_size & (self.codebook_size - 1):
             raise InputError(
-                f"expected a codebook_size that is a power of two up to 32768, got {self.codebook_size}"
+                "expected a codebook_size that is a power of two up to 32768, "
+                f"got {self.codebook_size}"
             )
 
     @property
@@ -115,8 +117,8 @@ class PacketWriter:
             or not 1 <= frames <= MAX_PACKET_FRAMES
         ):
             raise InputError(
-                f"expected codes of shape ({form.channels}, {form.num_codebooks}, 1 to {MAX_PACKET_FRAMES}), "
-                f"got {codes.shape}"
+                f"expected codes of shape ({form.channels}, {form.num_codebooks}, "
+                f"1 to {MAX_PACKET_FRAMES}), got {codes.shape}"
             )
         if codes.dtype.kind not in "iu" or codes.min() < 0 or codes.max() >= form.codebook_size:
             raise InputError(
@@ -180,7 +182,8 @@ class PacketReader:
         )
         if ahead > self.max_gap:
             raise FileFormatError(
-                f"expected a packet at most {self.max_gap} frames ahead, got one {ahead} frames ahead; "
+                f"expected a packet at most {self.max_gap} frames ahead, "
+                f"got one {ahead} frames ahead; "
                 "rejoin() goes on from the next packet, and its clock"
             )
         self.format = form
@@ -237,14 +240,14 @@ class PacketReader:
             )
         if self.format not in (None, form):
             raise FileFormatError(
-                "expected packets of one stream, got the header of another; read it with a new reader"
+                "expected packets of one stream, got the header of another; "
+                "read it with a new reader"
             )
         return form, number, frames, packet[start:-_CRC_SIZE]
 
 
 class ConcealingDecoder:
-    """A `DecoderStream` whose clock never stops: for frames that are lost it repeats the last one
-    and fades it out.
+    """A `DecoderStream` that plays on: it repeats the last frame for lost ones and fades it out.
 
     The frame after a gap is faded in. As many samples come out as for a stream without losses, and
     from `decoder_reach[0]` frames after a gap they are the same.
@@ -277,7 +280,7 @@ class ConcealingDecoder:
         return np.concatenate([*pieces, self._silence(0)], axis=-1)
 
     def conceal(self, frames: int = 1) -> np.ndarray:
-        """Play on for so many frames without codes; call it when a frame is due and has not come."""
+        """Play on for some frames without codes; call it when a frame is due and has not come."""
         pieces = [self._silence(0)]
         for done in range(frames):
             # Nothing can be heard of the frames in the decoder: silence is as good, and costs

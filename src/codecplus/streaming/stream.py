@@ -1,7 +1,7 @@
 """Live encoding and decoding: any number of samples in, the frames that are ready out, and back.
 
-`EncoderStream` and `DecoderStream` keep the state of one stream; a network, in torch (`network.py`)
-or not, takes the steps. They know arrays alone.
+`EncoderStream` and `DecoderStream` keep the state of one stream; a network, in torch
+(`stateful.py`) or not, takes the steps. They know arrays alone.
 
 Put together, the pieces are what `DacModel.encode` and `DacModel.decode` give for the whole.
 Nothing is computed twice, and nothing is held back longer than the network's look-ahead: frame t is
@@ -9,57 +9,15 @@ out with sample `t * hop_length + encoder_reach[1]`, its audio with frame `t + d
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from codecplus.errors import InputError
+from codecplus.streaming.steps import DecoderSteps, EncoderSteps, Steps
 
 if TYPE_CHECKING:
     from codecplus.modeling_dac import DacModel
-
-
-class Steps(Protocol):
-    """What both halves of a network offer a stream; a state has the attribute `batch` and the
-    method `rows(rows)`.
-    """
-
-    hop_length: int
-    n_codebooks: int
-    step_length: int
-    """Samples or frames to take in one step at most, so that memory is bounded."""
-
-    def start(self, batch: int = 1) -> Any:
-        """The state of `batch` rows that have heard nothing."""
-        ...
-
-    def reset_rows(self, state: Any, rows: Sequence[int]) -> Any:
-        """The state in which these rows begin anew and the others go on."""
-        ...
-
-
-class EncoderSteps(Steps, Protocol):
-    """An encoder in steps, such as `StreamingEncoder`."""
-
-    def step(
-        self, state: Any, samples: Any, n_quantizers: int | None = None, last: bool = False
-    ) -> tuple[Any, Any]:
-        """Samples (B, n) to the codes (B, K, t), int16, that are ready, and the next state; with
-        `last`, all left.
-        """
-        ...
-
-
-class DecoderSteps(Steps, Protocol):
-    """A decoder in steps, such as `StreamingDecoder`."""
-
-    codebook_size: int
-
-    def step(self, state: Any, codes: Any, last: bool = False) -> tuple[Any, Any]:
-        """Codes (B, K, t) to the samples (B, n) of the frames that are ready, and the next state;
-        or all left.
-        """
-        ...
 
 
 class _Stream:
@@ -124,7 +82,8 @@ class EncoderStream(_Stream):
         self.n_quantizers = network.n_codebooks if n_quantizers is None else n_quantizers
         if not 1 <= self.n_quantizers <= network.n_codebooks:
             raise InputError(
-                f"this model has 1 to {network.n_codebooks} codebooks, got n_quantizers={n_quantizers}"
+                f"this model has 1 to {network.n_codebooks} codebooks, "
+                f"got n_quantizers={n_quantizers}"
             )
 
     def push(self, samples: Any) -> np.ndarray:
@@ -185,7 +144,8 @@ class DecoderStream(_Stream):
             )
         if frames.size and not 0 <= int(frames.min()) <= int(frames.max()) < network.codebook_size:
             raise InputError(
-                f"expected codes from 0 to {network.codebook_size - 1}, got {int(frames.min())} to {int(frames.max())}"
+                f"expected codes from 0 to {network.codebook_size - 1}, "
+                f"got {int(frames.min())} to {int(frames.max())}"
             )
         pieces = []
         for piece in _pieces(frames, network.step_length):
@@ -205,21 +165,10 @@ class DecoderStream(_Stream):
         return audio if rows is not None else self._unbatched(audio)
 
 
-def check_frame_end(received: int, unit: int) -> None:
-    """Raise InputError unless so many samples are whole frames of `unit`: rows can be reset at the
-    end of one alone.
-    """
-    if received % unit:
-        raise InputError(
-            f"expected to reset rows at the end of a frame, got {received % unit} samples of the next; "
-            f"push whole frames of {unit} samples where rows come and go"
-        )
-
-
 def _streaming_encoder(model: Any) -> EncoderSteps:
     if hasattr(model, "step"):
         return model
-    from codecplus.streaming.network import StreamingEncoder
+    from codecplus.streaming.stateful import StreamingEncoder
 
     return StreamingEncoder(model)
 
@@ -227,7 +176,7 @@ def _streaming_encoder(model: Any) -> EncoderSteps:
 def _streaming_decoder(model: Any) -> DecoderSteps:
     if hasattr(model, "step"):
         return model
-    from codecplus.streaming.network import StreamingDecoder
+    from codecplus.streaming.stateful import StreamingDecoder
 
     return StreamingDecoder(model)
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from codecplus.audio.files import AudioFileWriter
 from codecplus.audio.resampling import resampled_length
-from codecplus.codec import Codec, Codes, find_embedded, load_codec
+from codecplus.checkpoints.identity import find_embedded
+from codecplus.codec import Codec, Codes, load_codec
 from codecplus.errors import CodecPlusError, FileFormatError, InputError, ModelMismatchError
 from codecplus.tokenizing.shards import NEW_COLUMNS
 from codecplus.tokenizing.sources import load_rows
@@ -52,7 +53,7 @@ def row_codes(codec: Codec, row: Mapping[str, Any]) -> Codes:
         raise FileFormatError(
             f"expected {frames} frames for {samples} samples at {rate} Hz, got codes of shape {codes.shape}"
         )
-    info = codec._info(rate, channels, None, codes.shape[-2])
+    info = codec.stream_info(rate, channels, n_quantizers=codes.shape[-2])
     return Codes(codes, info, samples)
 
 

@@ -24,7 +24,8 @@ import numpy as np
 
 from codecplus._version import __version__
 from codecplus.audio.resampling import Resampler
-from codecplus.codec import Codec, find_embedded
+from codecplus.checkpoints.identity import find_embedded
+from codecplus.codec import Codec
 from codecplus.errors import CodecPlusError, FileFormatError, InputError
 from codecplus.recordings.recording import Recording, open_recording
 from codecplus.tokenizing.outputs import LocalOutput, open_output

@@ -1,8 +1,7 @@
-"""Codecs that are none: a perfect copy and two low-pass filters. They are in every table, to show
-what scores mean.
-"""
+"""Reference points: the unchanged signal and two low-pass filters. It knows no real codec.
 
-from __future__ import annotations
+They are in every table, to show what scores mean.
+"""
 
 import numpy as np
 
@@ -28,11 +27,8 @@ class Identity:
 
     def decode(self, data: bytes, original: Original) -> np.ndarray:
         """The samples again, (C, S)."""
-        return (
-            np.frombuffer(data, "<f4")
-            .reshape(original.channels, original.samples)
-            .astype(np.float32)
-        )
+        samples = np.frombuffer(data, "<f4").reshape(original.channels, original.samples)
+        return samples.astype(np.float32)
 
 
 class LowPass(Identity):
@@ -49,8 +45,9 @@ class LowPass(Identity):
         return {"version": 1, "cutoff": self.cutoff, "taps_per_second": TAPS_PER_SECOND}
 
     def encode(self, audio: np.ndarray, sample_rate: int) -> Payload:
-        """The filtered samples (C, S), 32 bits each; audio that holds nothing above the cut-off
-        stays as it is.
+        """Return the filtered samples (C, S), 32 bits each.
+
+        Audio that holds nothing above the cut-off stays as it is.
         """
         if self.cutoff < sample_rate / 2:
             from scipy.signal import fftconvolve, firwin
@@ -63,12 +60,13 @@ class LowPass(Identity):
 
 
 def anchors() -> list[Identity]:
-    """The rows that are always run; the identity comes first, for it tells which references can be
-    scored.
+    """Return the adapters that are always run.
+
+    The identity comes first, because it tells which references can be scored.
     """
     return [Identity(), LowPass(3500), LowPass(7000)]
 
 
 def is_anchor(name: str) -> bool:
-    """Whether a row of that name is an anchor, which is shown and not ranked."""
+    """Whether an adapter of that name is an anchor, which is shown and not ranked."""
     return name == "identity" or name.startswith("lowpass-")

@@ -1,40 +1,42 @@
-"""What the harness asks of a codec: audio to bytes and back. Knows nothing of any codec, data set
-or metric.
+"""What the harness asks of a codec: audio to bytes and back. It knows no codec, data set or metric.
 
-A third party adds a codec with one class and one entry point:
+An adapter is a class and a decorator; it is called with a target rate in kbit/s per channel, or None:
+
+    @codec_adapter("mycodec")
+    class MyCodec:
+        ...
+
+A package that is installed beside this one registers its adapters as entry points instead:
 
     [project.entry-points."codecplus.codecs"]
     mycodec = "mypackage:MyCodec"
-
-The entry point is called with a target bit rate in kbit/s per channel, or None, and returns a
-`Codec`.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class Payload:
-    """One encoded clip: the bytes that are stored, and how many of their bits are not container."""
+    """One encoded clip.
 
-    data: bytes  # all that `decode` is given
-    bits: int  # of `data`, without headers and checksums; at most 8 · len(data)
-    codes: np.ndarray | None = None  # (K, T) integers, for the use of the codebooks
-    codebook_size: int | None = None
+    Attributes:
+        data: the bytes that are stored, which is all that `decode` is given.
+        bits: how many bits of `data` are neither headers nor checksums; at most 8 · len(data).
+    """
+
+    data: bytes
+    bits: int
 
 
 @dataclass(frozen=True)
 class Original:
-    """What a decoder is told beside the bytes, as any container would: the shape and rate to
-    return.
-    """
+    """The shape and rate to return, which a decoder is told as any container would tell it."""
 
     channels: int
     samples: int
@@ -42,15 +44,18 @@ class Original:
 
 
 @runtime_checkable
-class Codec(Protocol):
-    """A codec at one setting. Two optional attributes: `latency` in seconds, `nominal_kbps` per
-    channel.
+class CodecAdapter(Protocol):
+    """A codec at one setting.
+
+    Three attributes are optional: `latency` in seconds; `nominal_kbps` per channel; and a method
+    `codes(data)`, which returns the codes (K, T) inside the bytes and the size of a codebook, for
+    the statistics of codebooks. It is called after `decode`, outside the time that is measured.
     """
 
-    name: str  # names the row, for example opus@6
+    name: str  # names the codec and its rate in every table, for example opus@6
 
     def config(self) -> dict[str, Any]:
-        """All that the output depends on, as plain data; the cache key is its hash."""
+        """Return all that the output depends on, as plain data; the cache key is its hash."""
         ...
 
     def encode(self, audio: np.ndarray, sample_rate: int) -> Payload:
@@ -62,16 +67,35 @@ class Codec(Protocol):
         ...
 
 
-def codec_hash(codec: Codec) -> str:
-    """A short stable hash of everything the codec's output depends on."""
+AdapterFactory = Callable[["float | None"], CodecAdapter]
+CODECS: dict[str, AdapterFactory] = {}
+"""Every adapter that this package registers, by its name on the command line."""
+
+_Class = TypeVar("_Class", bound=type)
+
+
+def codec_adapter(name: str) -> Callable[[_Class], _Class]:
+    """Register the decorated class under a name, by which `--codec` takes it."""
+
+    def register(adapter: _Class) -> _Class:
+        CODECS[name] = adapter
+        return adapter
+
+    return register
+
+
+def codec_hash(codec: CodecAdapter) -> str:
+    """Return a short stable hash of everything the codec's output depends on."""
     text = json.dumps({"name": codec.name, **codec.config()}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def row_name(family: str, kbps: float | None) -> str:
-    """The name of a codec at a rate.
+    """Return the name of a codec at a rate in kbit/s per channel, or at its only rate.
 
     >>> row_name("opus", 6.0)
     'opus@6'
     """
-    return family if kbps is None else f"{family}@{kbps:g}"
+    if kbps is None:
+        return family
+    return f"{family}@{kbps:g}"

@@ -1,29 +1,31 @@
-"""Checkpoints of this package, through its public door: the file that `compress` writes is what is
-decoded.
-"""
-
-from __future__ import annotations
+"""Checkpoints of this package as adapters: the file that `compress` writes is decoded again."""
 
 import gc
+import io
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from codecplus._version import __version__
+from codecplus.bitstream import Reader, unpack
 from codecplus.errors import InputError
 from codecplus.eval.codecs.base import Original, Payload, row_name
 from codecplus.eval.codecs.stock import pick_device
 from codecplus.inference.onnx_model import find_export
 
-EFFORT = ":effort="  # behind a checkpoint's name: how hard its encoder is to search, as `compress` has it
+EFFORT = ":effort="  # behind a checkpoint's name: the `effort` of `compress`
+_EFFORTS = ("", "0", "1", "2", "3")
 
 
 class OwnCodec:
-    """A codecplus checkpoint at the rate nearest to a target in kbit/s per channel; None: all its
-    codebooks.
+    """A codecplus checkpoint at the rate nearest to a target.
 
-    `NAME:effort=N` compresses with that effort.
+    Args:
+        source: a checkpoint as `load_codec` takes it; `NAME:effort=N` compresses with that effort.
+        kbps: the target in kbit/s per channel; None: all codebooks.
+        device: where it runs; None: on CUDA if there is any.
+        revision: branch, tag or commit of a checkpoint on the Hub.
     """
 
     def __init__(
@@ -35,19 +37,18 @@ class OwnCodec:
     ) -> None:
         named = source
         source, _, effort = source.partition(EFFORT)
-        if effort not in ("", "0", "1", "2", "3"):
+        if effort not in _EFFORTS:
             raise InputError(f"expected an effort from 0 to 3 in {named!r}, got {effort!r}")
         self.effort = int(effort or 0)
-        # An exported model runs where it is asked to, else on the CPU: a GPU is a matter of which
-        # onnxruntime is there.
+        self.source = source
         exported = find_export(source) is not None
-        self.source, self.device = source, device or "cpu" if exported else pick_device(device)
+        if exported:  # a GPU needs another onnxruntime, so it is used only when it is asked for
+            self.device = device or "cpu"
+        else:
+            self.device = pick_device(device)
         self.revision = revision
         codec = _load(source, self.device, revision)
-        rates = [float(rate) for rate in codec.bitrates]
-        self.nominal_kbps = (
-            max(rates) if kbps is None else min(rates, key=lambda rate: abs(rate - kbps))
-        )
+        self.nominal_kbps = _nearest([float(rate) for rate in codec.bitrates], kbps)
         self.name = row_name(named, round(self.nominal_kbps, 2))
         self.latency = codec.latency
         self._config = {
@@ -57,9 +58,12 @@ class OwnCodec:
             "kbps": self.nominal_kbps,
             "sample_rate": codec.sample_rate,
             "version": 1,
-            **({"effort": self.effort} if self.effort else {}),
-            **({"precision": getattr(codec.config, "precision", None)} if exported else {}),
         }
+        if self.effort:
+            self._config["effort"] = self.effort
+        if exported:
+            self._config["precision"] = getattr(codec.config, "precision", None)
+        self._decoded: tuple[bytes, tuple[np.ndarray, int]] | None = None
 
     def config(self) -> dict[str, Any]:
         """Checkpoint, its fingerprint, the version of this package, and the rate."""
@@ -74,13 +78,35 @@ class OwnCodec:
             bitrate=self.nominal_kbps * len(audio),
             effort=self.effort,
         )
-        bits, codebook_size, codes = _inside(data, codec.entropy_models)
-        return Payload(data, bits, codes, codebook_size)
+        header = Reader(io.BytesIO(data), codec.entropy_models).header
+        codes = header.channels * header.num_codebooks * header.num_frames
+        # An entropy coder may need fewer bits than the codes have.
+        return Payload(data, min(codes * header.bits_per_code, 8 * len(data)))
 
     def decode(self, data: bytes, original: Original) -> np.ndarray:
         """Decompress to (C, S)."""
-        audio = np.atleast_2d(_load(self.source, self.device, self.revision).decompress(data))
-        return audio.astype(np.float32)
+        from codecplus.codec import Codes
+
+        codec = _load(self.source, self.device, self.revision)
+        header, codes = unpack(data, codec.entropy_models)  # (C, K, T)
+        self._decoded = data, (np.concatenate(list(codes), axis=-1), header.codebook_size)
+        audio = codec.decode(Codes(codes, header, header.num_samples))
+        return np.atleast_2d(audio).astype(np.float32)
+
+    def codes(self, data: bytes) -> tuple[np.ndarray, int]:
+        """Return the codes of all channels, (K, C · T), and the size of a codebook.
+
+        They are those that `decode` found in the same bytes, which are not read again.
+        """
+        if self._decoded is None or self._decoded[0] is not data:
+            raise InputError("expected the bytes that were decoded last")
+        return self._decoded[1]
+
+
+def _nearest(rates: list[float], kbps: float | None) -> float:
+    if kbps is None:
+        return max(rates)
+    return min(rates, key=lambda rate: abs(rate - kbps))
 
 
 @lru_cache(maxsize=1)  # one model at a time: the next one's memory is needed
@@ -89,14 +115,3 @@ def _load(source: str, device: str, revision: str | None) -> Any:
 
     gc.collect()
     return load_codec(source, device=device, revision=revision)
-
-
-def _inside(data: bytes, entropy_models: Any) -> tuple[int, int, np.ndarray]:
-    """The bits of a file that are codes, the size of a codebook, and the codes of all channels, (K,
-    C · T).
-    """
-    from codecplus.bitstream import unpack
-
-    header, codes = unpack(data, entropy_models)  # (C, K, T)
-    bits = min(codes.size * header.bits_per_code, 8 * len(data))  # an entropy coder may need fewer
-    return bits, header.codebook_size, np.concatenate(list(codes), axis=-1)

@@ -1,11 +1,8 @@
-"""Codecs as transformers ships them: DAC, EnCodec, Mimi and X-Codec, by Hub id or folder, channel
-by channel.
+"""Codecs as transformers ships them: DAC, EnCodec, Mimi and X-Codec, by Hub id or folder.
 
-The models only make codes; here these become bytes at the width the codebook needs, so that their
-bits are real.
+The models only make codes. Here the codes become bytes at the width that the codebook needs, so
+that their bits are real.
 """
-
-from __future__ import annotations
 
 import gc
 import hashlib
@@ -23,33 +20,35 @@ from codecplus.eval.audio import fit, resample
 from codecplus.eval.codecs.base import Original, Payload, row_name
 
 MODEL_TYPES = ("dac", "encodec", "mimi", "xcodec")
-_HEAD = struct.Struct(
-    "<HHHII"
-)  # groups of channels, chunks, K, frames of a chunk, frames missing in the last chunk
+# Groups of channels, chunks, K, frames of a chunk, frames missing in the last chunk.
+_HEAD = struct.Struct("<HHHII")
 
 
 class StockCodec:
-    """A transformers codec at the rate nearest to a target in kbit/s per channel; None: all its
-    codebooks.
+    """A transformers codec at the rate nearest to a target.
+
+    Args:
+        source: Hub id or folder.
+        kbps: the target in kbit/s per channel; None: all codebooks.
+        device: where it runs; None: on CUDA if there is any.
     """
 
     def __init__(self, source: str, kbps: float | None = None, device: str | None = None) -> None:
-        self.source, self.device = source, pick_device(device)
+        self.source = source
+        self.device = pick_device(device)
         model = load_model(source, self.device)
         self._rates = _rates(model)  # kbit/s -> the argument that asks for it
-        wanted = (
-            max(self._rates)
-            if kbps is None
-            else min(self._rates, key=lambda rate: abs(rate - kbps))
-        )
-        self.nominal_kbps = wanted
-        self.name = row_name(f"stock:{source}", wanted)
+        if kbps is None:
+            self.nominal_kbps = max(self._rates)
+        else:
+            self.nominal_kbps = min(self._rates, key=lambda rate: abs(rate - kbps))
+        self.name = row_name(f"stock:{source}", self.nominal_kbps)
         self._config = {
             "source": source,
             "model_type": model.config.model_type,
             "revision": getattr(model.config, "_commit_hash", None),
             "weights": weights_hash(model),
-            "kbps": wanted,
+            "kbps": self.nominal_kbps,
             "version": 1,
         }
 
@@ -58,29 +57,35 @@ class StockCodec:
         return dict(self._config)
 
     def encode(self, audio: np.ndarray, sample_rate: int) -> Payload:
-        """Encode (C, S); the audio is zero-padded to whole frames, which some of these models cut
-        off instead.
-        """
+        """Encode (C, S), zero-padded to whole frames: some of these models would cut a rest off."""
         import torch
 
         model = load_model(self.source, self.device)
-        rate, width, hop = _sample_rate(model), _channels(model), _hop(model)
-        audio = resample(audio, sample_rate, rate)
-        audio = fit(audio, max(2, math.ceil(audio.shape[-1] / hop)) * hop)
+        width = _channels(model)
+        hop = _hop(model)
+        audio = resample(audio, sample_rate, _sample_rate(model))
+        frames = max(2, math.ceil(audio.shape[-1] / hop))
+        audio = fit(audio, frames * hop)
         groups = [fit_channels(audio[i : i + width], width) for i in range(0, len(audio), width)]
         with torch.inference_mode():
             inputs = torch.from_numpy(np.stack(groups)).to(self.device)  # (G, width, S)
             codes, scales, missing = _encode(model, inputs, self._rates[self.nominal_kbps])
         return _pack(codes, scales, missing, _codebook_size(model))
 
+    def codes(self, data: bytes) -> tuple[np.ndarray, int]:
+        """Return the codes of all channels, (K, frames), and the size of a codebook."""
+        size = _codebook_size(load_model(self.source, self.device))
+        codes, _, missing = _unpack(data, size)
+        flat = _joined(codes, missing)  # (G, K, T)
+        return np.concatenate(list(flat), axis=-1).astype(np.int32), size
+
     def decode(self, data: bytes, original: Original) -> np.ndarray:
         """Decode to (C, S) of the original."""
         import torch
 
         model = load_model(self.source, self.device)
-        codes, scales, missing = _unpack(
-            data, _codebook_size(model)
-        )  # (chunks, G, K, T), (chunks, G) or None
+        # (chunks, G, K, T), (chunks, G) or None
+        codes, scales, missing = _unpack(data, _codebook_size(model))
         with torch.inference_mode():
             tensor = torch.from_numpy(codes).to(self.device)
             audio = _decode(model, tensor, scales, missing).float().cpu().numpy()  # (G, width, S)
@@ -94,16 +99,17 @@ class StockCodec:
 
 
 def fit_channels(audio: np.ndarray, width: int) -> np.ndarray:
-    """Repeat the last channel of (C, S) until there are `width`: a stereo model is given mono
-    twice.
-    """
+    """Repeat the last channel of (C, S) until there are `width`: a stereo model gets mono twice."""
     return audio[np.minimum(np.arange(width), len(audio) - 1)]
 
 
 @lru_cache(maxsize=1)  # one model at a time: the next one's memory is needed
 def load_model(source: str, device: str) -> Any:
-    """The stock model of that id or folder, in evaluation mode; CheckpointError when it cannot be
-    loaded.
+    """Load the stock model of an id or folder, in evaluation mode.
+
+    Raises:
+        InputError: for a model of another type.
+        CheckpointError: if it cannot be loaded.
     """
     import transformers
 
@@ -128,24 +134,25 @@ def load_model(source: str, device: str) -> Any:
 
 
 def pick_device(device: str | None) -> str:
-    """The device named, or else this process's CUDA device, or else the CPU."""
+    """Return the device that was named, or else this process's CUDA device, or else the CPU."""
     if device is not None:
         return device
     import torch
 
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    if torch.cuda.is_available():
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return "cpu"
 
 
 def weights_hash(model: Any) -> str:
-    """A short hash of all parameters and buffers of a torch module."""
+    """Return a short hash of all parameters and buffers of a torch module."""
     import torch
 
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(
-            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        )
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -175,9 +182,12 @@ def _rates(model: Any) -> dict[float, Any]:
     config = model.config
     if config.model_type in ("encodec", "xcodec"):
         return {float(rate): rate for rate in config.target_bandwidths}
-    books = config.n_codebooks if config.model_type == "dac" else config.num_quantizers
+    if config.model_type == "dac":
+        codebooks = config.n_codebooks
+    else:
+        codebooks = config.num_quantizers
     one = _code_bits(config.codebook_size) * _sample_rate(model) / _hop(model) / 1000
-    return {round(count * one, 6): count for count in range(1, books + 1)}
+    return {round(count * one, 6): count for count in range(1, codebooks + 1)}
 
 
 def _code_bits(codebook_size: int) -> int:
@@ -185,17 +195,14 @@ def _code_bits(codebook_size: int) -> int:
 
 
 def _encode(model: Any, inputs: Any, setting: Any) -> tuple[np.ndarray, np.ndarray | None, int]:
-    """Codes (chunks, G, K, T), scales (chunks, G) or None, and the frames that fill up the last
-    chunk.
-    """
+    """Codes (chunks, G, K, T), scales (chunks, G) or None, and the frames that fill the last chunk."""
     kind = model.config.model_type
     if kind == "encodec":
         result = model.encode(inputs, bandwidth=setting)
         scales = None
         if result.audio_scales is not None and result.audio_scales[0] is not None:
-            scales = np.stack([s.reshape(-1).cpu().numpy() for s in result.audio_scales]).astype(
-                np.float32
-            )
+            chunks = [scale.reshape(-1).cpu().numpy() for scale in result.audio_scales]
+            scales = np.stack(chunks).astype(np.float32)
         return result.audio_codes.cpu().numpy(), scales, int(result.last_frame_pad_length or 0)
     if kind == "dac":
         codes = model.encode(inputs, n_quantizers=setting).audio_codes
@@ -212,48 +219,57 @@ def _decode(model: Any, codes: Any, scales: np.ndarray | None, missing: int) -> 
 
     kind = model.config.model_type
     if kind == "encodec":
-        factors = (
-            [None] * len(codes)
-            if scales is None
-            else list(torch.from_numpy(scales).to(codes.device)[..., None])
-        )
+        factors: list[Any] = [None] * len(codes)
+        if scales is not None:
+            factors = list(torch.from_numpy(scales).to(codes.device)[..., None])
         return model.decode(codes, factors, last_frame_pad_length=missing).audio_values
-    audio = (
-        model.decode(audio_codes=codes[0]) if kind == "dac" else model.decode(codes[0])
-    ).audio_values
-    return audio if audio.ndim == 3 else audio[:, None]
+    if kind == "dac":
+        audio = model.decode(audio_codes=codes[0]).audio_values
+    else:
+        audio = model.decode(codes[0]).audio_values
+    if audio.ndim == 2:
+        audio = audio[:, None]
+    return audio
+
+
+def _joined(codes: np.ndarray, missing: int) -> np.ndarray:
+    """Codes (chunks, G, K, T) as one stretch without the frames that fill up: (G, K, frames)."""
+    chunks, groups, codebooks, frames = codes.shape
+    flat = np.moveaxis(codes, 0, 2).reshape(groups, codebooks, chunks * frames)
+    return flat[..., : chunks * frames - missing]
 
 
 def _pack(
     codes: np.ndarray, scales: np.ndarray | None, missing: int, codebook_size: int
 ) -> Payload:
-    chunks, groups, books, frames = codes.shape
+    chunks, groups, codebooks, frames = codes.shape
     width = _code_bits(codebook_size)
-    flat = np.moveaxis(codes, 0, 2).reshape(groups, books, chunks * frames)  # (G, K, chunks · T)
-    flat = flat[..., : chunks * frames - missing]
-    factors = b"" if scales is None else scales.tobytes()
-    head = _HEAD.pack(groups, chunks, books, frames, missing) + bytes([len(factors) > 0])
+    flat = _joined(codes, missing)
+    factors = b""
+    if scales is not None:
+        factors = scales.tobytes()
+    head = _HEAD.pack(groups, chunks, codebooks, frames, missing) + bytes([len(factors) > 0])
     data = head + factors + pack_codes(flat.reshape(-1), width)
-    use = np.concatenate(list(flat), axis=-1)  # (K, all frames)
-    return Payload(data, flat.size * width + 8 * len(factors), use.astype(np.int32), codebook_size)
+    return Payload(data, flat.size * width + 8 * len(factors))
 
 
 def _unpack(data: bytes, codebook_size: int) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """The inverse of `_pack`: codes (chunks, G, K, T), scales (chunks, G) or None, and `missing`."""
     try:
-        groups, chunks, books, frames, missing = _HEAD.unpack_from(data)
-        position, scales = _HEAD.size + 1, None
+        groups, chunks, codebooks, frames, missing = _HEAD.unpack_from(data)
+        position = _HEAD.size + 1
+        scales = None
         if data[_HEAD.size]:
-            scales = (
-                np.frombuffer(data, np.float32, chunks * groups, position)
-                .reshape(chunks, groups)
-                .copy()
-            )
+            flat_scales = np.frombuffer(data, np.float32, chunks * groups, position)
+            scales = flat_scales.reshape(chunks, groups).copy()
             position += scales.nbytes
-        count, width = groups * books * (chunks * frames - missing), _code_bits(codebook_size)
+        count = groups * codebooks * (chunks * frames - missing)
+        width = _code_bits(codebook_size)
         if len(data) - position != packed_size(count, width):
             raise ValueError("the length does not fit the head")
-        flat = unpack_codes(data[position:], count, width).reshape(groups, books, -1)
+        flat = unpack_codes(data[position:], count, width).reshape(groups, codebooks, -1)
     except (struct.error, ValueError, IndexError) as error:
         raise FileFormatError(f"not the codes of a stock codec: {error}") from error
-    flat = np.pad(flat, ((0, 0), (0, 0), (0, missing))).reshape(groups, books, chunks, frames)
-    return np.moveaxis(flat, 2, 0).astype(np.int64), scales, missing
+    padded = np.pad(flat, ((0, 0), (0, 0), (0, missing)))
+    codes = padded.reshape(groups, codebooks, chunks, frames)
+    return np.moveaxis(codes, 2, 0).astype(np.int64), scales, missing

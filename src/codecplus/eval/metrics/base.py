@@ -1,17 +1,15 @@
-"""What a metric is and what a score is. Knows numpy arrays, no codec and no file.
+"""What a metric is, what a score is, and the table of all metrics. It knows no codec and no file.
 
 A score is a number with the status `ok`, or no number with the reason why. There is no third case:
 a metric that cannot be computed never becomes a 0 or a 1 that an average would swallow.
 """
-
-from __future__ import annotations
 
 import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,6 +22,8 @@ STATUSES: tuple[Status, ...] = (
     "timeout",
 )
 DOMAINS = ("speech", "music", "sound")
+
+MetricFunction = Callable[[np.ndarray, np.ndarray, int], float]
 
 # −70 dBFS: softer references are hiss or dither, on which perceptual metrics give noise.
 SILENCE_RMS = 10 ** (-70 / 20)
@@ -51,39 +51,57 @@ class Score:
         )
 
     @classmethod
-    def failed(cls, status: Status, reason: str) -> Score:
+    def failed(cls, status: Status, reason: str) -> "Score":
         """A score without a value."""
         return cls(None, status, reason)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A pure function of two 1-D float32 arrays of equal length and rate, and what it needs to mean
-    something.
+    """A pure function of two 1-D float32 arrays of equal length and rate, and what it needs.
+
+    Attributes:
+        function: called with reference, estimate and sample rate in Hz; returns the value.
+        higher_is_better: None for a metric that describes and does not rank.
+        lowest, highest: the range of its values.
+        source: the publication or the rule it follows.
+        sample_rate: both signals are resampled to it; None: the reference's own rate.
+        min_sample_rate: of the reference, in Hz.
+        min_seconds: length of the reference.
+        max_seconds: longer clips are cut into equal pieces, whose values are averaged.
+        domains: the kinds of audio it is meant for.
+        library: the distribution that computes it; its version is part of the cache key.
+        modules: importable names without which it cannot be computed.
+        extra: the extra of this package that brings them.
+        by_default: whether it is computed when no metric is named.
+        timeout: seconds of processor time for one clip.
+        version: to be raised when the function's results change.
     """
 
     name: str
     title: str
     unit: str
-    function: Callable[[np.ndarray, np.ndarray, int], float]  # (reference, estimate, sample_rate)
-    higher_is_better: bool | None  # None: it describes and does not rank
+    function: MetricFunction
+    higher_is_better: bool | None
     lowest: float
     highest: float
     source: str
-    sample_rate: int | None = (
-        None  # both signals are resampled to it; None: the reference's own rate
-    )
-    min_sample_rate: int = 4000  # of the reference
+    sample_rate: int | None = None
+    min_sample_rate: int = 4000
     min_seconds: float = 0.1
-    max_seconds: float | None = (
-        None  # longer clips are cut into equal pieces and the pieces averaged
-    )
+    max_seconds: float | None = None
     domains: tuple[str, ...] = DOMAINS
-    library: str | None = None  # distribution that computes it
-    modules: tuple[str, ...] = ()  # importable names without which it cannot be computed
-    extra: str = "eval"  # of this package, which brings them
+    library: str | None = None
+    modules: tuple[str, ...] = ()
+    extra: str = "eval"
+    by_default: bool = True
     timeout: float = 120.0
-    version: int = 1  # raise it when the function's results change
+    version: int = 1
+
+    @property
+    def module(self) -> str:
+        """The module that registers the metric, which a scoring process imports."""
+        return self.function.__module__
 
     @property
     def identity(self) -> str:
@@ -101,18 +119,16 @@ class Metric:
         return all(importlib.util.find_spec(module) is not None for module in self.modules)
 
     def applies_to(self, kind: str | None) -> bool:
-        """Whether the metric means something for this kind of audio; an unknown kind is given every
-        metric.
-        """
+        """Whether the metric is meant for a kind of audio; for an unknown kind every metric is."""
         return kind is None or kind not in DOMAINS or kind in self.domains
 
-    def describe(self) -> dict:
+    def describe(self) -> dict[str, Any]:
         """What a reader of results must know, as plain data."""
         return {
             "title": self.title,
             "unit": self.unit,
             "higher_is_better": self.higher_is_better,
-            "range": [self.lowest if math.isfinite(self.lowest) else None, _finite(self.highest)],
+            "range": [_finite(self.lowest), _finite(self.highest)],
             "sample_rate": self.sample_rate,
             "min_sample_rate": self.min_sample_rate,
             "min_seconds": self.min_seconds,
@@ -123,14 +139,33 @@ class Metric:
         }
 
 
+METRICS: dict[str, Metric] = {}
+"""Every metric by its name, in the order of all tables."""
+
+
+def metric(**declaration: Any) -> Callable[[MetricFunction], MetricFunction]:
+    """Register the decorated function as a metric of its own name.
+
+    Args:
+        declaration: the fields of `Metric` but `name` and `function`.
+    """
+
+    def register(function: MetricFunction) -> MetricFunction:
+        declared = Metric(name=function.__name__, function=function, **declaration)
+        METRICS[declared.name] = declared
+        return function
+
+    return register
+
+
 def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    if math.isfinite(value):
+        return value
+    return None
 
 
 def is_silent(signal: np.ndarray) -> bool:
-    """Whether the signal (..., S) carries nothing above −70 dBFS RMS once a constant offset is
-    removed.
-    """
+    """Whether a signal (..., S) stays below −70 dBFS RMS once a constant offset is removed."""
     if signal.shape[-1] == 0:
         return True
     centred = signal - signal.mean(axis=-1, keepdims=True)

@@ -1,12 +1,9 @@
-"""From a metric of two mono signals to a score of two recordings: rates, channels, long clips and
-every refusal.
+"""From a metric of two mono arrays to a score of two signals. It knows no single metric.
 
-Policy: each channel is scored on its own and the mean is taken, leaving out channels and pieces
-that are silent in the reference. Only the reference decides what is left out, so every codec is
-scored on the same material.
+It takes care of rates, channels, long clips and every refusal. Each channel is scored on its own
+and the mean is taken, without the channels and pieces that are silent in the reference. The
+reference alone decides what is left out, so every codec is scored on the same material.
 """
-
-from __future__ import annotations
 
 from functools import cached_property
 
@@ -26,7 +23,10 @@ from codecplus.eval.metrics.base import (
 def output_problem(reference: np.ndarray, estimate: np.ndarray) -> str | None:
     """Why an estimate of the reference (C, S) is no audio of the right shape, or None when it is."""
     if estimate.shape != reference.shape:
-        return f"the output has shape {estimate.shape} (channels, samples) where the input has {reference.shape}"
+        return (
+            f"the output has shape {estimate.shape} (channels, samples) where the input has "
+            f"{reference.shape}"
+        )
     bad = int(np.size(estimate) - np.count_nonzero(np.isfinite(estimate)))
     if bad:
         return f"the output has {bad} values that are NaN or infinite"
@@ -36,30 +36,7 @@ def output_problem(reference: np.ndarray, estimate: np.ndarray) -> str | None:
     return None
 
 
-def compute_score(metric: Metric, reference: Recording, estimate: Recording) -> Score:
-    """The score of one recording against another of the same rate and shape; never raises, never
-    invents a number.
-    """
-    try:
-        problem = estimate.problem_beside(reference)
-        _check_reference(metric, reference)
-        if problem:
-            raise OutputUnscorable(problem)
-        value = _mean_over_channels(metric, reference, estimate)
-    except ReferenceUnscorable as error:
-        return Score.failed("reference_unscorable", str(error))
-    except OutputUnscorable as error:
-        return Score.failed("codec_failure", str(error))
-    except (
-        Exception
-    ) as error:  # a metric is somebody else's code: whatever it raises belongs in the report
-        return Score.failed("metric_error", f"{type(error).__name__}: {error}")
-    if not np.isfinite(value):
-        return Score.failed("metric_error", f"{metric.name} returned {value}")
-    return Score(value)
-
-
-class Recording:
+class Signal:
     """Audio (C, S) float32 with its rate. What several metrics ask of it is computed once."""
 
     def __init__(self, audio: np.ndarray, sample_rate: int) -> None:
@@ -67,7 +44,7 @@ class Recording:
         self.sample_rate = sample_rate
         self._resampled = {sample_rate: self.audio}
         self._silent: dict[int, list[bool]] = {}
-        self._problem: tuple[Recording, str | None] | None = None
+        self._problem: tuple[Signal, str | None] | None = None
 
     @property
     def seconds(self) -> float:
@@ -93,14 +70,36 @@ class Recording:
             self._silent[rate] = [is_silent(channel) for channel in audio]
         return self._silent[rate]
 
-    def problem_beside(self, reference: Recording) -> str | None:
+    def problem_beside(self, reference: "Signal") -> str | None:
         """`output_problem` of this recording as an estimate of the reference."""
         if self._problem is None or self._problem[0] is not reference:
             self._problem = reference, output_problem(reference.audio, self.audio)
         return self._problem[1]
 
 
-def _check_reference(metric: Metric, reference: Recording) -> None:
+def compute_score(metric: Metric, reference: Signal, estimate: Signal) -> Score:
+    """Return the score of an estimate against its reference, which have one rate and shape.
+
+    It never raises and never invents a number: what cannot be scored has a status and a reason.
+    """
+    try:
+        problem = estimate.problem_beside(reference)
+        _check_reference(metric, reference)
+        if problem:
+            raise OutputUnscorable(problem)
+        value = _mean_over_channels(metric, reference, estimate)
+    except ReferenceUnscorable as error:
+        return Score.failed("reference_unscorable", str(error))
+    except OutputUnscorable as error:
+        return Score.failed("codec_failure", str(error))
+    except Exception as error:  # somebody else's code: whatever it raises belongs in the report
+        return Score.failed("metric_error", f"{type(error).__name__}: {error}")
+    if not np.isfinite(value):
+        return Score.failed("metric_error", f"{metric.name} returned {value}")
+    return Score(value)
+
+
+def _check_reference(metric: Metric, reference: Signal) -> None:
     if not reference.finite:
         raise ReferenceUnscorable("the reference has NaN or infinite values")
     if reference.seconds < metric.min_seconds:
@@ -108,22 +107,25 @@ def _check_reference(metric: Metric, reference: Recording) -> None:
             f"the reference lasts {reference.seconds:.3f} s, under {metric.min_seconds} s"
         )
     if reference.sample_rate < metric.min_sample_rate:
-        raise ReferenceUnscorable(f"the reference is sampled at {reference.sample_rate} Hz, {metric.name} needs "
-                                  f"{metric.min_sample_rate} Hz")  # fmt: skip
+        raise ReferenceUnscorable(
+            f"the reference is sampled at {reference.sample_rate} Hz, {metric.name} needs "
+            f"{metric.min_sample_rate} Hz"
+        )
     if all(reference.silent()):
         raise ReferenceUnscorable("the reference is silent")
 
 
-def _mean_over_channels(metric: Metric, reference: Recording, estimate: Recording) -> float:
-    (x, rate), (y, _) = reference.at(metric.sample_rate), estimate.at(metric.sample_rate)
-    values, refusal = [], ReferenceUnscorable("the reference is silent")
-    for x_channel, y_channel, silent in zip(
-        x, y, reference.silent(metric.sample_rate), strict=True
-    ):
-        if silent:
+def _mean_over_channels(metric: Metric, reference: Signal, estimate: Signal) -> float:
+    x, rate = reference.at(metric.sample_rate)  # (C, S)
+    y, _ = estimate.at(metric.sample_rate)
+    silent = reference.silent(metric.sample_rate)
+    values = []
+    refusal = ReferenceUnscorable("the reference is silent")
+    for channel, is_left_out in enumerate(silent):
+        if is_left_out:
             continue
         try:
-            values.append(_mean_over_pieces(metric, x_channel, y_channel, rate))
+            values.append(_mean_over_pieces(metric, x[channel], y[channel], rate))
         except ReferenceUnscorable as error:
             refusal = error
     if not values:
@@ -132,12 +134,11 @@ def _mean_over_channels(metric: Metric, reference: Recording, estimate: Recordin
 
 
 def _mean_over_pieces(metric: Metric, x: np.ndarray, y: np.ndarray, rate: int) -> float:
-    pieces = (
-        1
-        if metric.max_seconds is None
-        else max(1, int(np.ceil(len(x) / (metric.max_seconds * rate))))
-    )
-    values, refusal = [], ReferenceUnscorable("the reference is silent")
+    pieces = 1
+    if metric.max_seconds is not None:
+        pieces = max(1, int(np.ceil(len(x) / (metric.max_seconds * rate))))
+    values = []
+    refusal = ReferenceUnscorable("the reference is silent")
     for a, b in zip(np.array_split(x, pieces), np.array_split(y, pieces), strict=True):
         if pieces > 1 and is_silent(a):
             continue

@@ -1,23 +1,50 @@
-"""Metrics that model listeners, each computed by its own library.
+"""Metrics of speech that model listeners: PESQ and STOI, each computed by its own library.
 
-PESQ's C code writes past its buffers on long speech, so these are run by `worker`, which may die.
+PESQ's C code writes past its buffers on long speech, so `worker` runs these, which may die.
 """
 
-from __future__ import annotations
-
 import warnings
-from functools import cache
 
 import numpy as np
 
-from codecplus.eval.metrics.base import OutputUnscorable, ReferenceUnscorable
+from codecplus.eval.metrics.base import OutputUnscorable, ReferenceUnscorable, metric
 
 
+@metric(
+    title="PESQ wide band",
+    unit="MOS-LQO",
+    higher_is_better=True,
+    lowest=1.0,
+    highest=4.65,
+    sample_rate=16_000,
+    min_sample_rate=16_000,
+    min_seconds=0.25,
+    max_seconds=30,
+    domains=("speech",),
+    library="pesq",
+    modules=("pesq",),
+    source="ITU-T P.862, by the pesq package",
+)
 def pesq_wb(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
     """PESQ, wide band (ITU-T P.862.2), of (S,) against (S,) at 16 kHz."""
     return _pesq(reference, estimate, sample_rate, "wb")
 
 
+@metric(
+    title="PESQ narrow band",
+    unit="MOS-LQO",
+    higher_is_better=True,
+    lowest=1.0,
+    highest=4.65,
+    sample_rate=8_000,
+    min_sample_rate=8_000,
+    min_seconds=0.25,
+    max_seconds=30,
+    domains=("speech",),
+    library="pesq",
+    modules=("pesq",),
+    source="ITU-T P.862, by the pesq package",
+)
 def pesq_nb(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
     """PESQ, narrow band (ITU-T P.862 mapped by P.862.1), of (S,) against (S,) at 8 kHz."""
     return _pesq(reference, estimate, sample_rate, "nb")
@@ -29,8 +56,8 @@ def _pesq(reference: np.ndarray, estimate: np.ndarray, sample_rate: int, mode: s
     try:
         return float(pesq(sample_rate, reference, estimate, mode))
     except (NoUtterancesError, BufferTooShortError) as error:
-        # PESQ looks for utterances in both signals: the reference against itself tells whose fault
-        # it is.
+        # PESQ looks for utterances in both signals: the reference against itself tells whose
+        # fault it is.
         _refuse_reference(reference, sample_rate, mode)
         raise OutputUnscorable(f"PESQ refuses the output: {_text(error)}") from error
 
@@ -49,11 +76,39 @@ def _text(error: Exception) -> str:
     return message.decode() if isinstance(message, bytes) else str(message)
 
 
+@metric(
+    title="STOI",
+    unit="",
+    higher_is_better=True,
+    lowest=-1,
+    highest=1,
+    min_sample_rate=8_000,
+    min_seconds=0.4,
+    max_seconds=30,
+    domains=("speech",),
+    library="pystoi",
+    modules=("pystoi",),
+    source="Taal et al. 2011, by the pystoi package",
+)
 def stoi(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
     """Short-time objective intelligibility (Taal et al. 2011) of (S,) against (S,)."""
     return _stoi(reference, estimate, sample_rate, extended=False)
 
 
+@metric(
+    title="ESTOI",
+    unit="",
+    higher_is_better=True,
+    lowest=-1,
+    highest=1,
+    min_sample_rate=8_000,
+    min_seconds=0.4,
+    max_seconds=30,
+    domains=("speech",),
+    library="pystoi",
+    modules=("pystoi",),
+    source="Jensen and Taal 2016, by the pystoi package",
+)
 def estoi(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
     """Extended STOI (Jensen and Taal 2016) of (S,) against (S,)."""
     return _stoi(reference, estimate, sample_rate, extended=True)
@@ -80,31 +135,3 @@ def _stoi(
             ) from warning
         finally:
             np.random.set_state(state)  # noqa: NPY002
-
-
-def visqol_speech(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
-    """ViSQOL v3 in speech mode with its lattice model, MOS-LQO of (S,) against (S,) at 16 kHz."""
-    return _visqol("speech", reference, estimate, sample_rate)
-
-
-def visqol_audio(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
-    """ViSQOL v3 in audio mode, MOS-LQO of (S,) against (S,) at 48 kHz."""
-    return _visqol("audio", reference, estimate, sample_rate)
-
-
-def _visqol(mode: str, reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
-    result = _visqol_api(mode).measure_from_arrays(
-        reference.astype(np.float64), estimate.astype(np.float64), sample_rate
-    )
-    return float(result.moslqo)
-
-
-@cache
-def _visqol_api(mode: str):
-    from visqol import VisqolApi
-
-    api = VisqolApi()
-    # Without the lattice model the speech mode falls back to a polynomial that gives 1 or 2 points
-    # more.
-    api.create(mode=mode, use_lattice_model=mode == "speech")
-    return api

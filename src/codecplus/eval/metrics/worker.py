@@ -1,239 +1,173 @@
-"""A process that computes scores and may die. Run as a module it is the worker; imported it is the
-one who hires it.
+"""Scores computed in a process that may die. It knows jobs and time limits, and no single metric.
 
-Messages are pickles over the pipes of our own child. The worker says which score it starts on, so
-that after a crash or a timeout exactly that one is lost and a new worker goes on with the rest.
+The process says which score it starts on. After a crash or a timeout exactly that score is lost,
+and a new process goes on with the rest. Run as a module, this is such a process.
 """
 
-from __future__ import annotations
-
 import atexit
-import os
-import pickle
-import queue
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from codecplus.eval.metrics.base import Score
+from codecplus.eval.metrics.base import METRICS, Score
+from codecplus.eval.metrics.compute import Signal, compute_score
+from codecplus.system.workers import Message, Worker, WorkerDied, WorkerTimeout, serve
 
 START_SECONDS = 120.0  # to import the libraries on a cold and busy disk
-Signal = np.ndarray | str | Path  # an array (C, S), or the path of one saved by numpy
-Estimates = dict[str, tuple[Signal, list[str]]]  # name -> (signal, metric names)
+Audio = np.ndarray | str | Path  # an array (C, S), or the path of one saved by numpy
+Estimates = dict[str, tuple[Audio, list[str]]]  # name -> (audio, metric names)
+OnScore = Callable[[str, str, Score], None]
+Scores = dict[str, dict[str, Score]]  # by estimate and metric
+
+_shared: Worker | None = None
+_shared_lock = threading.Lock()
 
 
-class Scorer:
-    """One worker process, started when first needed and again after each death."""
+def scoring_worker() -> Worker:
+    """Return a worker for `score_in`; its process starts with the first job."""
+    return Worker("codecplus.eval.metrics.worker")
 
-    def __init__(self) -> None:
-        self._process: subprocess.Popen | None = None
-        self._answers: queue.Queue = queue.Queue()
-        self._lock = threading.Lock()
-        self._stopped = False
 
-    def score(
+def score_in_shared_worker(reference: Audio, estimates: Estimates, sample_rate: int) -> Scores:
+    """As `score_in`, in one process that all callers share, one after the other."""
+    global _shared
+    with _shared_lock:
+        if _shared is None:
+            _shared = scoring_worker()
+            atexit.register(_shared.close)
+        return score_in(_shared, reference, estimates, sample_rate)
+
+
+def score_in(
+    worker: Worker,
+    reference: Audio,
+    estimates: Estimates,
+    sample_rate: int,
+    on_score: OnScore | None = None,
+) -> Scores:
+    """Score estimates against their reference in a worker; a crash or a hang becomes a Score.
+
+    Args:
+        worker: one of `scoring_worker`.
+        reference: audio (C, S), or the path of a `.npy` file that holds it.
+        estimates: by name, the audio and the names of the metrics.
+        sample_rate: of all audio, in Hz.
+        on_score: called with estimate, metric and score as soon as each is known.
+
+    Returns:
+        The scores by estimate and metric.
+
+    Raises:
+        WorkerStopped: if another thread stopped the worker.
+    """
+    round_ = _Round(worker, reference, estimates, sample_rate, on_score)
+    try:
+        while round_.missing():
+            round_.run()
+    except BaseException:
+        worker.close()  # answers to the unfinished job may be in its pipe
+        raise
+    return round_.scores
+
+
+class _Round:
+    """The scores of one reference's estimates, over as many processes as it takes."""
+
+    def __init__(
         self,
-        reference: Signal,
+        worker: Worker,
+        reference: Audio,
         estimates: Estimates,
         sample_rate: int,
-        on_score: Callable[[str, str, Score], None] | None = None,
-    ) -> dict[str, dict[str, Score]]:
-        """Scores by estimate and metric. `on_score(estimate, metric, score)` hears of each as it
-        comes.
-        """
-        results: dict[str, dict[str, Score]] = {name: {} for name in estimates}
+        on_score: OnScore | None,
+    ):
+        self.scores: Scores = {name: {} for name in estimates}
+        self._worker = worker
+        self._reference = reference
+        self._estimates = estimates
+        self._sample_rate = sample_rate
+        self._on_score = on_score
+        self._died_once: set[tuple[str, str]] = set()
 
-        def keep(name: str, metric: str, result: Score) -> None:
-            results[name][metric] = result
-            if on_score:
-                on_score(name, metric, result)
+    def missing(self) -> list[tuple[str, str]]:
+        """The pairs (estimate, metric) without a score, in the order in which they are scored."""
+        return [
+            (name, metric)
+            for name, (_, metrics) in self._estimates.items()
+            for metric in metrics
+            if metric not in self.scores[name]
+        ]
 
-        with self._lock:
-            deaths: set[tuple[str, str]] = set()
-            while todo := _left(estimates, results):
-                self._round(reference, todo, sample_rate, keep, deaths)
-        return results
-
-    def stop(self) -> None:
-        """Stop the worker for good, also from another thread: a score in progress ends with
-        InterruptedError.
-        """
-        self._stopped = True
-        self.close()
-
-    def close(self) -> None:
-        """Stop the worker; the next score starts another."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-
-    def _round(
-        self, reference: Signal, todo: Estimates, sample_rate: int, keep: Callable, deaths: set
-    ) -> None:
-        """Send what is left to do and collect answers until it is done or the worker is lost."""
-        from codecplus.eval.metrics import METRICS
-
-        queued = [(name, metric) for name, (_, metrics) in todo.items() for metric in metrics]
-        limit = START_SECONDS
+    def run(self) -> None:
+        """Send what is missing and collect scores until all are there or the process is lost."""
+        waiting = self.missing()
+        seconds = START_SECONDS
         try:
-            self._send((reference, todo, sample_rate))
-            while True:
-                kind, *answer = self._answer(limit)
-                if kind == "done":
-                    return
-                if kind == "died":
-                    raise BrokenPipeError
-                if kind == "start":
-                    limit = METRICS[answer[0]].timeout
+            self._worker.send(self._job(waiting))
+            while waiting:
+                message, _ = self._worker.receive(seconds)
+                if "start" in message:
+                    seconds = METRICS[message["start"]].timeout
                 else:
-                    keep(*queued.pop(0), Score(*answer[0]))
-        except queue.Empty:
-            self.close()
-            keep(*queued[0], Score.failed("timeout", f"no score within {limit:.0f} s"))
-        except OSError:
-            if self._stopped:
-                raise InterruptedError("the scorer was stopped") from None
-            code = self._process.wait() if self._process else None
-            self.close()
-            victim = queued[0] if queued else None
-            if (
-                victim and victim in deaths
-            ):  # once may be the machine's fault, and the verdict is kept for good
-                keep(
-                    *victim,
-                    Score.failed(
-                        "metric_error", f"the metric's process died twice, with status {code}"
-                    ),
-                )
-            elif victim:
-                deaths.add(victim)
+                    self._keep(waiting.pop(0), Score(*message["score"]))
+        except WorkerTimeout:
+            self._keep(waiting[0], Score.failed("timeout", f"no score within {seconds:.0f} s"))
+        except WorkerDied as death:
+            self._note_death(waiting[0], death)
 
-    def _answer(self, limit: float) -> tuple:
-        """The next message; queue.Empty once the worker has worked for `limit` seconds without one.
+    def _job(self, waiting: list[tuple[str, str]]) -> tuple:
+        todo: Estimates = {}
+        for name, metric in waiting:
+            audio, _ = self._estimates[name]
+            todo.setdefault(name, (audio, []))[1].append(metric)
+        modules = sorted({METRICS[metric].module for _, metric in waiting})
+        return self._reference, todo, self._sample_rate, modules
 
-        Processor time is what counts, since on a crowded machine the clock says little; but ten
-        times the limit on the clock is a hang as well.
-        """
-        pid = self._process.pid if self._process else 0
-        start, began = _processor_seconds(pid), time.monotonic()
-        while True:
-            try:
-                return self._answers.get(timeout=limit)
-            except queue.Empty:
-                used = _processor_seconds(pid) - start
-                if not used < limit or time.monotonic() - began >= 10 * limit:
-                    raise
+    def _keep(self, pair: tuple[str, str], score: Score) -> None:
+        name, metric = pair
+        self.scores[name][metric] = score
+        if self._on_score is not None:
+            self._on_score(name, metric, score)
 
-    def _send(self, job: tuple) -> None:
-        if self._process is None or self._process.poll() is not None:
-            self._start()
-        pipe = self._process.stdin if self._process else None
-        assert pipe is not None, "a started process has a pipe"
-        pickle.dump(job, pipe, protocol=5)
-        pipe.flush()
-
-    def _start(self) -> None:
-        paths = os.pathsep.join(path for path in sys.path if path)
-        environment = {
-            **os.environ,
-            "PYTHONPATH": paths,
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        }
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "codecplus.eval.metrics.worker"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
-            start_new_session=True,  # a Ctrl-C for the run must not look like a metric that died
-        )  # fmt: skip
-        self._answers = queue.Queue()
-        threading.Thread(
-            target=_listen, args=(self._process.stdout, self._answers), daemon=True
-        ).start()
-
-
-def _processor_seconds(pid: int) -> float:
-    """The processor time a process has used; NaN where the system does not tell."""
-    try:
-        fields = (
-            Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        )  # proc_pid_stat(5)
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):
-        return float("nan")
-
-
-def _left(estimates: Estimates, results: dict[str, dict[str, Score]]) -> Estimates:
-    missing = {
-        n: (signal, [m for m in names if m not in results[n]])
-        for n, (signal, names) in estimates.items()
-    }
-    return {name: job for name, job in missing.items() if job[1]}
-
-
-def _listen(pipe: Any, answers: queue.Queue) -> None:
-    try:
-        while True:
-            answers.put(pickle.load(pipe))
-    except (EOFError, OSError, pickle.UnpicklingError, ValueError):
-        answers.put(("died",))
-
-
-_shared: Scorer | None = None
-
-
-def shared_scorer() -> Scorer:
-    """The scorer that single calls share, closed when Python exits."""
-    global _shared
-    if _shared is None:
-        _shared = Scorer()
-        atexit.register(_shared.close)
-    return _shared
-
-
-def _work(jobs: Any, answers: Any) -> None:
-    """Answer jobs until the pipe closes, which it does when the parent is gone, however it went."""
-
-    def tell(*message: object) -> None:
-        pickle.dump(message, answers, protocol=5)
-        answers.flush()
-
-    while True:
-        try:
-            reference, estimates, sample_rate = pickle.load(jobs)
-        except EOFError:
+    def _note_death(self, victim: tuple[str, str], death: WorkerDied) -> None:
+        """Give a score up at the second death: the first may be the machine's fault."""
+        if victim not in self._died_once:
+            self._died_once.add(victim)
             return
-        for answer in _scores(reference, estimates, sample_rate):
-            tell(*answer)
-        tell("done")
+        reason = f"the metric's process died twice, with status {death.status}"
+        self._keep(victim, Score.failed("metric_error", reason))
 
 
-def _scores(reference: Signal, estimates: Estimates, sample_rate: int) -> Iterable[tuple]:
-    from codecplus.eval.metrics import METRICS, Recording, compute_score
+# ---- inside the worker
 
-    original = Recording(_load(reference), sample_rate)
-    for signal, metrics in estimates.values():
-        estimate = Recording(_load(signal), sample_rate)
+
+def _answers(job: tuple[Audio, Estimates, int, list[str]]) -> Iterator[Message]:
+    """Two messages for each score: the metric that starts, and the fields of its `Score`."""
+    reference, estimates, sample_rate, modules = job
+    for module in modules:  # each registers its metrics
+        import_module(module)
+    original = Signal(_load(reference), sample_rate)
+    for audio, metrics in estimates.values():
+        estimate = Signal(_load(audio), sample_rate)
         for metric in metrics:
-            yield "start", metric
-            result = compute_score(METRICS[metric], original, estimate)
-            yield "score", (result.value, result.status, result.reason)
+            yield {"start": metric}, None
+            score = compute_score(METRICS[metric], original, estimate)
+            yield {"score": _fields(score)}, None
 
 
-def _load(signal: Signal) -> np.ndarray:
-    return signal if isinstance(signal, np.ndarray) else np.load(signal, allow_pickle=False)
+def _fields(score: Score) -> list[Any]:
+    return [score.value, score.status, score.reason]
+
+
+def _load(audio: Audio) -> np.ndarray:
+    if isinstance(audio, np.ndarray):
+        return audio
+    return np.load(audio, allow_pickle=False)
 
 
 if __name__ == "__main__":
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # libraries that print must not write among the answers
-    try:
-        _work(sys.stdin.buffer, answers)
-    except BrokenPipeError:  # the parent was killed: nobody to tell, and nothing to flush
-        os._exit(0)
+    serve(_answers)

@@ -1,19 +1,18 @@
-"""Several runs as one leaderboard: JSON for programs and a page for people, ranked by one stated
-rule.
-"""
+"""Several runs as one leaderboard, ranked by one stated rule: JSON for programs, a page for people.
 
-from __future__ import annotations
+It knows results folders, and nothing of how they came to be.
+"""
 
 import json as json_module
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from codecplus.errors import InputError
+from codecplus.errors import InputError, suggest
 from codecplus.eval.codecs.anchors import is_anchor
-from codecplus.eval.listening import as_metric, describe, read_listening
+from codecplus.eval.listening import ListeningResult, as_metric, describe, read_listening
 from codecplus.eval.metrics import METRICS
 from codecplus.eval.results import (
     ROWS,
@@ -27,21 +26,16 @@ from codecplus.eval.results import (
 from codecplus.eval.statistics import Estimate, estimate
 from codecplus.system.paths import atomic_path
 
-BAND_EDGES = (
-    1.75,
-    3.5,
-    7.0,
-    14.0,
-    28.0,
-    56.0,
-)  # kbit/s per channel; each twice the last, none at a usual rate
+# kbit/s per channel; each edge is twice the last, and none is a usual rate.
+BAND_EDGES = (1.75, 3.5, 7.0, 14.0, 28.0, 56.0)
 PRIMARY = {"speech": ("pesq_wb", "mel_distance"), None: ("mel_distance", "stft_distance")}
 RULE = (
-    "Codecs compete on the same clips, per kind of audio and per band of measured payload rate per channel. Those "
-    "that coded every clip are ordered by the mean of one metric over the clips that all of them have a score for: "
-    "{metric}. Going down that order a codec shares the current rank when its 95 % interval overlaps with that of the "
-    "first codec of that rank, else it opens the next. Codecs that failed on any clip have no rank and are listed "
-    "after all others, those with more failures later. Anchors are shown and not ranked."
+    "Codecs compete on the same clips, per kind of audio and per band of measured payload rate "
+    "per channel. Those that coded every clip are ordered by the mean of one metric over the clips "
+    "that all of them have a score for: {metric}. Going down that order a codec shares the current "
+    "rank when its 95 % interval overlaps with that of the first codec of that rank, else it opens "
+    "the next. Codecs that failed on any clip have no rank and are listed after all others, those "
+    "with more failures later. Anchors are shown and not ranked."
 )
 
 
@@ -51,27 +45,30 @@ def build_leaderboard(
     json: str | Path | None = None,
     rank_by: str | None = None,
 ) -> dict[str, Any]:
-    """Merge results folders into a leaderboard and return it; `html` and `json` are files to write
-    it to.
+    """Merge results folders into a leaderboard.
 
-    paths: results folders, or folders that hold some. Runs on the same clips are merged, the newer
-    run of the same codec replaces the older; scores by another version of a metric than the newest
-    run's are left out, and named.
-    rank_by: a metric's name; None: PESQ wide band for speech, else the mel distance.
+    Runs on the same clips are merged. The newer run of the same codec replaces the older one;
+    scores by another version of a metric than the newest run's are left out, and named.
+
+    Args:
+        paths: results folders, or folders that hold some.
+        html, json: files to write the leaderboard to.
+        rank_by: a metric's name; None: PESQ wide band for speech, else the mel distance.
+
+    Returns:
+        The leaderboard, as plain data.
+
+    Raises:
+        InputError: for a folder without results, or a metric that does not rank.
+        FileFormatError: for results that are damaged or of another schema.
     """
-    if rank_by is not None and (
-        rank_by not in METRICS or METRICS[rank_by].higher_is_better is None
-    ):
-        ranking = ", ".join(
-            name for name, metric in METRICS.items() if metric.higher_is_better is not None
-        )
-        raise InputError(f"cannot rank by {rank_by!r}; expected one of {ranking}")
-    groups: dict[str, list[Results]] = {}
-    for results in map(load_results, _find(paths)):
-        groups.setdefault(results.clip_set, []).append(results)
+    _check_ranks(rank_by)
+    runs_by_clips: dict[str, list[Results]] = {}
+    for results in map(load_results, _results_folders(paths)):
+        runs_by_clips.setdefault(results.clip_set, []).append(results)
     boards = []
-    for group in groups.values():
-        boards += _boards(sorted(group, key=lambda results: results.provenance["date"]), rank_by)
+    for runs in runs_by_clips.values():
+        boards += _boards(_merge(runs), rank_by)
     leaderboard = {"schema": 1, "bands": list(BAND_EDGES), "boards": boards}
     if json is not None:
         Path(json).parent.mkdir(parents=True, exist_ok=True)
@@ -81,73 +78,119 @@ def build_leaderboard(
     return leaderboard
 
 
-def _find(paths: Iterable[str | Path]) -> list[Path]:
-    found: list[Path] = []
+def _check_ranks(metric: str | None) -> None:
+    ranking = [name for name, entry in METRICS.items() if entry.higher_is_better is not None]
+    if metric is not None and metric not in ranking:
+        raise InputError(
+            f"cannot rank by {metric!r}{suggest(metric, ranking)}; expected one of "
+            f"{', '.join(ranking)}"
+        )
+
+
+def _results_folders(paths: Iterable[str | Path]) -> list[Path]:
+    folders: list[Path] = []
     for path in map(Path, paths):
-        inside = sorted(rows.parent for rows in path.rglob(ROWS)) if path.is_dir() else []
+        inside = []
+        if path.is_dir():
+            inside = sorted(rows.parent for rows in path.rglob(ROWS))
         if not inside:
             raise InputError(f"there are no results in {path}; run `codecplus eval` first")
-        found += [folder for folder in inside if folder not in found]
-    if not found:
+        folders += [folder for folder in inside if folder not in folders]
+    if not folders:
         raise InputError("expected at least one results folder")
-    return found
+    return folders
 
 
-def _boards(group: list[Results], rank_by: str | None) -> list[dict[str, Any]]:
-    """A board per kind of audio, from runs on the same clips, oldest first."""
-    rows: dict[str, list[Row]] = {}
-    details: dict[str, dict[str, Any]] = {}
-    metrics = {
-        name: metric for results in group for name, metric in results.summary["metrics"].items()
-    }
-    outdated: dict[str, list[str]] = {}  # codec -> metrics
-    for results in group:
-        described = results.summary["metrics"]
-        old = [
-            name for name in described if described[name]["identity"] != metrics[name]["identity"]
-        ]
-        for name in results.codecs:
-            rows[name] = [_without(row, old) for row in results.rows if row.codec == name]
-            outdated[name] = old
-            latency = results.summary["codecs"][name]["latency_seconds"]
-            details[name] = {
-                **results.costs[name], "latency_seconds": latency, "date": results.provenance["date"],
-            }  # fmt: skip
-    people = {
-        name: found for results in group for name, found in read_listening(results.path).items()
-    }
-    kinds = sorted({row.domain for group_rows in rows.values() for row in group_rows})
-    boards = []
-    for kind in kinds:
-        of_kind = {
-            name: [row for row in codec_rows if row.domain == kind]
-            for name, codec_rows in rows.items()
-        }
-        primary = _primary(kind, of_kind, rank_by)
-        entries = _entries(of_kind, details, primary)
-        for entry in entries:
-            heard = {name: found.conditions.get(entry["codec"]) for name, found in people.items()}
-            entry["metrics"] |= {name: as_metric(score) for name, score in heard.items() if score}
-        task = group[-1].summary["task"]
-        boards.append({
-            "task": task["name"], "kind": kind, "clip_set": group[-1].clip_set, "primary": primary,
-            "rule": RULE.format(metric=METRICS[primary].title), "clips": len(next(iter(of_kind.values()))),
-            "metrics": {name: describe(found) for name, found in people.items()} | metrics,
-            "outdated": {name: old for name, old in outdated.items() if old},
-            "licence": task.get("licence"), "entries": entries,
-        })  # fmt: skip
-    return boards
+# ---- merging runs
+
+
+@dataclass(frozen=True)
+class _MergedRuns:
+    """Runs on the same clips as one run: the newest of each codec and of each metric's versions."""
+
+    task: dict[str, Any]
+    clip_set: str
+    metrics: dict[str, dict[str, Any]]  # their descriptions, by name
+    rows: dict[str, list[Row]]  # by codec
+    details: dict[str, dict[str, Any]]  # by codec: cost, latency, date
+    outdated: dict[str, list[str]]  # by codec: metrics whose scores are left out
+    listening: dict[str, ListeningResult]  # by method
+
+
+def _merge(runs: list[Results]) -> _MergedRuns:
+    runs = sorted(runs, key=lambda results: results.provenance["date"])
+    newest = runs[-1]
+    merged = _MergedRuns(newest.summary["task"], newest.clip_set, {}, {}, {}, {}, {})
+    for results in runs:
+        merged.metrics.update(results.summary["metrics"])
+        merged.listening.update(read_listening(results.path))
+    for results in runs:
+        outdated = _outdated_metrics(results, merged.metrics)
+        for codec in results.codecs:
+            rows = [row for row in results.rows if row.codec == codec]
+            merged.rows[codec] = [_without(row, outdated) for row in rows]
+            merged.outdated[codec] = outdated
+            merged.details[codec] = {
+                **results.costs[codec],
+                "latency_seconds": results.summary["codecs"][codec]["latency_seconds"],
+                "date": results.provenance["date"],
+            }
+    return merged
+
+
+def _outdated_metrics(results: Results, newest: dict[str, dict[str, Any]]) -> list[str]:
+    described = results.summary["metrics"]
+    return [name for name in described if described[name]["identity"] != newest[name]["identity"]]
 
 
 def _without(row: Row, metrics: list[str]) -> Row:
-    return replace(
-        row, scores={name: found for name, found in row.scores.items() if name not in metrics}
-    )
+    scores = {name: score for name, score in row.scores.items() if name not in metrics}
+    return replace(row, scores=scores)
 
 
-def _primary(kind: str, rows: dict[str, list[Row]], rank_by: str | None) -> str:
-    if rank_by is not None:
-        return rank_by
+# ---- boards
+
+
+def _boards(runs: _MergedRuns, rank_by: str | None) -> list[dict[str, Any]]:
+    """A board for each kind of audio."""
+    kinds = {row.domain for rows in runs.rows.values() for row in rows}
+    return [_board(runs, kind, rank_by) for kind in sorted(kinds)]
+
+
+def _board(runs: _MergedRuns, kind: str, rank_by: str | None) -> dict[str, Any]:
+    rows: dict[str, list[Row]] = {}
+    for codec, all_rows in runs.rows.items():
+        rows[codec] = [row for row in all_rows if row.domain == kind]
+    primary = rank_by or _primary(kind, rows)
+    entries = _entries(rows, runs.details, primary)
+    for entry in entries:
+        entry["metrics"].update(_listening_scores(runs, entry["codec"]))
+    listening = {name: describe(result) for name, result in runs.listening.items()}
+    first_codec = next(iter(rows))
+    return {
+        "task": runs.task["name"],
+        "kind": kind,
+        "clip_set": runs.clip_set,
+        "primary": primary,
+        "rule": RULE.format(metric=METRICS[primary].title),
+        "clips": len(rows[first_codec]),
+        "metrics": {**listening, **runs.metrics},
+        "outdated": {codec: metrics for codec, metrics in runs.outdated.items() if metrics},
+        "licence": runs.task.get("licence"),
+        "entries": entries,
+    }
+
+
+def _listening_scores(runs: _MergedRuns, codec: str) -> dict[str, dict[str, Any]]:
+    scores = {}
+    for method, result in runs.listening.items():
+        if codec in result.conditions:
+            scores[method] = as_metric(result.conditions[codec])
+    return scores
+
+
+def _primary(kind: str, rows: dict[str, list[Row]]) -> str:
+    """The first metric for that kind of audio that any codec has a score of."""
     candidates = PRIMARY.get(kind, PRIMARY[None])
     for metric in candidates:
         if any(metric_by_file(codec_rows, metric) for codec_rows in rows.values()):
@@ -156,106 +199,155 @@ def _primary(kind: str, rows: dict[str, list[Row]], rank_by: str | None) -> str:
 
 
 def _entries(
-    rows: dict[str, list[Row]], details: dict[str, dict], primary: str
+    rows: dict[str, list[Row]], details: dict[str, dict[str, Any]], primary: str
 ) -> list[dict[str, Any]]:
-    bands: dict[int | None, list[str]] = {}
-    rates = {name: bit_rates(codec_rows) for name, codec_rows in rows.items()}
-    for name in rows:
-        if not is_anchor(name):
-            bands.setdefault(_band(name, rates[name]), []).append(name)
-    places: dict[str, tuple[int, Estimate]] = {}
-    for names in bands.values():
-        places.update(rank({name: rows[name] for name in names}, primary))
+    """What a board says of each codec, best first."""
+    rates = {codec: bit_rates(codec_rows) for codec, codec_rows in rows.items()}
+    ranks = _ranks_within_bands(rows, rates, primary)
     entries = []
-    for name, codec_rows in rows.items():
-        place, ranked_by = places.get(name, (None, None))
-        estimates = {
-            metric: estimate(metric_by_file(codec_rows, metric).values()) for metric in METRICS
-        }
-        entries.append({
-            "codec": name,
-            "anchor": is_anchor(name),
-            "rank": place,
-            "band": _band(name, rates[name]),
-            **rates[name],
-            "failures": failures(codec_rows, primary),
-            "ranked_by": asdict(ranked_by) if ranked_by else None,
-            "metrics": {metric: asdict(found) for metric, found in estimates.items() if found},
-            **details[name],
-        })  # fmt: skip
+    for codec, codec_rows in rows.items():
+        place, ranked_by = ranks.get(codec, (None, None))
+        entries.append(
+            {
+                "codec": codec,
+                "anchor": is_anchor(codec),
+                "rank": place,
+                "band": _band(codec, rates[codec]),
+                **rates[codec],
+                "failures": failures(codec_rows, primary),
+                "ranked_by": asdict(ranked_by) if ranked_by else None,
+                "metrics": _estimates(codec_rows),
+                **details[codec],
+            }
+        )
     return sorted(entries, key=lambda entry: _position(entry, primary))
 
 
+def _estimates(rows: list[Row]) -> dict[str, dict[str, Any]]:
+    """Means and intervals of every metric that has a score."""
+    estimates = {}
+    for metric in METRICS:
+        value = estimate(metric_by_file(rows, metric).values())
+        if value is not None:
+            estimates[metric] = asdict(value)
+    return estimates
+
+
 def _position(entry: dict[str, Any], primary: str) -> tuple:
-    """Bands from low to high, within them ranks, the better mean first, and then failures; anchors
-    last.
-    """
-    band = len(BAND_EDGES) + 1 if entry["band"] is None else entry["band"]
+    """The sorting key: low bands first, then low ranks, better means, fewer failures; anchors last."""
+    band = entry["band"]
+    if band is None:
+        band = len(BAND_EDGES) + 1
     if entry["rank"] is None:
         return entry["anchor"], band, True, entry["failures"], 0.0
-    sign = -1 if METRICS[primary].higher_is_better else 1
-    return entry["anchor"], band, False, entry["rank"], sign * entry["ranked_by"]["mean"]
+    mean = _ascending(primary) * entry["ranked_by"]["mean"]
+    return entry["anchor"], band, False, entry["rank"], mean
+
+
+# ---- ranks
+
+
+def _ranks_within_bands(
+    rows: dict[str, list[Row]], rates: dict[str, dict[str, float | None]], metric: str
+) -> dict[str, tuple[int, Estimate]]:
+    bands: dict[int | None, dict[str, list[Row]]] = {}
+    for codec, codec_rows in rows.items():
+        if not is_anchor(codec):
+            bands.setdefault(_band(codec, rates[codec]), {})[codec] = codec_rows
+    ranks: dict[str, tuple[int, Estimate]] = {}
+    for competitors in bands.values():
+        ranks.update(rank(competitors, metric))
+    return ranks
+
+
+def rank(rows: dict[str, list[Row]], metric: str) -> dict[str, tuple[int, Estimate]]:
+    """Rank codecs by RULE.
+
+    Args:
+        rows: the rows of each codec.
+        metric: its name.
+
+    Returns:
+        For each codec its rank, from 1, and the estimate it was ranked by. Codecs that failed on a
+        clip are not in it.
+    """
+    scored: dict[str, set[str]] = {}  # codec -> clips
+    for codec, codec_rows in rows.items():
+        clips = {row.clip for row in codec_rows if _has_score(row, metric)}
+        if clips and not failures(codec_rows, metric):  # a run without the metric unranks no other
+            scored[codec] = clips
+    if not scored:
+        return {}
+    common = set.intersection(*scored.values())
+    estimates: dict[str, Estimate] = {}
+    for codec in scored:
+        values = metric_by_file(rows[codec], metric, lambda row: row.clip in common)
+        value = estimate(values.values())
+        if value is not None:
+            estimates[codec] = value
+    sign = _ascending(metric)
+    order = sorted(estimates, key=lambda codec: (sign * estimates[codec].mean, codec))
+    ranks: dict[str, tuple[int, Estimate]] = {}
+    leader: Estimate | None = None
+    current = 0
+    for position, codec in enumerate(order, start=1):
+        if leader is None or not estimates[codec].overlaps(leader):
+            leader = estimates[codec]
+            current = position
+        ranks[codec] = current, estimates[codec]
+    return ranks
+
+
+def failures(rows: list[Row], metric: str) -> int:
+    """Count the clips that the reference allows to be scored and the codec does not."""
+    count = 0
+    for row in rows:
+        status = row.status
+        if metric in row.scores:
+            status = row.scores[metric].status
+        count += status == "codec_failure"
+    return count
+
+
+def _has_score(row: Row, metric: str) -> bool:
+    return metric in row.scores and row.scores[metric].status == "ok"
+
+
+def _ascending(metric: str) -> int:
+    """The sign with which smaller values of a metric are the better ones."""
+    if METRICS[metric].higher_is_better:
+        return -1
+    return 1
+
+
+# ---- bands of rates
+
+
+def _band(codec: str, rates: dict[str, float | None]) -> int | None:
+    """The band of a measured rate; None for anchors and for codecs that coded nothing."""
+    rate = rates["payload_kbps_per_channel"]
+    if rate is None or is_anchor(codec):
+        return None
+    return sum(rate > edge for edge in BAND_EDGES)
 
 
 def band_name(band: int) -> str:
-    """A band of rates, in kbit/s per channel.
+    """Name a band of rates, in kbit/s per channel.
 
     >>> band_name(0), band_name(2), band_name(6)
     ('up to 1.75', '3.5 to 7', 'over 56')
     """
     if band == 0:
         return f"up to {BAND_EDGES[0]:g}"
-    return (
-        f"over {BAND_EDGES[-1]:g}"
-        if band == len(BAND_EDGES)
-        else f"{BAND_EDGES[band - 1]:g} to {BAND_EDGES[band]:g}"
-    )
-
-
-def failures(rows: list[Row], metric: str) -> int:
-    """Clips that the reference allows to be scored and that have no score through the codec's
-    fault.
-    """
-    statuses = [row.scores[metric].status if metric in row.scores else row.status for row in rows]
-    return statuses.count("codec_failure")
-
-
-def rank(rows: dict[str, list[Row]], metric: str) -> dict[str, tuple[int, Estimate]]:
-    """Rank codecs by RULE: name -> (rank from 1, the estimate it was ranked by); those that failed
-    are not in it.
-    """
-    scored = {name: {row.clip for row in group if metric in row.scores and row.scores[metric].status == "ok"}
-              for name, group in rows.items() if not failures(group, metric)}  # fmt: skip
-    fit = {
-        name: clips for name, clips in scored.items() if clips
-    }  # a run without the metric unranks nobody else
-    common = set.intersection(*fit.values()) if fit else set()
-    found = {name: estimate(metric_by_file(rows[name], metric, lambda row: row.clip in common).values())
-             for name in fit}  # fmt: skip
-    ranked = {name: value for name, value in found.items() if value is not None}
-    sign = -1 if METRICS[metric].higher_is_better else 1
-    places: dict[str, tuple[int, Estimate]] = {}
-    leader, place = None, 0
-    for position, name in enumerate(
-        sorted(ranked, key=lambda name: (sign * ranked[name].mean, name)), start=1
-    ):
-        if leader is None or not ranked[name].overlaps(leader):
-            leader, place = ranked[name], position
-        places[name] = (place, ranked[name])
-    return places
-
-
-def _band(name: str, rates: dict[str, float | None]) -> int | None:
-    """Which band a measured rate falls into; none for anchors and for codecs that coded nothing."""
-    rate = rates["payload_kbps_per_channel"]
-    return None if rate is None or is_anchor(name) else sum(rate > edge for edge in BAND_EDGES)
+    if band == len(BAND_EDGES):
+        return f"over {BAND_EDGES[-1]:g}"
+    return f"{BAND_EDGES[band - 1]:g} to {BAND_EDGES[band]:g}"
 
 
 def _write_page(path: Path, leaderboard: dict[str, Any]) -> None:
     page = (files("codecplus.eval.report") / "leaderboard.html").read_text(encoding="utf-8")
-    data = json_module.dumps(leaderboard, allow_nan=False).replace(
-        "<", "\\u003c"
-    )  # no name can close the script
+    data = json_module.dumps(leaderboard, allow_nan=False)
+    data = data.replace("<", "\\u003c")  # no name can close the script
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         temporary.write_text(page.replace("/*LEADERBOARD*/null", data), encoding="utf-8")

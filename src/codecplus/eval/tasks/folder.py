@@ -8,6 +8,7 @@ import csv
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from codecplus.errors import FileFormatError, InputError
@@ -43,7 +44,7 @@ class FolderTask:
         return {
             "type": "folder",
             "name": self.name,
-            "files": len(self._files()),
+            "files": len(self._files),
             "segment_seconds": self.policy.seconds,
             "segments_per_file": self.policy.per_file,
             "limit": self.limit,
@@ -53,14 +54,14 @@ class FolderTask:
         """Changes when a file is added, removed or written."""
         digest = hashlib.sha256(repr((self.policy, self.limit)).encode())
         manifest = self._manifest_path()
-        for path in [*self._files(), *([manifest] if manifest else [])]:
+        for path in [*self._files, *([manifest] if manifest else [])]:
             stat = path.stat()
             digest.update(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
         return digest.hexdigest()[:16]
 
     def __iter__(self) -> Iterator[Clip | Problem]:
         known = self._manifest()
-        files = self._files()
+        files = self._files
         if not files:
             raise InputError(f"there is no audio file in {self.folder}")
         for path in files:
@@ -69,7 +70,9 @@ class FolderTask:
                 path.relative_to(self.folder).as_posix(), path, self.policy, kind, speaker
             )
 
+    @cached_property
     def _files(self) -> list[Path]:
+        """All files, listed once in the life of a task."""
         found = [
             path
             for path in self.folder.rglob("*")

@@ -1,0 +1,233 @@
+"""`.dacp` files, and `.dac` files of the original implementation, to audio."""
+
+import io
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from codecplus.audio.blocks import (
+    CountedBlocks,
+    drop_samples,
+    join_blocks,
+    resample_blocks,
+    take_samples,
+    unscale_blocks,
+)
+from codecplus.audio.files import AudioFileWriter
+from codecplus.audio.resampling import resampled_length
+from codecplus.bitstream import Header, Reader, StreamInfo
+from codecplus.bitstream.codes import Codes
+from codecplus.checkpoints import read_dac_file
+from codecplus.errors import InputError
+from codecplus.inference.concealment import fade_lost_spans, repeat_last_frame
+from codecplus.inference.network import Network
+from codecplus.inference.official import decode_official
+from codecplus.system.paths import PathLike
+
+if TYPE_CHECKING:
+    from codecplus.codec import Codec
+
+_RESAMPLER_FRAMES = 16  # that a resampler may look at around a sample, with room to spare
+_OFFICIAL_MAGIC = b"\x93NUMPY"
+
+
+@dataclass(frozen=True)
+class DecodedAudio:
+    """Audio that is decoded while it is read: blocks (C, n), `num_samples` in all."""
+
+    sample_rate: int
+    channels: int
+    num_samples: int
+    blocks: Iterator[np.ndarray]
+
+
+def open_coded(source: Any):
+    """Open coded bytes, or a file of that path, for reading.
+
+    Raises InputError if there is no such file.
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return io.BytesIO(source)
+    if not isinstance(source, (str, os.PathLike)):
+        raise InputError(
+            f"expected the path or the bytes of a .dacp file, got {type(source).__name__}"
+        )
+    try:
+        return open(source, "rb")
+    except OSError as error:
+        raise InputError(f"cannot open {source}: {error.strerror}") from error
+
+
+def is_official(file) -> bool:
+    """Whether an open file starts like a `.dac` of the original; the position stays at 0."""
+    magic = file.read(len(_OFFICIAL_MAGIC))
+    file.seek(0)
+    return magic == _OFFICIAL_MAGIC
+
+
+def decode_blocks(
+    network: Network, codes: Iterable[np.ndarray], info: StreamInfo, num_samples: int
+) -> Iterator[np.ndarray]:
+    """Decode codes (C, K, T) in blocks to audio (C, n), `num_samples` in all at the original rate."""
+    length = resampled_length(num_samples, info.original_sample_rate, info.sample_rate)
+    audio = take_samples(network.decode_blocks(codes), length)
+    audio = unscale_blocks(audio, info.gain)
+    audio = resample_blocks(audio, info.sample_rate, info.original_sample_rate, info.channels)
+    return take_samples(audio, num_samples)
+
+
+def samples_of(frames: int, info: StreamInfo) -> int:
+    """Samples that whole frames decode to, at the original rate."""
+    return resampled_length(frames * info.hop_length, info.sample_rate, info.original_sample_rate)
+
+
+def decompress_audio(
+    codec: "Codec",
+    source: Any,
+    output: PathLike | None,
+    *,
+    start: float = 0.0,
+    duration: float | None = None,
+    recover: bool = False,
+    overwrite: bool = True,
+    progress: Callable[[float], Any] | None = None,
+) -> np.ndarray | Path:
+    """Decode a coded file to an array or to an audio file: see `Codec.decompress`."""
+    with open_coded(source) as file:
+        if is_official(file):
+            if start or duration is not None or recover:
+                raise InputError(
+                    "start, duration and recover are for .dacp files, got a .dac; decode all of it"
+                )
+            decoded = _open_official(codec, file)
+        else:
+            decoded = _open_dacp(codec, file, start, duration, recover)
+        blocks = CountedBlocks(decoded.blocks, decoded.sample_rate, progress)
+        if output is None:
+            audio = join_blocks(blocks, decoded.channels, decoded.num_samples)
+            return audio[0] if decoded.channels == 1 else audio
+        with AudioFileWriter(
+            output, decoded.sample_rate, decoded.channels, overwrite=overwrite
+        ) as writer:
+            for block in blocks:
+                writer.write(block)
+    return Path(output)
+
+
+def read_codes(codec: "Codec", source: Any) -> Codes:
+    """The codes of a `.dacp` file: see `Codec.read_codes`."""
+    with open_coded(source) as file:
+        if is_official(file):
+            raise InputError(
+                "expected a .dacp file, got a .dac of the original implementation; decompress it"
+            )
+        reader = Reader(file, codec.entropy_models)
+        header = reader.header
+        codec.check_model(header)
+        codes = reader.read()
+    info = StreamInfo(**{field.name: getattr(header, field.name) for field in fields(StreamInfo)})
+    return Codes(codes[0] if header.channels == 1 else codes, info, header.num_samples)
+
+
+def _open_official(codec: "Codec", file) -> DecodedAudio:
+    content = read_dac_file(file.read())
+    channels, rate, blocks = decode_official(codec.network, content)
+    return DecodedAudio(rate, channels, content.original_length, blocks)
+
+
+def _open_dacp(
+    codec: "Codec", file, start: float, duration: float | None, recover: bool
+) -> DecodedAudio:
+    reader = Reader(file, codec.entropy_models, recover=recover)
+    header = reader.header
+    codec.check_model(header)
+    part = _Part.of(header, start, duration, codec.network.decoder_context)
+    codes = reader.blocks(part.first_frame, part.stop_frame)
+    if reader.lost:
+        _warn_of_loss(reader)
+        codes = repeat_last_frame(codes)
+    audio = decode_blocks(codec.network, codes, header, part.until - part.origin)
+    if reader.lost:
+        audio = fade_lost_spans(audio, reader.lost, part.first_frame, part.samples_per_frame)
+    audio = drop_samples(audio, part.first_sample - part.origin)
+    audio = take_samples(audio, part.num_samples)
+    return DecodedAudio(header.original_sample_rate, header.channels, part.num_samples, audio)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a file: its samples, and the frames that they depend on.
+
+    Neither the network nor the resampler can tell that the frames were cut out of more.
+    """
+
+    first_sample: int
+    num_samples: int
+    first_frame: int
+    stop_frame: int
+    samples_per_frame: float
+    """At the original rate; it need not be whole."""
+    origin: int
+    """The sample at which `first_frame` begins."""
+    until: int
+    """The sample up to which audio is decoded."""
+
+    @classmethod
+    def of(
+        cls, header: Header, start: float, duration: float | None, context_frames: int
+    ) -> "_Part":
+        """The part of a file that begins and lasts these seconds.
+
+        Raises InputError if the file does not have it.
+        """
+        first_sample, num_samples = _part_samples(header, start, duration)
+        samples_per_frame = header.hop_length * header.original_sample_rate / header.sample_rate
+        margin = context_frames + _RESAMPLER_FRAMES
+        first_frame = max(0, int(first_sample / samples_per_frame) - margin)
+        last_frame = int((first_sample + num_samples) / samples_per_frame)
+        stop_frame = min(header.num_frames, last_frame + 1 + margin)
+        # Resampled audio can only be cut where the grids of both rates meet.
+        grid = header.sample_rate // math.gcd(header.sample_rate, header.original_sample_rate)
+        first_frame -= first_frame % (grid // math.gcd(grid, header.hop_length))
+        origin = first_frame * header.hop_length * header.original_sample_rate
+        reaches_end = stop_frame == header.num_frames
+        return cls(
+            first_sample=first_sample,
+            num_samples=num_samples,
+            first_frame=first_frame,
+            stop_frame=stop_frame,
+            samples_per_frame=samples_per_frame,
+            origin=origin // header.sample_rate,
+            until=header.num_samples if reaches_end else first_sample + num_samples,
+        )
+
+
+def _part_samples(header: Header, start: float, duration: float | None) -> tuple[int, int]:
+    """First sample and number of samples of a part given in seconds."""
+    rate = header.original_sample_rate
+    total = header.num_samples
+    first = round(start * rate)
+    if not 0 <= first <= total or (duration is not None and duration < 0):
+        raise InputError(
+            f"expected a part within the {total / rate:.3f} s of the file, "
+            f"got start={start}, duration={duration}"
+        )
+    if duration is None:
+        return first, total - first
+    return first, min(total - first, round(duration * rate))
+
+
+def _warn_of_loss(reader: Reader) -> None:
+    header = reader.header
+    seconds = header.hop_length / header.sample_rate
+    spans = [f"{first * seconds:.2f} to {last * seconds:.2f} s" for first, last in reader.lost]
+    warnings.warn(
+        f"the file is damaged; lost and concealed: {', '.join(spans)}",
+        stacklevel=4,
+    )

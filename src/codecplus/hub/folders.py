@@ -1,0 +1,53 @@
+"""Folders of files that are written whole or not at all, and copies between folders."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from codecplus.errors import InputError
+
+PathLike = str | os.PathLike[str]
+
+
+@contextmanager
+def new_folder(folder: PathLike) -> Iterator[Path]:
+    """Give a temporary folder, which becomes `folder` when the block succeeds.
+
+    Raises InputError if `folder` holds anything already, or cannot be written.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(
+            f"expected an empty folder, or the name of a new one, got {folder}, "
+            "which holds something"
+        )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        temporary.chmod(0o755)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror}") from error
+    try:
+        yield temporary
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def matching_files(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    """Return the files of a folder that match one of the patterns, pattern after pattern."""
+    files = []
+    for pattern in patterns:
+        files += sorted(path for path in folder.glob(pattern) if path.is_file())
+    return files
+
+
+def copy_files(files: Iterable[Path], base: Path, folder: Path) -> None:
+    """Copy files that lie below `base` to the same places below `folder`."""
+    for file in files:
+        target = folder / file.relative_to(base)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)

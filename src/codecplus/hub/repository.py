@@ -1,0 +1,146 @@
+"""The folder that a model repository receives. Knows files and what lies in a checkpoint's folder,
+nothing of uploads.
+"""
+
+import re
+import shutil
+from pathlib import Path
+
+from codecplus.checkpoints import embedded_names, fingerprint, load_model
+from codecplus.errors import CheckpointError, InputError
+from codecplus.hub.folders import PathLike, copy_files, matching_files, new_folder
+from codecplus.hub.installation import licence_file
+from codecplus.hub.samples import write_samples
+from codecplus.hub.template import SAMPLES_MARK, card_path, checkpoint_folder, render_card
+from codecplus.modeling_dac import DacFeatureExtractor, DacModel
+
+# Files to upload beside weights and configuration, and no others: a folder may hold private ones.
+_CHECKPOINT_EXTRAS = ("entropy*", "LICENSE*", "training/recipe.json")
+_DISCRIMINATORS = "training/discriminators.safetensors"
+_CARD_EXTRAS = ("assets/*.png", "assets/*.svg", ".eval_results/*.yaml")
+
+
+def check_source(source: PathLike) -> None:
+    """Raise CheckpointError unless `source` is an embedded name or exists."""
+    if str(source) not in embedded_names() and not Path(source).exists():
+        raise CheckpointError(
+            f"there is no checkpoint {str(source)!r} here; "
+            f"push takes {', '.join(embedded_names())}, or a folder"
+        )
+
+
+def export_folder(
+    source: PathLike, folder: PathLike, *, discriminators: bool = False, site: str | None = None
+) -> Path:
+    """Write the files of a model repository into an empty folder, and return it.
+
+    These are configuration, weights, model code for `trust_remote_code=True`, feature extractor,
+    entropy tables, the card with its pictures, `.eval_results`, licences, and audio samples if the
+    card has a place for them.
+
+    Args:
+        source: an embedded name, a folder that `load_codec` reads, or a `.safetensors` or official
+            `.pth` file.
+        folder: an empty folder or a new name.
+        discriminators: include the discriminators that training left in the folder.
+        site: the address that the card's players load samples from; links alone without one.
+
+    Raises:
+        CheckpointError: for a source that is missing or cannot be read.
+        InputError: for a folder that holds something, missing discriminators, or a card that
+            belongs to other weights.
+    """
+    check_source(source)
+    model = load_model(source)
+    checkpoint = checkpoint_folder(source)
+    embedded = str(source) in embedded_names()
+    with new_folder(folder) as new:
+        model.save_pretrained(new)
+        _feature_extractor(model, checkpoint).save_pretrained(new)
+        if checkpoint is not None:
+            _keep_stored_weights(checkpoint / "model.safetensors", new / "model.safetensors")
+            copy_files(matching_files(checkpoint, _CHECKPOINT_EXTRAS), checkpoint, new)
+        if discriminators:
+            _copy_discriminators(source, checkpoint, new)
+        _write_card(source, checkpoint, model, new, site)
+        shutil.copy(licence_file(), new / ("LICENSE" if embedded else "LICENSE-CODE"))
+    return Path(folder)
+
+
+def _copy_discriminators(source: PathLike, checkpoint: Path | None, new: Path) -> None:
+    if checkpoint is None:
+        raise InputError(
+            f"discriminators lie in the folder that training writes; {source} is no such folder"
+        )
+    file = checkpoint / _DISCRIMINATORS
+    if not file.is_file():
+        raise InputError(
+            f"{checkpoint} holds no {_DISCRIMINATORS}; codecplus train writes it, or leave it out"
+        )
+    copy_files([file], checkpoint, new)
+
+
+def _feature_extractor(model: DacModel, checkpoint: Path | None) -> DacFeatureExtractor:
+    if checkpoint is not None and (checkpoint / "preprocessor_config.json").is_file():
+        return DacFeatureExtractor.from_pretrained(checkpoint)
+    return DacFeatureExtractor(
+        sampling_rate=model.config.sampling_rate, hop_length=model.config.hop_length
+    )
+
+
+def _keep_stored_weights(stored: Path, saved: Path) -> None:
+    """Put the stored file in place of the saved one if it has the same tensors: the same bytes, the
+    same precision.
+    """
+    if stored.is_file() and _tensor_shapes(stored) == _tensor_shapes(saved):
+        shutil.copy(stored, saved)
+
+
+def _tensor_shapes(path: Path) -> dict[str, list[int]]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as file:
+        return {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+
+
+# ---- the card
+
+
+def _write_card(
+    source: PathLike, checkpoint: Path | None, model: DacModel, new: Path, site: str | None
+) -> None:
+    """Write the card of a checkpoint with its pictures, or one without figures if it has none."""
+    folder = checkpoint or Path(source).with_suffix("")
+    name = folder.resolve().name
+    text = None
+    if checkpoint is not None:
+        path = card_path(source)
+        copy_files(_card_extras(path, name), path.parent, new)
+        if path.is_file():
+            text = path.read_text(encoding="utf-8")
+            _check_card(text, path, source, model)
+    if text is None:
+        text = render_card(model, name, embedded=str(source) in embedded_names())
+    if SAMPLES_MARK in text:
+        text = text.replace(SAMPLES_MARK, write_samples(model, new / "assets", name, site))
+    (new / "README.md").write_text(text, encoding="utf-8")
+
+
+def _card_extras(card: Path, name: str) -> list[Path]:
+    """Return pictures and results beside a card; cards of embedded checkpoints share a folder."""
+    files = matching_files(card.parent, _CARD_EXTRAS)
+    if card.name == "README.md":
+        return files
+    return [file for file in files if file.name.startswith(f"{name}-")]
+
+
+def _check_card(text: str, path: Path, source: PathLike, model: DacModel) -> None:
+    """Raise InputError if a card says that it was measured with other weights."""
+    pattern = r"^codecplus_fingerprint: ['\"]?([0-9a-f]{32})"
+    measured = re.search(pattern, text, flags=re.MULTILINE)
+    weights = fingerprint(model).hex()
+    if measured is not None and measured.group(1) != weights:
+        raise InputError(
+            f"the card {path} belongs to other weights ({measured.group(1)}; these are {weights}); "
+            f"evaluate these and run codecplus card --model {source} --results RESULTS"
+        )

@@ -1,0 +1,42 @@
+"""The audio samples that a card links to: the bundled clip, coded by the model at three rates."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from codecplus.audio.files import load_audio, save_audio
+from codecplus.codec import Codec
+from codecplus.hub.installation import DEMO_CLIP
+from codecplus.hub.template import short_number
+from codecplus.modeling_dac import DacModel
+
+
+def write_samples(model: DacModel, folder: Path, name: str, site: str | None) -> str:
+    """Write the samples of a model into a folder `assets`; return their list as Markdown.
+
+    `site` is the address of the folder above, from which players load them; links alone if None.
+    """
+    folder.mkdir(exist_ok=True)
+    audio, sample_rate = load_audio(DEMO_CLIP)
+    codec = Codec(model, sample_rate)
+    original = f"{name}-original.flac"
+    shutil.copy(DEMO_CLIP, folder / original)
+    lines = [_link("original", original, site)]
+    codes = np.asarray(codec.encode(audio))
+    most = model.config.n_codebooks
+    for num_codebooks in sorted({max(1, most // 4), max(1, most // 2), most}, reverse=True):
+        file = f"{name}-{num_codebooks}-codebooks.flac"
+        decoded = codec.decode(codes[:num_codebooks])[: len(audio)]
+        # FLAC holds no more than full scale.
+        save_audio(np.clip(decoded, -1, 1), folder / file, sample_rate)
+        bitrate = short_number(codec.bitrates[num_codebooks - 1])
+        lines.append(_link(f"{bitrate} kbit/s", file, site))
+    return "\n".join(lines)
+
+
+def _link(label: str, file: str, site: str | None) -> str:
+    link = f"- [{label}](assets/{file})"
+    if site is None:
+        return link
+    return f'{link} <audio controls preload="none" src="{site}/assets/{file}"></audio>'

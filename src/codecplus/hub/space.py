@@ -1,0 +1,32 @@
+"""The folder that a Space receives: the demo with the whole package."""
+
+import shutil
+from pathlib import Path
+
+from codecplus.hub.folders import PathLike, new_folder
+from codecplus.hub.installation import PACKAGE, demo_folder, licence_file
+
+_LEFT_OUT_OF_PACKAGE = ("__pycache__", "spaces_demo", "model_cards")
+_LEFT_OUT_OF_DEMO = ("*.pyc", "*.db", "*.sqlite*", ".*", "__pycache__", "ratings", "flagged")
+
+
+def export_space(folder: PathLike) -> Path:
+    """Write the demo into an empty folder that runs wherever it lies, and return it.
+
+    The package goes along, weights and all, and requirements.txt names what both need: a Space
+    installs its requirements before its files are there, and could not install the package from one
+    of them.
+    """
+    demo = demo_folder()
+    matches = shutil.ignore_patterns(*_LEFT_OUT_OF_DEMO)
+
+    def left_out(directory: str, names: list[str]) -> set[str]:
+        return {*matches(directory, names), "codecplus"}  # a link to the package
+
+    with new_folder(folder) as new:
+        shutil.copytree(demo, new, ignore=left_out, dirs_exist_ok=True)
+        shutil.copytree(
+            PACKAGE, new / "codecplus", ignore=shutil.ignore_patterns(*_LEFT_OUT_OF_PACKAGE)
+        )
+        shutil.copy(licence_file(), new / "LICENSE")
+    return Path(folder)

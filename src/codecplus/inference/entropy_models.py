@@ -1,0 +1,27 @@
+"""Entropy models beside the weights of a checkpoint."""
+
+from pathlib import Path
+
+from codecplus.bitstream import EntropyModel
+from codecplus.checkpoints.identity import EMBEDDED_FOLDER, find_embedded
+
+ENTROPY_FILE = "entropy.safetensors"
+
+
+def read_entropy_models(folder: Path) -> list[EntropyModel]:
+    """Read the entropy models in a checkpoint's folder.
+
+    `entropy.safetensors` comes first, then others named `entropy*.safetensors` in their order.
+
+    Raises FileFormatError for one that is damaged.
+    """
+    paths = sorted(
+        folder.glob("entropy*.safetensors"), key=lambda path: (path.name != ENTROPY_FILE, path.name)
+    )
+    return [EntropyModel.from_bytes(path.read_bytes()) for path in paths]
+
+
+def embedded_entropy_models(fingerprint: bytes) -> list[EntropyModel]:
+    """The entropy models of the embedded checkpoint with this fingerprint; none for others."""
+    name = find_embedded(fingerprint)
+    return [] if name is None else read_entropy_models(EMBEDDED_FOLDER / name)

@@ -1,0 +1,79 @@
+"""Output files appear whole or not at all."""
+
+import os
+import stat
+
+import numpy as np
+import pytest
+
+from codecplus.errors import InputError, OutputExistsError
+from codecplus.system.paths import atomic_path, check_output
+from codecplus.utils import save_audio
+
+
+def test_atomic_path_appears_only_on_success(tmp_path):
+    target = tmp_path / "out.bin"
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(b"new")
+        assert temporary.parent == tmp_path
+        assert temporary.suffix == ".bin"
+        assert not target.exists()
+    assert target.read_bytes() == b"new"
+
+    def fail_halfway():
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail_halfway()
+    assert target.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["out.bin"]
+
+
+def test_atomic_path_gives_the_permissions_of_a_new_file(tmp_path):
+    (tmp_path / "plain").write_bytes(b"")
+    with atomic_path(tmp_path / "out") as temporary:
+        temporary.write_bytes(b"")
+    assert (tmp_path / "out").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links and devices of POSIX")
+def test_atomic_path_writes_through_links_and_leaves_devices_alone(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with atomic_path(tmp_path / "link") as temporary:
+        temporary.write_bytes(b"x")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"x"
+    with atomic_path("/dev/null") as temporary:
+        temporary.write_bytes(b"x")
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_atomic_path_takes_the_longest_file_name(tmp_path):
+    target = tmp_path / ("a" * 251 + ".wav")
+    save_audio([0.5], target, 8000)
+    assert os.listdir(tmp_path) == [target.name]
+
+
+def test_check_output_says_what_is_in_the_way(tmp_path):
+    file = tmp_path / "out.wav"
+    assert check_output(str(file), overwrite=False) == file
+    file.write_bytes(b"x")
+    assert check_output(file) == file
+    with pytest.raises(
+        OutputExistsError,
+        match=r"out\.wav exists already; choose another name or allow overwriting",
+    ):
+        check_output(file, overwrite=False)
+    with pytest.raises(InputError, match="expected a file name to write to, got the folder"):
+        check_output(tmp_path)
+    with pytest.raises(InputError, match=r"there is no folder .*nowhere; create it first"):
+        check_output(tmp_path / "nowhere" / "out.wav")
+    with pytest.raises(
+        InputError, match=r"expected a path as a string or pathlib\.Path, got ndarray"
+    ):
+        check_output(np.zeros(3))  # type: ignore[arg-type]
+    for name in ("", "a\0b"):
+        with pytest.raises(InputError, match="expected a file name, got"):
+            check_output(name)

@@ -1,0 +1,8 @@
+"""Errors of the package are what callers catch."""
+
+from codecplus.errors import CodecPlusError, InputError
+
+
+def test_errors_are_what_callers_catch():
+    assert issubclass(InputError, CodecPlusError)
+    assert issubclass(InputError, ValueError)
