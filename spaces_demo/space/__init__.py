@@ -15,7 +15,7 @@ with contextlib.suppress(ImportError):
 if importlib.util.find_spec("codecplus") is None:
     raise SystemExit(
         "The package codecplus is neither installed nor in this folder. Copy the folder with its links followed, as "
-        "cp -rL does, or let `codecplus push --space --to FOLDER` write it."
+        "cp -rL does, or let `codecplus push --space -o FOLDER` write it."
     )
 
 # Two visitors are served at a time: each has its share of the cores. Read when torch is first

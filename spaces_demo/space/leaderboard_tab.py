@@ -19,8 +19,9 @@ from .settings import LEADERBOARD, MAX_UPLOAD
 
 _HOW = (
     "There is no leaderboard here yet. Make one, and open it with the button below or put it beside `app.py`:\n\n"
-    "```\ncodecplus eval --codec dac-16khz-live --codec opus --bitrate 3 6 --data recordings/ --out results/\n"
-    "codecplus leaderboard results/ --json leaderboard.json\n```"
+    "```\ncodecplus eval --model dac-16khz-live --codec opus --bitrate-per-channel 3 6 "
+    "--data recordings/ -o results/\n"
+    "codecplus leaderboard results/ --json > leaderboard.json\n```"
 )
 
 

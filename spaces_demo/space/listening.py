@@ -197,6 +197,6 @@ def _ratings(
 
 
 def copy_ratings(store: RatingStore, target: Path) -> Path:
-    """A copy of the ratings so far, for `codecplus eval --listening`."""
+    """A copy of the ratings so far, for `codecplus listening`."""
     shutil.copyfile(store.path, target)
     return target

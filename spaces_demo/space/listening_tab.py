@@ -21,7 +21,7 @@ def build(test: ListeningTest) -> gr.HTML:
     )
     with gr.Accordion("Ratings so far", open=False):
         gr.Markdown(
-            "Every rating, as SQLite: `codecplus eval --listening ratings.sqlite` screens the listeners and gives "
+            "Every rating, as SQLite: `codecplus listening ratings.sqlite` screens the listeners and gives "
             "means with intervals over listeners and items. The leaderboard shows them, too.",
             elem_classes="cp-note",
         )

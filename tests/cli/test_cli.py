@@ -1,5 +1,6 @@
 """The command line as a user meets it: verbs, exit status, one line per error."""
 
+import json
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from processors import needs_amx
 from tiny import FIXTURES
 
 from codecplus.cli import main
+from codecplus.cli.batch import Job, run_jobs
 from codecplus.utils import load_audio, save_audio
 
 
@@ -51,10 +53,10 @@ def test_encode_info_decode(wav, tmp_path, capsys):
     assert main(["encode", str(wav), *MODEL, "--bitrate", "2"]) == 0
     coded = tmp_path / "in.dacp"
     assert main(["info", str(coded)]) == 0
-    told = capsys.readouterr().out
-    assert "dac-16khz-live" in told
-    assert "0.75 s, 1 channel, 16000 Hz" in told
-    assert "4 codebooks" in told
+    printed = capsys.readouterr().out
+    assert "dac-16khz-live" in printed
+    assert "0.75 s, 1 channel, 16000 Hz" in printed
+    assert "4 codebooks" in printed
     assert main(["decode", str(coded), "-o", str(tmp_path / "out.flac")]) == 0
     audio, rate = load_audio(tmp_path / "out.flac")
     assert (audio.shape, rate) == ((12000,), 16000)
@@ -117,6 +119,27 @@ def test_official_files(tmp_path, capsys):
         ),
         (["encode", "IN", "IN"], "would both become"),
         (["encode", "IN", "--device", "nonsense", *MODEL], "no device nonsense"),
+        (["encode", "IN", "--revision", "v1", *MODEL], "is for a repository on the Hub"),
+        (["export", "--revision", "v1", *MODEL, "-o", "x"], "is for a repository on the Hub"),
+        (
+            ["eval", "--revision", "v1", *MODEL, "--data", ".", "-o", "x", "-q"],
+            "is for a repository on the Hub",
+        ),
+        (
+            ["train", "--revision", "v1", *MODEL, "--data", ".", "-o", "x", "-q"],
+            "is for a checkpoint on the Hub",
+        ),
+        (
+            ["train", *MODEL, "--device", "cuda:1", "--data", ".", "-o", "x"],
+            "expected --device cpu, cuda or mps for training",
+        ),
+        (
+            ["train", *MODEL, "--dtype", "float16", "--data", ".", "-o", "x"],
+            "expected training in --dtype float32 or bfloat16",
+        ),
+        (["push", *MODEL], "push needs a repository"),
+        (["push", "ada/x"], "push needs a checkpoint"),
+        (["push", "ada/x", "--space", *MODEL], "leave out --model"),
         (["info", "IN"], "expected a .dacp file"),
         (["decode", "IN"], "would be written over itself"),
         (
@@ -136,9 +159,9 @@ def test_errors_are_one_line_and_status_2(wav, capsys, arguments, message, monke
 
 def test_demo_scores_its_clip_and_writes_three_files(tmp_path, capsys):
     assert main(["demo", "-o", str(tmp_path), *MODEL]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for figure in ("bitrate", "PESQ", "STOI", "SI-SDR", "real time"):
-        assert figure in told
+        assert figure in printed
     assert {p.name for p in tmp_path.iterdir()} == {"demo.dacp", "demo.wav", "demo.png"}
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
 
@@ -146,21 +169,115 @@ def test_demo_scores_its_clip_and_writes_three_files(tmp_path, capsys):
 def test_demo_takes_the_users_file(wav, tmp_path, capsys):
     save_audio(np.zeros(16000), tmp_path / "silence.wav", 16000)
     assert main(["demo", str(tmp_path / "silence.wav"), "-o", str(tmp_path / "out"), *MODEL]) == 0
-    assert "silent" in capsys.readouterr().out  # a score that cannot be is a reason, not a number
+    # A score that cannot be computed has a reason instead of a number.
+    assert "silent" in capsys.readouterr().out
     assert (tmp_path / "out" / "silence.dacp").exists()
 
 
 def test_help_is_quick():
-    command = [sys.executable, "-m", "codecplus", "--help"]
+    command = [sys.executable, "-X", "importtime", "-m", "codecplus", "--help"]
     times = []
     for _ in range(3):
         start = time.perf_counter()
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         times.append(time.perf_counter() - start)
-    assert min(times) < 1
-    assert all(verb in told for verb in ("demo", "encode", "decode", "info", "eval", "leaderboard"))
+    assert min(times) < 0.5
+    for verb in ("demo", "encode", "decode", "info", "eval", "leaderboard"):
+        assert verb in done.stdout
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert not {"torch", "transformers", "numpy", "scipy", "huggingface_hub"} & imported
+
+
+def test_without_a_verb_the_help_is_printed(capsys):
+    assert main([]) == 0
+    alone = capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert alone == capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["encod"], "invalid choice: 'encod'"),
+        (["encode"], "required: inputs; see codecplus encode --help"),
+        (["encode", "a.wav", "--bitrat", "3"], "unrecognized arguments: --bitrat"),
+        (["eval", "--codec", "opsu", "--data", "x", "-o", "y"], "there is no codec 'opsu'"),
+        (["eval", "--model", "opus", "--data", "x", "-o", "y"], "name it with --codec"),
+    ],
+)
+def test_a_command_line_that_cannot_be_parsed_gets_one_line(capsys, arguments, message):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("codecplus: ")
+    assert message in error
+
+
+def test_any_exception_of_one_file_is_its_line_and_the_others_are_done(tmp_path, capsys):
+    errors = {
+        "a": ZeroDivisionError("division by zero"),
+        "b": MemoryError(),
+        "c": RuntimeError("first line\nsecond line"),
+        "d": None,
+    }
+    jobs = [Job(tmp_path / name, tmp_path / "out" / name) for name in errors]
+
+    def run(source, target, progress):
+        if errors[source.name] is not None:
+            raise errors[source.name]
+        target.write_text("done")
+
+    options = {"label": "working", "force": False, "quiet": False}
+    assert run_jobs(jobs, run, lambda source: 0.0, **options) == 2
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == [
+        f"codecplus: {tmp_path / 'a'}: ZeroDivisionError: division by zero",
+        f"codecplus: {tmp_path / 'b'}: MemoryError",
+        f"codecplus: {tmp_path / 'c'}: RuntimeError: first line",
+    ]
+    assert printed.out.splitlines() == [f"{tmp_path / 'd'} -> {tmp_path / 'out' / 'd'}"]
+    assert (tmp_path / "out" / "d").read_text() == "done"
+
+
+def test_a_reader_that_leaves_ends_the_command_with_status_141():
+    command = [sys.executable, "-m", "codecplus", "completion", "bash"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.wait(60) == 141
+    assert process.stderr.read() == b""
+
+
+def test_ctrl_c_is_one_line_and_status_130(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("codecplus.cli.files.expand", interrupted)
+    assert main(["info", "song.dacp"]) == 130
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_info_as_json_is_what_a_program_reads(wav, tmp_path, capsys):
+    bad = tmp_path / "bad.dacp"
+    bad.write_bytes(b"PK")
+    assert main(["encode", str(wav), *MODEL, "--bitrate", "2", "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+    official = FIXTURES / "even44k_chunked.dac"
+    assert main(["info", str(tmp_path / "in.dacp"), str(bad), str(official), "--json"]) == 2
+    printed = capsys.readouterr()
+    coded, old = json.loads(printed.out)
+    assert (coded["model"], coded["codebooks"]) == ("dac-16khz-live", 4)
+    assert (coded["seconds"], coded["sample_rate"], coded["channels"]) == (0.75, 16000, 1)
+    assert coded["bytes"] == (tmp_path / "in.dacp").stat().st_size
+    assert (old["format"], old["seconds"]) == ("dac", 2.5)
+    assert printed.err.count("\n") == 1
+    assert "bad.dacp" in printed.err
 
 
 def test_importing_the_package_loads_no_torch():
-    code = "import codecplus, codecplus.cli, sys; assert not {'torch', 'transformers', 'scipy'} & set(sys.modules)"
+    code = (
+        "import codecplus, codecplus.cli, sys; "
+        "assert not {'torch', 'transformers', 'scipy'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -30,7 +30,7 @@ def through(
     encode_pipe(codec, io.BytesIO(data), coded, raw=raw)
     packets = damage(list(read_packets(io.BytesIO(coded.getvalue()))))
     coded = b"".join(len(p).to_bytes(2, "big") + p for p in packets)
-    decode_pipe(lambda mark: codec, io.BytesIO(coded), out, raw=True)
+    decode_pipe(lambda fingerprint: codec, io.BytesIO(coded), out, raw=True)
     return out.getvalue()
 
 
@@ -49,15 +49,15 @@ def test_a_pipe_gives_what_the_codec_gives(codec, rng, rate, channels):
 
 def test_lost_and_damaged_packets_keep_the_clock(codec, rng):
     samples = (rng.standard_normal(32000) * 3000).astype("<i2").tobytes()
-    form = PcmFormat(16000, 1)
-    whole = through(codec, samples, form)
+    pcm = PcmFormat(16000, 1)
+    whole = through(codec, samples, pcm)
 
     def damage(packets):
         packets[20] = packets[20][:-1] + b"\x00"
         return packets[:5] + packets[9:30] + packets[33:]
 
     with pytest.warns(UserWarning, match="8 frames were lost"):
-        assert len(through(codec, samples, form, damage)) == len(whole)
+        assert len(through(codec, samples, pcm, damage)) == len(whole)
 
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_32", "FLOAT"])
@@ -68,12 +68,12 @@ def test_wav_headers_of_every_kind_are_read(rng, subtype, format):
         file, rng.standard_normal((100, 2)) * 0.1, 22050, format=format, subtype=subtype
     )
     file.seek(0)
-    form = read_wav_header(file)
-    assert (form.sample_rate, form.channels) == (22050, 2)
-    assert np.frombuffer(file.read(), form.dtype).size == 200
+    pcm = read_wav_header(file)
+    assert (pcm.sample_rate, pcm.channels) == (22050, 2)
+    assert np.frombuffer(file.read(), pcm.dtype).size == 200
 
 
-def test_the_header_written_is_one_that_is_read():
+def test_the_wav_header_written_can_be_read():
     assert read_wav_header(io.BytesIO(wav_header(16000, 2))) == PcmFormat(16000, 2)
 
 
@@ -87,15 +87,15 @@ def test_the_header_written_is_one_that_is_read():
         b"RIFF\0\0\0\0WAVELIST\xff\xff\xff\xff",
     ],
 )
-def test_what_is_no_wav_is_refused(data):
+def test_input_that_is_not_wav_is_refused(data):
     with pytest.raises(FileFormatError, match="expected"):
         read_wav_header(io.BytesIO(data))
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xff" + bytes(70000), struct.pack(">H", 3) + b"abc"])
-def test_what_is_no_stream_is_refused(codec, data):
+def test_input_without_packets_is_refused(codec, data):
     with pytest.raises(FileFormatError, match="got none"):
-        decode_pipe(lambda mark: codec, io.BytesIO(data), io.BytesIO())
+        decode_pipe(lambda fingerprint: codec, io.BytesIO(data), io.BytesIO())
 
 
 def test_raw_is_rate_and_channels():

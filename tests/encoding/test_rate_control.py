@@ -255,12 +255,12 @@ def test_an_entropy_model_is_trained_beside_the_weights(audio, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     tiny_model(**GEOMETRIES["16khz"]).save_pretrained("mine")
     save_audio(0.05 * audio, "in.wav", 16000)
-    assert main(["entropy", "mine", "in.wav", "--minutes", "0.03"]) == 0
+    assert main(["entropy", "--model", "mine", "--data", "in.wav", "--minutes", "0.03"]) == 0
     codec = load_codec("mine")
     (model,) = codec.entropy_models.values()
     assert (
         unpack(codec.compress("in.wav"), {model.identity: model})[0].entropy_model == model.identity
     )
     assert main(["encode", "in.wav", "-o", "effort.dacp", "--model", "mine", "--effort", "1"]) == 0
-    assert main(["entropy", "mine", "in.wav", "--minutes", "0.03"]) == 2
+    assert main(["entropy", "--model", "mine", "--data", "in.wav", "--minutes", "0.03"]) == 2
     assert "exists already" in capsys.readouterr().err

@@ -414,21 +414,20 @@ def test_the_leaderboard_shows_what_listeners_said(tmp_path, capsys):
         "eval",
         "--codec",
         "opus",
-        "--bitrate",
+        "--bitrate-per-channel",
         "6",
         "--data",
         str(tmp_path / "data"),
-        "--out",
+        "-o",
         str(tmp_path / "r"),
     ]
     assert main([*run, "--metric", "si_sdr", "--quiet", "--workers", "1"]) == 0
     rows = [f"mushra,{r.rater},{r.item},{r.condition},{r.score}" for r in panel()]
     (tmp_path / "ratings.csv").write_text("\n".join(["method,rater,item,condition,score", *rows]))
-    assert (
-        main(["eval", "--listening", str(tmp_path / "ratings.csv"), "--out", str(tmp_path / "r")])
-        == 0
-    )
+    assert main(["listening", str(tmp_path / "ratings.csv"), "-o", str(tmp_path / "r")]) == 0
     assert "MUSHRA: 6 listeners, 0 left out" in capsys.readouterr().out
+    assert main(["listening", str(tmp_path / "ratings.csv"), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["mushra"]["listeners"]) == 6
     board = build_leaderboard([tmp_path / "r"], html=tmp_path / "board.html")["boards"][0]
     entries = {entry["codec"]: entry["metrics"] for entry in board["entries"]}
     assert (
@@ -443,8 +442,8 @@ def test_the_leaderboard_shows_what_listeners_said(tmp_path, capsys):
 def test_the_command_line_writes_a_webmushra_test(tmp_path, capsys):
     (tmp_path / "data").mkdir()
     save_audio(noise(1.0, 16000, 0) * 0.1, tmp_path / "data" / "a.wav", 16000)
-    common = ["eval", "--data", str(tmp_path / "data"), "--webmushra", str(tmp_path / "out")]
+    common = ["webmushra", "--data", str(tmp_path / "data"), "-o", str(tmp_path / "out")]
     assert main(common) == 2
-    assert "eval needs --codec" in capsys.readouterr().err
-    assert main([*common, "--codec", "opus", "--bitrate", "12"]) == 0
+    assert "at least one --model or --codec" in capsys.readouterr().err
+    assert main([*common, "--codec", "opus", "--bitrate-per-channel", "12"]) == 0
     assert list((tmp_path / "out").glob("*.yaml"))

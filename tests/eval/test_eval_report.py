@@ -1,6 +1,5 @@
 """Statistics, rankings and the files that people and programs read."""
 
-import argparse
 import doctest
 import json
 import re
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from codecplus.cli.evaluate import add_verbs
+from codecplus.cli import build_parser
 from codecplus.errors import InputError
 from codecplus.eval import build_leaderboard, compare, load_results
 from codecplus.eval import results as results_module
@@ -268,22 +267,30 @@ def test_rows_survive_the_disk(tmp_path):
 
 
 def parse(*arguments):
-    parser = argparse.ArgumentParser()
-    add_verbs(parser.add_subparsers())
-    args = parser.parse_args(arguments)
+    args = build_parser().parse_args(arguments)
     return args.run(args)
 
 
 def test_verbs(tmp_path, capsys):
     path = folder(tmp_path / "r", [rows("identity", [4.6] * 3), rows("opus@6", [2.0, 2.1, 2.2]),
                                    rows("opus@24", [4.0, 4.1, 4.2], 24)])  # fmt: skip
-    parse("leaderboard", str(path), "--html", str(tmp_path / "board.html"))
+    parse("leaderboard", str(path), "-o", str(tmp_path / "board.html"))
     assert "| 1 | opus@6 | 6 | 0 | 2.1 |" in capsys.readouterr().out
     assert (tmp_path / "board.html").exists()
-    parse("eval", "--compare", f"{path}:opus@6", f"{path}:opus@24")
+    parse("compare", f"{path}:opus@6", f"{path}:opus@24")
     assert "| opus@6 | opus@24 | speech | pesq_wb | 2 |" in capsys.readouterr().out
-    with pytest.raises(InputError, match="eval needs --data and --out"):
+    parse("compare", f"{path}:opus@6", f"{path}:opus@24", "--json")
+    comparison = json.loads(capsys.readouterr().out)[0]
+    assert (comparison["a"], comparison["b"], comparison["metric"]) == (
+        "opus@6",
+        "opus@24",
+        "pesq_wb",
+    )
+    parse("leaderboard", str(path), "--json")
+    assert json.loads(capsys.readouterr().out) == build_leaderboard([path])
+    with pytest.raises(SystemExit):
         parse("eval", "--codec", "opus")
+    assert "required: --data, -o/--output" in capsys.readouterr().err
     with pytest.raises(InputError, match="cannot rank by 'lag'"):
         parse("leaderboard", str(path), "--rank-by", "lag")
     with pytest.raises(InputError, match="there are no results"):

@@ -341,7 +341,7 @@ def test_own_checkpoints_go_through_the_public_door(tmp_path, monkeypatch):
             audio = (np.asarray(codes)[:, 0].astype(np.float32) - 32) / 31
             return audio[:, : codes.num_samples]
 
-    monkeypatch.setattr(codecplus.codec, "load_codec", lambda name, device: Tiny())
+    monkeypatch.setattr(codecplus.codec, "load_codec", lambda name, device, revision: Tiny())
     own._load.cache_clear()
     results = run(
         write_clips(tmp_path / "data", 2), tmp_path / "out", ["tiny:effort=2"], bitrates=[90]

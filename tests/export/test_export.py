@@ -239,6 +239,7 @@ def test_the_command_line_exports_evaluates_and_codes(tmp_path, capsys, rng):
     out = str(tmp_path / "out" / "tiny.onnx")
     arguments = [
         "export",
+        "--model",
         str(tmp_path / "model"),
         "--output",
         out,

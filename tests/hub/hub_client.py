@@ -42,21 +42,21 @@ def command(*arguments: str, token: str | None = None) -> list:
 def publish(first: str, second: str, plain: str) -> dict:
     """Everything that is pushed, and the pushes that must be refused."""
     done = {}
-    done["resumed"] = command("push", first, "ada/tiny", "--discriminators")
-    done["again"] = command("push", first, "ada/tiny", "--discriminators")
-    done["branch"] = command("push", second, "ada/tiny", "--revision", "next")
-    done["replaced"] = command("push", second, "ada/tiny")
-    done["short name"] = command("push", plain, "plain", "--private")
-    done["private, but public"] = command("push", second, "ada/tiny", "--private")
-    done["private again"] = command("push", plain, "ada/plain", "--private")
-    done["a commit"] = command("push", second, "ada/tiny", "--revision", "0" * 40)
-    done["a bad name"] = command("push", second, "ada/ti ny")
-    done["no discriminators"] = command("push", plain, "ada/plain", "--discriminators")
-    done["no such folder"] = command("push", "nowhere", "ada/tiny")
-    done["somebody else's"] = command("push", second, "bob/tiny")
-    done["read-only token"] = command("push", second, "ada/tiny", token="hf_reader")
-    done["wrong token"] = command("push", second, "ada/tiny", token="hf_wrong")
-    done["no token"] = command("push", second, "ada/tiny", token="")
+    done["resumed"] = command("push", "ada/tiny", "--model", first, "--discriminators")
+    done["again"] = command("push", "ada/tiny", "--model", first, "--discriminators")
+    done["branch"] = command("push", "ada/tiny", "--model", second, "--branch", "next")
+    done["replaced"] = command("push", "ada/tiny", "--model", second)
+    done["short name"] = command("push", "plain", "--model", plain, "--private")
+    done["private, but public"] = command("push", "ada/tiny", "--model", second, "--private")
+    done["private again"] = command("push", "ada/plain", "--model", plain, "--private")
+    done["a commit"] = command("push", "ada/tiny", "--model", second, "--branch", "0" * 40)
+    done["a bad name"] = command("push", "ada/ti ny", "--model", second)
+    done["no discriminators"] = command("push", "ada/plain", "--model", plain, "--discriminators")
+    done["no such folder"] = command("push", "ada/tiny", "--model", "nowhere")
+    done["somebody else's"] = command("push", "bob/tiny", "--model", second)
+    done["read-only token"] = command("push", "ada/tiny", "--model", second, token="hf_reader")
+    done["wrong token"] = command("push", "ada/tiny", "--model", second, token="hf_wrong")
+    done["no token"] = command("push", "ada/tiny", "--model", second, token="")
     return done
 
 
@@ -84,21 +84,21 @@ def publish_space(root: str, folder: str) -> dict:
     from codecplus.hub import installation
 
     installation._REPOSITORY = Path(root) / "nothing"
-    done = {"no demo": command("push", "--space", "ada/demo")}
+    done = {"no demo": command("push", "ada/demo", "--space")}
     installation._REPOSITORY = Path(root)
-    done["pushed"] = command("push", "--space", "ada/demo")
-    done["again"] = command("push", "--space", "ada/demo")
-    done["written"] = command("push", "--space", "--to", folder)
+    done["pushed"] = command("push", "ada/demo", "--space")
+    done["again"] = command("push", "ada/demo", "--space")
+    done["written"] = command("push", "--space", "-o", folder)
     return done
 
 
 def write_folder(source: str, folder: str) -> dict:
     """What would be uploaded, without a Hub."""
     return {
-        "written": command("push", source, "--to", folder),
-        "again": command("push", source, "--to", folder),
-        "and a repository": command("push", source, "ada/tiny", "--to", folder),
-        "nothing": command("push", "--to", folder),
+        "written": command("push", "--model", source, "-o", folder),
+        "again": command("push", "--model", source, "-o", folder),
+        "and a repository": command("push", "ada/tiny", "--model", source, "-o", folder),
+        "nothing": command("push", "-o", folder),
     }
 
 
@@ -141,7 +141,7 @@ def evaluate(out: str) -> dict:
     """The presets as they ship, and what users get wrong about a data set."""
     preset = "librispeech-test-clean"
     return {
-        "command": command("eval", "--codec", "opus", "--bitrate", "16", "--data", preset, "--out", out,
+        "command": command("eval", "--codec", "opus", "--bitrate-per-channel", "16", "--data", preset, "-o", out,
                            "--metric", "si_sdr", "--quiet"),
         "streamed": clips(preset),
         "downloaded": clips(preset, streaming=False),
@@ -167,8 +167,8 @@ def train(recipe: str, out: str, *names: str) -> dict:
     """Trainings from data sets, downloaded and streamed; and which rows each of two processes
     streams.
     """
-    arguments = ("--preset", recipe, "--cpu", "--precision", "no", "--tracker", "none", "--workers", "0", "--quiet",
-                 "--validate-every", "1", "--log-every", "1")  # fmt: skip
+    arguments = ("--preset", recipe, "--device", "cpu", "--dtype", "float32", "--tracker", "none",
+                 "--workers", "0", "--quiet", "--validate-every", "1", "--log-every", "1")  # fmt: skip
     return {
         "downloaded": command("train", *arguments, "--data", names[0], "--output", f"{out}/downloaded"),
         "streamed": command("train", *arguments, "--data", names[0], "--output", f"{out}/streamed", "--streaming"),
@@ -234,7 +234,7 @@ def pull_cached(old_commit: str, folder: str) -> dict:
         "main": load("ada/tiny"),
         "commit": load("ada/tiny", old_commit),
         "missing": load("ada/nothing"),
-        "push": command("push", folder, "ada/tiny", token="hf_writer"),
+        "push": command("push", "ada/tiny", "--model", folder, token="hf_writer"),
     }
 
 

@@ -123,8 +123,9 @@ def interrupted(hub, place, first) -> dict:
         "-m",
         "codecplus",
         "push",
-        str(first),
         "ada/tiny",
+        "--model",
+        str(first),
         "--discriminators",
     ]
     env = environment(place / "writer", hub.endpoint, HF_TOKEN=WRITER)
@@ -376,7 +377,7 @@ def test_what_would_be_pushed_is_written_into_a_folder_without_a_hub(place, firs
     assert answer["written"] == [0, str(tmp_path / "out"), ""]
     assert answer["again"][0] == answer["and a repository"][0] == answer["nothing"][0] == 2
     assert "expected an empty folder" in answer["again"][2]
-    assert "push --to FOLDER uploads nothing" in answer["and a repository"][2]
+    assert "push -o FOLDER uploads nothing" in answer["and a repository"][2]
     assert "push needs a checkpoint" in answer["nothing"][2]
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (
         first / "model.safetensors"

@@ -30,7 +30,7 @@ def test_machines_without_a_common_disk_make_one_dataset(tmp_path):
         "--private",
         "--quiet",
     ]
-    options += ["--shard-rows", "4", "--num-proc", "0", "--device", "cpu"]
+    options += ["--shard-rows", "4", "--workers", "0", "--device", "cpu"]
     with running_hub() as hub:
         half, rest, nothing_left, another_job = work(
             hub,

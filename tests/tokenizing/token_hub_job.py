@@ -17,7 +17,7 @@ def run(home: str, *arguments: str) -> list:
     constants.HF_HOME = home
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = main(["tokenize", *arguments, "--out", "hf://datasets/ada/codes"])
+        status = main(["tokenize", *arguments, "--output", "hf://datasets/ada/codes"])
     return [status, out.getvalue() + err.getvalue()]
 
 

@@ -56,7 +56,18 @@ def place(tmp_path_factory):
 
 
 HERE = (
-    *("--cpu", "--precision", "no", "--tracker", "none", "--workers", "0", "--log-every", "1"),
+    *(
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+        "--tracker",
+        "none",
+        "--workers",
+        "0",
+        "--log-every",
+        "1",
+    ),
     *("--validate-every", "0", "--quiet"),
 )
 LAUNCH = (
@@ -186,13 +197,13 @@ def test_a_checkpoint_that_got_new_codebooks_keeps_them(place, tmp_path):
     again = (
         "--preset",
         str(place / "phased.json"),
-        "--init-from",
+        "--model",
         str(tmp_path / "first"),
         "--new-codebooks",
     )
     for name, arguments, kept in (
         ("second", again, False),
-        ("third", ("--init-from", str(tmp_path / "second")), True),
+        ("third", ("--model", str(tmp_path / "second")), True),
     ):
         assert main(["train", *arguments, *common, "-o", str(tmp_path / name)]) == 0
         recipe = json.loads((tmp_path / name / "training" / "recipe.json").read_text())
@@ -414,10 +425,10 @@ def test_tensorboard_gets_numbers_audio_and_spectrograms(place, tmp_path):
     ("arguments", "message"),
     [
         (["--preset", "dac-16khz-life"], "no recipe 'dac-16khz-life'"),
-        ([], "expected --preset to train from the start, --init-from to fine-tune, or --resume"),
+        ([], "expected --preset to train from the start, --model to fine-tune, or --resume"),
         (["--preset", "dac-16khz-live", "--tracker", "paper"], "no tracker 'paper'"),
         (["--preset", "dac-16khz-live", "--set", "lr"], "expected --set KEY=VALUE"),
-        (["--init-from", "dac-16khz-life"], "no checkpoint 'dac-16khz-life'"),
+        (["--model", "dac-16khz-life"], "no checkpoint 'dac-16khz-life'"),
         (
             ["--preset", "dac-16khz-live", "--encoder-width", "64"],
             "an encoder is widened where training begins, from",
@@ -448,7 +459,7 @@ def test_the_pages_commands_are_commands():
     import shlex
     from pathlib import Path
 
-    from codecplus import cli
+    from codecplus.cli import build_parser
 
     page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
     commands = [
@@ -457,4 +468,4 @@ def test_the_pages_commands_are_commands():
     assert len(commands) >= 8
     for line in commands:
         words = shlex.split(line)
-        cli._parser().parse_args(words[words.index("codecplus") + 1 :])
+        build_parser().parse_args(words[words.index("codecplus") + 1 :])

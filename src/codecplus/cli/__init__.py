@@ -1,5 +1,5 @@
 """The command line: verbs over functions that Python users call too."""
 
-from codecplus.cli.app import main
+from codecplus.cli.app import build_parser, main
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]

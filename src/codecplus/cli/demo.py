@@ -1,4 +1,7 @@
-"""`codecplus demo`: one clip through the codec, with figures, files to listen to, and a picture."""
+"""The work of `codecplus demo`: one clip through the codec, with scores, files and a picture.
+
+It knows scores and pictures; files.py knows the options.
+"""
 
 import time
 from pathlib import Path
@@ -14,6 +17,9 @@ from codecplus.system.paths import atomic_path
 
 BUNDLED_CLIP = Path(__file__).parents[1] / "assets" / "demo.flac"
 _MAX_SECONDS = 600  # scores hold the whole clip in memory
+_METRICS = {"pesq_wb": "PESQ-wb", "stoi": "STOI", "si_sdr": "SI-SDR (dB)"}
+_FLOOR = 1e-7  # of mel magnitudes: the logarithm of 0 is no colour
+_RANGE = 80  # dB that a picture shows
 
 
 def run_demo(
@@ -24,39 +30,41 @@ def run_demo(
     bitrate: float | None = None,
     loudness: float | None = None,
 ) -> dict[str, float | None]:
-    """Compress an audio file (the bundled clip by default), decompress it, score it, and print a
-    table.
+    """Compress an audio file, decompress it, score it, and print a table.
 
-    Writes NAME.dacp, NAME.wav and NAME.png into `folder`. Returns the figures of the table; a score
-    that could not be computed is None.
+    Writes NAME.dacp, NAME.wav and NAME.png into the folder.
 
-    Raises: InputError, FileFormatError: for a file that is no audio, or `folder` that cannot be
-        written. MissingExtraError: without the `eval` extra.
+    Args:
+        source: the audio file; None for the clip that comes with the package.
+        folder: where to write; it is made if it does not exist.
+        bitrate: kbit/s of the whole signal; None for all codebooks.
+        loudness: LUFS to encode at; None for the level of the file.
+
+    Returns:
+        The figures of the table by title; a score that could not be computed is None.
+
+    Raises:
+        InputError, FileFormatError: for a file that is no audio, or a folder that cannot be
+            written.
+        MissingExtraError: without the `eval` extra.
     """
-    try:
-        import matplotlib  # noqa: F401
-        import pesq  # noqa: F401
-        import pystoi  # noqa: F401
-
-        from codecplus.eval.metrics import score
-    except ImportError as error:
-        raise MissingExtraError(
-            f"the demo needs {error.name} for its scores: pip install 'codecplus[eval]'"
-        ) from error
-
-    source = BUNDLED_CLIP if source is None else source
+    _check_extra()
+    if source is None:
+        source = BUNDLED_CLIP
     folder.mkdir(parents=True, exist_ok=True)
-    coded, decoded, picture = (folder / f"{source.stem}.{kind}" for kind in ("dacp", "wav", "png"))
+    coded = folder / f"{source.stem}.dacp"
+    decoded = folder / f"{source.stem}.wav"
+    picture = folder / f"{source.stem}.png"
     audio, rate = load_audio(source)
     seconds = audio.shape[-1] / rate
     if seconds > _MAX_SECONDS:
         raise InputError(
-            f"the demo takes up to {_MAX_SECONDS} s, {source} has {seconds:.0f}; use codecplus encode"
+            f"the demo takes up to {_MAX_SECONDS} s, {source} has {seconds:.0f}; "
+            "use codecplus encode"
         )
 
-    codec.compress(
-        audio[..., : rate // 2], sample_rate=rate
-    )  # the first call pays for what later ones need not
+    # The first call sets things up, which later ones need not: it is not timed.
+    codec.compress(audio[..., : rate // 2], sample_rate=rate)
     start = time.perf_counter()
     codec.compress(source, coded, bitrate=bitrate, loudness=loudness)
     middle = time.perf_counter()
@@ -64,64 +72,95 @@ def run_demo(
     end = time.perf_counter()
 
     output, _ = load_audio(decoded)
-    scores = score(audio, output, rate, ["pesq_wb", "stoi", "si_sdr"])
-    figures: dict[str, Any] = {
-        "bitrate (kbit/s)": coded.stat().st_size * 8 / seconds / 1000,
-        "smaller than 16-bit PCM by": audio.size * 2 / coded.stat().st_size,
-        "PESQ-wb": scores["pesq_wb"].value,
-        "STOI": scores["stoi"].value,
-        "SI-SDR (dB)": scores["si_sdr"].value,
+    scores, reasons = _score(audio, output, rate)
+    size = coded.stat().st_size
+    figures: dict[str, float | None] = {
+        "bitrate (kbit/s)": size * 8 / seconds / 1000,
+        "smaller than 16-bit PCM by": audio.size * 2 / size,
+        **scores,
         "encodes at (x real time)": seconds / (middle - start),
         "decodes at (x real time)": seconds / (end - middle),
     }
     draw_spectrograms(audio, output, rate, picture)
     _print_table(source, codec, seconds, figures)
-    for name in ("pesq_wb", "stoi", "si_sdr"):
-        if scores[name].value is None:
-            print(f"  {name}: {scores[name].reason}")
+    for name, reason in reasons.items():
+        print(f"  {name}: {reason}")
     print(f"\nwrote {coded}, {decoded}, {picture}")
     return figures
+
+
+def _check_extra() -> None:
+    """Raise MissingExtraError where a package of the `eval` extra is missing, before any work."""
+    try:
+        import matplotlib  # noqa: F401
+        import pesq  # noqa: F401
+        import pystoi  # noqa: F401
+
+        import codecplus.eval.metrics  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(
+            f"the demo needs {error.name} for its scores: pip install 'codecplus[eval]'"
+        ) from error
+
+
+def _score(
+    audio: np.ndarray, output: np.ndarray, rate: int
+) -> tuple[dict[str, float | None], dict[str, str]]:
+    """Return the scores by title, and the reasons of those that could not be computed."""
+    from codecplus.eval.metrics import score
+
+    values: dict[str, float | None] = {}
+    reasons = {}
+    for name, result in score(audio, output, rate, list(_METRICS)).items():
+        values[_METRICS[name]] = result.value
+        if result.value is None:
+            reasons[name] = str(result.reason)
+    return values, reasons
 
 
 def _print_table(
     source: Path, codec: Codec, seconds: float, figures: dict[str, float | None]
 ) -> None:
-    config = codec.model.config
-    print(
-        f"{source.name}, {seconds:.1f} s, through {type(codec.model).__name__} at {config.sampling_rate} Hz"
-    )
-    for name, value in figures.items():
-        print(f"  {name:<28} {'-' if value is None else f'{value:8.2f}'}")
+    name = type(codec.model).__name__
+    print(f"{source.name}, {seconds:.1f} s, through {name} at {codec.model_sample_rate} Hz")
+    for title, value in figures.items():
+        text = "-" if value is None else f"{value:8.2f}"
+        print(f"  {title:<28} {text}")
 
 
 def draw_spectrograms(before: np.ndarray, after: np.ndarray, rate: int, path: Path) -> None:
-    """Draw the mel spectrograms of two signals, (samples,) or (channels, samples), one above the
-    other, as a PNG.
+    """Draw the mel spectrograms of two signals, one above the other, as a PNG.
+
+    Args:
+        before, after: the signals, (samples,) or (channels, samples).
+        rate: their sample rate in Hz.
+        path: the picture to write.
     """
-    import torch
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 6), layout="constrained")
     axes = figure.subplots(2, 1, sharex=True)
-    pictures = []
-    for signal in (before, after):
-        mono = torch.from_numpy(np.atleast_2d(signal).mean(axis=0))
-        mel = mel_spectrogram(mono, rate, n_mels=128, hop_length=256).numpy()
-        pictures.append(20 * np.log10(np.maximum(mel, 1e-7)))
-    level, seconds = pictures[0].max(), before.shape[-1] / rate
-    for axis, title, decibels in zip(axes, ("original", "decoded"), pictures, strict=True):
-        extent = (0.0, seconds, 0.0, float(len(decibels)))
-        axis.imshow(
-            decibels,
-            origin="lower",
-            aspect="auto",
-            extent=extent,
-            vmin=level - 80,
-            vmax=level,
-            cmap="magma",
-        )
+    original = _mel_decibels(before, rate)
+    decoded = _mel_decibels(after, rate)
+    level = original.max()
+    extent = (0.0, before.shape[-1] / rate, 0.0, float(len(original)))
+    options: dict[str, Any] = {"origin": "lower", "aspect": "auto", "cmap": "magma"}
+    for axis, title, decibels in (
+        (axes[0], "original", original),
+        (axes[1], "decoded", decoded),
+    ):
+        axis.imshow(decibels, extent=extent, vmin=level - _RANGE, vmax=level, **options)
         axis.set(title=title, ylabel="mel band")
     axes[-1].set(xlabel="seconds")
     figure.colorbar(axes[0].images[0], ax=axes, label="dB")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=100, format="png")
+
+
+def _mel_decibels(signal: np.ndarray, rate: int) -> np.ndarray:
+    """Return the mel spectrogram of a signal's mean over channels, (bands, frames), in dB."""
+    import torch
+
+    mono = torch.from_numpy(np.atleast_2d(signal).mean(axis=0))
+    mel = mel_spectrogram(mono, rate, n_mels=128, hop_length=256).numpy()
+    return 20 * np.log10(np.maximum(mel, _FLOOR))

@@ -1,51 +1,63 @@
-"""The verb `export` of the command line. Light to import: the work is imported when it is done."""
+"""The verb `export`: a model for other runtimes.
 
-from __future__ import annotations
+Light to import: torch and onnx are imported when it runs.
+"""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
+from codecplus.cli.loading import quiet_transformers
+from codecplus.cli.options import add_output, add_shared, add_verb
+
 
 def add_verbs(verbs: Any) -> None:
-    """Add the verb to an argparse subparsers object; it sets `run`, a function of the parsed
-    arguments.
-    """
-    verb = verbs.add_parser(
+    """Add the verb to an argparse subparsers object."""
+    verb = add_verb(
+        verbs,
         "export",
-        help="write a model for other runtimes",
-        description="Write a model as two ONNX graphs, which run without torch: load_codec('OUT') does.",
+        export,
+        help="write a model as ONNX graphs for other runtimes",
+        description="Write a model as two ONNX graphs, an encoder and a decoder. "
+        "load_codec('OUT') runs them without torch.",
+        examples=(
+            "codecplus export --model dac-16khz-live -o live/",
+            "codecplus export --model dac-44khz-small --precision int8 "
+            "--calibration recordings/ -o small/",
+        ),
     )
-    verb.add_argument("model", metavar="NAME", help="embedded name, folder, .pth or Hub id")
-    verb.add_argument("--format", choices=("onnx",), default="onnx", help="default: %(default)s")
-    verb.add_argument(
-        "--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="default: %(default)s"
+    add_shared(verb, "model", required=True)
+    add_shared(verb, "revision")
+    add_output(
+        verb, "a folder, or NAME.onnx for NAME.encoder.onnx and NAME.decoder.onnx", required=True
     )
+    add_shared(verb, "force")
     verb.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="OUT", help="a folder, or NAME.onnx"
+        "--precision",
+        choices=("fp32", "fp16", "int8"),
+        default="fp32",
+        help="precision of the weights (default: %(default)s)",
     )
     verb.add_argument(
         "--calibration",
         type=Path,
-        metavar="DIR",
-        help="for int8: recordings of the kind to be coded",
+        metavar="FOLDER",
+        help="for int8: recordings of the kind that will be coded",
     )
     verb.add_argument(
-        "--stateful", action="store_true", help="graphs for live streams, of a causal model"
+        "--stateful",
+        action="store_true",
+        help="write graphs for live streams; the model must be causal",
     )
-    verb.add_argument("-f", "--force", action="store_true", help="overwrite existing files")
-    verb.set_defaults(run=_run)
 
 
-def _run(args: argparse.Namespace) -> int:
-    from transformers.utils import logging
-
+def export(args: argparse.Namespace) -> None:
+    """Write the graphs and print their paths and sizes."""
     from codecplus.checkpoints import load_model
     from codecplus.export.onnx import export_onnx
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    model = load_model(args.model)
+    quiet_transformers()
+    model = load_model(args.model, revision=args.revision)
     recordings = None
     if args.calibration is not None:
         from codecplus.export.calibration import calibration_audio
@@ -61,4 +73,3 @@ def _run(args: argparse.Namespace) -> int:
     )
     for path in paths:
         print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
-    return 0

@@ -1,9 +1,10 @@
-"""`codecplus encode -` and `decode -`: audio in at one end of a pipe and out at the other, frame by
-frame.
+"""Live pipes, `codecplus encode -` and `decode -`: audio in and out, frame by frame.
 
-What travels between the two is a row of packets (`streaming.packets`), each behind its length as a
-big-endian u16. The header of the stream names the model and the rate: 8 bytes of fingerprint, then
-the sample rate as a big-endian u32.
+It knows WAV headers, samples and packets on a pipe; files are the business of files.py.
+
+Between the two ends travels a sequence of packets (`streaming.packets`), each behind its length as
+a big-endian u16. The header of the stream names the model and the rate: 8 bytes of fingerprint,
+then the sample rate as a big-endian u32.
 """
 
 import struct
@@ -18,10 +19,15 @@ from codecplus.codec import Codec
 from codecplus.errors import FileFormatError, InputError
 from codecplus.streaming import ConcealingDecoder, PacketFormat, PacketReader, PacketWriter
 
-_CHUNK = 1 << 14  # bytes asked of a pipe at once; what is there comes sooner
+_CHUNK = 1 << 14  # bytes asked of a pipe at once; a pipe gives fewer as soon as it has any
 _HEADER_EVERY = 50  # frames after which the header is repeated, so that a listener can join
-_UNKNOWN_SIZE = 0xFFFFFFFF  # what a WAV header says whose writer cannot go back
+_HEADER = struct.Struct(">8sI")  # fingerprint, sample rate
+_UNKNOWN_SIZE = 0xFFFFFFFF  # in a WAV header whose writer cannot go back and fill it in
 _MAX_CHUNK = 1 << 20  # bytes of a WAV chunk that is skipped
+_MIN_RATE = 4000  # Hz
+_MAX_RATE = 1_000_000  # Hz
+_MAX_CHANNELS = 64
+_DTYPES = {(1, 16): "<i2", (1, 32): "<i4", (3, 32): "<f4"}  # by format tag and bits of a WAV
 
 
 class PcmFormat(NamedTuple):
@@ -40,62 +46,71 @@ def encode_pipe(
     raw: PcmFormat | None = None,
     bitrate: float | None = None,
 ) -> None:
-    """Encode audio from a pipe as it comes, WAV or, with `raw`, samples without a header; write
-    packets.
+    """Encode audio from a pipe as it comes, and write packets.
 
-    Raises InputError for audio that cannot be used, FileFormatError for a WAV that is none.
+    Args:
+        codec: the codec; a causal one answers without delay.
+        source: WAV, or samples without a header if `raw` is given.
+        sink: where the packets go.
+        raw: the format of samples without a header.
+        bitrate: kbit/s of all channels together; None for all codebooks.
+
+    Raises:
+        InputError: for audio that cannot be used.
+        FileFormatError: for a source that is no WAV.
     """
-    form = raw or read_wav_header(source)
-    channels = form.channels
-    n_quantizers = None if bitrate is None else codec.n_quantizers_for(bitrate, channels)
-    stream = codec.encoder_stream(n_quantizers=n_quantizers, batch=channels)
-    header = codec.fingerprint[:8] + struct.pack(">I", form.sample_rate)
-    codebooks, size = stream.n_quantizers, codec.model.config.codebook_size
-    writer = PacketWriter(
-        PacketFormat(num_codebooks=codebooks, codebook_size=size, channels=channels, header=header)
+    pcm = raw or read_wav_header(source)
+    n_quantizers = None
+    if bitrate is not None:
+        n_quantizers = codec.n_quantizers_for(bitrate, pcm.channels)
+    stream = codec.encoder_stream(n_quantizers=n_quantizers, batch=pcm.channels)
+    packet_format = PacketFormat(
+        num_codebooks=stream.n_quantizers,
+        codebook_size=codec.model.config.codebook_size,
+        channels=pcm.channels,
+        header=_HEADER.pack(codec.fingerprint[:8], pcm.sample_rate),
     )
-    resampler = Resampler(form.sample_rate, codec.model_sample_rate, channels)
+    writer = PacketWriter(packet_format)
+    resampler = Resampler(pcm.sample_rate, codec.model_sample_rate, pcm.channels)
 
-    def send(codes: np.ndarray) -> None:
+    def send(codes: np.ndarray) -> None:  # (C, K, T)
         for frame in range(codes.shape[-1]):
-            packet = writer.pack(
-                codes[..., frame : frame + 1], with_header=writer.frames % _HEADER_EVERY == 0
-            )
-            sink.write(len(packet).to_bytes(2, "big") + packet)
+            with_header = writer.frames % _HEADER_EVERY == 0
+            packet = writer.pack(codes[..., frame : frame + 1], with_header=with_header)
+            _write_packet(sink, packet)
         sink.flush()
 
-    for samples in read_samples(source, form):
+    for samples in read_samples(source, pcm):
         send(stream.push(resampler.push(samples)))
     send(stream.push(resampler.flush()))
     send(stream.flush())
-    end = writer.end()
-    sink.write(len(end).to_bytes(2, "big") + end)
+    _write_packet(sink, writer.end())
     sink.flush()
+
+
+def _write_packet(sink: BinaryIO, packet: bytes) -> None:
+    sink.write(len(packet).to_bytes(2, "big") + packet)
 
 
 def decode_pipe(
     find_codec: Callable[[bytes], Codec], source: BinaryIO, sink: BinaryIO, *, raw: bool = False
 ) -> None:
-    """Decode packets from a pipe as they come; write 16-bit WAV or, with `raw`, samples without a
-    header.
+    """Decode packets from a pipe as they come, and write 16-bit samples.
 
-    `find_codec` gives the codec of a fingerprint. A damaged packet is a lost one: its frames are
-    concealed. Samples beyond full scale are clipped, and a warning at the end says how many.
+    A damaged packet counts as lost: its frames are concealed. Samples beyond full scale are
+    clipped. A warning at the end says how many frames were lost and how many samples clipped.
 
-    Raises FileFormatError for a stream that holds no packet.
+    Args:
+        find_codec: gives the codec of the first 8 bytes of a fingerprint.
+        source: the packets.
+        sink: where the samples go.
+        raw: leave out the WAV header.
+
+    Raises:
+        FileFormatError: for a stream that holds no packet.
     """
-    reader, player, resampler, clipped, lost = PacketReader(), None, None, 0, 0
-
-    def play(samples: np.ndarray, last: bool = False) -> None:
-        nonlocal clipped
-        assert resampler is not None  # made with the player, before anything is played
-        audio = resampler.push(samples) if samples.size else np.zeros((len(samples), 0), np.float32)
-        if last:
-            audio = np.concatenate([audio, resampler.flush()], axis=-1)
-        clipped += int((np.abs(audio) > 1).sum())
-        sink.write((audio.clip(-1, 32767 / 32768).T * 32768).round().astype("<i2").tobytes())
-        sink.flush()
-
+    reader = PacketReader()
+    player = None
     for packet in read_packets(source):
         try:
             received = reader.read(packet)
@@ -104,123 +119,176 @@ def decode_pipe(
         if received is None:
             continue
         if player is None:
-            form = reader.format
-            if form is None or len(form.header) != 12:
-                raise FileFormatError(
-                    "expected a stream of codecplus encode -, got packets of another application"
-                )
-            codec, rate = find_codec(form.header[:8]), struct.unpack(">I", form.header[8:])[0]
-            player = ConcealingDecoder(
-                codec.decoder_stream(batch=form.channels).network, batch=form.channels
-            )
-            resampler = Resampler(codec.model_sample_rate, rate, form.channels)
-            if not raw:
-                sink.write(wav_header(rate, form.channels))
-        lost += received.lost
-        play(player.push(received.codes, lost=received.lost))
+            player = _open_player(find_codec, reader.format, sink, raw)
+        player.play(received.codes, received.lost)
         if reader.ended:
             break
     if player is None:
         raise FileFormatError(
             "expected a stream of codecplus encode -, got none; was it encoded with -o - ?"
         )
-    play(player.flush(), last=True)
-    if lost:
-        warnings.warn(f"{lost} frames were lost and concealed", stacklevel=2)
-    if clipped:
-        warnings.warn(f"{clipped} samples were beyond full scale and clipped", stacklevel=2)
+    player.finish()
+    if player.lost:
+        warnings.warn(f"{player.lost} frames were lost and concealed", stacklevel=2)
+    if player.clipped:
+        warnings.warn(f"{player.clipped} samples were beyond full scale and clipped", stacklevel=2)
+
+
+def _open_player(
+    find_codec: Callable[[bytes], Codec],
+    packet_format: PacketFormat | None,
+    sink: BinaryIO,
+    raw: bool,
+) -> "_Player":
+    if packet_format is None or len(packet_format.header) != _HEADER.size:
+        raise FileFormatError(
+            "expected a stream of codecplus encode -, got packets of another application"
+        )
+    fingerprint, sample_rate = _HEADER.unpack(packet_format.header)
+    player = _Player(find_codec(fingerprint), sample_rate, packet_format.channels, sink)
+    if not raw:
+        sink.write(wav_header(sample_rate, packet_format.channels))
+    return player
+
+
+class _Player:
+    """Codes to 16-bit samples on a pipe, at the rate of the original signal.
+
+    It counts frames that were lost and samples that were clipped.
+    """
+
+    def __init__(self, codec: Codec, sample_rate: int, channels: int, sink: BinaryIO):
+        network = codec.decoder_stream(batch=channels).network
+        self._decoder = ConcealingDecoder(network, batch=channels)
+        self._resampler = Resampler(codec.model_sample_rate, sample_rate, channels)
+        self._sink = sink
+        self.clipped = 0
+        self.lost = 0
+
+    def play(self, codes: np.ndarray, lost: int) -> None:
+        """Write the samples of codes (C, K, T) that come after `lost` frames."""
+        self.lost += lost
+        self._write(self._resample(self._decoder.push(codes, lost=lost)))
+
+    def finish(self) -> None:
+        """Write the samples that decoder and resampler still hold."""
+        decoded = self._resample(self._decoder.flush())
+        self._write(np.concatenate([decoded, self._resampler.flush()], axis=-1))
+
+    def _resample(self, samples: np.ndarray) -> np.ndarray:
+        if not samples.size:
+            return np.zeros((len(samples), 0), np.float32)
+        return self._resampler.push(samples)
+
+    def _write(self, samples: np.ndarray) -> None:  # (C, S)
+        self.clipped += int((np.abs(samples) > 1).sum())
+        integers = (samples.clip(-1, 32767 / 32768).T * 32768).round().astype("<i2")
+        self._sink.write(integers.tobytes())
+        self._sink.flush()
 
 
 def read_packets(source: BinaryIO) -> Iterator[bytes]:
-    """The packets of a pipe; one that is cut off at the end is dropped."""
-    while len(length := _exactly(source, 2)) == 2:
+    """Yield the packets of a pipe; one that is cut off at the end is dropped."""
+    while len(length := _read_exactly(source, 2)) == 2:
         size = int.from_bytes(length, "big")
-        if len(packet := _exactly(source, size)) < size:
+        packet = _read_exactly(source, size)
+        if len(packet) < size:
             return
         yield packet
 
 
-def read_samples(source: BinaryIO, form: PcmFormat) -> Iterator[np.ndarray]:
-    """Samples as they come, float32 (channels, n) within ±1, until the pipe is closed."""
-    dtype = np.dtype(form.dtype)
-    width, rest = dtype.itemsize * form.channels, b""
+def read_samples(source: BinaryIO, pcm: PcmFormat) -> Iterator[np.ndarray]:
+    """Yield samples as they come, float32 (channels, n) within ±1, until the pipe is closed."""
+    dtype = np.dtype(pcm.dtype)
+    width = dtype.itemsize * pcm.channels
+    rest = b""  # the beginning of a sample whose end has not come yet
     read = getattr(source, "read1", source.read)
     while data := read(_CHUNK):
         data = rest + data
         whole = len(data) // width * width
         rest = data[whole:]
-        if whole:
-            samples = np.frombuffer(data[:whole], dtype).reshape(-1, form.channels).T
-            if dtype.kind == "i":
-                samples = samples.astype(np.float32) / np.float32(2.0 ** (8 * dtype.itemsize - 1))
-            yield np.ascontiguousarray(samples, np.float32)
+        if not whole:
+            continue
+        samples = np.frombuffer(data[:whole], dtype).reshape(-1, pcm.channels).T
+        if dtype.kind == "i":
+            full_scale = np.float32(2.0 ** (8 * dtype.itemsize - 1))
+            samples = samples.astype(np.float32) / full_scale
+        yield np.ascontiguousarray(samples, np.float32)
 
 
 def read_wav_header(source: BinaryIO) -> PcmFormat:
-    """Read a WAV up to its samples, whatever its header says of their number.
+    """Read a WAV up to its samples, and return their format.
+
+    The number of samples in the header is ignored, since a live source does not know it.
 
     Raises FileFormatError if it is no WAV of 16- or 32-bit integers or 32-bit floats.
     """
-    start = _exactly(source, 12)
+    start = _read_exactly(source, 12)
     if start[:4] != b"RIFF" or start[8:] != b"WAVE":
         raise FileFormatError(
             "expected WAV on standard input; name raw 16-bit samples with --raw RATE"
         )
-    form = None
-    while len(head := _exactly(source, 8)) == 8:
-        name, size = head[:4], int.from_bytes(head[4:], "little")
+    pcm = None
+    while len(head := _read_exactly(source, 8)) == 8:
+        name = head[:4]
+        size = int.from_bytes(head[4:], "little")
         if name == b"data":
-            if form is None:
+            if pcm is None:
                 break
-            return form
+            return pcm
         if size > _MAX_CHUNK:
             break
-        body = _exactly(source, size + size % 2)
+        body = _read_exactly(source, size + size % 2)  # chunks are padded to whole words
         if name == b"fmt " and size >= 16:
-            form = _wav_format(body)
+            pcm = _parse_wav_format(body)
     raise FileFormatError(
         "expected a whole WAV header on standard input, got one without format or samples"
     )
 
 
-def _wav_format(body: bytes) -> PcmFormat:
+def _parse_wav_format(body: bytes) -> PcmFormat:
     tag, channels, rate, _, _, bits = struct.unpack("<HHIIHH", body[:16])
     if tag == 0xFFFE and len(body) >= 26:  # extensible: the format proper stands further down
         tag = int.from_bytes(body[24:26], "little")
-    dtype = {(1, 16): "<i2", (1, 32): "<i4", (3, 32): "<f4"}.get((tag, bits))
-    if dtype is None or not 1 <= channels <= 64 or not 4000 <= rate <= 1_000_000:
+    dtype = _DTYPES.get((tag, bits))
+    if dtype is None or not _is_usable(rate, channels):
         raise FileFormatError(
-            f"expected a WAV of 16- or 32-bit integers or 32-bit floats on standard input, got format {tag} with "
-            f"{bits} bits, {channels} channels, {rate} Hz"
+            "expected a WAV of 16- or 32-bit integers or 32-bit floats on standard input, "
+            f"got format {tag} with {bits} bits, {channels} channels, {rate} Hz"
         )
     return PcmFormat(rate, channels, dtype)
 
 
 def wav_header(sample_rate: int, channels: int) -> bytes:
-    """The header of a 16-bit WAV of unknown length."""
+    """Return the header of a 16-bit WAV of unknown length."""
     width = 2 * channels
-    form = struct.pack("<HHIIHH", 1, channels, sample_rate, sample_rate * width, width, 16)
+    pcm = struct.pack("<HHIIHH", 1, channels, sample_rate, sample_rate * width, width, 16)
     size = struct.pack("<I", _UNKNOWN_SIZE)
-    return b"RIFF" + size + b"WAVE" + b"fmt " + struct.pack("<I", len(form)) + form + b"data" + size
+    return b"RIFF" + size + b"WAVE" + b"fmt " + struct.pack("<I", len(pcm)) + pcm + b"data" + size
 
 
 def parse_raw(text: str) -> PcmFormat:
-    """`RATE` or `RATE:CHANNELS`; raises InputError for anything else."""
+    """Return the format that `RATE` or `RATE:CHANNELS` names; raise InputError for others."""
     rate, _, channels = text.partition(":")
     try:
-        form = PcmFormat(int(rate), int(channels or 1))
+        pcm = PcmFormat(int(rate), int(channels or 1))
     except ValueError:
-        form = PcmFormat(0, 0)
-    if not 4000 <= form.sample_rate <= 1_000_000 or not 1 <= form.channels <= 64:
+        pcm = None
+    if pcm is None or not _is_usable(pcm.sample_rate, pcm.channels):
         raise InputError(
             f"expected --raw RATE or RATE:CHANNELS, such as 16000 or 48000:2, got {text!r}"
         )
-    return form
+    return pcm
 
 
-def _exactly(source: BinaryIO, size: int) -> bytes:
-    """So many bytes, or fewer where the pipe ends; asked for in pieces, since the size is a
-    stranger's word.
+def _is_usable(sample_rate: int, channels: int) -> bool:
+    return _MIN_RATE <= sample_rate <= _MAX_RATE and 1 <= channels <= _MAX_CHANNELS
+
+
+def _read_exactly(source: BinaryIO, size: int) -> bytes:
+    """Read `size` bytes, or fewer where the pipe ends.
+
+    They are asked for in pieces: the size may be wrong, and memory for it is not taken on trust.
     """
     pieces = []
     while size and (piece := source.read(min(size, _CHUNK))):

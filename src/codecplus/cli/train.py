@@ -1,6 +1,7 @@
-"""The verb `train` of the command line. Light to import: the work is imported when it is done."""
+"""The verbs `train` and `entropy`: a codec, and the entropy model of one.
 
-from __future__ import annotations
+Light to import: torch is imported when a verb runs.
+"""
 
 import argparse
 import json
@@ -8,121 +9,215 @@ import os
 from pathlib import Path
 from typing import Any
 
-# Of the gradient at the output, for recipes that are balanced.
+from codecplus.cli.batch import AUDIO_SUFFIXES, expand
+from codecplus.cli.loading import open_codec, quiet_transformers
+from codecplus.cli.options import (
+    add_codec_options,
+    add_data_options,
+    add_output,
+    add_shared,
+    add_verb,
+    print_progress,
+)
+from codecplus.errors import InputError
+
+# Shares of the gradient at the output, for recipes that balance their losses.
 _ADVERSARIAL_SHARES = {
     "objective.weights.adversarial": 0.1,
     "objective.weights.feature_matching": 0.2,
 }
+_PRECISIONS = {None: "auto", "float32": "no", "bfloat16": "bf16"}  # by --dtype
 
 
 def add_verbs(verbs: Any) -> None:
-    """Add the verb to an argparse subparsers object; it sets `run`, a function of the parsed
-    arguments.
-    """
-    verb = verbs.add_parser(
+    """Add the verbs to an argparse subparsers object."""
+    _add_train(verbs)
+    _add_entropy(verbs)
+
+
+def _add_train(verbs: Any) -> None:
+    verb = add_verb(
+        verbs,
         "train",
-        help="train a codec, or go on training one, on recordings",
-        description="Train a codec on recordings; OUT becomes a checkpoint. A stopped run goes on with --resume.",
+        train,
+        help="train a codec, or fine-tune one, on recordings",
+        description="Train a codec on recordings; OUT becomes a checkpoint. "
+        "A stopped run goes on with --resume.",
+        examples=(
+            "codecplus train --model dac-16khz-live --data recordings/ -o my-codec --steps 500",
+            "codecplus train --preset dac-44khz-small --data speech/ music/ -o my-codec "
+            "--set objective.weights.mel=20",
+        ),
     )
-    what = verb.add_argument_group("what to train")
-    what.add_argument(
-        "--preset", metavar="NAME", help="architecture and recipe by name, or a JSON file of either"
+    _add_what_to_train(verb.add_argument_group("what to train"))
+    _add_recordings(verb.add_argument_group("recordings"))
+    _add_how_to_train(verb.add_argument_group("how to train"))
+
+
+def _add_what_to_train(group: Any) -> None:
+    group.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="name of an architecture and its recipe, or a JSON file of either",
     )
-    what.add_argument(
-        "--init-from",
-        metavar="CHECKPOINT",
-        help="fine-tune this: embedded name, folder, .pth or Hub id",
+    add_shared(group, "model", note="to fine-tune")
+    add_shared(group, "revision")
+    group.add_argument(
+        "--encoder-width",
+        type=int,
+        metavar="N",
+        help="widen the encoder of --model to N channels in the first layer; "
+        "the new channels change nothing until they are trained",
     )
-    what.add_argument("--encoder-width", type=int, metavar="N",
-                      help="widen its encoder to N channels in the first layer, without effect at first")  # fmt: skip
-    what.add_argument("--new-codebooks", action="store_true",
-                      help="place its codebooks anew, for your recordings, instead of keeping them")  # fmt: skip
-    what.add_argument("--resume", action="store_true", help="go on where the run in OUT last saved")
-    what.add_argument(
-        "--output", "-o", required=True, metavar="OUT", help="folder of the checkpoint"
+    group.add_argument(
+        "--new-codebooks",
+        action="store_true",
+        help="place the codebooks of --model anew, for these recordings",
     )
-    what.add_argument(
-        "--steps", type=int, metavar="N", help="steps; the recipe's course is stretched to them"
+    group.add_argument(
+        "--resume", action="store_true", help="go on where the run in OUT last saved"
     )
-    what.add_argument(
+    add_output(group, "folder of the checkpoint", required=True)
+    group.add_argument(
+        "--steps",
+        type=int,
+        metavar="N",
+        help="number of steps; the phases of the recipe are stretched to fit",
+    )
+    group.add_argument(
         "--batch", type=int, metavar="N", help="crops per step, of all processes together"
     )
-    what.add_argument("--lr", type=float, help="learning rate")
-    what.add_argument(
-        "--seed", type=int, help="of weights, crops and everything else that is random"
+    group.add_argument("--lr", type=float, metavar="RATE", help="learning rate")
+    group.add_argument(
+        "--seed", type=int, metavar="N", help="seed of weights, crops and all other random choices"
     )
-    what.add_argument("--adversarial", action=argparse.BooleanOptionalAction, default=None,
-                      help="train against discriminators, or not, whatever the recipe does")  # fmt: skip
-    what.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
-                      help="any setting of the recipe, such as objective.weights.mel=20; may be repeated")  # fmt: skip
+    group.add_argument(
+        "--adversarial",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="train against discriminators, or not, whatever the recipe says",
+    )
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="any setting of the recipe, such as objective.weights.mel=20; may be repeated",
+    )
 
-    data = verb.add_argument_group("recordings")
-    data.add_argument("--data", required=True, nargs="+", metavar="DATA",
-                      help="folders of audio, parquet files, a saved data set, or a data set's Hub id")  # fmt: skip
-    data.add_argument(
+
+def _add_recordings(group: Any) -> None:
+    group.add_argument(
+        "--data",
+        required=True,
+        nargs="+",
+        metavar="DATA",
+        help="folders of audio, parquet files, saved datasets, or a dataset's Hub id",
+    )
+    group.add_argument(
         "--validation",
         nargs="+",
         metavar="DATA",
-        help="to validate with; default: a little of DATA",
+        help="recordings to validate with (default: a small part of --data)",
     )
-    data.add_argument("--split", default="train", help="of a data set (default: %(default)s)")
-    data.add_argument("--config", metavar="NAME", help="configuration of a data set on the Hub")
-    data.add_argument(
-        "--audio-column", default="audio", metavar="NAME", help="default: %(default)s"
-    )
-    data.add_argument("--revision", help="branch, tag or commit of a data set on the Hub")
-    data.add_argument(
-        "--streaming",
-        action="store_true",
-        help="read a data set in order, without downloading it first",
-    )
-    data.add_argument(
-        "--workers", type=int, metavar="N", help="processes that read ahead (default: up to 4)"
-    )
-
-    how = verb.add_argument_group("how")
-    how.add_argument(
-        "--precision",
-        choices=("auto", "bf16", "no"),
-        default="auto",
-        help="default: bf16 where it is fast",
-    )
-    how.add_argument(
-        "--accumulate", type=int, default=1, metavar="N", help="do a step's batch in N parts"
-    )
-    how.add_argument("--cpu", action="store_true", help="leave the GPU alone")
-    how.add_argument(
-        "--save-every", type=int, default=500, metavar="STEPS", help="default: %(default)s"
-    )
-    how.add_argument("--validate-every", type=int, default=1000, metavar="STEPS",
-                     help="default: %(default)s; 0: never")  # fmt: skip
-    how.add_argument(
-        "--log-every", type=int, default=10, metavar="STEPS", help="default: %(default)s"
-    )
-    how.add_argument(
-        "--tracker", default="tensorboard", help="tensorboard (default), trackio, wandb or none"
-    )
-    how.add_argument(
-        "--run-name", metavar="NAME", help="of the run in the tracker (default: OUT's name)"
-    )
-    how.add_argument("--quiet", action="store_true", help="no progress bar")
-    verb.set_defaults(run=_run)
+    add_data_options(group)
+    add_shared(group, "audio-column", default="audio", note="default: %(default)s")
+    add_shared(group, "workers", note="to read ahead; default: up to 4")
 
 
-def _run(args: argparse.Namespace) -> int:
-    from transformers.utils import logging
+def _add_how_to_train(group: Any) -> None:
+    add_shared(group, "device")
+    add_shared(group, "dtype", note="default: bfloat16 where it is fast")
+    group.add_argument(
+        "--accumulate",
+        type=int,
+        default=1,
+        metavar="N",
+        help="split the batch of a step into N parts, to save memory",
+    )
+    group.add_argument(
+        "--save-every",
+        type=int,
+        default=500,
+        metavar="STEPS",
+        help="steps between two saves (default: %(default)s)",
+    )
+    group.add_argument(
+        "--validate-every",
+        type=int,
+        default=1000,
+        metavar="STEPS",
+        help="steps between two validations; 0: never (default: %(default)s)",
+    )
+    group.add_argument(
+        "--log-every",
+        type=int,
+        default=10,
+        metavar="STEPS",
+        help="steps between two lines of the log (default: %(default)s)",
+    )
+    group.add_argument(
+        "--tracker",
+        default="tensorboard",
+        metavar="NAME",
+        help="tensorboard, trackio, wandb or none (default: %(default)s)",
+    )
+    group.add_argument(
+        "--run-name", metavar="NAME", help="name of the run in the tracker (default: that of OUT)"
+    )
+    add_shared(group, "quiet")
 
-    from codecplus.training.run import RunOptions, train
+
+def _add_entropy(verbs: Any) -> None:
+    verb = add_verb(
+        verbs,
+        "entropy",
+        entropy,
+        help="train the entropy model of a checkpoint, for smaller files",
+        description="Train the entropy model of a checkpoint on recordings. "
+        "Files that were made with an entropy model can only be read with it.",
+        examples=(
+            "codecplus entropy --model my-codec --data recordings/",
+            "codecplus entropy --model descript/dac_44khz --data recordings/ "
+            "-o entropy.safetensors --minutes 60",
+        ),
+    )
+    add_codec_options(verb, required=True)
+    verb.add_argument(
+        "--data",
+        required=True,
+        nargs="+",
+        type=Path,
+        metavar="DATA",
+        help="audio files, or folders of them",
+    )
+    add_output(verb, "file to write (default: entropy.safetensors beside the weights)")
+    add_shared(verb, "force", "quiet")
+    verb.add_argument(
+        "--minutes",
+        type=float,
+        default=15.0,
+        metavar="N",
+        help="time to take (default: %(default)g)",
+    )
+
+
+# ---- what the verbs do
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train a codec; print the path of the checkpoint and its size."""
+    from codecplus.training.run import RunOptions
+    from codecplus.training.run import train as train_codec
     from codecplus.training.sources import TableOptions
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    data = args.data if len(args.data) > 1 else args.data[0]
-    model = train(
+    quiet_transformers()
+    model = train_codec(
         _recipe(args),
-        data,
+        args.data if len(args.data) > 1 else args.data[0],
         args.output,
-        init_from=args.init_from,
+        init_from=_checkpoint(args),
         encoder_width=args.encoder_width,
         resume=args.resume,
         validation=args.validation,
@@ -130,14 +225,14 @@ def _run(args: argparse.Namespace) -> int:
             split=args.split,
             config=args.config,
             column=args.audio_column,
-            revision=args.revision,
+            revision=args.data_revision,
             streaming=args.streaming,
         ),
         options=RunOptions(
             workers=args.workers,
             accumulate=args.accumulate,
-            precision=args.precision,
-            cpu=args.cpu,
+            precision=_precision(args.dtype),
+            cpu=_is_cpu(args.device),
             save_every=args.save_every,
             validate_every=args.validate_every,
             log_every=args.log_every,
@@ -146,16 +241,78 @@ def _run(args: argparse.Namespace) -> int:
             progress=not args.quiet,
         ),
     )
-    if os.environ.get("RANK", "0") == "0":  # one of several that accelerate launched
-        print(
-            f"{args.output}: a checkpoint of {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M weights"
+    if os.environ.get("RANK", "0") != "0":  # one of several processes: the first one reports
+        return
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    print(f"{args.output}: a checkpoint of {millions:.1f} M weights")
+
+
+def entropy(args: argparse.Namespace) -> None:
+    """Train an entropy model, write it beside the weights, and print its path."""
+    from codecplus.system.paths import atomic_path, check_output
+    from codecplus.training.entropy import fit_entropy_model
+
+    if args.output is not None:
+        output = args.output
+    else:
+        output = _checkpoint_folder(args.model) / "entropy.safetensors"
+    check_output(output, args.force)
+    recordings = [source.path for source in expand(args.data, AUDIO_SUFFIXES)]
+    codec = open_codec(args.model, args)
+    progress = None if args.quiet else print_progress
+    model = fit_entropy_model(codec, recordings, minutes=args.minutes, progress=progress)
+    with atomic_path(output) as temporary:
+        temporary.write_bytes(model.to_bytes())
+    print(output)
+
+
+def _checkpoint_folder(name: str) -> Path:
+    from codecplus.checkpoints.identity import EMBEDDED_FOLDER, embedded_names
+
+    if name in embedded_names():
+        return EMBEDDED_FOLDER / name
+    folder = Path(name)
+    if not folder.is_dir():
+        raise InputError(f"{name} is no folder to put an entropy model into; name a file with -o")
+    return folder
+
+
+def _checkpoint(args: argparse.Namespace) -> str | None:
+    """Return the checkpoint to fine-tune; for a revision on the Hub, its folder in the cache."""
+    if args.revision is None:
+        return args.model
+    from codecplus.checkpoints.remote import fetch_checkpoint, is_hub_id
+
+    if args.model is None or Path(args.model).exists() or not is_hub_id(args.model):
+        raise InputError(
+            f"--revision {args.revision} is for a checkpoint on the Hub; "
+            f"got --model {args.model}, leave --revision out"
         )
-    return 0
+    return str(fetch_checkpoint(args.model, args.revision))
+
+
+def _is_cpu(device: str | None) -> bool:
+    """Return whether to leave the GPU alone; where no device is named, accelerate chooses."""
+    from codecplus.system.devices import resolve_device
+
+    if device is None:
+        return False
+    if ":" in device:
+        raise InputError(
+            f"expected --device cpu, cuda or mps for training, got {device}; "
+            "choose among several GPUs with CUDA_VISIBLE_DEVICES"
+        )
+    return resolve_device(device).type == "cpu"
+
+
+def _precision(dtype: str | None) -> str:
+    if dtype not in _PRECISIONS:
+        raise InputError(f"expected training in --dtype float32 or bfloat16, got {dtype}")
+    return _PRECISIONS[dtype]
 
 
 def _recipe(args: argparse.Namespace) -> Any:
-    from codecplus.checkpoints import embedded_names
-    from codecplus.errors import InputError
+    """Return the recipe of a run as the options change it; None for a run that is resumed."""
     from codecplus.training.recipe import Recipe
     from codecplus.training.run import adjusted
 
@@ -164,39 +321,38 @@ def _recipe(args: argparse.Namespace) -> Any:
     if args.new_codebooks:
         settings |= {"codebooks.placed": True, "codebooks.kept": False}
     name = args.preset
+    if name is None and args.resume:
+        if settings or any(value is not None for value in changes.values()):
+            raise InputError("a run resumes with the settings it began with; leave the others away")
+        return None
     if name is None:
-        if args.resume:
-            if settings or any(value is not None for value in changes.values()):
-                raise InputError(
-                    "a run resumes with the settings it began with; leave the others away"
-                )
-            return None
-        if args.init_from is None:
-            raise InputError(
-                "expected --preset to train from the start, --init-from to fine-tune, or --resume"
-            )
-        own = Path(args.init_from) / "training" / "recipe.json"
-        name = (
-            args.init_from
-            if args.init_from in embedded_names()
-            else own
-            if own.is_file()
-            else "paper"
-        )
-        settings = {"codebooks.kept": True, **settings}  # new ones once are not new ones every time
+        name = _own_recipe(args.model)
+        # A checkpoint that once got new codebooks does not get new ones every time.
+        settings = {"codebooks.kept": True, **settings}
     recipe = Recipe.load(name, settings)
     if args.adversarial is not None and args.adversarial != recipe.objective.adversarial:
-        weights = {
-            key: value if args.adversarial else 0.0 for key, value in _ADVERSARIAL_SHARES.items()
-        }
-        recipe = Recipe.load(name, {**settings, **weights})
+        for key, share in _ADVERSARIAL_SHARES.items():
+            settings[key] = share if args.adversarial else 0.0
+        recipe = Recipe.load(name, settings)
     return adjusted(recipe, **changes)
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    """A key and its value, which is JSON or else a string."""
-    from codecplus.errors import InputError
+def _own_recipe(model: str | None) -> str | Path:
+    """Return the recipe that a checkpoint was trained by, or that of the paper if it has none."""
+    from codecplus.checkpoints import embedded_names
 
+    if model is None:
+        raise InputError(
+            "expected --preset to train from the start, --model to fine-tune, or --resume"
+        )
+    if model in embedded_names():
+        return model
+    own = Path(model) / "training" / "recipe.json"
+    return own if own.is_file() else "paper"
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """Return a key and its value, which is JSON or else a string."""
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise InputError(f"expected --set KEY=VALUE, got {text!r}")

@@ -23,6 +23,8 @@ class EvaluationConfig:
     """Folder of the results; a run that was stopped goes on from what it holds."""
     bitrates: tuple[float, ...] = ()
     """Targets in kbit/s per channel; none: each codec's own default."""
+    revision: str | None = None
+    """Branch, tag or commit of the checkpoints on the Hub; None: the default branch."""
     metrics: tuple[str, ...] | None = None
     """Names, or `all`; None: every one installed but ViSQOL."""
     limit: int | None = None

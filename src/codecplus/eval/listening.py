@@ -340,7 +340,7 @@ def read_listening(folder: str | Path) -> dict[str, ListeningResult]:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data.pop("schema") != SCHEMA:
             raise FileFormatError(
-                f"expected {path} of schema {SCHEMA}; run `codecplus eval --listening` again"
+                f"expected {path} of schema {SCHEMA}; run `codecplus listening` again"
             )
         return {
             name: ListeningResult(

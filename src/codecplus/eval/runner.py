@@ -66,7 +66,7 @@ def run_evaluation(config: EvaluationConfig) -> Path:
         segment_seconds=config.segment_seconds,
         segments_per_file=config.segments_per_file,
     )
-    codecs = resolve_codecs(config.codecs, config.bitrates, config.device)
+    codecs = resolve_codecs(config.codecs, config.bitrates, config.device, config.revision)
     out = Path(config.out)
     try:
         out.mkdir(parents=True, exist_ok=True)

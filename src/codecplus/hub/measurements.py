@@ -159,7 +159,7 @@ class Measurements:
                 f"{self.run.path} holds no results of {source}, whose weights are "
                 f"{self.fingerprint}; it has those of "
                 f"{', '.join(sorted(others)) or 'no checkpoint'}; "
-                f"run codecplus eval --codec {source} with these weights"
+                f"run codecplus eval --model {source} with these weights"
             )
         return sorted(own, key=self._rate, reverse=True)
 
@@ -235,8 +235,8 @@ class Measurements:
         return (
             f"The run: {provenance['date'][:10]}, codecplus {provenance['versions']['codecplus']}, "
             f"weights `{self.fingerprint[:16]}`, {data}, whose audio has the hash "
-            f"`{self.run.clip_set}`. Repeat it with `codecplus eval --codec {self.name} "
-            "--codec opus --bitrate ... --data FOLDER --out results/`."
+            f"`{self.run.clip_set}`. Repeat it with `codecplus eval --model {self.name} "
+            "--codec opus --bitrate-per-channel ... --data FOLDER -o results/`."
         )
 
 

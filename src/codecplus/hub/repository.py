@@ -142,5 +142,5 @@ def _check_card(text: str, path: Path, source: PathLike, model: DacModel) -> Non
     if measured is not None and measured.group(1) != weights:
         raise InputError(
             f"the card {path} belongs to other weights ({measured.group(1)}; these are {weights}); "
-            f"evaluate these and run codecplus card {source} --results RESULTS"
+            f"evaluate these and run codecplus card --model {source} --results RESULTS"
         )

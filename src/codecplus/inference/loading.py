@@ -41,13 +41,13 @@ def load_network(
         model = OnnxModel(*export, device=device)
         return LoadedModel(model, None, read_entropy_models(export[0].parent) or None)
     from codecplus.checkpoints import fingerprint, load_model
-    from codecplus.system.devices import check_device, check_dtype
+    from codecplus.system.devices import check_dtype, resolve_device
 
     model = load_model(name, revision=revision)
     path = Path(model.config._name_or_path or name)  # of a repository, its folder in the cache
     folder = path if path.is_dir() else path.parent
     identity = fingerprint(model)  # before the cast: bf16 and fp32 are the same model
-    model.to(device=check_device(device), dtype=check_dtype(dtype))  # pyright: ignore[reportCallIssue]
+    model.to(device=resolve_device(device or "cpu"), dtype=check_dtype(dtype))  # pyright: ignore[reportCallIssue]
     return LoadedModel(model, identity, read_entropy_models(folder) or None)
 
 

@@ -1,5 +1,9 @@
-"""Devices and number formats to compute with: what a user may name, and whether it is there."""
+"""Which device computes, and in which number format: the choice of the user, or the best one here.
 
+It knows torch's devices, and nothing of models or of exports, which run on onnxruntime.
+"""
+
+import os
 from typing import TYPE_CHECKING
 
 from codecplus.errors import InputError
@@ -10,27 +14,50 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def check_device(device: "str | torch.device | None") -> "torch.device":
-    """Return a device that can be used, `"cpu"` by default.
+def best_device() -> "torch.device":
+    """Return the fastest device of this machine: a CUDA GPU, else Apple's GPU, else the CPU.
 
-    Raises InputError for a name that is none, or a device that is not there.
+    Where a launcher started several processes on one machine, each gets a GPU of its own.
     """
     import torch
 
+    if torch.cuda.is_available():
+        return torch.device("cuda", _local_rank())
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def resolve_device(device: "str | torch.device | None" = None) -> "torch.device":
+    """Return the device of a name, after trying it out.
+
+    Args:
+        device: `cpu`, `cuda`, `cuda:N` or `mps`; None for the best device here. `cuda` without a
+            number is the GPU of this process, see `best_device`.
+
+    Raises:
+        InputError: if the machine has no such device.
+    """
+    import torch
+
+    if device is None:
+        return best_device()
     try:
-        checked = torch.device("cpu" if device is None else device)
-        torch.empty(0, device=checked)
-    except Exception as error:
+        resolved = torch.device(device)
+        if resolved.type == "cuda" and resolved.index is None:
+            resolved = torch.device("cuda", _local_rank())
+        torch.empty(0, device=resolved)
+    except Exception as error:  # torch has a type of its own for each kind of refusal
         raise InputError(
             f"there is no device {device!s} here; expected 'cpu', 'cuda' or 'mps', if there is one"
         ) from error
-    return checked
+    return resolved
 
 
 def check_dtype(dtype: "str | torch.dtype | None") -> "torch.dtype":
-    """Return a float type by its name or itself, float32 by default.
+    """Return a float type of torch, given by its name or itself; float32 by default.
 
-    Raises InputError for another one.
+    Raises InputError for any other type.
     """
     import torch
 
@@ -38,3 +65,8 @@ def check_dtype(dtype: "str | torch.dtype | None") -> "torch.dtype":
     if name not in DTYPES:
         raise InputError(f"expected dtype {', '.join(DTYPES)}, got {dtype!r}")
     return getattr(torch, name)
+
+
+def _local_rank() -> int:
+    """Return the number of this process on its machine, as torchrun and accelerate set it."""
+    return int(os.environ.get("LOCAL_RANK", "0"))

@@ -53,7 +53,10 @@ STOCK = "stock:"
 
 
 def resolve_codecs(
-    names: Iterable[str], bitrates: Iterable[float] = (), device: str | None = None
+    names: Iterable[str],
+    bitrates: Iterable[float] = (),
+    device: str | None = None,
+    revision: str | None = None,
 ) -> list[CodecAdapter]:
     """Return the anchors and then each codec at the nearest rate it has to each target.
 
@@ -63,6 +66,7 @@ def resolve_codecs(
         names: of codecs, as the module says.
         bitrates: targets in kbit/s per channel; none: each codec's own default.
         device: where neural codecs run; None: on CUDA if there is any.
+        revision: branch, tag or commit of the checkpoints that come from the Hub.
 
     Raises:
         InputError: for an unknown name, or a rate that is not above 0.
@@ -74,7 +78,7 @@ def resolve_codecs(
             raise InputError(f"expected bit rates above 0 kbit/s, got {rate:g}")
     codecs: dict[str, CodecAdapter] = {codec.name: codec for codec in anchors()}
     for name in names:
-        make = _factory(name, device)
+        make = _factory(name, device, revision)
         for rate in targets:
             codec = make(rate)
             _check(name, codec)
@@ -82,7 +86,7 @@ def resolve_codecs(
     return list(codecs.values())
 
 
-def _factory(name: str, device: str | None) -> AdapterFactory:
+def _factory(name: str, device: str | None, revision: str | None) -> AdapterFactory:
     if name in CODECS:
         return CODECS[name]
     registered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
@@ -93,12 +97,14 @@ def _factory(name: str, device: str | None) -> AdapterFactory:
     if _model_type(name) in set(MODEL_TYPES) - {"dac"}:
         return lambda rate: StockCodec(name, rate, device)
     hint = suggest(name, [*CODECS, *registered])
-    return lambda rate: _own(name, rate, device, hint)
+    return lambda rate: _own(name, rate, device, revision, hint)
 
 
-def _own(name: str, kbps: float | None, device: str | None, hint: str) -> OwnCodec:
+def _own(
+    name: str, kbps: float | None, device: str | None, revision: str | None, hint: str
+) -> OwnCodec:
     try:
-        return OwnCodec(name, kbps, device)
+        return OwnCodec(name, kbps, device, revision)
     except CheckpointError as error:
         if hint:
             raise InputError(f"there is no codec and no checkpoint {name!r}{hint}") from error

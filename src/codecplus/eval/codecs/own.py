@@ -25,9 +25,16 @@ class OwnCodec:
         source: a checkpoint as `load_codec` takes it; `NAME:effort=N` compresses with that effort.
         kbps: the target in kbit/s per channel; None: all codebooks.
         device: where it runs; None: on CUDA if there is any.
+        revision: branch, tag or commit of a checkpoint on the Hub.
     """
 
-    def __init__(self, source: str, kbps: float | None = None, device: str | None = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        kbps: float | None = None,
+        device: str | None = None,
+        revision: str | None = None,
+    ) -> None:
         named = source
         source, _, effort = source.partition(EFFORT)
         if effort not in _EFFORTS:
@@ -39,7 +46,8 @@ class OwnCodec:
             self.device = device or "cpu"
         else:
             self.device = pick_device(device)
-        codec = _load(source, self.device)
+        self.revision = revision
+        codec = _load(source, self.device, revision)
         self.nominal_kbps = _nearest([float(rate) for rate in codec.bitrates], kbps)
         self.name = row_name(named, round(self.nominal_kbps, 2))
         self.latency = codec.latency
@@ -63,7 +71,7 @@ class OwnCodec:
 
     def encode(self, audio: np.ndarray, sample_rate: int) -> Payload:
         """Compress (C, S) to the bytes of a file."""
-        codec = _load(self.source, self.device)
+        codec = _load(self.source, self.device, self.revision)
         data = codec.compress(
             audio,
             sample_rate=sample_rate,
@@ -79,7 +87,7 @@ class OwnCodec:
         """Decompress to (C, S)."""
         from codecplus.codec import Codes
 
-        codec = _load(self.source, self.device)
+        codec = _load(self.source, self.device, self.revision)
         header, codes = unpack(data, codec.entropy_models)  # (C, K, T)
         self._decoded = data, (np.concatenate(list(codes), axis=-1), header.codebook_size)
         audio = codec.decode(Codes(codes, header, header.num_samples))
@@ -102,8 +110,8 @@ def _nearest(rates: list[float], kbps: float | None) -> float:
 
 
 @lru_cache(maxsize=1)  # one model at a time: the next one's memory is needed
-def _load(source: str, device: str) -> Any:
+def _load(source: str, device: str, revision: str | None) -> Any:
     from codecplus.codec import load_codec
 
     gc.collect()
-    return load_codec(source, device=device)
+    return load_codec(source, device=device, revision=revision)

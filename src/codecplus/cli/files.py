@@ -1,0 +1,415 @@
+"""The verbs `encode`, `decode`, `info` and `demo`: files and folders, and - for a live pipe.
+
+Light to import: torch and the codec are imported when a verb runs.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from codecplus.cli.batch import (
+    AUDIO_SUFFIXES,
+    CODED_SUFFIXES,
+    describe_failure,
+    expand,
+    plan,
+    run_jobs,
+)
+from codecplus.cli.loading import embedded_name, open_codec, open_embedded
+from codecplus.cli.options import add_codec_options, add_output, add_shared, add_verb
+from codecplus.errors import CodecPlusError, InputError
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add the verbs to an argparse subparsers object."""
+    _add_demo(verbs)
+    _add_encode(verbs)
+    _add_decode(verbs)
+    _add_info(verbs)
+
+
+def _add_demo(verbs: Any) -> None:
+    verb = add_verb(
+        verbs,
+        "demo",
+        demo,
+        help="compress a clip, decompress it, and score the result",
+        description="Compress a clip, decompress it, score the result, and write both files with "
+        "a picture of their spectrograms.",
+        examples=("codecplus demo", "codecplus demo song.flac --bitrate 3 -o heard/"),
+    )
+    verb.add_argument(
+        "file", nargs="?", type=Path, help="audio file (default: a clip that comes with codecplus)"
+    )
+    add_output(verb, "folder to write to (default: %(default)s)", default=Path("demo_output"))
+    add_codec_options(verb, default="dac", note="default: %(default)s")
+    add_shared(verb, "compile", "bitrate", "loudness")
+
+
+def _add_encode(verbs: Any) -> None:
+    verb = add_verb(
+        verbs,
+        "encode",
+        encode,
+        help="compress audio files to .dacp files",
+        examples=(
+            "codecplus encode recordings/ -o coded/ --bitrate 6",
+            "codecplus encode - -o - --model dac-16khz-live --raw 16000",
+        ),
+    )
+    verb.add_argument(
+        "inputs", nargs="+", type=Path, help="audio files, or folders of them; - for a live pipe"
+    )
+    verb.add_argument(
+        "--raw",
+        metavar="RATE",
+        help="the pipe brings 16-bit samples without a header, at RATE or RATE:CHANNELS",
+    )
+    add_output(verb, "a .dacp file, or a folder (default: beside each input)")
+    add_shared(verb, "force", "quiet")
+    add_codec_options(verb, default="dac", note="default: %(default)s")
+    add_shared(verb, "compile", "bitrate", "loudness")
+    control = verb.add_mutually_exclusive_group()
+    control.add_argument(
+        "--vbr",
+        action="store_true",
+        help="use the fewest codebooks that sound alike, frame by frame",
+    )
+    control.add_argument(
+        "--abr", action="store_true", help="meet --bitrate with the size of the file, within 2 %%"
+    )
+    verb.add_argument("--quality", type=float, metavar="Q", help="of --vbr, 0 to 10 (default: 8)")
+    verb.add_argument(
+        "--effort",
+        type=int,
+        default=0,
+        metavar="N",
+        help="0 to 3: search for better codes by listening to them; slow (default: %(default)s)",
+    )
+    verb.add_argument(
+        "--packed",
+        action="store_true",
+        help="leave out entropy coding: a larger file that any reader of version 1 can read",
+    )
+
+
+def _add_decode(verbs: Any) -> None:
+    verb = add_verb(
+        verbs,
+        "decode",
+        decode,
+        help="decompress .dacp files, or .dac files of the original implementation",
+        examples=(
+            "codecplus decode coded/ -o again/",
+            "codecplus decode old.dac --model descript/dac_44khz -o old.flac",
+        ),
+    )
+    verb.add_argument(
+        "inputs", nargs="+", type=Path, help="coded files, or folders of them; - for a live pipe"
+    )
+    verb.add_argument(
+        "--raw", action="store_true", help="write 16-bit samples without a header to the pipe"
+    )
+    add_output(verb, "an audio file, or a folder (default: a .wav beside each input)")
+    add_shared(verb, "force", "quiet")
+    verb.add_argument(
+        "--start",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="where to begin (default: %(default)g)",
+    )
+    verb.add_argument(
+        "--duration", type=float, metavar="SECONDS", help="how much to decode (default: the rest)"
+    )
+    verb.add_argument(
+        "--recover", action="store_true", help="conceal damaged parts, and say where they are"
+    )
+    add_codec_options(verb, note="default: the embedded one that made the file")
+    add_shared(verb, "compile")
+
+
+def _add_info(verbs: Any) -> None:
+    verb = add_verb(
+        verbs,
+        "info",
+        info,
+        help="show what is in coded files",
+        description="Show format, model, length, rate and size of coded files, without decoding.",
+        examples=("codecplus info coded/", "codecplus info song.dacp --json"),
+    )
+    verb.add_argument("inputs", nargs="+", type=Path, help="coded files, or folders of them")
+    add_shared(verb, "json")
+
+
+# ---- what the verbs do
+
+
+def encode(args: argparse.Namespace) -> int:
+    """Compress files, or the audio that comes down a pipe."""
+    if _is_pipe(args):
+        return _encode_pipe(args)
+    jobs = plan(args.inputs, args.output, AUDIO_SUFFIXES, ".dacp")
+    codec = open_codec(args.model, args)
+    if args.vbr:
+        rate_control = "vbr"
+    elif args.abr:
+        rate_control = "abr"
+    else:
+        rate_control = "cbr"
+
+    def run(source: Path, target: Path, progress: Callable[[float], Any]) -> None:
+        codec.compress(
+            source,
+            target,
+            bitrate=args.bitrate,
+            loudness=args.loudness,
+            rate_control=rate_control,
+            quality=args.quality,
+            effort=args.effort,
+            entropy_coding=not args.packed,
+            overwrite=args.force,
+            progress=progress,
+        )
+
+    return run_jobs(jobs, run, _audio_seconds, label="encoding", force=args.force, quiet=args.quiet)
+
+
+def _encode_pipe(args: argparse.Namespace) -> int:
+    from codecplus.cli.pipe import encode_pipe, parse_raw
+
+    if args.vbr or args.abr or args.quality is not None or args.effort or args.packed:
+        raise InputError(
+            "a live pipe takes --bitrate alone: "
+            "--vbr, --abr, --quality, --effort and --packed are for files"
+        )
+    raw = None if args.raw is None else parse_raw(args.raw)
+    codec = open_codec(args.model, args)
+    encode_pipe(codec, sys.stdin.buffer, sys.stdout.buffer, raw=raw, bitrate=args.bitrate)
+    return 0
+
+
+def decode(args: argparse.Namespace) -> int:
+    """Decompress files, each with the model that made it, or packets that come down a pipe."""
+    if _is_pipe(args):
+        return _decode_pipe(args)
+    jobs = plan(args.inputs, args.output, CODED_SUFFIXES, ".wav")
+    codecs: dict[str, Any] = {}
+
+    def run(source: Path, target: Path, progress: Callable[[float], Any]) -> None:
+        name = args.model or _model_of_file(source)
+        if name not in codecs:
+            codecs[name] = open_codec(name, args)
+        codecs[name].decompress(
+            source,
+            target,
+            start=args.start,
+            duration=args.duration,
+            recover=args.recover,
+            overwrite=args.force,
+            progress=progress,
+        )
+
+    return run_jobs(jobs, run, _coded_seconds, label="decoding", force=args.force, quiet=args.quiet)
+
+
+def _decode_pipe(args: argparse.Namespace) -> int:
+    from codecplus.cli.pipe import decode_pipe
+
+    if args.start or args.duration is not None or args.recover:
+        raise InputError(
+            "--start, --duration and --recover are for files, got a live pipe; leave them out"
+        )
+
+    def find_codec(fingerprint: bytes) -> Any:
+        if args.model:
+            return open_codec(args.model, args)
+        return open_embedded(fingerprint, args)
+
+    decode_pipe(find_codec, sys.stdin.buffer, sys.stdout.buffer, raw=args.raw)
+    return 0
+
+
+def info(args: argparse.Namespace) -> int:
+    """Print what is in coded files."""
+    status = 0
+    described = []
+    for source in expand(args.inputs, CODED_SUFFIXES):
+        try:
+            facts = describe_file(source.path)
+        except Exception as error:  # one bad file does not keep the others from being shown
+            print(f"codecplus: {describe_failure(source.path, error)}", file=sys.stderr)
+            status = 2
+            continue
+        described.append(facts)
+        if not args.json:
+            print(source.path)
+            for name, value in _info_lines(facts).items():
+                print(f"  {name:<12} {value}")
+    if args.json:
+        print(json.dumps(described, indent=1))
+    return status
+
+
+def demo(args: argparse.Namespace) -> None:
+    """Compress a clip, decompress it, score the result, and write both with a picture."""
+    from codecplus.cli.demo import run_demo
+
+    codec = open_codec(args.model, args)
+    run_demo(args.file, args.output, codec, bitrate=args.bitrate, loudness=args.loudness)
+
+
+# ---- coded files
+
+
+def describe_file(source: Path) -> dict[str, Any]:
+    """Return the facts in the header of a coded file as plain data.
+
+    `seconds`, `samples` and `sample_rate` are those of the audio, `bitrate` is kbit/s of the whole
+    file. A fact that the format does not have is left out.
+
+    Raises: InputError if there is no such file, FileFormatError if it is no coded file.
+    """
+    from codecplus.checkpoints.identity import find_embedded
+
+    header = _read_header(source)
+    if header is None:
+        return _describe_official(source)
+    size = source.stat().st_size
+    seconds = header.num_samples / header.original_sample_rate
+    entropy_model = header.entropy_model
+    return {
+        "file": str(source),
+        "format": "dacp",
+        "version": 1,
+        "entropy_coding": entropy_model is not None,
+        "entropy_model": entropy_model.hex() if entropy_model else None,
+        "model": find_embedded(header.fingerprint),
+        "fingerprint": header.fingerprint.hex(),
+        "seconds": seconds,
+        "samples": header.num_samples,
+        "sample_rate": header.original_sample_rate,
+        "channels": header.channels,
+        "codebooks": header.num_codebooks,
+        "codebook_size": header.codebook_size,
+        "frames": header.num_frames,
+        "hop_length": header.hop_length,
+        "model_sample_rate": header.sample_rate,
+        "bytes": size,
+        "bitrate": size * 8 / seconds / 1000 if seconds else None,
+        "gain": float(header.gain),
+    }
+
+
+def _describe_official(source: Path) -> dict[str, Any]:
+    from codecplus.checkpoints import read_dac_file
+
+    file = read_dac_file(source)
+    channels, codebooks, frames = file.codes.shape
+    return {
+        "file": str(source),
+        "format": "dac",
+        "version": file.dac_version,
+        "seconds": file.original_length / file.sample_rate,
+        "samples": file.original_length,
+        "sample_rate": file.sample_rate,
+        "channels": channels,
+        "codebooks": codebooks,
+        "frames": frames,
+        "loudness": float(file.input_db),
+    }
+
+
+def _info_lines(facts: dict[str, Any]) -> dict[str, str]:
+    """Return the facts of a file as lines of text, by title."""
+    plural = "s" if facts["channels"] > 1 else ""
+    audio = (
+        f"{facts['seconds']:.2f} s, {facts['channels']} channel{plural}, {facts['sample_rate']} Hz"
+    )
+    if facts["format"] == "dac":
+        return {
+            "format": f".dac of the original implementation, version {facts['version']}",
+            "audio": audio,
+            "codes": f"{facts['codebooks']} codebooks, {facts['frames']} frames",
+            "loudness": f"{facts['loudness']:.1f} LUFS",
+        }
+    size = f"{facts['bytes']} bytes"
+    if facts["bitrate"] is not None:
+        size += f", {facts['bitrate']:.2f} kbit/s"
+    lines = {
+        "format": f".dacp, version {facts['version']}, {_coding_line(facts)}",
+        "model": f"{facts['model'] or 'not an embedded one'}, fingerprint {facts['fingerprint']}",
+        "audio": audio,
+        "codes": f"{facts['codebooks']} codebooks of {facts['codebook_size']}, "
+        f"{facts['frames']} frames of {facts['hop_length']} samples "
+        f"at {facts['model_sample_rate']} Hz",
+        "size": size,
+    }
+    if facts["gain"] != 1.0:
+        lines["gain"] = f"{facts['gain']:.4f}"
+    return lines
+
+
+def _coding_line(facts: dict[str, Any]) -> str:
+    if not facts["entropy_coding"]:
+        return "packed codes"
+    if facts["entropy_model"] is None:
+        return "entropy-coded codes, no entropy model needed"
+    return f"entropy-coded codes, entropy model {facts['entropy_model']}"
+
+
+def _model_of_file(source: Path) -> str:
+    """Return the name of the embedded model that made a file, by the fingerprint in it."""
+    header = _read_header(source)
+    if header is None:
+        raise InputError(
+            "a .dac file does not say which model made it; "
+            "name it, for example --model descript/dac_44khz"
+        )
+    return embedded_name(header.fingerprint)
+
+
+def _read_header(source: Path) -> Any:
+    """Return the header of a .dacp file; None for a .dac file of the original implementation."""
+    from codecplus.bitstream import Reader
+    from codecplus.decompression import is_official, open_coded
+
+    with open_coded(source) as file:
+        if is_official(file):
+            return None
+        return Reader(file).header
+
+
+def _audio_seconds(source: Path) -> float:
+    """Return the length of an audio file; 0 for one that cannot be read, which its job reports."""
+    from codecplus.audio.files import AudioFileReader
+
+    try:
+        with AudioFileReader(source) as reader:
+            return reader.num_samples / reader.sample_rate
+    except CodecPlusError:
+        return 0.0
+
+
+def _coded_seconds(source: Path) -> float:
+    """Return the length of the audio in a coded file; 0 where it takes decoding to know it."""
+    try:
+        header = _read_header(source)
+    except CodecPlusError:  # its job reports it
+        return 0.0
+    if header is None:
+        return 0.0
+    return header.num_samples / header.original_sample_rate
+
+
+def _is_pipe(args: argparse.Namespace) -> bool:
+    """Return whether - stands for standard input and output; it stands for both or neither."""
+    ends = [str(path) == "-" for path in (*args.inputs, args.output)]
+    if any(ends) and ends != [True, True]:
+        raise InputError("a live pipe goes from - to -: give the one input - and -o -")
+    if args.raw and not any(ends):
+        raise InputError("--raw is for a live pipe; files know their format, leave it out")
+    return any(ends)

@@ -1,0 +1,55 @@
+"""From the options of a verb to a codec. It knows options, and nothing of what a codec is used for.
+
+Light to import: torch and transformers are imported when a codec is loaded.
+"""
+
+import argparse
+from typing import Any
+
+from codecplus.errors import InputError
+
+
+def open_codec(name: str, args: argparse.Namespace) -> Any:
+    """Load the codec of a name as `--revision`, `--device`, `--dtype` and `--compile` ask for it.
+
+    Raises CheckpointError if there is no such checkpoint, InputError for an impossible option.
+    """
+    from codecplus.codec import load_codec
+    from codecplus.inference.onnx_model import find_export
+
+    device = args.device
+    if find_export(name) is None:  # an export needs neither torch nor transformers
+        from codecplus.system.devices import resolve_device
+
+        quiet_transformers()
+        device = resolve_device(device)
+    codec = load_codec(name, device=device, dtype=args.dtype, revision=args.revision)
+    if getattr(args, "compile", False):
+        codec = codec.compile()
+    return codec
+
+
+def open_embedded(fingerprint: bytes, args: argparse.Namespace) -> Any:
+    """Load the embedded codec of a fingerprint, or of its first bytes."""
+    return open_codec(embedded_name(fingerprint), args)
+
+
+def embedded_name(fingerprint: bytes) -> str:
+    """Return the name of the embedded model with this fingerprint; raise InputError without one."""
+    from codecplus.checkpoints.identity import find_embedded
+
+    name = find_embedded(fingerprint)
+    if name is None:
+        raise InputError(
+            f"no embedded model made it (fingerprint {fingerprint.hex()}); "
+            "name the one that did with --model"
+        )
+    return name
+
+
+def quiet_transformers() -> None:
+    """Keep the progress bars and warnings of transformers off stderr."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()

@@ -1,0 +1,204 @@
+"""Verbs and the options they share: an option has one name and one help text in all verbs.
+
+It knows argparse and nothing of what the verbs do, so that `codecplus --help` stays quick.
+"""
+
+import argparse
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+_WIDTH = 79  # columns of a help page
+
+SHARED: dict[str, dict[str, Any]] = {
+    "model": {
+        "metavar": "MODEL",
+        "help": "checkpoint: embedded name, folder, .safetensors, .pth, ONNX export or Hub id",
+    },
+    "revision": {
+        "metavar": "REVISION",
+        "help": "branch, tag or commit of a checkpoint on the Hub",
+    },
+    "device": {
+        "metavar": "DEVICE",
+        "help": "where to compute: cpu, cuda, cuda:N or mps (default: the fastest here)",
+    },
+    "dtype": {
+        "metavar": "DTYPE",
+        "help": "what to compute in: float32, bfloat16 or float16",
+    },
+    "compile": {
+        "action": "store_true",
+        "help": "use compiled kernels; needs a C++ compiler",
+    },
+    "bitrate": {
+        "type": float,
+        "metavar": "KBPS",
+        "help": "kbit/s of the whole signal, all channels together (default: all codebooks)",
+    },
+    "bitrate-per-channel": {
+        "type": float,
+        "nargs": "+",
+        "default": [],
+        "metavar": "KBPS",
+        "help": "rates to run each codec at, in kbit/s of one channel (default: the codec's own)",
+    },
+    "loudness": {
+        "type": float,
+        "metavar": "LUFS",
+        "help": "encode at this loudness; decoding brings the original level back",
+    },
+    "codec": {
+        "action": "extend",
+        "nargs": "+",
+        "dest": "codecs",
+        "metavar": "NAME",
+        "help": "codecs other than checkpoints: opus, opus-vbr, mp3, aac, or stock:ID for "
+        "transformers' own model",
+    },
+    "metric": {
+        "nargs": "+",
+        "metavar": "NAME",
+        "help": "metrics to use",
+    },
+    "limit": {
+        "type": int,
+        "metavar": "N",
+        "help": "use the first N recordings only",
+    },
+    "workers": {
+        "type": int,
+        "metavar": "N",
+        "help": "processes that work beside this one",
+    },
+    "split": {
+        "default": "train",
+        "metavar": "SPLIT",
+        "help": "split of a dataset (default: %(default)s)",
+    },
+    "config": {
+        "metavar": "NAME",
+        "help": "configuration of a dataset on the Hub",
+    },
+    "data-revision": {
+        "metavar": "REVISION",
+        "help": "branch, tag or commit of a dataset on the Hub",
+    },
+    "streaming": {
+        "action": "store_true",
+        "help": "read a dataset without downloading it first",
+    },
+    "audio-column": {
+        "metavar": "NAME",
+        "help": "column of a dataset that holds audio",
+    },
+    "dataset-id": {
+        "metavar": "ID",
+        "help": "dataset on the Hub that the local data are a copy of",
+    },
+    "private": {
+        "action": "store_true",
+        "help": "make a new repository on the Hub private",
+    },
+    "json": {
+        "action": "store_true",
+        "help": "print JSON on standard output instead of text",
+    },
+    "force": {
+        "action": "store_true",
+        "help": "overwrite existing files",
+    },
+    "quiet": {
+        "action": "store_true",
+        "help": "print results and errors only, no progress",
+    },
+}
+_SHORT = {"output": "-o", "force": "-f", "quiet": "-q"}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line on stderr."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and exit with status 2."""
+        self.exit(2, f"codecplus: {message}; see {self.prog} --help\n")
+
+
+def add_verb(
+    verbs: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int | None],
+    *,
+    help: str,
+    description: str | None = None,
+    examples: tuple[str, str],
+) -> argparse.ArgumentParser:
+    """Add a verb to an argparse subparsers object and return its parser.
+
+    Args:
+        run: what the verb does with the parsed arguments; it returns an exit status, None for 0.
+        help: one line for the list of verbs.
+        description: the first paragraph of the verb's own help page; `help` by default.
+        examples: two command lines that end the help page.
+    """
+    if description is None:
+        description = help[0].upper() + help[1:] + "."
+    verb = verbs.add_parser(
+        name,
+        help=help,
+        description=textwrap.fill(description, _WIDTH),
+        epilog="\n".join(["examples:", *(f"  {line}" for line in examples)]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        # An abbreviation that is understood today would mean something else with the next option.
+        allow_abbrev=False,
+    )
+    verb.set_defaults(run=run, examples=examples)
+    return verb
+
+
+def add_shared(verb: Any, *names: str, **settings: Any) -> None:
+    """Add options of `SHARED` to a verb or to one of its groups.
+
+    `settings` replace those of the table for all the options named. A setting `note` is put behind
+    the help text in brackets: what the default is in this verb.
+    """
+    note = settings.pop("note", None)
+    for name in names:
+        chosen = {**SHARED[name], **settings}
+        if note is not None:
+            chosen["help"] += f" ({note})"
+        verb.add_argument(*flags(name), **chosen)
+
+
+def add_output(verb: Any, help: str, **settings: Any) -> None:
+    """Add `-o/--output`, a path by default; each verb says what it writes there."""
+    settings = {"type": Path, "metavar": "OUT", **settings}
+    verb.add_argument(*flags("output"), help=help, **settings)
+
+
+def add_codec_options(verb: Any, **model: Any) -> None:
+    """Add the options that say which codec is loaded and where it computes.
+
+    `model` are the settings of `--model` in this verb, see `add_shared`.
+    """
+    add_shared(verb, "model", **model)
+    add_shared(verb, "revision", "device")
+    add_shared(verb, "dtype", note="default: float32")
+
+
+def add_data_options(verb: Any) -> None:
+    """Add the options that say which part of a dataset is read."""
+    add_shared(verb, "split", "config", "data-revision", "streaming")
+
+
+def flags(name: str) -> list[str]:
+    """Return the flags of an option: the short one, if there is any, and the long one."""
+    short = [_SHORT[name]] if name in _SHORT else []
+    return [*short, f"--{name}"]
+
+
+def print_progress(line: str) -> None:
+    """Print a line of progress on stderr."""
+    print(line, file=sys.stderr)
