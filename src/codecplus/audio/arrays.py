@@ -3,8 +3,6 @@
 Letters: C channels, S samples. Arrays are float32, full scale is ±1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,16 +39,18 @@ def as_audio(x: Any) -> np.ndarray:
         raise InputError(f"expected audio with at least 1 sample, got shape {audio.shape}")
     if audio.ndim == 2 and audio.shape[0] > MAX_CHANNELS:
         raise InputError(
-            f"expected (channels, samples) with at most {MAX_CHANNELS} channels, got {audio.shape}; "
-            "if this is (samples, channels), pass its transpose"
+            f"expected (channels, samples) with at most {MAX_CHANNELS} channels, "
+            f"got {audio.shape}; if this is (samples, channels), pass its transpose"
         )
     return check_finite(audio)
 
 
 def _as_float32(x: Any) -> np.ndarray:
-    if hasattr(x, "detach"):  # a torch tensor; numpy knows no bfloat16
+    if hasattr(x, "detach"):  # a torch tensor
         x = x.detach().cpu()
-        x = (x.float() if x.is_floating_point() else x).numpy()
+        if x.is_floating_point():
+            x = x.float()  # numpy knows no bfloat16
+        x = x.numpy()
     try:
         array = np.asarray(x)
     except (TypeError, ValueError):  # such as a ragged list
@@ -61,28 +61,36 @@ def _as_float32(x: Any) -> np.ndarray:
     if array.dtype.name in _INTEGER_SCALES:
         zero, scale = _INTEGER_SCALES[array.dtype.name]
         return (array.astype(np.float32) - np.float32(zero)) / np.float32(scale)
-    got = type(x).__name__ if array.dtype.kind in "OUSM" else f"{array.dtype} values"
+    got = f"{array.dtype} values"
+    if array.dtype.kind in "OUSM":
+        got = type(x).__name__
     raise InputError(
-        f"expected audio as floats in [-1, 1], or int16, int32, uint8, got {got}; divide other integers by full scale"
+        f"expected audio as floats in [-1, 1], or int16, int32, uint8, got {got}; "
+        "divide other integers by full scale"
     )
 
 
 def check_finite(audio: np.ndarray) -> np.ndarray:
-    """Return the audio; raise InputError, which names the first place, if it holds NaN or infinite
-    values.
+    """Return the audio; raise InputError, which names the index of the first, if it holds NaN or
+    infinite values.
     """
     finite = np.isfinite(audio)
-    if not finite.all():
-        first = tuple(int(i) for i in np.unravel_index(int(np.argmin(finite)), audio.shape))
-        raise InputError(
-            f"expected finite audio, got {audio.size - int(finite.sum())} NaN or infinite values of {audio.size}, "
-            f"the first at index {first[0] if audio.ndim == 1 else first}"
-        )
-    return audio
+    if finite.all():
+        return audio
+    index = np.unravel_index(int(np.argmin(finite)), audio.shape)
+    first = tuple(int(i) for i in index)
+    raise InputError(
+        f"expected finite audio, got {audio.size - int(finite.sum())} NaN or infinite values "
+        f"of {audio.size}, the first at index {first[0] if audio.ndim == 1 else first}"
+    )
 
 
 def as_block(x: Any, channels: int) -> np.ndarray:
-    """One piece of a longer signal, (C, S) with S >= 0."""
+    """Return one piece of a longer signal as float32 (C, S), S >= 0; for one channel also (S,) is
+    taken.
+
+    Raises InputError for other shapes and types, and for NaN or infinite values.
+    """
     block = _as_float32(x)
     shape = block.shape
     if block.ndim == 1:
@@ -93,11 +101,11 @@ def as_block(x: Any, channels: int) -> np.ndarray:
 
 
 def check_count(name: str, value: Any, lowest: int, highest: int) -> int:
-    """Return the value as an integer; raise InputError unless it is one from `lowest` to `highest`."""
-    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(
-        value, bool
-    )
-    if not number or value % 1 or not lowest <= value <= highest:
+    """Return the value as an integer; raise InputError unless it is one from `lowest` to
+    `highest`.
+    """
+    number = isinstance(value, int | float | np.integer | np.floating)
+    if not number or isinstance(value, bool) or value % 1 or not lowest <= value <= highest:
         raise InputError(f"expected {name} as an integer from {lowest} to {highest}, got {value!r}")
     return int(value)
 

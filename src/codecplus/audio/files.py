@@ -4,8 +4,6 @@ package.
 Letters: C channels, S samples. Arrays are float32, full scale is ±1.
 """
 
-from __future__ import annotations
-
 import errno
 import io
 import os
@@ -44,16 +42,12 @@ class _Format(NamedTuple):
 _FORMATS = {
     ".wav": _Format("WAV", ("PCM_16", "PCM_24", "PCM_32", "FLOAT"), MAX_CHANNELS, MAX_RATE),
     ".flac": _Format("FLAC", ("PCM_16", "PCM_24"), 8, 655_350),
-    ".ogg": _Format(
-        "OGG", ("VORBIS", "OPUS"), MAX_CHANNELS, 200_000
-    ),  # above, libsndfile 1.2 crashes the process
+    # Above 200 kHz, libsndfile 1.2 crashes the process.
+    ".ogg": _Format("OGG", ("VORBIS", "OPUS"), MAX_CHANNELS, 200_000),
     ".mp3": _Format("MP3", ("MPEG_LAYER_III",), 2, 48_000),
 }
-_INTEGER_BITS = {
-    "PCM_16": 16,
-    "PCM_24": 24,
-    "PCM_32": 32,
-}  # all other encodings keep samples beyond [-1, 1]
+# All other encodings keep samples beyond [-1, 1].
+_INTEGER_BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 _WAV_LIMIT = 2**32 - 2**26  # bytes; a WAV header counts to 4 GiB, one block may overshoot
 
 
@@ -74,10 +68,11 @@ class AudioFileReader:
             self._file = soundfile.SoundFile(source)
         except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless .raw
             raise FileFormatError(
-                f"{self.name} is not readable audio ({_reason(error)}); expected WAV, FLAC, OGG or MP3, "
-                "convert other formats to WAV first"
+                f"{self.name} is not readable audio ({_reason(error)}); "
+                "expected WAV, FLAC, OGG or MP3, convert other formats to WAV first"
             ) from error
-        self.sample_rate, self.channels = self._file.samplerate, self._file.channels
+        self.sample_rate = self._file.samplerate
+        self.channels = self._file.channels
         self.num_samples = self._file.frames
         self._refuse_absurd_header()
 
@@ -90,11 +85,11 @@ class AudioFileReader:
             if not lowest <= value <= highest:
                 self._file.close()
                 raise FileFormatError(
-                    f"{self.name} has {value} {what} by its header, expected {lowest} to {highest}; "
-                    "it is empty, or its header is damaged or unfinished"
+                    f"{self.name} has {value} {what} by its header, "
+                    f"expected {lowest} to {highest}; it is empty, or its header is damaged or unfinished"
                 )
 
-    def __enter__(self) -> AudioFileReader:
+    def __enter__(self) -> "AudioFileReader":
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -113,9 +108,8 @@ class AudioFileReader:
             try:
                 if done == 0 and self._file.seekable():
                     self._file.seek(0)
-                block = check_finite(
-                    self._file.read(block_samples, dtype="float32", always_2d=True)
-                )
+                samples = self._file.read(block_samples, dtype="float32", always_2d=True)
+                block = check_finite(samples)
             except (soundfile.LibsndfileError, InputError) as error:
                 raise FileFormatError(
                     f"{self.name} is damaged after sample {done}: {error}"
@@ -125,23 +119,25 @@ class AudioFileReader:
             done += len(block)
             yield np.ascontiguousarray(block.T)
         # without an index, the length of an MP3 is an estimate from its first frames
-        enough = self.num_samples * 0.99 - 4096 if self._file.format == "MP3" else self.num_samples
+        enough = self.num_samples
+        if self._file.format == "MP3":
+            enough = self.num_samples * 0.99 - 4096
         if done < enough:
             raise FileFormatError(
-                f"{self.name} is truncated: its header says {self.num_samples} samples, {done} are there"
+                f"{self.name} is truncated: its header says {self.num_samples} samples, "
+                f"{done} are there"
             )
 
 
 def _audio_source(path_or_file: Any) -> tuple[str, Any]:
     """A name for messages, and what soundfile can open."""
     if hasattr(path_or_file, "read"):
-        name, data = (
-            str(getattr(path_or_file, "name", type(path_or_file).__name__)),
-            path_or_file.read(),
-        )
+        name = str(getattr(path_or_file, "name", type(path_or_file).__name__))
+        data = path_or_file.read()
         if isinstance(data, str):
             raise InputError(
-                f"expected a file opened in binary mode, got {name} opened as text; open it with 'rb'"
+                f"expected a file opened in binary mode, got {name} opened as text; "
+                "open it with 'rb'"
             )
     else:
         path = as_path(path_or_file)
@@ -152,7 +148,9 @@ def _audio_source(path_or_file: Any) -> tuple[str, Any]:
             raise InputError(f"there is no file {name}")
         if os.path.isfile(path) and os.path.getsize(path) > 0:
             return name, path
-        data = b"" if os.path.isfile(path) else path.read_bytes()
+        data = b""
+        if not os.path.isfile(path):  # a pipe
+            data = path.read_bytes()
     if not data:
         raise FileFormatError(f"{name} is empty (0 bytes); expected an audio file")
     return name, io.BytesIO(data)
@@ -171,30 +169,30 @@ def load_audio(
     not good audio.
     """
     with AudioFileReader(path_or_file) as reader:
-        rate = reader.sample_rate if sample_rate is None else check_rate(sample_rate)
-        wanted = (
-            reader.channels
-            if channels is None
-            else check_count("channels", channels, 1, MAX_CHANNELS)
-        )
+        rate = reader.sample_rate
+        if sample_rate is not None:
+            rate = check_rate(sample_rate)
+        wanted = reader.channels
+        if channels is not None:
+            wanted = check_count("channels", channels, 1, MAX_CHANNELS)
         if wanted != reader.channels and 1 not in (wanted, reader.channels):
             raise InputError(
                 f"{reader.name} has {reader.channels} channels and cannot become {wanted}; "
                 f"possible are {reader.channels}, or 1 (their mean)"
             )
-        kept = min(wanted, reader.channels)
-        resampler = Resampler(reader.sample_rate, rate, kept)
+        resampler = Resampler(reader.sample_rate, rate, min(wanted, reader.channels))
         pieces = []
         for block in reader.blocks():
-            pieces.append(
-                resampler.push(
-                    block if kept == reader.channels else block.mean(axis=0, keepdims=True)
-                )
-            )
-        audio = np.concatenate([*pieces, resampler.flush()], axis=1)
-    if kept < wanted:
+            if wanted < reader.channels:
+                block = block.mean(axis=0, keepdims=True)
+            pieces.append(resampler.push_block(block))
+        pieces.append(resampler.flush())
+    audio = np.concatenate(pieces, axis=1)
+    if wanted == 1:
+        return audio[0], rate
+    if len(audio) < wanted:
         audio = np.repeat(audio, wanted, axis=0)
-    return (audio[0] if wanted == 1 else audio), rate
+    return audio, rate
 
 
 class AudioFileWriter:
@@ -231,29 +229,31 @@ class AudioFileWriter:
         if self.path.exists() and not self.path.is_file():
             raise InputError(f"cannot write {self.path}: it is a device or a pipe; write a file")
         self._format = _FORMATS[suffix]
-        self.sample_rate, self.channels = (
-            check_rate(sample_rate),
-            check_count("channels", channels, 1, MAX_CHANNELS),
-        )
+        self.sample_rate = check_rate(sample_rate)
+        self.channels = check_count("channels", channels, 1, MAX_CHANNELS)
         if self.channels > self._format.max_channels or self.sample_rate > self._format.max_rate:
             raise InputError(
-                f"{self._format.name} holds up to {self._format.max_channels} channels at {self._format.max_rate} Hz, "
-                f"got {self.channels} at {self.sample_rate} Hz; resample, or write a .wav"
+                f"{self._format.name} holds up to {self._format.max_channels} channels at "
+                f"{self._format.max_rate} Hz, got {self.channels} at {self.sample_rate} Hz; resample, or write a .wav"
             )
         self.subtype = self._format.subtypes[0] if subtype is None else subtype
         if self.subtype not in self._format.subtypes:
             raise InputError(
-                f"expected subtype {' or '.join(self._format.subtypes)} for {suffix}, got {subtype!r}"
+                f"expected subtype {' or '.join(self._format.subtypes)} for {suffix}, "
+                f"got {subtype!r}"
             )
-        self._may_widen, self._widened = self._format.name == "WAV" and subtype is None, False
-        self.num_samples, self.peak, self._clipped = 0, 0.0, 0
+        self._may_widen = self._format.name == "WAV" and subtype is None
+        self._widened = False
+        self._clipped = 0
+        self.num_samples = 0
+        self.peak = 0.0
 
     @property
     def clips(self) -> bool:
         """Whether samples beyond [-1, 1] would be lost."""
         return not self._may_widen and self.subtype in _INTEGER_BITS
 
-    def __enter__(self) -> AudioFileWriter:
+    def __enter__(self) -> "AudioFileWriter":
         with ExitStack() as stack:
             self._temporary = stack.enter_context(atomic_path(self.path))
             self._file = self._open()
@@ -266,7 +266,9 @@ class AudioFileWriter:
 
     def write(self, audio: Any) -> None:
         """Append audio of shape (channels, n), for one channel also (n,)."""
-        block = as_block(audio, self.channels)
+        self._write(as_block(audio, self.channels))
+
+    def _write(self, block: np.ndarray) -> None:  # (C, S)
         magnitude = np.abs(block)
         self.peak = max(self.peak, float(magnitude.max(initial=0.0)))
         if self.peak > 1 and self._may_widen:
@@ -278,12 +280,11 @@ class AudioFileWriter:
 
     def _append(self, samples: np.ndarray) -> None:  # (S, C)
         bits = _INTEGER_BITS.get(self.subtype)
-        if (
-            self._format.name == "WAV"
-            and self.num_samples * self.channels * (bits or 32) > 8 * _WAV_LIMIT
-        ):
+        size = self.num_samples * self.channels * (bits or 32) / 8
+        if self._format.name == "WAV" and size > _WAV_LIMIT:
             raise InputError(
-                f"cannot write {self.path}: a WAV file ends at 4 GiB; write a .flac, or several files"
+                f"cannot write {self.path}: a WAV file ends at 4 GiB; "
+                "write a .flac, or several files"
             )
         if bits:  # libsndfile would round down, which doubles the noise
             scale = 2.0 ** (bits - 1)
@@ -291,10 +292,8 @@ class AudioFileWriter:
             samples = whole.astype(np.int32) << (32 - bits)
         try:
             self._file.write(samples)
-        except (
-            soundfile.LibsndfileError,
-            AssertionError,
-        ) as error:  # soundfile asserts that all was written
+        except (soundfile.LibsndfileError, AssertionError) as error:
+            # soundfile asserts that all was written
             raise self._cannot_write(error) from error
         self.num_samples += len(samples)
 
@@ -322,7 +321,10 @@ class AudioFileWriter:
 
     def _widen(self) -> None:
         """Start over as 32-bit float, with what was written so far."""
-        self._may_widen, self._widened, self.subtype, self.num_samples = False, True, "FLOAT", 0
+        self._may_widen = False
+        self._widened = True
+        self.subtype = "FLOAT"
+        self.num_samples = 0
         self._file.close()
         narrow = self._temporary.with_suffix(".narrow")
         try:
@@ -402,8 +404,8 @@ def save_audio(
     peak = float(np.abs(block).max())
     if peak > 1 and writer.clips:
         raise InputError(
-            f"the peak {peak:.4g} is beyond full scale, which {writer.subtype} in {writer.path.name} cannot hold; "
-            "scale the audio down, or write a .wav"
+            f"the peak {peak:.4g} is beyond full scale, which {writer.subtype} in "
+            f"{writer.path.name} cannot hold; scale the audio down, or write a .wav"
         )
     with writer:
-        writer.write(block)
+        writer._write(block)

@@ -1,7 +1,5 @@
 """Integrated loudness (ITU-R BS.1770-4) of arrays and of streams."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Iterator
@@ -39,16 +37,23 @@ class LoudnessMeter:
         self._states = [np.zeros((self.channels, 2)) for _ in self._filters]
         self._seen = 0
         self._powers: list[float] = []  # of the gating blocks so far
-        self._open, self._open_start = (
-            np.zeros(0),
-            0,
-        )  # weighted squares since the first unfinished gating block
+        self._open = np.zeros(0)  # weighted squares since the first unfinished gating block
+        self._open_start = 0
 
     def push(self, audio: Any) -> None:
-        """Take the next block, (channels, n) or for one channel (n,)."""
+        """Take the next block, (channels, n) or for one channel (n,).
+
+        Raises InputError for audio that `as_block` refuses.
+        """
+        self.push_block(as_block(audio, self.channels))
+
+    def push_block(self, block: np.ndarray) -> None:
+        """Do what `push` does, with a block that was checked already: finite float32 (channels, n),
+        as `AudioFileReader` and `as_audio` give it.
+        """
         from scipy.signal import lfilter
 
-        x = as_block(audio, self.channels).astype(np.float64)
+        x = block.astype(np.float64)
         if x.size == 0:
             return
         for i, (b, a) in enumerate(self._filters):
@@ -58,24 +63,25 @@ class LoudnessMeter:
         while self._bounds(len(self._powers))[1] <= self._seen:
             self._powers.append(self._power(len(self._powers)))
         start = self._bounds(len(self._powers))[0]
-        self._open, self._open_start = self._open[start - self._open_start :], start
+        self._open = self._open[start - self._open_start :]
+        self._open_start = start
 
     def _bounds(self, block: int) -> tuple[int, int]:
         # rounded as pyloudnorm rounds, else a block may begin one sample elsewhere
-        return int(_GATE * (block * 0.25) * self.sample_rate), int(
-            _GATE * (block * 0.25 + 1) * self.sample_rate
-        )
+        start = int(_GATE * (block * 0.25) * self.sample_rate)
+        stop = int(_GATE * (block * 0.25 + 1) * self.sample_rate)
+        return start, stop
 
     def _power(self, block: int) -> float:
         start, stop = (bound - self._open_start for bound in self._bounds(block))
         return float(self._open[start:stop].sum()) / (_GATE * self.sample_rate)
 
     def loudness(self) -> float:
-        """Loudness in LUFS of what was pushed so far; -inf when no gating block reaches -70 LUFS."""
+        """Return the loudness so far in LUFS; -inf when no gating block reaches -70 LUFS."""
         missing = int(0.5 * self.sample_rate) - self._seen
         if missing > 0:
             padded = copy.deepcopy(self)
-            padded.push(np.zeros((self.channels, missing), np.float32))
+            padded.push_block(np.zeros((self.channels, missing), np.float32))
             return padded.loudness()
         # the last gating block counts from half of its quarter on, as in pyloudnorm
         count = round((self._seen / self.sample_rate - _GATE) / (_GATE * 0.25)) + 1
@@ -103,10 +109,16 @@ def integrated_loudness(audio: Any, sample_rate: int) -> float:
     See `LoudnessMeter`. Raises InputError for audio that `as_audio` refuses, more than 6 channels,
     and no blocks.
     """
-    blocks = audio if isinstance(audio, Iterator) else split_blocks(np.atleast_2d(as_audio(audio)))
+    if not isinstance(audio, Iterator):
+        signal = np.atleast_2d(as_audio(audio))
+        meter = LoudnessMeter(sample_rate, len(signal))
+        for block in split_blocks(signal):
+            meter.push_block(block)
+        return meter.loudness()
     meter = None
-    for block in blocks:
-        meter = meter or LoudnessMeter(sample_rate, len(np.atleast_2d(block)))
+    for block in audio:
+        if meter is None:
+            meter = LoudnessMeter(sample_rate, len(np.atleast_2d(block)))
         meter.push(block)
     if meter is None:
         raise InputError("expected audio with at least 1 sample, got no blocks")

@@ -1,7 +1,5 @@
 """Mel filters and spectrograms."""
 
-from __future__ import annotations
-
 import functools
 import warnings
 from typing import TYPE_CHECKING
@@ -29,14 +27,16 @@ def mel_filterbank(
     """
     from transformers.audio_utils import mel_filter_bank
 
-    sample_rate, n_mels = check_rate(sample_rate), check_count("n_mels", n_mels, 1, 1 << 16)
+    sample_rate = check_rate(sample_rate)
+    n_mels = check_count("n_mels", n_mels, 1, 1 << 16)
     n_fft = check_count("n_fft", n_fft, 2, 1 << 24)
     fmax = sample_rate / 2 if fmax is None else fmax
     if n_fft % 2:
         raise InputError(f"expected an even n_fft, got {n_fft}")
     if not 0 <= fmin < fmax <= sample_rate / 2:
         raise InputError(
-            f"expected 0 <= fmin < fmax <= sample_rate / 2 (= {sample_rate / 2:g}), got {fmin} and {fmax}"
+            f"expected 0 <= fmin < fmax <= sample_rate / 2 (= {sample_rate / 2:g}), "
+            f"got {fmin} and {fmax}"
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of filters that are zero
@@ -47,7 +47,7 @@ def mel_filterbank(
 
 
 def mel_spectrogram(
-    audio: torch.Tensor,
+    audio: "torch.Tensor",
     sample_rate: int,
     *,
     n_mels: int = 80,
@@ -55,7 +55,7 @@ def mel_spectrogram(
     hop_length: int = 512,
     win_length: int | None = None,
     power: float = 1.0,
-) -> torch.Tensor:
+) -> "torch.Tensor":
     """Mel spectrogram of audio (..., samples), differentiable: (..., n_mels, 1 + samples //
     hop_length).
 
@@ -73,12 +73,11 @@ def mel_spectrogram(
         raise InputError(f"expected audio as a torch tensor of floats, got {got}")
     if audio.ndim == 0 or audio.numel() == 0:
         raise InputError(
-            f"expected audio of shape (..., samples) with at least 1 sample, got {tuple(audio.shape)}"
+            "expected audio of shape (..., samples) with at least 1 sample, "
+            f"got {tuple(audio.shape)}"
         )
-    n_fft, hop_length = (
-        check_count("n_fft", n_fft, 2, 1 << 24),
-        check_count("hop_length", hop_length, 1, 1 << 24),
-    )
+    n_fft = check_count("n_fft", n_fft, 2, 1 << 24)
+    hop_length = check_count("hop_length", hop_length, 1, 1 << 24)
     win_length = check_count("win_length", n_fft if win_length is None else win_length, 1, n_fft)
     dtype = torch.promote_types(audio.dtype, torch.float32)
     filters = _mel_filters(sample_rate, n_fft, n_mels, audio.device, dtype)
@@ -94,17 +93,16 @@ def mel_spectrogram(
 
 @functools.lru_cache(maxsize=32)
 def _mel_filters(
-    sample_rate: int, n_fft: int, n_mels: int, device: torch.device, dtype: torch.dtype
-) -> torch.Tensor:
+    sample_rate: int, n_fft: int, n_mels: int, device: "torch.device", dtype: "torch.dtype"
+) -> "torch.Tensor":
     import torch
 
-    with torch.inference_mode(
-        False
-    ):  # a tensor made in inference mode could never again meet autograd
+    # A tensor made in inference mode could never again meet autograd.
+    with torch.inference_mode(False):
         return torch.from_numpy(mel_filterbank(sample_rate, n_fft, n_mels)).to(device, dtype)
 
 
-def _mirror(x: torch.Tensor, pad: int) -> torch.Tensor:  # (B, S) -> (B, pad + S + pad)
+def _mirror(x: "torch.Tensor", pad: int) -> "torch.Tensor":  # (B, S) -> (B, pad + S + pad)
     import torch
 
     length = x.shape[-1]

@@ -44,7 +44,7 @@ def can_code(channels: int, num_codebooks: int, codebook_size: int) -> bool:
 
 
 def least_size(num_codes: int) -> int:
-    """The fewest bytes that so many codes of a block take."""
+    """Return the fewest bytes that so many codes of a block take."""
     return max(1, -(-num_codes // _CODES_PER_BYTE))
 
 
@@ -63,7 +63,7 @@ def encode_block(codes: np.ndarray, codebook_size: int, entropy: EntropyModel | 
 def decode_block(
     data: bytes, shape: tuple[int, int, int], codebook_size: int, entropy: EntropyModel | None
 ) -> np.ndarray:
-    """Give back the codes, int16 (C, K, T) of that shape, `MISSING` where a frame has fewer
+    """Return the codes of a block, int16 (C, K, T) of that shape, `MISSING` where a frame has fewer
     codebooks.
 
     Raises FileFormatError if they cannot be codes of such a block, or need an entropy model that
@@ -78,9 +78,11 @@ def decode_block(
         raise FileFormatError("expected a block of codes, got damage; fetch the file again")
     if data[0] & _VARIABLE and num_codebooks == 1:
         raise FileFormatError(
-            "expected one codebook in every frame of a block, got fewer in some; fetch the file again"
+            "expected one codebook in every frame of a block, got fewer in some; "
+            "fetch the file again"
         )
-    mode, start = data[0] & _MODE, 1
+    mode = data[0] & _MODE
+    start = 1
     copied = np.zeros(channels, bool)
     if data[0] & _COPIES:
         start += -(-(channels - 1) // 8)
@@ -89,17 +91,17 @@ def decode_block(
         )
     if mode == NETWORK and entropy is None:
         raise FileFormatError("expected the entropy model of the file, got none")
-    kept = int(channels - copied.sum())
+    distinct = int(channels - copied.sum())  # channels that do not repeat the first
     coder = Decoder(data[start:])
 
     def decode(symbols: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return coder.decode(weights)
 
-    lengths = np.full((kept, frames), num_codebooks)
+    lengths = np.full((distinct, frames), num_codebooks)
     if data[0] & _VARIABLE:
         _run_lengths(lengths, num_codebooks, decode)
-    predictor = _predictor(mode, kept, num_codebooks, codebook_size, entropy)
-    grid = _Grid((kept, num_codebooks, frames), codebook_size, predictor.lags)
+    predictor = _predictor(mode, distinct, num_codebooks, codebook_size, entropy)
+    grid = _Grid((distinct, num_codebooks, frames), codebook_size, predictor.lags)
     _run_codes(grid, None, lengths, predictor, decode)
     codes = np.empty(shape, np.int16)
     codes[~copied] = grid.codes()
@@ -112,8 +114,8 @@ def _encode_as(
 ) -> bytes:
     num_codebooks = codes.shape[1]
     copied = _copied(codes)
-    kept = codes[~copied].astype(np.int64)
-    lengths = (kept >= 0).sum(axis=1)  # (C, T)
+    distinct = codes[~copied].astype(np.int64)
+    lengths = (distinct >= 0).sum(axis=1)  # (C, T)
     variable = bool((lengths < num_codebooks).any())
     head = bytes([mode | _VARIABLE * variable | _COPIES * bool(copied.any())])
     if copied.any():
@@ -126,15 +128,15 @@ def _encode_as(
 
     if variable:
         _run_lengths(lengths, num_codebooks, encode)
-    predictor = _predictor(mode, len(kept), num_codebooks, codebook_size, entropy)
-    grid = _Grid(kept.shape, codebook_size, predictor.lags)
-    _run_codes(grid, kept, lengths, predictor, encode)
+    predictor = _predictor(mode, len(distinct), num_codebooks, codebook_size, entropy)
+    grid = _Grid(distinct.shape, codebook_size, predictor.lags)
+    _run_codes(grid, distinct, lengths, predictor, encode)
     data = head + coder.to_bytes()
     return data.ljust(least_size(codes.size), b"\0")
 
 
 def _copied(codes: np.ndarray) -> np.ndarray:
-    """Which channels (C,) have the codes of the first one, itself left out."""
+    """Return which channels (C,) repeat the codes of the first one, itself left out."""
     return np.array([c > 0 and np.array_equal(codes[c], codes[0]) for c in range(len(codes))])
 
 

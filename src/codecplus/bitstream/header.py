@@ -1,5 +1,5 @@
-"""What a .dacp file says of its codes, and the bytes that say it. Knows the header and the counts,
-not the blocks.
+"""The header and the counts of a .dacp file, as values and as bytes. Knows nothing of the blocks
+between them.
 """
 
 import dataclasses
@@ -21,14 +21,12 @@ _DEFAULT_BLOCK_BITS = 8 * 4096  # a CRC per 4 KiB costs 0.1 %
 _MAX_BLOCK_SIZE = 1 << 24  # so that a reader's memory is bounded whatever the file
 
 # Optional fields: present only when they hold anything but the usual value.
-_SHORT_FINGERPRINT, _CHANNELS, _ORIGINAL_RATE, _GAIN, _BLOCK_LENGTH, _ENTROPY_MODEL = (
-    1,
-    2,
-    4,
-    8,
-    16,
-    32,
-)
+_SHORT_FINGERPRINT = 1
+_CHANNELS = 2
+_ORIGINAL_RATE = 4
+_GAIN = 8
+_BLOCK_LENGTH = 16
+_ENTROPY_MODEL = 32
 _KNOWN_FLAGS = {PACKED: 31, ENTROPY: 63}
 _ENTROPY_MODEL_SIZE = 4
 
@@ -62,13 +60,13 @@ _LIMITS = {
 
 @dataclass(frozen=True, kw_only=True)
 class StreamInfo:
-    """All that is known of a stream before its first frame.
+    """The facts of a stream that are known before its first frame.
 
     Raises InputError if a field is out of range.
     """
 
     fingerprint: bytes
-    """Names the model that made the codes: 16 bytes, or the first 8 of them where every byte counts."""
+    """Names the model that made the codes: 16 bytes, or the first 8 of them to save space."""
     sample_rate: int
     """Rate of the model, Hz."""
     original_sample_rate: int
@@ -86,7 +84,7 @@ class StreamInfo:
     block_length: int = 0
     """Frames per block; 0 means as many as fit in 4 KiB when packed, and at least one."""
     entropy_model: bytes | None = None
-    """None where codes are packed. Entropy-coded, the 4 bytes of `EntropyModel.identity`, or none to do without one."""
+    """None if codes are packed; else the 4 bytes of `EntropyModel.identity`, b"" without a model."""
 
     def __post_init__(self) -> None:
         _check_fingerprint(self.fingerprint)
@@ -100,7 +98,8 @@ class StreamInfo:
         object.__setattr__(self, "gain", _float32_gain(self.gain))
         if self.codes_size(self.frames_per_block) > _MAX_BLOCK_SIZE:
             raise InputError(
-                f"expected blocks of at most {_MAX_BLOCK_SIZE} bytes, got block_length={self.block_length} "
+                f"expected blocks of at most {_MAX_BLOCK_SIZE} bytes, "
+                f"got block_length={self.block_length} "
                 f"({self.codes_size(self.frames_per_block)} bytes); leave block_length out for 4 KiB"
             )
         if self.entropy_model is not None:
@@ -110,17 +109,18 @@ class StreamInfo:
         object.__setattr__(self, "entropy_model", bytes(model))
         if len(model) not in (0, _ENTROPY_MODEL_SIZE):
             raise InputError(
-                f"expected an entropy_model of {_ENTROPY_MODEL_SIZE} bytes or none, got {len(model)}"
+                f"expected an entropy_model of {_ENTROPY_MODEL_SIZE} bytes or none, "
+                f"got {len(model)}"
             )
         if not can_code(self.channels, self.num_codebooks, self.codebook_size):
             raise InputError(
-                f"expected a stream small enough to be entropy-coded, got {self.channels} channels of "
-                f"{self.num_codebooks} codebooks of {self.codebook_size}; pack it"
+                "expected a stream small enough to be entropy-coded, "
+                f"got {self.channels} channels of {self.num_codebooks} codebooks of {self.codebook_size}; pack it"
             )
         if self.frames_per_block * self.codes_per_frame > MAX_BLOCK_CODES:
             raise InputError(
-                f"expected entropy-coded blocks of at most {MAX_BLOCK_CODES} codes, got block_length="
-                f"{self.block_length}; leave it out"
+                f"expected entropy-coded blocks of at most {MAX_BLOCK_CODES} codes, "
+                f"got block_length={self.block_length}; leave it out"
             )
 
     @property
@@ -147,7 +147,7 @@ class StreamInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Header(StreamInfo):
-    """All that a file says about its codes: the stream and how long it is.
+    """The facts of a whole file: the stream and how long it is.
 
     Raises InputError if a field is out of range, or if the samples are more than the frames hold.
     """
@@ -307,7 +307,8 @@ class _Fields:
     """The fields of a head, taken one after the other."""
 
     def __init__(self, data: bytes, position: int):
-        self.data, self.position = data, position
+        self.data = data
+        self.position = position
 
     def take(self, size: int) -> bytes:
         field = self.data[self.position : self.position + size]

@@ -45,14 +45,13 @@ for _step in range(len(_POWERS)):
         _power = math.isqrt(_power)
     _POWERS[_step] = _power
 
-_MAX_EXACT = (
-    1 << 24
-)  # below it, float32 holds every integer, so that products may be summed up in any order
+# Below it, float32 holds every integer, so that products may be summed up in any order.
+_MAX_EXACT = 1 << 24
 _METADATA = "codecplus"
 
 
 class Predictor(Protocol):
-    """What predicts the codes of one block, step after step: their high symbols, their low ones,
+    """Predicts the codes of one block, step after step: their high symbols, then their low ones;
     then it learns them.
 
     C channels of K codebooks are C * K rows, codebooks of one channel together.
@@ -71,7 +70,9 @@ class Predictor(Protocol):
         ...
 
     def low(self, rows: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """Weights (N, lows) of the low symbols of these rows (N,), whose high ones are `high` (N,)."""
+        """Return the weights (N, lows) of the low symbols of these rows (N,), whose high ones are
+        `high` (N,).
+        """
         ...
 
     def learn(self, rows: np.ndarray, codes: np.ndarray) -> None:
@@ -97,11 +98,11 @@ class Uniform:
         self._high = np.ones((channels * num_codebooks, codebook_size // self._lows), np.int64)
 
     def high(self, window: np.ndarray) -> np.ndarray:
-        """As of `Predictor`."""
+        """Return the weights (C * K, highs) of the high symbols of this step."""
         return self._high
 
     def low(self, rows: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """As of `Predictor`."""
+        """Return the weights (N, lows) of the low symbols of these rows."""
         return np.ones((len(rows), self._lows), np.int64)
 
     def learn(self, rows: np.ndarray, codes: np.ndarray) -> None:
@@ -121,7 +122,8 @@ class Counts(Uniform):
     use to repeat.
     """
 
-    seen, repeated = 4, 8  # what a code and a repetition add
+    seen = 4  # added to the weight of a code that was seen
+    repeated = 8  # added to the weight of a repetition
 
     def __init__(self, channels: int, num_codebooks: int, codebook_size: int):
         super().__init__(channels, num_codebooks, codebook_size)
@@ -134,7 +136,7 @@ class Counts(Uniform):
         self._odds = np.zeros(rows, np.int64)
 
     def high(self, window: np.ndarray) -> np.ndarray:
-        """As of `Predictor`."""
+        """Return the weights (C * K, highs) of the high symbols of this step."""
         books = np.arange(window.shape[1])
         self._last = window[:, books, 1, books].reshape(-1)
         self._odds = self._highs.sum(axis=1) * self._repeats[1] // self._repeats[0]
@@ -144,7 +146,7 @@ class Counts(Uniform):
         return weights
 
     def low(self, rows: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """As of `Predictor`."""
+        """Return the weights (N, lows) of the low symbols of these rows."""
         weights = self._counts[rows, high]
         last = self._last[rows]
         same = np.flatnonzero((last < self._size) & (last // self._lows == high))
@@ -152,7 +154,7 @@ class Counts(Uniform):
         return weights
 
     def learn(self, rows: np.ndarray, codes: np.ndarray) -> None:
-        """As of `Predictor`."""
+        """Count the codes (N,) of these rows."""
         self._counts[rows, codes // self._lows, codes % self._lows] += self.seen
         self._highs[rows, codes // self._lows] += self.seen
         known = self._last[rows] < self._size
@@ -207,27 +209,26 @@ class EntropyModel:
         try:
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             about = json.loads(header["__metadata__"][_METADATA])
-            version, mark, arrays = (
-                about["version"],
-                bytes.fromhex(about["fingerprint"]),
-                load(data),
-            )
+            version = about["version"]
+            fingerprint = bytes.fromhex(about["fingerprint"])
+            arrays = load(data)
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise FileFormatError(
                 f"expected an entropy model written by codecplus, got something else: {error}"
             ) from error
         if version != NETWORK_VERSION:
             raise FileFormatError(
-                f"expected an entropy model of version {NETWORK_VERSION}, got {version}; a newer codecplus may read it"
+                f"expected an entropy model of version {NETWORK_VERSION}, got {version}; "
+                "a newer codecplus may read it"
             )
-        return cls(arrays, mark)
+        return cls(arrays, fingerprint)
 
     def fits(self, num_codebooks: int, codebook_size: int) -> bool:
         """Whether it predicts so many codebooks of that size."""
         return num_codebooks <= self.num_codebooks and codebook_size == self.codebook_size
 
     def predictor(self, num_codebooks: int) -> "NetworkPredictor":
-        """What predicts the first codebooks of one block."""
+        """Return a predictor of the first codebooks of one block."""
         if num_codebooks not in self._ready:
             self._ready[num_codebooks] = _Weights(self, num_codebooks)
         return NetworkPredictor(self._ready[num_codebooks])
@@ -243,9 +244,12 @@ class _Weights:
     """
 
     def __init__(self, network: EntropyModel, num_codebooks: int):
-        arrays, K = network.arrays, num_codebooks
-        d, self.lags = arrays["codes"].shape[2], network.lags
-        self.num_codebooks, self.codebook_size = K, network.codebook_size
+        arrays = network.arrays
+        K = num_codebooks
+        d = arrays["codes"].shape[2]
+        self.lags = network.lags
+        self.num_codebooks = K
+        self.codebook_size = network.codebook_size
         self.ranks = arrays["ranks"][:K].astype(np.int64)
         self.by_rank = np.argsort(self.ranks, axis=1)
         self.table = arrays["codes"][:K].reshape(-1, d).astype(np.float32)  # (K * (2**W + 1), d)
@@ -268,15 +272,17 @@ class _Weights:
 
 
 class NetworkPredictor:
-    """A `Predictor` by a network."""
+    """Predicts the codes of one block with a network; see `Predictor` for its methods."""
 
     def __init__(self, weights: _Weights):
-        self._net, self.lags = weights, weights.lags
+        self._net = weights
+        self.lags = weights.lags
         self._hidden = np.zeros(0, np.float32)  # (K, C, H)
 
     def high(self, window: np.ndarray) -> np.ndarray:
-        """As of `Predictor`."""
-        net, (channels, num_codebooks) = self._net, window.shape[:2]
+        """Return the weights (C * K, highs) of the high symbols of this step."""
+        net = self._net
+        channels, num_codebooks = window.shape[:2]
         x = net.table.take(window.swapaxes(2, 3) + net.offsets[:, None], axis=0)  # (C, K, K, L, d)
         x = x.reshape(channels, num_codebooks, -1).swapaxes(0, 1)
         hidden = np.empty((num_codebooks, channels, net.hidden[0].shape[1]), np.float32)
@@ -291,7 +297,7 @@ class NetworkPredictor:
         return weights.transpose(1, 0, 2).reshape(channels * num_codebooks, -1)
 
     def low(self, rows: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """As of `Predictor`."""
+        """Return the weights (N, lows) of the low symbols of these rows."""
         net = self._net
         channel, k = np.divmod(rows, net.num_codebooks)
         logits = (self._hidden[k, channel][:, None] @ net.low[k, high])[:, 0]
@@ -302,16 +308,16 @@ class NetworkPredictor:
         """Nothing to learn: it was trained."""
 
     def ranks(self, rows: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """As of `Predictor`."""
+        """Return the ranks of codes (N,) of these rows."""
         return self._net.ranks[rows % self._net.num_codebooks, codes]
 
     def codes(self, rows: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-        """As of `Predictor`."""
+        """Return the codes (N,) of these ranks."""
         return self._net.by_rank[rows % self._net.num_codebooks, ranks]
 
 
 def low_bits(codebook_size: int) -> int:
-    """Bits of the low symbol of a code."""
+    """Return the bits of the low symbol of a code."""
     return (codebook_size.bit_length() - 1) // 2
 
 
@@ -329,21 +335,22 @@ def _checked_sizes(arrays: dict[str, np.ndarray]) -> tuple[int, int, int]:
     """Codebooks, their size and lags of a network; raises FileFormatError unless all shapes, types
     and sums fit.
     """
-    dtypes = {
-        "ranks": "int16", "codes": "int8", "hidden": "int8", "hidden_bias": "int32", "hidden_shift": "uint8",
-        "high": "int8", "high_bias": "int32", "high_shift": "uint8", "low": "int8", "low_bias": "int32",
-        "low_shift": "uint8",
-    }  # fmt: skip
+    dtypes = {"ranks": "int16", "codes": "int8"}
+    for name in ("hidden", "high", "low"):
+        dtypes |= {name: "int8", f"{name}_bias": "int32", f"{name}_shift": "uint8"}
     if {name: str(array.dtype) for name, array in arrays.items()} != dtypes:
         raise FileFormatError(f"expected the arrays {dtypes} of an entropy model, got others")
     K, entries, d = (*arrays["codes"].shape, 0, 0, 0)[:3]
-    size, H = entries - 1, arrays["hidden"].shape[-1] if arrays["hidden"].ndim else 0
+    size = entries - 1
+    H = arrays["hidden"].shape[-1] if arrays["hidden"].ndim else 0
     lags = arrays["hidden"].size // max(1, K * K * d * H)
     lows = 1 << low_bits(max(size, 2))
     highs = size // lows
     shapes = {
-        "ranks": (K, size), "codes": (K, entries, d), "hidden": (K, lags * K * d, H), "hidden_bias": (K, H),
-        "high": (K, H, highs), "high_bias": (K, highs), "low": (K, highs, H, lows), "low_bias": (K, highs, lows),
+        "ranks": (K, size), "codes": (K, entries, d),
+        "hidden": (K, lags * K * d, H), "hidden_bias": (K, H),
+        "high": (K, H, highs), "high_bias": (K, highs),
+        "low": (K, highs, H, lows), "low_bias": (K, highs, lows),
         "hidden_shift": (K,), "high_shift": (K,), "low_shift": (K,),
     }  # fmt: skip
     fit = {name: array.shape for name, array in arrays.items()} == shapes

@@ -25,8 +25,8 @@ class Encoder:
         self._coder = _stream.queue.RangeEncoder()
 
     def encode(self, symbols: np.ndarray, weights: np.ndarray) -> None:
-        """Append symbols (N,), each below n, under integer weights (N, n), n >= 2, as of
-        `Decoder.decode`.
+        """Append symbols (N,), each below n, under integer weights (N, n), n >= 2, which
+        `Decoder.decode` must be given, too.
         """
         self._coder.encode(np.ascontiguousarray(symbols, np.int32), _FAMILY, _frequencies(weights))
 
@@ -49,7 +49,7 @@ class Decoder:
         self._coder = _stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
 
     def decode(self, weights: np.ndarray) -> np.ndarray:
-        """The next symbols (N,) under integer weights (N, n): at least 0 each, their sum from 1 to
+        """Return the next symbols (N,) under integer weights (N, n): at least 0 each, their sum from 1 to
         2**29.
 
         Raises FileFormatError if no encoder can have written what is there.

@@ -1,7 +1,5 @@
 """Output files: whether one may be written, and writing it whole or not at all."""
 
-from __future__ import annotations
-
 import os
 import secrets
 from collections.abc import Iterator
