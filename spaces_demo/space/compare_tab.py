@@ -77,10 +77,15 @@ def build(shelf: Shelf) -> None:
     ) -> tuple:
         """Send one clip through two codecs, to be heard at one loudness beside the original.
 
-        Args: bundled: a bundled clip, or nothing own: an audio file of your own, used instead left:
-            a checkpoint, or opus, opus-vbr, mp3 or aac left_kbps: its bitrate in kbit/s per channel
-            right: the other codec right_kbps: its bitrate in kbit/s per channel blind: whether to
-            call them X and Y in a random order, and to tell which is which after a choice
+        Args:
+            bundled: a bundled clip, or nothing
+            own: an audio file of your own, used instead
+            left: a checkpoint, or opus, opus-vbr, mp3 or aac
+            left_kbps: its bitrate in kbit/s per channel
+            right: the other codec
+            right_kbps: its bitrate in kbit/s per channel
+            blind: whether to call them X and Y in a random order, and to tell which is which after
+                a choice
         """
         clip = coding.read_clip(chosen_clip(bundled, own))
         pair = [coding.any_codec(clip, left, left_kbps), coding.any_codec(clip, right, right_kbps)]

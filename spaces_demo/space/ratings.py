@@ -34,9 +34,11 @@ END;
 class RatingStore:
     """Ratings of one test, by listeners of whom nothing is known but a random name.
 
-    Args: folder: of `ratings.sqlite`, made if it is not there. test: a name that changes when items
-        or conditions do, so that tests are never mixed. hub: a scheduler of commits to a dataset;
-        ratings are also written into its folder, under its lock.
+    Args:
+        folder: of `ratings.sqlite`, made if it is not there.
+        test: a name that changes when items or conditions do, so that tests are never mixed.
+        hub: a scheduler of commits to a dataset; ratings are also written into its folder, under
+            its lock.
     """
 
     def __init__(self, folder: Path, test: str, hub: Any = None):

@@ -78,12 +78,16 @@ def build(shelf: Shelf) -> None:
     ) -> tuple:
         """Send a clip through a checkpoint, beside Opus at the same rate, and measure both.
 
-        Args: bundled: a bundled clip, "Speech into music", "Speech", "Strings" or "Percussion"; or
-            nothing own: an audio file of your own, used instead name: the checkpoint, one of those
-            that `checkpoints` lists kbps: bitrate in kbit/s per channel
+        Args:
+            bundled: a bundled clip, "Speech into music", "Speech", "Strings" or "Percussion"; or
+                nothing
+            own: an audio file of your own, used instead
+            name: the checkpoint, one of those that `checkpoints` lists
+            kbps: bitrate in kbit/s per channel
 
-        Returns: tracks to hear, a table, the .dacp file, the decoded WAV, spectrograms, the
-            figures, a line about the size
+        Returns:
+            tracks to hear, a table, the .dacp file, the decoded WAV, spectrograms, the figures, a
+            line about the size
         """
         clip = coding.read_clip(chosen_clip(bundled, own))
         done = coding.round_trip(clip, name, min(kbps, coding.rates(name)[-1]))
@@ -141,8 +145,9 @@ def build(shelf: Shelf) -> None:
         Args:
             path: the file
 
-        Returns: the track to listen to, a line about it, nothing, the decoded WAV, nothing, what
-            the file says of itself
+        Returns:
+            the track to listen to, a line about it, nothing, the decoded WAV, nothing, what the
+            file says of itself
         """
         audio, rate, about = coding.decode_file(path)
         url, decoded = shelve(shelf, audio, rate, "decoded.wav")

@@ -253,7 +253,7 @@ def test_ctrl_c_is_one_line_and_status_130(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("codecplus.cli.files.expand", interrupted)
+    monkeypatch.setattr("codecplus.cli.files.find", interrupted)
     assert main(["info", "song.dacp"]) == 130
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -166,12 +166,12 @@ class EntropyModel:
     """A small network of integers, trained for one checkpoint; how it computes is on the page of
     the format.
 
-    Args: arrays: by name, as `to_bytes` writes them, for K codebooks of 2**W entries, L lags,
-        vectors of d and H hidden
-            values: `ranks` int16 (K, 2**W), `codes` int8 (K, 2**W + 1, d), `hidden` int8 (K, L * K
-            * d, H), `hidden_bias` int32 (K, H), `high` int8 (K, H, highs), `high_bias` int32 (K,
-            highs), `low` int8 (K, highs, H, lows), `low_bias` int32 (K, highs, lows), and
-            `hidden_shift`, `high_shift`, `low_shift` uint8 (K,).
+    Args:
+        arrays: by name, as `to_bytes` writes them, for K codebooks of 2**W entries, L lags, vectors
+            of d and H hidden values: `ranks` int16 (K, 2**W), `codes` int8 (K, 2**W + 1, d),
+            `hidden` int8 (K, L * K * d, H), `hidden_bias` int32 (K, H), `high` int8 (K, H, highs),
+            `high_bias` int32 (K, highs), `low` int8 (K, highs, H, lows), `low_bias` int32 (K,
+            highs, lows), and `hidden_shift`, `high_shift`, `low_shift` uint8 (K,).
         fingerprint: of the checkpoint whose codes it predicts.
 
     Raises FileFormatError for arrays that do not fit together or leave the range in which every

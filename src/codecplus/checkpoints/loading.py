@@ -22,11 +22,11 @@ _CLASSES = {DacConfig.model_type: DacModel, CausalDacConfig.model_type: CausalDa
 def load_model(name: str | os.PathLike[str], *, revision: str | None = None) -> DacModel:
     """Load a DAC in fp32 on the CPU, from wherever `name` points.
 
-    Args: name: an embedded name (`"dac-44khz-small"`), a folder written by `save_pretrained` (ours
-        or transformers'), a
-            `.safetensors` file with its `config.json` beside it, a `.pth` of the original
-            implementation, or the id of a repository on the Hub (`"descript/dac_44khz"`). Looked up
-            in this order, never guessed.
+    Args:
+        name: an embedded name (`"dac-44khz-small"`), a folder written by `save_pretrained` (ours or
+            transformers'), a `.safetensors` file with its `config.json` beside it, a `.pth` of the
+            original implementation, or the id of a repository on the Hub (`"descript/dac_44khz"`).
+            Looked up in this order, never guessed.
         revision: branch, tag or commit of a Hub repository.
 
     Raises:

@@ -84,8 +84,9 @@ def fold_weight_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def read_official(path: str | Path) -> DacModel:
     """Read a `.pth` of the original implementation, without running anything it contains.
 
-    Raises: CheckpointError: if it is not a PyTorch file, holds objects other than tensors, or is
-        not a DAC.
+    Raises:
+        CheckpointError: if it is not a PyTorch file, holds objects other than tensors, or is not a
+            DAC.
     """
     try:
         # weights_only: a .pth is a pickle, and a pickle from a stranger is a program.

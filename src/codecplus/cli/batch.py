@@ -4,22 +4,15 @@ It knows paths, and nothing of codecs.
 """
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from codecplus.errors import CodecPlusError, InputError
+from codecplus.recordings.files import NamedFile, find_files
 from codecplus.system.paths import check_output
 
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus"})
 CODED_SUFFIXES = frozenset({".dacp", ".dac"})
-
-
-class Source(NamedTuple):
-    """An input file, and its path relative to what the user named."""
-
-    path: Path
-    relative: Path
 
 
 class Job(NamedTuple):
@@ -29,33 +22,22 @@ class Job(NamedTuple):
     target: Path
 
 
-def expand(inputs: Iterable[Path], suffixes: frozenset[str]) -> list[Source]:
-    """Return the files named and the files with these suffixes in the folders named.
+def find(inputs: Iterable[Path], suffixes: Collection[str]) -> list[NamedFile]:
+    """Return the files named and those in folders named; say on stderr what was left out.
 
     Raises InputError for a path that does not exist and for a folder without such a file.
     """
-    sources = []
-    for path in inputs:
-        if path.is_dir():
-            files = sorted(_files_below(path, suffixes))
-            if not files:
-                raise InputError(f"the folder {path} holds no {', '.join(sorted(suffixes))} file")
-            sources += [Source(file, file.relative_to(path)) for file in files]
-        elif path.exists():
-            sources.append(Source(path, Path(path.name)))
-        else:
-            raise InputError(f"there is no file or folder {path}")
-    return sources
-
-
-def _files_below(folder: Path, suffixes: frozenset[str]) -> list[Path]:
-    return [
-        path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file()
-    ]
+    found = find_files(inputs, suffixes)
+    if found.left_out:
+        kinds = ", ".join(
+            f"{count} {suffix or 'without a suffix'}" for suffix, count in found.left_out.items()
+        )
+        print(f"codecplus: other files left out: {kinds}", file=sys.stderr)
+    return found.files
 
 
 def plan(
-    inputs: list[Path], output: Path | None, suffixes: frozenset[str], suffix: str
+    inputs: list[Path], output: Path | None, suffixes: Collection[str], suffix: str
 ) -> list[Job]:
     """Return a job for each input file.
 
@@ -69,7 +51,7 @@ def plan(
     Raises:
         InputError: if two files would become the same one, or a file would replace its input.
     """
-    sources = expand(inputs, suffixes)
+    sources = find(inputs, suffixes)
     if output is not None and output.suffix and not output.is_dir():  # the name of a file
         if len(sources) > 1 or inputs[0].is_dir():
             raise InputError(f"expected a folder for {len(sources)} files, got -o {output}")
@@ -78,7 +60,7 @@ def plan(
         jobs = [Job(source.path, source.path.with_suffix(suffix)) for source in sources]
     else:
         jobs = [
-            Job(source.path, (output / source.relative).with_suffix(suffix)) for source in sources
+            Job(source.path, (output / source.name).with_suffix(suffix)) for source in sources
         ]
     _check_targets(jobs)
     return jobs

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from codecplus.recordings.files import AUDIO_SUFFIXES
 from codecplus.cli.batch import (
-    AUDIO_SUFFIXES,
     CODED_SUFFIXES,
     describe_failure,
-    expand,
+    find,
     plan,
     run_jobs,
 )
@@ -237,7 +237,7 @@ def info(args: argparse.Namespace) -> int:
     """Print what is in coded files."""
     status = 0
     described = []
-    for source in expand(args.inputs, CODED_SUFFIXES):
+    for source in find(args.inputs, CODED_SUFFIXES):
         try:
             facts = describe_file(source.path)
         except Exception as error:  # one bad file does not keep the others from being shown

@@ -9,7 +9,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from codecplus.cli.batch import AUDIO_SUFFIXES, expand
 from codecplus.cli.loading import open_codec, quiet_transformers
 from codecplus.cli.options import (
     add_codec_options,
@@ -113,7 +112,7 @@ def _add_recordings(group: Any) -> None:
         required=True,
         nargs="+",
         metavar="DATA",
-        help="folders of audio, parquet files, saved datasets, or a dataset's Hub id",
+        help="audio files, folders of them, tables, or the id of a data set on the Hub",
     )
     group.add_argument(
         "--validation",
@@ -122,7 +121,7 @@ def _add_recordings(group: Any) -> None:
         help="recordings to validate with (default: a small part of --data)",
     )
     add_data_options(group)
-    add_shared(group, "audio-column", default="audio", note="default: %(default)s")
+    add_shared(group, "audio-column")
     add_shared(group, "workers", note="to read ahead; default: up to 4")
 
 
@@ -142,6 +141,14 @@ def _add_how_to_train(group: Any) -> None:
         default=500,
         metavar="STEPS",
         help="steps between two saves (default: %(default)s)",
+    )
+    group.add_argument(
+        "--keep-every",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="steps between two checkpoints that are kept, as OUT@step-N; 0: none is "
+        "(default: %(default)s)",
     )
     group.add_argument(
         "--validate-every",
@@ -188,9 +195,8 @@ def _add_entropy(verbs: Any) -> None:
         "--data",
         required=True,
         nargs="+",
-        type=Path,
         metavar="DATA",
-        help="audio files, or folders of them",
+        help="audio files, folders of them, tables, or the id of a data set on the Hub",
     )
     add_output(verb, "file to write (default: entropy.safetensors beside the weights)")
     add_shared(verb, "force", "quiet")
@@ -234,6 +240,7 @@ def train(args: argparse.Namespace) -> None:
             precision=_precision(args.dtype),
             cpu=_is_cpu(args.device),
             save_every=args.save_every,
+            keep_every=args.keep_every,
             validate_every=args.validate_every,
             log_every=args.log_every,
             tracker=args.tracker,
@@ -257,10 +264,9 @@ def entropy(args: argparse.Namespace) -> None:
     else:
         output = _checkpoint_folder(args.model) / "entropy.safetensors"
     check_output(output, args.force)
-    recordings = [source.path for source in expand(args.data, AUDIO_SUFFIXES)]
     codec = open_codec(args.model, args)
     progress = None if args.quiet else print_progress
-    model = fit_entropy_model(codec, recordings, minutes=args.minutes, progress=progress)
+    model = fit_entropy_model(codec, args.data, minutes=args.minutes, progress=progress)
     with atomic_path(output) as temporary:
         temporary.write_bytes(model.to_bytes())
     print(output)
@@ -347,7 +353,9 @@ def _own_recipe(model: str | None) -> str | Path:
         )
     if model in embedded_names():
         return model
-    own = Path(model) / "training" / "recipe.json"
+    from codecplus.training.saving import RunFolder
+
+    own = RunFolder.of_checkpoint(model).recipe
     return own if own.is_file() else "paper"
 
 

@@ -102,8 +102,11 @@ def encode_with_effort(
 class Refiner:
     """Finds codes for audio, starting from its latents.
 
-    Args: model: the model. num_codebooks: codebooks to use. steps: steps of the search, after each
-        of which the losses are looked at. entropy: what tells the bits of codes, if anything does.
+    Args:
+        model: the model.
+        num_codebooks: codebooks to use.
+        steps: steps of the search; the losses are evaluated after each.
+        entropy: gives the bits of codes; None where they do not count.
     """
 
     def __init__(

@@ -28,7 +28,8 @@ class DacFeatureExtractor(StockDacFeatureExtractor):
             args, kwargs: those of transformers: `padding`, `truncation`, `max_length`,
                 `return_tensors`, `sampling_rate`.
 
-        Returns: `BatchFeature` with `input_values` of shape `(batch_size, 1, samples)` and
+        Returns:
+            `BatchFeature` with `input_values` of shape `(batch_size, 1, samples)` and
             `padding_mask` of shape `(batch_size, samples)`, which can be given to the model as they
             are: `model(**features)`.
 

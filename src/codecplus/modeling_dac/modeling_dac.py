@@ -229,21 +229,22 @@ class DacModel(DacPreTrainedModel):
         """Encode audio.
 
         Args:
-            input_values (`torch.Tensor` of shape `(batch_size, 1, samples)`):
-                audio at `config.sampling_rate`, at least one sample; padded with zeros to whole
-                frames here.
-            n_quantizers (`int`, *optional*):
-                codebooks to use, 1 to `config.n_codebooks`; all by default.
+            input_values (`torch.Tensor` of shape `(batch_size, 1, samples)`): audio at
+                `config.sampling_rate`, at least one sample; padded with zeros to whole frames here.
+            n_quantizers (`int`, *optional*): codebooks to use, 1 to `config.n_codebooks`; all by
+                default.
             return_dict (`bool`, *optional*): a [`DacEncoderOutput`] (default) or a plain tuple.
             padding_mask (`torch.Tensor` of shape `(batch_size, samples)`, *optional*): 1 for real
                 samples and 0 for the padding behind them, as the feature extractor gives it. Every
                 item is coded as if it were alone; codes of frames that are all padding are 0.
 
-        Returns: [`DacEncoderOutput`] or `(loss, quantized_representation, audio_codes,
+        Returns:
+            [`DacEncoderOutput`] or `(loss, quantized_representation, audio_codes,
             projected_latents)`.
 
-        Raises: `ValueError`: for another shape, a mask that is not right-padded, or an impossible
-            `n_quantizers`.
+        Raises:
+            `ValueError`: for another shape, a mask that is not right-padded, or an impossible
+                `n_quantizers`.
         """
         check_audio(input_values)
         hop = self.config.hop_length
@@ -282,16 +283,15 @@ class DacModel(DacPreTrainedModel):
             quantized_representation
                 (`torch.Tensor` of shape `(batch_size, hidden_size, frames)`, *optional*):
                 the sum of the codebooks.
-            audio_codes
-                (`torch.LongTensor` of shape `(batch_size, n_quantizers, frames)`, *optional*):
+            audio_codes (`torch.LongTensor` of shape `(batch_size, n_quantizers, frames)`, *optional*):
                 the first `n_quantizers` codebooks; used instead of `quantized_representation` where
                 both are given.
             return_dict (`bool`, *optional*): a [`DacDecoderOutput`] (default) or a plain tuple.
             padding_mask (`torch.Tensor` of shape `(batch_size, samples)`, *optional*):
                 the mask given to `encode`.
 
-        Returns: [`DacDecoderOutput`] or `(audio_values,)`, `hop_length` samples per frame. A net
-            with an odd stride computes `hop_length * frames - 8` (at 320 per frame, as released);
+        Returns:
+            [`DacDecoderOutput`] or `(audio_values,)`, `hop_length` samples per frame. A net with an odd stride computes `hop_length * frames - 8` (at 320 per frame, as released);
             what it lacks at the very end is zero.
 
         Raises:
@@ -324,7 +324,8 @@ class DacModel(DacPreTrainedModel):
         """Encode and decode: arguments as for [`~DacModel.encode`], audio of the length that came
         in.
 
-        Returns: [`DacOutput`] or `(loss, audio_values, quantized_representation, audio_codes,
+        Returns:
+            [`DacOutput`] or `(loss, audio_values, quantized_representation, audio_codes,
             projected_latents)`.
         """
         loss, quantized, codes, projected = self.encode(

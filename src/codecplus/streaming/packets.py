@@ -149,8 +149,9 @@ class PacketReader:
     It joins the stream at the first packet with a header. Packets may come in any order; one that
     is behind the place already reached is dropped.
 
-    Args: max_gap: frames that may be missing between two packets, so that no packet can ask for
-        hours of concealment.
+    Args:
+        max_gap: frames that may be missing between two packets, so that no packet can ask for hours
+            of concealment.
     """
 
     def __init__(self, max_gap: int = 3000):
@@ -252,8 +253,10 @@ class ConcealingDecoder:
     The frame after a gap is faded in. As many samples come out as for a stream without losses, and
     from `decoder_reach[0]` frames after a gap they are the same.
 
-    Args: model: a model, or a `StreamingDecoder` of it, as for `DecoderStream`. batch: rows,
-        channels for instance, that share their losses; None for one without a batch axis.
+    Args:
+        model: a model, or a `StreamingDecoder` of it, as for `DecoderStream`.
+        batch: rows, channels for instance, that share their losses; None for one without a batch
+            axis.
     """
 
     def __init__(self, model: "DacModel | DecoderSteps", batch: int | None = None):

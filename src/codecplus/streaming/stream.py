@@ -61,9 +61,12 @@ class _Stream:
 class EncoderStream(_Stream):
     """A live encoder: samples in, codes out.
 
-    Args: model: a model; or a `StreamingEncoder` of it, which many streams can share, from many
-        threads. n_quantizers: codebooks K to use, all of them by default. batch: rows B that step
-        together, each a stream of its own; None for one without a batch axis.
+    Args:
+        model: a model; or a `StreamingEncoder` of it, which many streams can share, from many
+            threads.
+        n_quantizers: codebooks K to use, all of them by default.
+        batch: rows B that step together, each a stream of its own; None for one without a batch
+            axis.
 
     Raises:
         InputError: for an impossible number of codebooks or rows.
@@ -116,9 +119,11 @@ class EncoderStream(_Stream):
 class DecoderStream(_Stream):
     """A live decoder: codes in, samples out, whole frames of them.
 
-    Args: model: a model; or a `StreamingDecoder` of it, which many streams can share, from many
-        threads. batch: rows B that step together, each a stream of its own; None for one without a
-        batch axis.
+    Args:
+        model: a model; or a `StreamingDecoder` of it, which many streams can share, from many
+            threads.
+        batch: rows B that step together, each a stream of its own; None for one without a batch
+            axis.
 
     Raises:
         InputError: for an impossible number of rows.

@@ -59,11 +59,13 @@ def fit_entropy_model(
 ) -> EntropyModel:
     """Train the entropy model of a checkpoint on recordings like those it will be used for.
 
-    Args: codec: the codec whose codes are to be predicted. recordings: what
-        `codecplus.recordings.open_recordings` takes: folders, audio files, tables.
-        Ten minutes of audio are of use, an hour is better. minutes: wall-clock time for all of it.
-        Up to half goes into encoding, as many recordings as that allows, drawn
-            at random; up to a third, if it allows all of them, and then again, a little changed.
+    Args:
+        codec: the codec whose codes are to be predicted.
+        recordings: folders, audio files or tables, as `codecplus.recordings.open_recordings` takes
+            them. Ten minutes of audio are of use, an hour is better.
+        minutes: wall-clock time for all of it. Up to a third goes into encoding all recordings, and
+            then again, a little changed; up to half, if not all of them can be encoded in a third.
+            They are drawn at random.
         seed: of the drawing and the training.
         progress: called with a line of text now and then.
 

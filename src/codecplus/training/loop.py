@@ -108,7 +108,7 @@ class Trainer:
         if steered is None:
             first = cast(Any, self.model.quantizer.quantizers[0])
             steered = self.fine_tune and codebooks.is_steered(first)
-        return steered and (books.kept or books.rate_weight is not None)
+        return bool(steered) and (books.kept or books.rate_weight is not None)
 
     def _prepare_model(self) -> None:
         """Give the codec the dropout and the weight norm of the recipe; leave resting parts out."""
