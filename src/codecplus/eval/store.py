@@ -104,7 +104,7 @@ class Store:
             np.save(file, array)
 
     def clips(self, task: str) -> list[Line]:
-        """Return the clips and problems of the task with that fingerprint, as far as it was read."""
+        """Return clips and problems of the task with that fingerprint, as far as it was read."""
         return list(read_journal(self._clips_path(task)))
 
     def add_clip(self, task: str, line: Line) -> None:
@@ -131,7 +131,7 @@ class Store:
         self._append(self.root / "encoded" / f"{codec}.{rank}.jsonl", line)
 
     def forget_encoded(self) -> None:
-        """Read the journals of encoding anew when next asked: other processes have added to them."""
+        """Read the journals of encoding anew when next asked: other processes added to them."""
         self._encoded.clear()
 
     def scores(self, codec: str) -> dict[tuple[str, str], Line]:
