@@ -21,7 +21,7 @@ from codecplus.eval.codecs import (
     StockCodec,
     codec_hash,
     resolve_codecs,
-)  # fmt: skip
+)
 from codecplus.eval.metrics import score
 
 CLASSIC = [Opus(6), Opus(24), OpusVbr(12), Mp3(16), Mp3(64), Aac(16), Aac(64)]
@@ -111,33 +111,84 @@ def tiny_stock(kind):
     import transformers as t
 
     if kind == "dac":
-        return t.DacModel(t.DacConfig(
-            encoder_hidden_size=4, downsampling_ratios=[2, 4, 5, 8], decoder_hidden_size=32, n_codebooks=3,
-            codebook_size=64, codebook_dim=4, sampling_rate=16_000, upsampling_ratios=[8, 5, 4, 2],
-        ))  # fmt: skip
+        return t.DacModel(
+            t.DacConfig(
+                encoder_hidden_size=4,
+                downsampling_ratios=[2, 4, 5, 8],
+                decoder_hidden_size=32,
+                n_codebooks=3,
+                codebook_size=64,
+                codebook_dim=4,
+                sampling_rate=16_000,
+                upsampling_ratios=[8, 5, 4, 2],
+            )
+        )
     if kind.startswith("encodec"):
-        wide = {"audio_channels": 2, "normalize": True, "chunk_length_s": 0.5, "overlap": 0.01, "norm_type":
-                "time_group_norm", "use_causal_conv": False} if kind == "encodec-stereo" else {}  # fmt: skip
-        return t.EncodecModel(t.EncodecConfig(
-            target_bandwidths=[1.5, 3.0], num_filters=4, hidden_size=16, codebook_size=1024, codebook_dim=16,
-            num_lstm_layers=1, **wide,
-        ))  # fmt: skip
+        wide = (
+            {
+                "audio_channels": 2,
+                "normalize": True,
+                "chunk_length_s": 0.5,
+                "overlap": 0.01,
+                "norm_type": "time_group_norm",
+                "use_causal_conv": False,
+            }
+            if kind == "encodec-stereo"
+            else {}
+        )
+        return t.EncodecModel(
+            t.EncodecConfig(
+                target_bandwidths=[1.5, 3.0],
+                num_filters=4,
+                hidden_size=16,
+                codebook_size=1024,
+                codebook_dim=16,
+                num_lstm_layers=1,
+                **wide,
+            )
+        )
     if kind == "mimi":
-        return t.MimiModel(t.MimiConfig(
-            num_filters=4, hidden_size=16, codebook_size=64, codebook_dim=8, num_quantizers=4, num_hidden_layers=1,
-            vector_quantization_hidden_dimension=8, intermediate_size=16, num_attention_heads=2,
-            num_key_value_heads=2, head_dim=8, upsample_groups=16,
-        ))  # fmt: skip
+        return t.MimiModel(
+            t.MimiConfig(
+                num_filters=4,
+                hidden_size=16,
+                codebook_size=64,
+                codebook_dim=8,
+                num_quantizers=4,
+                num_hidden_layers=1,
+                vector_quantization_hidden_dimension=8,
+                intermediate_size=16,
+                num_attention_heads=2,
+                num_key_value_heads=2,
+                head_dim=8,
+                upsample_groups=16,
+            )
+        )
     acoustic = t.DacConfig(
-        encoder_hidden_size=4, downsampling_ratios=[8, 5, 4, 2], decoder_hidden_size=32, hidden_size=16,
-        codebook_dim=4, upsampling_ratios=[8, 5, 4, 2],
-    )  # fmt: skip
-    semantic = t.HubertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-                              conv_dim=[8] * 7, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2)  # fmt: skip
-    return t.XcodecModel(t.XcodecConfig(
-        target_bandwidths=[0.5, 1.0], codebook_size=1024, acoustic_model_config=acoustic,
-        semantic_model_config=semantic,
-    ))  # fmt: skip
+        encoder_hidden_size=4,
+        downsampling_ratios=[8, 5, 4, 2],
+        decoder_hidden_size=32,
+        hidden_size=16,
+        codebook_dim=4,
+        upsampling_ratios=[8, 5, 4, 2],
+    )
+    semantic = t.HubertConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        conv_dim=[8] * 7,
+        num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=2,
+    )
+    return t.XcodecModel(
+        t.XcodecConfig(
+            target_bandwidths=[0.5, 1.0],
+            codebook_size=1024,
+            acoustic_model_config=acoustic,
+            semantic_model_config=semantic,
+        )
+    )
 
 
 @pytest.mark.parametrize("kind", ["dac", "encodec", "encodec-stereo", "mimi", "xcodec"])
@@ -199,8 +250,10 @@ def test_registered_codecs_are_found_and_checked(monkeypatch):
 
     import codecplus.eval.codecs as module
 
-    points = [EntryPoint("half", "eval_signals:HalfCodec", "codecplus.codecs"),
-              EntryPoint("wrong", "eval_signals:speech_like", "codecplus.codecs")]  # fmt: skip
+    points = [
+        EntryPoint("half", "eval_signals:HalfCodec", "codecplus.codecs"),
+        EntryPoint("wrong", "eval_signals:speech_like", "codecplus.codecs"),
+    ]
     monkeypatch.setattr(
         module, "entry_points", lambda group: points if group == "codecplus.codecs" else []
     )

@@ -130,7 +130,7 @@ def test_acr_leaves_out_the_erratic_and_keeps_the_severe():
 
 
 def bt500(scores):
-    """The screening of ITU-R BT.500, word by word, of scores (listeners, stimuli): who is left out."""
+    """Who is left out by the screening of ITU-R BT.500, given scores (listeners, stimuli)."""
     listeners, stimuli = scores.shape
     above, below = np.zeros(listeners), np.zeros(listeners)
     for stimulus in range(stimuli):
@@ -144,8 +144,11 @@ def bt500(scores):
         above += u >= mean + reach
         below += u <= mean - reach
     outside = above + below
-    return [i for i in range(listeners)
-            if outside[i] / stimuli > 0.05 and abs((above[i] - below[i]) / outside[i]) < 0.3]  # fmt: skip
+    return [
+        i
+        for i in range(listeners)
+        if outside[i] / stimuli > 0.05 and abs((above[i] - below[i]) / outside[i]) < 0.3
+    ]
 
 
 def as_ratings(scores):

@@ -3,9 +3,12 @@ inventing.
 """
 
 import doctest
+import importlib
 import importlib.util
+import re
 import signal
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -324,3 +327,19 @@ def test_every_metric_declares_what_it_needs():
         assert described["identity"].startswith(name + "/")
         assert described["source"]
         assert set(described["domains"]) <= {"speech", "music", "sound"}
+
+
+def test_a_metric_is_one_function_registered_where_it_is_defined(voice, tmp_path, monkeypatch):
+    """The example of docs/evaluating.md, executed."""
+    page = (Path(__file__).parents[2] / "docs" / "evaluating.md").read_text()
+    code = re.search(r"```python\n# peak_error.py\n(.*?)```", page, flags=re.DOTALL).group(1)
+    (tmp_path / "peak_error.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("codecplus.eval.metrics.worker._shared", None)  # it knows its own path only
+    importlib.import_module("peak_error")
+    try:
+        scores = score(voice, voice * np.float32(0.5), RATE, ["peak_error", "snr"])
+    finally:
+        del METRICS["peak_error"]
+    assert scores["peak_error"].value == pytest.approx(np.abs(voice).max() / 2)
+    assert scores["snr"].status == "ok"

@@ -31,12 +31,25 @@ def rows(codec, values, kbps=6.0, metric="pesq_wb", failed=()):
     for i, value in enumerate(values):
         bad = i in failed
         result = Score.failed("codec_failure", "it broke") if bad else Score(float(value))
-        made.append(Row(
-            codec=codec, codec_hash=codec, clip=f"{i}.wav", clip_hash=f"{i}", source=f"{i}.wav", kind="speech",
-            speaker=None, seconds=2.0, sample_rate=16_000, channels=1, status="codec_failure" if bad else "ok",
-            reason="it broke" if bad else None, payload_bits=None if bad else int(2000 * kbps),
-            file_bits=None if bad else int(2200 * kbps), scores={metric: result},
-        ))  # fmt: skip
+        made.append(
+            Row(
+                codec=codec,
+                codec_hash=codec,
+                clip=f"{i}.wav",
+                clip_hash=f"{i}",
+                source=f"{i}.wav",
+                kind="speech",
+                speaker=None,
+                seconds=2.0,
+                sample_rate=16_000,
+                channels=1,
+                status="codec_failure" if bad else "ok",
+                reason="it broke" if bad else None,
+                payload_bits=None if bad else int(2000 * kbps),
+                file_bits=None if bad else int(2200 * kbps),
+                scores={metric: result},
+            )
+        )
     return made
 
 
@@ -49,8 +62,14 @@ def folder(path, groups, date="2026-01-01T00:00:00+00:00", dataset=None):
     summary = summarize(everything, metrics)
     for name in names:
         anchor = name == "identity"
-        summary[name].update(hash=name, config={}, anchor=anchor, nominal_kbps_per_channel=None, latency_seconds=0.02,
-                             codebooks=None)  # fmt: skip
+        summary[name].update(
+            hash=name,
+            config={},
+            anchor=anchor,
+            nominal_kbps_per_channel=None,
+            latency_seconds=0.02,
+            codebooks=None,
+        )
     task = {
         "type": "folder",
         "name": "set",
@@ -61,8 +80,15 @@ def folder(path, groups, date="2026-01-01T00:00:00+00:00", dataset=None):
     if dataset:
         task.update(dataset=dataset, split="test", revision="f" * 40)
     write_rows(path / "rows.jsonl", everything)
-    write_json(path / "summary.json", {"schema": 1, "task": task, "codecs": summary,
-                                       "metrics": {name: METRICS[name].describe() for name in metrics}})  # fmt: skip
+    write_json(
+        path / "summary.json",
+        {
+            "schema": 1,
+            "task": task,
+            "codecs": summary,
+            "metrics": {name: METRICS[name].describe() for name in metrics},
+        },
+    )
     cost = {
         "encode_real_time_factor": 3.0,
         "decode_real_time_factor": 5.0,
@@ -70,10 +96,18 @@ def folder(path, groups, date="2026-01-01T00:00:00+00:00", dataset=None):
     }
     write_json(path / "costs.json", dict.fromkeys(names, cost))
     data = {"clips": 5, "files": 5, "seconds": 10.0, "problems": []}
-    write_json(path / "provenance.json", {
-        "date": date, "settings": {}, "data": data, "versions": {"python": "3"}, "resampler": "soxr", "device": "cpu",
-        "hardware": {"system": "", "processor": "", "cores": 1},
-    })  # fmt: skip
+    write_json(
+        path / "provenance.json",
+        {
+            "date": date,
+            "settings": {},
+            "data": data,
+            "versions": {"python": "3"},
+            "resampler": "soxr",
+            "device": "cpu",
+            "hardware": {"system": "", "processor": "", "cores": 1},
+        },
+    )
     return path
 
 
@@ -126,10 +160,11 @@ def test_a_long_file_weighs_as_one():
 def test_rank_ties_when_intervals_overlap_and_failures_have_no_rank():
     noise = RNG.normal(0, 0.05, 30)
     groups = {
-        "good": rows("good", 4.0 + noise), "same": rows("same", 3.99 + noise[::-1]),
+        "good": rows("good", 4.0 + noise),
+        "same": rows("same", 3.99 + noise[::-1]),
         "worse": rows("worse", 3.0 + noise),
         "lucky": rows("lucky", 4.5 + noise, failed={3}),
-    }  # fmt: skip
+    }
     places = {name: place for name, (place, _) in leaderboard.rank(groups, "pesq_wb").items()}
     assert places == {"good": 1, "same": 1, "worse": 3}
     lower = {
@@ -152,8 +187,15 @@ def test_codecs_are_ranked_on_the_clips_that_all_can_be_scored_on():
 def test_runs_on_the_same_clips_are_merged_and_the_newer_counts(tmp_path):
     values = [2.0, 2.1, 2.2, 2.0, 2.1]
     folder(tmp_path / "old", [rows("identity", [4.6] * 5, 512), rows("opus@6", values)])
-    folder(tmp_path / "new", [rows("identity", [4.6] * 5, 512), rows("opus@6", [v + 1 for v in values]),
-                              rows("slow@24", values, 24.0)], date="2026-02-01T00:00:00+00:00")  # fmt: skip
+    folder(
+        tmp_path / "new",
+        [
+            rows("identity", [4.6] * 5, 512),
+            rows("opus@6", [v + 1 for v in values]),
+            rows("slow@24", values, 24.0),
+        ],
+        date="2026-02-01T00:00:00+00:00",
+    )
     folder(tmp_path / "other", [rows("identity", [4.6] * 4, 512), rows("opus@6", values[:4])])
     first, second = build_leaderboard(
         [tmp_path], html=tmp_path / "b.html", json=tmp_path / "b.json"
@@ -186,8 +228,11 @@ def test_a_run_without_the_metric_takes_nobodys_rank(tmp_path):
 def test_scores_by_another_version_of_a_metric_are_not_mixed(tmp_path):
     values = [2.0, 2.1, 2.2]
     old = folder(tmp_path / "old", [rows("identity", [4.6] * 3, 512), rows("mp3@6", [4.0] * 3)])
-    new = folder(tmp_path / "new", [rows("identity", [4.6] * 3, 512), rows("opus@6", values)],
-                 date="2026-02-01T00:00:00+00:00")  # fmt: skip
+    new = folder(
+        tmp_path / "new",
+        [rows("identity", [4.6] * 3, 512), rows("opus@6", values)],
+        date="2026-02-01T00:00:00+00:00",
+    )
     assert build_leaderboard([tmp_path])["boards"][0]["outdated"] == {}
     compare(f"{old}:mp3@6", f"{new}:opus@6")
     summary = json.loads((old / "summary.json").read_text())
@@ -218,8 +263,13 @@ def test_files_for_the_hub_can_be_read_back(tmp_path):
     from huggingface_hub import parse_eval_result_entries
     from huggingface_hub.repocard_data import model_index_to_eval_results
 
-    results = load_results(folder(tmp_path / "r", [rows("identity", [4.6] * 3), rows("opus@6", [2.0, 2.1, 2.2])],
-                                  dataset="owner/set"))  # fmt: skip
+    results = load_results(
+        folder(
+            tmp_path / "r",
+            [rows("identity", [4.6] * 3), rows("opus@6", [2.0, 2.1, 2.2])],
+            dataset="owner/set",
+        )
+    )
     (out,) = write_hub_files(results)
     (entry,) = parse_eval_result_entries(
         yaml.safe_load((out / ".eval_results" / "set.yaml").read_text())
@@ -234,8 +284,9 @@ def test_files_for_the_hub_can_be_read_back(tmp_path):
     assert "2.1" in card
     assert "identity" in card
     assert eval_result_entries(results, "opus@6", "own/copy")[0]["dataset"] == {
-        "id": "own/copy", "task_id": "speech_pesq_wb",
-    }  # fmt: skip
+        "id": "own/copy",
+        "task_id": "speech_pesq_wb",
+    }
 
 
 def test_local_data_has_no_hub_entry_unless_it_is_named(tmp_path):
@@ -249,8 +300,12 @@ def test_local_data_has_no_hub_entry_unless_it_is_named(tmp_path):
 
 
 def test_the_report_names_failures(tmp_path):
-    results = load_results(folder(tmp_path / "r", [rows("identity", [4.6] * 3),
-                                                   rows("opus@6", [2.0, 2.1, 2.2], failed={1})]))  # fmt: skip
+    results = load_results(
+        folder(
+            tmp_path / "r",
+            [rows("identity", [4.6] * 3), rows("opus@6", [2.0, 2.1, 2.2], failed={1})],
+        )
+    )
     write_report(results)
     report = (tmp_path / "r" / "report.md").read_text()
     assert "| opus@6 | all | 1 | codec_failure: it broke |" in report
@@ -272,8 +327,14 @@ def parse(*arguments):
 
 
 def test_verbs(tmp_path, capsys):
-    path = folder(tmp_path / "r", [rows("identity", [4.6] * 3), rows("opus@6", [2.0, 2.1, 2.2]),
-                                   rows("opus@24", [4.0, 4.1, 4.2], 24)])  # fmt: skip
+    path = folder(
+        tmp_path / "r",
+        [
+            rows("identity", [4.6] * 3),
+            rows("opus@6", [2.0, 2.1, 2.2]),
+            rows("opus@24", [4.0, 4.1, 4.2], 24),
+        ],
+    )
     parse("leaderboard", str(path), "-o", str(tmp_path / "board.html"))
     assert "| 1 | opus@6 | 6 | 0 | 2.1 |" in capsys.readouterr().out
     assert (tmp_path / "board.html").exists()

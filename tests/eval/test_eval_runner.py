@@ -157,8 +157,14 @@ def test_hard_files_are_named_and_the_rest_is_scored(tmp_path):
     soundfile.write(data / "long.wav", np.tile(speech_like(1.0, 8_000), 100), 8_000)
     (data / "corrupt.wav").write_bytes(b"RIFF nothing")
     (data / "empty.wav").touch()
-    results = run(data, tmp_path / "out", ["opus", "mp3"], bitrates=[16], metrics=("pesq_wb", "si_sdr"),
-                  segments_per_file=2)  # fmt: skip
+    results = run(
+        data,
+        tmp_path / "out",
+        ["opus", "mp3"],
+        bitrates=[16],
+        metrics=("pesq_wb", "si_sdr"),
+        segments_per_file=2,
+    )
     report = (results.path / "report.md").read_text()
     for name in ("corrupt.wav", "empty.wav", "silent.wav", "narrow.wav", "long.wav"):
         assert name in report.split("## Left out")[1].split("##")[0]
@@ -176,8 +182,16 @@ def test_the_reference_alone_decides_what_is_left_out(tmp_path):
     data = write_clips(tmp_path / "data", 1)
     soundfile.write(data / "silent.wav", np.zeros(16_000), 16_000)
     results = run(data, tmp_path / "out", ["raising", "noise"])
-    unscorable = {name: {(row.clip, m) for row in results.rows if row.codec == name for m, s in row.scores.items()
-                         if s.status == "reference_unscorable"} for name in results.codecs}  # fmt: skip
+    unscorable = {
+        name: {
+            (row.clip, m)
+            for row in results.rows
+            if row.codec == name
+            for m, s in row.scores.items()
+            if s.status == "reference_unscorable"
+        }
+        for name in results.codecs
+    }
     assert len(unscorable["identity"]) == len(FAST)
     assert all(found == unscorable["identity"] for found in unscorable.values())
 
@@ -189,8 +203,8 @@ import codecplus.eval.codecs as codecs_module
 from eval_signals import HalfCodec
 from codecplus.eval import EvaluationConfig, run_evaluation
 codecs_module.CODECS["half"] = HalfCodec
-run_evaluation(EvaluationConfig(codecs=["half", "opus"], bitrates=[8], data={data!r}, out={out!r}, workers=1,
-                                metrics={metrics!r}, progress=False))
+run_evaluation(EvaluationConfig(codecs=["half", "opus"], bitrates=[8], data={data!r}, out={out!r},
+                                workers=1, metrics={metrics!r}, progress=False))
 """
 
 
@@ -304,8 +318,17 @@ def test_two_processes_give_exactly_the_rows_of_one(tmp_path):
     data = write_clips(tmp_path / "data", 3)
     expected = run(data, tmp_path / "one", ["half", "opus"], bitrates=[8])
     file = script(tmp_path, data, tmp_path / "two")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-               "--main_process_port", "0", str(file)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        "0",
+        str(file),
+    ]
     done = subprocess.run(
         command,
         capture_output=True,
@@ -333,8 +356,15 @@ def test_own_checkpoints_go_through_the_public_door(tmp_path, monkeypatch):
         def compress(self, audio, sample_rate, bitrate, effort):
             assert (bitrate, effort) == (96.0 * len(audio), 2)
             codes = np.clip(np.round(audio * 31) + 32, 0, 63).astype(np.int16)[:, None]
-            info = StreamInfo(fingerprint=bytes(16), sample_rate=sample_rate, original_sample_rate=sample_rate,
-                              channels=len(audio), num_codebooks=1, codebook_size=64, hop_length=1)  # fmt: skip
+            info = StreamInfo(
+                fingerprint=bytes(16),
+                sample_rate=sample_rate,
+                original_sample_rate=sample_rate,
+                channels=len(audio),
+                num_codebooks=1,
+                codebook_size=64,
+                hop_length=1,
+            )
             return pack(codes, info, num_samples=audio.shape[-1])
 
         def decode(self, codes):

@@ -59,9 +59,7 @@ def plan(
     elif output is None:
         jobs = [Job(source.path, source.path.with_suffix(suffix)) for source in sources]
     else:
-        jobs = [
-            Job(source.path, (output / source.name).with_suffix(suffix)) for source in sources
-        ]
+        jobs = [Job(source.path, (output / source.name).with_suffix(suffix)) for source in sources]
     _check_targets(jobs)
     return jobs
 

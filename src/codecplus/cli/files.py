@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from codecplus.recordings.files import AUDIO_SUFFIXES
 from codecplus.cli.batch import (
     CODED_SUFFIXES,
     describe_failure,
@@ -21,6 +20,7 @@ from codecplus.cli.batch import (
 from codecplus.cli.loading import embedded_name, open_codec, open_embedded
 from codecplus.cli.options import add_codec_options, add_output, add_shared, add_verb
 from codecplus.errors import CodecPlusError, InputError
+from codecplus.recordings.files import AUDIO_SUFFIXES
 
 
 def add_verbs(verbs: Any) -> None:

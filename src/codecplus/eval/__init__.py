@@ -6,8 +6,6 @@ out = run_evaluation(EvaluationConfig(codecs=["opus"], bitrates=[6, 12], data="r
 out="results")) build_leaderboard([out], html="board.html")
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +20,33 @@ if TYPE_CHECKING:
 
 # Imported when first used, so that the command line can list its verbs at once.
 _HOMES = {
-    "METRICS": "metrics", "analyse": "listening", "load_ratings": "listening",
-    "Score": "metrics", "score": "metrics", "Comparison": "comparison", "compare": "comparison",
-    "EvaluationConfig": "config", "build_leaderboard": "report.leaderboard", "Results": "results",
-    "load_results": "results", "run_evaluation": "runner",
-}  # fmt: skip
+    "METRICS": "metrics",
+    "analyse": "listening",
+    "load_ratings": "listening",
+    "Score": "metrics",
+    "score": "metrics",
+    "Comparison": "comparison",
+    "compare": "comparison",
+    "EvaluationConfig": "config",
+    "build_leaderboard": "report.leaderboard",
+    "Results": "results",
+    "load_results": "results",
+    "run_evaluation": "runner",
+}
 __all__ = [
-    "METRICS", "Comparison", "EvaluationConfig", "Results", "Score", "analyse", "build_leaderboard", "compare",
-    "load_ratings", "load_results", "run_evaluation", "score",
-]  # fmt: skip
+    "METRICS",
+    "Comparison",
+    "EvaluationConfig",
+    "Results",
+    "Score",
+    "analyse",
+    "build_leaderboard",
+    "compare",
+    "load_ratings",
+    "load_results",
+    "run_evaluation",
+    "score",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,5 @@
 """Rates and lengths of arrays (C, S), on top of the package's resampler."""
 
-from __future__ import annotations
-
 import numpy as np
 import soxr
 

@@ -1,7 +1,5 @@
 """Which of two codecs is better, by paired bootstrap on the clips that both have scores for."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,7 +63,8 @@ def _check_versions(left: Results, right: Results, metrics: list[str]) -> None:
         a, b = (results.summary["metrics"][metric]["identity"] for results in (left, right))
         if a != b:
             raise InputError(
-                f"{left.path} has scores of {a} and {right.path} of {b}, which do not compare; evaluate the older one "
+                f"{left.path} has scores of {a} and {right.path} of {b}, which do not compare; "
+                "evaluate the older one "
                 "again, or name other metrics"
             )
 
@@ -130,7 +129,8 @@ def _pairs(a: str, b: str) -> list[tuple[tuple[Results, str], tuple[Results, str
     if len(own_a) == len(own_b) == 1:
         return [((left, own_a[0]), (right, own_b[0]))]
     raise InputError(
-        f"say which codecs to compare, as FOLDER:CODEC; {a} has {', '.join(own_a)}, {b} has {', '.join(own_b)}"
+        f"say which codecs to compare, as FOLDER:CODEC; {a} has {', '.join(own_a)}, {b} has "
+        f"{', '.join(own_b)}"
     )
 
 
@@ -163,8 +163,20 @@ def comparison_table(comparisons: Sequence[Comparison]) -> str:
     for c in comparisons:
         d = c.difference
         interval = f"[{number(d.low)}, {number(d.high)}]" if d.low is not None else "–"
-        rows.append([c.a, c.b, c.domain, c.metric, number(d.mean), interval, "–" if d.p is None else f"{d.p:.3g}",
-                     str(d.files), str(c.left_out), c.better or "no difference shown"])  # fmt: skip
+        rows.append(
+            [
+                c.a,
+                c.b,
+                c.domain,
+                c.metric,
+                number(d.mean),
+                interval,
+                "–" if d.p is None else f"{d.p:.3g}",
+                str(d.files),
+                str(c.left_out),
+                c.better or "no difference shown",
+            ]
+        )
     header = [
         "a",
         "b",

@@ -2,8 +2,6 @@
 out.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +32,10 @@ class EvaluationConfig:
     segments_per_file: int | None = None
     """Segments kept of a recording that is cut; None: the task's own policy."""
     device: str | None = None
-    """Where neural codecs run; None: on CUDA if there is any, each process of `accelerate launch` on its own device."""
+    """Where neural codecs run; None: on CUDA if there is any.
+
+    Each process of `accelerate launch` then has a device of its own.
+    """
     workers: int | None = None
     """Processes that score; None: one per core."""
     progress: bool = True
@@ -44,7 +45,8 @@ class EvaluationConfig:
         for name in ("codecs", "metrics"):
             if isinstance(getattr(self, name), str):
                 raise InputError(
-                    f"expected a list of {name}, got the string {getattr(self, name)!r}; put it in a list"
+                    f"expected a list of {name}, got the string {getattr(self, name)!r}; put it in "
+                    "a list"
                 )
         object.__setattr__(self, "codecs", tuple(self.codecs))
         object.__setattr__(self, "bitrates", tuple(float(rate) for rate in self.bitrates))

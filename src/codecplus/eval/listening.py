@@ -6,8 +6,6 @@ name of its row in the harness, for example opus@6; the hidden reference is `ide
 are `lowpass-3500` and `lowpass-7000`.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import json
@@ -157,7 +155,8 @@ def screen_acr(ratings: Iterable[Rating]) -> dict[str, str]:
         outside = above[rater] + below[rater]
         if outside / seen[rater] > 0.05 and abs(above[rater] - below[rater]) / outside < 0.3:
             excluded[rater] = (
-                f"left the spread of the others in both directions for {outside} of {seen[rater]} stimuli"
+                f"left the spread of the others in both directions for {outside} of {seen[rater]} "
+                "stimuli"
             )
     return excluded
 
@@ -223,7 +222,8 @@ def load_ratings(path: str | Path) -> list[Rating]:
         ratings = list(_read(path))
     else:
         raise InputError(
-            f"there are no ratings {path}; expected a {', '.join(_READERS)} file or a folder of them"
+            f"there are no ratings {path}; expected a {', '.join(_READERS)} file or a folder of "
+            "them"
         )
     if not ratings:
         raise InputError(f"{path} holds no ratings")
@@ -282,7 +282,8 @@ def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield from _webmushra(reader, columns, "acr", "stimuli", "stimuli_rating")
         else:
             raise FileFormatError(
-                f"{path} has the columns {', '.join(columns) or 'of none'}; expected {', '.join(_FIELDS)}, or the CSV "
+                f"{path} has the columns {', '.join(columns) or 'of none'}; expected "
+                f"{', '.join(_FIELDS)}, or the CSV "
                 "that webMUSHRA writes for mushra or likert_single_stimulus pages"
             )
 
@@ -305,10 +306,16 @@ def _webmushra(
         stimuli.add(what)
         rater = hashlib.sha256(f"{person}\0{visits.get(person, 0)}".encode()).hexdigest()[:16]
         condition = str(row[stimulus])
-        yield number, {
-            "method": method, "rater": rater, "item": row["trial_id"],
-            "condition": _WEBMUSHRA_NAMES.get(condition, condition), "score": str(row[score]).strip(),
-        }  # fmt: skip
+        yield (
+            number,
+            {
+                "method": method,
+                "rater": rater,
+                "item": row["trial_id"],
+                "condition": _WEBMUSHRA_NAMES.get(condition, condition),
+                "score": str(row[score]).strip(),
+            },
+        )
 
 
 _READERS = {".sqlite": _read_sqlite, ".jsonl": _read_jsonl, ".csv": _read_csv}
@@ -363,7 +370,10 @@ def describe(result: ListeningResult) -> dict[str, Any]:
     """The method as a metric of the leaderboard."""
     low, high = SCALES[result.method]
     items = max((score.items for score in result.conditions.values()), default=0)
-    source = f"{len(result.listeners)} listeners, {items} items, {len(result.excluded)} listeners left out"
+    source = (
+        f"{len(result.listeners)} listeners, {items} items, {len(result.excluded)} listeners left "
+        "out"
+    )
     return {
         "title": TITLES[result.method],
         "unit": "",
@@ -375,8 +385,14 @@ def describe(result: ListeningResult) -> dict[str, Any]:
 
 def as_metric(score: ConditionScore) -> dict[str, Any]:
     """A condition's score as an entry of the leaderboard."""
-    return {"mean": score.mean, "median": None, "low": score.low, "high": score.high, "files": score.items,
-            "listeners": score.listeners}  # fmt: skip
+    return {
+        "mean": score.mean,
+        "median": None,
+        "low": score.low,
+        "high": score.high,
+        "files": score.items,
+        "listeners": score.listeners,
+    }
 
 
 def listening_report(results: dict[str, ListeningResult]) -> str:
@@ -386,10 +402,16 @@ def listening_report(results: dict[str, ListeningResult]) -> str:
     parts = []
     for result in results.values():
         rows = [
-            [name, number(s.mean), "–" if s.low is None else f"[{number(s.low)}, {number(s.high)}]",
-             str(s.listeners), str(s.items), str(s.ratings)]
+            [
+                name,
+                number(s.mean),
+                "–" if s.low is None else f"[{number(s.low)}, {number(s.high)}]",
+                str(s.listeners),
+                str(s.items),
+                str(s.ratings),
+            ]
             for name, s in result.conditions.items()
-        ]  # fmt: skip
+        ]
         title = TITLES[result.method]
         header = ["condition", title, "95 % interval", "listeners", "items", "ratings"]
         parts.append(

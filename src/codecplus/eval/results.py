@@ -6,8 +6,6 @@ the rows costs.json         what was measured with a clock: speed and memory pro
 versions, hardware, settings, and what was left out of the data and why
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterable
@@ -54,7 +52,7 @@ class Row:
         return json.dumps({"schema": SCHEMA, **asdict(self)}, sort_keys=True)
 
     @classmethod
-    def from_json(cls, line: str) -> Row:
+    def from_json(cls, line: str) -> "Row":
         """Read a line; FileFormatError for another schema or a damaged line."""
         try:
             fields = json.loads(line)
@@ -87,7 +85,7 @@ class Results:
 
     @property
     def clip_set(self) -> str:
-        """A short hash of the samples that were scored and of their kinds, wherever the files lay."""
+        """A short hash of the scored samples and their kinds, wherever the files lay."""
         first = self.codecs[0]
         clips = sorted(f"{row.clip_hash} {row.kind}" for row in self.rows if row.codec == first)
         return hashlib.sha256("\n".join(clips).encode()).hexdigest()[:16]

@@ -172,7 +172,7 @@ def build_rows(
 
 
 def _final_score(encoded: Line, reference: Line, own: Line | None) -> Score:
-    """The reference decides first, on the identity's score alone; then the codec; then the metric."""
+    """The reference decides first, by the identity's score; then the codec; then the metric."""
     if reference["status"] != "ok":
         return Score.failed("reference_unscorable", reference["reason"])
     if encoded["status"] != "ok":
@@ -261,7 +261,7 @@ def _cost(encoded: EncodedClips, clips: list[ClipRecord]) -> dict[str, Any]:
 
 
 def _codebook_use(key: str, clips: list[ClipRecord], store: Store) -> list[dict[str, float]] | None:
-    """For each codebook the share of its entries that occur, and the entropy of the codes in bits."""
+    """For each codebook the share of its entries that occur, and the entropy in bits."""
     counts: dict[int, Counter[int]] = {}
     size = 0
     encoded = store.encoded(key).lines

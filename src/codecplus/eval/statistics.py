@@ -4,8 +4,6 @@ The unit is the file: segments of one file are averaged first, so that a long fi
 the bootstrap does not take its segments for independent evidence.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -25,7 +23,7 @@ class Estimate:
     high: float | None
     files: int
 
-    def overlaps(self, other: Estimate) -> bool:
+    def overlaps(self, other: "Estimate") -> bool:
         """Whether the two intervals share a value; an unknown interval overlaps with everything."""
         if self.low is None or other.low is None or self.high is None or other.high is None:
             return True

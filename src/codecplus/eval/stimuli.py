@@ -2,8 +2,6 @@
 webMUSHRA test.
 """
 
-from __future__ import annotations
-
 import random
 import re
 import shutil
@@ -62,12 +60,14 @@ def prepare_item(
     channels, samples = audio.shape
     if samples > _MAX_SECONDS * sample_rate:
         raise InputError(
-            f"expected items of at most {_MAX_SECONDS} s (ITU-R BS.1534), got {samples / sample_rate:.1f} s; cut them"
+            f"expected items of at most {_MAX_SECONDS} s (ITU-R BS.1534), got "
+            f"{samples / sample_rate:.1f} s; cut them"
         )
     codecs = list(codecs)
     if len(codecs) + len(anchors()) > MAX_STIMULI:
         raise InputError(
-            f"expected at most {MAX_STIMULI - len(anchors())} conditions beside the reference and the anchors "
+            f"expected at most {MAX_STIMULI - len(anchors())} conditions beside the reference and "
+            "the anchors "
             f"(ITU-R BS.1534), got {len(codecs)}; make two tests of them"
         )
     signals: dict[str, np.ndarray] = {}
@@ -79,7 +79,8 @@ def prepare_item(
         decoded = codec.decode(payload.data, Original(channels, samples, sample_rate))
         if decoded.shape != audio.shape or not np.isfinite(decoded).all():
             raise InputError(
-                f"{codec.name} decoded {decoded.shape} of {audio.shape}, or NaN; leave it out of the test"
+                f"{codec.name} decoded {decoded.shape} of {audio.shape}, or NaN; leave it out of "
+                "the test"
             )
         signals[codec.name] = decoded
         is_codec = codec.name not in {anchor.name for anchor in anchors()}
@@ -153,23 +154,42 @@ def export_webmushra(
             item = _slug(clip.id)
             stimuli = prepare_item(_excerpt(clip), clip.sample_rate, codecs, sounds / item)
             paths = {s.condition: f"configs/resources/{test}/{item}/{s.path.name}" for s in stimuli}
-            pages.append({
-                "type": "mushra", "id": item, "name": "Which sounds like the reference?",
-                "content": "Rate each version against the reference. One of them is the reference itself.",
-                "showWaveform": False, "enableLooping": True, "createAnchor35": False, "createAnchor70": False,
-                "reference": paths.pop(REFERENCE), "stimuli": paths,
-            })  # fmt: skip
+            pages.append(
+                {
+                    "type": "mushra",
+                    "id": item,
+                    "name": "Which sounds like the reference?",
+                    "content": "Rate each version against the reference. One of them is the "
+                    "reference itself.",
+                    "showWaveform": False,
+                    "enableLooping": True,
+                    "createAnchor35": False,
+                    "createAnchor70": False,
+                    "reference": paths.pop(REFERENCE),
+                    "stimuli": paths,
+                }
+            )
         if not pages:
             raise InputError(f"{task.name} holds no clips to make a test of")
     except BaseException:
         shutil.rmtree(sounds, ignore_errors=True)
         raise
-    finish = {"type": "finish", "name": "Thank you", "content": "Your ratings are sent when you press the button.",
-              "showResults": True, "writeResults": True}  # fmt: skip
+    finish = {
+        "type": "finish",
+        "name": "Thank you",
+        "content": "Your ratings are sent when you press the button.",
+        "showResults": True,
+        "writeResults": True,
+    }
     test_config = {
-        "testname": name, "testId": test, "bufferSize": 2048, "stopOnErrors": True, "showButtonPreviousPage": False,
-        "remoteService": "service/write.php", "pages": [["random", *pages], finish],
-    }  # fmt: skip
+        "testname": name,
+        "testId": test,
+        "bufferSize": 2048,
+        "stopOnErrors": True,
+        "showButtonPreviousPage": False,
+        "remoteService": "service/write.php",
+        "pages": [["random", *pages], finish],
+    }
     config.write_text(
         yaml.safe_dump(test_config, sort_keys=False, allow_unicode=True), encoding="utf-8"
     )

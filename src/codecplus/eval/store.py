@@ -14,6 +14,7 @@ point. A journal is read once; what this process adds to it is remembered.
 """
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,7 +104,7 @@ class Store:
             np.save(file, array)
 
     def clips(self, task: str) -> list[Line]:
-        """Return the clips and problems of the task with that fingerprint, as far as it was read."""
+        """Return clips and problems of the task with that fingerprint, as far as it was read."""
         return list(read_journal(self._clips_path(task)))
 
     def add_clip(self, task: str, line: Line) -> None:
@@ -130,7 +131,7 @@ class Store:
         self._append(self.root / "encoded" / f"{codec}.{rank}.jsonl", line)
 
     def forget_encoded(self) -> None:
-        """Read the journals of encoding anew when next asked: other processes have added to them."""
+        """Read the journals of encoding anew when next asked: other processes added to them."""
         self._encoded.clear()
 
     def scores(self, codec: str) -> dict[tuple[str, str], Line]:
@@ -172,9 +173,12 @@ class Store:
 
 def _drop_torn_line(path: Path) -> None:
     """Cut off the end of a line that a kill left half written."""
-    if path.exists():
-        data = path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            with path.open("r+b") as file:
-                file.truncate(whole)
+    if not path.exists():
+        return
+    with path.open("a+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        if file.read(1) in (b"\n", b""):
+            return  # the last line is whole; the others are not read again
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)

@@ -291,8 +291,9 @@ class DacModel(DacPreTrainedModel):
                 the mask given to `encode`.
 
         Returns:
-            [`DacDecoderOutput`] or `(audio_values,)`, `hop_length` samples per frame. A net with an odd stride computes `hop_length * frames - 8` (at 320 per frame, as released);
-            what it lacks at the very end is zero.
+            [`DacDecoderOutput`] or `(audio_values,)`, `hop_length` samples per frame. A net with an
+            odd stride computes `hop_length * frames - 8` (at 320 per frame, as released); what it
+            lacks at the very end is zero.
 
         Raises:
             `ValueError`: if neither is given, or the shape is another.

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -254,7 +254,7 @@ class WorkerPool(Generic[Job, Answer]):
         self._next: _Slot | None = None
         self._closed = False
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[Answer]:
+    def run(self, jobs: Iterable[Job]) -> Generator[Answer, None, None]:
         """Yield the answer of each job, in order. `jobs` is iterated ahead, in another thread.
 
         The pool is closed when the iterator ends, fails, or is closed.

@@ -1,6 +1,7 @@
 """What the harness asks of a codec: audio to bytes and back. It knows no codec, data set or metric.
 
-An adapter is a class and a decorator; it is called with a target rate in kbit/s per channel, or None:
+An adapter is a class and a decorator. It is called with a target rate in kbit/s per channel, or
+None for its own default:
 
     @codec_adapter("mycodec")
     class MyCodec:

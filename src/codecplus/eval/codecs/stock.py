@@ -195,7 +195,7 @@ def _code_bits(codebook_size: int) -> int:
 
 
 def _encode(model: Any, inputs: Any, setting: Any) -> tuple[np.ndarray, np.ndarray | None, int]:
-    """Codes (chunks, G, K, T), scales (chunks, G) or None, and the frames that fill the last chunk."""
+    """Codes (chunks, G, K, T), scales (chunks, G) or None, and the frames that fill the rest."""
     kind = model.config.model_type
     if kind == "encodec":
         result = model.encode(inputs, bandwidth=setting)
@@ -254,7 +254,7 @@ def _pack(
 
 
 def _unpack(data: bytes, codebook_size: int) -> tuple[np.ndarray, np.ndarray | None, int]:
-    """The inverse of `_pack`: codes (chunks, G, K, T), scales (chunks, G) or None, and `missing`."""
+    """Codes (chunks, G, K, T), scales (chunks, G) or None, and `missing`, as `_pack` had them."""
     try:
         groups, chunks, codebooks, frames, missing = _HEAD.unpack_from(data)
         position = _HEAD.size + 1

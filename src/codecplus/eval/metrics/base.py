@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,7 @@ STATUSES: tuple[Status, ...] = (
 DOMAINS = ("speech", "music", "sound")
 
 MetricFunction = Callable[[np.ndarray, np.ndarray, int], float]
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., float])
 
 # −70 dBFS: softer references are hiss or dither, on which perceptual metrics give noise.
 SILENCE_RMS = 10 ** (-70 / 20)
@@ -143,14 +144,14 @@ METRICS: dict[str, Metric] = {}
 """Every metric by its name, in the order of all tables."""
 
 
-def metric(**declaration: Any) -> Callable[[MetricFunction], MetricFunction]:
+def metric(**declaration: Any) -> Callable[[AnyFunction], AnyFunction]:
     """Register the decorated function as a metric of its own name.
 
     Args:
         declaration: the fields of `Metric` but `name` and `function`.
     """
 
-    def register(function: MetricFunction) -> MetricFunction:
+    def register(function: AnyFunction) -> AnyFunction:
         declared = Metric(name=function.__name__, function=function, **declaration)
         METRICS[declared.name] = declared
         return function

@@ -21,7 +21,7 @@ from codecplus.eval.metrics.base import (
 
 
 def output_problem(reference: np.ndarray, estimate: np.ndarray) -> str | None:
-    """Why an estimate of the reference (C, S) is no audio of the right shape, or None when it is."""
+    """Return why an estimate cannot stand for the reference (C, S), or None when it can."""
     if estimate.shape != reference.shape:
         return (
             f"the output has shape {estimate.shape} (channels, samples) where the input has "

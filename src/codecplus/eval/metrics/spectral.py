@@ -110,7 +110,7 @@ def _log_and_linear(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _magnitudes(signal: np.ndarray, length: int) -> np.ndarray:
-    """Hann-windowed spectrum magnitudes (T, F) at a hop of a quarter window; the ends are mirrored."""
+    """Magnitudes (T, F) of Hann windows at a hop of a quarter window; the ends are mirrored."""
     padded = np.pad(signal.astype(np.float32), length // 2, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, length)[:: length // 4]
     return np.abs(np.fft.rfft(frames * _hann(length), axis=-1))

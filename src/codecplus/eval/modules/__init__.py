@@ -2,9 +2,10 @@
 network.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 AUDIO_CODEC = str(Path(__file__).parent / "audio_codec")
-"""Folder for `evaluate.load(AUDIO_CODEC, "pesq_wb")`; without a second argument it computes all default metrics."""
+"""Folder for `evaluate.load(AUDIO_CODEC, "pesq_wb")`.
+
+Without a second argument it computes all default metrics.
+"""

@@ -1,7 +1,5 @@
 """What people read: a Markdown report, plots, files for model repositories, and the leaderboard."""
 
-from __future__ import annotations
-
 from codecplus.errors import MissingExtraError
 from codecplus.eval.report.leaderboard import build_leaderboard
 from codecplus.eval.report.markdown import markdown_report

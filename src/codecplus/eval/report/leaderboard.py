@@ -234,7 +234,7 @@ def _estimates(rows: list[Row]) -> dict[str, dict[str, Any]]:
 
 
 def _position(entry: dict[str, Any], primary: str) -> tuple:
-    """The sorting key: low bands first, then low ranks, better means, fewer failures; anchors last."""
+    """Sorting key: low bands first, then low ranks, better means, fewer failures; anchors last."""
     band = entry["band"]
     if band is None:
         band = len(BAND_EDGES) + 1

@@ -1,7 +1,5 @@
 """Results as Markdown: one table per domain, every failure and everything left out named."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -45,8 +43,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """
     lines = [header, ["---"] * len(header), *rows]
     cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
-    return "\n".join("|" + "|".join(line) + "|" if i == 1 else "| " + " | ".join(line) + " |"
-                     for i, line in enumerate(cells))  # fmt: skip
+    return "\n".join(
+        "|" + "|".join(line) + "|" if i == 1 else "| " + " | ".join(line) + " |"
+        for i, line in enumerate(cells)
+    )
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -82,7 +82,8 @@ def _head(results: Results) -> str:
     task, data = results.summary["task"], results.provenance["data"]
     text = (
         f"# Codecs on {task['name']}\n\n{data['files']} recordings, {data['clips']} clips, "
-        f"{data['seconds'] / 60:.1f} minutes. Recordings over {task['segment_seconds']:g} s are cut, "
+        f"{data['seconds'] / 60:.1f} minutes. Recordings over {task['segment_seconds']:g} s are "
+        "cut, "
         f"at most {task['segments_per_file']} segments of each are scored."
     )
     if unread := len({problem["source"] for problem in data["problems"] if problem["fatal"]}):
@@ -90,12 +91,17 @@ def _head(results: Results) -> str:
             f" {unread} more could not be read and {'is' if unread == 1 else 'are'} named below."
         )
     if task.get("dataset"):
-        text += f" Data set `{task['dataset']}`, split `{task['split']}`, revision `{task.get('revision')}`."
+        text += (
+            f" Data set `{task['dataset']}`, split `{task['split']}`, revision "
+            f"`{task.get('revision')}`."
+        )
     if task.get("licence"):
         text += f" Licence: {task['licence']}."
     return text + (
-        "\n\nScores are means over recordings with 95 % bootstrap intervals. Bit rates are measured: all bits over all "
-        "seconds, of the payload (without container) and of the file, all channels together. `identity` and "
+        "\n\nScores are means over recordings with 95 % bootstrap intervals. Bit rates are "
+        "measured: all bits over all "
+        "seconds, of the payload (without container) and of the file, all channels together. "
+        "`identity` and "
         "`lowpass` are anchors: a perfect copy, and the original without its high frequencies."
     )
 
@@ -111,14 +117,21 @@ def _domain(results: Results, domain: str) -> str:
         for name in results.summary["metrics"]
         if any(name in part["metrics"] for part in present)
     ]
-    header = ["codec", "payload kbit/s", "file kbit/s", "failed clips",
-              *(_titled(results.summary["metrics"][name]) for name in metrics)]  # fmt: skip
+    header = [
+        "codec",
+        "payload kbit/s",
+        "file kbit/s",
+        "failed clips",
+        *(_titled(results.summary["metrics"][name]) for name in metrics),
+    ]
     rows = []
     for name, codec in results.summary["codecs"].items():
         part = codec["domains"].get(domain)
         if part:
-            failed = sum(row.codec == name and row.status != "ok" and domain in ("all", row.domain)
-                         for row in results.rows)  # fmt: skip
+            failed = sum(
+                row.codec == name and row.status != "ok" and domain in ("all", row.domain)
+                for row in results.rows
+            )
             rates = [
                 number(part["payload_kbps"]),
                 number(part["file_kbps"]),
@@ -164,8 +177,10 @@ def _left_out(results: Results) -> str:
     """Problems of the data, and references that no metric can be asked about; the same for every
     codec.
     """
-    rows = [[p["source"], "–" if not p["fatal"] else "all", p["reason"]]
-            for p in results.provenance["data"]["problems"]]  # fmt: skip
+    rows = [
+        [p["source"], "–" if not p["fatal"] else "all", p["reason"]]
+        for p in results.provenance["data"]["problems"]
+    ]
     first = results.codecs[0]
     for row in results.rows:
         if row.codec == first:
@@ -189,17 +204,29 @@ def _costs(results: Results) -> str:
         cost, books = results.costs[name], codec["codebooks"]
         memory, latency = cost["peak_memory_bytes"], codec["latency_seconds"]
         used = sum(book["used"] for book in books) / len(books) if books else None
-        rows.append([
-            name, number(cost["encode_real_time_factor"]), number(cost["decode_real_time_factor"]),
-            number(memory / 2**20) if memory else "–", number(latency * 1000) if latency is not None else "–",
-            f"{100 * used:.0f} %" if used is not None else "–",
-            " ".join(number(book["entropy_bits"]) for book in books) if books else "–",
-        ])  # fmt: skip
-    header = ["codec", "encode × real time", "decode × real time", "peak memory, MiB", "latency, ms", "codebooks used",
-              "entropy per code, bits"]  # fmt: skip
+        rows.append(
+            [
+                name,
+                number(cost["encode_real_time_factor"]),
+                number(cost["decode_real_time_factor"]),
+                number(memory / 2**20) if memory else "–",
+                number(latency * 1000) if latency is not None else "–",
+                f"{100 * used:.0f} %" if used is not None else "–",
+                " ".join(number(book["entropy_bits"]) for book in books) if books else "–",
+            ]
+        )
+    header = [
+        "codec",
+        "encode × real time",
+        "decode × real time",
+        "peak memory, MiB",
+        "latency, ms",
+        "codebooks used",
+        "entropy per code, bits",
+    ]
     return (
-        "## Cost\n\nMeasured in this process, one clip at a time; memory is that of the whole process.\n\n"
-        + table(header, rows)
+        "## Cost\n\nMeasured in this process, one clip at a time; memory is that of the whole "
+        "process.\n\n" + table(header, rows)
     )
 
 
@@ -218,6 +245,8 @@ def _provenance(results: Results) -> str:
     p = results.provenance
     versions = ", ".join(f"{name} {value}" for name, value in p["versions"].items() if value)
     return (
-        f"## Provenance\n\n{p['date']}; {p['hardware']['processor']}, {p['hardware']['cores']} cores, {p['device']}; "
-        f"resampler {p['resampler']}; {versions}. Settings and codecs: `provenance.json`, `summary.json`."
+        f"## Provenance\n\n{p['date']}; {p['hardware']['processor']}, {p['hardware']['cores']} "
+        f"cores, {p['device']}; "
+        f"resampler {p['resampler']}; {versions}. Settings and codecs: `provenance.json`, "
+        "`summary.json`."
     )

@@ -5,8 +5,6 @@ the model card.
 written only when the caller says which data set it is; the model-index takes any name.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -45,7 +43,7 @@ def write_hub_files(results: Results, dataset_id: str | None = None) -> list[Pat
 
 
 def eval_result_entries(results: Results, codec: str, dataset_id: str) -> list[dict[str, Any]]:
-    """The content of a file in `.eval_results`: one entry per domain and metric that has a value."""
+    """Return what a file in `.eval_results` holds: an entry per domain and metric with a value."""
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
     task = results.summary["task"]
@@ -57,7 +55,8 @@ def eval_result_entries(results: Results, codec: str, dataset_id: str) -> list[d
             task_id=f"{domain}_{metric}",
             value=round(float(entry["mean"]), 4),
             date=results.provenance["date"],
-            notes=f"{codec}, {number(rate)} kbit/s measured, 95 % interval {_interval(entry)}, codecplus eval",
+            notes=f"{codec}, {number(rate)} kbit/s measured, 95 % interval {_interval(entry)}, "
+            "codecplus eval",
         )
         for domain, metric, entry, rate in _values(results, codec)
     ]
@@ -84,7 +83,8 @@ def eval_results(results: Results, codec: str, only: Iterable[str] | None = None
             task_type="audio-to-audio",
             dataset_type=task.get("dataset") or task["name"],
             dataset_name=f"{task['name']} ({domain})",
-            dataset_config=domain,  # without it all domains would become one entry, under the first one's name
+            # Without it all domains would become one entry, under the name of the first.
+            dataset_config=domain,
             dataset_revision=task.get("revision"),
             metric_type=metric,
             metric_name=f"{results.summary['metrics'][metric]['title']} at {number(rate)} kbit/s",
@@ -105,8 +105,10 @@ def card_section(results: Results, codec: str) -> str:
     names = [
         n for n, c in results.summary["codecs"].items() if c["anchor"] or n.split("@")[0] == family
     ]
-    parts = [f"## Evaluation\n\nOn {results.summary['task']['name']}, "
-             f"{results.provenance['data']['files']} recordings; means with 95 % intervals."]  # fmt: skip
+    parts = [
+        f"## Evaluation\n\nOn {results.summary['task']['name']}, "
+        f"{results.provenance['data']['files']} recordings; means with 95 % intervals."
+    ]
     for domain in domains(results):
         columns = {n: results.summary["codecs"][n]["domains"].get(domain) for n in names}
         metrics = [

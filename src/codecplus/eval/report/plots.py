@@ -2,8 +2,6 @@
 bars.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from codecplus.errors import MissingExtraError

@@ -10,9 +10,11 @@ from codecplus.eval.metrics import METRICS, default_metrics, score
 
 _DESCRIPTION = "Full-reference metrics of coded audio: " + ", ".join(METRICS)
 _INPUTS = """
-predictions, references: lists of mono clips, each a list of samples at ±1, of equal length pair by pair
+predictions, references: lists of mono clips, each a list of samples at ±1; the two clips of a pair
+    have equal length
 sample_rate: of all of them, Hz
-Returns for each metric its mean over the clips that have a score, and under METRIC_scores one value per clip,
+Returns for each metric its mean over the clips that have a score, and under METRIC_scores one
+value per clip,
 None where there is none, with the reasons under METRIC_reasons.
 """
 
@@ -31,8 +33,10 @@ class AudioCodec(evaluate.Metric):
 
     def _compute(self, predictions, references, sample_rate: int) -> dict:
         names = default_metrics() if self.config_name == "default" else [self.config_name]
-        pairs = [(np.asarray(r, np.float32), np.asarray(p, np.float32))
-                 for r, p in zip(references, predictions, strict=True)]  # fmt: skip
+        pairs = [
+            (np.asarray(r, np.float32), np.asarray(p, np.float32))
+            for r, p in zip(references, predictions, strict=True)
+        ]
         scores = [score(reference, estimate, sample_rate, names) for reference, estimate in pairs]
         result: dict = {}
         for name in names:
