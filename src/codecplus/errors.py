@@ -67,3 +67,13 @@ def suggest(name: str, known: Iterable[str]) -> str:
     if not close:
         return ""
     return f"; did you mean {close[0]!r}?"
+
+
+def closest(name: str, known: Iterable[str]) -> list[str]:
+    """Return the one known name that is close to an unknown one, or all of them if none is.
+
+    >>> closest("opsu", ["mp3", "opus"]), closest("flac", ["mp3", "opus"])
+    (['opus'], ['mp3', 'opus'])
+    """
+    names = list(known)
+    return get_close_matches(name, names, n=1) or names

@@ -2,11 +2,10 @@
 architecture.
 """
 
-import difflib
 import json
 from pathlib import Path
 
-from codecplus.errors import InputError
+from codecplus.errors import InputError, closest
 from codecplus.modeling_dac import CausalDacConfig, DacConfig
 
 _PRESETS = Path(__file__).parent / "presets"
@@ -25,7 +24,7 @@ def load_preset(name: str) -> DacConfig:
         InputError: if there is no such preset; the message names the nearest.
     """
     if name not in preset_names():
-        hint = difflib.get_close_matches(name, preset_names(), n=1) or preset_names()
+        hint = closest(name, preset_names())
         raise InputError(f"there is no preset {name!r}; did you mean {' or '.join(hint)}?")
     fields = json.loads((_PRESETS / f"{name}.json").read_text())
     return (CausalDacConfig if fields["model_type"] == "causal_dac" else DacConfig).from_dict(

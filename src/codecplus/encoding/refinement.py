@@ -30,6 +30,7 @@ from codecplus.inference.windows import frame_context, windows
 from codecplus.kernels import processor_flags
 from codecplus.modeling_dac import DacModel
 from codecplus.modeling_dac.layers_dac import DacResidualVectorQuantizer
+from codecplus.system.devices import multiplies_bf16
 
 EFFORTS = {1: 3, 2: 10, 3: 30}
 """Steps of each effort. One step takes about as long as decoding three times."""
@@ -305,8 +306,4 @@ def _norm_at(loss: Tensor, signal: Tensor) -> Tensor:
 
 def _working_dtype(device: torch.device) -> torch.dtype:
     """Return bf16 where the hardware multiplies it, else fp32; fp16 has no room for gradients."""
-    if device.type == "cpu":
-        multiplies_bf16 = bool({"amx_bf16", "avx512_bf16"} & processor_flags())
-    else:
-        multiplies_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if multiplies_bf16 else torch.float32
+    return torch.bfloat16 if multiplies_bf16(device, processor_flags()) else torch.float32

@@ -38,6 +38,7 @@ from codecplus.eval.results import (
 from codecplus.eval.stages import ClipRecord, Prepared, Share
 from codecplus.eval.store import EncodedClips, Line, Store
 from codecplus.eval.tasks import Task, load_task
+from codecplus.system.devices import available_cores
 
 
 def run_evaluation(config: EvaluationConfig) -> Path:
@@ -80,18 +81,11 @@ def run_evaluation(config: EvaluationConfig) -> Path:
     with sole_use, closing(store):
         prepared = _encode(config, task, codecs, store, team)
         if team.rank == 0:
-            workers = config.workers or default_workers()
+            workers = config.workers or available_cores()
             stages.score(codecs, prepared.clips, metrics, store, workers, config.progress)
             _write(out, config, task, codecs, metrics, prepared, store)
         team.wait()
     return out
-
-
-def default_workers() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 # How the launchers of torch and MPI, which `accelerate launch` uses, tell the number of processes.
@@ -324,7 +318,7 @@ def _provenance(config: EvaluationConfig, task: Task, prepared: Prepared) -> dic
         "hardware": {
             "system": platform.platform(),
             "processor": _processor(),
-            "cores": default_workers(),
+            "cores": available_cores(),
         },
         "device": config.device or "automatic",
     }

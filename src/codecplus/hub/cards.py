@@ -2,7 +2,6 @@
 facts written by hand.
 """
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import yaml
 
 from codecplus.checkpoints import embedded_names, fingerprint, load_model
-from codecplus.errors import FileFormatError, InputError
+from codecplus.errors import FileFormatError, InputError, closest
 from codecplus.hub.installation import in_repository
 from codecplus.hub.learning_curve import describe_curve, draw_curve, point_at, read_curve
 from codecplus.hub.measurements import Measurements
@@ -132,7 +131,7 @@ def _read_facts(path: Path) -> dict[str, Any]:
         )
     for key in facts:
         if key not in _FACTS:
-            hint = difflib.get_close_matches(str(key), _FACTS, n=1) or _FACTS
+            hint = closest(str(key), _FACTS)
             raise FileFormatError(
                 f"{path} has an unknown field {key!r}; did you mean {' or '.join(hint)}?"
             )

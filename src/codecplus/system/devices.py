@@ -4,6 +4,7 @@ It knows torch's devices, and nothing of models or of exports, which run on onnx
 """
 
 import os
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from codecplus.errors import InputError
@@ -65,6 +66,27 @@ def check_dtype(dtype: "str | torch.dtype | None") -> "torch.dtype":
     if name not in DTYPES:
         raise InputError(f"expected dtype {', '.join(DTYPES)}, got {dtype!r}")
     return getattr(torch, name)
+
+
+def available_cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux; others do not tell
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def multiplies_bf16(device: "torch.device", processor_flags: Collection[str]) -> bool:
+    """Return whether the hardware multiplies bf16, so that it is faster than fp32.
+
+    Args:
+        device: where the work is done.
+        processor_flags: instruction sets of the processor, from `kernels.processor_flags`.
+    """
+    import torch
+
+    if device.type == "cpu":
+        return bool({"amx_bf16", "avx512_bf16"} & set(processor_flags))
+    return device.type == "cuda" and torch.cuda.is_bf16_supported()
 
 
 def _local_rank() -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 from codecplus.checkpoints.remote import explain, is_hub_id
 from codecplus.errors import HubError
+from codecplus.system.paths import atomic_path
 from codecplus.tokenizing.shards import SIDECARS, read_footer
 
 _COMMIT_EVERY = 300.0  # seconds; the Hub takes some hundred commits an hour
@@ -157,6 +158,5 @@ def open_output(out: str | os.PathLike[str], private: bool = False) -> LocalOutp
 
 
 def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)

@@ -26,6 +26,7 @@ from codecplus.errors import CodecPlusError, FileFormatError, InputError
 from codecplus.recordings import Recordings, open_recordings
 from codecplus.recordings.cells import DecodedAudio, MixedBlocks, open_cell
 from codecplus.recordings.columns import AUDIO
+from codecplus.system.devices import available_cores
 from codecplus.tokenizing.outputs import LocalOutput, open_output
 from codecplus.tokenizing.shards import CodesFolder, CodesFormat, ShardWriter, open_shard
 from codecplus.tokenizing.statistics import Statistics, describe
@@ -508,12 +509,8 @@ audio = load_codec("{said["model"]}").decode(row["codes"])    # at {rate} Hz
 def _default_workers(codec: Codec) -> int:
     if str(getattr(codec.model, "device", "cpu")) == "cpu":
         return 1
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(16, cores // processes - 1))
+    return max(1, min(16, available_cores() // processes - 1))
 
 
 __all__ = ["Coding", "Pace", "shard_of_launcher", "tokenize"]

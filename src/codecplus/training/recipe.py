@@ -1,7 +1,6 @@
 """Recipes: training runs as data. They know numbers and names, nothing of tensors."""
 
 import dataclasses
-import difflib
 import json
 import os
 import types
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 
 from codecplus import configuration
 from codecplus.configuration import CausalDacConfig, DacConfig, load_preset
-from codecplus.errors import InputError
+from codecplus.errors import InputError, closest
 from codecplus.losses import LOSSES, PAPER_MEL_BANDS, PAPER_STFT_WINDOWS
 
 RECIPES = Path(configuration.__file__).parent / "training"
@@ -91,7 +90,7 @@ class Objective:
         known = [*LOSSES, *ADVERSARIAL]
         for name in self.weights:
             if name not in known:
-                hint = difflib.get_close_matches(name, known, n=1) or known
+                hint = closest(name, known)
                 raise InputError(f"there is no loss {name!r}; did you mean {', '.join(hint)}?")
         if not self.reconstruction:
             raise InputError(
@@ -314,7 +313,7 @@ def _find(name: str) -> dict[str, Any]:
         if "model_type" in fields:  # an architecture, not a recipe
             return {**_read(RECIPES / "paper.json"), "preset": name}
         return fields
-    hint = difflib.get_close_matches(name, names, n=1) or names
+    hint = closest(name, names)
     raise InputError(f"there is no recipe {name!r}; give a JSON file, or {' or '.join(hint)}")
 
 
@@ -343,7 +342,7 @@ def _build(cls: type[Settings], fields: dict[str, Any], where: str) -> Settings:
     hints = typing.get_type_hints(cls)
     for name in fields:
         if name not in hints:
-            hint = difflib.get_close_matches(name, hints, n=1) or list(hints)
+            hint = closest(name, hints)
             raise InputError(f"{where} has no setting {name!r}; did you mean {', '.join(hint)}?")
     for setting in dataclasses.fields(typing.cast(Any, cls)):
         missing = dataclasses.MISSING

@@ -21,6 +21,7 @@ from codecplus.checkpoints import load_model
 from codecplus.errors import InputError, MissingExtraError
 from codecplus.kernels import processor_flags
 from codecplus.modeling_dac import DacModel
+from codecplus.system.devices import available_cores, multiplies_bf16
 from codecplus.training.data import Batches, Cutter
 from codecplus.training.initialization import new_model
 from codecplus.training.loop import Trainer
@@ -231,7 +232,7 @@ def _open_batches(
     cutter = Cutter(config.sampling_rate, recipe.crop_samples(config), recipe.augmentation)
     workers = options.workers
     if workers is None:
-        workers = min(4, max(1, (os.cpu_count() or 1) // 2))
+        workers = min(4, max(1, available_cores() // 2))
     return open_data(
         data,
         cutter,
@@ -276,12 +277,11 @@ def _accelerator(options: RunOptions, unused_parts: bool) -> Any:
 
 
 def _dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return what the networks compute in; `auto` is bf16 where the hardware computes in it."""
-    bf16 = precision == "bf16"
-    if precision == "auto" and device.type == "cuda":
-        bf16 = torch.cuda.is_bf16_supported()
-    elif precision == "auto" and device.type == "cpu":
-        bf16 = bool({"amx_bf16", "avx512_bf16"} & processor_flags())
+    """Return what the networks compute in; `auto` is bf16 where the hardware multiplies it."""
+    if precision == "auto":
+        bf16 = multiplies_bf16(device, processor_flags())
+    else:
+        bf16 = precision == "bf16"
     return torch.bfloat16 if bf16 else torch.float32
 
 

@@ -11,8 +11,8 @@ from codecplus._version import __version__
 from codecplus.bitstream import Reader, unpack
 from codecplus.errors import InputError
 from codecplus.eval.codecs.base import Original, Payload, row_name
-from codecplus.eval.codecs.stock import pick_device
 from codecplus.inference.onnx_model import find_export
+from codecplus.system.devices import resolve_device
 
 EFFORT = ":effort="  # behind a checkpoint's name: the `effort` of `compress`
 _EFFORTS = ("", "0", "1", "2", "3")
@@ -45,7 +45,7 @@ class OwnCodec:
         if exported:  # a GPU needs another onnxruntime, so it is used only when it is asked for
             self.device = device or "cpu"
         else:
-            self.device = pick_device(device)
+            self.device = str(resolve_device(device))
         self.revision = revision
         codec = _load(source, self.device, revision)
         self.nominal_kbps = _nearest([float(rate) for rate in codec.bitrates], kbps)

@@ -7,7 +7,6 @@ that their bits are real.
 import gc
 import hashlib
 import math
-import os
 import struct
 from functools import lru_cache
 from typing import Any
@@ -18,6 +17,7 @@ from codecplus.bitstream.packing import pack_codes, packed_size, unpack_codes
 from codecplus.errors import CheckpointError, FileFormatError, InputError
 from codecplus.eval.audio import fit, resample
 from codecplus.eval.codecs.base import Original, Payload, row_name
+from codecplus.system.devices import resolve_device
 
 MODEL_TYPES = ("dac", "encodec", "mimi", "xcodec")
 # Groups of channels, chunks, K, frames of a chunk, frames missing in the last chunk.
@@ -35,7 +35,7 @@ class StockCodec:
 
     def __init__(self, source: str, kbps: float | None = None, device: str | None = None) -> None:
         self.source = source
-        self.device = pick_device(device)
+        self.device = str(resolve_device(device))
         model = load_model(source, self.device)
         self._rates = _rates(model)  # kbit/s -> the argument that asks for it
         if kbps is None:
@@ -131,17 +131,6 @@ def load_model(source: str, device: str) -> Any:
         raise CheckpointError(
             f"cannot load the stock model {source!r}: {str(error).splitlines()[0]}"
         ) from error
-
-
-def pick_device(device: str | None) -> str:
-    """Return the device that was named, or else this process's CUDA device, or else the CPU."""
-    if device is not None:
-        return device
-    import torch
-
-    if torch.cuda.is_available():
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    return "cpu"
 
 
 def weights_hash(model: Any) -> str:
