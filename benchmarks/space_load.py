@@ -53,13 +53,21 @@ def start() -> tuple[subprocess.Popen, str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, "GRADIO_SERVER_PORT": str(port), "CODECPLUS_RATINGS": tempfile.mkdtemp(),
-                   "OMP_NUM_THREADS": "1"}  # fmt: skip
+    environment = {
+        **os.environ,
+        "GRADIO_SERVER_PORT": str(port),
+        "CODECPLUS_RATINGS": tempfile.mkdtemp(),
+        "OMP_NUM_THREADS": "1",
+    }
     cores = sorted(os.sched_getaffinity(0))[:2]
     process = subprocess.Popen(
-        [sys.executable, "app.py"], cwd=SPACE, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [sys.executable, "app.py"],
+        cwd=SPACE,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
         preexec_fn=lambda: os.sched_setaffinity(0, cores),
-    )  # fmt: skip
+    )
     url = f"http://127.0.0.1:{port}"
     for _ in range(600):
         try:

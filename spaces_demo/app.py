@@ -1,4 +1,4 @@
-"""The demo Space of codecplus. `python app.py` runs it anywhere; nothing needs an account or a GPU."""
+"""The demo Space of codecplus: `python app.py` serves it. It needs no account and no GPU."""
 
 import atexit
 import os
@@ -33,7 +33,8 @@ def build(shelf: Shelf, test: ListeningTest) -> gr.Blocks:
         title=TITLE, analytics_enabled=False, delete_cache=(600, settings.KEEP_SECONDS)
     ) as page:
         gr.HTML(
-            "<header class='cp-head'><h1>codecplus</h1><p>DAC, the Descript Audio Codec: audio in a few kilobits per "
+            "<header class='cp-head'><h1>codecplus</h1><p>DAC, the Descript Audio Codec: audio in "
+            "a few kilobits per "
             "second. Hear it, measure it, and judge it against others.</p></header>",
             apply_default_css=False,
         )
@@ -79,8 +80,8 @@ def launch(**options):
 
 
 def _warm(test: ListeningTest) -> None:
-    """What the first visitor would wait for: weights, the scorer's process, the stimuli of the
-    listening test.
+    """Load the weights, start the scorer's process and code the stimuli of the listening test, so
+    that the first visitor does not wait for them.
     """
     import numpy as np
 

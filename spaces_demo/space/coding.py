@@ -1,6 +1,4 @@
-"""Clips through codecs: what the visitor gave is checked, coded, scored and levelled. Knows nothing
-of pages.
-"""
+"""Checks, codes and scores the clips of visitors. It knows nothing of pages."""
 
 import functools
 import hashlib
@@ -48,11 +46,11 @@ class Clip:
 
 @dataclass(frozen=True)
 class Coded:
-    """A clip that went through a codec."""
+    """A clip after a codec: the coded file and the decoded audio."""
 
     codec: str
     size: int  # bytes of the file
-    kbps: float  # measured, all channels together: of our whole file, else of the packets without Ogg and the like
+    kbps: float  # measured, all channels together; of other codecs without their container
     audio: np.ndarray = field(repr=False)  # (C, S), as the clip
     data: bytes = field(repr=False)
     encode_seconds: float = 0.0
@@ -60,7 +58,9 @@ class Coded:
 
 
 def read_clip(path: str | Path | None) -> Clip:
-    """Read what a visitor gave; one sentence as InputError or FileFormatError if it cannot be used
+    """Read a visitor's audio file.
+
+    Raises InputError or FileFormatError, with one sentence for the visitor, if it cannot be used
     here.
     """
     if not path:
@@ -75,19 +75,21 @@ def read_clip(path: str | Path | None) -> Clip:
             seconds = reader.num_samples / reader.sample_rate
             if seconds > MAX_SECONDS:
                 raise InputError(
-                    f"Expected at most {MAX_SECONDS} s of audio, got {_duration(seconds)}; cut it, or use "
+                    f"Expected at most {MAX_SECONDS} s of audio, got {_duration(seconds)}; cut "
+                    "it, or use "
                     "`codecplus encode`, which takes any length."
                 )
             if reader.channels > MAX_CHANNELS or reader.sample_rate > MAX_RATE:
                 raise InputError(
-                    f"Expected mono or stereo at up to {MAX_RATE} Hz, got {reader.channels} channels at "
+                    f"Expected mono or stereo at up to {MAX_RATE} Hz, got {reader.channels} "
+                    "channels at "
                     f"{reader.sample_rate} Hz."
                 )
             if seconds < 0.1:
                 raise InputError(f"Expected at least 0.1 s of audio, got {seconds:.3f} s.")
             audio = np.concatenate(list(reader.blocks()), axis=-1)
     except CodecPlusError as error:
-        # The server's folders are nobody's business.
+        # Visitors must not see the server's folders.
         raise type(error)(str(error).replace(str(path), "The file")) from None
     digest = hashlib.sha256(
         f"{audio.shape} {reader.sample_rate} ".encode() + audio.tobytes()
@@ -113,7 +115,7 @@ def device() -> str:
 
 
 def on_gpu(function: Callable) -> Callable:
-    """Mark a function that wants ZeroGPU's GPU; elsewhere it stays as it is."""
+    """Run a function on ZeroGPU's GPU; elsewhere return it unchanged."""
     try:
         import spaces  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -140,10 +142,10 @@ def on_gpu(function: Callable) -> Callable:
 
 @functools.cache
 def checkpoint(name: str) -> Codec:
-    """A codec of the demo on the processor, loaded once: for streams, whose steps are too small for
-    a GPU, and figures.
+    """Load a codec of the demo once, on the processor. Streams use it, whose steps are too small
+    for a GPU.
 
-    Raises InputError for any other: visitors cannot make the server load what they like.
+    Raises InputError for any other name, so that visitors cannot make the server load a model.
     """
     if name not in CHECKPOINTS:
         raise InputError(
@@ -165,8 +167,8 @@ def load() -> None:
 
 
 def title(name: str) -> str:
-    """A checkpoint's name for people: of a folder its last part, for the server's folders are
-    nobody's business.
+    """Return the name that visitors see: of a folder its last part, which hides the server's
+    folders.
     """
     return Path(name).name if Path(name).is_absolute() else name
 
@@ -177,9 +179,7 @@ def rates(name: str) -> list[float]:
 
 
 class _Recent:
-    """The last results, so that going back and forth costs nothing; what is being computed is
-    computed once.
-    """
+    """A cache of the last results. Callers that ask for one key at once share the computation."""
 
     def __init__(self, count: int):
         self.count = count
@@ -246,7 +246,7 @@ HARNESS = ("opus", "opus-vbr", "mp3", "aac")
 
 
 def any_codec(clip: Clip, name: str, kbps: float) -> Coded:
-    """A clip through a checkpoint or another codec of the harness, at a rate in kbit/s per channel."""
+    """Code a clip by a checkpoint or a codec of the harness, at a rate in kbit/s per channel."""
     if name in CHECKPOINTS:
         reachable = rates(name)
         return round_trip(clip, name, min(max(kbps, reachable[0]), reachable[-1]))
@@ -264,15 +264,22 @@ def _code(name: str, codec: Any, clip: Clip) -> Coded:
     payload = codec.encode(clip.audio, clip.sample_rate)
     middle = time.perf_counter()
     audio = codec.decode(payload.data, Original(channels, samples, clip.sample_rate))
-    return Coded(name, len(payload.data), payload.bits / clip.seconds / 1000, audio, payload.data, middle - start,
-                 time.perf_counter() - middle)  # fmt: skip
+    return Coded(
+        name,
+        len(payload.data),
+        payload.bits / clip.seconds / 1000,
+        audio,
+        payload.data,
+        middle - start,
+        time.perf_counter() - middle,
+    )
 
 
 def decode_file(path: str | Path | None) -> tuple[np.ndarray, int, dict[str, Any]]:
     """Audio (C, S) of an uploaded `.dacp`, its rate, and what the file says of itself.
 
-    Raises InputError or FileFormatError with one sentence for a file that is none, too long, or of
-    another model.
+    Raises InputError or FileFormatError with one sentence for a file that is no `.dacp`, is too
+    long, or comes from another model.
     """
     if not path:
         raise InputError("There is no file yet: upload a .dacp.")
@@ -293,7 +300,8 @@ def decode_file(path: str | Path | None) -> tuple[np.ndarray, int, dict[str, Any
         or header.original_sample_rate > MAX_RATE
     ):
         raise InputError(
-            f"Expected at most {MAX_SECONDS} s of mono or stereo, got {_duration(seconds)} of {header.channels} "
+            f"Expected at most {MAX_SECONDS} s of mono or stereo, got {_duration(seconds)} of "
+            f"{header.channels} "
             "channels; use `codecplus decode`, which takes any length."
         )
     # A file has the first bytes of its model's fingerprint.
@@ -311,17 +319,19 @@ def decode_file(path: str | Path | None) -> tuple[np.ndarray, int, dict[str, Any
         )
     audio = _decompress(name, data)
     about = {
-        "checkpoint": title(name), "seconds": round(seconds, 3), "channels": header.channels,
-        "sample_rate": header.original_sample_rate, "codebooks": header.num_codebooks, "bytes": len(data),
+        "checkpoint": title(name),
+        "seconds": round(seconds, 3),
+        "channels": header.channels,
+        "sample_rate": header.original_sample_rate,
+        "codebooks": header.num_codebooks,
+        "bytes": len(data),
         "kbit/s": round(len(data) * 8 / max(seconds, 1e-9) / 1000, 3),
-    }  # fmt: skip
+    }
     return audio, header.original_sample_rate, about
 
 
 def figures(clip: Clip, coded: Coded) -> dict[str, Any]:
-    """What was measured of a clip that went through a codec; a score that is not there is None,
-    with its reason.
-    """
+    """Measure a coded clip: size, rate and scores. A score that failed is None, with a reason."""
     key = clip.digest, hashlib.sha256(coded.audio.tobytes()).hexdigest()
     found = _scores.get(key, lambda: score(clip.audio, coded.audio, clip.sample_rate, METRICS))
     return {

@@ -121,14 +121,23 @@ def build(shelf: Shelf) -> None:
         )
 
     go.click(
-        compare, [bundled, own, left, left_kbps, right, right_kbps, blind], [player, votes, verdict, answer],
-        api_name="compare", concurrency_id=BUSY, concurrency_limit=AT_A_TIME,
-    )  # fmt: skip
+        compare,
+        [bundled, own, left, left_kbps, right, right_kbps, blind],
+        [player, votes, verdict, answer],
+        api_name="compare",
+        concurrency_id=BUSY,
+        concurrency_limit=AT_A_TIME,
+    )
     for button, choice in ((vote_x, "X"), (vote_none, "neither"), (vote_y, "Y")):
         button.click(
-            _named(lambda measured, choice=choice: reveal(choice, measured), f"reveal_{choice.lower()}"),
-            answer, [verdict, votes, answer], api_name=f"reveal_{choice.lower()}", queue=False,
-        )  # fmt: skip
+            _named(
+                lambda measured, choice=choice: reveal(choice, measured), f"reveal_{choice.lower()}"
+            ),
+            answer,
+            [verdict, votes, answer],
+            api_name=f"reveal_{choice.lower()}",
+            queue=False,
+        )
 
 
 def _named(function: Callable, name: str) -> Callable:

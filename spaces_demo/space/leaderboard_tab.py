@@ -18,8 +18,10 @@ from .parts import in_a_sentence
 from .settings import LEADERBOARD, MAX_UPLOAD
 
 _HOW = (
-    "There is no leaderboard here yet. Make one, and open it with the button below or put it beside `app.py`:\n\n"
-    "```\ncodecplus eval --codec dac-16khz-live --codec opus --bitrate 3 6 --data recordings/ --out results/\n"
+    "There is no leaderboard here yet. Make one, and open it with the button below or put it "
+    "beside `app.py`:\n\n"
+    "```\ncodecplus eval --codec dac-16khz-live --codec opus --bitrate 3 6 --data recordings/ "
+    "--out results/\n"
     "codecplus leaderboard results/ --json leaderboard.json\n```"
 )
 
@@ -94,9 +96,13 @@ def cells(part: dict[str, Any], bands: Sequence[float] = ()) -> dict[str, Any]:
     for name, title in titles(part).items():
         about = part["metrics"][name]
         unit = f", {about['unit']}" if about.get("unit") in ("dB", "Hz", "ms") else ""
-        columns.append({
-            "title": f"{title}{unit}", "better": arrows[about.get("higher_is_better")], "about": about.get("source")
-        })  # fmt: skip
+        columns.append(
+            {
+                "title": f"{title}{unit}",
+                "better": arrows[about.get("higher_is_better")],
+                "about": about.get("source"),
+            }
+        )
     columns.append({"title": "latency, ms", "better": "↓"})
     rows = []
     for entry in part["entries"]:
@@ -136,11 +142,14 @@ def _group(entry: dict[str, Any], bands: Sequence[float]) -> str:
 def curve(part: dict[str, Any], metric: str) -> dict[str, Any]:
     """Rate and distortion of the codecs of a board, anchors left out, as the plot takes it."""
     points = [
-        {"codec": entry["codec"].split("@")[0], "kbps": entry.get("payload_kbps_per_channel") or entry["payload_kbps"],
-         **{key: entry["metrics"][metric].get(key) for key in ("mean", "low", "high")}}
+        {
+            "codec": entry["codec"].split("@")[0],
+            "kbps": entry.get("payload_kbps_per_channel") or entry["payload_kbps"],
+            **{key: entry["metrics"][metric].get(key) for key in ("mean", "low", "high")},
+        }
         for entry in part["entries"]
         if not entry.get("anchor") and metric in entry["metrics"] and entry["payload_kbps"]
-    ]  # fmt: skip
+    ]
     about = part["metrics"][metric]
     better = {True: "higher", False: "lower"}.get(about.get("higher_is_better"), "")
     return {"title": about["title"], "better": better, "points": points}
@@ -153,13 +162,19 @@ def build(test: ListeningTest, page: gr.Blocks) -> None:
         which = gr.Dropdown([], label="Data", elem_id="board", min_width=180)
         metric = gr.Dropdown([], label="Plot", elem_id="metric", min_width=180)
     plot = gr.HTML(
-        value={}, html_template='<div class="cp-root cp-plot"></div>',
-        js_on_load="window.codecplus.plot(element, props, watch);", apply_default_css=False, elem_id="plot",
-    )  # fmt: skip
+        value={},
+        html_template='<div class="cp-root cp-plot"></div>',
+        js_on_load="window.codecplus.plot(element, props, watch);",
+        apply_default_css=False,
+        elem_id="plot",
+    )
     board_table = gr.HTML(
-        value={}, html_template='<div class="cp-root"></div>',
-        js_on_load="window.codecplus.table(element, props, watch);", apply_default_css=False, elem_id="table",
-    )  # fmt: skip
+        value={},
+        html_template='<div class="cp-root"></div>',
+        js_on_load="window.codecplus.table(element, props, watch);",
+        apply_default_css=False,
+        elem_id="table",
+    )
     rule = gr.Markdown("", elem_classes="cp-note", elem_id="rule")
     with gr.Row():
         refresh = gr.Button("Refresh", size="sm", elem_id="refresh")

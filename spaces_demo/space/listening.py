@@ -1,4 +1,4 @@
-"""Listening tests: stimuli, sessions, and who is asked what in which order. Knows nothing of pages."""
+"""Listening tests: stimuli, sessions and the order of trials. It knows nothing of pages."""
 
 import json
 import random
@@ -159,12 +159,18 @@ class ListeningTest:
         item, stimuli = session.trials[session.position]
         reference = next(s for s in (self._items or {})[item] if s.condition == REFERENCE)
         return {
-            "stage": "trial", "session": name, "method": session.method, "rater": session.rater,
-            "index": session.position, "total": len(session.trials),
+            "stage": "trial",
+            "session": name,
+            "method": session.method,
+            "rater": session.rater,
+            "index": session.position,
+            "total": len(session.trials),
             # A copy under another name, or the equal URL would give the hidden reference away.
             "reference": self._alias(reference.path) if session.method == "mushra" else None,
-            "stimuli": [{"id": letter, "url": self._alias(s.path)} for letter, s in stimuli.items()],
-        }  # fmt: skip
+            "stimuli": [
+                {"id": letter, "url": self._alias(s.path)} for letter, s in stimuli.items()
+            ],
+        }
 
     def _alias(self, path: Path) -> str:
         return self.shelf.put(path, again=True)
@@ -192,8 +198,10 @@ def _ratings(
             raise InputError(
                 f"Expected a score from {low:g} to {high:g} for {letter}, got {score!r}."
             )
-    return [Rating(session.method, session.rater, item, stimuli[letter].condition, float(score))
-            for letter, score in scores.items()]  # fmt: skip
+    return [
+        Rating(session.method, session.rater, item, stimuli[letter].condition, float(score))
+        for letter, score in scores.items()
+    ]
 
 
 def copy_ratings(store: RatingStore, target: Path) -> Path:

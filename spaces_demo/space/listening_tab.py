@@ -15,13 +15,15 @@ def build(test: ListeningTest) -> gr.HTML:
         value={"stage": "intro"},
         html_template='<div class="cp-root cp-listening"></div>',
         # The names of the events must stand here for Gradio to know them: "begin" and "rated".
-        js_on_load='window.codecplus.listening(element, props, watch, trigger); const EVENTS = ["begin", "rated"];',
+        js_on_load="window.codecplus.listening(element, props, watch, trigger); "
+        'const EVENTS = ["begin", "rated"];',
         apply_default_css=False,
         elem_id="listening",
     )
     with gr.Accordion("Ratings so far", open=False):
         gr.Markdown(
-            "Every rating, as SQLite: `codecplus eval --listening ratings.sqlite` screens the listeners and gives "
+            "Every rating, as SQLite: `codecplus eval --listening ratings.sqlite` screens the "
+            "listeners and gives "
             "means with intervals over listeners and items. The leaderboard shows them, too.",
             elem_classes="cp-note",
         )

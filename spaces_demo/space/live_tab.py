@@ -24,21 +24,31 @@ def build(shelf: Shelf) -> None:
             )
             rates = first.bitrates
             kbps = gr.Slider(
-                round(rates[0], 2), round(rates[-1], 2), value=round(rates[-1], 2), step=0.01,
-                label="Bitrate, kbit/s", elem_id="live-bitrate",
-            )  # fmt: skip
+                round(rates[0], 2),
+                round(rates[-1], 2),
+                value=round(rates[-1], 2),
+                step=0.01,
+                label="Bitrate, kbit/s",
+                elem_id="live-bitrate",
+            )
             gr.Markdown(
-                f"What you say is encoded in pieces of 20 ms, decoded, and played to you. Nothing is kept. Up to "
+                "What you say is encoded in pieces of 20 ms, decoded, and played to you. Nothing "
+                "is kept. Up to "
                 f"{MAX_LIVE_SECONDS} s a call and {MAX_LIVE_CALLS} calls at a time.",
                 elem_classes="cp-note",
             )
         with gr.Column(scale=7, min_width=320):
             line = gr.HTML(
-                value="", html_template='<div class="cp-root cp-live"></div>',
-                js_on_load="window.codecplus.live(element, props, watch);", apply_default_css=False, elem_id="live",
-                checkpoint=names[0], kbps=rates[-1], rate=first.model_sample_rate,
+                value="",
+                html_template='<div class="cp-root cp-live"></div>',
+                js_on_load="window.codecplus.live(element, props, watch);",
+                apply_default_css=False,
+                elem_id="live",
+                checkpoint=names[0],
+                kbps=rates[-1],
+                rate=first.model_sample_rate,
                 clip=shelf.put(CLIPS["Speech"], keep=True),
-            )  # fmt: skip
+            )
     with gr.Accordion("Without a microphone: what computing takes on this server", open=False):
         with gr.Row():
             bundled = gr.Radio(list(CLIPS), value="Speech", label="Clip")
@@ -89,7 +99,19 @@ def build(shelf: Shelf) -> None:
         queue=False,
         show_progress="hidden",
     )
-    kbps.release(in_a_sentence(settings), [name, kbps], line, api_visibility="private", queue=False,
-                 show_progress="hidden")  # fmt: skip
-    button.click(stream, [bundled, own, name, kbps], [player, measured], api_name="stream",
-                 concurrency_id=BUSY, concurrency_limit=AT_A_TIME)  # fmt: skip
+    kbps.release(
+        in_a_sentence(settings),
+        [name, kbps],
+        line,
+        api_visibility="private",
+        queue=False,
+        show_progress="hidden",
+    )
+    button.click(
+        stream,
+        [bundled, own, name, kbps],
+        [player, measured],
+        api_name="stream",
+        concurrency_id=BUSY,
+        concurrency_limit=AT_A_TIME,
+    )

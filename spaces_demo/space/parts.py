@@ -1,6 +1,4 @@
-"""What the tabs share: sentences instead of stack traces, bundled clips, the player, numbers as
-people read them.
-"""
+"""Parts that the tabs share: errors as sentences, bundled clips, the player, readable numbers."""
 
 import functools
 import html
@@ -27,7 +25,7 @@ AT_A_TIME = 2
 
 
 def in_a_sentence(function: Callable) -> Callable:
-    """Show what a visitor did wrong as one sentence."""
+    """Show the errors of a function to the visitor, each as one sentence."""
 
     @functools.wraps(function)
     def wrapped(*arguments: Any) -> Any:
@@ -75,17 +73,15 @@ def size_text(size: int) -> str:
     >>> size_text(5985)
     '5.99 kB'
     """
-    return (
-        f"{size} bytes"
-        if size < 1000
-        else f"{size / 1000:.3g} kB"
-        if size < 1e6
-        else f"{size / 1e6:.3g} MB"
-    )
+    if size < 1000:
+        return f"{size} bytes"
+    if size < 1e6:
+        return f"{size / 1000:.3g} kB"
+    return f"{size / 1e6:.3g} MB"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Figures of several codecs, side by side."""
+    """Lay out the figures of several codecs side by side, as HTML."""
     lines = [
         ("File", lambda r: size_text(r["bytes"])),
         ("Bitrate", lambda r: f"{r['kbps']:.2f} kbit/s"),
@@ -101,13 +97,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     )
     reasons = {reason for row in rows for reason in row["reasons"].values()}
     notes = "".join(f"<p class='cp-hint'>{html.escape(reason)}</p>" for reason in sorted(reasons))
-    return f"<table class='cp-table'><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
+    head = f"<thead><tr><td></td>{head}</tr></thead>"
+    return f"<table class='cp-table'>{head}<tbody>{body}</tbody></table>{notes}"
 
 
 def _score(row: dict[str, Any], name: str, digits: int, unit: str = "") -> str:
     value = row[name]
-    return (
-        f"<span title='{html.escape(row['reasons'][name])}'>–</span>"
-        if value is None
-        else f"{value:.{digits}f}{unit}".replace("-", "−")
-    )
+    if value is None:
+        return f"<span title='{html.escape(row['reasons'][name])}'>–</span>"
+    return f"{value:.{digits}f}{unit}".replace("-", "−")

@@ -1,6 +1,4 @@
-"""Where ratings go: a SQLite file that is only ever added to, and a dataset on the Hub where there
-is one.
-"""
+"""Stores ratings in a SQLite file that only grows, and in a dataset on the Hub where one is set."""
 
 import json
 import os
@@ -19,8 +17,9 @@ from .settings import RATINGS_DATASET
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS ratings (
-    id INTEGER PRIMARY KEY, time TEXT NOT NULL, test TEXT NOT NULL, method TEXT NOT NULL, rater TEXT NOT NULL,
-    item TEXT NOT NULL, condition TEXT NOT NULL, score REAL NOT NULL
+    id INTEGER PRIMARY KEY, time TEXT NOT NULL, test TEXT NOT NULL,
+    method TEXT NOT NULL, rater TEXT NOT NULL, item TEXT NOT NULL, condition TEXT NOT NULL,
+    score REAL NOT NULL
 );
 CREATE TRIGGER IF NOT EXISTS ratings_stay BEFORE UPDATE ON ratings BEGIN
     SELECT RAISE(ABORT, 'ratings are only added');
@@ -32,7 +31,7 @@ END;
 
 
 class RatingStore:
-    """Ratings of one test, by listeners of whom nothing is known but a random name.
+    """Ratings of one test. Of a listener it knows a random name only.
 
     Args: folder: of `ratings.sqlite`, made if it is not there. test: a name that changes when items
         or conditions do, so that tests are never mixed. hub: a scheduler of commits to a dataset;
@@ -43,7 +42,8 @@ class RatingStore:
         folder.mkdir(parents=True, exist_ok=True)
         self.path, self.test, self.hub = folder / "ratings.sqlite", test, hub
         self._lock = threading.Lock()
-        self._file = f"{test}-{uuid.uuid4().hex}.jsonl"  # of this process alone, so that replicas never collide
+        # Each process writes a file of its own, so that replicas never collide.
+        self._file = f"{test}-{uuid.uuid4().hex}.jsonl"
         self._earlier = _download() if hub is not None else []
         with self._connect() as database:
             database.executescript(_TABLE)
@@ -71,7 +71,8 @@ class RatingStore:
         """
         with self._connect() as database:
             rows = database.execute(
-                "SELECT method, rater, item, condition, score FROM ratings WHERE test = ? ORDER BY id",
+                "SELECT method, rater, item, condition, score FROM ratings WHERE test = ? ORDER "
+                "BY id",
                 (self.test,),
             ).fetchall()
         return [*self._earlier_of_this_test(), *(Rating(*row) for row in rows)]

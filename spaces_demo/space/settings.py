@@ -1,4 +1,4 @@
-"""What a host may set, and the limits that keep one visitor from spoiling it for the others."""
+"""Settings that a host may change, and limits that share the server among visitors."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,9 @@ RATINGS = Path(
 """Folder of the ratings; /data is the persistent storage of a Space."""
 
 RATINGS_DATASET = os.environ.get("CODECPLUS_RATINGS_DATASET")
-"""Dataset repository that ratings are committed to, with the token in HF_TOKEN; none: they stay in the folder."""
+"""Dataset repository that ratings are committed to, with the token in HF_TOKEN. Without one the
+ratings stay in the folder.
+"""
 
 LEADERBOARD = Path(os.environ.get("CODECPLUS_LEADERBOARD", FOLDER / "leaderboard.json"))
 """What `codecplus leaderboard --json` wrote."""

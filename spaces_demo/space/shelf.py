@@ -1,6 +1,4 @@
-"""Results where a browser finds them, for a while: names that nobody can guess and that say
-nothing.
-"""
+"""Serves results to browsers for a while, under URLs that nobody can guess."""
 
 import mimetypes
 import secrets
@@ -22,11 +20,11 @@ class Shelf:
     """
 
     def __init__(self, seconds: float = KEEP_SECONDS, size: int = KEEP_BYTES):
-        self.seconds, self.size = seconds, size
+        self.seconds = seconds
+        self.size = size
         self.folder = Path(tempfile.mkdtemp(prefix="codecplus-space-"))
-        self._files: dict[
-            str, tuple[Path, float, int]
-        ] = {}  # token -> path, when it was put there, bytes
+        # token -> path, time of arrival, bytes
+        self._files: dict[str, tuple[Path, float, int]] = {}
         self._lock = threading.Lock()
 
     def new(self, name: str) -> Path:

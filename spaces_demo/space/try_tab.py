@@ -32,9 +32,14 @@ def build(shelf: Shelf) -> None:
         with gr.Column(scale=4, min_width=320):
             bundled = gr.Radio(list(CLIPS), value=next(iter(CLIPS)), label="Clip", elem_id="clip")
             own = gr.Audio(
-                sources=["upload", "microphone"], type="filepath", label="or your own", elem_id="own",
-                elem_classes="cp-own", buttons=[], waveform_options=gr.WaveformOptions(show_recording_waveform=False),
-            )  # fmt: skip
+                sources=["upload", "microphone"],
+                type="filepath",
+                label="or your own",
+                elem_id="own",
+                elem_classes="cp-own",
+                buttons=[],
+                waveform_options=gr.WaveformOptions(show_recording_waveform=False),
+            )
             gr.Markdown(
                 f"Up to {MAX_SECONDS} s and {MAX_UPLOAD >> 20} MB: WAV, FLAC, OGG, MP3.",
                 elem_classes="cp-note",
@@ -46,9 +51,13 @@ def build(shelf: Shelf) -> None:
                 elem_id="checkpoint",
             )
             kbps = gr.Slider(
-                round(rates[0], 2), round(rates[-1], 2), value=round(rates[-1], 2), step=0.01,
-                label="Bitrate, kbit/s per channel", elem_id="bitrate",
-            )  # fmt: skip
+                round(rates[0], 2),
+                round(rates[-1], 2),
+                value=round(rates[-1], 2),
+                step=0.01,
+                label="Bitrate, kbit/s per channel",
+                elem_id="bitrate",
+            )
             size_line = gr.HTML("", elem_id="size", apply_default_css=False)
             go = gr.Button("Encode and decode", variant="primary", elem_id="encode")
             with gr.Accordion("Decode a .dacp file", open=False):
@@ -67,9 +76,13 @@ def build(shelf: Shelf) -> None:
                     "Download WAV", visible=False, size="sm", elem_id="download-wav"
                 )
             picture = gr.Image(
-                visible=False, show_label=False, interactive=False, container=False, buttons=["fullscreen"],
+                visible=False,
+                show_label=False,
+                interactive=False,
+                container=False,
+                buttons=["fullscreen"],
                 elem_id="picture",
-            )  # fmt: skip
+            )
             data = gr.JSON(visible=False)
 
     @in_a_sentence
@@ -92,8 +105,11 @@ def build(shelf: Shelf) -> None:
         heard = match_loudness(
             {"Original": clip.audio, "Decoded": done.audio, "Opus": opus.audio}, clip.sample_rate
         )
-        notes = {"Original": f"{size_text(clip.pcm_bytes)} PCM", "Decoded": f"{done.kbps:.2f} kbit/s",
-                 "Opus": f"{opus.kbps:.2f} kbit/s"}  # fmt: skip
+        notes = {
+            "Original": f"{size_text(clip.pcm_bytes)} PCM",
+            "Decoded": f"{done.kbps:.2f} kbit/s",
+            "Opus": f"{opus.kbps:.2f} kbit/s",
+        }
         shown = [
             {
                 "label": label,
@@ -110,9 +126,14 @@ def build(shelf: Shelf) -> None:
         for path in (file, image):
             shelf.put(path)
         return (
-            {"tracks": shown, "chosen": 1}, table(measured), str(file), str(decoded), str(image),
-            {"codec": measured[0], "opus": measured[1], "size": _size(clip, done.data)}, _size_line(clip, done.data),
-        )  # fmt: skip
+            {"tracks": shown, "chosen": 1},
+            table(measured),
+            str(file),
+            str(decoded),
+            str(image),
+            {"codec": measured[0], "opus": measured[1], "size": _size(clip, done.data)},
+            _size_line(clip, done.data),
+        )
 
     @in_a_sentence
     def size(
@@ -184,9 +205,15 @@ def build(shelf: Shelf) -> None:
     api(checkpoints, api_name="checkpoints", queue=False)
     # The first of the events that share a function has its name for scripts.
     gr.on(
-        [kbps.release, own.change], size, given, size_line, api_name="size", show_progress="hidden",
-        trigger_mode="always_last", **work,
-    )  # fmt: skip
+        [kbps.release, own.change],
+        size,
+        given,
+        size_line,
+        api_name="size",
+        show_progress="hidden",
+        trigger_mode="always_last",
+        **work,
+    )
     bundled.input(lambda: None, None, own, api_visibility="private", queue=False).then(
         size, given, size_line, api_visibility="private", show_progress="hidden", **work
     )
@@ -196,13 +223,17 @@ def build(shelf: Shelf) -> None:
 
 
 def _size(clip: coding.Clip, data: bytes) -> dict[str, float]:
-    return {"bytes": len(data), "kbps": round(len(data) * 8 / clip.seconds / 1000, 3),
-            "smaller": round(clip.pcm_bytes / len(data), 1)}  # fmt: skip
+    return {
+        "bytes": len(data),
+        "kbps": round(len(data) * 8 / clip.seconds / 1000, 3),
+        "smaller": round(clip.pcm_bytes / len(data), 1),
+    }
 
 
 def _size_line(clip: coding.Clip, data: bytes) -> str:
     found = _size(clip, data)
     return (
-        f"<p class='cp-size'><b>{size_text(len(data))}</b> for {clip.seconds:.1f} s: {found['kbps']:.2f} kbit/s, "
+        f"<p class='cp-size'><b>{size_text(len(data))}</b> for {clip.seconds:.1f} s: "
+        f"{found['kbps']:.2f} kbit/s, "
         f"{found['smaller']:.3g} times smaller than 16-bit PCM</p>"
     )

@@ -218,9 +218,11 @@ def test_the_line_answers_and_ends_in_a_sentence(names):
         assert len(answer) == 16 + 640
         line.send_bytes(b"x")
         assert "Expected packets" in line.receive_json()["error"]
-    for query, message in (("/live-socket?checkpoint=x&rate=16000", "no checkpoint"),
-                           (f"/live-socket?checkpoint={names[1]}&kbps=1&rate=1", "got 1 Hz"),
-                           (f"/live-socket?checkpoint={names[1]}&kbps=1000&rate=16000", "kbit/s")):  # fmt: skip
+    for query, message in (
+        ("/live-socket?checkpoint=x&rate=16000", "no checkpoint"),
+        (f"/live-socket?checkpoint={names[1]}&kbps=1&rate=1", "got 1 Hz"),
+        (f"/live-socket?checkpoint={names[1]}&kbps=1000&rate=16000", "kbit/s"),
+    ):
         with client.websocket_connect(query) as line:
             assert message in line.receive_json()["error"]
     lines = [
@@ -292,9 +294,13 @@ def test_on_the_hub_ratings_also_go_where_a_scheduler_commits_them(tmp_path, mon
 
     monkeypatch.setattr(ratings, "_download", list)
     scheduler = huggingface_hub.CommitScheduler(
-        repo_id="me/ratings", repo_type="dataset", folder_path=tmp_path / "out", path_in_repo="data", every=60,
+        repo_id="me/ratings",
+        repo_type="dataset",
+        folder_path=tmp_path / "out",
+        path_in_repo="data",
+        every=60,
         hf_api=Api(),
-    )  # fmt: skip
+    )
     try:
         store = ratings.RatingStore(tmp_path, "test", scheduler)
         store.add([Rating("mushra", "one", "item", "opus@6", 50.0)])
@@ -397,8 +403,11 @@ def test_the_leaderboard_takes_in_what_listeners_said(test_of, world):
     table = cells(part)
     place = [column["title"] for column in table["columns"]].index("MOS")
     assert {row["cells"][0]["value"]: row["cells"][place]["value"] for row in table["rows"]} == {
-        "opus@24": None, "opus@6": 3.5, "dac@6": None, "dac@3": None,
-    }  # fmt: skip
+        "opus@24": None,
+        "opus@6": 3.5,
+        "dac@6": None,
+        "dac@3": None,
+    }
     drawn = curve(part, "pesq_wb")
     assert (drawn["title"], drawn["better"]) == ("PESQ wide band", "higher")
     low, high = pytest.approx(4.1), pytest.approx(4.3)
@@ -429,8 +438,10 @@ def test_the_table_groups_codecs_of_about_one_rate_and_shows_failures_where_ther
         "failures",
     ]
     assert [row["group"] for row in table["rows"][:3]] == [
-        "Below 1.75 kbit/s per channel", "1.75 to 3.5 kbit/s per channel", "Anchors, not ranked",
-    ]  # fmt: skip
+        "Below 1.75 kbit/s per channel",
+        "1.75 to 3.5 kbit/s per channel",
+        "Anchors, not ranked",
+    ]
     assert {row["group"] for row in cells(part)["rows"]} == {"", "Anchors, not ranked"}
 
 

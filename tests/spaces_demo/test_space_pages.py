@@ -99,7 +99,8 @@ def test_three_listeners_take_the_test_and_the_leaderboard_shows_it(server, brow
             for i in range(sliders.count()):
                 page.locator("#listening .cp-stimulus .cp-pick").nth(i + 1).click()
                 page.wait_for_function(
-                    f"document.querySelectorAll('#listening .cp-stimulus')[{i + 1}].classList.contains('cp-on')"
+                    "document.querySelectorAll('#listening "
+                    f".cp-stimulus')[{i + 1}].classList.contains('cp-on')"
                 )
                 sliders.nth(i).fill(str(91 + listener + i))
             page.locator(".cp-next:not([disabled])").click()
@@ -167,10 +168,21 @@ def test_every_tab_fits_its_window(server, browser, width, scheme):
 def test_every_action_has_a_name(client):
     names = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     assert set(names) == {
-        "/encode", "/decode", "/size", "/checkpoints", "/stream", "/compare", "/reveal_x", "/reveal_y",
+        "/encode",
+        "/decode",
+        "/size",
+        "/checkpoints",
+        "/stream",
+        "/compare",
+        "/reveal_x",
+        "/reveal_y",
         "/reveal_neither",
-        "/listening_start", "/listening_submit", "/listening_results", "/ratings", "/leaderboard",
-    }  # fmt: skip
+        "/listening_start",
+        "/listening_submit",
+        "/listening_results",
+        "/ratings",
+        "/leaderboard",
+    }
 
 
 def test_scripts_encode_decode_and_compare(client, world, tmp_path):
@@ -216,7 +228,7 @@ def test_scripts_are_told_in_a_sentence(client):
 
 
 def test_uploads_over_the_limit_are_cut_off(server):
-    """31 MB are refused by the door itself; so are 2 GB, of which what comes after is thrown away."""
+    """The server cuts an upload off at its limit of 30 MB."""
     import httpx
 
     answer = httpx.post(
