@@ -14,7 +14,7 @@ from starlette.routing import Route, WebSocketRoute
 
 HEAD = "".join(
     f"<script>{(settings.FOLDER / 'static' / name).read_text(encoding='utf-8')}</script>"
-    for name in ("player.js", "listening.js", "live.js", "plot.js", "table.js")
+    for name in ("player.js", "listening.js", "jitter.js", "live.js", "plot.js", "table.js")
 )
 THEME = Base(
     primary_hue="teal",

@@ -9,6 +9,8 @@ from .parts import AT_A_TIME, BUSY, CLIPS, chosen_clip, in_a_sentence, shelve, t
 from .settings import CHECKPOINTS, MAX_LIVE_CALLS, MAX_LIVE_SECONDS
 from .shelf import Shelf
 
+TALKING_SECONDS = 0.15  # of delay one way; ITU-T G.114 asks for no more
+
 
 def build(shelf: Shelf) -> None:
     """Put the tab together."""
@@ -17,7 +19,7 @@ def build(shelf: Shelf) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=320):
             name = gr.Radio(
-                [(coding.title(n), n) for n in names],
+                [(_label(n), n) for n in names],
                 value=names[0],
                 label="Checkpoint",
                 elem_id="live-checkpoint",
@@ -115,3 +117,10 @@ def build(shelf: Shelf) -> None:
         concurrency_id=BUSY,
         concurrency_limit=AT_A_TIME,
     )
+
+
+def _label(name: str) -> str:
+    """A checkpoint's name, with a word of warning where its delay is too long for talking."""
+    if coding.checkpoint(name).latency > TALKING_SECONDS:
+        return f"{coding.title(name)} (not for talking)"
+    return coding.title(name)
