@@ -126,8 +126,11 @@ def action(client, rng: random.Random):
 
     def listen() -> None:
         page = client.predict("mushra", "", api_name="/listening_start")
+        for stimulus in page["stimuli"]:
+            urllib.request.urlopen(f"{client.src}{stimulus['url']}").read()
+        time.sleep(page["full_seconds"] + len(page["stimuli"]) * page["least_seconds"])
         scores = {stimulus["id"]: rng.randint(0, 100) for stimulus in page["stimuli"]}
-        client.predict(page["session"], scores, api_name="/listening_submit")
+        client.predict(page["session"], page["index"], scores, api_name="/listening_submit")
 
     actions = {
         "size": lambda: client.predict(clip, None, name, kbps, api_name="/size"),

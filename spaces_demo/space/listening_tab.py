@@ -1,9 +1,11 @@
-"""Listening test: MUSHRA and ACR by whoever comes, and what they said so far."""
+"""Listening test: MUSHRA and ACR for every visitor, and the results so far."""
 
 from typing import Any
 
 import gradio as gr
 from gradio.events import api
+
+from codecplus.eval.listening import analyse, listening_report
 
 from .listening import ListeningTest, copy_ratings
 from .parts import in_a_sentence
@@ -27,28 +29,44 @@ def build(test: ListeningTest) -> gr.HTML:
             "means with intervals over listeners and items. The leaderboard shows them, too.",
             elem_classes="cp-note",
         )
-        download = gr.DownloadButton("Prepare the ratings", size="sm", elem_id="ratings")
+        with gr.Row():
+            show = gr.Button("Show the results", size="sm", elem_id="show-results")
+            download = gr.DownloadButton("Prepare the ratings", size="sm", elem_id="ratings")
+        report = gr.Markdown("", elem_id="listening-report")
 
     @in_a_sentence
     def begin(event: gr.EventData) -> dict[str, Any]:
-        return test.start(str(event.method), event.rater)
+        return test.start(str(event.method), event.key)
 
     @in_a_sentence
     def rated(event: gr.EventData) -> dict[str, Any]:
-        return test.submit(str(event.session), event.scores)
+        return test.submit(str(event.session), event.index, event.scores)
 
     @in_a_sentence
-    def listening_start(method: str, rater: str = "") -> dict:
-        """Begin a test, `mushra` or `acr`; gives the first trial, with the URLs of its stimuli."""
-        return test.start(method, rater)
+    def listening_start(method: str, key: str = "") -> dict:
+        """Begin a listening test, or go on with an open one, and return its present trial.
+
+        Args:
+            method: `mushra` or `acr`
+            key: the secret of a listener who was here before; empty for a new listener
+
+        Returns: session, key, index, and the URLs of the stimuli
+        """
+        return test.start(method, key)
 
     @in_a_sentence
-    def listening_submit(session: str, scores: dict) -> dict:
-        """Give the scores of a trial by letter; gives the next trial, or the end."""
-        return test.submit(session, scores)
+    def listening_submit(session: str, index: int, scores: dict) -> dict:
+        """Rate a trial after listening to its stimuli, and return the next trial, or the end.
+
+        Args:
+            session: the session, as `listening_start` returned it
+            index: the trial, as the last answer named it
+            scores: a score for each letter; 0 to 100 for `mushra`, 1, 2, 3, 4 or 5 for `acr`
+        """
+        return test.submit(session, index, scores)
 
     def listening_results() -> dict:
-        """What all listeners said so far, after screening."""
+        """Return the means of all listeners so far, and who was left out by screening and why."""
         return test.results()
 
     page.begin(begin, None, page, api_visibility="private", concurrency_limit=8)
@@ -57,11 +75,16 @@ def build(test: ListeningTest) -> gr.HTML:
         api(function, api_name=function.__name__, concurrency_limit=8)
 
     def ratings() -> str:
-        """Every rating given here so far, as SQLite."""
+        """Return every rating given here so far, as an SQLite file."""
         path = copy_ratings(test.store, test.shelf.new("ratings.sqlite"))
         test.shelf.put(path)
         return str(path)
 
+    def results() -> str:
+        found = analyse(test.store.all())
+        return listening_report(found) if found else "Nobody has rated anything yet."
+
+    show.click(results, None, report, api_visibility="private", concurrency_limit=8)
     download.click(ratings, None, download, api_name="ratings").success(
         lambda: gr.DownloadButton("Download ratings.sqlite"),
         None,

@@ -2,6 +2,7 @@
 good.
 """
 
+import io
 import sqlite3
 import struct
 import types
@@ -320,34 +321,67 @@ def test_there_is_no_scheduler_without_a_space_a_dataset_and_a_token(tmp_path, m
     assert ratings.hub_scheduler(tmp_path) is None
 
 
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @pytest.fixture
-def test_of(world, tmp_path):
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def test_of(world, tmp_path, clock):
     from space.listening import Definition, ListeningTest
     from space.settings import LISTENING_TEST
     from space.shelf import Shelf
 
-    return ListeningTest(Definition.read(LISTENING_TEST), Shelf(), tmp_path)
+    return ListeningTest(Definition.read(LISTENING_TEST), Shelf(), tmp_path, clock)
 
 
-def test_a_listener_rates_everything_once_in_a_random_order_without_knowing_what(test_of):
+def fetch(shelf, url):
+    """The bytes of a URL, as a browser gets them."""
+    from starlette.applications import Starlette
+    from starlette.routing import Route
+    from starlette.testclient import TestClient
+
+    return TestClient(Starlette(routes=[Route("/shelf/{name}", shelf.serve)])).get(f"/{url}")
+
+
+def listen(test, clock, page):
+    """Fetch the stimuli of a trial and let the time of listening pass; return the files."""
+    clock.now += 10
+    return [fetch(test.shelf, stimulus["url"]) for stimulus in page["stimuli"]]
+
+
+def path_of(test, url):
+    return test.shelf.find(url.split("/")[1].split(".")[0])
+
+
+def test_a_listener_rates_everything_once_in_a_random_order_without_knowing_what(test_of, clock):
     orders = set()
+    known = {s.path: s.condition for items in test_of.prepare().values() for s in items}
     for _ in range(4):
         page, conditions = test_of.start("mushra"), []
         while page["stage"] == "trial":
             assert [s["id"] for s in page["stimuli"]] == list("ABCDE")
+            listen(test_of, clock, page)
             urls = [s["url"] for s in page["stimuli"]]
             assert len({*urls, page["reference"]}) == 6  # the hidden reference has a URL of its own
             assert not any(
                 name in str(page) for name in ("opus", "identity", "lowpass", "one", "two")
             )
-            files = [test_of.shelf.find(url.split("/")[1].split(".")[0]) for url in urls]
-            known = {s.path: s.condition for items in test_of.prepare().values() for s in items}
-            conditions.append([known[path] for path in files])
+            conditions.append([known[path_of(test_of, url)] for url in urls])
             scores = {
                 s["id"]: 100 if c == "identity" else 50
                 for s, c in zip(page["stimuli"], conditions[-1], strict=True)
             }
-            page = test_of.submit(page["session"], scores)
+            page = test_of.submit(page["session"], page["index"], scores)
         assert page["stage"] == "done"
         assert dict(page["given"])["reference"] == 100
         assert len(conditions) == 2
@@ -359,12 +393,13 @@ def test_a_listener_rates_everything_once_in_a_random_order_without_knowing_what
     assert result["conditions"]["opus@6"]["ratings"] == 8
 
 
-def test_acr_asks_for_one_stimulus_at_a_time(test_of):
-    page, count = test_of.start("acr", "0123456789abcdef"), 0
-    assert page["rater"] == "0123456789abcdef"
+def test_acr_asks_for_one_stimulus_at_a_time(test_of, clock):
+    page, count = test_of.start("acr"), 0
     assert page["reference"] is None
     while page["stage"] == "trial":
-        page, count = test_of.submit(page["session"], {"A": 4}), count + 1
+        listen(test_of, clock, page)
+        page = test_of.submit(page["session"], page["index"], {"A": 4})
+        count += 1
     assert count == 10
     assert test_of.results()["acr"]["conditions"]["opus@24"]["mean"] == 4
 
@@ -378,16 +413,119 @@ def test_acr_asks_for_one_stimulus_at_a_time(test_of):
         *(dict.fromkeys("ABCDE", score) for score in ("50", 101, True, float("nan"))),
     ],
 )
-def test_impossible_scores_are_refused_and_nothing_is_saved(test_of, scores):
+def test_impossible_scores_are_refused_and_nothing_is_saved(test_of, clock, scores):
     page = test_of.start("mushra", "../../etc")
     assert len(page["rater"]) == 16
+    listen(test_of, clock, page)
     with pytest.raises(InputError, match="Expected a score"):
-        test_of.submit(page["session"], scores)
+        test_of.submit(page["session"], 0, scores)
     assert test_of.store.all() == []
     with pytest.raises(InputError, match="begin again"):
-        test_of.submit("nonsense", {})
+        test_of.submit("nonsense", 0, {})
     with pytest.raises(InputError, match="no method"):
         test_of.start("vote")
+
+
+@pytest.mark.parametrize("score", [3.33, 0, 6, True, "3", float("nan")])
+def test_acr_has_five_categories(test_of, clock, score):
+    page = test_of.start("acr")
+    listen(test_of, clock, page)
+    with pytest.raises(InputError, match="1, 2, 3, 4 or 5"):
+        test_of.submit(page["session"], 0, {"A": score})
+
+
+def test_who_knows_a_raters_public_name_cannot_rate_in_it(test_of, clock):
+    mine = test_of.start("acr")
+    thief = test_of.start("acr", mine["rater"])
+    assert thief["rater"] != mine["rater"]
+    listen(test_of, clock, mine)
+    published = str([test_of.submit(mine["session"], 0, {"A": 3}), test_of.results()])
+    assert mine["rater"] in published
+    assert mine["key"] not in published
+    assert mine["key"] not in test_of.store.path.read_bytes().decode("latin-1")
+
+
+def test_a_listener_goes_on_where_the_page_was_closed(test_of, clock):
+    first = test_of.start("acr")
+    listen(test_of, clock, first)
+    test_of.submit(first["session"], 0, {"A": 3})
+    again = test_of.start("acr", first["key"])
+    assert (again["session"], again["rater"]) == (first["session"], first["rater"])
+    assert again["index"] == 1
+    assert test_of.start("mushra", first["key"])["session"] != first["session"]
+
+
+def test_the_same_request_twice_rates_one_trial(test_of, clock):
+    page = test_of.start("acr")
+    listen(test_of, clock, page)
+    answers = [test_of.submit(page["session"], 0, {"A": score}) for score in (3, 5)]
+    assert [answer["index"] for answer in answers] == [1, 1]
+    assert [rating.score for rating in test_of.store.all()] == [3]
+    for index in (2, -1, True, "1", None):
+        with pytest.raises(InputError, match="trial"):
+            test_of.submit(page["session"], index, {"A": 3})
+    while page["stage"] == "trial":
+        listen(test_of, clock, page)
+        page = test_of.submit(answers[0]["session"], page["index"], {"A": 3})
+    assert test_of.submit(answers[0]["session"], 9, {"A": 5}) == page  # the end, asked for again
+    assert len(test_of.store.all()) == 10
+
+
+def test_what_was_not_heard_is_not_rated(test_of, clock):
+    page = test_of.start("acr")
+    clock.now += 10
+    with pytest.raises(InputError, match="Listen to A before"):
+        test_of.submit(page["session"], 0, {"A": 3})
+    listen(test_of, clock, page)
+    page = test_of.submit(page["session"], 0, {"A": 3})
+    fetch(test_of.shelf, page["stimuli"][0]["url"])
+    clock.now += 0.6  # of 0.75 s
+    with pytest.raises(InputError, match=r"at least 0\.8 s"):
+        test_of.submit(page["session"], 1, {"A": 3})
+    page = test_of.start("mushra")
+    assert (page["least_seconds"], page["full_seconds"]) == (0.75, 0.75)
+    now = clock.now
+    listen(test_of, clock, page)
+    clock.now = now + 4 * 0.75  # one is heard to its end, four for their least time: 5 × 0.75 s
+    with pytest.raises(InputError, match="Listen first"):
+        test_of.submit(page["session"], 0, dict.fromkeys("ABCDE", 50))
+    assert len(test_of.store.all()) == 1
+
+
+def test_no_two_files_of_a_test_are_equal_though_all_sound_as_before(test_of, clock):
+    page = test_of.start("mushra")
+    answers = [fetch(test_of.shelf, page["reference"]), *listen(test_of, clock, page)]
+    assert len({answer.content for answer in answers}) == 6
+    assert len({len(answer.content) for answer in answers}) == 1
+    assert not any("etag" in answer.headers for answer in answers)
+    url = page["stimuli"][0]["url"]
+    assert fetch(test_of.shelf, url).content == answers[1].content  # the same for who asks again
+    plain, _ = soundfile.read(path_of(test_of, url), dtype="int16")
+    heard, rate = soundfile.read(io.BytesIO(answers[1].content), dtype="int16")
+    assert rate == 16000
+    assert np.abs(plain.astype(int) - heard).max() == 1
+
+
+def test_who_was_left_out_by_the_screening_is_said_with_the_reason(test_of):
+    for rater, score in (("good", 100.0), ("careless", 40.0)):
+        ratings = [Rating("mushra", rater, item, "identity", score) for item in ("one", "two")]
+        test_of.store.add(ratings)
+    result = test_of.results()["mushra"]
+    assert result["listeners"] == ["good"]
+    assert "below 90 for 2 of 2 items" in result["excluded"]["careless"]
+
+
+def test_a_flood_of_new_sessions_does_not_end_the_session_of_who_rated(test_of, clock, monkeypatch):
+    from space import listening
+
+    monkeypatch.setattr(listening, "_MAX_SESSIONS", 3)
+    mine = test_of.start("acr")
+    listen(test_of, clock, mine)
+    test_of.submit(mine["session"], 0, {"A": 3})
+    for _ in range(9):
+        clock.now += 1
+        test_of.start("acr")
+    assert test_of.start("acr", mine["key"])["index"] == 1
 
 
 # ---- leaderboard

@@ -98,10 +98,8 @@ def test_three_listeners_take_the_test_and_the_leaderboard_shows_it(server, brow
             sliders = page.locator("#listening .cp-slider")
             for i in range(sliders.count()):
                 page.locator("#listening .cp-stimulus .cp-pick").nth(i + 1).click()
-                page.wait_for_function(
-                    "document.querySelectorAll('#listening "
-                    f".cp-stimulus')[{i + 1}].classList.contains('cp-on')"
-                )
+                stimulus = page.locator("#listening .cp-stimulus").nth(i + 1)
+                stimulus.and_(page.locator(".cp-on.cp-heard")).wait_for()
                 sliders.nth(i).fill(str(91 + listener + i))
             page.locator(".cp-next:not([disabled])").click()
         page.wait_for_selector("#listening .cp-table")
@@ -223,7 +221,7 @@ def test_scripts_are_told_in_a_sentence(client):
             None, None, next(iter(client.predict(api_name="/checkpoints"))), 1.0, api_name="/size"
         )
     with pytest.raises(AppError, match="begin again"):
-        client.predict("nonsense", {}, api_name="/listening_submit")
+        client.predict("nonsense", 0, {}, api_name="/listening_submit")
     assert client.predict(api_name="/leaderboard")["boards"][0]["task"] == "tiny"
 
 
