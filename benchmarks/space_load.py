@@ -136,7 +136,7 @@ def action(client, rng: random.Random):
         "size": lambda: client.predict(clip, None, name, kbps, api_name="/size"),
         "encode": lambda: client.predict(clip, None, name, kbps, api_name="/encode"),
         "compare": lambda: client.predict(
-            clip, None, name, kbps, "opus", rng.choice([6, 12, 24]), True, api_name="/compare"
+            clip, None, name, kbps, "opus", rng.choice([6, 12, 24]), api_name="/compare"
         ),
         "stream": lambda: client.predict(clip, None, "dac-16khz-live", 6.0, api_name="/stream"),
         "listening test": listen,

@@ -6,7 +6,16 @@ import threading
 
 import gradio as gr
 from gradio.themes import Base
-from space import compare_tab, leaderboard_tab, listening_tab, live, live_tab, settings, try_tab
+from space import (
+    compare_tab,
+    leaderboard_tab,
+    listening_tab,
+    live,
+    live_tab,
+    scripts,
+    settings,
+    try_tab,
+)
 from space.coding import checkpoint, load
 from space.listening import Definition, ListeningTest
 from space.shelf import Shelf
@@ -32,6 +41,7 @@ def build(shelf: Shelf, test: ListeningTest) -> gr.Blocks:
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=(600, settings.KEEP_SECONDS)
     ) as page:
+        scripts.build(shelf, test)  # first: a name that is taken gets a number
         gr.HTML(
             "<header class='cp-head'><h1>codecplus</h1><p>DAC, the Descript Audio Codec: audio in "
             "a few kilobits per "

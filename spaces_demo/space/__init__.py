@@ -3,6 +3,7 @@ nothing of Gradio.
 
 settings, shelf, coding, pictures, live, ratings, listening      the work
 try_tab, live_tab, compare_tab, listening_tab, leaderboard_tab   the pages
+scripts                                                          actions for scripts and agents
 """
 
 import contextlib

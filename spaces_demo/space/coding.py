@@ -178,6 +178,18 @@ def rates(name: str) -> list[float]:
     return checkpoint(name).bitrates
 
 
+def check_rate(name: str, kbps: float) -> float:
+    """Return a rate that a checkpoint has, in kbit/s per channel; raises InputError for others."""
+    reachable = rates(name)
+    low = round(reachable[0], 2)
+    high = round(reachable[-1], 2)
+    if not low <= round(kbps, 2) <= high:
+        raise InputError(
+            f"Expected {low:g} to {high:g} kbit/s per channel for {title(name)}, got {kbps:g}."
+        )
+    return min(max(kbps, reachable[0]), reachable[-1])
+
+
 class _Recent:
     """A cache of the last results. Callers that ask for one key at once share the computation."""
 
@@ -328,6 +340,25 @@ def decode_file(path: str | Path | None) -> tuple[np.ndarray, int, dict[str, Any
         "kbit/s": round(len(data) * 8 / max(seconds, 1e-9) / 1000, 3),
     }
     return audio, header.original_sample_rate, about
+
+
+def size_figures(clip: Clip, data: bytes) -> dict[str, float]:
+    """Measure a file: its bytes, its rate, and how many times smaller than 16-bit PCM it is."""
+    return {
+        "bytes": len(data),
+        "kbps": round(len(data) * 8 / clip.seconds / 1000, 3),
+        "smaller": round(clip.pcm_bytes / len(data), 1),
+    }
+
+
+def file_name(coded: Coded, suffix: str) -> str:
+    """Name a file after its codec and rate, so that downloads can be told apart.
+
+    >>> coded = Coded("opus", 750, 6.0, np.zeros((1, 1)), b"")
+    >>> file_name(coded, ".wav")
+    'opus-6.00kbps.wav'
+    """
+    return f"{coded.codec.replace('/', '-')}-{coded.kbps:.2f}kbps{suffix}"
 
 
 def figures(clip: Clip, coded: Coded) -> dict[str, Any]:

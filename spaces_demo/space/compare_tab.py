@@ -1,7 +1,7 @@
 """Compare: any two codecs of the harness on one clip, blind if wished."""
 
+import functools
 import random
-from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -124,26 +124,15 @@ def build(shelf: Shelf) -> None:
         compare,
         [bundled, own, left, left_kbps, right, right_kbps, blind],
         [player, votes, verdict, answer],
-        api_name="compare",
+        api_visibility="private",
         concurrency_id=BUSY,
         concurrency_limit=AT_A_TIME,
     )
     for button, choice in ((vote_x, "X"), (vote_none, "neither"), (vote_y, "Y")):
         button.click(
-            _named(
-                lambda measured, choice=choice: reveal(choice, measured), f"reveal_{choice.lower()}"
-            ),
+            functools.partial(reveal, choice),
             answer,
             [verdict, votes, answer],
-            api_name=f"reveal_{choice.lower()}",
+            api_visibility="private",
             queue=False,
         )
-
-
-def _named(function: Callable, name: str) -> Callable:
-    """Scripts and agents see the name and the docstring of a function."""
-    function.__name__, function.__doc__ = (
-        name,
-        "Choose, and be told which codec was X and which was Y.",
-    )
-    return function

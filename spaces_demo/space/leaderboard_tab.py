@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.events import api
 
 from codecplus.errors import FileFormatError, InputError
 from codecplus.eval.listening import as_metric, describe
@@ -73,6 +72,54 @@ def with_listeners(board: dict[str, Any], test: ListeningTest) -> dict[str, Any]
         metrics = {**{name: describe(result) for name, result in found.items()}, **part["metrics"]}
         boards.append({**part, "entries": entries, "metrics": metrics})
     return {**board, "boards": boards}
+
+
+def read_own_board(test: ListeningTest) -> dict[str, Any]:
+    """Read the leaderboard of this Space, with the listening test here; empty without one."""
+    if not LEADERBOARD.is_file():
+        return {"schema": 1, "boards": []}
+    return with_listeners(read_board(LEADERBOARD), test)
+
+
+def board_name(part: dict[str, Any]) -> str:
+    """Name a board by its task and the kind of its recordings."""
+    return f"{part['task']}: {part['kind']}"
+
+
+def summary(board: dict[str, Any], name: str = "", metric: str = "") -> dict[str, Any]:
+    """Shrink a leaderboard to one board and one metric, for scripts and agents.
+
+    Raises InputError for a board or a metric that is not there.
+    """
+    parts = {board_name(part): part for part in board["boards"]}
+    if not parts:
+        return {"boards": []}
+    name = name or next(iter(parts))
+    if name not in parts:
+        raise InputError(f"There is no board {name!r}; there are {', '.join(parts)}.")
+    part = parts[name]
+    known = titles(part)
+    metric = metric or (part["primary"] if part["primary"] in known else next(iter(known), ""))
+    if metric not in known:
+        raise InputError(f"There is no metric {metric!r}; there are {', '.join(known)}.")
+    rows = []
+    for entry in part["entries"]:
+        score = entry["metrics"].get(metric, {})
+        row = {
+            "codec": entry["codec"],
+            "rank": entry["rank"],
+            "kbps": entry["payload_kbps"],
+            **{key: score.get(key) for key in ("mean", "low", "high")},
+        }
+        rows.append({key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()})
+    return {
+        "boards": list(parts),
+        "board": name,
+        "metrics": known,
+        "metric": metric,
+        "higher_is_better": part["metrics"][metric].get("higher_is_better"),
+        "rows": rows,
+    }
 
 
 def titles(part: dict[str, Any]) -> dict[str, str]:
@@ -195,7 +242,7 @@ def build(test: ListeningTest, page: gr.Blocks) -> None:
             nothing = gr.Dropdown(choices=[], value=None, visible=False)
             return gr.Markdown(visible=True), nothing, nothing, {}, {}, ""
         board = with_listeners(board, test)
-        names = [f"{part['task']}: {part['kind']}" for part in board["boards"]]
+        names = [board_name(part) for part in board["boards"]]
         part = board["boards"][names.index(which) if which in names else 0]
         known = titles(part)
         chosen = (
@@ -221,12 +268,6 @@ def build(test: ListeningTest, page: gr.Blocks) -> None:
         read_board(path)
         return path
 
-    @in_a_sentence
-    def leaderboard() -> dict:
-        """The leaderboard as data, with what listeners said here."""
-        board = load(None)
-        return with_listeners(board, test) if board else {"schema": 1, "boards": []}
-
     outputs: list[Any] = [empty, which, metric, plot, board_table, rule]
     given: list[Any] = [opened, which, metric]
     quiet: dict[str, Any] = {
@@ -237,4 +278,3 @@ def build(test: ListeningTest, page: gr.Blocks) -> None:
     gr.on([refresh.click, which.input, metric.input], show, given, outputs, **quiet)
     own.upload(open_own, own, opened, api_visibility="private").then(show, given, outputs, **quiet)
     page.load(show, given, outputs, **quiet)
-    api(leaderboard, api_name="leaderboard", concurrency_limit=8)

@@ -3,7 +3,6 @@
 from typing import Any
 
 import gradio as gr
-from gradio.events import api
 
 from codecplus.eval.listening import analyse, listening_report
 
@@ -42,37 +41,8 @@ def build(test: ListeningTest) -> gr.HTML:
     def rated(event: gr.EventData) -> dict[str, Any]:
         return test.submit(str(event.session), event.index, event.scores)
 
-    @in_a_sentence
-    def listening_start(method: str, key: str = "") -> dict:
-        """Begin a listening test, or go on with an open one, and return its present trial.
-
-        Args:
-            method: `mushra` or `acr`
-            key: the secret of a listener who was here before; empty for a new listener
-
-        Returns: session, key, index, and the URLs of the stimuli
-        """
-        return test.start(method, key)
-
-    @in_a_sentence
-    def listening_submit(session: str, index: int, scores: dict) -> dict:
-        """Rate a trial after listening to its stimuli, and return the next trial, or the end.
-
-        Args:
-            session: the session, as `listening_start` returned it
-            index: the trial, as the last answer named it
-            scores: a score for each letter; 0 to 100 for `mushra`, 1, 2, 3, 4 or 5 for `acr`
-        """
-        return test.submit(session, index, scores)
-
-    def listening_results() -> dict:
-        """Return the means of all listeners so far, and who was left out by screening and why."""
-        return test.results()
-
     page.begin(begin, None, page, api_visibility="private", concurrency_limit=8)
     page.rated(rated, None, page, api_visibility="private", concurrency_limit=8)
-    for function in (listening_start, listening_submit, listening_results):
-        api(function, api_name=function.__name__, concurrency_limit=8)
 
     def ratings() -> str:
         """Return every rating given here so far, as an SQLite file."""
@@ -85,7 +55,7 @@ def build(test: ListeningTest) -> gr.HTML:
         return listening_report(found) if found else "Nobody has rated anything yet."
 
     show.click(results, None, report, api_visibility="private", concurrency_limit=8)
-    download.click(ratings, None, download, api_name="ratings").success(
+    download.click(ratings, None, download, api_visibility="private").success(
         lambda: gr.DownloadButton("Download ratings.sqlite"),
         None,
         download,

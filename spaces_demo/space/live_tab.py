@@ -113,7 +113,7 @@ def build(shelf: Shelf) -> None:
         stream,
         [bundled, own, name, kbps],
         [player, measured],
-        api_name="stream",
+        api_visibility="private",
         concurrency_id=BUSY,
         concurrency_limit=AT_A_TIME,
     )

@@ -4,7 +4,6 @@ import html
 from typing import Any
 
 import gradio as gr
-from gradio.events import api
 
 from codecplus.eval.stimuli import match_loudness
 
@@ -131,7 +130,11 @@ def build(shelf: Shelf) -> None:
             str(file),
             str(decoded),
             str(image),
-            {"codec": measured[0], "opus": measured[1], "size": _size(clip, done.data)},
+            {
+                "codec": measured[0],
+                "opus": measured[1],
+                "size": coding.size_figures(clip, done.data),
+            },
             _size_line(clip, done.data),
         )
 
@@ -188,28 +191,21 @@ def build(shelf: Shelf) -> None:
             gr.Image(visible=coded),
         )
 
-    def checkpoints() -> dict:
-        """The checkpoints here, with their rates in kbit/s per channel."""
-        return {name: coding.rates(name) for name in CHECKPOINTS}
-
     given: list[Any] = [bundled, own, name, kbps]
     outputs: list[Any] = [player, figures, dacp, wav, picture, data]
     work: dict[str, Any] = {"concurrency_id": BUSY, "concurrency_limit": AT_A_TIME}
-    # What scripts get are plain values; that something can be seen now is said in a second step.
-    go.click(encode, given, [*outputs, size_line], api_name="encode", **work).success(
+    go.click(encode, given, [*outputs, size_line], api_visibility="private", **work).success(
         lambda: show(True), None, [dacp, wav, picture], api_visibility="private", queue=False
     )
-    open_it.click(decode, coded, outputs, api_name="decode", **work).success(
+    open_it.click(decode, coded, outputs, api_visibility="private", **work).success(
         lambda: show(False), None, [dacp, wav, picture], api_visibility="private", queue=False
     )
-    api(checkpoints, api_name="checkpoints", queue=False)
-    # The first of the events that share a function has its name for scripts.
     gr.on(
         [kbps.release, own.change],
         size,
         given,
         size_line,
-        api_name="size",
+        api_visibility="private",
         show_progress="hidden",
         trigger_mode="always_last",
         **work,
@@ -222,16 +218,8 @@ def build(shelf: Shelf) -> None:
     ).then(size, given, size_line, api_visibility="private", show_progress="hidden", **work)
 
 
-def _size(clip: coding.Clip, data: bytes) -> dict[str, float]:
-    return {
-        "bytes": len(data),
-        "kbps": round(len(data) * 8 / clip.seconds / 1000, 3),
-        "smaller": round(clip.pcm_bytes / len(data), 1),
-    }
-
-
 def _size_line(clip: coding.Clip, data: bytes) -> str:
-    found = _size(clip, data)
+    found = coding.size_figures(clip, data)
     return (
         f"<p class='cp-size'><b>{size_text(len(data))}</b> for {clip.seconds:.1f} s: "
         f"{found['kbps']:.2f} kbit/s, "

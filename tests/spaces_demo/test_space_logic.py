@@ -595,6 +595,74 @@ def test_another_file_is_no_leaderboard(tmp_path, text):
         read_board(tmp_path / "a.json")
 
 
+# ---- scripts and agents
+
+
+@pytest.fixture
+def page(test_of):
+    from app import build
+
+    return build(test_of.shelf, test_of)
+
+
+def test_every_action_has_a_name_and_so_has_everything_it_returns(page):
+    endpoints = page.get_api_info()["named_endpoints"]
+    assert set(endpoints) == {
+        "/encode",
+        "/decode",
+        "/size",
+        "/checkpoints",
+        "/stream",
+        "/compare",
+        "/listening_start",
+        "/listening_submit",
+        "/listening_results",
+        "/ratings",
+        "/leaderboard",
+    }
+    for name, endpoint in endpoints.items():
+        for value in endpoint["returns"]:
+            assert not value["label"].startswith("value_"), name
+
+
+def test_a_rate_is_checked_against_the_checkpoint_it_is_for(page, names):
+    from space.coding import check_rate
+
+    (encode,) = [fn for fn in page.fns.values() if fn.api_name == "encode"]
+    assert encode.inputs[3].preprocess(0.5) == 0.5
+    assert check_rate(names[1], 0.5) == pytest.approx(0.5)
+    with pytest.raises(
+        InputError, match=r"Expected 0\.86 to [0-9.]+ kbit/s .* tiny-44khz, got 0\.5"
+    ):
+        check_rate(names[0], 0.5)
+
+
+def test_the_real_leaderboard_is_small_enough_to_be_read_by_an_agent():
+    import json
+
+    from space.leaderboard_tab import read_board, summary
+    from space.settings import FOLDER
+
+    board = read_board(FOLDER / "leaderboard.json")
+    said = summary(board)
+    assert len(json.dumps(said)) < 10_000
+    assert said["rows"][0]["mean"] is not None
+    other = summary(board, said["boards"][-1], "stoi")
+    assert other["metric"] == "stoi"
+    for name, metric, message in (("x", "", "no board"), ("", "x", "no metric")):
+        with pytest.raises(InputError, match=message):
+            summary(board, name, metric)
+
+
+def test_urls_for_scripts_are_absolute(monkeypatch):
+    from space.scripts import _root
+
+    asked = types.SimpleNamespace(headers={"host": "demo.test", "x-forwarded-proto": "https"})
+    assert _root(asked) == "https://demo.test/"
+    monkeypatch.setenv("SPACE_HOST", "me-demo.hf.space")
+    assert _root(asked) == "https://me-demo.hf.space/"
+
+
 # ---- the folder
 
 
