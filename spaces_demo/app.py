@@ -38,9 +38,7 @@ TITLE = "codecplus: hear a neural codec"
 
 def build(shelf: Shelf, test: ListeningTest) -> gr.Blocks:
     """The page: a tab for each thing to do."""
-    with gr.Blocks(
-        title=TITLE, analytics_enabled=False, delete_cache=(600, settings.KEEP_SECONDS)
-    ) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         scripts.build(shelf, test)  # first: a name that is taken gets a number
         gr.HTML(
             "<header class='cp-head'><h1>codecplus</h1><p>DAC, the Descript Audio Codec: audio in "
@@ -69,6 +67,11 @@ def launch(**options):
     load()
     shelf = Shelf()
     atexit.register(shelf.close)
+    if threading.current_thread() is threading.main_thread():
+        shelf.close_on_sigterm()
+    # Gradio keeps uploads and copies of results there; the shelf removes them.
+    os.environ["GRADIO_TEMP_DIR"] = str(shelf.uploads)
+    shelf.tidy_regularly()
     test = ListeningTest(Definition.read(settings.LISTENING_TEST), shelf, settings.RATINGS)
     page = build(shelf, test)
     threading.Thread(target=_warm, args=(test,), daemon=True).start()

@@ -30,6 +30,9 @@ MAX_CHANNELS = 2
 MAX_RATE = 192_000  # Hz
 MAX_LIVE_SECONDS = 120  # of one live call
 MAX_LIVE_CALLS = 4  # at the same time
+MAX_LIVE_CALLS_EACH = 2  # of one address
 MAX_QUEUE = 100  # waiting visitors; the next one is asked to come back
-KEEP_SECONDS = 3600  # how long results can be heard and downloaded
+# How long results can be heard and downloaded. The page promises an hour; the shelf is tidied every
+# minute.
+KEEP_SECONDS = 3600 - 120
 KEEP_BYTES = 2 * 2**30

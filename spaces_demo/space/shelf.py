@@ -1,15 +1,18 @@
 """Serves results to browsers for a while, under URLs that nobody can guess."""
 
 import asyncio
+import contextlib
 import mimetypes
 import secrets
 import shutil
+import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
@@ -38,8 +41,11 @@ class Shelf:
         self.seconds = seconds
         self.size = size
         self.folder = Path(tempfile.mkdtemp(prefix="codecplus-space-"))
+        self.uploads = self.folder / "uploads"  # of Gradio: what visitors bring, and copies
+        self.uploads.mkdir()
         self._entries: dict[str, _Entry] = {}  # by token
         self._lock = threading.Lock()
+        self._closed = threading.Event()
 
     def new(self, name: str) -> Path:
         """Return a path in a new folder, to be written and then put on the shelf."""
@@ -79,12 +85,38 @@ class Shelf:
         return entry is not None and entry.served
 
     def tidy(self) -> None:
-        """Remove what is too old, also where no visitor comes."""
+        """Remove results and uploads that are too old."""
         with self._lock:
             self._tidy()
+        limit = time.time() - self.seconds
+        for path in list(self.uploads.rglob("*")):
+            with contextlib.suppress(OSError):  # somebody else removed it
+                if path.is_file() and path.stat().st_mtime < limit:
+                    path.unlink()
+
+    def tidy_regularly(self, every: float = 60) -> None:
+        """Tidy from now on, also while no visitor comes, in a thread of its own."""
+
+        def run() -> None:
+            while not self._closed.wait(every):
+                self.tidy()
+
+        threading.Thread(target=run, daemon=True).start()
+
+    def close_on_sigterm(self) -> None:
+        """Remove everything when the process is asked to stop, as a Space is; call it from the main
+        thread.
+        """
+
+        def stop(number: int, _: Any) -> None:
+            self.close()
+            raise SystemExit(128 + number)
+
+        signal.signal(signal.SIGTERM, stop)
 
     def close(self) -> None:
         """Remove everything."""
+        self._closed.set()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     async def serve(self, request: Request) -> Response:

@@ -7,6 +7,7 @@ import sqlite3
 import struct
 import types
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +32,20 @@ def names():
     from space.settings import CHECKPOINTS
 
     return CHECKPOINTS
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
 
 
 # ---- what visitors bring
@@ -226,15 +241,69 @@ def test_the_line_answers_and_ends_in_a_sentence(names):
     ):
         with client.websocket_connect(query) as line:
             assert message in line.receive_json()["error"]
-    lines = [
-        client.websocket_connect(f"/live-socket?checkpoint={names[1]}&kbps=1&rate=16000")
-        for _ in range(5)
-    ]
-    opened = [line.__enter__() for line in lines]
-    said = [line.receive_json() for line in opened]
-    assert ["error" in word for word in said] == [False] * 4 + [True]
-    for line in lines[:4]:
-        line.__exit__(None, None, None)
+
+
+@pytest.fixture
+def line(names):
+    from space import live
+    from starlette.applications import Starlette
+    from starlette.routing import WebSocketRoute
+    from starlette.testclient import TestClient
+
+    client = TestClient(Starlette(routes=[WebSocketRoute("/live-socket", live.serve)]))
+    query = f"/live-socket?checkpoint={names[1]}&kbps=1&rate=16000"
+    return lambda **headers: client.websocket_connect(query, headers=headers)
+
+
+def test_one_address_cannot_take_all_lines():
+    from space.live import Lines
+
+    lines = Lines(total=4, each=2)
+    assert [lines.take("thief") for _ in range(2)] == [None, None]
+    assert "2 live calls already" in lines.take("thief")
+    assert [lines.take("one"), lines.take("two")] == [None, None]
+    assert "All 4 live lines are taken" in lines.take("three")
+    lines.give_back("thief")
+    assert lines.take("three") is None
+
+
+def test_a_third_call_of_one_address_is_refused_in_a_sentence(line):
+    with line() as first, line() as second, line() as third:
+        said = [socket.receive_json() for socket in (first, second, third)]
+    assert ["error" in word for word in said] == [False, False, True]
+
+
+def test_another_websites_page_gets_no_line(line):
+    from starlette.websockets import WebSocketDisconnect
+
+    with line(origin="http://testserver") as socket:
+        assert socket.receive_json()["ready"]
+    for origin in ("https://evil.test", "null", "http://testserver.evil.test", ""):
+        with pytest.raises(WebSocketDisconnect), line(origin=origin):
+            pass
+
+
+def test_packets_faster_than_speech_end_the_call(line, clock, monkeypatch):
+    from space import live
+
+    pace = live.Pace
+    monkeypatch.setattr(live, "Pace", lambda rate: pace(rate, clock))  # no time passes
+    with line() as socket:
+        socket.receive_json()
+        for _ in range(51):  # 20 ms each: a second, and one more
+            socket.send_bytes(bytes(8 + 640))
+        for _ in range(50):
+            assert socket.receive_bytes()
+        assert "faster" in socket.receive_json()["error"]
+
+
+def test_the_pace_of_a_sound_card_that_is_a_little_fast_is_kept(clock):
+    from space.live import Pace
+
+    pace = Pace(16000, clock)
+    for _ in range(6000):  # two minutes
+        clock.now += 0.02 / 1.005
+        assert pace.allows(320)
 
 
 # ---- the shelf
@@ -259,6 +328,54 @@ def test_the_shelf_forgets_what_is_old_or_too_much_but_not_what_stays():
     assert urls[0][1].exists()
     shelf.close()
     assert not shelf.folder.exists()
+
+
+def test_an_idle_shelf_removes_uploads_and_results_by_itself():
+    import os
+    import time
+
+    from space.shelf import Shelf
+
+    shelf = Shelf(seconds=3600)
+    upload = shelf.uploads / "hash" / "mine.wav"
+    recent = shelf.uploads / "hash" / "recent.wav"
+    upload.parent.mkdir()
+    for path in (upload, recent):
+        path.write_bytes(bytes(400))
+    os.utime(upload, (time.time() - 3700,) * 2)
+    result = shelf.new("a.wav")
+    result.write_bytes(bytes(400))
+    shelf.put(result)
+    shelf.tidy_regularly(every=0.01)
+    deadline = time.monotonic() + 20
+    while upload.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (upload.exists(), recent.exists(), result.exists()) == (False, True, True)
+    shelf.seconds = -1
+    while result.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not result.exists()
+    shelf.close()
+
+
+def test_on_sigterm_nothing_of_visitors_stays(tmp_path):
+    import subprocess
+    import sys
+
+    from space.settings import FOLDER
+
+    script = (
+        "import time; from space.shelf import Shelf; shelf = Shelf();"
+        "(shelf.uploads / 'mine.wav').write_bytes(bytes(9)); shelf.close_on_sigterm();"
+        "print(shelf.folder, flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, cwd=FOLDER, stdout=subprocess.PIPE, text=True) as process:
+        folder = Path(process.stdout.readline().strip())
+        assert (folder / "uploads" / "mine.wav").exists()
+        process.terminate()
+        assert process.wait(30) == 128 + 15
+    assert not folder.exists()
 
 
 # ---- ratings and listening tests
@@ -319,20 +436,6 @@ def test_there_is_no_scheduler_without_a_space_a_dataset_and_a_token(tmp_path, m
     monkeypatch.delenv("SPACE_ID", raising=False)
     monkeypatch.setattr(ratings, "RATINGS_DATASET", "me/ratings")
     assert ratings.hub_scheduler(tmp_path) is None
-
-
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
 
 
 @pytest.fixture
