@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -19,6 +20,7 @@ from codecplus.errors import CodecPlusError, FileFormatError, InputError, ModelM
 from codecplus.eval import score
 from codecplus.eval.codecs import Original, resolve_codecs
 
+from .phone import container_of, read_recording
 from .settings import CHECKPOINTS, MAX_CHANNELS, MAX_RATE, MAX_SECONDS, MAX_UPLOAD
 
 METRICS = ("pesq_wb", "stoi", "si_sdr")
@@ -32,6 +34,7 @@ class Clip:
     audio: np.ndarray = field(repr=False)
     sample_rate: int
     digest: str  # of the samples
+    note: str = ""  # what was changed on reading, for the visitor
 
     @property
     def seconds(self) -> float:
@@ -66,39 +69,69 @@ def read_clip(path: str | Path | None) -> Clip:
     if not path:
         raise InputError("There is no clip yet: pick one, upload one or record one.")
     path = Path(path)
-    if path.is_file() and path.stat().st_size > MAX_UPLOAD:
-        raise InputError(
-            f"Expected a file of at most {MAX_UPLOAD >> 20} MB, got {path.stat().st_size >> 20} MB."
-        )
+    _check_size(path)
     try:
-        with AudioFileReader(path) as reader:
-            seconds = reader.num_samples / reader.sample_rate
-            if seconds > MAX_SECONDS:
-                raise InputError(
-                    f"Expected at most {MAX_SECONDS} s of audio, got {_duration(seconds)}; cut "
-                    "it, or use "
-                    "`codecplus encode`, which takes any length."
-                )
-            if reader.channels > MAX_CHANNELS or reader.sample_rate > MAX_RATE:
-                raise InputError(
-                    f"Expected mono or stereo at up to {MAX_RATE} Hz, got {reader.channels} "
-                    "channels at "
-                    f"{reader.sample_rate} Hz."
-                )
-            if seconds < 0.1:
-                raise InputError(f"Expected at least 0.1 s of audio, got {seconds:.3f} s.")
-            audio = np.concatenate(list(reader.blocks()), axis=-1)
+        audio, sample_rate = _read(path)
     except CodecPlusError as error:
         # Visitors must not see the server's folders.
         raise type(error)(str(error).replace(str(path), "The file")) from None
-    digest = hashlib.sha256(
-        f"{audio.shape} {reader.sample_rate} ".encode() + audio.tobytes()
-    ).hexdigest()
-    return Clip(audio, reader.sample_rate, digest)
+    note = ""
+    channels = len(audio)
+    if channels > MAX_CHANNELS:
+        audio = audio.mean(axis=0, keepdims=True)
+        note = f"the mix of its {channels} channels"
+    digest = hashlib.sha256(f"{audio.shape} {sample_rate} ".encode() + audio.tobytes()).hexdigest()
+    return Clip(audio, sample_rate, digest, note)
+
+
+def _read(path: Path) -> tuple[np.ndarray, int]:
+    """Read audio (C, S) and its rate, unless it is too long, too short, or of too high a rate."""
+    try:
+        with AudioFileReader(path) as reader:
+            _check_audio(reader.num_samples, reader.sample_rate)
+            return np.concatenate(list(reader.blocks()), axis=-1), reader.sample_rate
+    except FileFormatError:
+        if not path.is_file() or container_of(path) is None:
+            raise
+    audio, sample_rate = read_recording(path, MAX_SECONDS)
+    _check_audio(audio.shape[-1], sample_rate)
+    return audio, sample_rate
+
+
+def _check_audio(samples: int, sample_rate: int) -> None:
+    seconds = samples / sample_rate
+    if seconds > MAX_SECONDS:
+        raise InputError(
+            f"Expected at most {MAX_SECONDS} s of audio, got {_duration(seconds)}; cut it, or use "
+            "`codecplus encode`, which takes any length."
+        )
+    if sample_rate > MAX_RATE:
+        raise InputError(f"Expected audio at up to {MAX_RATE} Hz, got {sample_rate} Hz.")
+    if seconds < 0.1:
+        raise InputError(f"Expected at least 0.1 s of audio, got {seconds:.3f} s.")
+
+
+def _check_size(path: Path) -> None:
+    if path.is_file() and path.stat().st_size > MAX_UPLOAD:
+        size = path.stat().st_size / 2**20
+        raise InputError(
+            f"Expected a file of at most {MAX_UPLOAD >> 20} MB, got {_rounded_up(size)} MB."
+        )
+
+
+def _rounded_up(value: float) -> str:
+    """Write a value above its limit so that it does not look like the limit.
+
+    >>> _rounded_up(60.004), _rounded_up(75.0)
+    ('60.01', '75')
+    """
+    return f"{math.ceil(100 * value) / 100:g}"
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds:.0f} s"
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} hours"
+    return f"{_rounded_up(seconds)} s"
 
 
 # ---- codecs
@@ -296,10 +329,7 @@ def decode_file(path: str | Path | None) -> tuple[np.ndarray, int, dict[str, Any
     if not path:
         raise InputError("There is no file yet: upload a .dacp.")
     path = Path(path)
-    if path.stat().st_size > MAX_UPLOAD:
-        raise InputError(
-            f"Expected a file of at most {MAX_UPLOAD >> 20} MB, got {path.stat().st_size >> 20} MB."
-        )
+    _check_size(path)
     data = path.read_bytes()
     if not data:
         raise FileFormatError("Expected a .dacp file, got an empty one.")

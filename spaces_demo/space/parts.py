@@ -2,6 +2,7 @@
 
 import functools
 import html
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,12 +81,26 @@ def size_text(size: int) -> str:
     return f"{size / 1e6:.3g} MB"
 
 
+def times_text(factor: float) -> str:
+    """Write a factor with three digits, and never with an exponent.
+
+    >>> times_text(1984.0), times_text(45.26), times_text(7.0)
+    ('1,980 ×', '45.3 ×', '7 ×')
+    """
+    digits = max(0, 2 - math.floor(math.log10(max(factor, 1e-3))))
+    rounded = float(f"{factor:.3g}")
+    text = f"{rounded:,.{digits}f}"
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return f"{text} ×"
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Lay out the figures of several codecs side by side, as HTML."""
     lines = [
         ("File", lambda r: size_text(r["bytes"])),
         ("Bitrate", lambda r: f"{r['kbps']:.2f} kbit/s"),
-        ("Smaller than 16-bit PCM", lambda r: f"{r['smaller']:.3g} ×"),
+        ("Smaller than 16-bit PCM", lambda r: times_text(r["smaller"])),
         ("PESQ, wide band", lambda r: _score(r, "pesq_wb", 2)),
         ("STOI", lambda r: _score(r, "stoi", 3)),
         ("SI-SDR", lambda r: _score(r, "si_sdr", 1, " dB")),

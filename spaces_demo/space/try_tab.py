@@ -17,6 +17,7 @@ from .parts import (
     shelve,
     size_text,
     table,
+    times_text,
     tracks,
 )
 from .pictures import draw_spectrograms
@@ -40,7 +41,8 @@ def build(shelf: Shelf) -> None:
                 waveform_options=gr.WaveformOptions(show_recording_waveform=False),
             )
             gr.Markdown(
-                f"Up to {MAX_SECONDS} s and {MAX_UPLOAD >> 20} MB: WAV, FLAC, OGG, MP3.",
+                f"Up to {MAX_SECONDS} s and {MAX_UPLOAD >> 20} MB: WAV, FLAC, OGG, MP3, "
+                "or what a phone records (M4A, MP4, WebM).",
                 elem_classes="cp-note",
             )
             name = gr.Radio(
@@ -219,9 +221,9 @@ def build(shelf: Shelf) -> None:
 
 
 def _size_line(clip: coding.Clip, data: bytes) -> str:
-    found = coding.size_figures(clip, data)
+    size = coding.size_figures(clip, data)
+    note = f" ({clip.note})" if clip.note else ""
     return (
-        f"<p class='cp-size'><b>{size_text(len(data))}</b> for {clip.seconds:.1f} s: "
-        f"{found['kbps']:.2f} kbit/s, "
-        f"{found['smaller']:.3g} times smaller than 16-bit PCM</p>"
+        f"<p class='cp-size'><b>{size_text(len(data))}</b> for {clip.seconds:.1f} s{note}: "
+        f"{size['kbps']:.2f} kbit/s, {times_text(size['smaller'])} smaller than 16-bit PCM</p>"
     )

@@ -80,18 +80,85 @@ def test_two_gigabytes_are_refused_before_they_are_read(tmp_path):
         read_clip(tmp_path / "huge.wav")
 
 
-def test_too_many_channels_too_short_and_nothing_at_all(tmp_path):
+def test_too_short_and_nothing_at_all(tmp_path):
     from space.coding import read_clip
 
-    save_audio(np.zeros((6, 16000)), tmp_path / "six.wav", 16000)
     save_audio(np.zeros(100), tmp_path / "short.wav", 16000)
-    for path, message in (
-        (tmp_path / "six.wav", "6 channels"),
-        (tmp_path / "short.wav", "0.006 s"),
-        (None, "no clip"),
-    ):
+    for path, message in ((tmp_path / "short.wav", "0.006 s"), (None, "no clip")):
         with pytest.raises(InputError, match=message):
             read_clip(path)
+
+
+def test_a_limit_and_what_is_just_above_it_do_not_read_alike(tmp_path):
+    from space.coding import read_clip
+
+    save_audio(np.zeros(60 * 8000 + 1), tmp_path / "long.wav", 8000)
+    with pytest.raises(InputError, match=r"at most 60 s of audio, got 60\.01 s"):
+        read_clip(tmp_path / "long.wav")
+    (tmp_path / "large.wav").write_bytes(bytes(30 * 2**20 + 1))
+    with pytest.raises(InputError, match=r"at most 30 MB, got 30\.01 MB"):
+        read_clip(tmp_path / "large.wav")
+
+
+def test_six_channels_are_mixed_and_the_visitor_is_told(tmp_path):
+    from space.coding import read_clip
+
+    audio = 0.1 * np.random.default_rng(0).standard_normal((6, 16000))
+    save_audio(audio, tmp_path / "six.wav", 16000)
+    clip = read_clip(tmp_path / "six.wav")
+    assert clip.note == "the mix of its 6 channels"
+    np.testing.assert_allclose(clip.audio, audio.mean(axis=0, keepdims=True), atol=1e-4)
+
+
+def record(path, container, codec, seconds=1.0, rate=48000, channels=1):
+    """Write a tone as phones and browsers do."""
+    av = pytest.importorskip("av", reason="phone recordings need PyAV: pip install av")
+    layout = {1: "mono", 2: "stereo", 6: "5.1"}[channels]
+    with av.open(str(path), "w", format=container) as file:
+        stream = file.add_stream(codec, rate=rate, layout=layout)
+        tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate)
+        planes = np.repeat(tone[None].astype(np.float32), channels, axis=0)
+        resampler = av.AudioResampler(stream.format, layout, rate, frame_size=stream.frame_size)
+        frame = av.AudioFrame.from_ndarray(planes, format="fltp", layout=layout)
+        frame.sample_rate = rate
+        for piece in [*resampler.resample(frame), *resampler.resample(None)]:
+            file.mux(stream.encode(piece))
+        file.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "channels"),
+    [("mp4", "aac", 1), ("ipod", "aac", 2), ("webm", "libopus", 1), ("mov", "alac", 2)],
+)
+def test_what_phones_and_browsers_record_is_read(tmp_path, container, codec, channels):
+    from space.coding import read_clip
+
+    path = record(tmp_path / "recording.bin", container, codec, channels=channels)
+    clip = read_clip(path)
+    assert (len(clip.audio), clip.sample_rate) == (channels, 48000)
+    assert clip.seconds == pytest.approx(1, abs=0.06)
+    middle = clip.audio[0, 12000:36000]
+    assert np.abs(np.fft.rfft(middle)).argmax() == 220  # 440 Hz
+    assert np.std(middle) == pytest.approx(0.3 / 2**0.5, rel=0.05)
+
+
+def test_long_recordings_are_not_read_to_their_end_and_other_files_are_not_guessed(tmp_path):
+    from space.coding import read_clip
+    from space.phone import read_recording
+
+    path = record(tmp_path / "long.m4a", "mp4", "aac", seconds=70, rate=8000)
+    with pytest.raises(InputError, match="at most 60 s"):
+        read_clip(path)
+    assert read_recording(path, 5)[0].shape[-1] < 7 * 8000
+    whole = path.read_bytes()
+    (tmp_path / "half.m4a").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "list.m4a").write_text("#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n")
+    (tmp_path / "junk.webm").write_bytes(b"\x1a\x45\xdf\xa3" + bytes(range(256)))
+    for name in ("half.m4a", "list.m4a", "junk.webm"):
+        with pytest.raises(FileFormatError) as caught:
+            read_clip(tmp_path / name)
+        assert str(tmp_path) not in str(caught.value)
 
 
 def test_visitors_cannot_make_the_server_load_what_they_like(clip):
@@ -173,8 +240,9 @@ def test_what_fails_is_tried_again(world):
 
 def test_numbers_are_shown_as_people_read_them(clip, names):
     from space.coding import figures, round_trip
-    from space.parts import size_text, table
+    from space.parts import size_text, table, times_text
 
+    assert [times_text(x) for x in (1984.0, 45.26, 7.0)] == ["1,980 ×", "45.3 ×", "7 ×"]
     assert [size_text(n) for n in (12, 5985, 12_345_678)] == ["12 bytes", "5.99 kB", "12.3 MB"]
     row = {**figures(clip, round_trip(clip, names[0], 1.0)), "codec": "<script>"}
     assert "<script>" not in table([row])
