@@ -55,8 +55,8 @@ def build(shelf: Shelf, test: ListeningTest) -> gr.Blocks:
                 compare_tab.build(shelf)
             with gr.Tab("Listening test", id="listening"):
                 listening_tab.build(test)
-            with gr.Tab("Leaderboard", id="leaderboard"):
-                leaderboard_tab.build(test, page)
+            with gr.Tab("Leaderboard", id="leaderboard") as tab:
+                leaderboard_tab.build(test, tab)
     return page.queue(max_size=settings.MAX_QUEUE, default_concurrency_limit=2)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from codecplus.errors import FileFormatError, InputError
-from codecplus.eval.listening import as_metric, describe
+from codecplus.eval.listening import ListeningResult, analyse, as_metric, describe
 
 from .listening import ListeningTest
 from .parts import in_a_sentence
@@ -23,6 +23,8 @@ _HOW = (
     "--out results/\n"
     "codecplus leaderboard results/ --json leaderboard.json\n```"
 )
+
+_RATES = "Rates count the bits of the codec (its payload), without the file around them."
 
 
 def read_board(path: str | Path) -> dict[str, Any]:
@@ -58,26 +60,45 @@ def read_board(path: str | Path) -> dict[str, Any]:
 
 
 def with_listeners(board: dict[str, Any], test: ListeningTest) -> dict[str, Any]:
-    """The board with the means of the listening test here, where a codec of that name is in it."""
-    from codecplus.eval.listening import analyse
+    """Append the results of the listening test here, as boards of their own.
 
+    Its recordings are not those of the other boards, so its means do not belong in them.
+    """
     found = analyse(test.store.all())
-    boards = []
-    for part in board["boards"]:
-        entries = []
-        for entry in part["entries"]:
-            heard = {name: result.conditions.get(entry["codec"]) for name, result in found.items()}
-            said = {name: as_metric(score) for name, score in heard.items() if score}
-            entries.append({**entry, "metrics": {**entry["metrics"], **said}})
-        metrics = {**{name: describe(result) for name, result in found.items()}, **part["metrics"]}
-        boards.append({**part, "entries": entries, "metrics": metrics})
-    return {**board, "boards": boards}
+    return {**board, "boards": [*board["boards"], *map(_listening_board, found.values())]}
+
+
+def _listening_board(result: ListeningResult) -> dict[str, Any]:
+    """Write the results of one method as a board. Its rates are those asked for, in names."""
+    about = describe(result)
+    entries = []
+    for condition, score in result.conditions.items():
+        kbps = condition.rpartition("@")[2]
+        entries.append(
+            {
+                "codec": condition,
+                "anchor": "@" not in condition,
+                "rank": None,
+                "payload_kbps": float(kbps) if "@" in condition else None,
+                "metrics": {result.method: as_metric(score)},
+            }
+        )
+    items = max((score.items for score in result.conditions.values()), default=0)
+    return {
+        "task": "listening test here",
+        "kind": about["title"],
+        "primary": result.method,
+        "rule": f"What visitors of this page said: {about['source']}. Rates are per channel.",
+        "clips": items,
+        "metrics": {result.method: about},
+        "entries": entries,
+    }
 
 
 def read_own_board(test: ListeningTest) -> dict[str, Any]:
     """Read the leaderboard of this Space, with the listening test here; empty without one."""
     if not LEADERBOARD.is_file():
-        return {"schema": 1, "boards": []}
+        return with_listeners({"schema": 1, "boards": []}, test)
     return with_listeners(read_board(LEADERBOARD), test)
 
 
@@ -202,8 +223,8 @@ def curve(part: dict[str, Any], metric: str) -> dict[str, Any]:
     return {"title": about["title"], "better": better, "points": points}
 
 
-def build(test: ListeningTest, page: gr.Blocks) -> None:
-    """Put the tab together."""
+def build(test: ListeningTest, tab: gr.Tab) -> None:
+    """Put the tab together. The board is loaded when the tab is opened."""
     empty = gr.Markdown(_HOW, visible=False)
     with gr.Row():
         which = gr.Dropdown([], label="Data", elem_id="board", min_width=180)
@@ -260,7 +281,7 @@ def build(test: ListeningTest, page: gr.Blocks) -> None:
             ),
             curve(part, chosen) if chosen else {},
             cells(part, board.get("bands") or ()),
-            f"{part.get('clips', 0)} clips. {part['rule']}",
+            f"{part.get('clips', 0)} clips. {part['rule']} {_RATES}",
         )
 
     @in_a_sentence
@@ -277,4 +298,5 @@ def build(test: ListeningTest, page: gr.Blocks) -> None:
     }
     gr.on([refresh.click, which.input, metric.input], show, given, outputs, **quiet)
     own.upload(open_own, own, opened, api_visibility="private").then(show, given, outputs, **quiet)
-    page.load(show, given, outputs, **quiet)
+    # Not when the page is loaded: a large answer would hold up the first tap on a slow line.
+    tab.select(show, given, outputs, **quiet)

@@ -36,6 +36,7 @@ def read_recording(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
     """
     try:
         import av
+        from av.error import FFmpegError
     except ImportError as error:
         raise InputError(
             "Recordings of phones cannot be read here: PyAV is missing; convert them to WAV."
@@ -60,7 +61,7 @@ def read_recording(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
                     samples += piece.samples
                 if samples > (max_seconds + 1) * rate:
                     break
-    except (av.FFmpegError, ValueError, UnicodeDecodeError) as error:
+    except (FFmpegError, ValueError, UnicodeDecodeError) as error:
         raise FileFormatError(f"The file is damaged: {error}") from error
     if not blocks:
         raise FileFormatError("The file has no audio in it.")

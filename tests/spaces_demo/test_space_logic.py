@@ -702,21 +702,23 @@ def test_a_flood_of_new_sessions_does_not_end_the_session_of_who_rated(test_of, 
 # ---- leaderboard
 
 
-def test_the_leaderboard_takes_in_what_listeners_said(test_of, world):
-    from space.leaderboard_tab import cells, curve, read_board, with_listeners
+def test_what_listeners_said_here_has_a_board_of_its_own(test_of, world):
+    from space.leaderboard_tab import board_name, cells, curve, read_board, with_listeners
 
     board = read_board(world[0] / "board.json")
-    assert "MOS" not in [column["title"] for column in cells(board["boards"][0])["columns"]]
-    test_of.store.add([Rating("acr", rater, "one", "opus@6", 3.5) for rater in ("a", "b", "c")])
-    part = with_listeners(board, test_of)["boards"][0]
-    table = cells(part)
-    place = [column["title"] for column in table["columns"]].index("MOS")
-    assert {row["cells"][0]["value"]: row["cells"][place]["value"] for row in table["rows"]} == {
-        "opus@24": None,
-        "opus@6": 3.5,
-        "dac@6": None,
-        "dac@3": None,
-    }
+    assert with_listeners(board, test_of) == board
+    for rater in ("a", "b", "c"):
+        ratings = [Rating("acr", rater, "one", name, 3.5) for name in ("opus@6", "identity")]
+        test_of.store.add(ratings)
+    other, own = with_listeners(board, test_of)["boards"]
+    assert other == board["boards"][0]
+    assert board_name(own) == "listening test here: MOS"
+    table = cells(own)
+    column = [column["title"] for column in table["columns"]].index("MOS")
+    said = {row["cells"][0]["value"]: row["cells"][column]["value"] for row in table["rows"]}
+    assert said == {"opus@6": 3.5, "identity": 3.5}
+    assert [point["kbps"] for point in curve(own, "acr")["points"]] == [6.0]  # no anchors
+    part = other
     drawn = curve(part, "pesq_wb")
     assert (drawn["title"], drawn["better"]) == ("PESQ wide band", "higher")
     low, high = pytest.approx(4.1), pytest.approx(4.3)
@@ -794,6 +796,12 @@ def test_every_action_has_a_name_and_so_has_everything_it_returns(page):
     for name, endpoint in endpoints.items():
         for value in endpoint["returns"]:
             assert not value["label"].startswith("value_"), name
+
+
+def test_nothing_is_fetched_when_the_page_is_loaded(page):
+    events = [event for fn in page.fns.values() for _, event in fn.targets]
+    assert "select" in events
+    assert "load" not in events
 
 
 def test_a_rate_is_checked_against_the_checkpoint_it_is_for(page, names):

@@ -105,7 +105,9 @@ def test_three_listeners_take_the_test_and_the_leaderboard_shows_it(server, brow
         assert "reference" in page.inner_text("#listening .cp-table")
         if listener == 2:
             open_tab(page, "Leaderboard")
-            page.click("#refresh")
+            page.wait_for_function("document.querySelector('#table')?.textContent.includes('opus')")
+            page.click("#board input")
+            page.get_by_role("option", name="listening test here: MUSHRA").click()
             page.wait_for_function(
                 "document.querySelector('#table')?.textContent.includes('MUSHRA')"
             )
