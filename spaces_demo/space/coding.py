@@ -381,6 +381,14 @@ def size_figures(clip: Clip, data: bytes) -> dict[str, float]:
     }
 
 
+def rate_text(kbps: float, clip: Clip) -> str:
+    """Write a bitrate; of stereo as twice that of a channel, which the slider sets."""
+    channels = len(clip.audio)
+    if channels == 1:
+        return f"{kbps:.2f} kbit/s"
+    return f"{channels} × {kbps / channels:.2f} kbit/s"
+
+
 def file_name(coded: Coded, suffix: str) -> str:
     """Name a file after its codec and rate, so that downloads can be told apart.
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 
+from codecplus.errors import CodecPlusError
 from codecplus.eval.stimuli import match_loudness
 
 from . import coding
@@ -23,6 +24,8 @@ from .parts import (
 from .pictures import draw_spectrograms
 from .settings import CHECKPOINTS, MAX_SECONDS, MAX_UPLOAD
 from .shelf import Shelf
+
+EMPTY = "Press “Encode and decode”, and switch between the two while they play."
 
 
 def build(shelf: Shelf) -> None:
@@ -65,9 +68,7 @@ def build(shelf: Shelf) -> None:
                 coded = gr.File(label=".dacp", file_types=[".dacp"], elem_id="coded", height=120)
                 open_it = gr.Button("Decode", elem_id="decode")
         with gr.Column(scale=7, min_width=320):
-            player = tracks(
-                "Press “Encode and decode”, and switch between the two while they play.", "player"
-            )
+            player = tracks(EMPTY, "player")
             figures = gr.HTML("", elem_id="figures", apply_default_css=False)
             with gr.Row():
                 dacp = gr.DownloadButton(
@@ -108,8 +109,8 @@ def build(shelf: Shelf) -> None:
         )
         notes = {
             "Original": f"{size_text(clip.pcm_bytes)} PCM",
-            "Decoded": f"{done.kbps:.2f} kbit/s",
-            "Opus": f"{opus.kbps:.2f} kbit/s",
+            "Decoded": f"{coding.rate_text(done.kbps, clip)}",
+            "Opus": f"{coding.rate_text(opus.kbps, clip)}",
         }
         shown = [
             {
@@ -119,9 +120,9 @@ def build(shelf: Shelf) -> None:
             }
             for label, audio in heard.items()
         ]
-        file = shelf.new("clip.dacp")
+        file = shelf.new(coding.file_name(done, ".dacp"))
         file.write_bytes(done.data)
-        _, decoded = shelve(shelf, done.audio, clip.sample_rate, "decoded.wav")
+        _, decoded = shelve(shelf, done.audio, clip.sample_rate, coding.file_name(done, ".wav"))
         image = shelf.new("spectrograms.png")
         draw_spectrograms(coding.checkpoint(name), clip.audio, done.audio, clip.sample_rate, image)
         for path in (file, image):
@@ -152,8 +153,13 @@ def build(shelf: Shelf) -> None:
             name: the checkpoint
             kbps: bitrate in kbit/s per channel
         """
-        clip = coding.read_clip(chosen_clip(bundled, own))
-        return _size_line(clip, coding.compress(clip, name, min(kbps, coding.rates(name)[-1])))
+        try:
+            clip = coding.read_clip(chosen_clip(bundled, own))
+            data = coding.compress(clip, name, min(kbps, coding.rates(name)[-1]))
+        except CodecPlusError as error:
+            # Here and not as a message over the page: the button says it again when it is pressed.
+            return f"<p class='cp-size'>{html.escape(str(error))}</p>"
+        return _size_line(clip, data)
 
     @in_a_sentence
     def new_checkpoint(name: str) -> dict:
@@ -171,7 +177,7 @@ def build(shelf: Shelf) -> None:
             the file says of itself
         """
         audio, rate, about = coding.decode_file(path)
-        url, decoded = shelve(shelf, audio, rate, "decoded.wav")
+        url, decoded = shelve(shelf, audio, rate, f"{about['checkpoint']}-decoded.wav")
         note = f"{about['kbit/s']:.2f} kbit/s"
         about_it = (
             f"{about['checkpoint']}, {about['seconds']:.2f} s, {about['sample_rate']} Hz, {note}"
@@ -212,6 +218,21 @@ def build(shelf: Shelf) -> None:
         trigger_mode="always_last",
         **work,
     )
+
+    # What was coded before belongs to another clip.
+    def forget() -> tuple:
+        hidden = gr.DownloadButton(value=None, visible=False)
+        return {"empty": EMPTY}, "", hidden, hidden, gr.Image(value=None, visible=False), None
+
+    gr.on(
+        [bundled.input, own.change],
+        forget,
+        None,
+        outputs,
+        api_visibility="private",
+        queue=False,
+        show_progress="hidden",
+    )
     bundled.input(lambda: None, None, own, api_visibility="private", queue=False).then(
         size, given, size_line, api_visibility="private", show_progress="hidden", **work
     )
@@ -225,5 +246,5 @@ def _size_line(clip: coding.Clip, data: bytes) -> str:
     note = f" ({clip.note})" if clip.note else ""
     return (
         f"<p class='cp-size'><b>{size_text(len(data))}</b> for {clip.seconds:.1f} s{note}: "
-        f"{size['kbps']:.2f} kbit/s, {times_text(size['smaller'])} smaller than 16-bit PCM</p>"
+        f"{coding.rate_text(size['kbps'], clip)}, {times_text(size['smaller'])} smaller than 16-bit PCM</p>"
     )

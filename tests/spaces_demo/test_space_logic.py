@@ -248,6 +248,28 @@ def test_numbers_are_shown_as_people_read_them(clip, names):
     assert "<script>" not in table([row])
 
 
+def test_a_stereo_rate_is_told_as_twice_that_of_a_channel(clip):
+    from space.coding import Clip, rate_text
+
+    assert rate_text(6.0, clip) == "6.00 kbit/s"
+    assert rate_text(12.0, Clip(np.zeros((2, 9)), 16000, "")) == "2 × 6.00 kbit/s"
+
+
+def test_downloads_are_named_after_codec_and_rate(clip, names):
+    from space.coding import any_codec, file_name, round_trip
+
+    assert file_name(any_codec(clip, "opus", 12), ".wav").startswith("opus-1")
+    assert file_name(round_trip(clip, names[0], 1.7), ".dacp").startswith("tiny-44khz-")
+
+
+def test_an_unusable_clip_gives_one_message_and_a_line(page, tmp_path):
+    (tmp_path / "bad.wav").write_bytes(b"no audio")
+    (size, _, _) = [
+        fn.fn for fn in page.fns.values() if fn.name == "size" and fn.api_visibility == "private"
+    ]
+    assert "not readable audio" in size(None, str(tmp_path / "bad.wav"))
+
+
 # ---- live
 
 
