@@ -18,6 +18,7 @@ from space import (
 )
 from space.coding import checkpoint, load
 from space.listening import Definition, ListeningTest
+from space.ratings import VoteStore
 from space.shelf import Shelf
 from starlette.routing import Route, WebSocketRoute
 
@@ -52,7 +53,7 @@ def build(shelf: Shelf, test: ListeningTest) -> gr.Blocks:
             with gr.Tab("Live", id="live"):
                 live_tab.build(shelf)
             with gr.Tab("Compare", id="compare"):
-                compare_tab.build(shelf)
+                compare_tab.build(shelf, VoteStore(test.store.path.parent, test.store.hub))
             with gr.Tab("Listening test", id="listening"):
                 listening_tab.build(test)
             with gr.Tab("Leaderboard", id="leaderboard") as tab:

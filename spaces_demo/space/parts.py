@@ -59,6 +59,16 @@ def tracks(empty: str, elem_id: str) -> gr.HTML:
     )
 
 
+def announced(elem_id: str) -> gr.HTML:
+    """Make a place for results, which screen readers read out when they come."""
+    return gr.HTML(
+        "",
+        html_template='<div role="status">${value}</div>',
+        apply_default_css=False,
+        elem_id=elem_id,
+    )
+
+
 def shelve(shelf: Shelf, audio: Any, rate: int, name: str) -> tuple[str, Path]:
     """Write audio (C, S) as 16-bit WAV, and put it on the shelf: its URL and its path."""
     from codecplus.utils import save_audio

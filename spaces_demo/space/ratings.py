@@ -5,6 +5,7 @@ import os
 import sqlite3
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -87,6 +88,43 @@ class RatingStore:
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=30)
+
+
+class VoteStore:
+    """Blind votes between two codecs, a line of JSON each. The file is only added to.
+
+    Args:
+        folder: where `votes.jsonl` is
+        hub: a scheduler of commits to a dataset; votes are also written into its folder
+    """
+
+    def __init__(self, folder: Path, hub: Any = None):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "votes.jsonl"
+        self.hub = hub
+        self._lock = threading.Lock()
+        self._file = f"votes-{uuid.uuid4().hex}.jsonl"
+
+    def add(self, codecs: tuple[str, str], preferred: str | None) -> None:
+        """Store one vote; None prefers neither."""
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        line = json.dumps({"time": now, "codecs": sorted(codecs), "preferred": preferred}) + "\n"
+        with self._lock, self.path.open("a", encoding="utf-8") as file:
+            file.write(line)
+        if self.hub is not None:
+            path = Path(self.hub.folder_path) / self._file
+            with self.hub.lock, path.open("a", encoding="utf-8") as file:
+                file.write(line)
+
+    def tally(self, codecs: tuple[str, str]) -> Counter[str | None]:
+        """Count the votes between two codecs, by the one preferred; None is neither."""
+        counts: Counter[str | None] = Counter()
+        if self.path.is_file():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                vote = json.loads(line)
+                if vote["codecs"] == sorted(codecs):
+                    counts[vote["preferred"]] += 1
+        return counts
 
 
 def hub_scheduler(folder: Path) -> Any:

@@ -13,6 +13,7 @@ from .parts import (
     AT_A_TIME,
     BUSY,
     CLIPS,
+    announced,
     chosen_clip,
     in_a_sentence,
     shelve,
@@ -62,14 +63,14 @@ def build(shelf: Shelf) -> None:
                 label="Bitrate, kbit/s per channel",
                 elem_id="bitrate",
             )
-            size_line = gr.HTML("", elem_id="size", apply_default_css=False)
+            size_line = announced("size")
             go = gr.Button("Encode and decode", variant="primary", elem_id="encode")
             with gr.Accordion("Decode a .dacp file", open=False):
                 coded = gr.File(label=".dacp", file_types=[".dacp"], elem_id="coded", height=120)
                 open_it = gr.Button("Decode", elem_id="decode")
         with gr.Column(scale=7, min_width=320):
             player = tracks(EMPTY, "player")
-            figures = gr.HTML("", elem_id="figures", apply_default_css=False)
+            figures = announced("figures")
             with gr.Row():
                 dacp = gr.DownloadButton(
                     "Download .dacp", visible=False, size="sm", elem_id="download-dacp"
@@ -244,7 +245,8 @@ def build(shelf: Shelf) -> None:
 def _size_line(clip: coding.Clip, data: bytes) -> str:
     size = coding.size_figures(clip, data)
     note = f" ({clip.note})" if clip.note else ""
+    smaller = times_text(size["smaller"])
     return (
         f"<p class='cp-size'><b>{size_text(len(data))}</b> for {clip.seconds:.1f} s{note}: "
-        f"{coding.rate_text(size['kbps'], clip)}, {times_text(size['smaller'])} smaller than 16-bit PCM</p>"
+        f"{coding.rate_text(size['kbps'], clip)}, {smaller} smaller than 16-bit PCM</p>"
     )

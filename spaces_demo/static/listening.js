@@ -78,6 +78,7 @@ window.codecplus.listening = (element, props, watch, trigger) => {
       setTimeout(update, 5000); // a refusal is shown as a message, and leaves the page as it is
     });
     const missing = make("p", "cp-hint cp-missing");
+    missing.setAttribute("role", "status");
     function update() {
       const seconds = id => (heard[id] ?? 0) + 0.05;
       const unheard = value.stimuli.filter(({ id }) => seconds(id) < value.least_seconds).length;
@@ -89,7 +90,8 @@ window.codecplus.listening = (element, props, watch, trigger) => {
       if (unheard) todo.push(mushra ? `listen to ${unheard}` : "listen");
       if (!unheard && !whole) todo.push(mushra ? "hear one of them to its end" : "hear it to its end");
       if (unrated) todo.push(mushra ? `rate ${unrated}` : "rate");
-      missing.textContent = todo.length ? `Still to do: ${todo.join(", ")}.` : "";
+      const text = todo.length ? `Still to do: ${todo.join(", ")}.` : "";
+      if (missing.textContent !== text) missing.textContent = text; // a change is read out
     }
     root.append(controls.root);
     const list = make("div", mushra ? "cp-mushra" : "cp-acr");
@@ -107,9 +109,11 @@ window.codecplus.listening = (element, props, watch, trigger) => {
         const slider = Object.assign(make("input", "cp-slider"), { type: "range", min: 0, max: 100, step: 1, value: 50 });
         const number = make("output", "", "–");
         slider.setAttribute("aria-label", `Score of ${name}`);
+        slider.setAttribute("aria-valuetext", "not rated");
+        const say = () => slider.setAttribute("aria-valuetext", `${slider.value}, ${WORDS[Math.min(4, Math.floor(slider.value / 20))]}`);
         // Only what is heard is rated: who takes hold of another slider hears that one.
         slider.onpointerdown = () => { if (player.chosen !== i || !player.sources) listen(i); };
-        slider.oninput = () => { if (player.chosen !== i) listen(i); scores[name] = Number(slider.value); number.textContent = slider.value; row.classList.add("cp-rated"); update(); };
+        slider.oninput = () => { if (player.chosen !== i) listen(i); scores[name] = Number(slider.value); number.textContent = slider.value; say(); row.classList.add("cp-rated"); update(); };
         slider.onpointerup = slider.oninput; // a press that leaves it in the middle is a rating too
         row.append(slider, number);
       } else {

@@ -40,6 +40,7 @@ window.codecplus.live = (element, props, watch) => {
     source.append(choice);
   }
   const said = make("p", "cp-hint cp-said", "Wear headphones: a loudspeaker would feed the microphone.");
+  said.setAttribute("role", "status");
   const level = make("div", "cp-level"), fill = make("i");
   level.append(fill);
   const table = make("dl", "cp-measured");

@@ -520,6 +520,21 @@ def test_on_the_hub_ratings_also_go_where_a_scheduler_commits_them(tmp_path, mon
     assert load_ratings(tmp_path / "out") == store.all()
 
 
+def test_blind_votes_are_kept_and_counted_whichever_was_x(tmp_path):
+    from space.compare_tab import vote
+    from space.ratings import VoteStore
+
+    ours = {"codec": "tiny", "kbps": 6.0}
+    opus = {"codec": "<b>opus", "kbps": 6.04}
+    for choice, measured in (("X", [ours, opus]), ("Y", [opus, ours]), ("neither", [ours, opus])):
+        said = vote(VoteStore(tmp_path), choice, measured)
+    assert "heard no difference" in said
+    assert "2 for tiny at 6.0 kbit/s, 0 for &lt;b&gt;opus at 6.0 kbit/s, 1 for neither" in said
+    assert len((tmp_path / "votes.jsonl").read_text().splitlines()) == 3
+    vote(VoteStore(tmp_path), "X", [{**ours, "kbps": 3.0}, opus])  # another comparison
+    assert VoteStore(tmp_path).tally(("tiny at 6.0 kbit/s", "<b>opus at 6.0 kbit/s")).total() == 3
+
+
 def test_there_is_no_scheduler_without_a_space_a_dataset_and_a_token(tmp_path, monkeypatch):
     from space import ratings
 
