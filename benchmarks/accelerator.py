@@ -66,7 +66,8 @@ def main() -> None:
     total = args.batch * samples / config.sampling_rate
     flops, peak = 2e9 * macs_per_second(ours) * total, matmul_peak(device)
     print(
-        f"{args.preset}, bf16, {args.batch} x {args.seconds:g} s, {name_of(device)}, median of {args.rounds} round(s)"
+        f"{args.preset}, bf16, {args.batch} x {args.seconds:g} s, {name_of(device)}, median of "
+        f"{args.rounds} round(s)"
     )
     first = seconds["transformers, compiled"]
     for name, taken in seconds.items():

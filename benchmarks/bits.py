@@ -55,7 +55,8 @@ def main() -> None:
             audio, rate = load_audio(file)
             clips.append((np.atleast_2d(audio).mean(axis=0), rate))
         print(
-            f"{name}: {len(files)} files, entropy model {next(iter(codec.entropy_models), b'').hex() or 'none'}"
+            f"{name}: {len(files)} files, entropy model "
+            f"{next(iter(codec.entropy_models), b'').hex() or 'none'}"
         )
         most = codec.config.n_codebooks
         rates = [
@@ -78,7 +79,8 @@ def table_of_rates(codec: Codec, clips: list[np.ndarray], rates: list[int]) -> N
     minute = round(60 * codec.frame_rate)
     minutes = [together[:, i : i + minute] for i in range(0, together.shape[-1], minute)]
     print(
-        "| kbit/s | codebooks | single files | 60 s | in one block | each code by itself | encoding | decoding |"
+        "| kbit/s | codebooks | single files | 60 s | in one block | each code by itself | "
+        "encoding | decoding |"
     )
     print("|" + "---|" * 8)
     for books in rates:
@@ -101,7 +103,8 @@ def table_of_rates(codec: Codec, clips: list[np.ndarray], rates: list[int]) -> N
             - np.mean([entropy(book) for book in together[:books]]) / codec.config.bits_per_codebook
         )
         print(
-            f"| {codec.bitrates[books - 1]:.2f} | {books} | {-saved[0]:+.1%} | {-saved[2]:+.1%} | {-saved[1]:+.1%} "
+            f"| {codec.bitrates[books - 1]:.2f} | {books} | {-saved[0]:+.1%} | {-saved[2]:+.1%} | "
+            f"{-saved[1]:+.1%} "
             f"| {-alone:+.1%} | {seconds / encoding:.0f}× | {seconds / decoding:.0f}× |",
             flush=True,
         )
@@ -113,8 +116,8 @@ def table_of_efforts(
     """Bits against what is heard: a search that pays has fewer bits at the same distances."""
     title = f"{books} codebooks, {codec.bitrates[books - 1]:.2f} kbit/s"
     print(
-        f"| {title} | kbit/s | to packed | latent error | mel distance | PESQ | compute per second |\n|"
-        + "---|" * 7
+        f"| {title} | kbit/s | to packed | latent error | mel distance | PESQ | compute per "
+        "second |\n|" + "---|" * 7
     )
 
     def way(n: int = books, **options: Any) -> Callable[[np.ndarray, int], bytes]:
@@ -149,7 +152,8 @@ def table_of_efforts(
         packed = packed or size
         error, mel, pesq = np.nanmean(results, axis=0)
         print(
-            f"| {name} | {size * 8 / seconds / 1000:.2f} | {size / packed - 1:+.1%} | {error:.4f} | {mel:.4f} "
+            f"| {name} | {size * 8 / seconds / 1000:.2f} | {size / packed - 1:+.1%} | {error:.4f} "
+            f"| {mel:.4f} "
             f"| {pesq:.3f} | {spent / seconds:.3f} s |",
             flush=True,
         )

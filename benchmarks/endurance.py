@@ -64,8 +64,10 @@ def main() -> None:
             print(f"{samples / rate / 3600:7.2f} h: {marks[-1]:.1f} MiB", flush=True)
     in_step = frames == samples // hop and heard == frames * hop
     print(
-        f"{samples} samples in, {frames} frames, {heard} samples out: {'in step' if in_step else 'OUT OF STEP'}; "
-        f"{marks[-1] - marks[0]:+.1f} MiB since the first mark; {time.process_time() - start:.0f} s of processor"
+        f"{samples} samples in, {frames} frames, {heard} samples out: "
+        f"{'in step' if in_step else 'OUT OF STEP'}; "
+        f"{marks[-1] - marks[0]:+.1f} MiB since the first mark; {time.process_time() - start:.0f} "
+        "s of processor"
     )
 
 

@@ -108,18 +108,28 @@ def main() -> None:
         (folder / "data").mkdir()
         write_clips(folder / "data", args.clips, args.seconds)
         before, start = processor_seconds(), time.perf_counter()
-        results = load_results(run_evaluation(EvaluationConfig(
-            codecs=["opus"], bitrates=[12], data=str(folder / "data"), out=folder / "out", workers=args.workers,
-            metrics=args.metric,
-        )))  # fmt: skip
+        results = load_results(
+            run_evaluation(
+                EvaluationConfig(
+                    codecs=["opus"],
+                    bitrates=[12],
+                    data=str(folder / "data"),
+                    out=folder / "out",
+                    workers=args.workers,
+                    metrics=args.metric,
+                )
+            )
+        )
         wall, used = time.perf_counter() - start, processor_seconds() - before
         metrics = sum(map(float, (folder / "log").read_text().split()))
     own, scores = Timed.seconds + metrics, sum(len(row.scores) for row in results.rows)
     print(
-        f"{args.clips} clips of {args.seconds:g} s, {len(results.codecs)} codecs, {scores} scores, {wall:.0f} s"
+        f"{args.clips} clips of {args.seconds:g} s, {len(results.codecs)} codecs, {scores} "
+        f"scores, {wall:.0f} s"
     )
     print(
-        f"processor time: codecs {Timed.seconds:.1f} s, metrics {metrics:.1f} s, the rest {used - own:.1f} s"
+        f"processor time: codecs {Timed.seconds:.1f} s, metrics {metrics:.1f} s, the rest "
+        f"{used - own:.1f} s"
     )
     print(f"overhead {100 * (used / own - 1):.1f} %")
 

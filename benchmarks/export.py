@@ -166,15 +166,18 @@ def main() -> None:
         rows = measure(codecs, audio, args.rounds)
     seconds = len(audio) / rate
     print(
-        f"{args.preset or args.model}, {seconds:.1f} s, {torch.get_num_threads()} threads, median of {args.rounds}"
+        f"{args.preset or args.model}, {seconds:.1f} s, {torch.get_num_threads()} threads, median "
+        f"of {args.rounds}"
     )
     print(
-        f"{'':<16} {'encode':>9} {'decode':>9}  {'to torch fp32':>13}  {'codes kept':>10} {'first':>8} {'audio SNR':>9}"
+        f"{'':<16} {'encode':>9} {'decode':>9}  {'to torch fp32':>13}  {'codes kept':>10} "
+        f"{'first':>8} {'audio SNR':>9}"
     )
     for name, (encode, decode, ratio, kept, first, noise) in rows.items():
         size = f"  {sizes[name]:.1f} MB" if name in sizes else ""
         print(
-            f"{name:<16} {seconds / encode:>7.2f} x {seconds / decode:>7.2f} x  {ratio:>11.2f} x  {kept:>10.2%} "
+            f"{name:<16} {seconds / encode:>7.2f} x {seconds / decode:>7.2f} x  {ratio:>11.2f} x  "
+            f"{kept:>10.2%} "
             f"{first:>8.2%} {noise:>6.1f} dB{size}"
         )
 

@@ -59,11 +59,13 @@ def main() -> None:
         if time.monotonic() > told + 60:
             told = time.monotonic()
             print(
-                f"{(told - start) / 60:.0f} min: {runs} runs, {len(corpus)} inputs, {len(seen)} edges",
+                f"{(told - start) / 60:.0f} min: {runs} runs, {len(corpus)} inputs, {len(seen)} "
+                "edges",
                 flush=True,
             )
     print(
-        f"{runs} runs, {len(corpus)} inputs, {len(seen)} edges, slowest {worst:.2f} s, {findings} findings"
+        f"{runs} runs, {len(corpus)} inputs, {len(seen)} edges, slowest {worst:.2f} s, {findings} "
+        "findings"
     )
     sys.exit(findings > 0)
 
@@ -194,9 +196,14 @@ def entropy_model() -> EntropyModel:
 
 def seeds(model: EntropyModel) -> list[bytes]:
     plain = StreamInfo(
-        fingerprint=bytes(8), sample_rate=16000, original_sample_rate=16000, channels=1, num_codebooks=3,
-        codebook_size=16, hop_length=320,
-    )  # fmt: skip
+        fingerprint=bytes(8),
+        sample_rate=16000,
+        original_sample_rate=16000,
+        channels=1,
+        num_codebooks=3,
+        codebook_size=16,
+        hop_length=320,
+    )
     rng, files = np.random.default_rng(0), []
     for entropy in (None, b"", model.identity):
         for channels in (1, 2, 3):

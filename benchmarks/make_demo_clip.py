@@ -111,7 +111,7 @@ def frequency(note: str) -> float:
 
 
 def pluck(pitch: float, seconds: float, rng: np.random.Generator) -> np.ndarray:
-    """Karplus-Strong: a burst of noise that runs round a string and loses its edge at every turn."""
+    """A plucked string by Karplus-Strong: a burst of noise in a loop that filters it each turn."""
     period = round(RATE / pitch - 0.5)
     burst = rng.uniform(-1, 1, period)
     burst = 0.6 * burst + 0.4 * np.roll(burst, 1)

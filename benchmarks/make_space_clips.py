@@ -26,7 +26,10 @@ from make_demo_clip import (
 
 from codecplus.utils import save_audio
 
-TEXT = "Six sharp whistles crossed the quiet station, then the last train rolled away, and nobody thought of it again."
+TEXT = (
+    "Six sharp whistles crossed the quiet station, then the last train rolled away, "
+    "and nobody thought of it again."
+)
 ARPEGGIO = [
     "A2",
     "E3",

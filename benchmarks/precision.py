@@ -59,7 +59,8 @@ def main() -> None:
 
     clips, first = [], None
     print(
-        f"{args.codec}, all codebooks; means, and paired differences to plain fp32 with 95 % intervals\n"
+        f"{args.codec}, all codebooks; means, and paired differences to plain fp32 with 95 % "
+        "intervals\n"
     )
     print(
         f"{'':16}{'PESQ-wb':>10}{'':22}{'STOI':>8}{'':24}codes equal to fp32's: first codebook, all"
@@ -81,7 +82,8 @@ def main() -> None:
             for mean, by, width in zip(found.mean(axis=0), change.mean(axis=0), spread, strict=True)
         )
         print(
-            f"{name:16}{row}  {np.mean([s[0].mean() for s in same]):8.2%} {np.mean([s.mean() for s in same]):8.2%}"
+            f"{name:16}{row}  {np.mean([s[0].mean() for s in same]):8.2%} "
+            f"{np.mean([s.mean() for s in same]):8.2%}"
         )
 
 

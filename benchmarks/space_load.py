@@ -53,13 +53,21 @@ def start() -> tuple[subprocess.Popen, str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, "GRADIO_SERVER_PORT": str(port), "CODECPLUS_RATINGS": tempfile.mkdtemp(),
-                   "OMP_NUM_THREADS": "1"}  # fmt: skip
+    environment = {
+        **os.environ,
+        "GRADIO_SERVER_PORT": str(port),
+        "CODECPLUS_RATINGS": tempfile.mkdtemp(),
+        "OMP_NUM_THREADS": "1",
+    }
     cores = sorted(os.sched_getaffinity(0))[:2]
     process = subprocess.Popen(
-        [sys.executable, "app.py"], cwd=SPACE, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [sys.executable, "app.py"],
+        cwd=SPACE,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
         preexec_fn=lambda: os.sched_setaffinity(0, cores),
-    )  # fmt: skip
+    )
     url = f"http://127.0.0.1:{port}"
     for _ in range(600):
         try:
@@ -118,14 +126,17 @@ def action(client, rng: random.Random):
 
     def listen() -> None:
         page = client.predict("mushra", "", api_name="/listening_start")
+        for stimulus in page["stimuli"]:
+            urllib.request.urlopen(f"{client.src}{stimulus['url']}").read()
+        time.sleep(page["full_seconds"] + len(page["stimuli"]) * page["least_seconds"])
         scores = {stimulus["id"]: rng.randint(0, 100) for stimulus in page["stimuli"]}
-        client.predict(page["session"], scores, api_name="/listening_submit")
+        client.predict(page["session"], page["index"], scores, api_name="/listening_submit")
 
     actions = {
         "size": lambda: client.predict(clip, None, name, kbps, api_name="/size"),
         "encode": lambda: client.predict(clip, None, name, kbps, api_name="/encode"),
         "compare": lambda: client.predict(
-            clip, None, name, kbps, "opus", rng.choice([6, 12, 24]), True, api_name="/compare"
+            clip, None, name, kbps, "opus", rng.choice([6, 12, 24]), api_name="/compare"
         ),
         "stream": lambda: client.predict(clip, None, "dac-16khz-live", 6.0, api_name="/stream"),
         "listening test": listen,

@@ -220,7 +220,8 @@ def compare_mixed(args, model: DacModel, clock: Callable[[], float]) -> None:
         encode_clips(model, clips, model.config.n_codebooks, 4 * args.seconds)
         ratios.append((middle - start) / (clock() - middle))
     print(
-        f"16 clips of mixed lengths, encoded in batches: {statistics.median(ratios):.2f} x one by one"
+        f"16 clips of mixed lengths, encoded in batches: {statistics.median(ratios):.2f} x one by "
+        "one"
     )
 
 
@@ -241,7 +242,8 @@ def show_memory(seconds: float, model: DacModel) -> None:
     done.set()
     watcher.join()
     print(
-        f"memory over the weights: {(peak[0] - before) / 2**20:.0f} MiB for {samples // hop * hop / rate:.0f} s"
+        f"memory over the weights: {(peak[0] - before) / 2**20:.0f} MiB for "
+        f"{samples // hop * hop / rate:.0f} s"
     )
 
 

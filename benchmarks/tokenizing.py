@@ -80,7 +80,8 @@ def main() -> None:
         same = sum(np.array_equal(row, item[0]) for row, item in zip(rows, codes, strict=True))
     a, b = statistics.median(bare), statistics.median(whole)
     print(
-        f"{args.model} on {args.device}: {args.clips} clips, {seconds:.0f} s of audio; {same} of them equal"
+        f"{args.model} on {args.device}: {args.clips} clips, {seconds:.0f} s of audio; {same} of "
+        "them equal"
     )
     print(f"bare model   {a:7.2f} s  {seconds / a:7.1f} x real time  {args.clips / a:7.1f} clips/s")
     print(f"tokenize     {b:7.2f} s  {seconds / b:7.1f} x real time  {args.clips / b:7.1f} clips/s")

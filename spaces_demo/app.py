@@ -1,4 +1,4 @@
-"""The demo Space of codecplus. `python app.py` runs it anywhere; nothing needs an account or a GPU."""
+"""The demo Space of codecplus: `python app.py` serves it. It needs no account and no GPU."""
 
 import atexit
 import os
@@ -6,15 +6,25 @@ import threading
 
 import gradio as gr
 from gradio.themes import Base
-from space import compare_tab, leaderboard_tab, listening_tab, live, live_tab, settings, try_tab
+from space import (
+    compare_tab,
+    leaderboard_tab,
+    listening_tab,
+    live,
+    live_tab,
+    scripts,
+    settings,
+    try_tab,
+)
 from space.coding import checkpoint, load
 from space.listening import Definition, ListeningTest
+from space.ratings import VoteStore
 from space.shelf import Shelf
 from starlette.routing import Route, WebSocketRoute
 
 HEAD = "".join(
     f"<script>{(settings.FOLDER / 'static' / name).read_text(encoding='utf-8')}</script>"
-    for name in ("player.js", "listening.js", "live.js", "plot.js", "table.js")
+    for name in ("player.js", "listening.js", "jitter.js", "live.js", "plot.js", "table.js")
 )
 THEME = Base(
     primary_hue="teal",
@@ -29,11 +39,11 @@ TITLE = "codecplus: hear a neural codec"
 
 def build(shelf: Shelf, test: ListeningTest) -> gr.Blocks:
     """The page: a tab for each thing to do."""
-    with gr.Blocks(
-        title=TITLE, analytics_enabled=False, delete_cache=(600, settings.KEEP_SECONDS)
-    ) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
+        scripts.build(shelf, test)  # first: a name that is taken gets a number
         gr.HTML(
-            "<header class='cp-head'><h1>codecplus</h1><p>DAC, the Descript Audio Codec: audio in a few kilobits per "
+            "<header class='cp-head'><h1>codecplus</h1><p>DAC, the Descript Audio Codec: audio in "
+            "a few kilobits per "
             "second. Hear it, measure it, and judge it against others.</p></header>",
             apply_default_css=False,
         )
@@ -43,11 +53,11 @@ def build(shelf: Shelf, test: ListeningTest) -> gr.Blocks:
             with gr.Tab("Live", id="live"):
                 live_tab.build(shelf)
             with gr.Tab("Compare", id="compare"):
-                compare_tab.build(shelf)
+                compare_tab.build(shelf, VoteStore(test.store.path.parent, test.store.hub))
             with gr.Tab("Listening test", id="listening"):
                 listening_tab.build(test)
-            with gr.Tab("Leaderboard", id="leaderboard"):
-                leaderboard_tab.build(test, page)
+            with gr.Tab("Leaderboard", id="leaderboard") as tab:
+                leaderboard_tab.build(test, tab)
     return page.queue(max_size=settings.MAX_QUEUE, default_concurrency_limit=2)
 
 
@@ -58,6 +68,11 @@ def launch(**options):
     load()
     shelf = Shelf()
     atexit.register(shelf.close)
+    if threading.current_thread() is threading.main_thread():
+        shelf.close_on_sigterm()
+    # Gradio keeps uploads and copies of results there; the shelf removes them.
+    os.environ["GRADIO_TEMP_DIR"] = str(shelf.uploads)
+    shelf.tidy_regularly()
     test = ListeningTest(Definition.read(settings.LISTENING_TEST), shelf, settings.RATINGS)
     page = build(shelf, test)
     threading.Thread(target=_warm, args=(test,), daemon=True).start()
@@ -79,8 +94,8 @@ def launch(**options):
 
 
 def _warm(test: ListeningTest) -> None:
-    """What the first visitor would wait for: weights, the scorer's process, the stimuli of the
-    listening test.
+    """Load the weights, start the scorer's process and code the stimuli of the listening test, so
+    that the first visitor does not wait for them.
     """
     import numpy as np
 

@@ -1,8 +1,9 @@
 """The demo Space of codecplus: one module per tab, and the work they do in modules that know
 nothing of Gradio.
 
-settings, shelf, coding, pictures, live, ratings, listening      what is done
-try_tab, live_tab, compare_tab, listening_tab, leaderboard_tab   how it looks
+settings, shelf, phone, coding, pictures, live, ratings, listening      the work
+try_tab, live_tab, compare_tab, listening_tab, leaderboard_tab   the pages
+scripts                                                          actions for scripts and agents
 """
 
 import contextlib
@@ -14,7 +15,8 @@ with contextlib.suppress(ImportError):
 
 if importlib.util.find_spec("codecplus") is None:
     raise SystemExit(
-        "The package codecplus is neither installed nor in this folder. Copy the folder with its links followed, as "
+        "The package codecplus is neither installed nor in this folder. Copy the folder with its "
+        "links followed, as "
         "cp -rL does, or let `codecplus push --space -o FOLDER` write it."
     )
 

@@ -1,9 +1,8 @@
-"""Clips through codecs: what the visitor gave is checked, coded, scored and levelled. Knows nothing
-of pages.
-"""
+"""Checks, codes and scores the clips of visitors. It knows nothing of pages."""
 
 import functools
 import hashlib
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -21,6 +20,7 @@ from codecplus.errors import CodecPlusError, FileFormatError, InputError, ModelM
 from codecplus.eval import score
 from codecplus.eval.codecs import Original, resolve_codecs
 
+from .phone import container_of, read_recording
 from .settings import CHECKPOINTS, MAX_CHANNELS, MAX_RATE, MAX_SECONDS, MAX_UPLOAD
 
 METRICS = ("pesq_wb", "stoi", "si_sdr")
@@ -34,6 +34,7 @@ class Clip:
     audio: np.ndarray = field(repr=False)
     sample_rate: int
     digest: str  # of the samples
+    note: str = ""  # what was changed on reading, for the visitor
 
     @property
     def seconds(self) -> float:
@@ -48,11 +49,11 @@ class Clip:
 
 @dataclass(frozen=True)
 class Coded:
-    """A clip that went through a codec."""
+    """A clip after a codec: the coded file and the decoded audio."""
 
     codec: str
     size: int  # bytes of the file
-    kbps: float  # measured, all channels together: of our whole file, else of the packets without Ogg and the like
+    kbps: float  # measured, all channels together; of other codecs without their container
     audio: np.ndarray = field(repr=False)  # (C, S), as the clip
     data: bytes = field(repr=False)
     encode_seconds: float = 0.0
@@ -60,43 +61,77 @@ class Coded:
 
 
 def read_clip(path: str | Path | None) -> Clip:
-    """Read what a visitor gave; one sentence as InputError or FileFormatError if it cannot be used
+    """Read a visitor's audio file.
+
+    Raises InputError or FileFormatError, with one sentence for the visitor, if it cannot be used
     here.
     """
     if not path:
         raise InputError("There is no clip yet: pick one, upload one or record one.")
     path = Path(path)
-    if path.is_file() and path.stat().st_size > MAX_UPLOAD:
-        raise InputError(
-            f"Expected a file of at most {MAX_UPLOAD >> 20} MB, got {path.stat().st_size >> 20} MB."
-        )
+    _check_size(path)
+    try:
+        audio, sample_rate = _read(path)
+    except CodecPlusError as error:
+        # Visitors must not see the server's folders.
+        raise type(error)(str(error).replace(str(path), "The file")) from None
+    note = ""
+    channels = len(audio)
+    if channels > MAX_CHANNELS:
+        audio = audio.mean(axis=0, keepdims=True)
+        note = f"the mix of its {channels} channels"
+    digest = hashlib.sha256(f"{audio.shape} {sample_rate} ".encode() + audio.tobytes()).hexdigest()
+    return Clip(audio, sample_rate, digest, note)
+
+
+def _read(path: Path) -> tuple[np.ndarray, int]:
+    """Read audio (C, S) and its rate, unless it is too long, too short, or of too high a rate."""
     try:
         with AudioFileReader(path) as reader:
-            seconds = reader.num_samples / reader.sample_rate
-            if seconds > MAX_SECONDS:
-                raise InputError(
-                    f"Expected at most {MAX_SECONDS} s of audio, got {_duration(seconds)}; cut it, or use "
-                    "`codecplus encode`, which takes any length."
-                )
-            if reader.channels > MAX_CHANNELS or reader.sample_rate > MAX_RATE:
-                raise InputError(
-                    f"Expected mono or stereo at up to {MAX_RATE} Hz, got {reader.channels} channels at "
-                    f"{reader.sample_rate} Hz."
-                )
-            if seconds < 0.1:
-                raise InputError(f"Expected at least 0.1 s of audio, got {seconds:.3f} s.")
-            audio = np.concatenate(list(reader.blocks()), axis=-1)
-    except CodecPlusError as error:
-        # The server's folders are nobody's business.
-        raise type(error)(str(error).replace(str(path), "The file")) from None
-    digest = hashlib.sha256(
-        f"{audio.shape} {reader.sample_rate} ".encode() + audio.tobytes()
-    ).hexdigest()
-    return Clip(audio, reader.sample_rate, digest)
+            _check_audio(reader.num_samples, reader.sample_rate)
+            return np.concatenate(list(reader.blocks()), axis=-1), reader.sample_rate
+    except FileFormatError:
+        if not path.is_file() or container_of(path) is None:
+            raise
+    audio, sample_rate = read_recording(path, MAX_SECONDS)
+    _check_audio(audio.shape[-1], sample_rate)
+    return audio, sample_rate
+
+
+def _check_audio(samples: int, sample_rate: int) -> None:
+    seconds = samples / sample_rate
+    if seconds > MAX_SECONDS:
+        raise InputError(
+            f"Expected at most {MAX_SECONDS} s of audio, got {_duration(seconds)}; cut it, or use "
+            "`codecplus encode`, which takes any length."
+        )
+    if sample_rate > MAX_RATE:
+        raise InputError(f"Expected audio at up to {MAX_RATE} Hz, got {sample_rate} Hz.")
+    if seconds < 0.1:
+        raise InputError(f"Expected at least 0.1 s of audio, got {seconds:.3f} s.")
+
+
+def _check_size(path: Path) -> None:
+    if path.is_file() and path.stat().st_size > MAX_UPLOAD:
+        size = path.stat().st_size / 2**20
+        raise InputError(
+            f"Expected a file of at most {MAX_UPLOAD >> 20} MB, got {_rounded_up(size)} MB."
+        )
+
+
+def _rounded_up(value: float) -> str:
+    """Write a value above its limit so that it does not look like the limit.
+
+    >>> _rounded_up(60.004), _rounded_up(75.0)
+    ('60.01', '75')
+    """
+    return f"{math.ceil(100 * value) / 100:g}"
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds:.0f} s"
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} hours"
+    return f"{_rounded_up(seconds)} s"
 
 
 # ---- codecs
@@ -113,7 +148,7 @@ def device() -> str:
 
 
 def on_gpu(function: Callable) -> Callable:
-    """Mark a function that wants ZeroGPU's GPU; elsewhere it stays as it is."""
+    """Run a function on ZeroGPU's GPU; elsewhere return it unchanged."""
     try:
         import spaces  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -140,10 +175,10 @@ def on_gpu(function: Callable) -> Callable:
 
 @functools.cache
 def checkpoint(name: str) -> Codec:
-    """A codec of the demo on the processor, loaded once: for streams, whose steps are too small for
-    a GPU, and figures.
+    """Load a codec of the demo once, on the processor. Streams use it, whose steps are too small
+    for a GPU.
 
-    Raises InputError for any other: visitors cannot make the server load what they like.
+    Raises InputError for any other name, so that visitors cannot make the server load a model.
     """
     if name not in CHECKPOINTS:
         raise InputError(
@@ -165,8 +200,8 @@ def load() -> None:
 
 
 def title(name: str) -> str:
-    """A checkpoint's name for people: of a folder its last part, for the server's folders are
-    nobody's business.
+    """Return the name that visitors see: of a folder its last part, which hides the server's
+    folders.
     """
     return Path(name).name if Path(name).is_absolute() else name
 
@@ -176,10 +211,20 @@ def rates(name: str) -> list[float]:
     return checkpoint(name).bitrates
 
 
+def check_rate(name: str, kbps: float) -> float:
+    """Return a rate that a checkpoint has, in kbit/s per channel; raises InputError for others."""
+    reachable = rates(name)
+    low = round(reachable[0], 2)
+    high = round(reachable[-1], 2)
+    if not low <= round(kbps, 2) <= high:
+        raise InputError(
+            f"Expected {low:g} to {high:g} kbit/s per channel for {title(name)}, got {kbps:g}."
+        )
+    return min(max(kbps, reachable[0]), reachable[-1])
+
+
 class _Recent:
-    """The last results, so that going back and forth costs nothing; what is being computed is
-    computed once.
-    """
+    """A cache of the last results. Callers that ask for one key at once share the computation."""
 
     def __init__(self, count: int):
         self.count = count
@@ -246,7 +291,7 @@ HARNESS = ("opus", "opus-vbr", "mp3", "aac")
 
 
 def any_codec(clip: Clip, name: str, kbps: float) -> Coded:
-    """A clip through a checkpoint or another codec of the harness, at a rate in kbit/s per channel."""
+    """Code a clip by a checkpoint or a codec of the harness, at a rate in kbit/s per channel."""
     if name in CHECKPOINTS:
         reachable = rates(name)
         return round_trip(clip, name, min(max(kbps, reachable[0]), reachable[-1]))
@@ -264,23 +309,27 @@ def _code(name: str, codec: Any, clip: Clip) -> Coded:
     payload = codec.encode(clip.audio, clip.sample_rate)
     middle = time.perf_counter()
     audio = codec.decode(payload.data, Original(channels, samples, clip.sample_rate))
-    return Coded(name, len(payload.data), payload.bits / clip.seconds / 1000, audio, payload.data, middle - start,
-                 time.perf_counter() - middle)  # fmt: skip
+    return Coded(
+        name,
+        len(payload.data),
+        payload.bits / clip.seconds / 1000,
+        audio,
+        payload.data,
+        middle - start,
+        time.perf_counter() - middle,
+    )
 
 
 def decode_file(path: str | Path | None) -> tuple[np.ndarray, int, dict[str, Any]]:
     """Audio (C, S) of an uploaded `.dacp`, its rate, and what the file says of itself.
 
-    Raises InputError or FileFormatError with one sentence for a file that is none, too long, or of
-    another model.
+    Raises InputError or FileFormatError with one sentence for a file that is no `.dacp`, is too
+    long, or comes from another model.
     """
     if not path:
         raise InputError("There is no file yet: upload a .dacp.")
     path = Path(path)
-    if path.stat().st_size > MAX_UPLOAD:
-        raise InputError(
-            f"Expected a file of at most {MAX_UPLOAD >> 20} MB, got {path.stat().st_size >> 20} MB."
-        )
+    _check_size(path)
     data = path.read_bytes()
     if not data:
         raise FileFormatError("Expected a .dacp file, got an empty one.")
@@ -293,7 +342,8 @@ def decode_file(path: str | Path | None) -> tuple[np.ndarray, int, dict[str, Any
         or header.original_sample_rate > MAX_RATE
     ):
         raise InputError(
-            f"Expected at most {MAX_SECONDS} s of mono or stereo, got {_duration(seconds)} of {header.channels} "
+            f"Expected at most {MAX_SECONDS} s of mono or stereo, got {_duration(seconds)} of "
+            f"{header.channels} "
             "channels; use `codecplus decode`, which takes any length."
         )
     # A file has the first bytes of its model's fingerprint.
@@ -311,17 +361,46 @@ def decode_file(path: str | Path | None) -> tuple[np.ndarray, int, dict[str, Any
         )
     audio = _decompress(name, data)
     about = {
-        "checkpoint": title(name), "seconds": round(seconds, 3), "channels": header.channels,
-        "sample_rate": header.original_sample_rate, "codebooks": header.num_codebooks, "bytes": len(data),
+        "checkpoint": title(name),
+        "seconds": round(seconds, 3),
+        "channels": header.channels,
+        "sample_rate": header.original_sample_rate,
+        "codebooks": header.num_codebooks,
+        "bytes": len(data),
         "kbit/s": round(len(data) * 8 / max(seconds, 1e-9) / 1000, 3),
-    }  # fmt: skip
+    }
     return audio, header.original_sample_rate, about
 
 
-def figures(clip: Clip, coded: Coded) -> dict[str, Any]:
-    """What was measured of a clip that went through a codec; a score that is not there is None,
-    with its reason.
+def size_figures(clip: Clip, data: bytes) -> dict[str, float]:
+    """Measure a file: its bytes, its rate, and how many times smaller than 16-bit PCM it is."""
+    return {
+        "bytes": len(data),
+        "kbps": round(len(data) * 8 / clip.seconds / 1000, 3),
+        "smaller": round(clip.pcm_bytes / len(data), 1),
+    }
+
+
+def rate_text(kbps: float, clip: Clip) -> str:
+    """Write a bitrate; of stereo as twice that of a channel, which the slider sets."""
+    channels = len(clip.audio)
+    if channels == 1:
+        return f"{kbps:.2f} kbit/s"
+    return f"{channels} × {kbps / channels:.2f} kbit/s"
+
+
+def file_name(coded: Coded, suffix: str) -> str:
+    """Name a file after its codec and rate, so that downloads can be told apart.
+
+    >>> coded = Coded("opus", 750, 6.0, np.zeros((1, 1)), b"")
+    >>> file_name(coded, ".wav")
+    'opus-6.00kbps.wav'
     """
+    return f"{coded.codec.replace('/', '-')}-{coded.kbps:.2f}kbps{suffix}"
+
+
+def figures(clip: Clip, coded: Coded) -> dict[str, Any]:
+    """Measure a coded clip: size, rate and scores. A score that failed is None, with a reason."""
     key = clip.digest, hashlib.sha256(coded.audio.tobytes()).hexdigest()
     found = _scores.get(key, lambda: score(clip.audio, coded.audio, clip.sample_rate, METRICS))
     return {

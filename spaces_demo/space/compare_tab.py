@@ -1,7 +1,8 @@
 """Compare: any two codecs of the harness on one clip, blind if wished."""
 
+import functools
+import html
 import random
-from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -9,14 +10,34 @@ import gradio as gr
 from codecplus.eval.stimuli import match_loudness
 
 from . import coding
-from .parts import AT_A_TIME, BUSY, CLIPS, chosen_clip, in_a_sentence, shelve, table, tracks
+from .parts import (
+    AT_A_TIME,
+    BUSY,
+    CLIPS,
+    announced,
+    chosen_clip,
+    in_a_sentence,
+    shelve,
+    table,
+    tracks,
+)
+from .ratings import VoteStore
 from .settings import CHECKPOINTS
 from .shelf import Shelf
 
 _VERDICTS = {"X": "You preferred X", "Y": "You preferred Y", "neither": "You heard no difference"}
 
 
-def build(shelf: Shelf) -> None:
+def vote(votes: VoteStore, choice: str, measured: list[dict[str, Any]]) -> str:
+    """Store a blind vote for X, Y or neither, and return the tally so far, as HTML."""
+    x, y = (f"{figures['codec']} at {figures['kbps']:.1f} kbit/s" for figures in measured)
+    votes.add((x, y), {"X": x, "Y": y, "neither": None}[choice])
+    counts = votes.tally((x, y))
+    tally = f"{counts[x]} for {x}, {counts[y]} for {y}, {counts[None]} for neither"
+    return f"<b>{_VERDICTS[choice]}</b>. Votes so far: {html.escape(tally)}."
+
+
+def build(shelf: Shelf, votes: VoteStore) -> None:
     """Put the tab together."""
     codecs = [(coding.title(name), name) for name in (*CHECKPOINTS, *coding.HARNESS)]
     with gr.Row(equal_height=False):
@@ -58,11 +79,11 @@ def build(shelf: Shelf) -> None:
             player = tracks(
                 "Press “Compare”: the reference and both codecs, at one loudness.", "compare-player"
             )
-            with gr.Row(visible=False, elem_id="votes") as votes:
+            with gr.Row(visible=False, elem_id="votes") as buttons:
                 vote_x = gr.Button("I prefer X", elem_id="vote-x")
                 vote_none = gr.Button("No difference")
                 vote_y = gr.Button("I prefer Y")
-            verdict = gr.HTML("", elem_id="verdict", apply_default_css=False)
+            verdict = announced("verdict")
             answer = gr.State()
 
     @in_a_sentence
@@ -108,38 +129,34 @@ def build(shelf: Shelf) -> None:
         ]
         measured = [coding.figures(clip, coded) for coded in pair]
         said = "" if blind else table(measured)
-        return {"tracks": shown}, gr.Row(visible=blind), said, measured if blind else None
+        # A waveform would give away which codec it is; both are heard before one is preferred.
+        value = {"tracks": shown, "blind": blind, "unlocks": "votes"}
+        return value, gr.Row(visible=blind), said, measured if blind else None
 
     def reveal(choice: str, measured: list[dict[str, Any]] | None) -> tuple:
         if not measured:
             raise gr.Error(
                 "There is nothing to reveal: compare two codecs blind first.", print_exception=False
             )
-        named = [
-            {**row, "codec": f"{letter}: {row['codec']}"}
-            for letter, row in zip("XY", measured, strict=True)
-        ]
-        return (
-            f"<p class='cp-size'><b>{_VERDICTS[choice]}</b>.</p>{table(named)}",
-            gr.Row(visible=False),
-            None,
-        )
+        named = []
+        for letter, figures in zip("XY", measured, strict=True):
+            named.append({**figures, "codec": f"{letter}: {figures['codec']}"})
+        said = vote(votes, choice, measured)
+        return f"<p class='cp-size'>{said}</p>{table(named)}", gr.Row(visible=False), None
 
     go.click(
-        compare, [bundled, own, left, left_kbps, right, right_kbps, blind], [player, votes, verdict, answer],
-        api_name="compare", concurrency_id=BUSY, concurrency_limit=AT_A_TIME,
-    )  # fmt: skip
+        compare,
+        [bundled, own, left, left_kbps, right, right_kbps, blind],
+        [player, buttons, verdict, answer],
+        api_visibility="private",
+        concurrency_id=BUSY,
+        concurrency_limit=AT_A_TIME,
+    )
     for button, choice in ((vote_x, "X"), (vote_none, "neither"), (vote_y, "Y")):
         button.click(
-            _named(lambda measured, choice=choice: reveal(choice, measured), f"reveal_{choice.lower()}"),
-            answer, [verdict, votes, answer], api_name=f"reveal_{choice.lower()}", queue=False,
-        )  # fmt: skip
-
-
-def _named(function: Callable, name: str) -> Callable:
-    """Scripts and agents see the name and the docstring of a function."""
-    function.__name__, function.__doc__ = (
-        name,
-        "Choose, and be told which codec was X and which was Y.",
-    )
-    return function
+            functools.partial(reveal, choice),
+            answer,
+            [verdict, buttons, answer],
+            api_visibility="private",
+            queue=False,
+        )

@@ -8,21 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.events import api
 
 from codecplus.errors import FileFormatError, InputError
-from codecplus.eval.listening import as_metric, describe
+from codecplus.eval.listening import ListeningResult, analyse, as_metric, describe
 
 from .listening import ListeningTest
 from .parts import in_a_sentence
 from .settings import LEADERBOARD, MAX_UPLOAD
 
 _HOW = (
-    "There is no leaderboard here yet. Make one, and open it with the button below or put it beside `app.py`:\n\n"
+    "There is no leaderboard here yet. Make one, and open it with the button below or put it "
+    "beside `app.py`:\n\n"
     "```\ncodecplus eval --model dac-16khz-live --codec opus --bitrate-per-channel 3 6 "
     "--data recordings/ -o results/\n"
     "codecplus leaderboard results/ --json > leaderboard.json\n```"
 )
+
+_RATES = "Rates count the bits of the codec (its payload), without the file around them."
 
 
 def read_board(path: str | Path) -> dict[str, Any]:
@@ -58,20 +60,87 @@ def read_board(path: str | Path) -> dict[str, Any]:
 
 
 def with_listeners(board: dict[str, Any], test: ListeningTest) -> dict[str, Any]:
-    """The board with the means of the listening test here, where a codec of that name is in it."""
-    from codecplus.eval.listening import analyse
+    """Append the results of the listening test here, as boards of their own.
 
+    Its recordings are not those of the other boards, so its means do not belong in them.
+    """
     found = analyse(test.store.all())
-    boards = []
-    for part in board["boards"]:
-        entries = []
-        for entry in part["entries"]:
-            heard = {name: result.conditions.get(entry["codec"]) for name, result in found.items()}
-            said = {name: as_metric(score) for name, score in heard.items() if score}
-            entries.append({**entry, "metrics": {**entry["metrics"], **said}})
-        metrics = {**{name: describe(result) for name, result in found.items()}, **part["metrics"]}
-        boards.append({**part, "entries": entries, "metrics": metrics})
-    return {**board, "boards": boards}
+    return {**board, "boards": [*board["boards"], *map(_listening_board, found.values())]}
+
+
+def _listening_board(result: ListeningResult) -> dict[str, Any]:
+    """Write the results of one method as a board. Its rates are those asked for, in names."""
+    about = describe(result)
+    entries = []
+    for condition, score in result.conditions.items():
+        kbps = condition.rpartition("@")[2]
+        entries.append(
+            {
+                "codec": condition,
+                "anchor": "@" not in condition,
+                "rank": None,
+                "payload_kbps": float(kbps) if "@" in condition else None,
+                "metrics": {result.method: as_metric(score)},
+            }
+        )
+    items = max((score.items for score in result.conditions.values()), default=0)
+    return {
+        "task": "listening test here",
+        "kind": about["title"],
+        "primary": result.method,
+        "rule": f"What visitors of this page said: {about['source']}. Rates are per channel.",
+        "clips": items,
+        "metrics": {result.method: about},
+        "entries": entries,
+    }
+
+
+def read_own_board(test: ListeningTest) -> dict[str, Any]:
+    """Read the leaderboard of this Space, with the listening test here; empty without one."""
+    if not LEADERBOARD.is_file():
+        return with_listeners({"schema": 1, "boards": []}, test)
+    return with_listeners(read_board(LEADERBOARD), test)
+
+
+def board_name(part: dict[str, Any]) -> str:
+    """Name a board by its task and the kind of its recordings."""
+    return f"{part['task']}: {part['kind']}"
+
+
+def summary(board: dict[str, Any], name: str = "", metric: str = "") -> dict[str, Any]:
+    """Shrink a leaderboard to one board and one metric, for scripts and agents.
+
+    Raises InputError for a board or a metric that is not there.
+    """
+    parts = {board_name(part): part for part in board["boards"]}
+    if not parts:
+        return {"boards": []}
+    name = name or next(iter(parts))
+    if name not in parts:
+        raise InputError(f"There is no board {name!r}; there are {', '.join(parts)}.")
+    part = parts[name]
+    known = titles(part)
+    metric = metric or (part["primary"] if part["primary"] in known else next(iter(known), ""))
+    if metric not in known:
+        raise InputError(f"There is no metric {metric!r}; there are {', '.join(known)}.")
+    rows = []
+    for entry in part["entries"]:
+        score = entry["metrics"].get(metric, {})
+        row = {
+            "codec": entry["codec"],
+            "rank": entry["rank"],
+            "kbps": entry["payload_kbps"],
+            **{key: score.get(key) for key in ("mean", "low", "high")},
+        }
+        rows.append({key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()})
+    return {
+        "boards": list(parts),
+        "board": name,
+        "metrics": known,
+        "metric": metric,
+        "higher_is_better": part["metrics"][metric].get("higher_is_better"),
+        "rows": rows,
+    }
 
 
 def titles(part: dict[str, Any]) -> dict[str, str]:
@@ -95,9 +164,13 @@ def cells(part: dict[str, Any], bands: Sequence[float] = ()) -> dict[str, Any]:
     for name, title in titles(part).items():
         about = part["metrics"][name]
         unit = f", {about['unit']}" if about.get("unit") in ("dB", "Hz", "ms") else ""
-        columns.append({
-            "title": f"{title}{unit}", "better": arrows[about.get("higher_is_better")], "about": about.get("source")
-        })  # fmt: skip
+        columns.append(
+            {
+                "title": f"{title}{unit}",
+                "better": arrows[about.get("higher_is_better")],
+                "about": about.get("source"),
+            }
+        )
     columns.append({"title": "latency, ms", "better": "↓"})
     rows = []
     for entry in part["entries"]:
@@ -137,30 +210,39 @@ def _group(entry: dict[str, Any], bands: Sequence[float]) -> str:
 def curve(part: dict[str, Any], metric: str) -> dict[str, Any]:
     """Rate and distortion of the codecs of a board, anchors left out, as the plot takes it."""
     points = [
-        {"codec": entry["codec"].split("@")[0], "kbps": entry.get("payload_kbps_per_channel") or entry["payload_kbps"],
-         **{key: entry["metrics"][metric].get(key) for key in ("mean", "low", "high")}}
+        {
+            "codec": entry["codec"].split("@")[0],
+            "kbps": entry.get("payload_kbps_per_channel") or entry["payload_kbps"],
+            **{key: entry["metrics"][metric].get(key) for key in ("mean", "low", "high")},
+        }
         for entry in part["entries"]
         if not entry.get("anchor") and metric in entry["metrics"] and entry["payload_kbps"]
-    ]  # fmt: skip
+    ]
     about = part["metrics"][metric]
     better = {True: "higher", False: "lower"}.get(about.get("higher_is_better"), "")
     return {"title": about["title"], "better": better, "points": points}
 
 
-def build(test: ListeningTest, page: gr.Blocks) -> None:
-    """Put the tab together."""
+def build(test: ListeningTest, tab: gr.Tab) -> None:
+    """Put the tab together. The board is loaded when the tab is opened."""
     empty = gr.Markdown(_HOW, visible=False)
     with gr.Row():
         which = gr.Dropdown([], label="Data", elem_id="board", min_width=180)
         metric = gr.Dropdown([], label="Plot", elem_id="metric", min_width=180)
     plot = gr.HTML(
-        value={}, html_template='<div class="cp-root cp-plot"></div>',
-        js_on_load="window.codecplus.plot(element, props, watch);", apply_default_css=False, elem_id="plot",
-    )  # fmt: skip
+        value={},
+        html_template='<div class="cp-root cp-plot"></div>',
+        js_on_load="window.codecplus.plot(element, props, watch);",
+        apply_default_css=False,
+        elem_id="plot",
+    )
     board_table = gr.HTML(
-        value={}, html_template='<div class="cp-root"></div>',
-        js_on_load="window.codecplus.table(element, props, watch);", apply_default_css=False, elem_id="table",
-    )  # fmt: skip
+        value={},
+        html_template='<div class="cp-root"></div>',
+        js_on_load="window.codecplus.table(element, props, watch);",
+        apply_default_css=False,
+        elem_id="table",
+    )
     rule = gr.Markdown("", elem_classes="cp-note", elem_id="rule")
     with gr.Row():
         refresh = gr.Button("Refresh", size="sm", elem_id="refresh")
@@ -181,7 +263,7 @@ def build(test: ListeningTest, page: gr.Blocks) -> None:
             nothing = gr.Dropdown(choices=[], value=None, visible=False)
             return gr.Markdown(visible=True), nothing, nothing, {}, {}, ""
         board = with_listeners(board, test)
-        names = [f"{part['task']}: {part['kind']}" for part in board["boards"]]
+        names = [board_name(part) for part in board["boards"]]
         part = board["boards"][names.index(which) if which in names else 0]
         known = titles(part)
         chosen = (
@@ -199,19 +281,13 @@ def build(test: ListeningTest, page: gr.Blocks) -> None:
             ),
             curve(part, chosen) if chosen else {},
             cells(part, board.get("bands") or ()),
-            f"{part.get('clips', 0)} clips. {part['rule']}",
+            f"{part.get('clips', 0)} clips. {part['rule']} {_RATES}",
         )
 
     @in_a_sentence
     def open_own(path: str) -> str:
         read_board(path)
         return path
-
-    @in_a_sentence
-    def leaderboard() -> dict:
-        """The leaderboard as data, with what listeners said here."""
-        board = load(None)
-        return with_listeners(board, test) if board else {"schema": 1, "boards": []}
 
     outputs: list[Any] = [empty, which, metric, plot, board_table, rule]
     given: list[Any] = [opened, which, metric]
@@ -222,5 +298,5 @@ def build(test: ListeningTest, page: gr.Blocks) -> None:
     }
     gr.on([refresh.click, which.input, metric.input], show, given, outputs, **quiet)
     own.upload(open_own, own, opened, api_visibility="private").then(show, given, outputs, **quiet)
-    page.load(show, given, outputs, **quiet)
-    api(leaderboard, api_name="leaderboard", concurrency_limit=8)
+    # Not when the page is loaded: a large answer would hold up the first tap on a slow line.
+    tab.select(show, given, outputs, **quiet)

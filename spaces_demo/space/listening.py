@@ -1,5 +1,7 @@
-"""Listening tests: stimuli, sessions, and who is asked what in which order. Knows nothing of pages."""
+"""Listening tests: stimuli, sessions and the order of trials. It knows nothing of pages."""
 
+import hashlib
+import io
 import json
 import random
 import re
@@ -7,7 +9,9 @@ import secrets
 import shutil
 import threading
 import time
+import wave
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,15 +27,17 @@ from .coding import read_clip
 from .ratings import RatingStore, hub_scheduler
 from .shelf import Shelf
 
+LEAST_SECONDS = 1.0  # of listening to each stimulus of a trial, or all of a shorter one
+CATEGORIES = (1, 2, 3, 4, 5)  # of ACR, ITU-T P.800: bad, poor, fair, good, excellent
 _MAX_SESSIONS = 2000
 _SESSION_SECONDS = 3 * 3600
-_RATER = re.compile(r"[0-9a-f]{16}")
+_KEY = re.compile(r"[0-9a-f]{32}")
 _shuffle = random.SystemRandom().sample
 
 
 @dataclass(frozen=True)
 class Definition:
-    """What is tested: items by name, and codecs with their rates in kbit/s per channel."""
+    """A listening test: items by name, and codecs with their rates in kbit/s per channel."""
 
     name: str
     items: dict[str, Path]
@@ -39,7 +45,7 @@ class Definition:
 
     @classmethod
     def read(cls, path: Path) -> "Definition":
-        """Read a test's JSON file; FileFormatError where it is none."""
+        """Read a test's JSON file; raises FileFormatError if it describes no test."""
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
             items = {name: (path.parent / file).resolve() for name, file in fields["items"].items()}
@@ -50,153 +56,278 @@ class Definition:
 
 
 @dataclass
+class _Trial:
+    """One page of a test: an item, and the stimulus behind each letter."""
+
+    item: str
+    stimuli: dict[str, Stimulus]
+    begun: float | None = None  # when the listener first got it
+    addresses: dict[str, set[str]] = field(default_factory=dict)  # letter -> URLs given out
+
+
+@dataclass
 class _Session:
-    """One listener on the way through one test."""
+    """One listener in one test."""
 
     method: str
     rater: str
-    trials: list[tuple[str, dict[str, Stimulus]]]  # item, and what hides behind each letter
+    trials: list[_Trial]
+    touched: float
     position: int = 0
-    given: list[Rating] = field(default_factory=list)
-    touched: float = field(default_factory=time.monotonic)
+    ratings: list[Rating] = field(default_factory=list)
 
 
 class ListeningTest:
-    """A MUSHRA and an ACR test of the same stimuli, for any number of listeners at a time."""
+    """A MUSHRA and an ACR test of the same stimuli, for any number of listeners at a time.
 
-    def __init__(self, definition: Definition, shelf: Shelf, ratings: Path):
-        self.definition, self.shelf = definition, shelf
-        self.codecs = [
-            codec
-            for name, kbps in definition.conditions
-            for codec in resolve_codecs([name], [kbps])[3:]
-        ]  # the first three are the anchors, which every item has
+    A listener has a secret key. Ratings carry a hash of it, so that nobody can rate in the name
+    of a rater whose ratings are published.
+
+    Args:
+        definition: what is tested
+        shelf: where the stimuli are served
+        ratings: folder of the ratings
+        clock: returns seconds; tests pass their own
+    """
+
+    def __init__(
+        self,
+        definition: Definition,
+        shelf: Shelf,
+        ratings: Path,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.definition = definition
+        self.shelf = shelf
+        self.codecs = []
+        for name, kbps in definition.conditions:
+            # The first three are the anchors, which every item has.
+            self.codecs += resolve_codecs([name], [kbps])[3:]
         self.store = RatingStore(ratings, conditions_hash(self.codecs), hub_scheduler(ratings))
+        self._clock = clock
         self._items: dict[str, list[Stimulus]] | None = None
-        self._urls: dict[Path, str] = {}
+        self._seconds: dict[str, float] = {}  # of each item
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
-        self._lock, self._preparing = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
+        self._preparing = threading.Lock()
 
     def prepare(self) -> dict[str, list[Stimulus]]:
-        """Code every item by every condition, once; later calls give the same."""
+        """Code every item by every condition, once; later calls return the same stimuli."""
         with self._preparing:
             if self._items is None:
                 items = {}
                 for name, path in self.definition.items.items():
-                    clip, folder = read_clip(path), self.shelf.new("item").parent
+                    clip = read_clip(path)
+                    folder = self.shelf.new("item").parent
                     items[name] = prepare_item(clip.audio, clip.sample_rate, self.codecs, folder)
-                    self._urls |= {s.path: self.shelf.put(s.path, keep=True) for s in items[name]}
+                    self._seconds[name] = clip.seconds
                 self._items = items
             return self._items
 
-    def start(self, method: str, rater: str | None = None) -> dict[str, Any]:
-        """Begin a session, of a listener who was here before or of a new one, and give the first
-        trial.
+    def start(self, method: str, key: str | None = None) -> dict[str, Any]:
+        """Begin a session, or go on with the listener's open one, and return its present trial.
+
+        `key` is the secret that an earlier answer gave to the listener; without a valid one the
+        listener is new. Raises InputError for an unknown method.
         """
         if method not in SCALES:
             raise InputError(f"There is no method {method!r}; there are {', '.join(SCALES)}.")
-        if not (isinstance(rater, str) and _RATER.fullmatch(rater)):
-            rater = secrets.token_hex(8)
-        items, trials = self.prepare(), []
-        for item in _shuffle(list(items), len(items)):
-            stimuli = _shuffle(items[item], len(items[item]))
-            letters = [chr(ord("A") + i) for i in range(len(stimuli))]
-            if method == "mushra":
-                trials.append((item, dict(zip(letters, stimuli, strict=True))))
-            else:
-                trials += [(item, {"A": stimulus}) for stimulus in stimuli]
-        if (
-            method == "acr"
-        ):  # the same words should not come twice in a row, as far as chance allows
-            trials = _shuffle(trials, len(trials))
-        name = secrets.token_urlsafe(12)
+        if not (isinstance(key, str) and _KEY.fullmatch(key)):
+            key = secrets.token_hex(16)
+        rater = rater_of(key)
+        items = self.prepare()
         with self._lock:
-            self._sessions[name] = _Session(method, rater, trials)
-            self._forget()
-        return self._trial(name)
+            name = self._open_session(method, rater)
+            if name is None:
+                name = secrets.token_urlsafe(24)
+                session = _Session(method, rater, _trials(method, items), self._clock())
+                self._sessions[name] = session
+                self._forget()
+            return {**self._page(name), "key": key}
 
-    def submit(self, session: str, scores: Any) -> dict[str, Any]:
-        """Take the scores of the present trial, by letter, and give the next one, or the end.
+    def submit(self, session: str, index: int, scores: Any) -> dict[str, Any]:
+        """Store the scores of trial `index`, by letter, and return the next trial, or the end.
 
-        Raises InputError for a session that is gone, and unless every letter has a score of the
-        scale.
+        A trial that is rated already is not rated again: the answer is the present trial, so that a
+        request whose answer was lost can be repeated.
+
+        Raises InputError for a session that is over, a trial that was not reached, scores that are
+        not one of the scale for each letter, and a trial that was answered before it was heard.
         """
         with self._lock:
-            found = self._sessions.get(session)
-            if found is None:
+            listener = self._sessions.get(session)
+            if listener is None:
                 raise InputError("This session is over; begin again.")
-            item, stimuli = found.trials[found.position]
-            ratings = _ratings(found, item, stimuli, scores)
-            self.store.add(ratings)
-            found.given += ratings
-            found.position += 1
-            found.touched = time.monotonic()
-            if found.position < len(found.trials):
-                return self._trial(session)
-            del self._sessions[session]
-        given: dict[str, list[float]] = {}
-        for rating in found.given:
-            given.setdefault(
-                "reference" if rating.condition == REFERENCE else rating.condition, []
-            ).append(rating.score)
-        means = sorted(
-            ((name, float(np.mean(scores))) for name, scores in given.items()),
-            key=lambda pair: -pair[1],
-        )
-        return {
-            "stage": "done",
-            "method": found.method,
-            "rater": found.rater,
-            "given": [list(pair) for pair in means],
-        }
+            if isinstance(index, bool) or not isinstance(index, int):
+                raise InputError(f"Expected the index of the trial, got {index!r}.")
+            if not 0 <= index <= listener.position or index >= len(listener.trials):
+                raise InputError(
+                    f"Expected scores of trial {listener.position}, got some of trial {index}."
+                )
+            if index == listener.position:
+                trial = listener.trials[index]
+                ratings = _ratings(listener, trial, scores)
+                self._require_listening(listener, trial)
+                self.store.add(ratings)
+                listener.ratings += ratings
+                listener.position += 1
+                listener.touched = self._clock()
+            return self._page(session)
 
     def results(self) -> dict[str, Any]:
-        """What all listeners said so far, screened, as plain data by method."""
+        """Return what all listeners said so far, by method, as plain data.
+
+        `excluded` of a method names the listeners that the screening left out, and says why.
+        """
         return {name: result.as_dict() for name, result in analyse(self.store.all()).items()}
 
-    def _trial(self, name: str) -> dict[str, Any]:
-        session = self._sessions[name]
-        item, stimuli = session.trials[session.position]
-        reference = next(s for s in (self._items or {})[item] if s.condition == REFERENCE)
-        return {
-            "stage": "trial", "session": name, "method": session.method, "rater": session.rater,
-            "index": session.position, "total": len(session.trials),
-            # A copy under another name, or the equal URL would give the hidden reference away.
-            "reference": self._alias(reference.path) if session.method == "mushra" else None,
-            "stimuli": [{"id": letter, "url": self._alias(s.path)} for letter, s in stimuli.items()],
-        }  # fmt: skip
+    def _open_session(self, method: str, rater: str) -> str | None:
+        for name, session in self._sessions.items():
+            is_open = session.position < len(session.trials)
+            if is_open and session.rater == rater and session.method == method:
+                return name
+        return None
 
-    def _alias(self, path: Path) -> str:
-        return self.shelf.put(path, again=True)
+    def _page(self, name: str) -> dict[str, Any]:
+        """The present trial of a session, or its end."""
+        session = self._sessions[name]
+        if session.position == len(session.trials):
+            return _end(session)
+        trial = session.trials[session.position]
+        if trial.begun is None:
+            trial.begun = self._clock()
+        stimuli = []
+        for letter, stimulus in trial.stimuli.items():
+            url = self._salted_url(stimulus.path)
+            trial.addresses.setdefault(letter, set()).add(url)
+            stimuli.append({"id": letter, "url": url})
+        reference = None
+        if session.method == "mushra":
+            files = {s.condition: s.path for s in (self._items or {})[trial.item]}
+            reference = self._salted_url(files[REFERENCE])
+        seconds = self._seconds[trial.item]
+        return {
+            "stage": "trial",
+            "session": name,
+            "method": session.method,
+            "rater": session.rater,
+            "index": session.position,
+            "total": len(session.trials),
+            "reference": reference,
+            "stimuli": stimuli,
+            "least_seconds": min(LEAST_SECONDS, seconds),  # of each stimulus
+            "full_seconds": seconds,  # one of them is heard to its end
+        }
+
+    def _salted_url(self, path: Path) -> str:
+        return self.shelf.put(path, again=True, transform=salted)
+
+    def _require_listening(self, session: _Session, trial: _Trial) -> None:
+        """Refuse scores of what nobody can have heard: files not fetched, or too little time."""
+        for letter, urls in trial.addresses.items():
+            if not any(self.shelf.was_served(url) for url in urls):
+                raise InputError(f"Listen to {letter} before you rate it.")
+        seconds = self._seconds[trial.item]
+        # One stimulus is heard to its end, and a part of each other one.
+        least = seconds + (len(trial.stimuli) - 1) * min(LEAST_SECONDS, seconds)
+        # A tenth less, for a browser's clock is not this one.
+        if self._clock() - (trial.begun or 0.0) < 0.9 * least:
+            raise InputError(f"Listen first: this trial takes at least {least:.1f} s.")
 
     def _forget(self) -> None:
-        limit = time.monotonic() - _SESSION_SECONDS
-        for name in [name for name, session in self._sessions.items() if session.touched < limit]:
+        """Drop sessions that are old, and beyond the limit first those that rated nothing."""
+        limit = self._clock() - _SESSION_SECONDS
+        for name, session in list(self._sessions.items()):
+            if session.touched < limit:
+                del self._sessions[name]
+        excess = len(self._sessions) - _MAX_SESSIONS
+        by_worth = sorted(
+            self._sessions,
+            key=lambda name: (self._sessions[name].position > 0, self._sessions[name].touched),
+        )
+        for name in by_worth[: max(0, excess)]:
             del self._sessions[name]
-        while len(self._sessions) > _MAX_SESSIONS:
-            self._sessions.popitem(last=False)
 
 
-def _ratings(
-    session: _Session, item: str, stimuli: dict[str, Stimulus], scores: Any
-) -> list[Rating]:
-    if not isinstance(scores, dict) or set(scores) != set(stimuli):
-        raise InputError(f"Expected a score for each of {', '.join(stimuli)}.")
+def rater_of(key: str) -> str:
+    """Return the public name of a listener: a hash, from which the secret key cannot be found."""
+    return hashlib.sha256(f"codecplus rater {key}".encode()).hexdigest()[:16]
+
+
+def salted(data: bytes, token: str) -> bytes:
+    """Change the last bit of some samples of a 16-bit WAV file, differently for every token.
+
+    Two copies of one stimulus then differ in their bytes, so that a hidden reference cannot be
+    found by comparing files. The change of one step is far below what can be heard.
+    """
+    seed = int.from_bytes(hashlib.sha256(token.encode()).digest()[:8], "big")
+    with wave.open(io.BytesIO(data)) as reader:
+        parameters = reader.getparams()
+        samples = np.frombuffer(reader.readframes(parameters.nframes), "<i2").astype(np.int32)
+    noise = np.random.default_rng(seed).integers(-1, 2, samples.shape)
+    changed = (samples + noise).clip(-32768, 32767).astype("<i2")
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setparams(parameters)
+        writer.writeframes(changed.tobytes())
+    return file.getvalue()
+
+
+def _trials(method: str, items: dict[str, list[Stimulus]]) -> list[_Trial]:
+    """Every item in a random order: for MUSHRA all stimuli on one page, for ACR one a page."""
+    trials = []
+    for item in _shuffle(list(items), len(items)):
+        stimuli = _shuffle(items[item], len(items[item]))
+        if method == "mushra":
+            letters = [chr(ord("A") + i) for i in range(len(stimuli))]
+            trials.append(_Trial(item, dict(zip(letters, stimuli, strict=True))))
+        else:
+            trials += [_Trial(item, {"A": stimulus}) for stimulus in stimuli]
+    if method == "acr":  # one item should not come twice in a row, as far as chance allows
+        trials = _shuffle(trials, len(trials))
+    return trials
+
+
+def _end(session: _Session) -> dict[str, Any]:
+    """The last page: the listener's mean of each condition, best first."""
+    scores: dict[str, list[float]] = {}
+    for rating in session.ratings:
+        name = "reference" if rating.condition == REFERENCE else rating.condition
+        scores.setdefault(name, []).append(rating.score)
+    means = [[name, float(np.mean(values))] for name, values in scores.items()]
+    return {
+        "stage": "done",
+        "method": session.method,
+        "rater": session.rater,
+        "index": session.position,
+        "total": len(session.trials),
+        "given": sorted(means, key=lambda pair: -pair[1]),
+    }
+
+
+def _ratings(session: _Session, trial: _Trial, scores: Any) -> list[Rating]:
+    if not isinstance(scores, dict) or set(scores) != set(trial.stimuli):
+        raise InputError(f"Expected a score for each of {', '.join(trial.stimuli)}.")
     low, high = SCALES[session.method]
+    ratings = []
     for letter, score in scores.items():
-        if (
-            isinstance(score, bool)
-            or not isinstance(score, int | float)
-            or not low <= score <= high
-        ):
+        is_number = isinstance(score, int | float) and not isinstance(score, bool)
+        if session.method == "acr":
+            if not is_number or score not in CATEGORIES:
+                raise InputError(
+                    f"Expected a score of 1, 2, 3, 4 or 5 for {letter}, got {score!r}."
+                )
+        elif not is_number or not low <= score <= high:
             raise InputError(
                 f"Expected a score from {low:g} to {high:g} for {letter}, got {score!r}."
             )
-    return [Rating(session.method, session.rater, item, stimuli[letter].condition, float(score))
-            for letter, score in scores.items()]  # fmt: skip
+        condition = trial.stimuli[letter].condition
+        rating = Rating(session.method, session.rater, trial.item, condition, float(score))
+        ratings.append(rating)
+    return ratings
 
 
 def copy_ratings(store: RatingStore, target: Path) -> Path:
-    """A copy of the ratings so far, for `codecplus listening`."""
+    """Copy the ratings so far, for `codecplus listening`."""
     shutil.copyfile(store.path, target)
     return target

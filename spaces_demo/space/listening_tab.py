@@ -1,9 +1,10 @@
-"""Listening test: MUSHRA and ACR by whoever comes, and what they said so far."""
+"""Listening test: MUSHRA and ACR for every visitor, and the results so far."""
 
 from typing import Any
 
 import gradio as gr
-from gradio.events import api
+
+from codecplus.eval.listening import analyse, listening_report
 
 from .listening import ListeningTest, copy_ratings
 from .parts import in_a_sentence
@@ -15,52 +16,46 @@ def build(test: ListeningTest) -> gr.HTML:
         value={"stage": "intro"},
         html_template='<div class="cp-root cp-listening"></div>',
         # The names of the events must stand here for Gradio to know them: "begin" and "rated".
-        js_on_load='window.codecplus.listening(element, props, watch, trigger); const EVENTS = ["begin", "rated"];',
+        js_on_load="window.codecplus.listening(element, props, watch, trigger); "
+        'const EVENTS = ["begin", "rated"];',
         apply_default_css=False,
         elem_id="listening",
     )
     with gr.Accordion("Ratings so far", open=False):
         gr.Markdown(
-            "Every rating, as SQLite: `codecplus listening ratings.sqlite` screens the listeners and gives "
+            "Every rating, as SQLite: `codecplus listening ratings.sqlite` screens the "
+            "listeners and gives "
             "means with intervals over listeners and items. The leaderboard shows them, too.",
             elem_classes="cp-note",
         )
-        download = gr.DownloadButton("Prepare the ratings", size="sm", elem_id="ratings")
+        with gr.Row():
+            show = gr.Button("Show the results", size="sm", elem_id="show-results")
+            download = gr.DownloadButton("Prepare the ratings", size="sm", elem_id="ratings")
+        report = gr.Markdown("", elem_id="listening-report")
 
     @in_a_sentence
     def begin(event: gr.EventData) -> dict[str, Any]:
-        return test.start(str(event.method), event.rater)
+        return test.start(str(event.method), event.key)
 
     @in_a_sentence
     def rated(event: gr.EventData) -> dict[str, Any]:
-        return test.submit(str(event.session), event.scores)
-
-    @in_a_sentence
-    def listening_start(method: str, rater: str = "") -> dict:
-        """Begin a test, `mushra` or `acr`; gives the first trial, with the URLs of its stimuli."""
-        return test.start(method, rater)
-
-    @in_a_sentence
-    def listening_submit(session: str, scores: dict) -> dict:
-        """Give the scores of a trial by letter; gives the next trial, or the end."""
-        return test.submit(session, scores)
-
-    def listening_results() -> dict:
-        """What all listeners said so far, after screening."""
-        return test.results()
+        return test.submit(str(event.session), event.index, event.scores)
 
     page.begin(begin, None, page, api_visibility="private", concurrency_limit=8)
     page.rated(rated, None, page, api_visibility="private", concurrency_limit=8)
-    for function in (listening_start, listening_submit, listening_results):
-        api(function, api_name=function.__name__, concurrency_limit=8)
 
     def ratings() -> str:
-        """Every rating given here so far, as SQLite."""
+        """Return every rating given here so far, as an SQLite file."""
         path = copy_ratings(test.store, test.shelf.new("ratings.sqlite"))
         test.shelf.put(path)
         return str(path)
 
-    download.click(ratings, None, download, api_name="ratings").success(
+    def results() -> str:
+        found = analyse(test.store.all())
+        return listening_report(found) if found else "Nobody has rated anything yet."
+
+    show.click(results, None, report, api_visibility="private", concurrency_limit=8)
+    download.click(ratings, None, download, api_visibility="private").success(
         lambda: gr.DownloadButton("Download ratings.sqlite"),
         None,
         download,

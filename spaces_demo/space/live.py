@@ -1,5 +1,4 @@
-"""A microphone through the streaming codec and back: packets over a WebSocket, every one of them
-timed.
+"""Live calls: packets over a WebSocket through the streaming codec and back, each of them timed.
 
 The browser sends 16-bit samples behind an eight-byte time stamp of its own. It gets back the time
 stamp, the milliseconds that encoding and decoding took, the bits of the codes between the two, and
@@ -7,10 +6,14 @@ the samples that came out. The round trip is thus measured by one clock.
 """
 
 import asyncio
+import os
 import struct
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -20,12 +23,77 @@ from codecplus.audio.resampling import Resampler
 from codecplus.errors import CodecPlusError, InputError
 
 from .coding import Clip, checkpoint, title
-from .settings import MAX_LIVE_CALLS, MAX_LIVE_SECONDS
+from .settings import MAX_LIVE_CALLS, MAX_LIVE_CALLS_EACH, MAX_LIVE_SECONDS
 
 PACKET = 0.02  # seconds
 _MAX_MESSAGE = 1 << 16  # bytes
 _HEAD = struct.Struct("<dfI")  # the browser's time stamp, milliseconds of work, bits of codes
-_calls = threading.BoundedSemaphore(MAX_LIVE_CALLS)
+_SILENCE_SECONDS = 5  # a browser sends a packet every 20 ms; who sends none gives the line free
+
+
+class Lines:
+    """The live lines, of which one address may hold a few."""
+
+    def __init__(self, total: int, each: int):
+        self.total = total
+        self.each = each
+        self._holders: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def take(self, address: str) -> str | None:
+        """Take a line; returns a sentence for the caller where there is none."""
+        with self._lock:
+            if self._holders[address] >= self.each:
+                return f"You have {self.each} live calls already; end one of them first."
+            if self._holders.total() >= self.total:
+                return f"All {self.total} live lines are taken; try again in a minute."
+            self._holders[address] += 1
+            return None
+
+    def give_back(self, address: str) -> None:
+        """Free a line that `take` gave."""
+        with self._lock:
+            self._holders[address] -= 1
+            self._holders += Counter()  # forget addresses without a line
+
+
+class Pace:
+    """Tells whether samples come faster than anybody speaks: more than a second ahead of time."""
+
+    def __init__(self, rate: int, clock: Callable[[], float] = time.monotonic):
+        self.rate = rate
+        self._clock = clock
+        self._begun = clock()
+        self._samples = 0
+
+    def allows(self, samples: int) -> bool:
+        """Count some samples; returns False when they are too many for the time that passed."""
+        self._samples += samples
+        # Clocks of sound cards differ by less than 1 %.
+        return self._samples <= self.rate * (1.01 * (self._clock() - self._begun) + 1)
+
+
+_lines = Lines(MAX_LIVE_CALLS, MAX_LIVE_CALLS_EACH)
+
+
+def is_own_page(headers: Mapping[str, str]) -> bool:
+    """Return whether a page of this app opened a socket, or a program that is no browser.
+
+    Browsers name the page's origin. Another website must not use its visitors for calls here.
+    """
+    origin = headers.get("origin")
+    if origin is None:
+        return True
+    hosts = {headers.get("host"), os.environ.get("SPACE_HOST")}
+    return urlsplit(origin).netloc in hosts - {None, ""}
+
+
+def address_of(socket: WebSocket) -> str:
+    """Return the caller's address: as the proxy before a Space names it, else of the connection."""
+    forwarded = socket.headers.get("x-forwarded-for", "")
+    if os.environ.get("SPACE_HOST") and forwarded:
+        return forwarded.split(",")[0].strip()
+    return socket.client.host if socket.client else ""
 
 
 class Call:
@@ -88,12 +156,15 @@ def measure(clip: Clip, name: str, kbps: float) -> tuple[np.ndarray, int, dict[s
 
 
 async def serve(socket: WebSocket) -> None:
-    """Answer one live call, from `ready` to its end; what goes wrong is said in one sentence and
-    ends it.
-    """
+    """Answer one live call, from `ready` to its end. An error ends it with one sentence."""
+    if not is_own_page(socket.headers):
+        await socket.close(1008)  # before it is accepted: the browser sees 403
+        return
     await socket.accept()
-    if not _calls.acquire(blocking=False):
-        await _end(socket, f"All {MAX_LIVE_CALLS} live lines are taken; try again in a minute.")
+    address = address_of(socket)
+    refusal = _lines.take(address)
+    if refusal is not None:
+        await _end(socket, refusal)
         return
     try:
         try:
@@ -108,17 +179,17 @@ async def serve(socket: WebSocket) -> None:
             await _end(socket, str(error))
             return
         await socket.send_json({"ready": True, "latency": codec.latency})
-        await _converse(socket, call)
+        await _converse(socket, call, Pace(rate))
     except (WebSocketDisconnect, RuntimeError, asyncio.TimeoutError):
         pass  # the caller hung up, or fell silent
     finally:
-        _calls.release()
+        _lines.give_back(address)
 
 
-async def _converse(socket: WebSocket, call: Call) -> None:
+async def _converse(socket: WebSocket, call: Call, pace: Pace) -> None:
     deadline = time.monotonic() + MAX_LIVE_SECONDS
     while True:
-        message = await asyncio.wait_for(socket.receive_bytes(), timeout=30)
+        message = await asyncio.wait_for(socket.receive_bytes(), timeout=_SILENCE_SECONDS)
         if not 8 < len(message) <= _MAX_MESSAGE or len(message) % 2:
             await _end(
                 socket,
@@ -130,6 +201,9 @@ async def _converse(socket: WebSocket, call: Call) -> None:
             return
         stamp = struct.unpack_from("<d", message)[0]
         samples = np.frombuffer(message, "<i2", offset=8).astype(np.float32) / 32768
+        if not pace.allows(len(samples)):
+            await _end(socket, "Expected packets as fast as one speaks, got them faster.")
+            return
         begun = time.perf_counter()
         audio, size = await asyncio.to_thread(call.push, samples)
         spent = 1000 * (time.perf_counter() - begun)

@@ -9,6 +9,8 @@ from .parts import AT_A_TIME, BUSY, CLIPS, chosen_clip, in_a_sentence, shelve, t
 from .settings import CHECKPOINTS, MAX_LIVE_CALLS, MAX_LIVE_SECONDS
 from .shelf import Shelf
 
+TALKING_SECONDS = 0.15  # of delay one way; ITU-T G.114 asks for no more
+
 
 def build(shelf: Shelf) -> None:
     """Put the tab together."""
@@ -17,28 +19,38 @@ def build(shelf: Shelf) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=320):
             name = gr.Radio(
-                [(coding.title(n), n) for n in names],
+                [(_label(n), n) for n in names],
                 value=names[0],
                 label="Checkpoint",
                 elem_id="live-checkpoint",
             )
             rates = first.bitrates
             kbps = gr.Slider(
-                round(rates[0], 2), round(rates[-1], 2), value=round(rates[-1], 2), step=0.01,
-                label="Bitrate, kbit/s", elem_id="live-bitrate",
-            )  # fmt: skip
+                round(rates[0], 2),
+                round(rates[-1], 2),
+                value=round(rates[-1], 2),
+                step=0.01,
+                label="Bitrate, kbit/s",
+                elem_id="live-bitrate",
+            )
             gr.Markdown(
-                f"What you say is encoded in pieces of 20 ms, decoded, and played to you. Nothing is kept. Up to "
+                "What you say is encoded in pieces of 20 ms, decoded, and played to you. Nothing "
+                "is kept. Up to "
                 f"{MAX_LIVE_SECONDS} s a call and {MAX_LIVE_CALLS} calls at a time.",
                 elem_classes="cp-note",
             )
         with gr.Column(scale=7, min_width=320):
             line = gr.HTML(
-                value="", html_template='<div class="cp-root cp-live"></div>',
-                js_on_load="window.codecplus.live(element, props, watch);", apply_default_css=False, elem_id="live",
-                checkpoint=names[0], kbps=rates[-1], rate=first.model_sample_rate,
+                value="",
+                html_template='<div class="cp-root cp-live"></div>',
+                js_on_load="window.codecplus.live(element, props, watch);",
+                apply_default_css=False,
+                elem_id="live",
+                checkpoint=names[0],
+                kbps=rates[-1],
+                rate=first.model_sample_rate,
                 clip=shelf.put(CLIPS["Speech"], keep=True),
-            )  # fmt: skip
+            )
     with gr.Accordion("Without a microphone: what computing takes on this server", open=False):
         with gr.Row():
             bundled = gr.Radio(list(CLIPS), value="Speech", label="Clip")
@@ -89,7 +101,26 @@ def build(shelf: Shelf) -> None:
         queue=False,
         show_progress="hidden",
     )
-    kbps.release(in_a_sentence(settings), [name, kbps], line, api_visibility="private", queue=False,
-                 show_progress="hidden")  # fmt: skip
-    button.click(stream, [bundled, own, name, kbps], [player, measured], api_name="stream",
-                 concurrency_id=BUSY, concurrency_limit=AT_A_TIME)  # fmt: skip
+    kbps.release(
+        in_a_sentence(settings),
+        [name, kbps],
+        line,
+        api_visibility="private",
+        queue=False,
+        show_progress="hidden",
+    )
+    button.click(
+        stream,
+        [bundled, own, name, kbps],
+        [player, measured],
+        api_visibility="private",
+        concurrency_id=BUSY,
+        concurrency_limit=AT_A_TIME,
+    )
+
+
+def _label(name: str) -> str:
+    """A checkpoint's name, with a word of warning where its delay is too long for talking."""
+    if coding.checkpoint(name).latency > TALKING_SECONDS:
+        return f"{coding.title(name)} (not for talking)"
+    return coding.title(name)

@@ -1,9 +1,8 @@
-"""What the tabs share: sentences instead of stack traces, bundled clips, the player, numbers as
-people read them.
-"""
+"""Parts that the tabs share: errors as sentences, bundled clips, the player, readable numbers."""
 
 import functools
 import html
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ AT_A_TIME = 2
 
 
 def in_a_sentence(function: Callable) -> Callable:
-    """Show what a visitor did wrong as one sentence."""
+    """Show the errors of a function to the visitor, each as one sentence."""
 
     @functools.wraps(function)
     def wrapped(*arguments: Any) -> Any:
@@ -60,6 +59,16 @@ def tracks(empty: str, elem_id: str) -> gr.HTML:
     )
 
 
+def announced(elem_id: str) -> gr.HTML:
+    """Make a place for results, which screen readers read out when they come."""
+    return gr.HTML(
+        "",
+        html_template='<div role="status">${value}</div>',
+        apply_default_css=False,
+        elem_id=elem_id,
+    )
+
+
 def shelve(shelf: Shelf, audio: Any, rate: int, name: str) -> tuple[str, Path]:
     """Write audio (C, S) as 16-bit WAV, and put it on the shelf: its URL and its path."""
     from codecplus.utils import save_audio
@@ -75,21 +84,33 @@ def size_text(size: int) -> str:
     >>> size_text(5985)
     '5.99 kB'
     """
-    return (
-        f"{size} bytes"
-        if size < 1000
-        else f"{size / 1000:.3g} kB"
-        if size < 1e6
-        else f"{size / 1e6:.3g} MB"
-    )
+    if size < 1000:
+        return f"{size} bytes"
+    if size < 1e6:
+        return f"{size / 1000:.3g} kB"
+    return f"{size / 1e6:.3g} MB"
+
+
+def times_text(factor: float) -> str:
+    """Write a factor with three digits, and never with an exponent.
+
+    >>> times_text(1984.0), times_text(45.26), times_text(7.0)
+    ('1,980 ×', '45.3 ×', '7 ×')
+    """
+    digits = max(0, 2 - math.floor(math.log10(max(factor, 1e-3))))
+    rounded = float(f"{factor:.3g}")
+    text = f"{rounded:,.{digits}f}"
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return f"{text} ×"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Figures of several codecs, side by side."""
+    """Lay out the figures of several codecs side by side, as HTML."""
     lines = [
         ("File", lambda r: size_text(r["bytes"])),
         ("Bitrate", lambda r: f"{r['kbps']:.2f} kbit/s"),
-        ("Smaller than 16-bit PCM", lambda r: f"{r['smaller']:.3g} ×"),
+        ("Smaller than 16-bit PCM", lambda r: times_text(r["smaller"])),
         ("PESQ, wide band", lambda r: _score(r, "pesq_wb", 2)),
         ("STOI", lambda r: _score(r, "stoi", 3)),
         ("SI-SDR", lambda r: _score(r, "si_sdr", 1, " dB")),
@@ -101,13 +122,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     )
     reasons = {reason for row in rows for reason in row["reasons"].values()}
     notes = "".join(f"<p class='cp-hint'>{html.escape(reason)}</p>" for reason in sorted(reasons))
-    return f"<table class='cp-table'><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
+    head = f"<thead><tr><td></td>{head}</tr></thead>"
+    return f"<table class='cp-table'>{head}<tbody>{body}</tbody></table>{notes}"
 
 
 def _score(row: dict[str, Any], name: str, digits: int, unit: str = "") -> str:
     value = row[name]
-    return (
-        f"<span title='{html.escape(row['reasons'][name])}'>–</span>"
-        if value is None
-        else f"{value:.{digits}f}{unit}".replace("-", "−")
-    )
+    if value is None:
+        return f"<span title='{html.escape(row['reasons'][name])}'>–</span>"
+    return f"{value:.{digits}f}{unit}".replace("-", "−")

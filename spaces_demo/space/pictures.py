@@ -46,9 +46,15 @@ def draw_spectrograms(
         for axis, (title, picture, colours, low, high) in zip(axes, panels, strict=True):
             extent = (0.0, seconds, 0.0, float(len(picture)))
             image = axis.imshow(
-                picture, origin="lower", aspect="auto", extent=extent, vmin=low, vmax=high, cmap=colours,
+                picture,
+                origin="lower",
+                aspect="auto",
+                extent=extent,
+                vmin=low,
+                vmax=high,
+                cmap=colours,
                 interpolation="nearest",
-            )  # fmt: skip
+            )
             axis.patch.set_alpha(0)
             axis.set_title(title, loc="left", fontsize=11, color="#808490", pad=4)
             axis.set_ylabel("mel band", color="#808490")

@@ -1,12 +1,11 @@
-"""Where ratings go: a SQLite file that is only ever added to, and a dataset on the Hub where there
-is one.
-"""
+"""Stores ratings in a SQLite file that only grows, and in a dataset on the Hub where one is set."""
 
 import json
 import os
 import sqlite3
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -19,8 +18,9 @@ from .settings import RATINGS_DATASET
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS ratings (
-    id INTEGER PRIMARY KEY, time TEXT NOT NULL, test TEXT NOT NULL, method TEXT NOT NULL, rater TEXT NOT NULL,
-    item TEXT NOT NULL, condition TEXT NOT NULL, score REAL NOT NULL
+    id INTEGER PRIMARY KEY, time TEXT NOT NULL, test TEXT NOT NULL,
+    method TEXT NOT NULL, rater TEXT NOT NULL, item TEXT NOT NULL, condition TEXT NOT NULL,
+    score REAL NOT NULL
 );
 CREATE TRIGGER IF NOT EXISTS ratings_stay BEFORE UPDATE ON ratings BEGIN
     SELECT RAISE(ABORT, 'ratings are only added');
@@ -32,7 +32,7 @@ END;
 
 
 class RatingStore:
-    """Ratings of one test, by listeners of whom nothing is known but a random name.
+    """Ratings of one test. Of a listener it knows a random name only.
 
     Args:
         folder: of `ratings.sqlite`, made if it is not there.
@@ -45,7 +45,8 @@ class RatingStore:
         folder.mkdir(parents=True, exist_ok=True)
         self.path, self.test, self.hub = folder / "ratings.sqlite", test, hub
         self._lock = threading.Lock()
-        self._file = f"{test}-{uuid.uuid4().hex}.jsonl"  # of this process alone, so that replicas never collide
+        # Each process writes a file of its own, so that replicas never collide.
+        self._file = f"{test}-{uuid.uuid4().hex}.jsonl"
         self._earlier = _download() if hub is not None else []
         with self._connect() as database:
             database.executescript(_TABLE)
@@ -73,7 +74,8 @@ class RatingStore:
         """
         with self._connect() as database:
             rows = database.execute(
-                "SELECT method, rater, item, condition, score FROM ratings WHERE test = ? ORDER BY id",
+                "SELECT method, rater, item, condition, score FROM ratings WHERE test = ? ORDER "
+                "BY id",
                 (self.test,),
             ).fetchall()
         return [*self._earlier_of_this_test(), *(Rating(*row) for row in rows)]
@@ -88,6 +90,43 @@ class RatingStore:
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=30)
+
+
+class VoteStore:
+    """Blind votes between two codecs, a line of JSON each. The file is only added to.
+
+    Args:
+        folder: where `votes.jsonl` is
+        hub: a scheduler of commits to a dataset; votes are also written into its folder
+    """
+
+    def __init__(self, folder: Path, hub: Any = None):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "votes.jsonl"
+        self.hub = hub
+        self._lock = threading.Lock()
+        self._file = f"votes-{uuid.uuid4().hex}.jsonl"
+
+    def add(self, codecs: tuple[str, str], preferred: str | None) -> None:
+        """Store one vote; None prefers neither."""
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        line = json.dumps({"time": now, "codecs": sorted(codecs), "preferred": preferred}) + "\n"
+        with self._lock, self.path.open("a", encoding="utf-8") as file:
+            file.write(line)
+        if self.hub is not None:
+            path = Path(self.hub.folder_path) / self._file
+            with self.hub.lock, path.open("a", encoding="utf-8") as file:
+                file.write(line)
+
+    def tally(self, codecs: tuple[str, str]) -> Counter[str | None]:
+        """Count the votes between two codecs, by the one preferred; None is neither."""
+        counts: Counter[str | None] = Counter()
+        if self.path.is_file():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                vote = json.loads(line)
+                if vote["codecs"] == sorted(codecs):
+                    counts[vote["preferred"]] += 1
+        return counts
 
 
 def hub_scheduler(folder: Path) -> Any:

@@ -1,4 +1,4 @@
-"""What a host may set, and the limits that keep one visitor from spoiling it for the others."""
+"""Settings that a host may change, and limits that share the server among visitors."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,9 @@ RATINGS = Path(
 """Folder of the ratings; /data is the persistent storage of a Space."""
 
 RATINGS_DATASET = os.environ.get("CODECPLUS_RATINGS_DATASET")
-"""Dataset repository that ratings are committed to, with the token in HF_TOKEN; none: they stay in the folder."""
+"""Dataset repository that ratings are committed to, with the token in HF_TOKEN. Without one the
+ratings stay in the folder.
+"""
 
 LEADERBOARD = Path(os.environ.get("CODECPLUS_LEADERBOARD", FOLDER / "leaderboard.json"))
 """What `codecplus leaderboard --json` wrote."""
@@ -28,6 +30,9 @@ MAX_CHANNELS = 2
 MAX_RATE = 192_000  # Hz
 MAX_LIVE_SECONDS = 120  # of one live call
 MAX_LIVE_CALLS = 4  # at the same time
+MAX_LIVE_CALLS_EACH = 2  # of one address
 MAX_QUEUE = 100  # waiting visitors; the next one is asked to come back
-KEEP_SECONDS = 3600  # how long results can be heard and downloaded
+# How long results can be heard and downloaded. The page promises an hour; the shelf is tidied every
+# minute.
+KEEP_SECONDS = 3600 - 120
 KEEP_BYTES = 2 * 2**30

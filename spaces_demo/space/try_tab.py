@@ -4,8 +4,8 @@ import html
 from typing import Any
 
 import gradio as gr
-from gradio.events import api
 
+from codecplus.errors import CodecPlusError
 from codecplus.eval.stimuli import match_loudness
 
 from . import coding
@@ -13,16 +13,20 @@ from .parts import (
     AT_A_TIME,
     BUSY,
     CLIPS,
+    announced,
     chosen_clip,
     in_a_sentence,
     shelve,
     size_text,
     table,
+    times_text,
     tracks,
 )
 from .pictures import draw_spectrograms
 from .settings import CHECKPOINTS, MAX_SECONDS, MAX_UPLOAD
 from .shelf import Shelf
+
+EMPTY = "Press “Encode and decode”, and switch between the two while they play."
 
 
 def build(shelf: Shelf) -> None:
@@ -32,11 +36,17 @@ def build(shelf: Shelf) -> None:
         with gr.Column(scale=4, min_width=320):
             bundled = gr.Radio(list(CLIPS), value=next(iter(CLIPS)), label="Clip", elem_id="clip")
             own = gr.Audio(
-                sources=["upload", "microphone"], type="filepath", label="or your own", elem_id="own",
-                elem_classes="cp-own", buttons=[], waveform_options=gr.WaveformOptions(show_recording_waveform=False),
-            )  # fmt: skip
+                sources=["upload", "microphone"],
+                type="filepath",
+                label="or your own",
+                elem_id="own",
+                elem_classes="cp-own",
+                buttons=[],
+                waveform_options=gr.WaveformOptions(show_recording_waveform=False),
+            )
             gr.Markdown(
-                f"Up to {MAX_SECONDS} s and {MAX_UPLOAD >> 20} MB: WAV, FLAC, OGG, MP3.",
+                f"Up to {MAX_SECONDS} s and {MAX_UPLOAD >> 20} MB: WAV, FLAC, OGG, MP3, "
+                "or what a phone records (M4A, MP4, WebM).",
                 elem_classes="cp-note",
             )
             name = gr.Radio(
@@ -46,19 +56,21 @@ def build(shelf: Shelf) -> None:
                 elem_id="checkpoint",
             )
             kbps = gr.Slider(
-                round(rates[0], 2), round(rates[-1], 2), value=round(rates[-1], 2), step=0.01,
-                label="Bitrate, kbit/s per channel", elem_id="bitrate",
-            )  # fmt: skip
-            size_line = gr.HTML("", elem_id="size", apply_default_css=False)
+                round(rates[0], 2),
+                round(rates[-1], 2),
+                value=round(rates[-1], 2),
+                step=0.01,
+                label="Bitrate, kbit/s per channel",
+                elem_id="bitrate",
+            )
+            size_line = announced("size")
             go = gr.Button("Encode and decode", variant="primary", elem_id="encode")
             with gr.Accordion("Decode a .dacp file", open=False):
                 coded = gr.File(label=".dacp", file_types=[".dacp"], elem_id="coded", height=120)
                 open_it = gr.Button("Decode", elem_id="decode")
         with gr.Column(scale=7, min_width=320):
-            player = tracks(
-                "Press “Encode and decode”, and switch between the two while they play.", "player"
-            )
-            figures = gr.HTML("", elem_id="figures", apply_default_css=False)
+            player = tracks(EMPTY, "player")
+            figures = announced("figures")
             with gr.Row():
                 dacp = gr.DownloadButton(
                     "Download .dacp", visible=False, size="sm", elem_id="download-dacp"
@@ -67,9 +79,13 @@ def build(shelf: Shelf) -> None:
                     "Download WAV", visible=False, size="sm", elem_id="download-wav"
                 )
             picture = gr.Image(
-                visible=False, show_label=False, interactive=False, container=False, buttons=["fullscreen"],
+                visible=False,
+                show_label=False,
+                interactive=False,
+                container=False,
+                buttons=["fullscreen"],
                 elem_id="picture",
-            )  # fmt: skip
+            )
             data = gr.JSON(visible=False)
 
     @in_a_sentence
@@ -96,8 +112,11 @@ def build(shelf: Shelf) -> None:
         heard = match_loudness(
             {"Original": clip.audio, "Decoded": done.audio, "Opus": opus.audio}, clip.sample_rate
         )
-        notes = {"Original": f"{size_text(clip.pcm_bytes)} PCM", "Decoded": f"{done.kbps:.2f} kbit/s",
-                 "Opus": f"{opus.kbps:.2f} kbit/s"}  # fmt: skip
+        notes = {
+            "Original": f"{size_text(clip.pcm_bytes)} PCM",
+            "Decoded": f"{coding.rate_text(done.kbps, clip)}",
+            "Opus": f"{coding.rate_text(opus.kbps, clip)}",
+        }
         shown = [
             {
                 "label": label,
@@ -106,17 +125,26 @@ def build(shelf: Shelf) -> None:
             }
             for label, audio in heard.items()
         ]
-        file = shelf.new("clip.dacp")
+        file = shelf.new(coding.file_name(done, ".dacp"))
         file.write_bytes(done.data)
-        _, decoded = shelve(shelf, done.audio, clip.sample_rate, "decoded.wav")
+        _, decoded = shelve(shelf, done.audio, clip.sample_rate, coding.file_name(done, ".wav"))
         image = shelf.new("spectrograms.png")
         draw_spectrograms(coding.checkpoint(name), clip.audio, done.audio, clip.sample_rate, image)
         for path in (file, image):
             shelf.put(path)
         return (
-            {"tracks": shown, "chosen": 1}, table(measured), str(file), str(decoded), str(image),
-            {"codec": measured[0], "opus": measured[1], "size": _size(clip, done.data)}, _size_line(clip, done.data),
-        )  # fmt: skip
+            {"tracks": shown, "chosen": 1},
+            table(measured),
+            str(file),
+            str(decoded),
+            str(image),
+            {
+                "codec": measured[0],
+                "opus": measured[1],
+                "size": coding.size_figures(clip, done.data),
+            },
+            _size_line(clip, done.data),
+        )
 
     @in_a_sentence
     def size(
@@ -130,8 +158,13 @@ def build(shelf: Shelf) -> None:
             name: the checkpoint
             kbps: bitrate in kbit/s per channel
         """
-        clip = coding.read_clip(chosen_clip(bundled, own))
-        return _size_line(clip, coding.compress(clip, name, min(kbps, coding.rates(name)[-1])))
+        try:
+            clip = coding.read_clip(chosen_clip(bundled, own))
+            data = coding.compress(clip, name, min(kbps, coding.rates(name)[-1]))
+        except CodecPlusError as error:
+            # Here and not as a message over the page: the button says it again when it is pressed.
+            return f"<p class='cp-size'>{html.escape(str(error))}</p>"
+        return _size_line(clip, data)
 
     @in_a_sentence
     def new_checkpoint(name: str) -> dict:
@@ -150,7 +183,7 @@ def build(shelf: Shelf) -> None:
             file says of itself
         """
         audio, rate, about = coding.decode_file(path)
-        url, decoded = shelve(shelf, audio, rate, "decoded.wav")
+        url, decoded = shelve(shelf, audio, rate, f"{about['checkpoint']}-decoded.wav")
         note = f"{about['kbit/s']:.2f} kbit/s"
         about_it = (
             f"{about['checkpoint']}, {about['seconds']:.2f} s, {about['sample_rate']} Hz, {note}"
@@ -172,26 +205,40 @@ def build(shelf: Shelf) -> None:
             gr.Image(visible=coded),
         )
 
-    def checkpoints() -> dict:
-        """The checkpoints here, with their rates in kbit/s per channel."""
-        return {name: coding.rates(name) for name in CHECKPOINTS}
-
     given: list[Any] = [bundled, own, name, kbps]
     outputs: list[Any] = [player, figures, dacp, wav, picture, data]
     work: dict[str, Any] = {"concurrency_id": BUSY, "concurrency_limit": AT_A_TIME}
-    # What scripts get are plain values; that something can be seen now is said in a second step.
-    go.click(encode, given, [*outputs, size_line], api_name="encode", **work).success(
+    go.click(encode, given, [*outputs, size_line], api_visibility="private", **work).success(
         lambda: show(True), None, [dacp, wav, picture], api_visibility="private", queue=False
     )
-    open_it.click(decode, coded, outputs, api_name="decode", **work).success(
+    open_it.click(decode, coded, outputs, api_visibility="private", **work).success(
         lambda: show(False), None, [dacp, wav, picture], api_visibility="private", queue=False
     )
-    api(checkpoints, api_name="checkpoints", queue=False)
-    # The first of the events that share a function has its name for scripts.
     gr.on(
-        [kbps.release, own.change], size, given, size_line, api_name="size", show_progress="hidden",
-        trigger_mode="always_last", **work,
-    )  # fmt: skip
+        [kbps.release, own.change],
+        size,
+        given,
+        size_line,
+        api_visibility="private",
+        show_progress="hidden",
+        trigger_mode="always_last",
+        **work,
+    )
+
+    # What was coded before belongs to another clip.
+    def forget() -> tuple:
+        hidden = gr.DownloadButton(value=None, visible=False)
+        return {"empty": EMPTY}, "", hidden, hidden, gr.Image(value=None, visible=False), None
+
+    gr.on(
+        [bundled.input, own.change],
+        forget,
+        None,
+        outputs,
+        api_visibility="private",
+        queue=False,
+        show_progress="hidden",
+    )
     bundled.input(lambda: None, None, own, api_visibility="private", queue=False).then(
         size, given, size_line, api_visibility="private", show_progress="hidden", **work
     )
@@ -200,14 +247,11 @@ def build(shelf: Shelf) -> None:
     ).then(size, given, size_line, api_visibility="private", show_progress="hidden", **work)
 
 
-def _size(clip: coding.Clip, data: bytes) -> dict[str, float]:
-    return {"bytes": len(data), "kbps": round(len(data) * 8 / clip.seconds / 1000, 3),
-            "smaller": round(clip.pcm_bytes / len(data), 1)}  # fmt: skip
-
-
 def _size_line(clip: coding.Clip, data: bytes) -> str:
-    found = _size(clip, data)
+    size = coding.size_figures(clip, data)
+    note = f" ({clip.note})" if clip.note else ""
+    smaller = times_text(size["smaller"])
     return (
-        f"<p class='cp-size'><b>{size_text(len(data))}</b> for {clip.seconds:.1f} s: {found['kbps']:.2f} kbit/s, "
-        f"{found['smaller']:.3g} times smaller than 16-bit PCM</p>"
+        f"<p class='cp-size'><b>{size_text(len(data))}</b> for {clip.seconds:.1f} s{note}: "
+        f"{coding.rate_text(size['kbps'], clip)}, {smaller} smaller than 16-bit PCM</p>"
     )

@@ -4,39 +4,27 @@ window.codecplus.live = (element, props, watch) => {
   const root = element.querySelector(".cp-root");
   // Runs beside the page: gathers 20 ms, and plays what comes back as soon as enough of it is there.
   const WORKLET = `
+    const JitterBuffer = ${window.codecplus.JitterBuffer};
     class Ends extends AudioWorkletProcessor {
       constructor() {
         super();
         this.size = Math.round(sampleRate * 0.02);
         this.gathered = new Float32Array(this.size);
         this.count = 0;
-        this.queue = [];
-        this.held = 0;
-        this.offset = 0;
-        this.running = false;
-        this.late = 0;
-        this.enough = Math.round(sampleRate * 0.04);
-        this.port.onmessage = ({ data }) => { this.queue.push(data); this.held += data.length; };
+        this.buffer = new JitterBuffer(sampleRate);
+        this.port.onmessage = ({ data }) => this.buffer.push(data);
       }
       process(inputs, outputs) {
-        const input = inputs[0][0], output = outputs[0][0];
+        const input = inputs[0][0];
         if (input) for (const sample of input) {
           this.gathered[this.count++] = sample;
           if (this.count === this.size) {
-            this.port.postMessage({ samples: this.gathered.slice(), held: this.held, late: this.late });
+            const { held, late } = this.buffer;
+            this.port.postMessage({ samples: this.gathered.slice(), held, late });
             this.count = 0;
           }
         }
-        if (!this.running && this.held >= this.enough) this.running = true;
-        for (let i = 0; i < output.length; i++) {
-          if (!this.running) break;
-          if (!this.queue.length) { this.running = false; this.late++; break; }
-          output[i] = this.queue[0][this.offset++];
-          this.held--;
-          if (this.offset === this.queue[0].length) { this.queue.shift(); this.offset = 0; }
-        }
-        // What gathers while the page sleeps would be heard late for ever.
-        while (this.held > sampleRate * 0.25 && this.queue.length > 1) { this.held -= this.queue.shift().length - this.offset; this.offset = 0; }
+        this.buffer.pull(outputs[0][0]);
         return true;
       }
     }
@@ -52,6 +40,7 @@ window.codecplus.live = (element, props, watch) => {
     source.append(choice);
   }
   const said = make("p", "cp-hint cp-said", "Wear headphones: a loudspeaker would feed the microphone.");
+  said.setAttribute("role", "status");
   const level = make("div", "cp-level"), fill = make("i");
   level.append(fill);
   const table = make("dl", "cp-measured");

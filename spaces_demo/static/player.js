@@ -126,6 +126,7 @@ window.codecplus = window.codecplus || {};
       button.setAttribute("aria-label", player.sources ? "Pause" : "Play");
       loop.setAttribute("aria-pressed", player.loop);
       time.textContent = `${clock(player.now)} / ${clock(player.duration)}`;
+      seek.setAttribute("aria-valuetext", `${player.now.toFixed(0)} of ${player.duration.toFixed(0)} seconds`);
       if (document.activeElement !== seek || player.sources) seek.value = player.duration ? 1000 * player.now / player.duration : 0;
     };
     return { root, show };
@@ -159,8 +160,19 @@ window.codecplus = window.codecplus || {};
         return;
       }
       let rows = [];
+      // Blind: whoever votes has heard at least a second of all but the reference.
+      const heard = new Set(), since = { track: -1, time: 0 };
+      const unlock = () => {
+        const open = !value.blind || value.tracks.every((_, i) => i === 0 || heard.has(i));
+        document.getElementById(value.unlocks)?.toggleAttribute("inert", !open);
+        if (open) root.dataset.heard = "true"; else delete root.dataset.heard;
+      };
       const player = new Player(() => {
         controls.show();
+        if (player.sources && since.track === player.chosen) {
+          if (context().currentTime - since.time >= Math.min(1, 0.9 * player.duration)) heard.add(player.chosen);
+        } else Object.assign(since, { track: player.sources ? player.chosen : -1, time: context().currentTime });
+        unlock();
         rows.forEach(({ row, pick, cursor }, i) => {
           row.classList.toggle("cp-on", i === player.chosen);
           pick.setAttribute("aria-pressed", i === player.chosen);
@@ -200,7 +212,7 @@ window.codecplus = window.codecplus || {};
         return;
       }
       if (mine !== generation) return;
-      const paint = () => rows.forEach(({ canvas }, i) => wave(canvas, player.buffers[i]));
+      const paint = () => value.blind || rows.forEach(({ canvas }, i) => wave(canvas, player.buffers[i]));
       paint();
       root.dataset.ready = "true";
       new ResizeObserver(paint).observe(root);
@@ -209,6 +221,12 @@ window.codecplus = window.codecplus || {};
     watch("value", () => { delete root.dataset.ready; build(); });
     build();
   };
+
+  // Gradio's pictures have no text of their own.
+  new MutationObserver(() => {
+    const picture = document.querySelector("#picture img:not([alt^=Mel])");
+    if (picture) picture.alt = "Mel spectrograms of the original and of the decoded clip, and the difference of their levels";
+  }).observe(document.documentElement, { childList: true, subtree: true });
 
   Object.assign(window.codecplus, { Player, bar, make, url, context });
 })();

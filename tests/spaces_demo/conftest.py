@@ -38,12 +38,14 @@ def world(tmp_path_factory):
     for name in ("one", "two"):
         save_audio(0.1 * rng.standard_normal(12000), folder / f"{name}.wav", 16000)
     (folder / "test.json").write_text(
-        json.dumps({
-            "name": "tiny",
-            "items": {"one": "one.wav", "two": "two.wav"},
-            "conditions": [{"codec": "opus", "kbps": 6}, {"codec": "opus", "kbps": 24}],
-        })
-    )  # fmt: skip
+        json.dumps(
+            {
+                "name": "tiny",
+                "items": {"one": "one.wav", "two": "two.wav"},
+                "conditions": [{"codec": "opus", "kbps": 6}, {"codec": "opus", "kbps": 24}],
+            }
+        )
+    )
     (folder / "board.json").write_text(json.dumps(board()))
     settings = {
         "CODECPLUS_CHECKPOINTS": f"{folder / 'tiny-44khz'},{folder / 'tiny-live'}",
@@ -58,20 +60,44 @@ def world(tmp_path_factory):
 
 
 def board() -> dict:
-    """A leaderboard as `codecplus leaderboard --json` writes it, of two codecs at two rates each."""
+    """A leaderboard of two codecs at two rates each, as `codecplus leaderboard` writes it."""
     entries = [
         {
-            "codec": f"{family}@{kbps:g}", "anchor": False, "rank": rank, "band": 2, "payload_kbps": kbps,
-            "payload_kbps_per_channel": kbps, "file_kbps": kbps, "failures": 0, "latency_seconds": 0.02,
-            "metrics": {"pesq_wb": {"mean": mean, "median": mean, "low": mean - 0.1, "high": mean + 0.1, "files": 9}},
+            "codec": f"{family}@{kbps:g}",
+            "anchor": False,
+            "rank": rank,
+            "band": 2,
+            "payload_kbps": kbps,
+            "payload_kbps_per_channel": kbps,
+            "file_kbps": kbps,
+            "failures": 0,
+            "latency_seconds": 0.02,
+            "metrics": {
+                "pesq_wb": {
+                    "mean": mean,
+                    "median": mean,
+                    "low": mean - 0.1,
+                    "high": mean + 0.1,
+                    "files": 9,
+                }
+            },
         }
         for rank, (family, kbps, mean) in enumerate(
             [("opus", 24.0, 4.2), ("opus", 6.0, 2.1), ("dac", 6.0, 3.1), ("dac", 3.0, 2.4)], start=1
         )
-    ]  # fmt: skip
+    ]
     metrics = {"pesq_wb": {"title": "PESQ wide band", "unit": "MOS-LQO", "higher_is_better": True}}
-    part = {"task": "tiny", "kind": "speech", "clip_set": "0", "primary": "pesq_wb", "rule": "By PESQ.", "clips": 9,
-            "metrics": metrics, "licence": None, "entries": entries}  # fmt: skip
+    part = {
+        "task": "tiny",
+        "kind": "speech",
+        "clip_set": "0",
+        "primary": "pesq_wb",
+        "rule": "By PESQ.",
+        "clips": 9,
+        "metrics": metrics,
+        "licence": None,
+        "entries": entries,
+    }
     return {"schema": 1, "bands": [], "boards": [part]}
 
 
@@ -86,8 +112,14 @@ def server(world, tmp_path_factory):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, **settings, "GRADIO_SERVER_PORT": str(port), "OMP_NUM_THREADS": "1",
-                   "HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}  # fmt: skip
+    environment = {
+        **os.environ,
+        **settings,
+        "GRADIO_SERVER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "GRADIO_ANALYTICS_ENABLED": "False",
+    }
     log = (folder / "log.txt").open("w")
     process = subprocess.Popen(
         [sys.executable, "app.py"], cwd=copy, env=environment, stdout=log, stderr=log
@@ -118,14 +150,19 @@ def browser():
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="browser tests need playwright: pip install playwright"
     )
-    options = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
-               "--autoplay-policy=no-user-gesture-required"]  # fmt: skip
+    options = [
+        "--no-sandbox",
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
+        "--autoplay-policy=no-user-gesture-required",
+    ]
     with playwright.sync_playwright() as driver:
         installed = Path(driver.chromium.executable_path)
         system = Path("/usr/bin/chromium")
         if not installed.exists() and not system.exists():
             pytest.skip(
-                "there is no Chromium; install it with `playwright install chromium` or from the system"
+                "there is no Chromium; install it with `playwright install chromium` or from the "
+                "system"
             )
         path = None if installed.exists() else str(system)
         chromium = driver.chromium.launch(executable_path=path, args=options)

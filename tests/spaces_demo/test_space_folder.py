@@ -33,11 +33,16 @@ def folder(tmp_path_factory) -> Path:
 def test_the_folder_has_the_package_its_weights_and_clips_and_nothing_private(folder):
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert {
-        "app.py", "requirements.txt", "README.md", "LICENSE", "clips/speech.flac", "codecplus/assets/demo.flac",
+        "app.py",
+        "requirements.txt",
+        "README.md",
+        "LICENSE",
+        "clips/speech.flac",
+        "codecplus/assets/demo.flac",
         "codecplus/configuration/presets/dac-44khz.json",
         "codecplus/checkpoints/embedded/dac-16khz-live/model.safetensors",
         "codecplus/checkpoints/embedded/dac-44khz-small/entropy.safetensors",
-    } <= files  # fmt: skip
+    } <= files
     assert not any("__pycache__" in name or name.startswith((".", "ratings/")) for name in files)
     assert not any(path.is_symlink() for path in folder.rglob("*"))
     assert sum((folder / name).stat().st_size for name in files) < 60e6
@@ -71,6 +76,7 @@ def test_its_requirements_are_those_of_the_package_in_the_versions_tested():
     expected["torch"] = next(
         str(r) for r in needed if r.name == "torch"
     )  # ZeroGPU has its own versions of it
+    expected["gradio"] = expected["gradio"].replace("gradio", "gradio[mcp]")  # tools for agents
     found = [
         line
         for line in (SPACE / "requirements.txt").read_text().splitlines()
@@ -87,9 +93,11 @@ def test_a_copy_that_follows_links_has_the_package_and_one_that_does_not_says_wh
     assert (SPACE / "codecplus").resolve() == (ROOT / "src" / "codecplus").resolve()
     shutil.copytree(SPACE, tmp_path / "space", symlinks=True)
     # -S: without the packages of this environment, of which codecplus is one
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-S", "-c", "import space"],
         cwd=tmp_path / "space",
+        env=clean,
         capture_output=True,
         text=True,
     )
@@ -98,7 +106,9 @@ def test_a_copy_that_follows_links_has_the_package_and_one_that_does_not_says_wh
     (tmp_path / "space" / "codecplus").unlink()
     (tmp_path / "space" / "codecplus").mkdir()
     (tmp_path / "space" / "codecplus" / "__init__.py").touch()
-    done = subprocess.run([sys.executable, "-S", "-c", "import space"], cwd=tmp_path / "space")
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", "import space"], cwd=tmp_path / "space", env=clean
+    )
     assert done.returncode == 0
 
 
@@ -112,11 +122,14 @@ def test_wheel_and_sdist_hold_package_data_and_the_demo_once():
         for f in wheel.WheelBuilder(str(ROOT)).recurse_included_files()
     }
     assert {
-        "codecplus/spaces_demo/app.py", "codecplus/spaces_demo/space/coding.py",
-        "codecplus/spaces_demo/clips/speech.flac", "codecplus/assets/demo.flac",
+        "codecplus/spaces_demo/app.py",
+        "codecplus/spaces_demo/space/coding.py",
+        "codecplus/spaces_demo/clips/speech.flac",
+        "codecplus/assets/demo.flac",
         "codecplus/checkpoints/embedded/dac-16khz-live/model.safetensors",
-        "codecplus/configuration/presets/dac-44khz.json", "codecplus/model_cards/template.md",
-    } <= set(files)  # fmt: skip
+        "codecplus/configuration/presets/dac-44khz.json",
+        "codecplus/model_cards/template.md",
+    } <= set(files)
     demo = {path.name for path in SPACE.iterdir()} - {"codecplus", "ratings", "__pycache__"}
     assert {
         name.split("/")[2] for name in files if name.startswith("codecplus/spaces_demo/")
@@ -132,7 +145,7 @@ def test_wheel_and_sdist_hold_package_data_and_the_demo_once():
 # ---- ZeroGPU
 
 STAND_IN = '''
-"""As the package of that name: what is marked runs in another process, from which errors come back as a name."""
+"""A stand-in for the package `spaces`: functions run in another process, errors return as names."""
 import multiprocessing, os, sys
 
 assert "torch" not in sys.modules, "spaces must be imported before torch"
@@ -247,8 +260,10 @@ def test_the_folder_alone_runs_with_its_own_requirements(folder, tmp_path):
                 assert process.poll() is None
                 time.sleep(0.5)
         script = (
-            f"from gradio_client import Client; space = Client('http://127.0.0.1:{port}', verbose=False);"
-            "print(space.predict('Speech', None, 'dac-16khz-live', 6.0, api_name='/encode')[5]['codec']['bytes'])"
+            f"from gradio_client import Client; space = Client('http://127.0.0.1:{port}', "
+            "verbose=False);"
+            "print(space.predict('Speech', None, 'dac-16khz-live', 6.0, "
+            "api_name='/encode')[5]['codec']['bytes'])"
         )
         done = subprocess.run(
             [python, "-c", script], cwd=tmp_path, env=clean, capture_output=True, text=True
