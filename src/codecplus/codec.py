@@ -319,7 +319,8 @@ class Codec:
         for i, clip in enumerate(clips):
             if np.ndim(clip) != 2:
                 raise InputError(
-                    f"expected clips of shape (channels, samples), got {np.shape(clip)} for clip {i}"
+                    f"expected clips of shape (channels, samples), got {np.shape(clip)} for clip "
+                    f"{i}"
                 )
         encode_clips = getattr(self.network, "encode_clips", None)
         if encode_clips is not None:
@@ -468,7 +469,7 @@ class Codec:
         return self.network.encoder_stream(info.num_codebooks, batch)
 
     def decoder_stream(self, *, batch: int | None = None) -> DecoderStream:
-        """Make a live decoder: `push(codes)` gives samples at the model's rate, `flush()` the rest."""
+        """A live decoder: `push(codes)` gives samples at the model's rate, `flush` the rest."""
         return self.network.decoder_stream(batch)
 
     # ---- the spectrogram that training, evaluation and the demo share

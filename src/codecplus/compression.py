@@ -1,4 +1,4 @@
-"""Audio to codes to `.dacp` files. Compressing is encoding, then writing; both halves stand here."""
+"""Audio to codes to `.dacp` files. Compressing is encoding, then writing: both stand here."""
 
 import io
 import os

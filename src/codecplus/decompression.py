@@ -74,7 +74,7 @@ def is_official(file) -> bool:
 def decode_blocks(
     network: Network, codes: Iterable[np.ndarray], info: StreamInfo, num_samples: int
 ) -> Iterator[np.ndarray]:
-    """Decode codes (C, K, T) in blocks to audio (C, n), `num_samples` in all at the original rate."""
+    """Decode codes (C, K, T) to audio (C, n) in blocks, `num_samples` in all, original rate."""
     length = resampled_length(num_samples, info.original_sample_rate, info.sample_rate)
     audio = take_samples(network.decode_blocks(codes), length)
     audio = unscale_blocks(audio, info.gain)

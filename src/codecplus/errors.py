@@ -48,7 +48,7 @@ class OutputExistsError(CodecPlusError, OSError):
 
 
 class TrainingError(CodecPlusError, RuntimeError):
-    """A training run that cannot go on, such as one whose gradient is not finite again and again."""
+    """A training run that cannot go on, such as one whose gradient stays infinite."""
 
 
 class MissingExtraError(CodecPlusError, ImportError):

@@ -279,7 +279,8 @@ def test_blocks_are_the_file_and_can_be_read_again(tmp_path, suffix, block_sampl
             44100,
             9,
             None,
-            "FLAC holds up to 8 channels at 655350 Hz, got 9 at 44100 Hz; resample, or write a .wav",
+            "FLAC holds up to 8 channels at 655350 Hz, got 9 at 44100 Hz; resample, or write a "
+            ".wav",
         ),
         ("x.mp3", 96000, 1, None, "MP3 holds up to 2 channels at 48000 Hz, got 1 at 96000 Hz"),
         ("x.ogg", 384000, 1, None, "OGG holds up to 64 channels at 200000 Hz"),

@@ -162,7 +162,8 @@ def test_a_claim_is_held_against_the_size_of_the_file(counts):
         (
             3,
             0x20,
-            "version 1 of the format with coding 0 or 1, got version 2 with coding 0; a newer codecplus",
+            "version 1 of the format with coding 0 or 1, got version 2 with coding 0; a newer "
+            "codecplus",
         ),
         (3, 0x12, "got version 1 with coding 2; a newer codecplus may read it"),
         (4, 0x20, "expected flags of at most 31, got 32; a newer codecplus may read it"),

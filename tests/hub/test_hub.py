@@ -248,7 +248,8 @@ def test_a_private_repository_is_private(hub, published):
         ("somebody else's", "'bob/tiny': the token may not do that"),
         (
             "read-only token",
-            "the token may not do that (you need a token with write permission); make one that may on",
+            "the token may not do that (you need a token with write permission); make one that may "
+            "on",
         ),
         (
             "wrong token",

@@ -86,7 +86,8 @@ class AudioFileReader:
                 self._file.close()
                 raise FileFormatError(
                     f"{self.name} has {value} {what} by its header, "
-                    f"expected {lowest} to {highest}; it is empty, or its header is damaged or unfinished"
+                    f"expected {lowest} to {highest}; it is empty, or its header is damaged or "
+                    "unfinished"
                 )
 
     def __enter__(self) -> "AudioFileReader":
@@ -234,7 +235,8 @@ class AudioFileWriter:
         if self.channels > self._format.max_channels or self.sample_rate > self._format.max_rate:
             raise InputError(
                 f"{self._format.name} holds up to {self._format.max_channels} channels at "
-                f"{self._format.max_rate} Hz, got {self.channels} at {self.sample_rate} Hz; resample, or write a .wav"
+                f"{self._format.max_rate} Hz, got {self.channels} at {self.sample_rate} Hz; "
+                "resample, or write a .wav"
             )
         self.subtype = self._format.subtypes[0] if subtype is None else subtype
         if self.subtype not in self._format.subtypes:

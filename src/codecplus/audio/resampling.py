@@ -22,7 +22,7 @@ class Resampler:
     """A stateful resampler (soxr, VHQ) from one rate to another, in Hz; equal rates pass through.
 
     The output starts with the input, without delay, and is `resampled_length` long in total for
-    every chunking. The filter looks ahead, so pushes give samples late, and `flush` gives the last ones.
+    every chunking. The filter looks ahead, so pushes give samples late; `flush` gives the last.
     """
 
     def __init__(self, from_rate: int, to_rate: int, channels: int = 1):

@@ -150,7 +150,7 @@ def _predictor(
 
 
 class _Grid:
-    """Codes of a block as they become known, with room around them for the windows of predictors."""
+    """Codes of a block as they become known, with room around them for predictors' windows."""
 
     def __init__(self, shape: tuple[int, int, int], codebook_size: int, lags: int):
         self.shape = channels, num_codebooks, frames = shape

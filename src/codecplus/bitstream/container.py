@@ -260,7 +260,7 @@ class Reader:
         self._num_full, self._last_length = divmod(header.num_frames, header.frames_per_block)
 
     def _sections(self) -> tuple[array, int]:
-        """Return where the entropy-coded sections start, and where the codes of the last one end."""
+        """Return where the entropy-coded sections start, and where the last one's codes end."""
         starts = array("Q")
         position = self._layout.head_size
         for _ in range(self._num_full + 1):
@@ -273,7 +273,7 @@ class Reader:
         return starts, position
 
     def _recover(self) -> None:
-        """Find every section that is whole, wherever it is, and the spans of frames between them."""
+        """Find every whole section, wherever it is, and the spans of frames between them."""
         length = self._info.frames_per_block
         search = SectionSearch(self._layout, self._size, self._read_at)
         try:
@@ -429,7 +429,8 @@ def _checked(codes: np.ndarray, info: StreamInfo) -> np.ndarray:
         raise InputError(f"expected integer codes, got {codes.dtype}")
     if codes.ndim != 3 or codes.shape[:2] != (info.channels, info.num_codebooks):
         raise InputError(
-            f"expected codes of shape ({info.channels}, {info.num_codebooks}, frames), got {codes.shape}; "
+            f"expected codes of shape ({info.channels}, {info.num_codebooks}, frames), got "
+            f"{codes.shape}; "
             "the stream says (channels, num_codebooks, frames)"
         )
     if not codes.size:
@@ -437,7 +438,8 @@ def _checked(codes: np.ndarray, info: StreamInfo) -> np.ndarray:
     lowest = MISSING if info.entropy_model is not None else 0
     if not (codes.min() >= lowest and codes.max() < info.codebook_size):
         raise InputError(
-            f"expected codes from 0 to {info.codebook_size - 1}, got {codes.min()} to {codes.max()}; "
+            f"expected codes from 0 to {info.codebook_size - 1}, got {codes.min()} to "
+            f"{codes.max()}; "
             "codebook_size must be that of the model"
         )
     there = codes >= 0

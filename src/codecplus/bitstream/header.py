@@ -84,7 +84,8 @@ class StreamInfo:
     block_length: int = 0
     """Frames per block; 0 means as many as fit in 4 KiB when packed, and at least one."""
     entropy_model: bytes | None = None
-    """None if codes are packed; else the 4 bytes of `EntropyModel.identity`, b"" without a model."""
+    """None if codes are packed; else the 4 bytes of `EntropyModel.identity`, b"" without a model.
+    """
 
     def __post_init__(self) -> None:
         _check_fingerprint(self.fingerprint)
@@ -100,7 +101,8 @@ class StreamInfo:
             raise InputError(
                 f"expected blocks of at most {_MAX_BLOCK_SIZE} bytes, "
                 f"got block_length={self.block_length} "
-                f"({self.codes_size(self.frames_per_block)} bytes); leave block_length out for 4 KiB"
+                f"({self.codes_size(self.frames_per_block)} bytes); leave block_length out for 4 "
+                "KiB"
             )
         if self.entropy_model is not None:
             self._check_entropy_coding(self.entropy_model)
@@ -115,7 +117,8 @@ class StreamInfo:
         if not can_code(self.channels, self.num_codebooks, self.codebook_size):
             raise InputError(
                 "expected a stream small enough to be entropy-coded, "
-                f"got {self.channels} channels of {self.num_codebooks} codebooks of {self.codebook_size}; pack it"
+                f"got {self.channels} channels of {self.num_codebooks} codebooks of "
+                f"{self.codebook_size}; pack it"
             )
         if self.frames_per_block * self.codes_per_frame > MAX_BLOCK_CODES:
             raise InputError(

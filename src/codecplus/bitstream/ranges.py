@@ -49,8 +49,9 @@ class Decoder:
         self._coder = _stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
 
     def decode(self, weights: np.ndarray) -> np.ndarray:
-        """Return the next symbols (N,) under integer weights (N, n): at least 0 each, their sum from 1 to
-        2**29.
+        """Return the next symbols (N,) under integer weights (N, n).
+
+        Each weight is at least 0, and their sum lies from 1 to 2**29.
 
         Raises FileFormatError if no encoder can have written what is there.
         """

@@ -76,7 +76,7 @@ class SectionSearch:
         return possible + _MAX_LOST
 
     def _is_last(self, position: int, size: int, rest: int, index: int, counts_size: int) -> bool:
-        """Return whether the section at a position, with a block of `rest` bytes, is the last one."""
+        """Return whether the section at a position, with a block of `rest` bytes, is the last."""
         if self._layout.packed:
             fits = 0 <= rest < size
         else:

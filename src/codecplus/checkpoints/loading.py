@@ -52,7 +52,8 @@ def load_model(name: str | os.PathLike[str], *, revision: str | None = None) -> 
         return _load_pretrained(fetch_checkpoint(str(name), revision), str(name))
     hint = difflib.get_close_matches(str(name), embedded_names(), n=1) or embedded_names()
     raise CheckpointError(
-        f"there is no checkpoint {str(name)!r}; give {' or '.join(hint)}, an existing path, or a Hub id like "
+        f"there is no checkpoint {str(name)!r}; give {' or '.join(hint)}, an existing path, or a "
+        "Hub id like "
         "descript/dac_44khz"
     )
 
@@ -65,11 +66,13 @@ def _load_pretrained(folder: Path, source: str | None = None) -> DacModel:
         fields, _ = PreTrainedConfig.get_config_dict(folder)
     except Exception as error:
         raise CheckpointError(
-            f"cannot find a model at {source!r}: {_first_line(error)}; expected a folder with a config.json"
+            f"cannot find a model at {source!r}: {_first_line(error)}; expected a folder with a "
+            "config.json"
         ) from error
     if fields.get("model_type") not in _CLASSES:
         raise CheckpointError(
-            f"{source} holds a model of type {fields.get('model_type')!r}; expected {' or '.join(map(repr, _CLASSES))}"
+            f"{source} holds a model of type {fields.get('model_type')!r}; expected "
+            f"{' or '.join(map(repr, _CLASSES))}"
         )
     try:
         cls = _CLASSES[fields["model_type"]]
@@ -82,7 +85,8 @@ def _load_pretrained(folder: Path, source: str | None = None) -> DacModel:
     if missing:
         # transformers only warns, and goes on with random weights.
         raise CheckpointError(
-            f"the weights at {source!r} lack {len(missing)} tensors of this model, {missing[0]} among them; "
+            f"the weights at {source!r} lack {len(missing)} tensors of this model, {missing[0]} "
+            "among them; "
             "the configuration and the weights do not belong together"
         )
     return model.eval()

@@ -95,7 +95,8 @@ def read_official(path: str | Path) -> DacModel:
         raise CheckpointError(f"{path} does not exist") from error
     except Exception as error:
         raise CheckpointError(
-            f"{path} cannot be read as a PyTorch checkpoint of plain tensors ({type(error).__name__}); "
+            f"{path} cannot be read as a PyTorch checkpoint of plain tensors "
+            f"({type(error).__name__}); "
             "give a .pth of the original DAC, or a folder written by save_pretrained"
         ) from error
     try:
@@ -107,7 +108,8 @@ def read_official(path: str | Path) -> DacModel:
         model.load_state_dict({_renamed(key, names): value for key, value in state.items()})
     except Exception as error:
         raise CheckpointError(
-            f"{path} is a PyTorch file, but not a checkpoint of the original DAC: {_first_line(error)}"
+            f"{path} is a PyTorch file, but not a checkpoint of the original DAC: "
+            f"{_first_line(error)}"
         ) from error
     return model.eval()
 
@@ -127,7 +129,8 @@ def _config(kwargs: dict) -> DacConfig:
     upsampling = kwargs.get("decoder_rates")
     if upsampling is not None and list(upsampling) != config.upsampling_ratios:
         raise ValueError(
-            f"expected decoder_rates {config.upsampling_ratios}, the encoder's reversed, got {upsampling}"
+            f"expected decoder_rates {config.upsampling_ratios}, the encoder's reversed, got "
+            f"{upsampling}"
         )
     return config
 

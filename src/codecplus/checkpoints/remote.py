@@ -57,27 +57,43 @@ def explain(error: BaseException, repo: str, revision: str | None = None) -> str
     if first(errors.LocalTokenNotFoundError):
         return "nobody is logged in; run `hf auth login`, or set HF_TOKEN"
     if first(errors.HFValidationError):
-        return "that is no name of a repository; expected OWNER/NAME, of letters, digits, '-', '_' and '.'"
+        return (
+            "that is no name of a repository; expected OWNER/NAME, of "
+            "letters, digits, '-', '_' and '.'"
+        )
     if first(errors.OfflineModeIsEnabled) or (
         constants.is_offline_mode() and first(errors.LocalEntryNotFoundError)
     ):
-        return "HF_HUB_OFFLINE is set, so that only what is in the cache can be had, and this is not in it"
+        return (
+            "HF_HUB_OFFLINE is set, so that only what is in the cache "
+            "can be had, and this is not in it"
+        )
     if (answer := first(errors.HfHubHTTPError)) is not None:
         status = answer.response.status_code  # pyright: ignore[reportAttributeAccessIssue]
         message = answer.response.headers.get("X-Error-Message")  # pyright: ignore[reportAttributeAccessIssue]
         if first(errors.RepositoryNotFoundError):
             return (
-                f"{host} has no such repository, or it is private and not yours; check the name, or log in with "
+                f"{host} has no such repository, or it is private and not yours; check the name, "
+                "or log in with "
                 "`hf auth login`"
             )
         if status == 401:
-            return f"{host} does not accept the token; log in again with `hf auth login`, or correct HF_TOKEN"
+            return (
+                f"{host} does not accept the token; log in again with `hf "
+                "auth login`, or correct HF_TOKEN"
+            )
         if status == 403:
-            return f"the token may not do that ({message}); make one that may on {host}/settings/tokens"
+            return (
+                f"the token may not do that ({message}); make one that may on "
+                f"{host}/settings/tokens"
+            )
         return f"{host} answered {status} ({message or _first_line(answer)})"
     kinds = {base.__name__ for link in chain for base in type(link).__mro__}
     if "TimeoutException" in kinds:
-        return f"{host} did not answer in time; try again, or raise HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT"
+        return (
+            f"{host} did not answer in time; try again, or raise "
+            "HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT"
+        )
     if "TransportError" in kinds:
         return f"{host} cannot be reached; check the network, or HF_ENDPOINT"
     return _first_line(error)

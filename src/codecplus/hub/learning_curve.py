@@ -80,7 +80,7 @@ def _point(fields: dict[str, Any]) -> CurvePoint | None:
 
 
 def point_at(points: list[CurvePoint], step: int | None) -> CurvePoint:
-    """Return the point of a step, the last one if None; raise InputError if there is no such step."""
+    """Return the point of a step, the last one if None; raise InputError if it is missing."""
     if step is None:
         return points[-1]
     for point in points:

@@ -132,7 +132,7 @@ class Measurements:
         return figure
 
     def _panels(self) -> list[tuple[str, str]]:
-        """Return up to three metrics of a single domain, else one of each and one more of speech."""
+        """Return up to three metrics of one domain, or one of each and one more of speech."""
         if len(self._domains) == 1:
             domain = self._domains[0]
             metrics = self._metrics(domain)

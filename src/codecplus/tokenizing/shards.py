@@ -232,7 +232,7 @@ class CodesFolder:
         return path.exists() or self._sidecar(path).exists()
 
     def footer(self, path: Path) -> dict[str, Any]:
-        """Return the footer of a shard, here or on the Hub. Raises FileFormatError if it is damaged."""
+        """Return the footer of a shard, here or on the Hub; FileFormatError if it is damaged."""
         if path.exists():
             return read_footer(path)
         try:

@@ -48,7 +48,7 @@ class Statistics:
             self.codes[k] += np.bincount(codes[:, k].ravel(), minlength=size)
 
     def fail(self, reason: str) -> None:
-        """Count one clip that failed. Numbers in reasons are dropped, so that equal reasons add up."""
+        """Count a clip that failed. Numbers in reasons are dropped, so that equal ones add up."""
         self.rows += 1
         reason = re.sub(r"\b\d+(\.\d+)?\b", "N", reason)
         known = reason in self.failures or len(self.failures) < _MAX_REASONS
@@ -87,7 +87,7 @@ class Statistics:
         )
 
     def summary(self) -> dict[str, Any]:
-        """Return the use and entropy of each codebook, a histogram of durations, and the failures."""
+        """Return use and entropy of each codebook, a histogram of durations, and the failures."""
         failed = sum(self.failures.values())
         bounds = [0.0, *DURATION_BOUNDS]
         labels = [f"{a:g}-{b:g} s" for a, b in zip(bounds, DURATION_BOUNDS, strict=False)] + [
