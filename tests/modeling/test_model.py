@@ -262,6 +262,33 @@ def test_decode_refuses_what_it_cannot_decode():
         tiny_model().decode(audio_codes=torch.zeros(1, 5, 3, dtype=torch.long))
 
 
+@pytest.mark.parametrize("wrong", [-1, -100, 64, 1024])
+def test_codes_beyond_the_codebook_are_refused_with_their_value(model, wrong):
+    codes = torch.zeros(2, 4, 5, dtype=torch.long)
+    codes[1, 2, 3] = wrong
+    for decode in (
+        lambda: model.decode(audio_codes=codes),
+        lambda: model.quantizer.from_codes(codes),
+    ):
+        with pytest.raises(ValueError, match=f"between 0 and 63, got {wrong};"):
+            decode()
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.bfloat16])
+def test_codes_that_are_no_integers_are_refused(model, dtype):
+    with pytest.raises(ValueError, match=f"an integer type, got {dtype}"):
+        model.decode(audio_codes=torch.zeros(1, 4, 5, dtype=dtype))
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.uint32]
+)
+def test_codes_of_any_integer_type_decode_alike(model, dtype):
+    codes = torch.randint(0, 64, (2, 4, 6))
+    expected = model.decode(audio_codes=codes).audio_values
+    assert torch.equal(model.decode(audio_codes=codes.to(dtype)).audio_values, expected)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

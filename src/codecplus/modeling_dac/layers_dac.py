@@ -287,6 +287,11 @@ def exporting() -> bool:
     return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
 
 
+def recording() -> bool:
+    """Return whether the work is recorded as a graph: compiled, traced or exported."""
+    return torch.compiler.is_compiling() or exporting()
+
+
 def gradients_or_graph() -> bool:
     """Return whether the work is recorded: for gradients, or as a graph of any length.
 
@@ -587,6 +592,7 @@ class DacResidualVectorQuantizer(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.n_codebooks = config.n_codebooks
+        self.codebook_size = config.codebook_size
         self.quantizer_dropout = config.quantizer_dropout
         self.quantizers = nn.ModuleList(
             DacVectorQuantize(config) for _ in range(config.n_codebooks)
@@ -673,11 +679,14 @@ class DacResidualVectorQuantizer(nn.Module):
         """Look up codes (B, K, T).
 
         Returns the quantized latents (B, D, T), the entries (B, K * d, T), and the codes again.
+        Raises `ValueError` for codes of another shape, beyond the codebook, or no integers.
         """
+        check_codes(audio_codes, self.n_codebooks, self.codebook_size)
         quantizers = self.quantizers[: audio_codes.shape[1]]
+        indices = audio_codes.long()
         _, out, _, out_bias, codebooks = self._weights(quantizers)
         entries = torch.cat(
-            [codebook[audio_codes[:, i]] for i, codebook in enumerate(codebooks)], dim=-1
+            [codebook[indices[:, i]] for i, codebook in enumerate(codebooks)], dim=-1
         )
         quantized = entries @ out.t() + out_bias.sum(dim=0)  # (B, T, K * d) -> (B, T, D)
         dtype = quantizers[0].out_proj.weight.dtype
@@ -695,6 +704,29 @@ class DacResidualVectorQuantizer(nn.Module):
             quantized = quantized + quantizer.out_proj(entry)
             entries.append(entry)
         return quantized, torch.cat(entries, dim=1)
+
+
+def check_codes(codes: Tensor, n_codebooks: int, codebook_size: int) -> None:
+    """Raise `ValueError` unless codes (B, K, T) are integers that name entries of the codebooks.
+
+    Values are not looked at while the work is recorded as a graph, which knows none.
+    """
+    if codes.ndim != 3 or not 1 <= codes.shape[1] <= n_codebooks or codes.shape[-1] < 1:
+        raise ValueError(
+            f"expected codes of shape (batch_size, 1 to {n_codebooks}, frames), "
+            f"got {tuple(codes.shape)}"
+        )
+    if codes.dtype == torch.bool or codes.is_floating_point() or codes.is_complex():
+        raise ValueError(f"expected codes of an integer type, got {codes.dtype}")
+    if codes.is_meta or recording() or not codes.numel():
+        return
+    lowest, highest = (int(value) for value in codes.long().aminmax())
+    if lowest < 0 or highest >= codebook_size:
+        wrong = lowest if lowest < 0 else highest
+        raise ValueError(
+            f"expected codes between 0 and {codebook_size - 1}, got {wrong}; "
+            "cut padding off before decoding, or replace it by a code"
+        )
 
 
 class CodebookSearch:

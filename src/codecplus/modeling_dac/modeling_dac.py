@@ -284,7 +284,7 @@ class DacModel(DacPreTrainedModel):
                 (`torch.Tensor` of shape `(batch_size, hidden_size, frames)`, *optional*):
                 the sum of the codebooks.
             audio_codes (`torch.LongTensor` of shape `(batch_size, n_quantizers, frames)`, *optional*):
-                the first `n_quantizers` codebooks; used instead of `quantized_representation` where
+                the first `n_quantizers` codebooks, of any integer type; used instead of `quantized_representation` where
                 both are given.
             return_dict (`bool`, *optional*): a [`DacDecoderOutput`] (default) or a plain tuple.
             padding_mask (`torch.Tensor` of shape `(batch_size, samples)`, *optional*):
@@ -296,12 +296,12 @@ class DacModel(DacPreTrainedModel):
             lacks at the very end is zero.
 
         Raises:
-            `ValueError`: if neither is given, or the shape is another.
+            `ValueError`: if neither is given, the shape is another, or a code is no integer or
+                names no entry of its codebook.
         """
         if quantized_representation is None and audio_codes is None:
             raise ValueError("expected quantized_representation or audio_codes, got neither")
         if audio_codes is not None:
-            check_codes(audio_codes, self.config)
             quantized_representation = self.quantizer.from_codes(audio_codes)[0]
         assert quantized_representation is not None
         hop = self.config.hop_length
@@ -376,19 +376,6 @@ def check_audio(input_values: Tensor) -> None:
         raise ValueError(
             f"expected audio of shape (batch_size, 1, samples), got {tuple(input_values.shape)}; "
             "give channels as batch items and mono audio as audio[None, None, :]"
-        )
-
-
-def check_codes(audio_codes: Tensor, config: DacConfig) -> None:
-    """Raise `ValueError` unless the codes are (B, K, T) with 1 <= K <= n_codebooks and T >= 1."""
-    if (
-        audio_codes.ndim != 3
-        or not 1 <= audio_codes.shape[1] <= config.n_codebooks
-        or audio_codes.shape[-1] < 1
-    ):
-        raise ValueError(
-            f"expected codes of shape (batch_size, 1 to {config.n_codebooks}, frames), "
-            f"got {tuple(audio_codes.shape)}"
         )
 
 
