@@ -445,3 +445,55 @@ def test_one_graph_serves_all_lengths():
             audio = torch.randn(2, 1, frames * 8) * 0.3
             torch.testing.assert_close(encoder(audio), model.encoder(audio), atol=1e-5, rtol=0)
     assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_trace_of_one_length_serves_every_length(causal):
+    model = tiny_model(causal, **GEOMETRIES["odd"]).requires_grad_(False)
+    hop = model.config.hop_length
+
+    def encode(audio):
+        return model.encode(audio, return_dict=False)[2]
+
+    def decode(codes):
+        return model.decode(audio_codes=codes, return_dict=False)[0]
+
+    with torch.no_grad():
+        audio = torch.randn(1, 1, 7 * hop)
+        codes = encode(audio)
+        encoder = torch.jit.trace(model.encoder, audio, check_trace=False)
+        encoding = torch.jit.trace(encode, audio, check_trace=False)
+        decoding = torch.jit.trace(decode, codes, check_trace=False)
+        for batch, frames in ((1, 7), (2, 5), (1, 52), (1, 700)):
+            audio = torch.randn(batch, 1, frames * hop) * 0.3
+            torch.testing.assert_close(encoder(audio), model.encoder(audio), atol=1e-5, rtol=0)
+            codes = encode(audio)
+            assert torch.equal(encoding(audio), codes)
+            torch.testing.assert_close(decoding(codes), decode(codes), atol=1e-5, rtol=0)
+
+
+def test_an_onnx_graph_of_the_tracing_exporter_serves_every_length(model, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    hop = model.config.hop_length
+    with torch.no_grad():
+        for name, half, example in (
+            ("encoder", model.encoder, torch.randn(1, 1, 7 * hop)),
+            ("decoder", model.decoder, torch.randn(1, model.config.hidden_size, 7)),
+        ):
+            path = str(tmp_path / f"{name}.onnx")
+            axes = {"x": {2: "steps"}, "y": {2: "steps"}}
+            torch.onnx.export(
+                half,
+                (example,),
+                path,
+                dynamo=False,
+                input_names=["x"],
+                output_names=["y"],
+                dynamic_axes=axes,
+            )
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            for frames in (7, 12, 31):
+                x = torch.randn(1, example.shape[1], example.shape[2] // 7 * frames) * 0.3
+                y = torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
+                torch.testing.assert_close(y, half(x), atol=1e-4, rtol=0)

@@ -280,11 +280,13 @@ _MANY_STEPS = 512
 
 
 def exporting() -> bool:
-    """Return whether `torch.export` records the work, which needs plain operators for any length.
+    """Return whether `torch.export` or `torch.jit.trace` records the work.
 
-    torch tells from 2.7 on.
+    Both need plain operators, which serve any length. torch tells of `torch.export` from 2.7 on.
     """
-    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
+    if torch.compiler.is_compiling():
+        return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
+    return torch.jit.is_tracing()
 
 
 def recording() -> bool:
@@ -297,7 +299,7 @@ def gradients_or_graph() -> bool:
 
     With gradients, matrix products are fastest.
     """
-    return torch.is_grad_enabled() or torch.compiler.is_compiling()
+    return torch.is_grad_enabled() or recording()
 
 
 class DacConvTranspose1d(nn.ConvTranspose1d):
@@ -615,7 +617,7 @@ class DacResidualVectorQuantizer(nn.Module):
             raise ValueError(
                 f"n_quantizers must lie between 1 and {self.n_codebooks}, got {n_quantizers}"
             )
-        if self.training or torch.is_grad_enabled():
+        if self.training or torch.is_grad_enabled() or exporting():
             return self._search_with_gradients(z, n_quantizers, lengths)
         return self._search(z, n_quantizers, lengths)
 
