@@ -497,3 +497,76 @@ def test_an_onnx_graph_of_the_tracing_exporter_serves_every_length(model, tmp_pa
                 x = torch.randn(1, example.shape[1], example.shape[2] // 7 * frames) * 0.3
                 y = torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
                 torch.testing.assert_close(y, half(x), atol=1e-4, rtol=0)
+
+
+class Scaled(torch.nn.Module):
+    """An adapter around a layer, as LoRA puts one in its place."""
+
+    def __init__(self, base_layer):
+        super().__init__()
+        self.base_layer = base_layer
+
+    @property
+    def weight(self):
+        return self.base_layer.weight
+
+    @property
+    def bias(self):
+        return self.base_layer.bias
+
+    def forward(self, *args, **kwargs):
+        return 1.5 * self.base_layer(*args, **kwargs)
+
+
+def wrap(module, name):
+    setattr(module, name, Scaled(getattr(module, name)))
+
+
+def hook(module, name):
+    getattr(module, name).register_forward_hook(lambda layer, inputs, output: output * 1.5)
+
+
+def pre_hook(module, name):
+    getattr(module, name).register_forward_pre_hook(
+        lambda layer, inputs: inputs[0] * 1.5 if inputs[0].is_floating_point() else inputs[0] // 2
+    )
+
+
+class Half(torch.nn.Module):
+    def forward(self, weight):
+        return weight / 2
+
+
+def parametrize(module, name):
+    torch.nn.utils.parametrize.register_parametrization(getattr(module, name), "weight", Half())
+
+
+@pytest.mark.parametrize("change", [wrap, hook, pre_hook, parametrize])
+@pytest.mark.parametrize("name", ["in_proj", "out_proj", "codebook"])
+def test_adapters_and_hooks_on_the_quantizer_work_with_and_without_gradients(change, name):
+    model = tiny_model()
+    z = torch.randn(2, 128, 30)
+    with torch.no_grad():
+        plain = model.quantizer(z)
+        plain_sum = model.quantizer.from_codes(plain[1])[0]
+    change(model.quantizer.quantizers[1], name)
+    with_gradients = model.quantizer(z)
+    looked_up = model.quantizer.from_codes(plain[1])
+    with torch.no_grad():
+        without = model.quantizer(z)
+        looked_up_without = model.quantizer.from_codes(plain[1])
+    assert not torch.equal(without[0], plain[0])
+    for one, other in zip(with_gradients, without, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(looked_up[0], looked_up_without[0])
+    assert name == "in_proj" or not torch.allclose(looked_up_without[0], plain_sum)
+
+
+def test_a_hook_on_one_quantizer_is_called_without_gradients(model):
+    seen = []
+    model.quantizer.quantizers[2].register_forward_hook(lambda *_: seen.append(1))
+    with torch.no_grad():
+        model.quantizer(torch.randn(1, model.config.hidden_size, 3))
+    assert seen == [1]
+    with pytest.raises(ValueError, match="without adapters and forward hooks"):
+        CodebookSearch(model.quantizer, 4)

@@ -51,6 +51,21 @@ def weights_in_place(*modules: nn.Module):
             hook.post_forward(module, ())
 
 
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Return whether calling a module does what `forward` of `kind` does, and nothing else.
+
+    Then its work may be done in another way from its weights. It may not for an adapter in its
+    place, a forward hook, or a `forward` of its own. Parametrized weights are read as they apply,
+    and accelerate's hooks are those of `weights_in_place`.
+    """
+    forward = module.__dict__.get("_old_forward", module.forward)
+    return (
+        getattr(forward, "__func__", None) is kind.forward
+        and not module._forward_hooks
+        and not module._forward_pre_hooks
+    )
+
+
 def snake(x: Tensor, alpha: Tensor) -> Tensor:
     """Return x + sin²(αx) / α (Ziyin et al. 2020, as DAC uses it), for x and α that broadcast.
 
@@ -444,12 +459,20 @@ class DacResidualUnit(DacChain):
         ]
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        if self.fused is not None and not gradients_or_graph():
+        if self.fused is not None and not gradients_or_graph() and self.is_plain():
             y = self.fused(self, x, lengths)
             if y is not None:
                 return y
         *steps, (_, last) = self.steps()
         return last(run_steps(steps, x, lengths), residual=x)
+
+    def is_plain(self) -> bool:
+        """Return whether no adapter and no hook changes what its layers compute."""
+        convolutions = (self.conv1, self.conv2)
+        snakes = (self.snake1, self.snake2)
+        return all(is_plain(conv, DacConv1d) for conv in convolutions) and all(
+            is_plain(snake, Snake1d) for snake in snakes
+        )
 
 
 class DacEncoderBlock(DacChain):
@@ -583,6 +606,16 @@ class DacVectorQuantize(nn.Module):
         entries = projected + (entries - projected).detach()
         return self.out_proj(entries), commitment_loss, codebook_loss, indices, projected
 
+    def is_plain(self) -> bool:
+        """Return whether no adapter and no hook changes what its parts compute."""
+        return (
+            is_plain(self, DacVectorQuantize)
+            and is_plain(self.in_proj, DacConv1d)
+            and is_plain(self.out_proj, DacConv1d)
+            and is_plain(self.codebook, nn.Embedding)
+            and self.codebook.max_norm is None
+        )
+
 
 class DacResidualVectorQuantizer(nn.Module):
     """Codebooks in a row, each coding what the ones before it left over (Zeghidour et al. 2021).
@@ -617,11 +650,12 @@ class DacResidualVectorQuantizer(nn.Module):
             raise ValueError(
                 f"n_quantizers must lie between 1 and {self.n_codebooks}, got {n_quantizers}"
             )
-        if self.training or torch.is_grad_enabled() or exporting():
-            return self._search_with_gradients(z, n_quantizers, lengths)
+        plain = all(quantizer.is_plain() for quantizer in self.quantizers[:n_quantizers])
+        if not plain or self.training or torch.is_grad_enabled() or exporting():
+            return self._search_in_turn(z, n_quantizers, lengths)
         return self._search(z, n_quantizers, lengths)
 
-    def _search_with_gradients(self, z: Tensor, n_quantizers: int, lengths: Tensor | None):
+    def _search_in_turn(self, z: Tensor, n_quantizers: int, lengths: Tensor | None):
         """Search codebook after codebook: the definition, which `CodebookSearch` is tested with."""
         batch = z.shape[0]
         used = torch.full((batch,), n_quantizers, device=z.device)
@@ -646,7 +680,7 @@ class DacResidualVectorQuantizer(nn.Module):
         return quantized.to(z.dtype), codes, latents, commitment_loss, codebook_loss
 
     def _search(self, z: Tensor, n_quantizers: int, lengths: Tensor | None):
-        """Return what `_search_with_gradients` does, without gradients, by `CodebookSearch`."""
+        """Return what `_search_in_turn` does, without gradients, by `CodebookSearch`."""
         search = CodebookSearch(self, n_quantizers)
         latents, entries, codes = search(
             z.transpose(1, 2).float()
@@ -686,6 +720,8 @@ class DacResidualVectorQuantizer(nn.Module):
         check_codes(audio_codes, self.n_codebooks, self.codebook_size)
         quantizers = self.quantizers[: audio_codes.shape[1]]
         indices = audio_codes.long()
+        if not all(quantizer.is_plain() for quantizer in quantizers):
+            return self._look_up_in_turn(indices, audio_codes)
         _, out, _, out_bias, codebooks = self._weights(quantizers)
         entries = torch.cat(
             [codebook[indices[:, i]] for i, codebook in enumerate(codebooks)], dim=-1
@@ -693,6 +729,16 @@ class DacResidualVectorQuantizer(nn.Module):
         quantized = entries @ out.t() + out_bias.sum(dim=0)  # (B, T, K * d) -> (B, T, D)
         dtype = quantizers[0].out_proj.weight.dtype
         return quantized.transpose(1, 2).to(dtype), entries.transpose(1, 2).to(dtype), audio_codes
+
+    def _look_up_in_turn(self, indices: Tensor, audio_codes: Tensor):
+        """Look up codes codebook after codebook, by calls that adapters and hooks take part in."""
+        quantized, entries = 0, []
+        for quantizer, index in zip(self.quantizers, indices.unbind(dim=1), strict=False):
+            entry = quantizer.codebook(index).transpose(1, 2)
+            quantized = quantized + quantizer.out_proj(entry.float())
+            entries.append(entry)
+        entries = torch.cat(entries, dim=1)
+        return quantized.to(entries.dtype), entries, audio_codes
 
     def from_latents(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Quantize projected latents (B, K * d, T).
@@ -743,6 +789,11 @@ class CodebookSearch:
 
     def __init__(self, quantizer: DacResidualVectorQuantizer, n_quantizers: int):
         quantizers = quantizer.quantizers[:n_quantizers]
+        if not all(quantizer.is_plain() for quantizer in quantizers):
+            raise ValueError(
+                "expected a quantizer without adapters and forward hooks, whose work is done from "
+                "its weights here; merge the adapters, and remove the hooks"
+            )
         into, out, into_bias, out_bias, codebooks = quantizer._weights(quantizers)
         self.width = d = codebooks[0].shape[1]
         self.into = into  # (K * d, D)
