@@ -1,5 +1,7 @@
 """The models: equal to transformers' own, without its bugs."""
 
+import copy
+
 import pytest
 import torch
 from processors import needs_compiler
@@ -570,3 +572,68 @@ def test_a_hook_on_one_quantizer_is_called_without_gradients(model):
     assert seen == [1]
     with pytest.raises(ValueError, match="without adapters and forward hooks"):
         CodebookSearch(model.quantizer, 4)
+
+
+def same_weights(one, other):
+    ours, theirs = one.folded_state_dict(), other.folded_state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("normed_from", [False, True])
+@pytest.mark.parametrize("normed_into", [False, True])
+def test_folded_and_weight_normed_weights_load_into_each_other(normed_from, normed_into):
+    source, target = tiny_model(seed=1), tiny_model(seed=2)
+    with torch.no_grad():
+        source.quantizer.quantizers[0].in_proj.weight[-1] = 0  # 0 / 0 has no direction
+    if normed_from:
+        source.apply_weight_norm()
+    if normed_into:
+        target.apply_weight_norm()
+    target.load_state_dict(source.state_dict())
+    same_weights(target, source)
+    part = tiny_model(seed=3).encoder
+    part.load_state_dict(source.encoder.state_dict())
+    assert torch.allclose(part.conv1.weight, source.encoder.conv1.weight)
+
+
+def test_old_weight_norm_keys_load_too():
+    source, target = tiny_model(seed=1), tiny_model(seed=2)
+    source.apply_weight_norm()
+    old = {
+        name.replace("parametrizations.weight.original0", "weight_g").replace(
+            "parametrizations.weight.original1", "weight_v"
+        ): value
+        for name, value in source.state_dict().items()
+    }
+    target.load_state_dict(old)
+    same_weights(target, source)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_copy_of_a_weight_normed_model_folds_alone(trained):
+    model = tiny_model()
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    model.apply_weight_norm()
+    twin = copy.deepcopy(model).requires_grad_(trained)
+    twin.remove_weight_norm()
+    assert set(dict(twin.named_parameters())) == expected.keys()
+    assert all(parameter.requires_grad == trained for parameter in twin.parameters())
+    assert any("original1" in name for name in model.state_dict())
+    model.remove_weight_norm()
+    for net in (model, twin):
+        assert type(net.encoder.conv1) is DacConv1d
+        for name, value in net.state_dict().items():
+            torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=0)
+
+
+def test_a_given_weight_normed_state_dict_is_saved_folded(tmp_path):
+    model = tiny_model()
+    model.apply_weight_norm()
+    model.save_pretrained(tmp_path, state_dict=model.state_dict())  # as Trainer calls it
+    same_weights(DacModel.from_pretrained(tmp_path), model)
+    stock_model = StockModel.from_pretrained(tmp_path)
+    assert torch.equal(
+        stock_model.encoder.conv1.weight, model.folded_state_dict()["encoder.conv1.weight"]
+    )

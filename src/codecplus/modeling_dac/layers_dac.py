@@ -20,6 +20,7 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 
 def zero_tail(x: Tensor, lengths: Tensor | None) -> Tensor:
@@ -169,7 +170,73 @@ def snake_in_one_pass(module: Snake1d, x: Tensor) -> Tensor:
     return y.view(rows.shape).transpose(1, 2)
 
 
-class DacConv1d(nn.Conv1d):
+WEIGHT_NORM_KEYS = (  # torch's two spellings of a weight's length and its direction
+    ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+    ("weight_g", "weight_v"),
+)
+
+
+def fold_weight_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict with plain weights in place of lengths and directions."""
+    folded = dict(state)
+    for key in state:
+        for length, direction in WEIGHT_NORM_KEYS:
+            if key == length or key.endswith("." + length):
+                stem = key.removesuffix(length)
+                g = folded.pop(key)
+                v = folded.pop(stem + direction)
+                folded[stem + "weight"] = torch._weight_norm(v.to(g.device), g, 0)
+    return folded
+
+
+class FoldableWeight(nn.Module):
+    """A convolution whose `weight` may be written as direction times length (weight norm).
+
+    It loads the state dict of either form, whichever form it has itself.
+    """
+
+    def is_weight_normed(self) -> bool:
+        """Return whether the weight is a direction times a length."""
+        return parametrize.is_parametrized(self, "weight") and hasattr(
+            self.parametrizations.weight, "original1"
+        )
+
+    def fold_weight(self) -> None:
+        """Make the weight a plain parameter again, which rests where its direction did.
+
+        torch's `remove_parametrizations` makes no parameter of a weight that rests, and takes the
+        weight from every copy of the module too, as copies share the class that it deletes from.
+        """
+        trained = any(part.requires_grad for part in self.parametrizations.weight.parameters())
+        weight = nn.Parameter(self.weight.detach(), requires_grad=trained)
+        if len(self.parametrizations) > 1:
+            parametrize.remove_parametrizations(self, "weight")
+            del self.weight
+        else:
+            del self.parametrizations
+            self.__class__ = self.__class__.__bases__[0]
+        self.register_parameter("weight", weight)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        # The state dict is this module's own copy, of which its children see what stays in it.
+        own = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
+        folded = fold_weight_norm(own)
+        weight = folded.get(prefix + "weight")
+        if self.is_weight_normed() and weight is not None and prefix + "weight" in own:
+            length, direction = WEIGHT_NORM_KEYS[0]
+            norm = torch.norm_except_dim(weight, 2, 0)
+            del state_dict[prefix + "weight"]
+            state_dict[prefix + length] = norm
+            # A filter of zeros has no direction: see `give_directions`.
+            state_dict[prefix + direction] = weight.masked_fill(norm == 0, 1.0)
+        elif not parametrize.is_parametrized(self, "weight"):
+            for key in own:
+                del state_dict[key]
+            state_dict.update(folded)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class DacConv1d(FoldableWeight, nn.Conv1d):
     """A convolution (B, C, T) -> (B, C', T / stride) over channels-last memory.
 
     It equals `nn.Conv1d`. With dilation d it runs undilated, with kernel (k, 1), over the same
@@ -317,7 +384,7 @@ def gradients_or_graph() -> bool:
     return torch.is_grad_enabled() or recording()
 
 
-class DacConvTranspose1d(nn.ConvTranspose1d):
+class DacConvTranspose1d(FoldableWeight, nn.ConvTranspose1d):
     """The upsampling of DAC, kernel 2s and stride s: (B, C, T) -> (B, C', s * T), one less for an
     odd s.
 

@@ -30,6 +30,7 @@ from .layers_dac import (
     DacResidualVectorQuantizer,
     Snake1d,
     compiled_snake,
+    fold_weight_norm,
     give_directions,
     snake_in_one_pass,
     zero_tail,
@@ -127,7 +128,7 @@ class DacPreTrainedModel(PreTrainedAudioTokenizerBase):
         """
         for conv in self._convolutions():
             if parametrize.is_parametrized(conv, "weight"):
-                parametrize.remove_parametrizations(conv, "weight")
+                conv.fold_weight()
 
     def lay_out_weights(self):
         """Order weights in memory as the layers read them, for inference.
@@ -185,21 +186,23 @@ class DacPreTrainedModel(PreTrainedAudioTokenizerBase):
             ) from error
         return snake_in_one_pass, None
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
-        """Save as transformers does, with weight norm folded, so that any DAC class can read it."""
-        if kwargs.get("state_dict") is None:
-            kwargs["state_dict"] = self.folded_state_dict()
-        return super().save_pretrained(save_directory, *args, **kwargs)
+    def save_pretrained(self, save_directory, is_main_process=True, state_dict=None, **kwargs):
+        """Save as transformers does, with weight norm folded, so that any DAC class can read it.
+
+        A `state_dict` that is given, as transformers' Trainer does, is folded too.
+        """
+        if state_dict is None:
+            state_dict = self.folded_state_dict()
+        else:
+            state_dict = fold_weight_norm(state_dict)
+        return super().save_pretrained(
+            save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs
+        )
 
     def folded_state_dict(self) -> dict[str, Tensor]:
         """Return the state dict of the model without weight norm, in the usual order of memory."""
-        state = {name: value.detach().contiguous() for name, value in self.state_dict().items()}
-        for name, module in self.named_modules():
-            if parametrize.is_parametrized(module, "weight"):
-                for key in ("original0", "original1"):
-                    del state[f"{name}.parametrizations.weight.{key}"]
-                state[f"{name}.weight"] = module.weight.detach().contiguous()
-        return state
+        state = {name: value.detach() for name, value in self.state_dict().items()}
+        return {name: value.contiguous() for name, value in fold_weight_norm(state).items()}
 
 
 class DacModel(DacPreTrainedModel):
