@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from processors import needs_compiler
@@ -232,6 +233,7 @@ def test_weight_norm_comes_and_goes():
     [
         (torch.zeros(2, 64), {}, r"\(batch_size, 1, samples\), got \(2, 64\)"),
         (torch.zeros(1, 2, 64), {}, r"got \(1, 2, 64\)"),
+        (torch.zeros(1, 1, 64, dtype=torch.int16), {}, "floating-point audio .* got torch.int16"),
         (torch.zeros(1, 1, 0), {}, r"got \(1, 1, 0\)"),
         (torch.zeros(1, 1, 64), {"n_quantizers": 0}, "between 1 and 4, got 0"),
         (torch.zeros(1, 1, 64), {"n_quantizers": 5}, "between 1 and 4, got 5"),
@@ -637,3 +639,30 @@ def test_a_given_weight_normed_state_dict_is_saved_folded(tmp_path):
     assert torch.equal(
         stock_model.encoder.conv1.weight, model.folded_state_dict()["encoder.conv1.weight"]
     )
+
+
+@pytest.mark.parametrize("kind", [torch.from_numpy, lambda clip: clip])
+def test_the_extractor_takes_one_channel_with_its_axis(kind):
+    extractor = DacFeatureExtractor()
+    clip = np.random.default_rng(0).standard_normal(700).astype(np.float32)
+    expected = extractor(clip, sampling_rate=16000, return_tensors="pt")["input_values"]
+    for raw in (kind(clip[None]), [kind(clip[None])], [kind(clip)]):
+        features = extractor(raw, sampling_rate=16000, return_tensors="pt")
+        assert torch.equal(features["input_values"], expected)
+
+
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [
+        (np.array([0.0, np.nan]), "NaN"),
+        (torch.tensor([0.0, torch.inf]), "NaN or infinite"),
+        ([0.0, float("nan")], "NaN"),
+        (np.zeros(5, np.int16), "floating-point audio .* got int16"),
+        (torch.zeros(5, dtype=torch.int32), "floating-point audio .* got int32"),
+        (torch.zeros(2, 5), "mono"),
+    ],
+)
+def test_the_extractor_refuses_what_is_no_audio(clip, message):
+    for raw in (clip, [clip]):
+        with pytest.raises(ValueError, match=message):
+            DacFeatureExtractor()(raw, sampling_rate=16000)

@@ -246,7 +246,7 @@ class DacModel(DacPreTrainedModel):
             projected_latents)`.
 
         Raises:
-            `ValueError`: for another shape, a mask that is not right-padded, or an impossible
+            `ValueError`: for integer audio, another shape, a mask that is not right-padded, or an impossible
                 `n_quantizers`.
         """
         check_audio(input_values)
@@ -374,7 +374,12 @@ class CausalDacModel(DacModel):
 
 
 def check_audio(input_values: Tensor) -> None:
-    """Raise `ValueError` unless the audio is (B, 1, S) with S >= 1."""
+    """Raise `ValueError` unless the audio is (B, 1, S) with S >= 1, of floats."""
+    if not input_values.is_floating_point():
+        raise ValueError(
+            f"expected floating-point audio between -1 and 1, got {input_values.dtype}; "
+            "divide 16-bit samples by 32768"
+        )
     if input_values.ndim != 3 or input_values.shape[1] != 1 or input_values.shape[-1] < 1:
         raise ValueError(
             f"expected audio of shape (batch_size, 1, samples), got {tuple(input_values.shape)}; "
