@@ -67,6 +67,22 @@ class DacConfig(PreTrainedConfig):
         self.hop_length = math.prod(self.downsampling_ratios)
         super().__post_init__(**kwargs)
 
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """Return the configuration that a dictionary describes, as transformers does.
+
+        Raises `ValueError` for one of another model type: its weights would be read into a wrong
+        network.
+        """
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            right = {"dac": "DacModel", "causal_dac": "CausalDacModel"}
+            hint = f"load it by {right.get(model_type, 'the class of its type')}"
+            raise ValueError(
+                f"expected a model of type {cls.model_type!r}, got one of type {model_type!r}; {hint}"
+            )
+        return super().from_dict(config_dict, **kwargs)
+
     def _check_sizes(self):
         if not self.downsampling_ratios or any(ratio < 1 for ratio in self.downsampling_ratios):
             raise ValueError(
