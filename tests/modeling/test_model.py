@@ -666,3 +666,32 @@ def test_the_extractor_refuses_what_is_no_audio(clip, message):
     for raw in (clip, [clip]):
         with pytest.raises(ValueError, match=message):
             DacFeatureExtractor()(raw, sampling_rate=16000)
+
+
+def test_a_replica_of_data_parallel_computes_the_same(model):
+    # What torch's `replicate` makes on each device: modules whose weights are no parameters.
+    replicas = {module: module._replicate_for_data_parallel() for module in model.modules()}
+    for module, replica in replicas.items():
+        for name, child in module._modules.items():
+            setattr(replica, name, replicas[child])
+        for name, parameter in module._parameters.items():
+            setattr(replica, name, parameter.detach())
+    replica = replicas[model]
+    assert not list(replica.parameters())
+    audio = torch.randn(2, 1, 1000) * 0.3
+    with torch.no_grad():
+        assert torch.equal(replica(audio).audio_values, model(audio).audio_values)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_one_graph_takes_padding_masks(gradients):
+    model = tiny_model(downsampling_ratios=[2, 4])
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    audio = torch.randn(3, 1, 320) * 0.3
+    with torch.set_grad_enabled(gradients):
+        for lengths in ([320, 17, 100], [320, 320, 320]):
+            mask = (torch.arange(320) < torch.tensor(lengths)[:, None]).long()
+            ours, expected = compiled(audio, padding_mask=mask), model(audio, padding_mask=mask)
+            assert torch.equal(ours.audio_codes, expected.audio_codes)
+            torch.testing.assert_close(ours.audio_values, expected.audio_values, atol=1e-5, rtol=0)
+            torch.testing.assert_close(ours.loss, expected.loss)

@@ -32,6 +32,7 @@ from .layers_dac import (
     compiled_snake,
     fold_weight_norm,
     give_directions,
+    recording,
     snake_in_one_pass,
     zero_tail,
 )
@@ -255,7 +256,9 @@ class DacModel(DacPreTrainedModel):
         frames = None if lengths is None else -(-lengths // hop)
         if lengths is not None:
             input_values = zero_tail(input_values, lengths)
-        input_values = F.pad(input_values, (0, -input_values.shape[-1] % hop)).to(self.dtype)
+        input_values = F.pad(input_values, (0, -input_values.shape[-1] % hop))
+        # Not self.dtype, which looks for parameters: the replicas of nn.DataParallel have none.
+        input_values = input_values.to(self.encoder.snake1.alpha.dtype)
 
         latents = self.encoder(input_values, None if frames is None else frames * hop)
         quantized, codes, projected, commitment_loss, codebook_loss = self.quantizer(
@@ -392,6 +395,8 @@ def mask_lengths(
 ) -> Tensor | None:
     """Return the number of real samples per item (B,), or None where nothing is padded.
 
+    While the work is recorded as a graph, values are not looked at, and never None.
+
     Raises `ValueError` for a mask of another shape than that of x, or not padded on the right.
     """
     if padding_mask is None:
@@ -404,6 +409,8 @@ def mask_lengths(
             f"got {tuple(padding_mask.shape)}"
         )
     lengths = mask.sum(dim=1)
+    if recording():
+        return lengths  # a graph knows no values, and serves masks of all lengths
     if not torch.equal(mask, torch.arange(mask.shape[1], device=mask.device) < lengths[:, None]):
         raise ValueError(
             "expected every item padded on the right alone: ones, then zeros, in padding_mask"
