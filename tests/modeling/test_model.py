@@ -695,3 +695,11 @@ def test_one_graph_takes_padding_masks(gradients):
             assert torch.equal(ours.audio_codes, expected.audio_codes)
             torch.testing.assert_close(ours.audio_values, expected.audio_values, atol=1e-5, rtol=0)
             torch.testing.assert_close(ours.loss, expected.loss)
+
+
+def test_models_and_configurations_are_those_of_transformers_too(model):
+    assert isinstance(model, StockModel)
+    assert isinstance(model.config, StockConfig)
+    assert model.state_dict().keys() == stock(model).state_dict().keys()
+    assert type(model).config_class is type(model.config)
+    assert DacConfig(hidden_size=24).hidden_size == 24

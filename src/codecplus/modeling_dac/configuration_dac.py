@@ -4,10 +4,11 @@ import math
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.models.dac.configuration_dac import DacConfig as StockDacConfig
 
 
 @strict
-class DacConfig(PreTrainedConfig):
+class DacConfig(StockDacConfig):
     r"""Configuration of a [`DacModel`].
 
     Field names and `model_type` are those of transformers' own `DacConfig`.
@@ -65,7 +66,8 @@ class DacConfig(PreTrainedConfig):
         self._check_sizes()
         self.upsampling_ratios = list(self.downsampling_ratios)[::-1]
         self.hop_length = math.prod(self.downsampling_ratios)
-        super().__post_init__(**kwargs)
+        # Not that of StockDacConfig, which would derive hidden_size again.
+        PreTrainedConfig.__post_init__(self, **kwargs)
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):

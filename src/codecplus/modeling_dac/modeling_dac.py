@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
+from transformers.models.dac.modeling_dac import DacModel as StockDacModel
+from transformers.models.dac.modeling_dac import DacPreTrainedModel as StockDacPreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from .configuration_dac import CausalDacConfig, DacConfig
@@ -83,7 +85,7 @@ class DacDecoderOutput(ModelOutput):
     audio_values: Tensor | None = None
 
 
-class DacPreTrainedModel(PreTrainedAudioTokenizerBase):
+class DacPreTrainedModel(StockDacPreTrainedModel):
     """Initialisation and weight norm, and how transformers loads, places and saves a DAC."""
 
     config: DacConfig
@@ -206,7 +208,7 @@ class DacPreTrainedModel(PreTrainedAudioTokenizerBase):
         return {name: value.contiguous() for name, value in fold_weight_norm(state).items()}
 
 
-class DacModel(DacPreTrainedModel):
+class DacModel(DacPreTrainedModel, StockDacModel):
     """DAC, the Descript Audio Codec (Kumar et al. 2023): audio to codes and back.
 
     A drop-in for transformers' class of this name: same parameters, same calls. Differences are
@@ -216,7 +218,8 @@ class DacModel(DacPreTrainedModel):
     """
 
     def __init__(self, config: DacConfig):
-        super().__init__(config)
+        # Not that of StockDacModel, which would build its layers too.
+        PreTrainedAudioTokenizerBase.__init__(self, config)
         self.encoder = DacEncoder(config)
         self.decoder = DacDecoder(config)
         self.quantizer = DacResidualVectorQuantizer(config)
@@ -290,8 +293,8 @@ class DacModel(DacPreTrainedModel):
                 (`torch.Tensor` of shape `(batch_size, hidden_size, frames)`, *optional*):
                 the sum of the codebooks.
             audio_codes (`torch.LongTensor` of shape `(batch_size, n_quantizers, frames)`, *optional*):
-                the first `n_quantizers` codebooks, of any integer type; used instead of `quantized_representation` where
-                both are given.
+                the first `n_quantizers` codebooks, of any integer type; used instead of
+                `quantized_representation` where both are given.
             return_dict (`bool`, *optional*): a [`DacDecoderOutput`] (default) or a plain tuple.
             padding_mask (`torch.Tensor` of shape `(batch_size, samples)`, *optional*):
                 the mask given to `encode`.
