@@ -187,3 +187,12 @@ def test_the_embedded_44khz_checkpoint_is_one_for_stock_transformers():
         assert torch.equal(
             theirs(audio).audio_codes, load_model("dac-44khz-small")(audio).audio_codes
         )
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_model_of_the_other_kind_is_refused_with_the_class_that_loads_it(tmp_path, causal):
+    tiny_model(causal).save_pretrained(tmp_path)
+    right, wrong = (CausalDacModel, DacModel) if causal else (DacModel, CausalDacModel)
+    with pytest.raises(ValueError, match=f"; load it by {right.__name__}$"):
+        wrong.from_pretrained(tmp_path)
+    assert type(right.from_pretrained(tmp_path)) is right

@@ -1,5 +1,8 @@
 """The models: equal to transformers' own, without its bugs."""
 
+import copy
+
+import numpy as np
 import pytest
 import torch
 from processors import needs_compiler
@@ -230,6 +233,7 @@ def test_weight_norm_comes_and_goes():
     [
         (torch.zeros(2, 64), {}, r"\(batch_size, 1, samples\), got \(2, 64\)"),
         (torch.zeros(1, 2, 64), {}, r"got \(1, 2, 64\)"),
+        (torch.zeros(1, 1, 64, dtype=torch.int16), {}, "floating-point audio .* got torch.int16"),
         (torch.zeros(1, 1, 0), {}, r"got \(1, 1, 0\)"),
         (torch.zeros(1, 1, 64), {"n_quantizers": 0}, "between 1 and 4, got 0"),
         (torch.zeros(1, 1, 64), {"n_quantizers": 5}, "between 1 and 4, got 5"),
@@ -260,6 +264,33 @@ def test_decode_refuses_what_it_cannot_decode():
         tiny_model().decode()
     with pytest.raises(ValueError, match=r"1 to 4, frames\), got \(1, 5, 3\)"):
         tiny_model().decode(audio_codes=torch.zeros(1, 5, 3, dtype=torch.long))
+
+
+@pytest.mark.parametrize("wrong", [-1, -100, 64, 1024])
+def test_codes_beyond_the_codebook_are_refused_with_their_value(model, wrong):
+    codes = torch.zeros(2, 4, 5, dtype=torch.long)
+    codes[1, 2, 3] = wrong
+    for decode in (
+        lambda: model.decode(audio_codes=codes),
+        lambda: model.quantizer.from_codes(codes),
+    ):
+        with pytest.raises(ValueError, match=f"between 0 and 63, got {wrong};"):
+            decode()
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.bfloat16])
+def test_codes_that_are_no_integers_are_refused(model, dtype):
+    with pytest.raises(ValueError, match=f"an integer type, got {dtype}"):
+        model.decode(audio_codes=torch.zeros(1, 4, 5, dtype=dtype))
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.uint32]
+)
+def test_codes_of_any_integer_type_decode_alike(model, dtype):
+    codes = torch.randint(0, 64, (2, 4, 6))
+    expected = model.decode(audio_codes=codes).audio_values
+    assert torch.equal(model.decode(audio_codes=codes.to(dtype)).audio_values, expected)
 
 
 @pytest.mark.parametrize(
@@ -418,3 +449,257 @@ def test_one_graph_serves_all_lengths():
             audio = torch.randn(2, 1, frames * 8) * 0.3
             torch.testing.assert_close(encoder(audio), model.encoder(audio), atol=1e-5, rtol=0)
     assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_trace_of_one_length_serves_every_length(causal):
+    model = tiny_model(causal, **GEOMETRIES["odd"]).requires_grad_(False)
+    hop = model.config.hop_length
+
+    def encode(audio):
+        return model.encode(audio, return_dict=False)[2]
+
+    def decode(codes):
+        return model.decode(audio_codes=codes, return_dict=False)[0]
+
+    with torch.no_grad():
+        audio = torch.randn(1, 1, 7 * hop)
+        codes = encode(audio)
+        encoder = torch.jit.trace(model.encoder, audio, check_trace=False)
+        encoding = torch.jit.trace(encode, audio, check_trace=False)
+        decoding = torch.jit.trace(decode, codes, check_trace=False)
+        for batch, frames in ((1, 7), (2, 5), (1, 52), (1, 700)):
+            audio = torch.randn(batch, 1, frames * hop) * 0.3
+            torch.testing.assert_close(encoder(audio), model.encoder(audio), atol=1e-5, rtol=0)
+            codes = encode(audio)
+            assert torch.equal(encoding(audio), codes)
+            torch.testing.assert_close(decoding(codes), decode(codes), atol=1e-5, rtol=0)
+
+
+def test_an_onnx_graph_of_the_tracing_exporter_serves_every_length(model, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    hop = model.config.hop_length
+    with torch.no_grad():
+        for name, half, example in (
+            ("encoder", model.encoder, torch.randn(1, 1, 7 * hop)),
+            ("decoder", model.decoder, torch.randn(1, model.config.hidden_size, 7)),
+        ):
+            path = str(tmp_path / f"{name}.onnx")
+            axes = {"x": {2: "steps"}, "y": {2: "steps"}}
+            torch.onnx.export(
+                half,
+                (example,),
+                path,
+                dynamo=False,
+                input_names=["x"],
+                output_names=["y"],
+                dynamic_axes=axes,
+            )
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            for frames in (7, 12, 31):
+                x = torch.randn(1, example.shape[1], example.shape[2] // 7 * frames) * 0.3
+                y = torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
+                torch.testing.assert_close(y, half(x), atol=1e-4, rtol=0)
+
+
+class Scaled(torch.nn.Module):
+    """An adapter around a layer, as LoRA puts one in its place."""
+
+    def __init__(self, base_layer):
+        super().__init__()
+        self.base_layer = base_layer
+
+    @property
+    def weight(self):
+        return self.base_layer.weight
+
+    @property
+    def bias(self):
+        return self.base_layer.bias
+
+    def forward(self, *args, **kwargs):
+        return 1.5 * self.base_layer(*args, **kwargs)
+
+
+def wrap(module, name):
+    setattr(module, name, Scaled(getattr(module, name)))
+
+
+def hook(module, name):
+    getattr(module, name).register_forward_hook(lambda layer, inputs, output: output * 1.5)
+
+
+def pre_hook(module, name):
+    getattr(module, name).register_forward_pre_hook(
+        lambda layer, inputs: inputs[0] * 1.5 if inputs[0].is_floating_point() else inputs[0] // 2
+    )
+
+
+class Half(torch.nn.Module):
+    def forward(self, weight):
+        return weight / 2
+
+
+def parametrize(module, name):
+    torch.nn.utils.parametrize.register_parametrization(getattr(module, name), "weight", Half())
+
+
+@pytest.mark.parametrize("change", [wrap, hook, pre_hook, parametrize])
+@pytest.mark.parametrize("name", ["in_proj", "out_proj", "codebook"])
+def test_adapters_and_hooks_on_the_quantizer_work_with_and_without_gradients(change, name):
+    model = tiny_model()
+    z = torch.randn(2, 128, 30)
+    with torch.no_grad():
+        plain = model.quantizer(z)
+        plain_sum = model.quantizer.from_codes(plain[1])[0]
+    change(model.quantizer.quantizers[1], name)
+    with_gradients = model.quantizer(z)
+    looked_up = model.quantizer.from_codes(plain[1])
+    with torch.no_grad():
+        without = model.quantizer(z)
+        looked_up_without = model.quantizer.from_codes(plain[1])
+    assert not torch.equal(without[0], plain[0])
+    for one, other in zip(with_gradients, without, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(looked_up[0], looked_up_without[0])
+    assert name == "in_proj" or not torch.allclose(looked_up_without[0], plain_sum)
+
+
+def test_a_hook_on_one_quantizer_is_called_without_gradients(model):
+    seen = []
+    model.quantizer.quantizers[2].register_forward_hook(lambda *_: seen.append(1))
+    with torch.no_grad():
+        model.quantizer(torch.randn(1, model.config.hidden_size, 3))
+    assert seen == [1]
+    with pytest.raises(ValueError, match="without adapters and forward hooks"):
+        CodebookSearch(model.quantizer, 4)
+
+
+def same_weights(one, other):
+    ours, theirs = one.folded_state_dict(), other.folded_state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("normed_from", [False, True])
+@pytest.mark.parametrize("normed_into", [False, True])
+def test_folded_and_weight_normed_weights_load_into_each_other(normed_from, normed_into):
+    source, target = tiny_model(seed=1), tiny_model(seed=2)
+    with torch.no_grad():
+        source.quantizer.quantizers[0].in_proj.weight[-1] = 0  # 0 / 0 has no direction
+    if normed_from:
+        source.apply_weight_norm()
+    if normed_into:
+        target.apply_weight_norm()
+    target.load_state_dict(source.state_dict())
+    same_weights(target, source)
+    part = tiny_model(seed=3).encoder
+    part.load_state_dict(source.encoder.state_dict())
+    assert torch.allclose(part.conv1.weight, source.encoder.conv1.weight)
+
+
+def test_old_weight_norm_keys_load_too():
+    source, target = tiny_model(seed=1), tiny_model(seed=2)
+    source.apply_weight_norm()
+    old = {
+        name.replace("parametrizations.weight.original0", "weight_g").replace(
+            "parametrizations.weight.original1", "weight_v"
+        ): value
+        for name, value in source.state_dict().items()
+    }
+    target.load_state_dict(old)
+    same_weights(target, source)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_copy_of_a_weight_normed_model_folds_alone(trained):
+    model = tiny_model()
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    model.apply_weight_norm()
+    twin = copy.deepcopy(model).requires_grad_(trained)
+    twin.remove_weight_norm()
+    assert set(dict(twin.named_parameters())) == expected.keys()
+    assert all(parameter.requires_grad == trained for parameter in twin.parameters())
+    assert any("original1" in name for name in model.state_dict())
+    model.remove_weight_norm()
+    for net in (model, twin):
+        assert type(net.encoder.conv1) is DacConv1d
+        for name, value in net.state_dict().items():
+            torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=0)
+
+
+def test_a_given_weight_normed_state_dict_is_saved_folded(tmp_path):
+    model = tiny_model()
+    model.apply_weight_norm()
+    model.save_pretrained(tmp_path, state_dict=model.state_dict())  # as Trainer calls it
+    same_weights(DacModel.from_pretrained(tmp_path), model)
+    stock_model = StockModel.from_pretrained(tmp_path)
+    assert torch.equal(
+        stock_model.encoder.conv1.weight, model.folded_state_dict()["encoder.conv1.weight"]
+    )
+
+
+@pytest.mark.parametrize("kind", [torch.from_numpy, lambda clip: clip])
+def test_the_extractor_takes_one_channel_with_its_axis(kind):
+    extractor = DacFeatureExtractor()
+    clip = np.random.default_rng(0).standard_normal(700).astype(np.float32)
+    expected = extractor(clip, sampling_rate=16000, return_tensors="pt")["input_values"]
+    for raw in (kind(clip[None]), [kind(clip[None])], [kind(clip)]):
+        features = extractor(raw, sampling_rate=16000, return_tensors="pt")
+        assert torch.equal(features["input_values"], expected)
+
+
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [
+        (np.array([0.0, np.nan]), "NaN"),
+        (torch.tensor([0.0, torch.inf]), "NaN or infinite"),
+        ([0.0, float("nan")], "NaN"),
+        (np.zeros(5, np.int16), "floating-point audio .* got int16"),
+        (torch.zeros(5, dtype=torch.int32), "floating-point audio .* got int32"),
+        (torch.zeros(2, 5), "mono"),
+    ],
+)
+def test_the_extractor_refuses_what_is_no_audio(clip, message):
+    for raw in (clip, [clip]):
+        with pytest.raises(ValueError, match=message):
+            DacFeatureExtractor()(raw, sampling_rate=16000)
+
+
+def test_a_replica_of_data_parallel_computes_the_same(model):
+    # What torch's `replicate` makes on each device: modules whose weights are no parameters.
+    replicas = {module: module._replicate_for_data_parallel() for module in model.modules()}
+    for module, replica in replicas.items():
+        for name, child in module._modules.items():
+            setattr(replica, name, replicas[child])
+        for name, parameter in module._parameters.items():
+            setattr(replica, name, parameter.detach())
+    replica = replicas[model]
+    assert not list(replica.parameters())
+    audio = torch.randn(2, 1, 1000) * 0.3
+    with torch.no_grad():
+        assert torch.equal(replica(audio).audio_values, model(audio).audio_values)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_one_graph_takes_padding_masks(gradients):
+    model = tiny_model(downsampling_ratios=[2, 4])
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    audio = torch.randn(3, 1, 320) * 0.3
+    with torch.set_grad_enabled(gradients):
+        for lengths in ([320, 17, 100], [320, 320, 320]):
+            mask = (torch.arange(320) < torch.tensor(lengths)[:, None]).long()
+            ours, expected = compiled(audio, padding_mask=mask), model(audio, padding_mask=mask)
+            assert torch.equal(ours.audio_codes, expected.audio_codes)
+            torch.testing.assert_close(ours.audio_values, expected.audio_values, atol=1e-5, rtol=0)
+            torch.testing.assert_close(ours.loss, expected.loss)
+
+
+def test_models_and_configurations_are_those_of_transformers_too(model):
+    assert isinstance(model, StockModel)
+    assert isinstance(model.config, StockConfig)
+    assert model.state_dict().keys() == stock(model).state_dict().keys()
+    assert type(model).config_class is type(model.config)
+    assert DacConfig(hidden_size=24).hidden_size == 24

@@ -4,10 +4,11 @@ import math
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.models.dac.configuration_dac import DacConfig as StockDacConfig
 
 
 @strict
-class DacConfig(PreTrainedConfig):
+class DacConfig(StockDacConfig):
     r"""Configuration of a [`DacModel`].
 
     Field names and `model_type` are those of transformers' own `DacConfig`.
@@ -65,7 +66,24 @@ class DacConfig(PreTrainedConfig):
         self._check_sizes()
         self.upsampling_ratios = list(self.downsampling_ratios)[::-1]
         self.hop_length = math.prod(self.downsampling_ratios)
-        super().__post_init__(**kwargs)
+        # Not that of StockDacConfig, which would derive hidden_size again.
+        PreTrainedConfig.__post_init__(self, **kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """Return the configuration that a dictionary describes, as transformers does.
+
+        Raises `ValueError` for one of another model type: its weights would be read into a wrong
+        network.
+        """
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            right = {"dac": "DacModel", "causal_dac": "CausalDacModel"}
+            hint = f"load it by {right.get(model_type, 'the class of its type')}"
+            raise ValueError(
+                f"expected a model of type {cls.model_type!r}, got one of type {model_type!r}; {hint}"
+            )
+        return super().from_dict(config_dict, **kwargs)
 
     def _check_sizes(self):
         if not self.downsampling_ratios or any(ratio < 1 for ratio in self.downsampling_ratios):

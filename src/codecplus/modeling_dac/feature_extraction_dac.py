@@ -23,7 +23,7 @@ class DacFeatureExtractor(StockDacFeatureExtractor):
         """Pad one clip or a list of clips to a batch.
 
         Args:
-            raw_audio: one clip of shape `(samples,)`, or a list of them; arrays, tensors or lists
+            raw_audio: one clip of shape `(samples,)` or `(1, samples)`, or a list of them; arrays, tensors or lists
                 of floats.
             args, kwargs: those of transformers: `padding`, `truncation`, `max_length`,
                 `return_tensors`, `sampling_rate`.
@@ -34,22 +34,42 @@ class DacFeatureExtractor(StockDacFeatureExtractor):
             are: `model(**features)`.
 
         Raises:
-            `ValueError`: for audio that is empty, not mono, or of another sampling rate.
+            `ValueError`: for audio that is empty, not mono, not finite, of an integer type, or of
+                another sampling rate.
         """
-        if isinstance(raw_audio, torch.Tensor):
-            raw_audio = raw_audio.detach().float().cpu().numpy()
-        elif isinstance(raw_audio, (list, tuple)):
-            raw_audio = [
-                x.detach().float().cpu().numpy() if isinstance(x, torch.Tensor) else x
-                for x in raw_audio
-            ]
-        if isinstance(raw_audio, (list, tuple)) and np.ndim(raw_audio[:1]) > 1:
-            clips = raw_audio
+        if _is_batch(raw_audio):
+            raw_audio = clips = [_as_mono(clip) for clip in raw_audio]
         else:
+            raw_audio = _as_mono(raw_audio)
             clips = [raw_audio]
         if not clips or any(np.shape(clip)[-1:] == (0,) for clip in clips):
             raise ValueError("expected audio of at least one sample, got an empty clip")
+        for clip in clips:
+            if not np.isfinite(np.asarray(clip, dtype=np.float32)).all():
+                raise ValueError("expected finite audio, got samples that are NaN or infinite")
         return super().__call__(raw_audio, *args, **kwargs)  # pyright: ignore[reportArgumentType]
+
+
+def _is_batch(raw_audio) -> bool:
+    """Return whether audio is a list of clips, not one clip."""
+    if not isinstance(raw_audio, (list, tuple)):
+        return False
+    return not raw_audio or np.ndim(raw_audio[0]) > 0
+
+
+def _as_mono(clip):
+    """Return one clip, a tensor as an array, with a single channel's axis taken away."""
+    if isinstance(clip, torch.Tensor):
+        clip = clip.detach().cpu()
+        clip = clip.float().numpy() if clip.is_floating_point() else clip.numpy()
+    if not isinstance(clip, np.ndarray):
+        return clip
+    if not np.issubdtype(clip.dtype, np.floating):
+        raise ValueError(
+            f"expected floating-point audio between -1 and 1, got {clip.dtype}; "
+            "divide 16-bit samples by 32768"
+        )
+    return clip[0] if clip.ndim == 2 and clip.shape[0] == 1 else clip
 
 
 __all__ = ["DacFeatureExtractor"]

@@ -20,6 +20,7 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 
 def zero_tail(x: Tensor, lengths: Tensor | None) -> Tensor:
@@ -49,6 +50,21 @@ def weights_in_place(*modules: nn.Module):
     finally:
         for module, hook in hooks:
             hook.post_forward(module, ())
+
+
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Return whether calling a module does what `forward` of `kind` does, and nothing else.
+
+    Then its work may be done in another way from its weights. It may not for an adapter in its
+    place, a forward hook, or a `forward` of its own. Parametrized weights are read as they apply,
+    and accelerate's hooks are those of `weights_in_place`.
+    """
+    forward = module.__dict__.get("_old_forward", module.forward)
+    return (
+        getattr(forward, "__func__", None) is kind.forward
+        and not module._forward_hooks
+        and not module._forward_pre_hooks
+    )
 
 
 def snake(x: Tensor, alpha: Tensor) -> Tensor:
@@ -154,7 +170,73 @@ def snake_in_one_pass(module: Snake1d, x: Tensor) -> Tensor:
     return y.view(rows.shape).transpose(1, 2)
 
 
-class DacConv1d(nn.Conv1d):
+WEIGHT_NORM_KEYS = (  # torch's two spellings of a weight's length and its direction
+    ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+    ("weight_g", "weight_v"),
+)
+
+
+def fold_weight_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict with plain weights in place of lengths and directions."""
+    folded = dict(state)
+    for key in state:
+        for length, direction in WEIGHT_NORM_KEYS:
+            if key == length or key.endswith("." + length):
+                stem = key.removesuffix(length)
+                g = folded.pop(key)
+                v = folded.pop(stem + direction)
+                folded[stem + "weight"] = torch._weight_norm(v.to(g.device), g, 0)
+    return folded
+
+
+class FoldableWeight(nn.Module):
+    """A convolution whose `weight` may be written as direction times length (weight norm).
+
+    It loads the state dict of either form, whichever form it has itself.
+    """
+
+    def is_weight_normed(self) -> bool:
+        """Return whether the weight is a direction times a length."""
+        return parametrize.is_parametrized(self, "weight") and hasattr(
+            self.parametrizations.weight, "original1"
+        )
+
+    def fold_weight(self) -> None:
+        """Make the weight a plain parameter again, which rests where its direction did.
+
+        torch's `remove_parametrizations` makes no parameter of a weight that rests, and takes the
+        weight from every copy of the module too, as copies share the class that it deletes from.
+        """
+        trained = any(part.requires_grad for part in self.parametrizations.weight.parameters())
+        weight = nn.Parameter(self.weight.detach(), requires_grad=trained)
+        if len(self.parametrizations) > 1:
+            parametrize.remove_parametrizations(self, "weight")
+            del self.weight
+        else:
+            del self.parametrizations
+            self.__class__ = self.__class__.__bases__[0]
+        self.register_parameter("weight", weight)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        # The state dict is this module's own copy, of which its children see what stays in it.
+        own = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
+        folded = fold_weight_norm(own)
+        weight = folded.get(prefix + "weight")
+        if self.is_weight_normed() and weight is not None and prefix + "weight" in own:
+            length, direction = WEIGHT_NORM_KEYS[0]
+            norm = torch.norm_except_dim(weight, 2, 0)
+            del state_dict[prefix + "weight"]
+            state_dict[prefix + length] = norm
+            # A filter of zeros has no direction: see `give_directions`.
+            state_dict[prefix + direction] = weight.masked_fill(norm == 0, 1.0)
+        elif not parametrize.is_parametrized(self, "weight"):
+            for key in own:
+                del state_dict[key]
+            state_dict.update(folded)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class DacConv1d(FoldableWeight, nn.Conv1d):
     """A convolution (B, C, T) -> (B, C', T / stride) over channels-last memory.
 
     It equals `nn.Conv1d`. With dilation d it runs undilated, with kernel (k, 1), over the same
@@ -280,11 +362,18 @@ _MANY_STEPS = 512
 
 
 def exporting() -> bool:
-    """Return whether `torch.export` records the work, which needs plain operators for any length.
+    """Return whether `torch.export` or `torch.jit.trace` records the work.
 
-    torch tells from 2.7 on.
+    Both need plain operators, which serve any length. torch tells of `torch.export` from 2.7 on.
     """
-    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
+    if torch.compiler.is_compiling():
+        return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
+    return torch.jit.is_tracing()
+
+
+def recording() -> bool:
+    """Return whether the work is recorded as a graph: compiled, traced or exported."""
+    return torch.compiler.is_compiling() or exporting()
 
 
 def gradients_or_graph() -> bool:
@@ -292,10 +381,10 @@ def gradients_or_graph() -> bool:
 
     With gradients, matrix products are fastest.
     """
-    return torch.is_grad_enabled() or torch.compiler.is_compiling()
+    return torch.is_grad_enabled() or recording()
 
 
-class DacConvTranspose1d(nn.ConvTranspose1d):
+class DacConvTranspose1d(FoldableWeight, nn.ConvTranspose1d):
     """The upsampling of DAC, kernel 2s and stride s: (B, C, T) -> (B, C', s * T), one less for an
     odd s.
 
@@ -437,12 +526,20 @@ class DacResidualUnit(DacChain):
         ]
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        if self.fused is not None and not gradients_or_graph():
+        if self.fused is not None and not gradients_or_graph() and self.is_plain():
             y = self.fused(self, x, lengths)
             if y is not None:
                 return y
         *steps, (_, last) = self.steps()
         return last(run_steps(steps, x, lengths), residual=x)
+
+    def is_plain(self) -> bool:
+        """Return whether no adapter and no hook changes what its layers compute."""
+        convolutions = (self.conv1, self.conv2)
+        snakes = (self.snake1, self.snake2)
+        return all(is_plain(conv, DacConv1d) for conv in convolutions) and all(
+            is_plain(snake, Snake1d) for snake in snakes
+        )
 
 
 class DacEncoderBlock(DacChain):
@@ -576,6 +673,16 @@ class DacVectorQuantize(nn.Module):
         entries = projected + (entries - projected).detach()
         return self.out_proj(entries), commitment_loss, codebook_loss, indices, projected
 
+    def is_plain(self) -> bool:
+        """Return whether no adapter and no hook changes what its parts compute."""
+        return (
+            is_plain(self, DacVectorQuantize)
+            and is_plain(self.in_proj, DacConv1d)
+            and is_plain(self.out_proj, DacConv1d)
+            and is_plain(self.codebook, nn.Embedding)
+            and self.codebook.max_norm is None
+        )
+
 
 class DacResidualVectorQuantizer(nn.Module):
     """Codebooks in a row, each coding what the ones before it left over (Zeghidour et al. 2021).
@@ -587,6 +694,7 @@ class DacResidualVectorQuantizer(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.n_codebooks = config.n_codebooks
+        self.codebook_size = config.codebook_size
         self.quantizer_dropout = config.quantizer_dropout
         self.quantizers = nn.ModuleList(
             DacVectorQuantize(config) for _ in range(config.n_codebooks)
@@ -609,11 +717,12 @@ class DacResidualVectorQuantizer(nn.Module):
             raise ValueError(
                 f"n_quantizers must lie between 1 and {self.n_codebooks}, got {n_quantizers}"
             )
-        if self.training or torch.is_grad_enabled():
-            return self._search_with_gradients(z, n_quantizers, lengths)
+        plain = all(quantizer.is_plain() for quantizer in self.quantizers[:n_quantizers])
+        if not plain or self.training or torch.is_grad_enabled() or exporting():
+            return self._search_in_turn(z, n_quantizers, lengths)
         return self._search(z, n_quantizers, lengths)
 
-    def _search_with_gradients(self, z: Tensor, n_quantizers: int, lengths: Tensor | None):
+    def _search_in_turn(self, z: Tensor, n_quantizers: int, lengths: Tensor | None):
         """Search codebook after codebook: the definition, which `CodebookSearch` is tested with."""
         batch = z.shape[0]
         used = torch.full((batch,), n_quantizers, device=z.device)
@@ -638,7 +747,7 @@ class DacResidualVectorQuantizer(nn.Module):
         return quantized.to(z.dtype), codes, latents, commitment_loss, codebook_loss
 
     def _search(self, z: Tensor, n_quantizers: int, lengths: Tensor | None):
-        """Return what `_search_with_gradients` does, without gradients, by `CodebookSearch`."""
+        """Return what `_search_in_turn` does, without gradients, by `CodebookSearch`."""
         search = CodebookSearch(self, n_quantizers)
         latents, entries, codes = search(
             z.transpose(1, 2).float()
@@ -673,15 +782,30 @@ class DacResidualVectorQuantizer(nn.Module):
         """Look up codes (B, K, T).
 
         Returns the quantized latents (B, D, T), the entries (B, K * d, T), and the codes again.
+        Raises `ValueError` for codes of another shape, beyond the codebook, or no integers.
         """
+        check_codes(audio_codes, self.n_codebooks, self.codebook_size)
         quantizers = self.quantizers[: audio_codes.shape[1]]
+        indices = audio_codes.long()
+        if not all(quantizer.is_plain() for quantizer in quantizers):
+            return self._look_up_in_turn(indices, audio_codes)
         _, out, _, out_bias, codebooks = self._weights(quantizers)
         entries = torch.cat(
-            [codebook[audio_codes[:, i]] for i, codebook in enumerate(codebooks)], dim=-1
+            [codebook[indices[:, i]] for i, codebook in enumerate(codebooks)], dim=-1
         )
         quantized = entries @ out.t() + out_bias.sum(dim=0)  # (B, T, K * d) -> (B, T, D)
         dtype = quantizers[0].out_proj.weight.dtype
         return quantized.transpose(1, 2).to(dtype), entries.transpose(1, 2).to(dtype), audio_codes
+
+    def _look_up_in_turn(self, indices: Tensor, audio_codes: Tensor):
+        """Look up codes codebook after codebook, by calls that adapters and hooks take part in."""
+        quantized, entries = 0, []
+        for quantizer, index in zip(self.quantizers, indices.unbind(dim=1), strict=False):
+            entry = quantizer.codebook(index).transpose(1, 2)
+            quantized = quantized + quantizer.out_proj(entry.float())
+            entries.append(entry)
+        entries = torch.cat(entries, dim=1)
+        return quantized.to(entries.dtype), entries, audio_codes
 
     def from_latents(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Quantize projected latents (B, K * d, T).
@@ -697,6 +821,29 @@ class DacResidualVectorQuantizer(nn.Module):
         return quantized, torch.cat(entries, dim=1)
 
 
+def check_codes(codes: Tensor, n_codebooks: int, codebook_size: int) -> None:
+    """Raise `ValueError` unless codes (B, K, T) are integers that name entries of the codebooks.
+
+    Values are not looked at while the work is recorded as a graph, which knows none.
+    """
+    if codes.ndim != 3 or not 1 <= codes.shape[1] <= n_codebooks or codes.shape[-1] < 1:
+        raise ValueError(
+            f"expected codes of shape (batch_size, 1 to {n_codebooks}, frames), "
+            f"got {tuple(codes.shape)}"
+        )
+    if codes.dtype == torch.bool or codes.is_floating_point() or codes.is_complex():
+        raise ValueError(f"expected codes of an integer type, got {codes.dtype}")
+    if codes.is_meta or recording() or not codes.numel():
+        return
+    lowest, highest = (int(value) for value in codes.long().aminmax())
+    if lowest < 0 or highest >= codebook_size:
+        wrong = lowest if lowest < 0 else highest
+        raise ValueError(
+            f"expected codes between 0 and {codebook_size - 1}, got {wrong}; "
+            "cut padding off before decoding, or replace it by a code"
+        )
+
+
 class CodebookSearch:
     """The search of a quantizer's first codebooks, with its weights prepared once.
 
@@ -709,6 +856,11 @@ class CodebookSearch:
 
     def __init__(self, quantizer: DacResidualVectorQuantizer, n_quantizers: int):
         quantizers = quantizer.quantizers[:n_quantizers]
+        if not all(quantizer.is_plain() for quantizer in quantizers):
+            raise ValueError(
+                "expected a quantizer without adapters and forward hooks, whose work is done from "
+                "its weights here; merge the adapters, and remove the hooks"
+            )
         into, out, into_bias, out_bias, codebooks = quantizer._weights(quantizers)
         self.width = d = codebooks[0].shape[1]
         self.into = into  # (K * d, D)

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
+from transformers.models.dac.modeling_dac import DacModel as StockDacModel
+from transformers.models.dac.modeling_dac import DacPreTrainedModel as StockDacPreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from .configuration_dac import CausalDacConfig, DacConfig
@@ -30,7 +32,9 @@ from .layers_dac import (
     DacResidualVectorQuantizer,
     Snake1d,
     compiled_snake,
+    fold_weight_norm,
     give_directions,
+    recording,
     snake_in_one_pass,
     zero_tail,
 )
@@ -81,7 +85,7 @@ class DacDecoderOutput(ModelOutput):
     audio_values: Tensor | None = None
 
 
-class DacPreTrainedModel(PreTrainedAudioTokenizerBase):
+class DacPreTrainedModel(StockDacPreTrainedModel):
     """Initialisation and weight norm, and how transformers loads, places and saves a DAC."""
 
     config: DacConfig
@@ -127,7 +131,7 @@ class DacPreTrainedModel(PreTrainedAudioTokenizerBase):
         """
         for conv in self._convolutions():
             if parametrize.is_parametrized(conv, "weight"):
-                parametrize.remove_parametrizations(conv, "weight")
+                conv.fold_weight()
 
     def lay_out_weights(self):
         """Order weights in memory as the layers read them, for inference.
@@ -185,24 +189,26 @@ class DacPreTrainedModel(PreTrainedAudioTokenizerBase):
             ) from error
         return snake_in_one_pass, None
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
-        """Save as transformers does, with weight norm folded, so that any DAC class can read it."""
-        if kwargs.get("state_dict") is None:
-            kwargs["state_dict"] = self.folded_state_dict()
-        return super().save_pretrained(save_directory, *args, **kwargs)
+    def save_pretrained(self, save_directory, is_main_process=True, state_dict=None, **kwargs):
+        """Save as transformers does, with weight norm folded, so that any DAC class can read it.
+
+        A `state_dict` that is given, as transformers' Trainer does, is folded too.
+        """
+        if state_dict is None:
+            state_dict = self.folded_state_dict()
+        else:
+            state_dict = fold_weight_norm(state_dict)
+        return super().save_pretrained(
+            save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs
+        )
 
     def folded_state_dict(self) -> dict[str, Tensor]:
         """Return the state dict of the model without weight norm, in the usual order of memory."""
-        state = {name: value.detach().contiguous() for name, value in self.state_dict().items()}
-        for name, module in self.named_modules():
-            if parametrize.is_parametrized(module, "weight"):
-                for key in ("original0", "original1"):
-                    del state[f"{name}.parametrizations.weight.{key}"]
-                state[f"{name}.weight"] = module.weight.detach().contiguous()
-        return state
+        state = {name: value.detach() for name, value in self.state_dict().items()}
+        return {name: value.contiguous() for name, value in fold_weight_norm(state).items()}
 
 
-class DacModel(DacPreTrainedModel):
+class DacModel(DacPreTrainedModel, StockDacModel):
     """DAC, the Descript Audio Codec (Kumar et al. 2023): audio to codes and back.
 
     A drop-in for transformers' class of this name: same parameters, same calls. Differences are
@@ -212,7 +218,8 @@ class DacModel(DacPreTrainedModel):
     """
 
     def __init__(self, config: DacConfig):
-        super().__init__(config)
+        # Not that of StockDacModel, which would build its layers too.
+        PreTrainedAudioTokenizerBase.__init__(self, config)
         self.encoder = DacEncoder(config)
         self.decoder = DacDecoder(config)
         self.quantizer = DacResidualVectorQuantizer(config)
@@ -243,7 +250,7 @@ class DacModel(DacPreTrainedModel):
             projected_latents)`.
 
         Raises:
-            `ValueError`: for another shape, a mask that is not right-padded, or an impossible
+            `ValueError`: for integer audio, another shape, a mask that is not right-padded, or an impossible
                 `n_quantizers`.
         """
         check_audio(input_values)
@@ -252,7 +259,9 @@ class DacModel(DacPreTrainedModel):
         frames = None if lengths is None else -(-lengths // hop)
         if lengths is not None:
             input_values = zero_tail(input_values, lengths)
-        input_values = F.pad(input_values, (0, -input_values.shape[-1] % hop)).to(self.dtype)
+        input_values = F.pad(input_values, (0, -input_values.shape[-1] % hop))
+        # Not self.dtype, which looks for parameters: the replicas of nn.DataParallel have none.
+        input_values = input_values.to(self.encoder.snake1.alpha.dtype)
 
         latents = self.encoder(input_values, None if frames is None else frames * hop)
         quantized, codes, projected, commitment_loss, codebook_loss = self.quantizer(
@@ -284,8 +293,8 @@ class DacModel(DacPreTrainedModel):
                 (`torch.Tensor` of shape `(batch_size, hidden_size, frames)`, *optional*):
                 the sum of the codebooks.
             audio_codes (`torch.LongTensor` of shape `(batch_size, n_quantizers, frames)`, *optional*):
-                the first `n_quantizers` codebooks; used instead of `quantized_representation` where
-                both are given.
+                the first `n_quantizers` codebooks, of any integer type; used instead of
+                `quantized_representation` where both are given.
             return_dict (`bool`, *optional*): a [`DacDecoderOutput`] (default) or a plain tuple.
             padding_mask (`torch.Tensor` of shape `(batch_size, samples)`, *optional*):
                 the mask given to `encode`.
@@ -296,12 +305,12 @@ class DacModel(DacPreTrainedModel):
             lacks at the very end is zero.
 
         Raises:
-            `ValueError`: if neither is given, or the shape is another.
+            `ValueError`: if neither is given, the shape is another, or a code is no integer or
+                names no entry of its codebook.
         """
         if quantized_representation is None and audio_codes is None:
             raise ValueError("expected quantized_representation or audio_codes, got neither")
         if audio_codes is not None:
-            check_codes(audio_codes, self.config)
             quantized_representation = self.quantizer.from_codes(audio_codes)[0]
         assert quantized_representation is not None
         hop = self.config.hop_length
@@ -371,7 +380,12 @@ class CausalDacModel(DacModel):
 
 
 def check_audio(input_values: Tensor) -> None:
-    """Raise `ValueError` unless the audio is (B, 1, S) with S >= 1."""
+    """Raise `ValueError` unless the audio is (B, 1, S) with S >= 1, of floats."""
+    if not input_values.is_floating_point():
+        raise ValueError(
+            f"expected floating-point audio between -1 and 1, got {input_values.dtype}; "
+            "divide 16-bit samples by 32768"
+        )
     if input_values.ndim != 3 or input_values.shape[1] != 1 or input_values.shape[-1] < 1:
         raise ValueError(
             f"expected audio of shape (batch_size, 1, samples), got {tuple(input_values.shape)}; "
@@ -379,23 +393,12 @@ def check_audio(input_values: Tensor) -> None:
         )
 
 
-def check_codes(audio_codes: Tensor, config: DacConfig) -> None:
-    """Raise `ValueError` unless the codes are (B, K, T) with 1 <= K <= n_codebooks and T >= 1."""
-    if (
-        audio_codes.ndim != 3
-        or not 1 <= audio_codes.shape[1] <= config.n_codebooks
-        or audio_codes.shape[-1] < 1
-    ):
-        raise ValueError(
-            f"expected codes of shape (batch_size, 1 to {config.n_codebooks}, frames), "
-            f"got {tuple(audio_codes.shape)}"
-        )
-
-
 def mask_lengths(
     padding_mask: Tensor | None, x: Tensor, samples_per_step: int = 1
 ) -> Tensor | None:
     """Return the number of real samples per item (B,), or None where nothing is padded.
+
+    While the work is recorded as a graph, values are not looked at, and never None.
 
     Raises `ValueError` for a mask of another shape than that of x, or not padded on the right.
     """
@@ -409,6 +412,8 @@ def mask_lengths(
             f"got {tuple(padding_mask.shape)}"
         )
     lengths = mask.sum(dim=1)
+    if recording():
+        return lengths  # a graph knows no values, and serves masks of all lengths
     if not torch.equal(mask, torch.arange(mask.shape[1], device=mask.device) < lengths[:, None]):
         raise ValueError(
             "expected every item padded on the right alone: ones, then zeros, in padding_mask"
