@@ -81,7 +81,8 @@ class DacConfig(StockDacConfig):
             right = {"dac": "DacModel", "causal_dac": "CausalDacModel"}
             hint = f"load it by {right.get(model_type, 'the class of its type')}"
             raise ValueError(
-                f"expected a model of type {cls.model_type!r}, got one of type {model_type!r}; {hint}"
+                f"expected a model of type {cls.model_type!r}, "
+                f"got one of type {model_type!r}; {hint}"
             )
         return super().from_dict(config_dict, **kwargs)
 

@@ -23,8 +23,8 @@ class DacFeatureExtractor(StockDacFeatureExtractor):
         """Pad one clip or a list of clips to a batch.
 
         Args:
-            raw_audio: one clip of shape `(samples,)` or `(1, samples)`, or a list of them; arrays, tensors or lists
-                of floats.
+            raw_audio: one clip of shape `(samples,)` or `(1, samples)`, or a list of them; arrays,
+                tensors or lists of floats.
             args, kwargs: those of transformers: `padding`, `truncation`, `max_length`,
                 `return_tensors`, `sampling_rate`.
 

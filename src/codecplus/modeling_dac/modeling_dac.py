@@ -250,8 +250,8 @@ class DacModel(DacPreTrainedModel, StockDacModel):
             projected_latents)`.
 
         Raises:
-            `ValueError`: for integer audio, another shape, a mask that is not right-padded, or an impossible
-                `n_quantizers`.
+            `ValueError`: for integer audio, another shape, a mask that is not right-padded, or an
+                impossible `n_quantizers`.
         """
         check_audio(input_values)
         hop = self.config.hop_length
@@ -292,8 +292,8 @@ class DacModel(DacPreTrainedModel, StockDacModel):
             quantized_representation
                 (`torch.Tensor` of shape `(batch_size, hidden_size, frames)`, *optional*):
                 the sum of the codebooks.
-            audio_codes (`torch.LongTensor` of shape `(batch_size, n_quantizers, frames)`, *optional*):
-                the first `n_quantizers` codebooks, of any integer type; used instead of
+            audio_codes (integers of shape `(batch_size, n_quantizers, frames)`, *optional*): the
+                first `n_quantizers` codebooks, of any integer type; used instead of
                 `quantized_representation` where both are given.
             return_dict (`bool`, *optional*): a [`DacDecoderOutput`] (default) or a plain tuple.
             padding_mask (`torch.Tensor` of shape `(batch_size, samples)`, *optional*):
