@@ -16,6 +16,7 @@ from codecplus.training.entropy import (
     CodebookGeometry,
     _encoded,
     _FloatNetwork,
+    _open,
     _windows,
     fit_network,
 )
@@ -61,13 +62,13 @@ def test_entropy_coding_is_lossless_and_smaller(trained, audio):
 def test_while_time_is_left_recordings_are_encoded_again_a_little_changed(audio, tmp_path):
     codec, file, ever = plain_codec(), tmp_path / "in.wav", float("inf")
     save_audio(0.05 * audio, file, 16000)
-    (plain,) = _encoded(codec, [file], ever, 0, seed=0)
+    (plain,) = _encoded(codec, _open([file]), ever, 0, seed=0)
     np.testing.assert_array_equal(plain, codec.encode(*load_audio(file)))
-    clips = list(_encoded(codec, [file], ever, ever, seed=0))
+    clips = list(_encoded(codec, _open([file]), ever, ever, seed=0))
     np.testing.assert_array_equal(clips[0], plain)
     assert len({clip.tobytes() for clip in clips}) == len(clips) > 2
     assert all(0.9 < clip.shape[-1] / plain.shape[-1] < 1.1 for clip in clips)
-    assert len(list(_encoded(codec, [file, file], 0, 0, seed=0))) == 1  # one at least
+    assert len(list(_encoded(codec, _open([file, file]), 0, 0, seed=0))) == 1  # one at least
 
 
 def test_codebooks_see_each_other_through_their_projections():

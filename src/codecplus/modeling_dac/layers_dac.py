@@ -185,7 +185,9 @@ def fold_weight_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:
                 stem = key.removesuffix(length)
                 g = folded.pop(key)
                 v = folded.pop(stem + direction)
-                folded[stem + "weight"] = torch._weight_norm(v.to(g.device), g, 0)
+                folded[stem + "weight"] = torch._weight_norm(  # pyright: ignore[reportPrivateImportUsage]
+                    v.to(g.device), g, 0
+                )
     return folded
 
 
@@ -368,7 +370,7 @@ def exporting() -> bool:
     """
     if torch.compiler.is_compiling():
         return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
-    return torch.jit.is_tracing()
+    return torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def recording() -> bool:

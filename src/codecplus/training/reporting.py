@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from codecplus.training.codebooks import perplexity
+from codecplus.training.data import FileSource, TableSource
 from codecplus.training.loop import Trainer
 
 _COUNTED = ("skipped", "revived")  # are summed up, not averaged
@@ -169,13 +170,11 @@ def duration(seconds: float) -> str:
 def _recordings(batches: Any) -> str:
     """Return how many recordings there are, as far as that is known."""
     source = getattr(batches.crops, "source", None)
-    recordings = getattr(source, "recordings", None)
-    if recordings is not None:
-        hours = sum(recording.seconds for recording in recordings) / 3600
-        return f"{len(recordings)} files, {hours:.1f} hours"
-    table = getattr(source, "table", None)
-    if table is not None:
-        return f"{len(table)} rows"
+    if isinstance(source, FileSource):
+        hours = sum(file.seconds for file in source.files) / 3600
+        return f"{len(source.files)} files, {hours:.1f} hours"
+    if isinstance(source, TableSource):
+        return f"{len(source.recordings)} rows"
     return "a stream of rows"
 
 
