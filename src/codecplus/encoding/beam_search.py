@@ -63,8 +63,7 @@ class BeamSearch:
             1
         ]  # greedy: where to start, and never to be left for worse
         target, nearest = (
-            x.transpose(1, 2) @ self.metric
-            for x in (z, self.quantizer.from_codes(codes)[0].float())
+            x.transpose(1, 2) @ self.metric for x in (z, self.quantizer.look_up(codes)[0].float())
         )
         error = (target - nearest).square().sum(dim=2)  # (C, T)
         weight = self.rate_weight * error.clamp(min=0.1 * float(error.mean()))

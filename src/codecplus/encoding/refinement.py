@@ -184,7 +184,7 @@ class Refiner:
     @torch.no_grad()
     def _quantized(self, codes: Tensor) -> Tensor:
         """Return the quantized latents (C, D, T) of codes (C, K, T)."""
-        return self.quantizer.from_codes(codes)[0].float()
+        return self.quantizer.look_up(codes)[0].float()
 
     def _decoded(self, latents: Tensor, samples: int) -> Tensor:
         """Return the audio (C, S) of latents (C, D, T)."""

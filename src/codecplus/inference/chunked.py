@@ -75,7 +75,7 @@ def _summed(model: DacModel, codes: Tensor) -> Tensor:
     lengths = (codes >= 0).sum(dim=1)  # (C, T)
     total = None
     for length in lengths.unique().tolist():
-        part = model.quantizer.from_codes(codes[:, : max(1, length)].clamp(min=0))[0]
+        part = model.quantizer.look_up(codes[:, : max(1, length)].clamp(min=0))[0]
         total = part if total is None else torch.where((lengths == length)[:, None], part, total)
     assert total is not None
     return total

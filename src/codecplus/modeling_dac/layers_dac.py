@@ -787,6 +787,13 @@ class DacResidualVectorQuantizer(nn.Module):
         Raises `ValueError` for codes of another shape, beyond the codebook, or no integers.
         """
         check_codes(audio_codes, self.n_codebooks, self.codebook_size)
+        return self.look_up(audio_codes)
+
+    def look_up(self, audio_codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Look up codes of our own making: `from_codes` without its check.
+
+        To look at values makes the processor wait for a GPU, twice in every step of a training.
+        """
         quantizers = self.quantizers[: audio_codes.shape[1]]
         indices = audio_codes.long()
         if not all(quantizer.is_plain() for quantizer in quantizers):

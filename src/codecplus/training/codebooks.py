@@ -247,7 +247,7 @@ def search_some(
         return math.log2(size) + _SPREAD * torch.randn(len(codes), 1, size).to(codes.device)
 
     codes = BeamSearch(quantizer, count, 4, rate_weight, costs)(latents[chosen])
-    return quantized.index_copy(0, chosen, quantizer.from_codes(codes)[0].to(quantized.dtype))
+    return quantized.index_copy(0, chosen, quantizer.look_up(codes)[0].to(quantized.dtype))
 
 
 class MovingCodebooks:

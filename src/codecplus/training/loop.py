@@ -328,7 +328,7 @@ class Trainer:
         if "codes" not in out:
             return total
         if objective.unread:
-            read = self.model.quantizer.from_codes(out["codes"])[0].detach()
+            read = self.model.quantizer.look_up(out["codes"])[0].detach()
             size = self.processes.mean(latents.detach().square().mean())
             total = total + objective.unread * (latents - read).square().mean() / size
         if self.recipe.codebooks.learning == "means":
