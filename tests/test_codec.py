@@ -385,6 +385,22 @@ def test_two_files_never_become_one(codec, tmp_path):
     assert not (tmp_path / "x.dacp").exists()
 
 
+def test_a_recording_is_never_written_over_itself(codec, tmp_path):
+    save_audio(np.zeros(900), tmp_path / "x.wav", 16000)
+    (tmp_path / "link.dacp").symlink_to(tmp_path / "x.wav")
+    content = (tmp_path / "x.wav").read_bytes()
+    for output in ("x.wav", "link.dacp"):
+        with pytest.raises(InputError, match=r"x\.wav would be written over itself"):
+            codec.compress(tmp_path / "x.wav", tmp_path / output)
+    assert (tmp_path / "x.wav").read_bytes() == content
+    codec.compress(tmp_path / "x.wav", tmp_path / "x.dacp")
+    coded = (tmp_path / "x.dacp").read_bytes()
+    (tmp_path / "link.wav").symlink_to(tmp_path / "x.dacp")
+    with pytest.raises(InputError, match=r"x\.dacp would be written over itself"):
+        codec.decompress(tmp_path / "x.dacp", tmp_path / "link.wav")
+    assert (tmp_path / "x.dacp").read_bytes() == coded
+
+
 def test_options_are_checked_once_and_by_name(codec):
     options = CompressionOptions(bitrate=0.6)
     audio = np.zeros(900, np.float32)

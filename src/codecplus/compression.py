@@ -15,7 +15,7 @@ from codecplus.audio.sources import AudioSource, measure_gain, open_audio
 from codecplus.bitstream import EntropyModel, StreamInfo, Writer, can_code, pack
 from codecplus.bitstream.codes import Codes, check_codes, info_for
 from codecplus.errors import InputError
-from codecplus.system.paths import PathLike, atomic_path, check_output
+from codecplus.system.paths import PathLike, atomic_path, check_output, refuse_own_source
 
 if TYPE_CHECKING:
     from codecplus.codec import Codec
@@ -240,6 +240,8 @@ def compress_audio(
     """
     if isinstance(source, Codes):
         raise InputError("expected audio, but these are codes already; write_codes writes them")
+    if output is not None:
+        refuse_own_source(source, output)
     with (
         _open_output(output, overwrite) as sink,
         open_audio(source, sample_rate, codec.sample_rate) as audio,
@@ -312,7 +314,7 @@ def _torch_model(codec: "Codec", option: str) -> Any:
 def batch_outputs(sources: list, folder: PathLike | None, suffix: str) -> list[Path | None]:
     """Where each of several files goes: into a folder, under its own name with another suffix.
 
-    Raises InputError where two would become one file, or one would replace its own source.
+    Raises InputError where two would become one file.
     """
     if folder is None:
         return [None] * len(sources)

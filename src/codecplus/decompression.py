@@ -28,7 +28,7 @@ from codecplus.errors import InputError
 from codecplus.inference.concealment import fade_lost_spans, repeat_last_frame
 from codecplus.inference.network import Network
 from codecplus.inference.official import decode_official
-from codecplus.system.paths import PathLike
+from codecplus.system.paths import PathLike, refuse_own_source
 
 if TYPE_CHECKING:
     from codecplus.codec import Codec
@@ -99,6 +99,8 @@ def decompress_audio(
     progress: Callable[[float], Any] | None = None,
 ) -> np.ndarray | Path:
     """Decode a coded file to an array or to an audio file: see `Codec.decompress`."""
+    if output is not None:
+        refuse_own_source(source, output)
     with open_coded(source) as file:
         if is_official(file):
             if start or duration is not None or recover:

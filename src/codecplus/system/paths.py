@@ -44,6 +44,14 @@ def check_output(path: PathLike, overwrite: bool = True) -> Path:
     return target
 
 
+def refuse_own_source(source: Any, output: PathLike) -> None:
+    """Raise InputError if writing `output` would replace the file that is read; links count."""
+    if not isinstance(source, str | os.PathLike) or not os.path.exists(output):
+        return
+    if os.path.exists(source) and os.path.samefile(source, output):
+        raise InputError(f"{source} would be written over itself; name another output")
+
+
 @contextmanager
 def atomic_path(path: PathLike) -> Iterator[Path]:
     """Give a temporary name beside `path`, which becomes `path` when the block succeeds and is
