@@ -13,7 +13,8 @@ from training.training_recipes import CONFIG, PAPER
 from codecplus import Codec, DacConfig, DacModel
 from codecplus.eval import EvaluationConfig, run_evaluation
 from codecplus.recordings import audio_files, open_recordings
-from codecplus.recordings.cells import ArrayBlocks, FileBlocks
+from codecplus.audio.sources import ArraySource
+from codecplus.recordings.cells import FileBlocks
 from codecplus.tokenizing import Coding, row_codes, tokenize
 from codecplus.training.entropy import fit_entropy_model
 from codecplus.training.recipe import Recipe
@@ -54,7 +55,7 @@ def codec(tmp_path_factory):
 def opened(monkeypatch):
     """The samples of all recordings that were opened, by content."""
     contents = set()
-    for reader in (FileBlocks, ArrayBlocks):
+    for reader in (FileBlocks, ArraySource):
         blocks = reader.blocks
 
         def spy(self, *size, _blocks=blocks):

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from codecplus.audio.arrays import BLOCK_SAMPLES, as_audio
 from codecplus.audio.files import AudioFileReader
 from codecplus.audio.resampling import Resampler
+from codecplus.audio.sources import ArraySource, array_and_rate
 from codecplus.errors import FileFormatError, InputError
 
 _MAX_BYTES = 1 << 32  # of a remote file, which is read whole
@@ -46,8 +46,8 @@ def read_cell(
 
     Args:
         cell: `{"bytes", "path"}` or `{"array", "sampling_rate"}` as `datasets` gives it, encoded
-            bytes, a path, a decoder of torchcodec, or an array (samples,) or (channels, samples)
-            at `default_rate`.
+            bytes, a path, a decoder of torchcodec, or an array (samples,) or (channels, samples),
+            in a pair with its rate or at `default_rate`.
         sample_rate: of the result, in Hz.
         channels: 1 averages all channels, a mono recording is copied to any number, other changes
             are refused.
@@ -79,7 +79,7 @@ class MixedBlocks:
         InputError: if the cell cannot become `channels` channels; it is closed then.
     """
 
-    def __init__(self, source: "ArrayBlocks | FileBlocks", channels: int):
+    def __init__(self, source: "ArraySource | FileBlocks", channels: int):
         if channels != source.channels and 1 not in (channels, source.channels):
             source.close()
             raise InputError(
@@ -105,29 +105,6 @@ class MixedBlocks:
         self.source.close()
 
 
-class ArrayBlocks:
-    """An array (samples,) or (channels, samples) with the attributes of `AudioFileReader`."""
-
-    def __init__(self, audio: Any, sample_rate: int):
-        self._audio = np.atleast_2d(as_audio(audio))
-        self.channels, self.num_samples = self._audio.shape
-        self.sample_rate = sample_rate
-
-    def blocks(self, block_samples: int = BLOCK_SAMPLES) -> Iterator[np.ndarray]:
-        """Yield float32 (channels, n); n is `block_samples` but for the last block."""
-        for start in range(0, self.num_samples, block_samples):
-            yield self._audio[:, start : start + block_samples]
-
-    def close(self) -> None:
-        """Do nothing: an array has nothing to close."""
-
-    def __enter__(self) -> "ArrayBlocks":
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-
 class FileBlocks(AudioFileReader):
     """An `AudioFileReader` whose messages name no place, so that they are the same everywhere."""
 
@@ -147,19 +124,15 @@ class FileBlocks(AudioFileReader):
         return self
 
 
-def open_cell(cell: Any, *, default_rate: int | None = None) -> ArrayBlocks | FileBlocks:
+def open_cell(cell: Any, *, default_rate: int | None = None) -> ArraySource | FileBlocks:
     """Open a cell to read its blocks at its own rate, in bounded memory. See `read_cell`.
 
     Raises:
         InputError, FileFormatError: if there is no audio, or it cannot be read or used.
     """
-    if hasattr(cell, "get_all_samples"):  # torchcodec's decoder
-        samples = cell.get_all_samples()
-        return ArrayBlocks(samples.data, int(samples.sample_rate))
-    if isinstance(cell, dict) and cell.get("array") is not None:
-        if cell.get("sampling_rate") is None:
-            raise InputError("the row has an array without its sampling_rate; expected both")
-        return ArrayBlocks(_as_array(cell["array"]), int(cell["sampling_rate"]))
+    array, rate = array_and_rate(cell)
+    if rate is not None:
+        return ArraySource(array, rate)
     content = encoded_content(cell)
     if isinstance(content, bytes):
         return FileBlocks(io.BytesIO(content))
@@ -169,7 +142,7 @@ def open_cell(cell: Any, *, default_rate: int | None = None) -> ArrayBlocks | Fi
         raise InputError(
             f"expected audio as bytes, a path or an array with its rate, got {type(cell).__name__}"
         )
-    return ArrayBlocks(content, default_rate)
+    return ArraySource(content, default_rate)
 
 
 def encoded_content(cell: Any) -> Any:
@@ -208,12 +181,6 @@ def as_file(cell: Any) -> Path | bytes:
         soundfile.write(file, audio, blocks.sample_rate, format="WAV", subtype="FLOAT")
         return file.getvalue()
     return encoded_content(cell)
-
-
-def _as_array(array: Any) -> np.ndarray:
-    if isinstance(array, list) and array and isinstance(array[0], float):
-        return np.asarray(array, np.float32)
-    return np.asarray(array)
 
 
 def _fetch(url: str) -> bytes:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from codecplus.audio.arrays import BLOCK_SAMPLES
-from codecplus.recordings.cells import ArrayBlocks, FileBlocks, as_file, open_cell, read_cell
+from codecplus.audio.sources import ArraySource
+from codecplus.recordings.cells import FileBlocks, as_file, open_cell, read_cell
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Recording:
         """The path of its file, or encoded bytes. Raises InputError if it holds no audio."""
         return as_file(self.cell)
 
-    def open(self) -> ArrayBlocks | FileBlocks:
+    def open(self) -> ArraySource | FileBlocks:
         """Open it as a context manager with `channels`, `sample_rate`, `num_samples`, `blocks`.
 
         Raises:
