@@ -184,7 +184,7 @@ def checkpoint(name: str) -> Codec:
         raise InputError(
             f"There is no checkpoint {name!r} here; there are {', '.join(map(title, CHECKPOINTS))}."
         )
-    return load_codec(name)
+    return load_codec(name, device="cpu")
 
 
 @functools.cache

@@ -5,40 +5,46 @@ The walk of a signal: `audio` opens and resamples it, `inference` encodes it in 
 model in torch brings it along, an exported one does without.
 """
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from codecplus.audio.arrays import as_audio, split_blocks
-from codecplus.audio.blocks import join_blocks
-from codecplus.audio.mel import mel_spectrogram
+from codecplus.audio.mel import MelOptions, mel_of_clip
+from codecplus.audio.player import AudioPlayer
 from codecplus.audio.sources import check_integer_rate, is_batch, is_paths, open_audio
 from codecplus.bitstream import EntropyModel, StreamInfo
-from codecplus.bitstream.codes import Codes, check_codes, info_for
+from codecplus.bitstream.codes import Codes
 from codecplus.checkpoints.identity import find_embedded
 from codecplus.compression import (
     CompressionOptions,
-    batch_outputs,
     compress_audio,
-    encode_audio,
+    compress_files,
+    each,
+    encode_clip,
     write_codes,
 )
-from codecplus.decompression import decode_blocks, decompress_audio, read_codes, samples_of
+from codecplus.decompression import (
+    decode_codes,
+    decompress_audio,
+    decompress_files,
+    is_code_batch,
+    read_codes,
+)
+from codecplus.encoding.dataset_rows import batch_features, encode_rows
 from codecplus.encoding.stream_info import (
     bitrates,
     check_model,
     codebooks_for_bitrate,
     make_stream_info,
 )
-from codecplus.errors import InputError
 from codecplus.inference.entropy_models import embedded_entropy_models
-from codecplus.inference.loading import load_network, network_of
-from codecplus.inference.network import Geometry, Network
+from codecplus.inference.loading import compile_model, load_network, move_model, network_of
+from codecplus.inference.network import Geometry, Network, encode_clips
+from codecplus.inference.saving import push_codec, save_codec
 from codecplus.streaming import DecoderStream, EncoderStream
 from codecplus.system.paths import PathLike
 
@@ -46,22 +52,11 @@ if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True, kw_only=True)
-class MelOptions:
-    """The analysis spectrogram of a codec; sizes in samples. It has no part in coding.
-
-    `hop_length` is the step of this spectrogram, not the codec's frame, `Codec.hop_length`.
-    `win_length` is as long as `n_fft` by default.
-    """
-
-    n_mels: int = 80
-    n_fft: int = 2048
-    hop_length: int = 512
-    win_length: int | None = None
-
-
 class Codec:
     """A DAC model with everything around it. `load_codec` makes one; one model can serve many.
+
+    Arrays in, arrays out; tensors in, tensors out, on the device they came from. Codes have no
+    gradients: train with `codec.model`.
 
     Args:
         model: a `DacModel`, whose dtype and device are where the codec computes; or an exported
@@ -73,6 +68,7 @@ class Codec:
         entropy_models: for smaller files, made by `codecplus entropy`. The first is written with,
             all are read with; those of other checkpoints are left alone. By default those of the
             embedded checkpoint.
+        name: for readers; the embedded checkpoint's by default.
     """
 
     def __init__(
@@ -83,12 +79,14 @@ class Codec:
         model_fingerprint: bytes | None = None,
         mel: MelOptions | None = None,
         entropy_models: Iterable[EntropyModel] | None = None,
+        name: str | None = None,
     ):
         self.model = model
         self.network: Network = network_of(model)
         self.sample_rate = model.config.sampling_rate if sample_rate is None else sample_rate
         self.fingerprint = model_fingerprint or self.network.fingerprint
         self.mel = mel or MelOptions()
+        self.name = find_embedded(self.fingerprint) or name or self.fingerprint.hex()[:8]
         if entropy_models is None:
             entropy_models = embedded_entropy_models(self.fingerprint)
         self.entropy_models = {
@@ -98,13 +96,85 @@ class Codec:
         }
 
     def __repr__(self) -> str:
-        name = find_embedded(self.fingerprint) or f"fingerprint {self.fingerprint.hex()[:8]}"
         return (
-            f"Codec({name}: {self.model_sample_rate} Hz, {self.frame_rate:g} frames/s, "
+            f"Codec({self.name}: {self.model_sample_rate} Hz, {self.frame_rate:g} frames/s, "
             f"{self.num_codebooks} codebooks of {self.codebook_size}, "
             f"{self.bitrates[0]:.2f} to {self.bitrates[-1]:.2f} kbit/s a channel, "
             f"latency {1000 * self.latency:.0f} ms, {self.dtype} on {self.device})"
         )
+
+    # ---- loading, saving, moving
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: PathLike,
+        sample_rate: int | None = None,
+        *,
+        mel: MelOptions | None = None,
+        device: "str | torch.device | None" = None,
+        dtype: "str | torch.dtype | None" = None,
+        revision: str | None = None,
+    ) -> "Codec":
+        """Load a codec; arguments and errors are those of `load_codec`.
+
+        Where a saved codec has settings of its own, they hold for arguments that are not given.
+        """
+        if sample_rate is not None:
+            sample_rate = check_integer_rate(sample_rate)
+        loaded = load_network(name, device=device, dtype=dtype, revision=revision)
+        return cls(
+            loaded.model,
+            sample_rate or loaded.sample_rate,
+            model_fingerprint=loaded.fingerprint,
+            mel=mel or loaded.mel,
+            entropy_models=loaded.entropy_models,
+            name=str(name),
+        )
+
+    def save_pretrained(self, folder: PathLike) -> Path:
+        """Save the codec in a folder that `load_codec` and transformers read; see `save_codec`.
+
+        Rates, codes and files of the saved codec are those of this one. Device and dtype are chosen
+        when it is loaded; weights are saved as they are now. Raises InputError for an export.
+        """
+        return save_codec(self.model, folder, self.entropy_models.values(), self._settings())
+
+    def push_to_hub(self, repo: str, **options: Any) -> str:
+        """Upload what `save_pretrained` writes to the Hub, in one commit; return its address.
+
+        Options and errors are those of `push_codec`: `private`, `revision`, `message`. A folder of
+        `codecplus train`, with card and results, goes there by `codecplus push`.
+        """
+        models = self.entropy_models.values()
+        return push_codec(self.model, repo, models, self._settings(), **options)
+
+    def _settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = {}
+        if self.sample_rate != self.model_sample_rate:
+            settings["sample_rate"] = self.sample_rate
+        if self.mel != MelOptions():
+            settings["mel"] = asdict(self.mel)
+        return settings
+
+    def to(self, device: Any = None, dtype: Any = None) -> "Codec":
+        """Move the model to a device, cast it to a dtype, or both; return the codec.
+
+        Either may stand alone, as in torch: `codec.to("cuda")`, `codec.to("bfloat16")`. Streams
+        that are open go on as they were. Raises InputError for a device or dtype that cannot be
+        had, and for an export.
+        """
+        move_model(self.model, device, dtype)
+        self.network = network_of(self.model)
+        return self
+
+    def compile(self) -> "Codec":
+        """Use compiled layers; see `DacModel.compile_layers`. Returns the codec.
+
+        Results are the same but for rounding. Raises InputError where this cannot be done.
+        """
+        compile_model(self.model)
+        return self
 
     # ---- what the model is
 
@@ -150,29 +220,13 @@ class Codec:
 
     @property
     def device(self) -> str:
-        """Where the codec computes."""
-        return str(getattr(self.model, "device", "cpu"))
+        """Where the codec computes, such as `"cpu"`."""
+        return str(self.model.device)
 
     @property
     def dtype(self) -> str:
         """What the codec computes in, such as `"float32"`."""
-        return str(getattr(self.model, "dtype", "float32")).removeprefix("torch.")
-
-    def compile(self) -> "Codec":
-        """Use compiled layers; see `DacModel.compile_layers`. Returns the codec.
-
-        Results are the same but for rounding. Raises InputError where this cannot be done.
-        """
-        compile_layers = getattr(self.model, "compile_layers", None)
-        if compile_layers is None:
-            raise InputError(
-                "expected a codec of a torch model to compile; this one runs in another runtime"
-            )
-        try:
-            compile_layers()
-        except RuntimeError as error:
-            raise InputError(str(error)) from error
-        return self
+        return str(self.model.dtype).removeprefix("torch.")
 
     # ---- audio <-> codes
 
@@ -189,14 +243,16 @@ class Codec:
         """Encode audio to integer codes.
 
         Args:
-            audio: (samples,) for mono or (channels, samples), an array, list or tensor, float
-                within ±1 or integer; the path of a file; `(audio, rate)`; or `{"array",
-                "sampling_rate"}`. A list of arrays is a batch, and gives a list.
+            audio: (samples,) for mono, (channels, samples), or (batch, channels, samples) of clips
+                of one length; an array or tensor, float within ±1 or integer, or a list of numbers;
+                the path of a file; `(audio, rate)`; `{"array", "sampling_rate"}` or `{"bytes",
+                "path"}`. A list of such clips, of any lengths, gives a list.
             sample_rate: of an array, Hz; `codec.sample_rate` by default.
             bitrate, n_quantizers, options, **settings: see `CompressionOptions`.
 
         Returns:
-            `Codes`: int16 (codebooks, frames) for mono, else (channels, codebooks, frames).
+            `Codes`, int16: (codebooks, frames) for mono, (channels, codebooks, frames), or (batch,
+            channels, codebooks, frames). For tensors `CodesTensor`, int64, on their device.
 
         Raises:
             InputError: for audio, a rate or options that cannot be used.
@@ -204,45 +260,26 @@ class Codec:
         options = CompressionOptions.from_settings(
             options, {"bitrate": bitrate, "n_quantizers": n_quantizers, **settings}
         )
-        if isinstance(audio, Codes):
-            raise InputError("expected audio, but these are codes already; decode them first")
-        if is_paths(audio) or is_batch(audio):
-            return [self.encode(item, sample_rate, options=options) for item in audio]
-        with open_audio(audio, sample_rate, self.sample_rate) as source:
-            encoded = encode_audio(self, source, options)
-            codes = np.concatenate(list(encoded), axis=-1)
-        if source.is_vector or (isinstance(audio, (str, os.PathLike)) and source.channels == 1):
-            codes = codes[0]
-        return Codes(codes, encoded.info, encoded.num_samples)
+        if is_batch(audio):
+            return each(partial(encode_clip, self, sample_rate=sample_rate, options=options), audio)
+        return encode_clip(self, audio, sample_rate, options)
 
     def decode(self, codes: Any) -> Any:
         """Decode codes to float32 audio, in the shape and at the rate it was encoded from.
 
         Args:
-            codes: from `encode`; or plain integers (codebooks, frames) or (channels, codebooks,
-                frames), which decode to `hop_length` samples per frame at the model's rate,
-                resampled to `codec.sample_rate`. A list of `Codes` is a batch, and gives a list.
+            codes: from `encode`; or plain integers (codebooks, frames), (channels, codebooks,
+                frames) or (batch, channels, codebooks, frames), which decode to `hop_length`
+                samples per frame at the model's rate, resampled to `codec.sample_rate`. A list of
+                arrays or tensors gives a list; a tensor gives a tensor on its device.
 
         Raises:
             InputError: for another shape, or codes that the codebooks do not have.
             ModelMismatchError: for `Codes` of another model.
         """
-        if isinstance(codes, (list, tuple)) and codes and isinstance(codes[0], np.ndarray):
-            return [self.decode(item) for item in codes]
-        array = check_codes(codes, self.num_codebooks, self.codebook_size)
-        info = getattr(codes, "info", None)
-        if info is None:
-            info = self.stream_info(self.sample_rate, len(array), n_quantizers=array.shape[1])
-        self.check_model(info)
-        info = info_for(array, info)
-        num_samples = getattr(codes, "num_samples", None)
-        if num_samples is None:
-            num_samples = samples_of(array.shape[-1], info)
-        blocks = decode_blocks(self.network, [array], info, num_samples)
-        audio = join_blocks(blocks, len(array), num_samples)
-        return audio[0] if np.ndim(codes) == 2 else audio
-
-    # ---- rows of data sets
+        if is_code_batch(codes):
+            return each(partial(decode_codes, self), codes)
+        return decode_codes(self, codes)
 
     def encode_batch(
         self,
@@ -265,40 +302,31 @@ class Codec:
             batch_seconds: see `encode_clips`.
 
         Returns:
-            New columns: `codes`, uint16 (codebooks, frames), with several channels (channels,
-            codebooks, frames); `num_frames`; `num_samples` and `sample_rate` of the clip as it
-            came; and `error`, empty where all is well. A clip that fails has no frames, zeros, and
-            the reason in `error`. The types are the same in every batch; `batch_features` names
-            them for `features=`.
+            New columns, those of `encode_rows`: `codes`, `num_frames`, `num_samples`,
+            `sample_rate`, and `error` with the reason for a clip that failed.
 
         Raises:
             InputError: for a missing column, or a rate or number of codebooks that does not exist.
         """
-        from codecplus.encoding.dataset_rows import encode_rows
-
-        info = self.stream_info(
-            self.model_sample_rate, channels, bitrate=bitrate, n_quantizers=n_quantizers
-        )
-        encode_clips = partial(
-            self.encode_clips, n_quantizers=info.num_codebooks, batch_seconds=batch_seconds
-        )
+        rate = self.model_sample_rate
+        info = self.stream_info(rate, channels, bitrate=bitrate, n_quantizers=n_quantizers)
         return encode_rows(
             batch,
             audio_column,
-            encode_clips,
+            partial(
+                encode_clips,
+                self.network,
+                num_codebooks=info.num_codebooks,
+                batch_seconds=batch_seconds,
+            ),
             num_codebooks=info.num_codebooks,
-            model_sample_rate=self.model_sample_rate,
+            model_sample_rate=rate,
             default_rate=self.sample_rate,
             channels=channels,
         )
 
     def batch_features(self, features: Any = None, *, channels: int = 1) -> Any:
-        """`datasets.Features` of what `encode_batch` adds to rows with these features.
-
-        Needs `datasets`.
-        """
-        from codecplus.encoding.dataset_rows import batch_features
-
+        """`datasets.Features` of what `encode_batch` adds to rows with these features."""
         return batch_features(features, channels)
 
     def encode_clips(
@@ -316,20 +344,7 @@ class Codec:
         two entries are equally near; 0 codes one by one there too.
         """
         info = self.stream_info(self.model_sample_rate, 1, n_quantizers=n_quantizers)
-        for i, clip in enumerate(clips):
-            if np.ndim(clip) != 2:
-                raise InputError(
-                    f"expected clips of shape (channels, samples), got {np.shape(clip)} for clip "
-                    f"{i}"
-                )
-        encode_clips = getattr(self.network, "encode_clips", None)
-        if encode_clips is not None:
-            return encode_clips(clips, info.num_codebooks, batch_seconds)
-        return [self._encode_clip(clip, info.num_codebooks) for clip in clips]
-
-    def _encode_clip(self, clip: np.ndarray, num_codebooks: int) -> np.ndarray:
-        pieces = self.network.encode_blocks(split_blocks(clip), num_codebooks)
-        return np.concatenate(list(pieces), axis=-1)
+        return encode_clips(self.network, clips, info.num_codebooks, batch_seconds)
 
     # ---- files
 
@@ -347,8 +362,8 @@ class Codec:
         """Compress audio to a `.dacp` file: the codes of `encode`, written as by `write_codes`.
 
         Args:
-            source: audio as for `encode`. A file may have any length, in bounded memory. A list of
-                paths is a batch: `output` is then the folder for the files.
+            source: one clip as for `encode`. A file may have any length, in bounded memory. A list
+                of paths is a batch: `output` is then the folder for the files.
             output: path of the file to write; bytes are returned if it is not given.
             sample_rate: of an array, Hz.
             overwrite: whether an existing `output` may be replaced.
@@ -365,11 +380,7 @@ class Codec:
         options = CompressionOptions.from_settings(options, settings)
         arguments: dict[str, Any] = {"overwrite": overwrite, "progress": progress}
         if is_paths(source):
-            outputs = batch_outputs(source, output, ".dacp")
-            return [
-                compress_audio(self, path, target, options, **arguments)
-                for path, target in zip(source, outputs, strict=True)
-            ]
+            return compress_files(self, source, output, options, **arguments)
         return compress_audio(self, source, output, options, sample_rate=sample_rate, **arguments)
 
     def decompress(
@@ -414,11 +425,7 @@ class Codec:
             "progress": progress,
         }
         if isinstance(source, (list, tuple)):
-            outputs = batch_outputs(list(source), output, ".wav")
-            return [
-                decompress_audio(self, path, target, **arguments)
-                for path, target in zip(source, outputs, strict=True)
-            ]
+            return decompress_files(self, list(source), output, **arguments)
         return decompress_audio(self, source, output, **arguments)
 
     def write_codes(
@@ -472,30 +479,35 @@ class Codec:
         """A live decoder: `push(codes)` gives samples at the model's rate, `flush` the rest."""
         return self.network.decoder_stream(batch)
 
-    # ---- the spectrogram that training, evaluation and the demo share
+    # ---- seen and heard
 
-    def mel_spectrogram(self, audio: Any, sample_rate: int | None = None) -> np.ndarray:
+    def listen(self, audio: Any, sample_rate: int | None = None) -> AudioPlayer:
+        """Play audio in a notebook, with its spectrogram: a player that Jupyter and Colab display.
+
+        Args:
+            audio: one clip as for `encode`; or codes from `encode`, which are decoded.
+            sample_rate: of an array, Hz; `codec.sample_rate` by default.
+
+        The spectrogram needs matplotlib, of `codecplus[eval]`. Errors are those of `encode` and
+        `decode`.
+        """
+        if getattr(audio, "info", None) is not None:
+            audio = (self.decode(audio), audio.info.original_sample_rate)
+        with open_audio(audio, sample_rate, self.sample_rate) as source:
+            return AudioPlayer(source.read(), source.sample_rate)
+
+    def mel_spectrogram(self, audio: Any, sample_rate: int | None = None) -> Any:
         """Magnitudes on the mel scale, by the options in `codec.mel`.
 
         Args:
-            audio: (..., samples).
-            sample_rate: of the audio, Hz; `codec.sample_rate` by default.
+            audio: one clip as for `encode`.
+            sample_rate: of an array, Hz; `codec.sample_rate` by default.
 
         Returns:
-            float32 (..., n_mels, mel frames).
+            float32 (n_mels, mel frames) for mono, else (channels, n_mels, mel frames); a tensor,
+            on its device and without gradients, for a tensor.
         """
-        import torch
-
-        rate = check_integer_rate(self.sample_rate if sample_rate is None else sample_rate)
-        mel = mel_spectrogram(
-            torch.from_numpy(as_audio(audio)),
-            rate,
-            n_mels=self.mel.n_mels,
-            n_fft=self.mel.n_fft,
-            hop_length=self.mel.hop_length,
-            win_length=self.mel.win_length,
-        )
-        return mel.numpy()
+        return mel_of_clip(audio, sample_rate, self.sample_rate, self.mel)
 
     # ---- rates and checks
 
@@ -528,9 +540,9 @@ def load_codec(
     name: PathLike = "dac",
     sample_rate: int | None = None,
     *,
-    n_mels: int = 80,
-    n_fft: int = 2048,
-    hop_length: int = 512,
+    n_mels: int | None = None,
+    n_fft: int | None = None,
+    hop_length: int | None = None,
     win_length: int | None = None,
     device: "str | torch.device | None" = None,
     dtype: "str | torch.dtype | None" = None,
@@ -545,9 +557,9 @@ def load_codec(
             folder, which runs on onnxruntime without torch.
         sample_rate: rate in Hz of arrays that come without one; the model's by default. Audio of
             any other rate than the model's is resampled to it and back.
-        n_mels, n_fft, hop_length, win_length: the analysis spectrogram, see `MelOptions`. They
-            have no part in coding: the codec's own hop is `codec.hop_length`.
-        device: where to compute, `"cpu"` by default.
+        n_mels, n_fft, hop_length, win_length: the analysis spectrogram, see `MelOptions`, for the
+            defaults, too. They have no part in coding: the codec's own hop is `codec.hop_length`.
+        device: where to compute; by default the best device here, see `resolve_device`.
         dtype: what to compute in, such as `"bfloat16"`; fp32 by default, an export's own.
         revision: branch, tag or commit of a Hub repository.
 
@@ -557,16 +569,11 @@ def load_codec(
     """
     if str(name) == "dac":
         name = "dac-16khz-live" if sample_rate == 16000 else "dac-44khz-small"
-    if sample_rate is not None:
-        sample_rate = check_integer_rate(sample_rate)
-    mel = MelOptions(n_mels=n_mels, n_fft=n_fft, hop_length=hop_length, win_length=win_length)
-    loaded = load_network(name, device=device, dtype=dtype, revision=revision)
-    return Codec(
-        loaded.model,
-        sample_rate,
-        model_fingerprint=loaded.fingerprint,
-        mel=mel,
-        entropy_models=loaded.entropy_models,
+    sizes = {"n_mels": n_mels, "n_fft": n_fft, "hop_length": hop_length, "win_length": win_length}
+    chosen = {size: value for size, value in sizes.items() if value is not None}
+    mel = MelOptions(**chosen) if chosen else None
+    return Codec.from_pretrained(
+        name, sample_rate, mel=mel, device=device, dtype=dtype, revision=revision
     )
 
 

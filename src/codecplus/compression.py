@@ -1,8 +1,7 @@
 """Audio to codes to `.dacp` files. Compressing is encoding, then writing: both stand here."""
 
 import io
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -11,10 +10,18 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from codecplus.audio.blocks import CountedBlocks, resample_blocks, scale_blocks
-from codecplus.audio.sources import AudioSource, measure_gain, open_audio
+from codecplus.audio.levels import watch_level
+from codecplus.audio.sources import (
+    AudioSource,
+    array_and_rate,
+    measure_gain,
+    open_audio,
+    refuse_rate,
+)
 from codecplus.bitstream import EntropyModel, StreamInfo, Writer, can_code, pack
-from codecplus.bitstream.codes import Codes, check_codes, info_for
-from codecplus.errors import InputError
+from codecplus.bitstream.codes import Codes
+from codecplus.decompression import as_codes, batch_outputs, codes_and_info
+from codecplus.errors import CodecPlusError, InputError
 from codecplus.system.paths import PathLike, atomic_path, check_output, refuse_own_source
 
 if TYPE_CHECKING:
@@ -118,6 +125,67 @@ class EncodedAudio:
         return self._samples.num_samples
 
 
+def encode_clip(
+    codec: "Codec", audio: Any, sample_rate: int | None, options: CompressionOptions
+) -> Any:
+    """Encode one clip, or the clips of an array (B, C, S): see `Codec.encode`."""
+    _refuse_codes(audio, "decode them first")
+    array, rate = array_and_rate(audio)
+    if rate is not None:
+        refuse_rate(sample_rate, "audio that comes with its rate")
+        sample_rate = rate
+    if getattr(array, "ndim", 0) == 3:
+        codes = _encode_array(codec, array, sample_rate, options)
+    else:
+        codes = _encode_one(codec, array, sample_rate, options)
+    if not hasattr(array, "detach"):
+        return codes
+    from codecplus.inference.tensors import codes_to_tensor
+
+    return codes_to_tensor(codes, array.device)
+
+
+def each(function: Callable[[Any], Any], items: Iterable[Any]) -> list:
+    """Call a function with each of several items; an error names the item that it came of."""
+    results = []
+    for number, item in enumerate(items):
+        try:
+            results.append(function(item))
+        except CodecPlusError as error:
+            raise type(error)(f"item {number}: {error}") from error
+    return results
+
+
+def _encode_array(
+    codec: "Codec", batch: Any, sample_rate: int | None, options: CompressionOptions
+) -> Codes:
+    """Encode clips (B, C, S) to codes (B, C, K, T), each as if it were alone."""
+    if options.loudness is not None:
+        raise InputError(
+            "loudness gives each clip of a batch a gain of its own; give a list of clips"
+        )
+    if not len(batch):
+        raise InputError(f"expected a batch of at least 1 clip, got shape {tuple(batch.shape)}")
+    clips = [_encode_one(codec, clip, sample_rate, options) for clip in batch]
+    return Codes(np.stack(clips), clips[0].info, clips[0].num_samples)
+
+
+def _encode_one(
+    codec: "Codec", audio: Any, sample_rate: int | None, options: CompressionOptions
+) -> Codes:
+    with open_audio(audio, sample_rate, codec.sample_rate) as source:
+        encoded = encode_audio(codec, source, options)
+        codes = np.concatenate(list(encoded), axis=-1)  # (C, K, T)
+        if source.is_vector:
+            codes = codes[0]
+    return Codes(codes, encoded.info, encoded.num_samples)
+
+
+def _refuse_codes(audio: Any, advice: str) -> None:
+    if getattr(audio, "info", None) is not None and hasattr(audio, "num_samples"):
+        raise InputError(f"expected audio, but these are codes already; {advice}")
+
+
 def encode_audio(
     codec: "Codec",
     source: AudioSource,
@@ -134,7 +202,7 @@ def encode_audio(
     )
     if options.loudness is not None:
         info = replace(info, gain=measure_gain(source, options.loudness))
-    counted = CountedBlocks(source.blocks(), source.sample_rate, progress)
+    counted = CountedBlocks(watch_level(source.blocks()), source.sample_rate, progress)
     samples = resample_blocks(
         scale_blocks(counted, info.gain), source.sample_rate, info.sample_rate, info.channels
     )
@@ -238,10 +306,10 @@ def compress_audio(
 
     Arguments, results and errors: see `Codec.compress`.
     """
-    if isinstance(source, Codes):
-        raise InputError("expected audio, but these are codes already; write_codes writes them")
+    _refuse_codes(source, "write_codes writes them")
     if output is not None:
-        refuse_own_source(source, output)
+        file = source.get("path") if isinstance(source, Mapping) else source
+        refuse_own_source(file, output)
     with (
         _open_output(output, overwrite) as sink,
         open_audio(source, sample_rate, codec.sample_rate) as audio,
@@ -255,6 +323,21 @@ def compress_audio(
     return sink.result()
 
 
+def compress_files(
+    codec: "Codec",
+    sources: list,
+    folder: PathLike | None,
+    options: CompressionOptions,
+    **arguments: Any,
+) -> list[Path | bytes]:
+    """Compress files into a folder, or to bytes each: see `Codec.compress`."""
+    outputs = batch_outputs(sources, folder, ".dacp")
+    return [
+        compress_audio(codec, source, output, options, **arguments)
+        for source, output in zip(sources, outputs, strict=True)
+    ]
+
+
 def write_codes(
     codec: "Codec",
     codes: Any,
@@ -264,13 +347,9 @@ def write_codes(
     overwrite: bool = True,
 ) -> Path | bytes:
     """Write codes to a `.dacp` file: see `Codec.write_codes`."""
-    config = codec.config
-    array = check_codes(codes, config.n_codebooks, config.codebook_size)
-    info = getattr(codes, "info", None)
-    if info is None:
-        info = codec.stream_info(codec.sample_rate, len(array), n_quantizers=array.shape[1])
-    codec.check_model(info)
-    info, entropy = entropy_coding(codec, info_for(array, info), entropy_coded)
+    codes = as_codes(codes)
+    array, info = codes_and_info(codec, codes)
+    info, entropy = entropy_coding(codec, info, entropy_coded)
     with _open_output(output, overwrite) as sink:
         writer = Writer(sink.file, info, entropy)
         writer.write(array)
@@ -309,22 +388,3 @@ def _torch_model(codec: "Codec", option: str) -> Any:
             f"{option} needs the model in torch, got an exported one; load the checkpoint itself"
         )
     return codec.model
-
-
-def batch_outputs(sources: list, folder: PathLike | None, suffix: str) -> list[Path | None]:
-    """Where each of several files goes: into a folder, under its own name with another suffix.
-
-    Raises InputError where two would become one file.
-    """
-    if folder is None:
-        return [None] * len(sources)
-    outputs: dict[Path, Any] = {}
-    for source in sources:
-        output = Path(os.fsdecode(folder)) / f"{Path(os.fsdecode(source)).stem}{suffix}"
-        if output in outputs:
-            raise InputError(
-                f"{source} and {outputs[output]} would both become {output}; "
-                "rename one, or give them different folders"
-            )
-        outputs[output] = source
-    return list(outputs)

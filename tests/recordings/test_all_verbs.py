@@ -11,9 +11,9 @@ import torch
 from training.training_recipes import CONFIG, PAPER
 
 from codecplus import Codec, DacConfig, DacModel
+from codecplus.audio.sources import ArraySource
 from codecplus.eval import EvaluationConfig, run_evaluation
 from codecplus.recordings import audio_files, open_recordings
-from codecplus.audio.sources import ArraySource
 from codecplus.recordings.cells import FileBlocks
 from codecplus.tokenizing import Coding, row_codes, tokenize
 from codecplus.training.entropy import fit_entropy_model

@@ -2,15 +2,31 @@
 
 import functools
 import warnings
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from codecplus.audio.arrays import check_count, check_rate
+from codecplus.audio.sources import array_and_rate, open_audio, refuse_rate
 from codecplus.errors import InputError
 
 if TYPE_CHECKING:
     import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class MelOptions:
+    """The analysis spectrogram of a codec; sizes in samples. It has no part in coding.
+
+    `hop_length` is the step of this spectrogram, not the codec's frame, `Codec.hop_length`.
+    `win_length` is as long as `n_fft` by default.
+    """
+
+    n_mels: int = 80
+    n_fft: int = 2048
+    hop_length: int = 512
+    win_length: int | None = None
 
 
 def mel_filterbank(
@@ -89,6 +105,20 @@ def mel_spectrogram(
         ).abs()
         mel = filters @ spectrum.pow(power)  # (M, F) @ (B, F, T)
     return mel.reshape(*audio.shape[:-1], *mel.shape[1:])
+
+
+def mel_of_clip(audio: Any, sample_rate: int | None, default_rate: int, options: MelOptions) -> Any:
+    """Magnitudes on the mel scale of one clip: see `Codec.mel_spectrogram`."""
+    import torch
+
+    array, rate = array_and_rate(audio)
+    if rate is not None:
+        refuse_rate(sample_rate, "audio that comes with its rate")
+    with open_audio(array, rate or sample_rate, default_rate) as source:
+        samples = torch.from_numpy(source.read())
+        rate = source.sample_rate
+    mel = mel_spectrogram(samples, rate, **asdict(options))
+    return mel.to(array.device) if hasattr(array, "detach") else mel.numpy()
 
 
 @functools.lru_cache(maxsize=32)

@@ -28,6 +28,11 @@ class AudioSource:
     is_vector: bool
     """Whether it is (samples,), without an axis for channels: such an array, or a mono file."""
 
+    def read(self) -> np.ndarray:
+        """Return all of it, float32 (S,) or (C, S)."""
+        audio = np.concatenate(list(self.blocks()), axis=1)
+        return audio[0] if self.is_vector else audio
+
 
 class ArraySource:
     """An array (S,) or (C, S) with the attributes of an `AudioFileReader`."""
@@ -73,7 +78,7 @@ def open_audio(source: Any, sample_rate: int | None, default_rate: int) -> Itera
     """
     file = _encoded_file(source)
     if file is not None:
-        _refuse_rate(sample_rate, "a file")
+        refuse_rate(sample_rate, "a file")
         with AudioFileReader(file) as reader:
             is_mono = reader.channels == 1
             yield AudioSource(reader.sample_rate, reader.channels, reader.blocks, is_mono)
@@ -81,7 +86,7 @@ def open_audio(source: Any, sample_rate: int | None, default_rate: int) -> Itera
     refuse_other_than_audio(source)
     array, own_rate = array_and_rate(source)
     if own_rate is not None:
-        _refuse_rate(sample_rate, "audio that comes with its rate")
+        refuse_rate(sample_rate, "audio that comes with its rate")
     elif sample_rate is not None:
         own_rate = check_integer_rate(sample_rate)
     else:
@@ -139,7 +144,9 @@ def is_batch(audio: Any) -> bool:
     """Whether a sequence holds several clips, rather than the numbers or the channels of one."""
     if isinstance(audio, (str, bytes)) or not isinstance(audio, Sequence) or not audio:
         return False
-    return not is_pair(audio) and all(_is_clip(item) for item in audio)
+    if is_pair(audio) or not any(_is_clip(item) for item in audio):
+        return False
+    return all(_is_clip(item) or isinstance(item, list) for item in audio)
 
 
 def is_paths(source: Any) -> bool:
@@ -154,6 +161,14 @@ def check_integer_rate(rate: Any) -> int:
     if not _is_number(rate) or rate % 1 or rate < 1:
         raise InputError(f"expected a sample rate in Hz as a positive integer, got {rate!r}")
     return int(rate)
+
+
+def refuse_rate(sample_rate: int | None, owner: str) -> None:
+    """Raise InputError if a rate was given for audio that knows its own."""
+    if sample_rate is not None:
+        raise InputError(
+            f"sample_rate is for audio given as an array; {owner} knows its own rate, leave it out"
+        )
 
 
 def refuse_other_than_audio(source: Any) -> None:
@@ -181,6 +196,14 @@ def refuse_other_than_audio(source: Any) -> None:
         )
     if isinstance(source, Mapping) and source.get("array") is None:
         raise InputError(_mapping_advice(source))
+    if isinstance(source, (list, tuple)) and not is_pair(source) and not is_batch(source):
+        clips = [_is_clip(item) for item in source]
+        if any(clips):
+            number = clips.index(False)
+            raise InputError(
+                f"expected a list of clips, got {type(source[number]).__name__} as item {number}; "
+                "an array may come with its rate as (array, rate), a file knows its own"
+            )
 
 
 def measure_gain(source: AudioSource, loudness: float) -> float:
@@ -226,13 +249,6 @@ def _mapping_advice(source: Mapping) -> str:
         f"expected a dict of array and sampling_rate, or of bytes and path, got {names}; "
         "of a row of a data set, give the audio column"
     )
-
-
-def _refuse_rate(sample_rate: int | None, owner: str) -> None:
-    if sample_rate is not None:
-        raise InputError(
-            f"sample_rate is for audio given as an array; {owner} knows its own rate, leave it out"
-        )
 
 
 def _is_number(value: Any) -> bool:

@@ -1,13 +1,16 @@
-"""A checkpoint or an export by its name, ready to run."""
+"""A checkpoint or an export by its name, ready to run; and a model on another device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from codecplus.audio.mel import MelOptions
+from codecplus.audio.sources import check_integer_rate
 from codecplus.bitstream import EntropyModel
-from codecplus.errors import InputError
+from codecplus.errors import CheckpointError, InputError
 from codecplus.inference.entropy_models import read_entropy_models
 from codecplus.inference.onnx_model import OnnxModel, find_export
+from codecplus.inference.saving import SETTINGS
 from codecplus.system.paths import PathLike
 
 if TYPE_CHECKING:
@@ -16,11 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model, its fingerprint before it was cast, and the entropy models that lie beside it."""
+    """A model, its fingerprint before it was cast, and what lies beside it.
+
+    `sample_rate` and `mel` are settings of a codec that was saved with some.
+    """
 
     model: Any
     fingerprint: bytes | None
     entropy_models: list[EntropyModel] | None
+    sample_rate: int | None = None
+    mel: MelOptions | None = None
 
 
 def load_network(
@@ -47,8 +55,46 @@ def load_network(
     path = Path(model.config._name_or_path or name)  # of a repository, its folder in the cache
     folder = path if path.is_dir() else path.parent
     identity = fingerprint(model)  # before the cast: bf16 and fp32 are the same model
-    model.to(device=resolve_device(device or "cpu"), dtype=check_dtype(dtype))  # pyright: ignore[reportCallIssue]
-    return LoadedModel(model, identity, read_entropy_models(folder) or None)
+    model.to(device=resolve_device(device), dtype=check_dtype(dtype))  # pyright: ignore[reportCallIssue]
+    entropy_models = read_entropy_models(folder) or None
+    sample_rate, mel = _settings(getattr(model.config, SETTINGS, None), name)
+    return LoadedModel(model, identity, entropy_models, sample_rate, mel)
+
+
+def move_model(model: Any, device: Any = None, dtype: Any = None) -> None:
+    """Move a model to a device, cast it to a dtype, or both; a dtype may come in the first place.
+
+    Raises InputError for a device or dtype that cannot be had, and for an exported model.
+    """
+    if hasattr(model, "encode_blocks"):
+        raise InputError(
+            "an exported codec computes where it was loaded, in the precision of the export; "
+            "load it again with another device"
+        )
+    from codecplus.system.devices import DTYPES, check_dtype, resolve_device
+
+    name = str(device)
+    if dtype is None and (name in DTYPES or name.startswith("torch.")):
+        device, dtype = None, device
+    changes: dict[str, Any] = {}
+    if device is not None:
+        changes["device"] = resolve_device(device)
+    if dtype is not None:
+        changes["dtype"] = check_dtype(dtype)
+    model.to(**changes)
+
+
+def compile_model(model: Any) -> None:
+    """Use compiled layers; see `DacModel.compile_layers`. Raises InputError where it fails."""
+    compile_layers = getattr(model, "compile_layers", None)
+    if compile_layers is None:
+        raise InputError(
+            "expected a codec of a torch model to compile; this one runs in another runtime"
+        )
+    try:
+        compile_layers()
+    except RuntimeError as error:
+        raise InputError(str(error)) from error
 
 
 def network_of(model: Any) -> Any:
@@ -58,3 +104,24 @@ def network_of(model: Any) -> Any:
     from codecplus.inference.torch_network import TorchNetwork
 
     return TorchNetwork(model)
+
+
+def _settings(settings: Any, name: PathLike) -> tuple[int | None, MelOptions | None]:
+    """Rate and spectrogram of a saved codec; None for what it left at its default."""
+    if settings is None:
+        return None, None
+    known = {field.name for field in fields(MelOptions)}
+    try:
+        rate = settings.get("sample_rate")
+        if rate is not None:
+            rate = check_integer_rate(rate)
+        sizes = settings.get("mel")
+        if sizes is None:
+            return rate, None
+        if not all(value is None or type(value) is int for value in sizes.values()):
+            raise InputError(f"expected sizes of a spectrogram as integers, got {sizes}")
+        return rate, MelOptions(**{key: sizes[key] for key in known & sizes.keys()})
+    except (AttributeError, InputError) as error:
+        raise CheckpointError(
+            f"the settings of the codec {name} in its config.json are damaged: {error}"
+        ) from error

@@ -1,10 +1,13 @@
 """All that a codec asks of a network, whatever it runs on. Knows arrays and sizes."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 
+from codecplus.audio.arrays import split_blocks
+from codecplus.audio.levels import check_level
+from codecplus.errors import InputError
 from codecplus.streaming.stream import DecoderStream, EncoderStream
 
 
@@ -77,3 +80,30 @@ class Network(Protocol):
     def decoder_stream(self, batch: int | None) -> DecoderStream:
         """A live decoder."""
         ...
+
+
+def encode_clips(
+    network: Network,
+    clips: Sequence[np.ndarray],
+    num_codebooks: int,
+    batch_seconds: float | None = None,
+) -> list[np.ndarray]:
+    """Encode clips, float32 (C, S) at the model's rate, to int16 (C, K, T) each.
+
+    `batch_seconds` of audio go into one padded batch, where a network has batches; see
+    `batched.encode_clips`. Raises InputError for another shape.
+    """
+    for i, clip in enumerate(clips):
+        if np.ndim(clip) != 2:
+            raise InputError(
+                f"expected clips of shape (channels, samples), got {np.shape(clip)} for clip {i}"
+            )
+    any(check_level(clip) for clip in clips)  # one warning is enough
+    encode_padded = getattr(network, "encode_clips", None)
+    if encode_padded is not None:
+        return encode_padded(clips, num_codebooks, batch_seconds)
+    all_codes = []
+    for clip in clips:
+        pieces = network.encode_blocks(split_blocks(clip), num_codebooks)
+        all_codes.append(np.concatenate(list(pieces), axis=-1))
+    return all_codes

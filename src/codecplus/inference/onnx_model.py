@@ -22,6 +22,16 @@ _FORMAT = "1"  # of an export; another one is refused
 # bounded by them.
 _CHUNK_ELEMENTS, _STEP_ELEMENTS = 1 << 23, 1 << 19
 _MIN_CHUNK_FRAMES = 32
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_DTYPES = {"fp32": "float32", "fp16": "float16"}  # by the precision of an export
+_MAX_NUMBER = 1 << 30  # in the metadata of a graph, where nothing smaller is known
+_BOUNDS = {  # of numbers that cannot be 0
+    "sampling_rate": 1 << 20,
+    "hop_length": 1 << 20,
+    "n_codebooks": 255,
+    "codebook_size": 1 << 15,
+    "activations_per_frame": _MAX_NUMBER,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +62,13 @@ class ExportInfo:
     """1 if the graphs take and give a state, else 0."""
 
     def __post_init__(self) -> None:
-        bounds = {
-            "sampling_rate": 1 << 20,
-            "hop_length": 1 << 20,
-            "n_codebooks": 255,
-            "codebook_size": 1 << 15,
-            "activations_per_frame": 1 << 30,
-        }
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, int) and not (field.name in bounds) <= value <= bounds.get(
-                field.name, 1 << 30
-            ):
+            if not isinstance(value, int):
+                continue
+            lowest = 1 if field.name in _BOUNDS else 0
+            highest = _BOUNDS.get(field.name, _MAX_NUMBER)
+            if not lowest <= value <= highest:
                 raise CheckpointError(
                     f"the export says {field.name} is {value}, which no model can have"
                 )
@@ -85,15 +90,13 @@ class ExportInfo:
         return self.codebook_size.bit_length() - 1
 
     def to_metadata(self) -> dict[str, str]:
-        """As a graph carries it."""
-        return {
-            "codecplus_export": _FORMAT,
-            **{name: str(value) for name, value in asdict(self).items()},
-        }
+        """Return the metadata of a graph, all of it text."""
+        metadata = {name: str(value) for name, value in asdict(self).items()}
+        return {"codecplus_export": _FORMAT, **metadata}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> "ExportInfo":
-        """The inverse; raises CheckpointError for a graph that is no export."""
+        """Read what `to_metadata` gave; raise CheckpointError for a graph that is no export."""
         if metadata.get("codecplus_export") != _FORMAT:
             raise CheckpointError(
                 f"{path} is an ONNX graph, but not one that this version of codecplus export "
@@ -109,8 +112,9 @@ class ExportInfo:
 
 
 def export_paths(output: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Encoder and decoder of an export of that name: a folder, `NAME.onnx`, or one of the two
-    files.
+    """Return the files of the encoder and the decoder of an export.
+
+    `output` is a folder, `NAME.onnx`, or one of the two files.
     """
     path = Path(output)
     if path.suffix != ".onnx":
@@ -120,7 +124,7 @@ def export_paths(output: str | os.PathLike[str]) -> tuple[Path, Path]:
 
 
 def find_export(name: str | os.PathLike[str]) -> tuple[Path, Path] | None:
-    """The two files of the export that a name stands for; None if it stands for something else.
+    """Return the two files of the export that a name stands for; None for anything else.
 
     A folder that holds a checkpoint is that checkpoint, whatever lies beside it. Raises
     CheckpointError if one of the files is missing.
@@ -153,7 +157,7 @@ class OnnxModel:
 
     Args:
         encoder, decoder: the two files.
-        device: "cpu", or "cuda" where onnxruntime is built for it.
+        device: "cpu", or "cuda" where onnxruntime is built for it; by default the best it has.
 
     Raises:
         CheckpointError: for files that are damaged, or no exports of one model.
@@ -161,12 +165,18 @@ class OnnxModel:
     """
 
     def __init__(self, encoder: Path, decoder: Path, device: Any = None):
-        self.config, self._encoder = _open(encoder, device)
-        other, self._decoder = _open(decoder, device)
+        self.device = _resolve_device(device)
+        self.config, self._encoder = _open(encoder, self.device)
+        other, self._decoder = _open(decoder, self.device)
         if self.config != other:
             raise CheckpointError(
                 f"{encoder.name} and {decoder.name} are not of one export; export the model again"
             )
+
+    @property
+    def dtype(self) -> str:
+        """What the graphs compute in, such as "float32"."""
+        return _DTYPES.get(self.config.precision, self.config.precision)
 
     @property
     def fingerprint(self) -> bytes:
@@ -187,71 +197,75 @@ class OnnxModel:
         self, blocks: Iterable[np.ndarray], n_quantizers: int
     ) -> Iterator[np.ndarray]:
         """See `Network.encode_blocks`."""
-        config, hop = self.config, self.config.hop_length
+        config = self.config
+        hop = config.hop_length
+        frames = _frames(_CHUNK_ELEMENTS, config)
         if config.stateful:
-            encoder, state = StreamingOnnxEncoder(self), None
-            for window, _, _ in windows(blocks, hop, 0, 0, _frames(_CHUNK_ELEMENTS, config)):
+            encoder = StreamingOnnxEncoder(self)
+            state = None
+            for window, _, _ in windows(blocks, hop, 0, 0, frames):
                 state = state or encoder.start(len(window))
                 codes, state = encoder.step(state, window, n_quantizers)
                 yield codes
             return
         before, behind = frame_context((config.encoder_past, config.encoder_future), hop)
-        for window, start, stop in windows(
-            blocks, hop, before, behind, _frames(_CHUNK_ELEMENTS, config)
-        ):
-            yield self.encode(window)[0][:, :n_quantizers, start:stop]
+        for window, start, stop in windows(blocks, hop, before, behind, frames):
+            codes, _ = self.encode(window)
+            yield codes[:, :n_quantizers, start:stop]
 
     def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """See `Network.decode_blocks`."""
-        config, hop = self.config, self.config.hop_length
+        config = self.config
+        hop = config.hop_length
+        frames = _frames(_CHUNK_ELEMENTS, config)
         if config.stateful:
-            decoder, state = StreamingOnnxDecoder(self), None
-            for window, _, _ in windows(blocks, 1, 0, 0, _frames(_CHUNK_ELEMENTS, config)):
+            decoder = StreamingOnnxDecoder(self)
+            state = None
+            for window, _, _ in windows(blocks, 1, 0, 0, frames):
                 state = state or decoder.start(len(window))
                 audio, state = decoder.step(state, window)
                 yield audio
             return
-        before, behind = config.decoder_past, config.decoder_future
-        for window, start, stop in windows(
-            blocks, 1, before, behind, _frames(_CHUNK_ELEMENTS, config)
-        ):
-            yield self.decode(window)[0][:, start * hop : stop * hop]
+        context = (config.decoder_past, config.decoder_future)
+        for window, start, stop in windows(blocks, 1, *context, frames):
+            audio, _ = self.decode(window)
+            yield audio[:, start * hop : stop * hop]
 
     def encode(
         self, audio: np.ndarray, memory: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """One run: audio (B, S) of whole frames to all codes (B, K, T), int16, and what a stateful
-        graph remembers.
+        """Run the encoder once: audio (B, S) of whole frames to all codes (B, K, T), int16.
+
+        A stateful graph takes what it remembered, `memory`, and gives what it remembers now, too.
         """
-        feeds = {"audio": np.asarray(audio, np.float32)[:, None]}
-        codes, *after = self._encoder.run(
-            None, feeds if memory is None else {**feeds, "state": memory}
-        )
-        return codes.astype(np.int16), after[0] if after else None
+        inputs = {"audio": np.asarray(audio, np.float32)[:, None]}
+        codes, memory = _run(self._encoder, inputs, memory)
+        return codes.astype(np.int16), memory
 
     def decode(
         self, codes: np.ndarray, memory: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """One run: codes (B, k, T) to audio (B, hop * T), and what a stateful graph remembers."""
-        feeds = {"codes": np.asarray(codes, np.int64)}
-        audio, *after = self._decoder.run(
-            None, feeds if memory is None else {**feeds, "state": memory}
-        )
-        return audio[:, 0], after[0] if after else None
+        """Run the decoder once: codes (B, k, T) to audio (B, hop * T); see `encode`."""
+        inputs = {"codes": np.asarray(codes, np.int64)}
+        audio, memory = _run(self._decoder, inputs, memory)
+        return audio[:, 0], memory
 
     def decode_unpadded(self, codes: np.ndarray, window: int) -> np.ndarray:
-        """Raises InputError: an exported graph pads where the original implementation does not."""
+        """Refuse: an exported graph pads where the original implementation does not.
+
+        Raises InputError, always.
+        """
         raise InputError(
             "an exported model cannot decode a .dac file that was written in windows; "
             "load the model in torch for it"
         )
 
     def encoder_stream(self, n_quantizers: int, batch: int | None) -> EncoderStream:
-        """A live encoder; raises InputError if the graphs have no state."""
+        """Return a live encoder; raise InputError if the graphs have no state."""
         return EncoderStream(StreamingOnnxEncoder(self), n_quantizers, batch)
 
     def decoder_stream(self, batch: int | None) -> DecoderStream:
-        """A live decoder; raises InputError if the graphs have no state."""
+        """Return a live decoder; raise InputError if the graphs have no state."""
         return DecoderStream(StreamingOnnxDecoder(self), batch)
 
     def _memory_size(self, session: Any) -> int:
@@ -280,32 +294,36 @@ class OnnxState:
         return len(self.memory)
 
     def rows(self, rows: Sequence[int]) -> "OnnxState":
-        """The state of these rows alone, as if they were a stream of their own."""
+        """Return the state of these rows alone, as if they were a stream of their own."""
         return replace(self, memory=self.memory[rows], pending=self.pending[rows])
 
 
 class _Steps:
-    """What both halves share: a causal net owes nothing at the end of a frame, so rows come and go
-    there.
+    """What both halves share.
+
+    A causal net owes nothing at the end of a frame, so rows come and go there.
     """
 
     def __init__(self, model: OnnxModel, session: Any, unit: int):
         config = model.config
-        self.model, self.unit = model, unit
-        self.hop_length, self.n_codebooks = config.hop_length, config.n_codebooks
+        self.model = model
+        self.unit = unit
+        self.hop_length = config.hop_length
+        self.n_codebooks = config.n_codebooks
         self.codebook_size = config.codebook_size
         self.step_length = unit * _frames(_STEP_ELEMENTS, config, least=1)
         self._memory_size = model._memory_size(session)
 
     def start(self, batch: int = 1) -> OnnxState:
-        """The state of `batch` rows that have heard nothing."""
-        return OnnxState(
-            np.zeros((batch, self._memory_size), np.float32), np.zeros((batch, 0), np.float32)
-        )
+        """Return the state of `batch` rows that have heard nothing."""
+        memory = np.zeros((batch, self._memory_size), np.float32)
+        pending = np.zeros((batch, 0), np.float32)
+        return OnnxState(memory, pending)
 
     def reset_rows(self, state: OnnxState, rows: Sequence[int]) -> OnnxState:
-        """The state in which these rows begin anew and the others go on. Raises InputError within a
-        frame.
+        """Return the state in which these rows begin anew and the others go on.
+
+        Raises InputError within a frame.
         """
         check_frame_end(state.received, self.unit)
         memory = state.memory.copy()
@@ -322,21 +340,25 @@ class StreamingOnnxEncoder(_Steps):
     def step(
         self, state: OnnxState, samples: Any, n_quantizers: int | None = None, last: bool = False
     ) -> tuple[np.ndarray, OnnxState]:
-        """Take samples (B, n); give the codes (B, K, t) that are ready, int16, and the next state.
+        """Take samples (B, n); return the codes (B, K, t) that are ready, int16, and the state.
 
         With `last`, the samples are padded with zeros to whole frames; the stream is over then.
         """
-        n_quantizers = n_quantizers or self.n_codebooks
-        samples = np.concatenate([state.pending, np.asarray(samples, np.float32)], axis=1)
-        received = state.received + samples.shape[1] - state.pending.shape[1]
+        samples = np.asarray(samples, np.float32)
+        received = state.received + samples.shape[1]
+        samples = np.concatenate([state.pending, samples], axis=1)
         if last:
-            samples = np.pad(samples, ((0, 0), (0, -samples.shape[1] % self.hop_length)))
-        whole = samples.shape[1] // self.hop_length * self.hop_length
-        codes, memory = np.zeros((len(samples), self.n_codebooks, 0), np.int16), state.memory
+            missing = -samples.shape[1] % self.hop_length
+            samples = np.pad(samples, ((0, 0), (0, missing)))
+        whole = samples.shape[1] - samples.shape[1] % self.hop_length
+        memory = state.memory
         if whole:
             codes, memory = self.model.encode(samples[:, :whole], memory)
+        else:
+            codes = np.zeros((len(samples), self.n_codebooks, 0), np.int16)
         assert memory is not None
-        return codes[:, :n_quantizers], OnnxState(memory, samples[:, whole:].copy(), received)
+        pending = samples[:, whole:].copy()
+        return codes[:, : n_quantizers or self.n_codebooks], OnnxState(memory, pending, received)
 
 
 class StreamingOnnxDecoder(_Steps):
@@ -348,7 +370,7 @@ class StreamingOnnxDecoder(_Steps):
     def step(
         self, state: OnnxState, codes: Any, last: bool = False
     ) -> tuple[np.ndarray, OnnxState]:
-        """Take codes (B, K, t) from 0 to N - 1; give the samples (B, n) of all frames, and the next
+        """Take codes (B, K, t) from 0 to N - 1; return the samples (B, n) of all frames, and the
         state.
         """
         if not codes.shape[-1]:
@@ -362,27 +384,56 @@ def _frames(elements: int, config: ExportInfo, least: int = _MIN_CHUNK_FRAMES) -
     return max(least, elements // config.activations_per_frame)
 
 
-def _open(path: Path, device: Any) -> tuple[ExportInfo, Any]:
-    """What a graph says of itself, and a session that runs it."""
+def _run(
+    session: Any, inputs: dict[str, np.ndarray], memory: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Run a graph; return its result, and what it remembers if it is stateful."""
+    if memory is not None:
+        inputs = {**inputs, "state": memory}
+    outputs = session.run(None, inputs)
+    if len(outputs) == 1:
+        return outputs[0], None
+    return outputs[0], outputs[1]
+
+
+def _resolve_device(device: Any) -> str:
+    """Return "cpu" or "cuda", by name or the best that onnxruntime has here.
+
+    Raises InputError for a device that it does not have.
+    """
+    runtime = _onnxruntime()
+    available = runtime.get_available_providers()
+    if device is None:
+        return "cuda" if _PROVIDERS["cuda"] in available else "cpu"
+    name = str(device).partition(":")[0]
+    if _PROVIDERS.get(name) not in available:
+        raise InputError(
+            f"onnxruntime has no device {device!s} here; expected 'cpu', or 'cuda' with "
+            "onnxruntime-gpu"
+        )
+    return name
+
+
+def _onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
         raise MissingExtraError(
             "an exported model needs onnxruntime; install it with: pip install 'codecplus[export]'"
         ) from error
-    providers = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-    provider = providers.get(str(device or "cpu").partition(":")[0], "")
-    if provider not in onnxruntime.get_available_providers():
-        raise InputError(
-            f"onnxruntime has no device {device!s} here; expected 'cpu', or 'cuda' with "
-            "onnxruntime-gpu"
-        )
-    options = onnxruntime.SessionOptions()
+    return onnxruntime
+
+
+def _open(path: Path, device: str) -> tuple[ExportInfo, Any]:
+    """Return what a graph says of itself, and a session that runs it."""
+    runtime = _onnxruntime()
+    options = runtime.SessionOptions()
     options.log_severity_level = 3  # its warnings are about its own optimizations
-    if threads := os.environ.get("OMP_NUM_THREADS", "").split(",")[0]:  # as torch has it
-        options.intra_op_num_threads = int(threads) if threads.isdecimal() else 0
+    threads = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # as torch has it
+    if threads.isdecimal():
+        options.intra_op_num_threads = int(threads)
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+        session = runtime.InferenceSession(str(path), options, providers=[_PROVIDERS[device]])
     except Exception as error:  # its errors have no common class but Exception
         line = str(error).strip().splitlines()[0]
         raise CheckpointError(

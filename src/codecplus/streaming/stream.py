@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from codecplus.audio.levels import check_level
 from codecplus.errors import InputError
 from codecplus.streaming.steps import DecoderSteps, EncoderSteps, Steps
 
@@ -83,6 +84,7 @@ class EncoderStream(_Stream):
         network = _streaming_encoder(model)
         super().__init__(network, batch)
         self.n_quantizers = network.n_codebooks if n_quantizers is None else n_quantizers
+        self._warned = False
         if not 1 <= self.n_quantizers <= network.n_codebooks:
             raise InputError(
                 f"this model has 1 to {network.n_codebooks} codebooks, "
@@ -93,10 +95,11 @@ class EncoderStream(_Stream):
         """Take samples (S,), or (B, S) of a batch, S of any size; give the codes (K, t) or (B, K,
         t), int16, now ready.
 
-        Samples are floats at the model's rate, within ±1. Raises InputError for another shape or
-        type, and for NaN.
+        Samples are floats at the model's rate, within ±1; a stream warns once of a peak far beyond.
+        Raises InputError for another shape or type, and for NaN.
         """
         audio = _array(samples, self.batch, ("samples",), "f")
+        self._warned = self._warned or check_level(audio)
         pieces = []
         for piece in _pieces(audio, self.network.step_length):
             codes, self.state = self.network.step(self.state, piece, self.n_quantizers)
