@@ -31,7 +31,6 @@ from codecplus.decompression import (
     decode_codes,
     decompress_audio,
     decompress_files,
-    is_code_batch,
     read_codes,
 )
 from codecplus.encoding.dataset_rows import batch_features, encode_rows
@@ -41,6 +40,7 @@ from codecplus.encoding.stream_info import (
     codebooks_for_bitrate,
     make_stream_info,
 )
+from codecplus.encoding.user_codes import is_code_batch
 from codecplus.inference.entropy_models import embedded_entropy_models
 from codecplus.inference.loading import compile_model, load_network, move_model, network_of
 from codecplus.inference.network import Geometry, Network, encode_clips

@@ -1,6 +1,7 @@
 """Audio to codes to `.dacp` files. Compressing is encoding, then writing: both stand here."""
 
 import io
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -20,7 +21,7 @@ from codecplus.audio.sources import (
 )
 from codecplus.bitstream import EntropyModel, StreamInfo, Writer, can_code, pack
 from codecplus.bitstream.codes import Codes
-from codecplus.decompression import as_codes, batch_outputs, codes_and_info
+from codecplus.encoding.user_codes import as_codes, codes_and_info
 from codecplus.errors import CodecPlusError, InputError
 from codecplus.system.paths import PathLike, atomic_path, check_output, refuse_own_source
 
@@ -348,7 +349,7 @@ def write_codes(
 ) -> Path | bytes:
     """Write codes to a `.dacp` file: see `Codec.write_codes`."""
     codes = as_codes(codes)
-    array, info = codes_and_info(codec, codes)
+    array, info = codes_and_info(codes, codec.config, codec.fingerprint, codec.sample_rate)
     info, entropy = entropy_coding(codec, info, entropy_coded)
     with _open_output(output, overwrite) as sink:
         writer = Writer(sink.file, info, entropy)
@@ -388,3 +389,22 @@ def _torch_model(codec: "Codec", option: str) -> Any:
             f"{option} needs the model in torch, got an exported one; load the checkpoint itself"
         )
     return codec.model
+
+
+def batch_outputs(sources: list, folder: PathLike | None, suffix: str) -> list[Path | None]:
+    """Where each of several files goes: into a folder, under its own name with another suffix.
+
+    Raises InputError where two would become one file.
+    """
+    if folder is None:
+        return [None] * len(sources)
+    outputs: dict[Path, Any] = {}
+    for source in sources:
+        output = Path(os.fsdecode(folder)) / f"{Path(os.fsdecode(source)).stem}{suffix}"
+        if output in outputs:
+            raise InputError(
+                f"{source} and {outputs[output]} would both become {output}; "
+                "rename one, or give them different folders"
+            )
+        outputs[output] = source
+    return list(outputs)

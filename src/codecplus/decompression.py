@@ -4,7 +4,7 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,10 @@ from codecplus.audio.blocks import (
 from codecplus.audio.files import AudioFileWriter
 from codecplus.audio.resampling import resampled_length
 from codecplus.bitstream import Header, Reader, StreamInfo
-from codecplus.bitstream.codes import Codes, check_codes, info_for
+from codecplus.bitstream.codes import Codes
 from codecplus.checkpoints import read_dac_file
+from codecplus.compression import batch_outputs
+from codecplus.encoding.user_codes import as_codes, codes_and_info
 from codecplus.errors import InputError
 from codecplus.inference.concealment import fade_lost_spans, repeat_last_frame
 from codecplus.inference.network import Network
@@ -82,74 +84,13 @@ def decode_codes(codec: "Codec", codes: Any) -> Any:
     codes = as_codes(codes)
     if np.ndim(codes) == 4 and len(codes):
         return np.stack([decode_codes(codec, clip) for clip in codes])
-    array, info = codes_and_info(codec, codes)
+    array, info = codes_and_info(codes, codec.config, codec.fingerprint, codec.sample_rate)
     num_samples = getattr(codes, "num_samples", None)
     if num_samples is None:
         num_samples = samples_of(array.shape[-1], info)
     blocks = decode_blocks(codec.network, [array], info, num_samples)
     audio = join_blocks(blocks, len(array), num_samples)
     return audio[0] if np.ndim(codes) == 2 else audio
-
-
-def is_code_batch(codes: Any) -> bool:
-    """Whether a list holds the codes of several clips, rather than the numbers of one."""
-    if not isinstance(codes, (list, tuple)) or not codes:
-        return False
-    return all(getattr(item, "ndim", 0) >= 2 for item in codes)
-
-
-def as_codes(codes: Any) -> Any:
-    """Return codes as `Codes` or another array.
-
-    Raises InputError for what is often mistaken for codes; it says what to call instead.
-    """
-    if codes is None:
-        raise InputError("expected codes, got None")
-    if isinstance(codes, (str, bytes, bytearray, memoryview, os.PathLike)):
-        raise InputError(
-            f"expected codes, got {type(codes).__name__}; decompress decodes a file, "
-            "read_codes reads its codes"
-        )
-    if hasattr(codes, "audio_codes"):
-        raise InputError(
-            f"expected codes, got the {type(codes).__name__} of a model; give its audio_codes"
-        )
-    if isinstance(codes, Mapping):
-        raise InputError(
-            f"expected codes, got a dict of {', '.join(map(str, codes))}; give one of its columns"
-        )
-    if hasattr(codes, "detach"):
-        from codecplus.inference.tensors import tensor_to_codes
-
-        codes = tensor_to_codes(codes)
-    try:
-        array = np.asarray(codes)
-    except ValueError as error:  # a ragged list
-        raise InputError(
-            "expected the codes of one clip, or a list of arrays, got lists of different lengths"
-        ) from error
-    if array.dtype.kind == "U":
-        raise InputError("expected codes, got a list of text; decompress decodes files")
-    if array.dtype.kind == "f" and array.size:
-        raise InputError(
-            f"expected integer codes, got {array.dtype} of shape {array.shape}; audio goes to "
-            "encode, latents to codec.model.decode"
-        )
-    return codes
-
-
-def codes_and_info(codec: "Codec", codes: Any) -> tuple[np.ndarray, StreamInfo]:
-    """Codes as integers (C, K, T), and what they stand for; both are checked against the model.
-
-    Raises InputError and ModelMismatchError as `Codec.decode` does.
-    """
-    config = codec.config
-    array = check_codes(codes, config.n_codebooks, config.codebook_size)
-    info = getattr(codes, "info", None)
-    if info is None:
-        info = codec.stream_info(codec.sample_rate, len(array), n_quantizers=array.shape[1])
-    codec.check_model(info)
-    return array, info_for(array, info)
 
 
 def decode_blocks(
@@ -325,22 +266,3 @@ def _warn_of_loss(reader: Reader) -> None:
         f"the file is damaged; lost and concealed: {', '.join(spans)}",
         stacklevel=4,
     )
-
-
-def batch_outputs(sources: list, folder: PathLike | None, suffix: str) -> list[Path | None]:
-    """Where each of several files goes: into a folder, under its own name with another suffix.
-
-    Raises InputError where two would become one file.
-    """
-    if folder is None:
-        return [None] * len(sources)
-    outputs: dict[Path, Any] = {}
-    for source in sources:
-        output = Path(os.fsdecode(folder)) / f"{Path(os.fsdecode(source)).stem}{suffix}"
-        if output in outputs:
-            raise InputError(
-                f"{source} and {outputs[output]} would both become {output}; "
-                "rename one, or give them different folders"
-            )
-        outputs[output] = source
-    return list(outputs)

@@ -2,8 +2,10 @@
 there is none.
 """
 
+import os
 from pathlib import Path
 
+from codecplus.checkpoints.identity import EMBEDDED_FOLDER, embedded_names
 from codecplus.errors import CheckpointError
 
 # What a codec is loaded from; nothing that would have to be unpickled, and no training state.
@@ -38,6 +40,23 @@ def fetch_checkpoint(repo: str, revision: str | None = None) -> Path:
             f"{repo!r} holds no model: it has no config.json; check the name and the revision"
         )
     return folder
+
+
+def checkpoint_folder(name: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """Return the folder of a checkpoint that was loaded by this name, without a network.
+
+    That of a repository lies in the cache, and holds the commit that was fetched last.
+    """
+    from huggingface_hub import snapshot_download
+
+    if str(name) in embedded_names():
+        return EMBEDDED_FOLDER / str(name)
+    path = Path(name)
+    if path.is_dir():
+        return path
+    if path.exists():
+        return path.parent
+    return Path(snapshot_download(str(name), revision=revision, local_files_only=True))
 
 
 def explain(error: BaseException, repo: str, revision: str | None = None) -> str:

@@ -1,7 +1,6 @@
 """A checkpoint or an export by its name, ready to run; and a model on another device."""
 
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codecplus.audio.mel import MelOptions
@@ -49,14 +48,13 @@ def load_network(
         model = OnnxModel(*export, device=device)
         return LoadedModel(model, None, read_entropy_models(export[0].parent) or None)
     from codecplus.checkpoints import fingerprint, load_model
+    from codecplus.checkpoints.remote import checkpoint_folder
     from codecplus.system.devices import check_dtype, resolve_device
 
     model = load_model(name, revision=revision)
-    path = Path(model.config._name_or_path or name)  # of a repository, its folder in the cache
-    folder = path if path.is_dir() else path.parent
     identity = fingerprint(model)  # before the cast: bf16 and fp32 are the same model
     model.to(device=resolve_device(device), dtype=check_dtype(dtype))  # pyright: ignore[reportCallIssue]
-    entropy_models = read_entropy_models(folder) or None
+    entropy_models = read_entropy_models(checkpoint_folder(name, revision)) or None
     sample_rate, mel = _settings(getattr(model.config, SETTINGS, None), name)
     return LoadedModel(model, identity, entropy_models, sample_rate, mel)
 
