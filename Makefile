@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-lowest check bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/codecplus demo
@@ -18,6 +18,20 @@ check: $(VENV)/installed
 	$(BIN)/ruff format --check src tests benchmarks spaces_demo
 	$(BIN)/pyright
 
+# The lowest versions that pyproject.toml allows, in a virtual environment of their own. They need Python 3.10 to 3.12,
+# for which all of them have wheels. torch is the one of constraints.txt, unless TORCH=2.6.0 or another is given.
+LOWEST := .venv-lowest
+TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
+LOWEST_TESTS := tests/test_codec.py tests/test_codec_object.py tests/test_floors.py tests/modeling tests/cli/test_cli.py \
+	tests/recordings tests/inference tests/bitstream/test_bitstream_golden.py
+
+test-lowest:
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet torch==$(TORCH)
+	$(LOWEST)/bin/python -m pip install --quiet -c constraints-lowest.txt \
+		--editable '.[eval,train,tokenize,demo,export,visqol]' pytest pytest-xdist hypothesis parameterized
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto $(LOWEST_TESTS)
+
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/speed.py
 
@@ -29,4 +43,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist demo_output
+	rm -rf $(VENV) $(LOWEST) build dist demo_output
