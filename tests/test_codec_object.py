@@ -364,3 +364,15 @@ def test_the_spectrogram_is_a_picture(codec, clips):
 def test_a_long_recording_does_not_fill_the_notebook(codec):
     player = codec.listen(np.zeros(130 * 4000, np.int16), 4000)
     assert len(player.wav()) < 121 * 8000
+
+
+def test_adapters_are_refused_where_only_weights_are_read(codec, clips):
+    codec.model.quantizer.quantizers[0].out_proj.register_forward_hook(lambda *_: None)
+    codec.encode(clips[0])  # runs the modules
+    for call in (
+        codec.encoder_stream,
+        codec.decoder_stream,
+        lambda: codec.compress(clips[0], effort=1),
+    ):
+        with pytest.raises(InputError, match="without adapters and forward hooks"):
+            call()

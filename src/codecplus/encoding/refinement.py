@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from codecplus import losses
+from codecplus.acceleration.plain import check_plain
 from codecplus.acceleration.training import use_training_layers
 from codecplus.bitstream import EntropyModel
 from codecplus.encoding.beam_search import EntropyCosts
@@ -227,7 +228,7 @@ class _CheapestEntries:
         entropy: EntropyModel | None,
     ):
         self.quantizer = quantizer
-        weights = quantizer._weights(quantizer.quantizers[:num_codebooks])
+        weights = check_plain(quantizer)._weights(quantizer.quantizers[:num_codebooks])
         into, out, bias, self.biases, self.books = weights
         d = self.books[0].shape[1]
         self.into = into.split(d)  # (d, D) each

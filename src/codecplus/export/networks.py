@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from codecplus.acceleration.plain import check_plain
 from codecplus.export.graph import Graph
 from codecplus.modeling_dac import DacModel
 from codecplus.modeling_dac.layers_dac import (
@@ -204,7 +205,7 @@ def _search(network: _NetworkGraph, latents: str, model: DacModel) -> str:
     """Add the search of codes (B, K, T) for latents (B, D, T), in fp32, as `CodebookSearch`."""
     graph = network.graph
     with torch.no_grad():
-        search = CodebookSearch(model.quantizer, model.config.n_codebooks)
+        search = CodebookSearch(check_plain(model.quantizer), model.config.n_codebooks)
     d = search.width
 
     def constant(tensor: torch.Tensor, name: str) -> str:
@@ -255,7 +256,7 @@ def decoder_graph(
 def _lookup(network: _NetworkGraph, codes: str, model: DacModel) -> str:
     """Add the latents (B, D, T) of codes (B, k, T), in fp32; a code of -1 adds nothing."""
     graph = network.graph
-    table = Lookup(model.quantizer)
+    table = Lookup(check_plain(model.quantizer))
     entries, out, biases = _numpy(table.entries), _numpy(table.out), _numpy(table.biases)
     biases = np.diff(biases, axis=0, prepend=np.zeros_like(biases[:1]))  # of each codebook, (K, D)
     first = graph.constant(table.first.cpu().numpy(), "quantizer.first")  # (K, 1)

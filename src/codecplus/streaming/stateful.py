@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from codecplus.acceleration.plain import check_plain
 from codecplus.modeling_dac import DacModel
 from codecplus.modeling_dac.layers_dac import CodebookSearch
 from codecplus.streaming.layers import (
@@ -115,7 +116,7 @@ class StreamingEncoder(_StatefulNetwork):
         self.step_length = _step_frames(model) * config.hop_length
         with torch.inference_mode():
             self.layers = network_layers(model.encoder, config.hop_length)
-            self.search = CodebookSearch(model.quantizer, config.n_codebooks)
+            self.search = CodebookSearch(check_plain(model.quantizer), config.n_codebooks)
 
     @torch.inference_mode()
     def step(
@@ -163,7 +164,7 @@ class StreamingDecoder(_StatefulNetwork):
         self.step_length = _step_frames(model)
         with torch.inference_mode():
             self.layers = network_layers(model.decoder, 1)
-            self.lookup = Lookup(model.quantizer)
+            self.lookup = Lookup(check_plain(model.quantizer))
 
     @torch.inference_mode()
     def step(
