@@ -1,5 +1,7 @@
-"""Many clips in padded batches: the codes of each clip alone, but for ties that the order of a
-float sum decides.
+"""Many clips in padded batches.
+
+Each clip gets the codes that it gets alone, but for ties that the order of a float sum decides.
+Letters: C channels, S samples, K codebooks, T frames, B rows of a batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,43 +18,57 @@ _MAX_PADDING = 0.2  # of a row: shorter clips go into the next batch
 def encode_clips(
     model: DacModel, clips: Sequence[np.ndarray], n_quantizers: int, batch_seconds: float
 ) -> list[np.ndarray]:
-    """Codes, int16 (C, K, T) each, of clips, float32 (C, S) each, at the model's rate.
+    """Encode clips, float32 (C, S) at the model's rate, to int16 (C, K, T) each.
 
     Rows of similar length are padded into batches of up to `batch_seconds` of audio; what is longer
     goes alone, in chunks. With 0 every clip goes alone and gives the bits that it gives anywhere.
     The batches depend on the clips and their order only, never on timing.
     """
-    hop, rate = model.config.hop_length, model.config.sampling_rate
-    limit = int(batch_seconds * rate) // hop  # frames of a batch
+    hop = model.config.hop_length
+    limit = int(batch_seconds * model.config.sampling_rate) // hop  # frames of a batch
     frames = [-(-clip.shape[-1] // hop) for clip in clips]
-    done: list[np.ndarray | None] = [None] * len(clips)
+    rows = [len(clip) for clip in clips]
+    all_codes: dict[int, np.ndarray] = {}
+    short = []
     for i, clip in enumerate(clips):
-        if frames[i] * len(clip) > limit:
-            done[i] = np.concatenate(list(encode_blocks(model, [clip], n_quantizers)), axis=-1)
-    short = sorted((i for i in range(len(clips)) if done[i] is None), key=lambda i: -frames[i])
-    for batch in _batches(short, frames, [len(clip) for clip in clips], limit):
+        if frames[i] * rows[i] > limit:
+            pieces = encode_blocks(model, [clip], n_quantizers)
+            all_codes[i] = np.concatenate(list(pieces), axis=-1)
+        else:
+            short.append(i)
+    short.sort(key=lambda i: -frames[i])
+    for batch in _batches(short, frames, rows, limit):
         codes = _encode_padded(model, [clips[i] for i in batch], frames[batch[0]], n_quantizers)
-        row = 0
+        first = 0
         for i in batch:
-            done[i] = codes[row : row + len(clips[i]), :, : frames[i]].copy()
-            row += len(clips[i])
-    return [codes for codes in done if codes is not None]
+            all_codes[i] = codes[first : first + rows[i], :, : frames[i]].copy()
+            first += rows[i]
+    return [all_codes[i] for i in range(len(clips))]
 
 
 def _batches(
     order: list[int], frames: list[int], rows: list[int], limit: int
 ) -> Iterator[list[int]]:
-    """Indices in descending order of length, cut where a batch is full or its rows would be mostly
-    padding.
+    """Yield clips that go into one batch.
+
+    Args:
+        order: indices of clips, the longest first.
+        frames, rows: of every clip.
+        limit: frames of a batch, in all rows together.
     """
     batch: list[int] = []
+    rows_so_far = 0
     for i in order:
-        longest = frames[batch[0]] if batch else 0
-        full = (sum(rows[j] for j in batch) + rows[i]) * longest > limit
-        if batch and (full or frames[i] < (1 - _MAX_PADDING) * longest):
-            yield batch
-            batch = []
+        if batch:
+            longest = frames[batch[0]]
+            is_full = (rows_so_far + rows[i]) * longest > limit
+            mostly_padding = frames[i] < (1 - _MAX_PADDING) * longest
+            if is_full or mostly_padding:
+                yield batch
+                batch = []
+                rows_so_far = 0
         batch.append(i)
+        rows_so_far += rows[i]
     if batch:
         yield batch
 
@@ -60,17 +76,17 @@ def _batches(
 def _encode_padded(
     model: DacModel, clips: list[np.ndarray], frames: int, n_quantizers: int
 ) -> np.ndarray:
-    """Codes (B, K, T) of all rows of clips (C, S), padded to so many frames."""
+    """Encode all rows of clips (C, S), padded to `frames`, to codes (B, K, T)."""
     hop = model.config.hop_length
     rows = [row for clip in clips for row in clip]
     audio = np.zeros((len(rows), 1, frames * hop), np.float32)
     for i, row in enumerate(rows):
         audio[i, 0, : len(row)] = row
-    lengths = torch.tensor([-(-len(row) // hop) * hop for row in rows], device=model.device)
+    whole_frames = [-(-len(row) // hop) * hop for row in rows]
+    lengths = None
+    if min(whole_frames) < audio.shape[-1]:
+        lengths = torch.tensor(whole_frames, device=model.device)
     with torch.inference_mode():
-        latents = model.encoder(
-            torch.from_numpy(audio).to(model.device, model.dtype),
-            None if bool((lengths == audio.shape[-1]).all()) else lengths,
-        )
+        latents = model.encoder(torch.from_numpy(audio).to(model.device, model.dtype), lengths)
         codes = model.quantizer(latents, n_quantizers)[1]
     return codes.to(torch.int16).cpu().numpy()

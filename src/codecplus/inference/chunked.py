@@ -1,5 +1,6 @@
-"""Whole files in exact chunks: the results of one pass over everything, with memory for a few
-seconds.
+"""Whole files in exact chunks: the results of one pass over everything, in memory for some seconds.
+
+Letters: C channels, S samples, K codebooks, T frames, D width of the latents.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,10 +18,12 @@ _MIN_CHUNK_FRAMES = 32
 
 
 def chunk_frames(model: DacModel, rows: int = 1) -> int:
-    """Frames per chunk for `rows` channels at once, so that activations stay below some hundred
-    megabytes.
+    """Return frames per chunk for `rows` channels at once.
+
+    Activations stay below some hundred megabytes.
     """
-    return max(_MIN_CHUNK_FRAMES, _CHUNK_ELEMENTS // (rows * model.config.activations_per_frame))
+    elements = rows * model.config.activations_per_frame
+    return max(_MIN_CHUNK_FRAMES, _CHUNK_ELEMENTS // elements)
 
 
 def encode_blocks(
@@ -29,16 +32,20 @@ def encode_blocks(
     n_quantizers: int | None = None,
     frames: int | None = None,
 ) -> Iterator[np.ndarray]:
-    """Codes, int16 (C, K, T) in pieces of any length, of audio that comes in float32 blocks (C, S)
-    of any length.
+    """Encode audio in blocks of any length to codes, int16 (C, K, T) in pieces of any length.
 
-    Put together they are the codes of the whole. C channels are coded alike, each on its own.
-    `frames` sets the frames per chunk. The audio is at the model's rate; it is padded with zeros to
-    whole frames at its end.
+    Put together, the pieces are the codes of the whole. Channels are coded alike, each on its own.
+
+    Args:
+        model: on its device, in its dtype.
+        blocks: float32 (C, S) at the model's rate; zeros fill the end up to a whole frame.
+        n_quantizers: codebooks to use, all by default.
+        frames: of a chunk; by default those of `chunk_frames`.
     """
     hop = model.config.hop_length
     before, behind = frame_context(model.encoder_reach, hop)
-    for window, start, stop in windows(blocks, hop, before, behind, frames or chunk_frames(model)):
+    frames = frames or chunk_frames(model)
+    for window, start, stop in windows(blocks, hop, before, behind, frames):
         audio = torch.from_numpy(window)[:, None].to(model.device, model.dtype)
         with torch.inference_mode():
             latents = model.encoder(audio)[..., start:stop]
@@ -49,15 +56,19 @@ def encode_blocks(
 def decode_blocks(
     model: DacModel, blocks: Iterable[np.ndarray], frames: int | None = None
 ) -> Iterator[np.ndarray]:
-    """Audio, float32 (C, S) in pieces, of codes that come in integer blocks (C, K, T); the inverse
-    of `encode_blocks`.
+    """Decode codes in blocks of any length to audio, float32 (C, S) in pieces of any length.
 
-    Put together it is the audio of the whole, `hop_length` samples per frame. -1 is a codebook left
-    out.
+    Put together, the pieces are the audio of the whole, `hop_length` samples per frame.
+
+    Args:
+        model: on its device, in its dtype.
+        blocks: integers (C, K, T); -1 is a codebook that a frame does without.
+        frames: of a chunk; by default those of `chunk_frames`.
     """
     hop = model.config.hop_length
     before, behind = model.decoder_reach
-    for window, start, stop in windows(blocks, 1, before, behind, frames or chunk_frames(model)):
+    frames = frames or chunk_frames(model)
+    for window, start, stop in windows(blocks, 1, before, behind, frames):
         codes = torch.from_numpy(window.astype(np.int64)).to(model.device)
         with torch.inference_mode():
             if (window < 0).any():
@@ -69,13 +80,14 @@ def decode_blocks(
 
 
 def _summed(model: DacModel, codes: Tensor) -> Tensor:
-    """Quantized latents (C, D, T) of codes (C, K, T), each frame of those of its codebooks that are
-    not -1.
-    """
+    """Return quantized latents (C, D, T) of codes (C, K, T), by codebooks that are not -1 alone."""
     lengths = (codes >= 0).sum(dim=1)  # (C, T)
     total = None
     for length in lengths.unique().tolist():
         part = model.quantizer.look_up(codes[:, : max(1, length)].clamp(min=0))[0]
-        total = part if total is None else torch.where((lengths == length)[:, None], part, total)
+        if total is None:
+            total = part
+        else:
+            total = torch.where((lengths == length)[:, None], part, total)
     assert total is not None
     return total

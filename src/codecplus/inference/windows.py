@@ -1,72 +1,93 @@
-"""A signal of any length cut into overlapping windows, so that a network gives for each what it
-gives for the whole.
+"""Signals of any length in overlapping windows, for which a network gives what it gives for the
+whole.
 
-A chunk is coded with so many frames of context on both sides that no frame kept can tell the
+A chunk is coded with so many frames of context on both sides that no frame of it can tell the
 difference:
 
     audio    ....|context|  chunk  |context|....
     codes                |  kept   |
 
-Context is the reach of the network's convolutions, cut off where the file begins and ends, so that
-the zeros a convolution sees there are those it would see in one pass.
+Context is the reach of the network's convolutions. It is cut off where the file begins and ends, so
+that a convolution sees the same zeros there as in one pass.
 """
 
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-# Every dilation divides it: a window of a multiple of so many frames is folded at every layer
+# Every dilation divides it: a window of a multiple of this many frames is folded at every layer
 # without padding.
 _FOLD = 9
 
 
 def frame_context(reach: tuple[int, int], hop_length: int) -> tuple[int, int]:
-    """Whole frames of context before and behind a chunk, of an encoder that reaches so many samples
-    each way.
+    """Return the frames of context before and behind a chunk that an encoder needs.
+
+    Args:
+        reach: samples before and behind the first sample of a frame that the frame depends on.
+        hop_length: samples per frame.
     """
     past, future = reach
-    return -(-past // hop_length), -(-(future + 1 - hop_length) // hop_length)
+    before = -(-past // hop_length)
+    behind = -(-(future + 1 - hop_length) // hop_length)
+    return before, behind
 
 
 def windows(
     blocks: Iterable[np.ndarray], unit: int, before: int, behind: int, frames: int
 ) -> Iterator[tuple[np.ndarray, int, int]]:
-    """Cut a signal that comes in blocks (..., n) into overlapping windows of whole frames, `unit`
-    steps each.
+    """Cut a signal into overlapping windows of whole frames; its end is filled up with zeros.
 
-    Yields a window with up to `before` and `behind` frames of context, and the first and last frame
-    in it to keep.
+    Args:
+        blocks: the signal in pieces (..., n) of any length.
+        unit: steps of the last axis per frame.
+        before, behind: frames of context.
+        frames: to keep of a window, at most.
+
+    Yields:
+        A window with up to `before` and `behind` frames of context; the first frame in it to keep,
+        and the frame behind the last one.
     """
     frames = max(1, frames - (before + frames + behind) % _FOLD)
-    pending: list[
-        np.ndarray
-    ] = []  # blocks not joined yet: joining each as it comes would copy all again and again
-    buffer, context = None, 0  # the signal from `context` frames before the next chunk on
+    joined = None  # the signal from `context` frames before the next chunk on
+    pending: list[np.ndarray] = []  # blocks behind it; joining each at once would copy all of it
+    context = 0
     for block in blocks:
         pending.append(block)
-        length = sum(piece.shape[-1] for piece in pending) + (
-            0 if buffer is None else buffer.shape[-1]
-        )
+        length = sum(piece.shape[-1] for piece in pending)
+        if joined is not None:
+            length += joined.shape[-1]
         if length < (context + frames + behind) * unit:
             continue
-        buffer = np.concatenate(pending if buffer is None else [buffer, *pending], axis=-1)
+        joined = _join(joined, pending)
         pending = []
-        while buffer.shape[-1] >= (context + frames + behind) * unit:
-            yield buffer[..., : (context + frames + behind) * unit], context, context + frames
+        while joined.shape[-1] >= (context + frames + behind) * unit:
+            yield joined[..., : (context + frames + behind) * unit], context, context + frames
             drop = max(0, context + frames - before)
-            buffer = buffer[..., drop * unit :]
+            joined = joined[..., drop * unit :]
             context += frames - drop
-    if pending or buffer is not None:
-        buffer = np.concatenate(pending if buffer is None else [buffer, *pending], axis=-1)
-        missing = -buffer.shape[-1] % unit
-        if missing:
-            buffer = np.concatenate(
-                [buffer, np.zeros((*buffer.shape[:-1], missing), buffer.dtype)], axis=-1
-            )
-        total = buffer.shape[-1] // unit
+    if pending or joined is not None:
+        joined = _fill(_join(joined, pending), unit)
+        total = joined.shape[-1] // unit
         while context < total:
-            kept = min(frames, total - context)
-            yield buffer[..., : (context + kept + behind) * unit], context, context + kept
-            drop = max(0, context + kept - before)
-            buffer, total = buffer[..., drop * unit :], total - drop
-            context += kept - drop
+            count = min(frames, total - context)
+            yield joined[..., : (context + count + behind) * unit], context, context + count
+            drop = max(0, context + count - before)
+            joined = joined[..., drop * unit :]
+            total -= drop
+            context += count - drop
+
+
+def _join(first: np.ndarray | None, others: list[np.ndarray]) -> np.ndarray:
+    if first is not None:
+        others = [first, *others]
+    return np.concatenate(others, axis=-1)
+
+
+def _fill(signal: np.ndarray, unit: int) -> np.ndarray:
+    """Append zeros (..., n) up to a whole frame."""
+    missing = -signal.shape[-1] % unit
+    if not missing:
+        return signal
+    zeros = np.zeros((*signal.shape[:-1], missing), signal.dtype)
+    return np.concatenate([signal, zeros], axis=-1)
