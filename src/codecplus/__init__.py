@@ -8,6 +8,7 @@ audio.
 
 from typing import TYPE_CHECKING
 
+from codecplus._auto_classes import register_when_imported
 from codecplus._version import __version__
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+register_when_imported()
 
 
 def __dir__() -> list[str]:

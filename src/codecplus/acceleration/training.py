@@ -27,6 +27,7 @@ from codecplus.modeling_dac.layers_dac import (
     Snake1d,
     channels_last,
     folded_conv,
+    is_plain,
     snake,
     snake_in_blocks,
     snake_reciprocal,
@@ -71,9 +72,18 @@ class TrainedResidualUnit(DacResidualUnit):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Compute what `DacResidualUnit.forward` does."""
-        if lengths is None and recorded() and training_kernels.trains_unit(self, x):
+        plain = lengths is None and recorded() and self.is_plain()
+        if plain and training_kernels.trains_unit(self, x):
             return training_kernels.trained_unit(self, x)
         return super().forward(x, lengths)
+
+    def is_plain(self) -> bool:
+        """Return whether no adapter and no hook changes what its layers compute."""
+        convolutions = (self.conv1, self.conv2)
+        snakes = (self.snake1, self.snake2)
+        return all(is_plain(conv, TrainedConv1d) for conv in convolutions) and all(
+            is_plain(snake, TrainedSnake1d) for snake in snakes
+        )
 
 
 def recorded() -> bool:

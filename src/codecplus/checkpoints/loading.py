@@ -39,7 +39,7 @@ def load_model(name: str | os.PathLike[str], *, revision: str | None = None) -> 
             f"revision (={revision!r}) is for a repository on the Hub; {name} is none, leave it out"
         )
     if str(name) in embedded_names():
-        return _load_pretrained(EMBEDDED_FOLDER / str(name))
+        return _load_pretrained(EMBEDDED_FOLDER / str(name), str(name))
     if path.is_dir():
         return _load_pretrained(path)
     if path.suffix in (".pth", ".pt"):
@@ -59,7 +59,7 @@ def load_model(name: str | os.PathLike[str], *, revision: str | None = None) -> 
 
 
 def _load_pretrained(folder: Path, source: str | None = None) -> DacModel:
-    """Load a folder; `source` is what messages call it."""
+    """Load a folder; `source` is what messages and the model call it, its path if not given."""
     source = source or str(folder)
     try:
         # PreTrainedConfig, not AutoConfig: "dac" there means transformers' own class.
@@ -89,6 +89,8 @@ def _load_pretrained(folder: Path, source: str | None = None) -> DacModel:
             "among them; "
             "the configuration and the weights do not belong together"
         )
+    model.name_or_path = source
+    model.config.name_or_path = source
     return model.eval()
 
 

@@ -1,26 +1,35 @@
-"""The model, as the Hub receives it: configuration, layers, models and feature extractor;
-registered on import.
-"""
+"""The model, as the Hub receives it: configuration, layers, models and feature extractor."""
 
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from .configuration_dac import CausalDacConfig, DacConfig
-from .feature_extraction_dac import DacFeatureExtractor
-from .modeling_dac import CausalDacModel, DacModel
+if TYPE_CHECKING:
+    from .configuration_dac import CausalDacConfig, DacConfig
+    from .feature_extraction_dac import CausalDacFeatureExtractor, DacFeatureExtractor
+    from .modeling_dac import CausalDacModel, DacModel
 
-# A plain DAC keeps the model type "dac", for which transformers has a class of its own: saving
-# writes `auto_map` and the code beside the weights, so that `trust_remote_code=True` gives ours.
-for _class, _auto in (
-    (DacConfig, "AutoConfig"),
-    (CausalDacConfig, "AutoConfig"),
-    (DacModel, "AutoModel"),
-    (CausalDacModel, "AutoModel"),
-    (DacFeatureExtractor, "AutoFeatureExtractor"),
-):
-    _class.register_for_auto_class(_auto)
+# Imported when first used: transformers' `AutoConfig` needs configurations alone, without torch.
+_HOMES = {
+    "CausalDacConfig": "configuration_dac",
+    "CausalDacFeatureExtractor": "feature_extraction_dac",
+    "CausalDacModel": "modeling_dac",
+    "DacConfig": "configuration_dac",
+    "DacFeatureExtractor": "feature_extraction_dac",
+    "DacModel": "modeling_dac",
+}
 
-AutoConfig.register(CausalDacConfig.model_type, CausalDacConfig, exist_ok=True)
-AutoModel.register(CausalDacConfig, CausalDacModel, exist_ok=True)
-AutoFeatureExtractor.register(CausalDacConfig, DacFeatureExtractor, exist_ok=True)
 
-__all__ = ["CausalDacConfig", "CausalDacModel", "DacConfig", "DacFeatureExtractor", "DacModel"]
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+__all__ = [
+    "CausalDacConfig",
+    "CausalDacFeatureExtractor",
+    "CausalDacModel",
+    "DacConfig",
+    "DacFeatureExtractor",
+    "DacModel",
+]

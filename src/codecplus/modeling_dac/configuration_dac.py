@@ -6,6 +6,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.models.dac.configuration_dac import DacConfig as StockDacConfig
 
+from .checkpoints_dac import embedded_folder
+
 
 @strict
 class DacConfig(StockDacConfig):
@@ -68,6 +70,12 @@ class DacConfig(StockDacConfig):
         self.hop_length = math.prod(self.downsampling_ratios)
         # Not that of StockDacConfig, which would derive hidden_size again.
         PreTrainedConfig.__post_init__(self, **kwargs)
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """Return the fields of a configuration as transformers does, also for embedded names."""
+        folder = embedded_folder(pretrained_model_name_or_path)
+        return super().get_config_dict(folder or pretrained_model_name_or_path, **kwargs)
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
@@ -141,5 +149,8 @@ class CausalDacConfig(DacConfig):
     model_type = "causal_dac"
     causal = True
 
+
+DacConfig.register_for_auto_class("AutoConfig")
+CausalDacConfig.register_for_auto_class("AutoConfig")
 
 __all__ = ["CausalDacConfig", "DacConfig"]

@@ -1,10 +1,17 @@
 """From raw audio to padded model input with its mask."""
 
+import copy
+import math
+from pathlib import Path
+
 import numpy as np
 import torch
+from transformers import PreTrainedConfig
 from transformers.models.dac.feature_extraction_dac import (
     DacFeatureExtractor as StockDacFeatureExtractor,
 )
+
+from .checkpoints_dac import embedded_folder
 
 
 class DacFeatureExtractor(StockDacFeatureExtractor):
@@ -19,12 +26,13 @@ class DacFeatureExtractor(StockDacFeatureExtractor):
         hop_length (`int`, defaults to 512): lengths are padded to a multiple of it.
     """
 
-    def __call__(self, raw_audio, *args, **kwargs):
+    def __call__(self, raw_audio=None, *args, audio=None, **kwargs):
         """Pad one clip or a list of clips to a batch.
 
         Args:
             raw_audio: one clip of shape `(samples,)` or `(1, samples)`, or a list of them; arrays,
                 tensors or lists of floats.
+            audio: the same, as later extractors of transformers call it.
             args, kwargs: those of transformers: `padding`, `truncation`, `max_length`,
                 `return_tensors`, `sampling_rate`.
 
@@ -37,10 +45,13 @@ class DacFeatureExtractor(StockDacFeatureExtractor):
             `ValueError`: for audio that is empty, not mono, not finite, of an integer type, or of
                 another sampling rate.
         """
-        if _is_batch(raw_audio):
-            raw_audio = clips = [_as_mono(clip) for clip in raw_audio]
+        if (raw_audio is None) == (audio is None):
+            raise ValueError("expected audio as raw_audio or as audio, got neither or both")
+        sound = audio if raw_audio is None else raw_audio
+        if _is_batch(sound):
+            raw_audio = clips = [_as_mono(clip) for clip in sound]
         else:
-            raw_audio = _as_mono(raw_audio)
+            raw_audio = _as_mono(sound)
             clips = [raw_audio]
         if not clips or any(np.shape(clip)[-1:] == (0,) for clip in clips):
             raise ValueError("expected audio of at least one sample, got an empty clip")
@@ -48,6 +59,62 @@ class DacFeatureExtractor(StockDacFeatureExtractor):
             if not np.isfinite(np.asarray(clip, dtype=np.float32)).all():
                 raise ValueError("expected finite audio, got samples that are NaN or infinite")
         return super().__call__(raw_audio, *args, **kwargs)  # pyright: ignore[reportArgumentType]
+
+    @classmethod
+    def get_feature_extractor_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """Return the fields of an extractor as transformers does, also for embedded names.
+
+        A model's folder without an extractor has that which follows from its configuration.
+        """
+        folder = Path(
+            embedded_folder(pretrained_model_name_or_path) or pretrained_model_name_or_path
+        )
+        files = ("preprocessor_config.json", "processor_config.json")
+        if (folder / "config.json").is_file() and not any((folder / f).is_file() for f in files):
+            config, _ = PreTrainedConfig.get_config_dict(folder)
+            if config.get("model_type") in ("dac", "causal_dac"):
+                fields = {
+                    "sampling_rate": config["sampling_rate"],
+                    "hop_length": math.prod(config["downsampling_ratios"]),
+                }
+                return fields, kwargs
+        return super().get_feature_extractor_dict(pretrained_model_name_or_path, **kwargs)
+
+    def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
+        """Save as transformers does; beside a causal model as a `CausalDacFeatureExtractor`."""
+        extractor = copy.copy(self)
+        if type(self) is DacFeatureExtractor and _holds_causal_model(save_directory):
+            object.__setattr__(extractor, "__class__", CausalDacFeatureExtractor)
+        return super(DacFeatureExtractor, extractor).save_pretrained(
+            save_directory, push_to_hub=push_to_hub, **kwargs
+        )
+
+    def to_dict(self):
+        """Return the fields that are saved.
+
+        `processor_class` has `AutoProcessor` load this extractor, where it would look through the
+        folder's code for a processor otherwise, and ask whether to run it.
+        """
+        fields = super().to_dict()
+        auto_map = fields.get("auto_map")
+        if auto_map:
+            auto_map["AutoProcessor"] = auto_map["AutoFeatureExtractor"]
+            fields["processor_class"] = type(self).__name__
+        return fields
+
+
+class CausalDacFeatureExtractor(DacFeatureExtractor):
+    """The [`DacFeatureExtractor`] of a [`CausalDacModel`].
+
+    It does the same. By the name of the other, the Auto classes would load transformers' own.
+    """
+
+
+def _holds_causal_model(folder) -> bool:
+    """Return whether a folder has the configuration of a causal model."""
+    if not (Path(folder) / "config.json").is_file():
+        return False
+    return PreTrainedConfig.get_config_dict(folder)[0].get("model_type") == "causal_dac"
 
 
 def _is_batch(raw_audio) -> bool:
@@ -72,4 +139,7 @@ def _as_mono(clip):
     return clip[0] if clip.ndim == 2 and clip.shape[0] == 1 else clip
 
 
-__all__ = ["DacFeatureExtractor"]
+DacFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
+CausalDacFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
+
+__all__ = ["CausalDacFeatureExtractor", "DacFeatureExtractor"]

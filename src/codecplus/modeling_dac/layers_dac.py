@@ -14,6 +14,7 @@ batch gives the results of its items.
 # torch types every part of a module as "Tensor | Module": what is read off one is an error above.
 
 import math
+import os
 from contextlib import contextmanager
 from functools import cache
 
@@ -21,6 +22,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+
+def use_one_thread() -> None:
+    """Compute on one thread from here on."""
+    torch.set_num_threads(1)
+
+
+# A forked child has none of its parent's threads. OpenMP waits for them for ever, where the parent
+# computed on several; so do workers of `datasets.map(num_proc=...)`.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=use_one_thread)
 
 
 def zero_tail(x: Tensor, lengths: Tensor | None) -> Tensor:
@@ -60,11 +73,18 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     and accelerate's hooks are those of `weights_in_place`.
     """
     forward = module.__dict__.get("_old_forward", module.forward)
-    return (
-        getattr(forward, "__func__", None) is kind.forward
-        and not module._forward_hooks
-        and not module._forward_pre_hooks
-    )
+    return getattr(forward, "__func__", None) is kind.forward and not is_hooked(module)
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Return whether forward hooks take part in a call of a module."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+NOT_PLAIN = (
+    "expected a network without adapters and forward hooks, whose work is done from its weights "
+    "here; merge the adapters, and remove the hooks"
+)
 
 
 def snake(x: Tensor, alpha: Tensor) -> Tensor:
@@ -238,6 +258,48 @@ class FoldableWeight(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
+class Padding(tuple):
+    """The `padding` of our convolutions: a tuple of one number, as that of `nn.Conv1d`.
+
+    It knows what else an adapter needs: PEFT builds a layer beside another from its class, kernel
+    size, stride and padding, and neither a dilation nor a padding of one side reaches it otherwise.
+    """
+
+    left: int
+    right: int
+    dilation: int
+    causal: bool
+
+    def __new__(cls, left: int, right: int, dilation: int, causal: bool):
+        """Return `(left,)`, with the steps padded on the right, the dilation and the causality."""
+        padding = super().__new__(cls, (left,))
+        padding.left = left
+        padding.right = right
+        padding.dilation = dilation
+        padding.causal = causal
+        return padding
+
+    def __getnewargs__(self):
+        """Return what a copy is made from."""
+        return self.left, self.right, self.dilation, self.causal
+
+
+def _same_padding(kernel: int, stride: int, dilation: int, causal: bool) -> Padding:
+    """Return the padding with which T steps give T / stride."""
+    both = (kernel - 1) * dilation + 1 - stride
+    if causal:
+        return Padding(both, 0, dilation, causal)
+    left = math.ceil(both / 2)
+    if stride > 1:
+        return Padding(left, left, dilation, causal)
+    return Padding(left, both - left, dilation, causal)  # also with an even kernel
+
+
+def _single(size: int | tuple[int, ...]) -> int:
+    """Return a size that is given as a number or as a tuple of one."""
+    return size if isinstance(size, int) else size[0]
+
+
 class DacConv1d(FoldableWeight, nn.Conv1d):
     """A convolution (B, C, T) -> (B, C', T / stride) over channels-last memory.
 
@@ -251,24 +313,46 @@ class DacConv1d(FoldableWeight, nn.Conv1d):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: "int | tuple[int, ...] | Padding | None" = None,
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+        bias: bool = True,
         *,
-        stride: int = 1,
-        dilation: int = 1,
-        causal=False,
+        causal: bool = False,
+        device=None,
+        dtype=None,
     ):
-        padding = (kernel_size - 1) * dilation + 1 - stride  # on both sides together
-        left = padding if causal else math.ceil(padding / 2)
+        """Take the arguments of `nn.Conv1d`, of which `padding` and `groups` have one legal value.
+
+        `padding` is what keeps the length; given as that of another layer of this class, it brings
+        the layer's dilation and causality along.
+        """
+        if isinstance(padding, Padding):
+            causal = padding.causal
+            dilation = padding.dilation
+        expected = _same_padding(_single(kernel_size), _single(stride), _single(dilation), causal)
+        if padding is not None and _single(padding) != expected.left:
+            raise ValueError(
+                f"expected padding={expected.left}, which keeps the length, got {padding!r}; "
+                "leave it out"
+            )
+        if groups != 1:
+            raise ValueError(f"expected groups=1, got {groups}; a DAC has no grouped convolutions")
         super().__init__(
-            in_channels, out_channels, kernel_size, stride=stride, dilation=dilation, padding=left
+            in_channels,
+            out_channels,
+            kernel_size,  # pyright: ignore[reportArgumentType]
+            stride,  # pyright: ignore[reportArgumentType]
+            expected.left,
+            dilation,  # pyright: ignore[reportArgumentType]
+            bias=bias,
+            device=device,
+            dtype=dtype,
         )
-        if causal:
-            right = 0
-        elif stride == 1:
-            right = padding - left  # as many outputs as inputs, also with an even kernel
-        else:
-            right = left
-        self.pads = (left, right)
+        self.padding = expected
+        self.pads = (expected.left, expected.right)
 
     def output_length(self, length):
         """Return how many steps come out of `length`, a number or a tensor, of whole strides."""
@@ -395,14 +479,51 @@ class DacConvTranspose1d(FoldableWeight, nn.ConvTranspose1d):
     Causal: output s * t + j depends on inputs t - 1 and t alone.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, *, causal: bool = False):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...],
+        padding: int | tuple[int, ...] | Padding | None = None,
+        bias: bool = True,
+        *,
+        causal: bool = False,
+        device=None,
+        dtype=None,
+    ):
+        """Take arguments of `nn.ConvTranspose1d`; `kernel_size` and `padding` follow from `stride`.
+
+        `padding`, given as that of another layer of this class, brings its causality along.
+        """
+        step = _single(stride)
+        if isinstance(padding, Padding):
+            causal = padding.causal
+        left = math.ceil(step / 2)
+        if _single(kernel_size) != 2 * step or (padding is not None and _single(padding) != left):
+            raise ValueError(
+                f"expected kernel_size={2 * step} and padding={left} for stride={step}, "
+                f"got {kernel_size} and {padding}"
+            )
         super().__init__(
-            in_channels, out_channels, 2 * stride, stride=stride, padding=math.ceil(stride / 2)
+            in_channels,
+            out_channels,
+            kernel_size,  # pyright: ignore[reportArgumentType]
+            stride,  # pyright: ignore[reportArgumentType]
+            left,
+            bias=bias,
+            device=device,
+            dtype=dtype,
         )
+        self.padding = Padding(left, left, 1, causal)
         # As a convolution of kernel 2: steps that its input is padded with on the left and on the
         # right, and steps that its output loses on either side.
-        self.pads = (1, 0) if causal else (1, 1)
-        self.crop = 0 if causal else self.padding[0]
+        if causal:
+            self.pads = (1, 0)
+            self.crop = 0
+        else:
+            self.pads = (1, 1)
+            self.crop = left
 
     def output_length(self, length):
         """Return how many steps come out of `length`, a number or a tensor."""
@@ -461,9 +582,16 @@ class DacChain(nn.Module):
         """Return the steps with those of blocks in place of the blocks, named `block.0.conv1`.
 
         Convolutions, snakes, transposed convolutions, residual units and the last tanh are left.
+        Raises `ValueError` for adapters and forward hooks, which weights do not show.
         """
         layers = []
         for name, step in self.steps():
+            parts = [step]
+            if isinstance(step, DacResidualUnit):
+                parts += [part for _, part in step.steps()]
+            for part in parts:
+                if not isinstance(part, (*LAYERS, *ACTIVATIONS)) or is_hooked(part):
+                    raise ValueError(NOT_PLAIN)
             if isinstance(step, DacChain) and not isinstance(step, DacResidualUnit):
                 layers += [(f"{name}.{inner}", layer) for inner, layer in step.layers()]
             else:
@@ -476,19 +604,22 @@ class DacChain(nn.Module):
     def output_length(self, length):
         """Return how many steps come out of `length`, a number or a tensor."""
         for _, step in self.steps():
-            if not isinstance(step, ACTIVATIONS):
-                length = step.output_length(length)
+            layer = base_layer(step)
+            if not isinstance(layer, ACTIVATIONS):
+                length = layer.output_length(length)
         return length
 
     def input_range(self, first: int, last: int) -> tuple[int, int]:
         """Return the first and the last input that the outputs `first` to `last` depend on."""
         for _, step in reversed(self.steps()):
-            if not isinstance(step, ACTIVATIONS):
-                first, last = step.input_range(first, last)
+            layer = base_layer(step)
+            if not isinstance(layer, ACTIVATIONS):
+                first, last = layer.input_range(first, last)
         return first, last
 
 
 ACTIVATIONS = (Snake1d, nn.Tanh)  # layers that compute every step of a signal by itself
+LAYERS = (DacConv1d, DacConvTranspose1d, DacChain)  # layers that take `lengths`
 
 
 def run_steps(
@@ -498,15 +629,42 @@ def run_steps(
     for _, step in steps:
         if isinstance(step, ACTIVATIONS):
             x = step(x)
-        else:
+        elif isinstance(step, LAYERS):
             x = step(x, lengths)
-            if lengths is not None:
-                lengths = step.output_length(lengths)
+        else:  # an adapter: what it adds to its layer must see no padding either
+            x = step(zero_tail(x, lengths))
+        if lengths is not None and not isinstance(step, ACTIVATIONS):
+            lengths = _output_lengths(step, lengths)
     return x
 
 
-class DacResidualUnit(DacChain):
-    """Two snakes and two convolutions, added to their input: (B, C, T) -> (B, C, T)."""
+def _output_lengths(step: nn.Module, lengths: Tensor) -> Tensor:
+    layer = base_layer(step)
+    if isinstance(layer, ACTIVATIONS):
+        return lengths
+    return layer.output_length(lengths)
+
+
+def base_layer(step: nn.Module) -> nn.Module:
+    """Return the layer of this file that a step of a chain is, or that an adapter stands for.
+
+    An adapter holds its layer before layers of its own, as those of PEFT do. Raises `ValueError`
+    for a module without a layer of this file.
+    """
+    for module in step.modules():
+        if isinstance(module, (*LAYERS, *ACTIVATIONS)):
+            return module
+    raise ValueError(
+        f"expected a layer of DAC, or an adapter that holds one, got {type(step).__name__}; "
+        "a module in its place must keep the layer as a submodule"
+    )
+
+
+class DacResidualUnit(DacChain, GradientCheckpointingLayer):
+    """Two snakes and two convolutions, added to their input: (B, C, T) -> (B, C, T).
+
+    With gradient checkpointing, training keeps the input alone, and computes the rest again.
+    """
 
     def __init__(self, channels: int, dilation: int = 1, *, causal: bool = False):
         super().__init__()
@@ -533,7 +691,10 @@ class DacResidualUnit(DacChain):
             if y is not None:
                 return y
         *steps, (_, last) = self.steps()
-        return last(run_steps(steps, x, lengths), residual=x)
+        y = run_steps(steps, x, lengths)
+        if isinstance(last, DacConv1d):
+            return last(y, residual=x)
+        return x + last(y)
 
     def is_plain(self) -> bool:
         """Return whether no adapter and no hook changes what its layers compute."""
@@ -571,7 +732,9 @@ class DacDecoderBlock(DacChain):
     def __init__(self, channels: int, stride: int, *, causal: bool = False):
         super().__init__()
         self.snake1 = Snake1d(channels)
-        self.conv_t1 = DacConvTranspose1d(channels, channels // 2, stride, causal=causal)
+        self.conv_t1 = DacConvTranspose1d(
+            channels, channels // 2, 2 * stride, stride, causal=causal
+        )
         self.res_unit1 = DacResidualUnit(channels // 2, dilation=1, causal=causal)
         self.res_unit2 = DacResidualUnit(channels // 2, dilation=3, causal=causal)
         self.res_unit3 = DacResidualUnit(channels // 2, dilation=9, causal=causal)
@@ -651,14 +814,19 @@ class DacVectorQuantize(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.codebook_dim = config.codebook_dim
+        self.codebook_size = config.codebook_size
         self.in_proj = DacConv1d(config.hidden_size, config.codebook_dim, 1)
         self.out_proj = DacConv1d(config.codebook_dim, config.hidden_size, 1)
         self.codebook = nn.Embedding(config.codebook_size, config.codebook_dim)
 
     def decode_latents(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """The nearest entries (B, d, T) and their indices (B, T) of projected latents (B, d, T)."""
-        with weights_in_place(self.codebook):
-            indices = nearest_entry(latents.transpose(1, 2), self.codebook.weight)
+        if isinstance(self.codebook, nn.Embedding):
+            with weights_in_place(self.codebook):
+                indices = nearest_entry(latents.transpose(1, 2), self.codebook.weight)
+        else:  # an adapter, whose entries are not those of its weight
+            every_index = torch.arange(self.codebook_size, device=latents.device)
+            indices = nearest_entry(latents.transpose(1, 2), self.codebook(every_index))
         return self.codebook(indices).transpose(1, 2), indices
 
     def forward(self, z: Tensor, lengths: Tensor | None = None):
@@ -866,10 +1034,7 @@ class CodebookSearch:
     def __init__(self, quantizer: DacResidualVectorQuantizer, n_quantizers: int):
         quantizers = quantizer.quantizers[:n_quantizers]
         if not all(quantizer.is_plain() for quantizer in quantizers):
-            raise ValueError(
-                "expected a quantizer without adapters and forward hooks, whose work is done from "
-                "its weights here; merge the adapters, and remove the hooks"
-            )
+            raise ValueError(NOT_PLAIN)
         into, out, into_bias, out_bias, codebooks = quantizer._weights(quantizers)
         self.width = d = codebooks[0].shape[1]
         self.into = into  # (K * d, D)

@@ -10,6 +10,7 @@ It knows padding, masks, losses and outputs; what the layers compute is in `laye
 import importlib
 import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -22,7 +23,9 @@ from transformers.models.dac.modeling_dac import DacModel as StockDacModel
 from transformers.models.dac.modeling_dac import DacPreTrainedModel as StockDacPreTrainedModel
 from transformers.utils.generic import ModelOutput
 
+from .checkpoints_dac import embedded_folder, no_bars, replace_empty_card
 from .configuration_dac import CausalDacConfig, DacConfig
+from .feature_extraction_dac import DacFeatureExtractor
 from .layers_dac import (
     DacConv1d,
     DacConvTranspose1d,
@@ -92,6 +95,8 @@ class DacPreTrainedModel(StockDacPreTrainedModel):
     base_model_prefix = "dac"
     main_input_name = "input_values"
     input_modalities = "audio"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # the keywords of `forward` are none of the Trainer's
     # The quantizer multiplies the weights of its parts directly, so they must lie on one device.
     _no_split_modules: ClassVar[list[str]] = ["DacResidualUnit", "DacResidualVectorQuantizer"]
 
@@ -99,7 +104,8 @@ class DacPreTrainedModel(StockDacPreTrainedModel):
     def _init_weights(self, module):
         if isinstance(module, nn.Conv1d):
             init.trunc_normal_(module.weight, std=0.02)
-            init.constant_(module.bias, 0)
+            if module.bias is not None:
+                init.constant_(module.bias, 0)
         elif isinstance(module, nn.ConvTranspose1d):
             module.reset_parameters()
         elif isinstance(module, Snake1d):
@@ -198,9 +204,43 @@ class DacPreTrainedModel(StockDacPreTrainedModel):
             state_dict = self.folded_state_dict()
         else:
             state_dict = fold_weight_norm(state_dict)
-        return super().save_pretrained(
-            save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs
-        )
+        with no_bars():
+            super().save_pretrained(
+                save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs
+            )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Load as transformers does; also the checkpoints of codecplus, by their names.
+
+        Only downloads show progress bars.
+        """
+        folder = embedded_folder(pretrained_model_name_or_path)
+        with no_bars():
+            loaded = super().from_pretrained(
+                folder or pretrained_model_name_or_path, *args, **kwargs
+            )
+        if folder is not None:
+            model = loaded[0] if isinstance(loaded, tuple) else loaded
+            model.name_or_path = pretrained_model_name_or_path
+            model.config.name_or_path = pretrained_model_name_or_path
+        return loaded
+
+    def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
+        # Both ways to the Hub, `push_to_hub` and `save_pretrained`, come by here.
+        replace_empty_card(working_dir, repo_id, self)
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+
+    def enable_input_require_grads(self):
+        """Let gradients flow through a frozen network to its adapters, past checkpoints of units.
+
+        transformers asks for it where adapters are trained with gradient checkpointing.
+        """
+        self._require_grads_hook = self.encoder.conv1.register_forward_hook(_require_gradients)
+
+    def disable_input_require_grads(self):
+        """Undo `enable_input_require_grads`."""
+        self._require_grads_hook.remove()
 
     def folded_state_dict(self) -> dict[str, Tensor]:
         """Return the state dict of the model without weight norm, in the usual order of memory."""
@@ -228,10 +268,11 @@ class DacModel(DacPreTrainedModel, StockDacModel):
 
     def encode(
         self,
-        input_values: Tensor,
+        input_values: Tensor | None = None,
         n_quantizers: int | None = None,
         return_dict: bool | None = None,
         padding_mask: Tensor | None = None,
+        **kwargs,
     ) -> tuple | DacEncoderOutput:
         """Encode audio.
 
@@ -244,6 +285,7 @@ class DacModel(DacPreTrainedModel, StockDacModel):
             padding_mask (`torch.Tensor` of shape `(batch_size, samples)`, *optional*): 1 for real
                 samples and 0 for the padding behind them, as the feature extractor gives it. Every
                 item is coded as if it were alone; codes of frames that are all padding are 0.
+            kwargs: `audio`, another name of `input_values`, as later extractors call it.
 
         Returns:
             [`DacEncoderOutput`] or `(loss, quantized_representation, audio_codes,
@@ -253,6 +295,7 @@ class DacModel(DacPreTrainedModel, StockDacModel):
             `ValueError`: for integer audio, another shape, a mask that is not right-padded, or an
                 impossible `n_quantizers`.
         """
+        input_values = audio_of(input_values, kwargs)
         check_audio(input_values)
         hop = self.config.hop_length
         lengths = mask_lengths(padding_mask, input_values)
@@ -326,10 +369,11 @@ class DacModel(DacPreTrainedModel, StockDacModel):
 
     def forward(
         self,
-        input_values: Tensor,
+        input_values: Tensor | None = None,
         n_quantizers: int | None = None,
         return_dict: bool | None = None,
         padding_mask: Tensor | None = None,
+        **kwargs,
     ) -> tuple | DacOutput:
         """Encode and decode: arguments as for [`~DacModel.encode`], audio of the length that came
         in.
@@ -338,6 +382,7 @@ class DacModel(DacPreTrainedModel, StockDacModel):
             [`DacOutput`] or `(loss, audio_values, quantized_representation, audio_codes,
             projected_latents)`.
         """
+        input_values = audio_of(input_values, kwargs)
         loss, quantized, codes, projected = self.encode(
             input_values, n_quantizers, False, padding_mask
         )
@@ -377,6 +422,36 @@ class CausalDacModel(DacModel):
     """
 
     config: CausalDacConfig
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """Save as `DacModel` does, and name an extractor that lies there as that of a causal model.
+
+        The other order, first the model, is `DacFeatureExtractor.save_pretrained`'s.
+        """
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if (Path(save_directory) / "preprocessor_config.json").is_file():
+            DacFeatureExtractor.from_pretrained(save_directory).save_pretrained(save_directory)
+
+
+def _require_gradients(_module, _inputs, output: Tensor) -> None:
+    output.requires_grad_(True)
+
+
+def audio_of(input_values: Tensor | None, keywords: dict) -> Tensor:
+    """Return the audio of a call, which came as `input_values` or as the keyword `audio`.
+
+    `audio` is no parameter, as transformers' Trainer would hand over a data set's column of that
+    name. Raises `TypeError` for other keywords, and for neither or both.
+    """
+    keywords = dict(keywords)
+    audio = keywords.pop("audio", None)
+    if keywords:
+        raise TypeError(f"got an unexpected keyword argument {next(iter(keywords))!r}")
+    if (input_values is None) == (audio is None):
+        raise TypeError("expected audio as input_values or as audio, got neither or both")
+    if audio is not None:
+        return audio
+    return input_values
 
 
 def check_audio(input_values: Tensor) -> None:
@@ -424,5 +499,10 @@ def mask_lengths(
         )
     return None if (lengths == mask.shape[1]).all() else lengths
 
+
+# A plain DAC keeps the model type "dac", for which transformers has a class of its own: saving
+# writes `auto_map` and the code beside the weights, so that `trust_remote_code=True` gives ours.
+DacModel.register_for_auto_class("AutoModel")
+CausalDacModel.register_for_auto_class("AutoModel")
 
 __all__ = ["CausalDacModel", "DacModel", "DacPreTrainedModel"]
