@@ -238,6 +238,36 @@ def pull_cached(old_commit: str, folder: str) -> dict:
     }
 
 
+def share_codec() -> dict:
+    """A codec with a rate and an entropy model of its own goes to the Hub and comes back."""
+    import numpy as np
+
+    from codecplus import Codec, load_codec
+    from codecplus.bitstream import EntropyModel
+    from codecplus.errors import CodecPlusError
+
+    os.environ["HF_TOKEN"] = "hf_writer"
+    embedded = load_codec("dac-16khz-live")
+    (entropy,) = embedded.entropy_models.values()
+    arrays = {**entropy.arrays, "hidden_bias": entropy.arrays["hidden_bias"] + 1}
+    own = EntropyModel(arrays, entropy.fingerprint)
+    codec = Codec(embedded.model, 8000, entropy_models=[own, entropy])
+    done = {"commit": codec.push_to_hub("ada/codec"), "again": codec.push_to_hub("ada/codec")}
+    done["branch"] = codec.push_to_hub("codec", revision="next", message="Another")
+    pulled = load_codec("ada/codec")
+    audio = np.sin(np.arange(4000) / 9).astype(np.float32)
+    done["same bytes"] = pulled.compress(audio) == codec.compress(audio) != embedded.compress(audio)
+    done["entropy models"] = [model.hex() for model in pulled.entropy_models]
+    done["expected"] = [own.identity.hex(), entropy.identity.hex()]
+    done["rate"] = pulled.sample_rate
+    for name, repo in {"name": "ada/a codec", "stranger": "bob/codec"}.items():
+        try:
+            codec.push_to_hub(repo)
+        except CodecPlusError as error:
+            done[name] = f"{type(error).__name__}: {error}"
+    return done
+
+
 if __name__ == "__main__":
     answer = globals()[sys.argv[1]](*sys.argv[2:])
     print(json.dumps(answer))

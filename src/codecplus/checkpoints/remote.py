@@ -56,7 +56,11 @@ def checkpoint_folder(name: str | os.PathLike[str], revision: str | None = None)
         return path
     if path.exists():
         return path.parent
-    return Path(snapshot_download(str(name), revision=revision, local_files_only=True))
+    files = list(CHECKPOINT_FILES)
+    folder = snapshot_download(
+        str(name), revision=revision, allow_patterns=files, local_files_only=True
+    )
+    return Path(folder)
 
 
 def explain(error: BaseException, repo: str, revision: str | None = None) -> str:

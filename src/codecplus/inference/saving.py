@@ -66,6 +66,8 @@ def push_codec(
 ) -> str:
     """Upload what `save_codec` writes, in one commit; return the commit's address.
 
+    A repository without a card gets a short one; `codecplus push` writes one with results.
+
     Args:
         model, entropy_models, settings: see `save_codec`.
         repo: `OWNER/NAME`, made if it does not exist; `NAME` alone belongs to the user who is
@@ -82,6 +84,7 @@ def push_codec(
     with tempfile.TemporaryDirectory() as temporary, explained_errors(repo):
         name = full_repo_name(repo, revision)
         folder = save_codec(model, Path(temporary) / "codec", entropy_models, settings)
+        _write_card(model, name, revision, folder)
         message = message or f"Upload a codec with codecplus {__version__}"
         return upload_folder(folder, name, message, private=private, revision=revision)
 
@@ -93,6 +96,16 @@ def refuse_export(model: Any, action: str) -> None:
             f"an exported codec cannot {action}: it is two files, ready to run where they lie; "
             "copy them, or load the checkpoint that was exported"
         )
+
+
+def _write_card(model: Any, repo: str, revision: str | None, folder: Path) -> None:
+    """Write a card into a folder, unless the repository has one, which may say more."""
+    from huggingface_hub import HfApi
+
+    from codecplus.modeling_dac.checkpoints_dac import describe
+
+    if not HfApi().file_exists(repo, "README.md", revision=revision):
+        describe(model, repo).save(folder / "README.md")
 
 
 def _write(
