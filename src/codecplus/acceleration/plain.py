@@ -12,7 +12,8 @@ def check_plain(quantizer: DacResidualVectorQuantizer) -> DacResidualVectorQuant
 
     Raises InputError for a quantizer with any of these.
     """
-    if not all(layer.is_plain() for layer in quantizer.quantizers):
+    layers = quantizer.quantizers
+    if not all(layer.is_plain() for layer in layers):  # pyright: ignore[reportCallIssue]
         raise InputError(
             "expected a quantizer without adapters and forward hooks, since its weights alone are "
             "used here; merge the adapters, remove the hooks"

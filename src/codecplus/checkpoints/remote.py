@@ -56,7 +56,7 @@ def checkpoint_folder(name: str | os.PathLike[str], revision: str | None = None)
         return path
     if path.exists():
         return path.parent
-    files = list(CHECKPOINT_FILES)
+    files: list[str] = [*CHECKPOINT_FILES]
     folder = snapshot_download(
         str(name), revision=revision, allow_patterns=files, local_files_only=True
     )
