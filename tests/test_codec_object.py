@@ -376,3 +376,13 @@ def test_adapters_are_refused_where_only_weights_are_read(codec, clips):
     ):
         with pytest.raises(InputError, match="without adapters and forward hooks"):
             call()
+
+
+def test_a_stream_takes_tensors_and_refuses_a_rate(codec, clips):
+    encoder = codec.encoder_stream()
+    half = torch.from_numpy(clips[0, 0]).bfloat16()
+    codes = np.concatenate([encoder.push(half), encoder.flush()], axis=-1)
+    np.testing.assert_array_equal(codes, codec.encode(half.float().numpy()))
+    for wrong in ((16000, clips[0, 0]), (clips[0, 0], 16000)):
+        with pytest.raises(InputError, match="an array alone, got tuple; a stream has the model's"):
+            encoder.push(wrong)

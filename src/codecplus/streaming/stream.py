@@ -191,7 +191,16 @@ def _streaming_decoder(model: Any) -> DecoderSteps:
 
 def _array(x: Any, batch: int | None, axes: tuple[str, ...], kinds: str) -> np.ndarray:
     """A push as an array with a batch axis, checked for shape and the kind of its numbers."""
-    array = x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
+    if hasattr(x, "detach"):  # a tensor
+        x = x.detach().cpu()
+        if x.is_floating_point():
+            x = x.float()  # numpy knows no bfloat16
+    try:
+        array = np.asarray(x)
+    except ValueError as error:  # such as an array with its rate
+        raise InputError(
+            f"expected an array alone, got {type(x).__name__}; a stream has the model's rate"
+        ) from error
     expected = axes if batch is None else (batch, *axes)
     if (
         array.dtype.kind not in kinds
