@@ -257,6 +257,20 @@ def test_a_stream_resumes_with_the_same_crops(table, stop):
     assert torch.equal(crop_levels(second, 5), expected[-25:])
 
 
+def test_a_resumed_stream_goes_round_like_one_that_never_stopped(table):
+    def stream():
+        rows = table.select([0, 1]).to_iterable_dataset(num_shards=2)
+        return opened(rows, validation=table.select([0]))[0]
+
+    whole = stream()
+    expected = crop_levels(whole, 80)  # a round has 32 batches
+    before = stream()
+    crop_levels(before, 10)
+    resumed = stream()
+    resumed.load_state_dict(before.state_dict())
+    assert torch.equal(crop_levels(resumed, 70), expected[50:])
+
+
 @pytest.mark.filterwarnings("ignore:3.wav")
 def test_a_stream_visits_every_row_and_goes_round(table):
     stream, clips = opened(table.to_iterable_dataset())
