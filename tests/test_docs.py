@@ -14,6 +14,7 @@ from tiny import FIXTURES, tiny_model
 from codecplus import DacFeatureExtractor
 from codecplus.checkpoints import embedded_names, fingerprint, load_model
 from codecplus.cli import main
+from codecplus.losses import LOSSES
 from codecplus.utils import save_audio
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +70,13 @@ def test_commands_run(place, page, results):
 
 def test_sessions_in_docs_print_what_they_say():
     assert doctest.testfile(str(ROOT / "docs" / "bitrate.md"), module_relative=False).failed == 0
+
+
+def test_the_page_on_training_describes_every_loss():
+    page = (ROOT / "docs" / "training.md").read_text()
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    described = set(re.findall(r"`(\w+)`", "".join(rows)))
+    assert set(LOSSES) <= described, "describe the new loss in the table of docs/training.md"
 
 
 @pytest.mark.parametrize("name", embedded_names())

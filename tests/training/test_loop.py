@@ -7,6 +7,7 @@ import pytest
 import torch
 from training_recipes import CONFIG, PAPER, PHASED, RATE
 
+from codecplus.configuration import preset_names
 from codecplus.errors import InputError, TrainingError
 from codecplus.modeling_dac import CausalDacConfig, CausalDacModel
 from codecplus.training import loop
@@ -482,17 +483,7 @@ def test_every_parameter_is_trained_once(muon, train_codebooks):
     ]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "dac-16khz-live",
-        "dac-44khz-small",
-        "dac-44khz",
-        "dac-24khz",
-        "dac-16khz",
-        "dac-44khz-16kbps",
-    ],
-)
+@pytest.mark.parametrize("name", preset_names())
 def test_every_preset_has_a_recipe_whose_windows_fit(name):
     recipe = Recipe.load(name)
     assert recipe.preset == name
