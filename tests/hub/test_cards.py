@@ -165,7 +165,7 @@ def test_a_card_without_results_says_so_and_states_no_figure(tmp_path):
     [
         ("sumary: x", "unknown field 'sumary'; did you mean summary?"),
         ("- a list", "to hold fields and their values, got list"),
-        ("a: [", "is no YAML"),
+        ("a: [", "expected YAML in"),
     ],
 )
 def test_facts_that_cannot_be_used_are_refused(tmp_path, facts, sentence):
