@@ -68,7 +68,7 @@ def test_commands_run(place, page, results):
     assert all(Path(result).exists() for result in results)
 
 
-def test_sessions_in_docs_print_what_they_say():
+def test_the_doctests_of_the_page_on_bitrates_pass():
     assert doctest.testfile(str(ROOT / "docs" / "bitrate.md"), module_relative=False).failed == 0
 
 
@@ -101,7 +101,7 @@ def test_links_between_pages_lead_somewhere():
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_the_table_of_checkpoints_is_true():
+def test_the_table_of_checkpoints_in_the_readme_is_right():
     from codecplus import load_codec
 
     table = (ROOT / "README.md").read_text()

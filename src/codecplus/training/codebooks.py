@@ -398,6 +398,6 @@ def _codebooks(quantizer: DacResidualVectorQuantizer) -> list[DacVectorQuantize]
 def _by_codebook(quantizer: DacResidualVectorQuantizer, projected: Tensor, codes: Tensor):
     """Yield latents (N, d), codes (N,) and the module of each codebook in use."""
     books = _codebooks(quantizer)
-    parts = projected.float().split(books[0].codebook_dim, dim=1)
-    for latents, index, quantize in zip(parts, codes.unbind(dim=1), books, strict=False):
+    by_codebook = projected.float().split(books[0].codebook_dim, dim=1)
+    for latents, index, quantize in zip(by_codebook, codes.unbind(dim=1), books, strict=False):
         yield latents.transpose(1, 2).flatten(0, 1), index.flatten(), quantize

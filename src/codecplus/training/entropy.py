@@ -292,8 +292,8 @@ class _FloatNetwork(nn.Module):
         lows = self.sizes[-1]
         h = self._hidden(frames)
         if self.training:  # without dropout the network learns its few recordings by heart
-            kept = torch.empty_like(h[0]).bernoulli_(1 - _DROPOUT, generator=self.generator)
-            h = h * kept / (1 - _DROPOUT)
+            mask = torch.empty_like(h[0]).bernoulli_(1 - _DROPOUT, generator=self.generator)
+            h = h * mask / (1 - _DROPOUT)
         ranks = self.ranks.gather(1, frames[:, 0].t())  # (K, N)
         high = ranks // lows
         low = ranks % lows

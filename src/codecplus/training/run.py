@@ -254,12 +254,12 @@ def _open_batches(
 ) -> tuple[Batches, list[ValidationClip]]:
     """Return the crops of this process, and the clips to validate with."""
     processes = accelerator.num_processes
-    parts = processes * options.accumulate
-    if recipe.batch % parts:
+    batches_per_step = processes * options.accumulate
+    if recipe.batch % batches_per_step:
         raise InputError(
             f"a batch of {recipe.batch} crops does not divide among {processes} processes times "
             f"{options.accumulate} accumulated batches; choose a batch that is a multiple of "
-            f"{parts}"
+            f"{batches_per_step}"
         )
     config = model.config
     cutter = Cutter(config.sampling_rate, recipe.crop_samples(config), recipe.augmentation)
@@ -269,7 +269,7 @@ def _open_batches(
     return open_data(
         data,
         cutter,
-        recipe.batch // parts,
+        recipe.batch // batches_per_step,
         validation=validation,
         options=table,
         seed=recipe.seed,
