@@ -339,7 +339,7 @@ class StreamedCrops(IterableDataset):
         self.seed = seed
         self.block = block
         self.start: dict[str, Any] = {}  # the state of a batch, to continue after it
-        self._first_state: dict | None = None  # of the table
+        self._first_state: dict = {}  # of the table; empty until it is opened
 
     def __iter__(self) -> Iterator[Batch]:
         block_number = self.start.get("block", 0)
@@ -373,12 +373,11 @@ class StreamedCrops(IterableDataset):
         `state` is where to begin, None for the first row. Raises InputError for a table that has no
         rows.
         """
-        if self._first_state is None:
+        if not self._first_state:
             self._first_state = self.table.state_dict()
-        first_state = self._first_state
         is_empty = state is None  # a state proves that there are rows
         while True:
-            before = state or first_state
+            before = state or self._first_state
             # A table begins where it was last told to, also in the next round.
             self.table.load_state_dict(before)
             rows: list[dict] = []
