@@ -109,7 +109,7 @@ class Stopwatch:
             )
         trainer.accelerator.backward = self.timed("backward", trainer.accelerator.backward)
         trainer._update = self.timed("optimizer and average", trainer._update)
-        trainer._follow = self.timed("codebooks", trainer._follow)
+        trainer._train_codebooks = self.timed("codebooks", trainer._train_codebooks)
 
     def timed(self, part, function):
         def call(*args, **kwargs):

@@ -14,6 +14,7 @@ from tiny import FIXTURES, tiny_model
 from codecplus import DacFeatureExtractor
 from codecplus.checkpoints import embedded_names, fingerprint, load_model
 from codecplus.cli import main
+from codecplus.losses import LOSSES
 from codecplus.utils import save_audio
 
 ROOT = Path(__file__).parents[1]
@@ -67,8 +68,15 @@ def test_commands_run(place, page, results):
     assert all(Path(result).exists() for result in results)
 
 
-def test_sessions_in_docs_print_what_they_say():
+def test_the_doctests_of_the_page_on_bitrates_pass():
     assert doctest.testfile(str(ROOT / "docs" / "bitrate.md"), module_relative=False).failed == 0
+
+
+def test_the_page_on_training_describes_every_loss():
+    page = (ROOT / "docs" / "training.md").read_text()
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    described = set(re.findall(r"`(\w+)`", "".join(rows)))
+    assert set(LOSSES) <= described, "describe the new loss in the table of docs/training.md"
 
 
 @pytest.mark.parametrize("name", embedded_names())
@@ -93,7 +101,7 @@ def test_links_between_pages_lead_somewhere():
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_the_table_of_checkpoints_is_true():
+def test_the_table_of_checkpoints_in_the_readme_is_right():
     from codecplus import load_codec
 
     table = (ROOT / "README.md").read_text()

@@ -77,7 +77,8 @@ def test_every_option_has_a_help_text(verb):
 
 @pytest.mark.parametrize("option", VOCABULARY)
 def test_one_thing_has_one_name_in_all_verbs(option):
-    assert {verb for verb in VERBS if option in options(verb)} == set(VOCABULARY[option].split())
+    missing = [verb for verb in VOCABULARY[option].split() if option not in options(verb)]
+    assert not missing
 
 
 def test_options_of_one_name_have_one_help_text():

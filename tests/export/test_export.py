@@ -61,7 +61,7 @@ def same(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("key", KEYS, ids=str)
-def test_codes_and_audio_are_those_of_the_model(exports, key):
+def test_an_export_gives_the_codes_and_audio_of_its_model(exports, key):
     codec, folder = exports(key)
     exported = load_codec(folder)
     audio = clip(codec, 0.5, channels=2)
@@ -81,7 +81,7 @@ def test_codes_and_audio_are_those_of_the_model(exports, key):
         np.testing.assert_allclose(exported.decode(codes), codec.decode(codes), atol=1e-4)
 
 
-def test_the_api_is_that_of_a_codec(exports, tmp_path):
+def test_an_export_has_the_api_of_a_codec(exports, tmp_path):
     codec, folder = exports(("44khz", False))
     exported = load_codec(folder / "model.onnx", sample_rate=22050, n_mels=20)
     assert isinstance(exported, Codec)
@@ -151,7 +151,7 @@ def test_a_stateful_export_streams_and_codes_files(live, monkeypatch):
     )  # began anew
 
 
-def test_rows_of_a_stream_come_and_go(live):
+def test_rows_of_a_stream_begin_and_end_at_any_frame(live):
     codec, folder = live
     encoder = load_codec(folder).encoder_stream(batch=2)
     audio = clip(codec, 0.2, channels=2)
@@ -276,14 +276,14 @@ def test_the_command_line_exports_evaluates_and_codes(tmp_path, capsys, rng):
     assert load_audio(tmp_path / "b.wav")[0].shape == audio.shape
 
 
-def test_existing_files_are_kept_when_that_is_wanted(tmp_path):
+def test_existing_files_are_not_overwritten_without_permission(tmp_path):
     (tmp_path / "x.decoder.onnx").write_text("mine")
     with pytest.raises(OutputExistsError, match=r"x\.decoder\.onnx exists already"):
         export_onnx(tiny_model(), tmp_path / "x.onnx", overwrite=False)
     assert [p.name for p in tmp_path.iterdir()] == ["x.decoder.onnx"]
 
 
-def test_no_torch_is_needed(live, tmp_path):
+def test_an_export_runs_without_torch(live, tmp_path):
     codec, folder = live
     audio = clip(codec, 0.3)[0]
     np.save(tmp_path / "audio.npy", audio)
@@ -315,7 +315,7 @@ def test_no_torch_is_needed(live, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_broken_export_is_one_sentence(exports, tmp_path):
+def test_a_broken_export_raises_an_error_of_one_sentence(exports, tmp_path):
     _, folder = exports(("odd", False))
     encoder, decoder = (folder / f"model.{half}.onnx" for half in ("encoder", "decoder"))
     (tmp_path / "model.encoder.onnx").write_bytes(encoder.read_bytes())
@@ -351,7 +351,7 @@ def test_a_broken_export_is_one_sentence(exports, tmp_path):
     assert find_export(folder / "nothing.pth") is None
 
 
-def test_the_graphs_say_what_they_are_to_any_runtime(exports):
+def test_the_graphs_have_metadata_for_any_runtime(exports):
     codec, folder = exports(("44khz", False))
     session = onnxruntime.InferenceSession(folder / "model.decoder.onnx")
     told = session.get_modelmeta().custom_metadata_map
@@ -397,7 +397,7 @@ def test_torch_export_takes_both_halves():
         )
 
 
-def test_the_page_is_true():
+def test_the_examples_of_the_page_run():
     page = Path(__file__).parents[2] / "docs" / "export.md"
     result = doctest.testfile(str(page), module_relative=False)
     assert result.attempted > 5

@@ -165,7 +165,7 @@ def test_a_card_without_results_says_so_and_states_no_figure(tmp_path):
     [
         ("sumary: x", "unknown field 'sumary'; did you mean summary?"),
         ("- a list", "to hold fields and their values, got list"),
-        ("a: [", "is no YAML"),
+        ("a: [", "expected YAML in"),
     ],
 )
 def test_facts_that_cannot_be_used_are_refused(tmp_path, facts, sentence):
@@ -184,7 +184,7 @@ def test_facts_that_cannot_be_used_are_refused(tmp_path, facts, sentence):
         ("", "no line has scores of held-out recordings"),
     ],
 )
-def test_a_curve_that_is_none_is_refused(codec, tmp_path, lines, sentence):
+def test_a_file_without_scores_is_refused_as_a_curve(codec, tmp_path, lines, sentence):
     (tmp_path / "curve.jsonl").write_text(lines)
     with pytest.raises(FileFormatError) as refused:
         write_card(codec, curve=tmp_path / "curve.jsonl", card=tmp_path / "README.md")

@@ -207,14 +207,14 @@ def test_the_card_has_players_for_the_samples_that_come_along(hub, commits):
         assert files[path].data.startswith(b"fLaC")
 
 
-def test_the_same_again_makes_no_commit(hub, published, commits):
+def test_a_second_push_of_the_same_files_makes_no_commit(hub, published, commits):
     assert published["again"][:2] == published["resumed"][:2]
     assert (
         len(commits) == 4
     )  # the empty start, the first checkpoint, the second on a branch and on main
 
 
-def test_other_weights_take_the_results_and_tables_of_the_old_ones_away(hub, published):
+def test_a_push_of_other_weights_removes_results_and_entropy_models(hub, published):
     assert published["replaced"][0] == 0
     stale = {"entropy.json", ".eval_results/first.yaml", DISCRIMINATORS, "training/recipe.json"}
     assert not stale & set(hub.repo("ada/tiny").files)
@@ -372,7 +372,7 @@ def test_the_demo_is_pushed_as_a_space_with_the_package_it_needs(hub, place):
     } == set(files)
 
 
-def test_what_would_be_pushed_is_written_into_a_folder_without_a_hub(place, first, tmp_path):
+def test_the_files_of_a_push_can_be_written_into_a_folder(place, first, tmp_path):
     env = environment(place / "nobody", "http://127.0.0.1:1")
     answer = run(env, "write_folder", first, tmp_path / "out")
     assert answer["written"] == [0, str(tmp_path / "out"), ""]
@@ -389,7 +389,7 @@ def test_what_would_be_pushed_is_written_into_a_folder_without_a_hub(place, firs
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_what_the_page_says_works(hub, place, first):
+def test_the_examples_of_the_page_work(hub, place, first):
     shutil.copytree(first, place / "my-codec")
     env = environment(place / "writer", hub.endpoint, HF_TOKEN=WRITER)
     page = Path(__file__).parents[2] / "docs" / "hub.md"

@@ -102,14 +102,14 @@ def test_the_command_line_states_data_set_commit_and_licence(answers, place):
         ("no column", "has no column 'who'; it has audio, speaker_id"),
     ],
 )
-def test_what_cannot_be_loaded_is_one_sentence(answers, case, sentence):
+def test_data_that_cannot_be_loaded_raises_one_sentence(answers, case, sentence):
     kind, message = answers[case]
     assert kind == "FileFormatError"
     assert sentence in message
     assert "\n" not in message
 
 
-def test_what_was_downloaded_is_read_without_the_hub(hub, place, answers):
+def test_downloaded_data_is_read_without_the_hub(hub, place, answers):
     before = len(hub.requests)
     cached = run(environment(place / "reader", hub.endpoint, HF_HUB_OFFLINE="1"), "evaluate_cached")
     assert cached["downloaded"] == answers["downloaded"]

@@ -103,7 +103,7 @@ def test_two_processes_stream_different_rows(answers, files):
         ("no column", "has no column 'sound'"),
     ],
 )
-def test_what_is_not_there_is_one_sentence(answers, case, sentence):
+def test_missing_data_raises_one_sentence(answers, case, sentence):
     status, _, message = answers[case]
     assert status == 2
     assert sentence in message

@@ -135,7 +135,7 @@ def test_too_short_a_signal_says_what_was_expected():
         Spectrum(256)(torch.zeros(1, 100))
 
 
-def test_balance_gives_each_loss_its_share_whatever_its_scale():
+def test_balance_gives_each_loss_its_share_at_any_scale():
     estimate = torch.randn(1, 50, generator=torch.Generator().manual_seed(0)).requires_grad_()
     small, large = estimate[:, :25].square().sum(), 1e6 * estimate[:, 25:].square().sum()
     found = []
@@ -148,7 +148,7 @@ def test_balance_gives_each_loss_its_share_whatever_its_scale():
     assert float(gradient[:, 25:].norm()) == pytest.approx(0.25 * float(norms[0]), rel=1e-5)
 
 
-def test_weighted_gradient_is_that_of_the_sum():
+def test_weighted_gradient_is_the_gradient_of_the_weighted_sum():
     estimate = torch.randn(1, 50, generator=torch.Generator().manual_seed(0)).requires_grad_()
     gradient = weighted_gradient(
         [estimate.square().sum(), estimate.abs().sum()], [15.0, 2.0], estimate
@@ -212,7 +212,7 @@ def test_the_papers_windows_and_bands_are_seven():
     assert {2**i: 5 * 2 ** (i - 5) for i in range(5, 12)} == PAPER_MEL_BANDS
 
 
-def test_loudness_mel_loss_weighs_what_is_added_more_than_what_is_missing(pair):
+def test_loudness_mel_loss_weighs_added_energy_more_than_missing_energy(pair):
     loss, reference = LoudnessMelLoss(RATE, {256: 20}), pair[1]
     missing, added = (loss(scale * reference, reference) for scale in (0.5, 2.0))
     assert float(missing) == pytest.approx(1 - 0.5**0.3, rel=1e-2)
@@ -314,14 +314,14 @@ def made(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_every_registered_loss_is_zero_for_equal_signals_alone(name):
+def test_every_registered_loss_is_zero_only_for_equal_signals(name):
     estimate, reference = noisy(8000)
     assert float(made(name)(reference, reference)) == pytest.approx(0, abs=1e-4)
     assert float(made(name)(estimate, reference)) > 0
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_every_registered_loss_has_a_gradient_that_is_finite_for_silence_too(name):
+def test_every_registered_loss_has_a_finite_gradient_even_for_silence(name):
     estimate, reference = noisy(8000)
     for x, y in ((estimate, reference), (torch.zeros(2, 8000), torch.zeros(2, 8000))):
         x = x.clone().requires_grad_()
@@ -350,7 +350,7 @@ def test_a_loss_is_registered_where_it_is_defined(monkeypatch):
         registry.loss("mel")(twice)
 
 
-def test_losses_are_computed_in_the_order_that_gives_balanced_recipes_their_scale():
+def test_losses_are_computed_in_the_order_of_the_balanced_recipes():
     order = list(LOSSES)
     for name in ("dac-16khz-live", "dac-44khz-small"):
         weights = Recipe.load(name).objective.weights
@@ -368,7 +368,7 @@ def test_losses_on_samples_are_mean_differences():
     )
 
 
-def test_what_lies_above_a_narrow_band_costs_nothing():
+def test_energy_above_the_bandwidth_of_a_recording_does_not_change_losses():
     time = torch.arange(4096, dtype=torch.float64) / RATE
     low, high = (0.3 * torch.sin(2 * math.pi * f * time)[None].float() for f in (500, 6000))
     low = low + 1e-3 * torch.randn(

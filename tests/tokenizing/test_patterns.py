@@ -23,7 +23,7 @@ from codecplus.tokenizing.patterns import (
 )
 
 
-def test_examples_are_true():
+def test_the_examples_of_patterns_run():
     result = doctest.testmod(patterns)
     assert result.attempted >= 10
     assert result.failed == 0
@@ -58,7 +58,7 @@ def test_every_layout_has_its_inverse(x, first):
 
 
 @given(codes())
-def test_wrapped_sequences_come_back(x):
+def test_unwrap_returns_the_wrapped_sequence(x):
     tokens = flatten(x).reshape(-1)
     assert same(unwrap(wrap(tokens, bos=98, eos=99), bos=98, eos=99), tokens)
     assert same(unwrap(wrap(tokens, eos=99), eos=99), tokens)
@@ -69,7 +69,7 @@ def test_offsets_do_not_overflow_the_small_integers_of_latents():
     assert offset(np.full((40, 1), 1023, np.int16), 1024).max() == 40 * 1024 - 1
 
 
-def test_what_cannot_be_undone_is_refused():
+def test_tokens_that_no_layout_gives_are_refused():
     with pytest.raises(InputError, match="whole frames of 4 codes, got 7"):
         unflatten(np.arange(7), 4)
     with pytest.raises(InputError, match="from 0 to 7, got 8 to 8"):

@@ -177,7 +177,7 @@ def test_codebooks_too_narrow_to_steer_are_refused(quantizer, latents):
         initialize(narrow, latents.transpose(1, 2).flatten(0, 1), rate_weight=0.0)
 
 
-def test_searched_items_have_other_codes_about_as_near_and_the_rest_stays(quantizer, latents):
+def test_searched_items_get_other_codes_of_similar_error_and_other_items_stay(quantizer, latents):
     initialize(quantizer, latents.transpose(1, 2).flatten(0, 1), rate_weight=0.01)
     greedy = quantize(quantizer, latents)[0]
     assert torch.equal(search_some(quantizer, latents, greedy, 0.0), greedy)

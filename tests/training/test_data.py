@@ -184,7 +184,7 @@ def test_an_empty_folder_says_what_was_expected(tmp_path):
         find_recordings(tmp_path)
 
 
-def test_what_is_held_out_is_not_trained_on(tmp_path):
+def test_files_held_out_for_validation_are_not_trained_on(tmp_path):
     for index in range(60):
         soundfile.write(tmp_path / f"{index}.wav", np.full(100, 0.5), RATE)
     train, held = hold_out(find_recordings(tmp_path))
@@ -257,6 +257,20 @@ def test_a_stream_resumes_with_the_same_crops(table, stop):
     assert torch.equal(crop_levels(second, 5), expected[-25:])
 
 
+def test_a_resumed_stream_goes_round_like_one_that_never_stopped(table):
+    def stream():
+        rows = table.select([0, 1]).to_iterable_dataset(num_shards=2)
+        return opened(rows, validation=table.select([0]))[0]
+
+    whole = stream()
+    expected = crop_levels(whole, 80)  # a round has 32 batches
+    before = stream()
+    crop_levels(before, 10)
+    resumed = stream()
+    resumed.load_state_dict(before.state_dict())
+    assert torch.equal(crop_levels(resumed, 70), expected[50:])
+
+
 @pytest.mark.filterwarnings("ignore:3.wav")
 def test_a_stream_visits_every_row_and_goes_round(table):
     stream, clips = opened(table.to_iterable_dataset())
@@ -276,7 +290,7 @@ def test_a_parquet_file_and_a_saved_data_set_are_tables(table, tmp_path):
             assert 0.105 < float(levels.min()) <= float(levels.max()) < 0.205
 
 
-def test_a_missing_column_names_those_there_are(table):
+def test_a_missing_column_is_refused_with_the_names_of_all_columns(table):
     with pytest.raises(
         InputError, match="no column 'sound'; name the one with the audio: audio, text"
     ):
@@ -284,6 +298,6 @@ def test_a_missing_column_names_those_there_are(table):
 
 
 @pytest.mark.parametrize("data", ["nowhere", "./no/where", ["a/b", "c/d"]])
-def test_data_that_is_not_there_is_named(data):
+def test_missing_data_is_refused_by_its_name(data):
     with pytest.raises(InputError, match="there is no folder or file"):
         opened(data)

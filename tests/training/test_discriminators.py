@@ -16,7 +16,7 @@ def small():
     return Discriminator([2, 3], [128, 64], period_channels=(4, 8, 8), stft_channels=4)
 
 
-def test_by_default_they_are_the_papers():
+def test_discriminators_are_the_papers_by_default():
     with torch.device("meta"):
         parts = Discriminator().discriminators
     assert [part.period for part in parts[:5]] == [2, 3, 5, 7, 11]
@@ -24,7 +24,7 @@ def test_by_default_they_are_the_papers():
     assert parts[5].bands == [(0, 102), (102, 256), (256, 512), (512, 768), (768, 1025)]
 
 
-def test_parts_are_named_as_in_the_original(small):
+def test_modules_are_named_as_in_the_original_implementation(small):
     names = {
         name.replace(".parametrizations.weight.original0", ".weight_g")
         for name in small.state_dict()
@@ -43,7 +43,7 @@ def test_parts_are_named_as_in_the_original(small):
     small.load_state_dict(old)
 
 
-def test_a_period_is_a_column():
+def test_every_pth_sample_lies_in_one_column():
     part = MultiPeriodDiscriminator(3, (4, 4))
     x = torch.randn(1, 1, 99)
     y = x.clone()
@@ -52,7 +52,7 @@ def test_a_period_is_a_column():
     assert (changed > 0).tolist() == [False, True, False]
 
 
-def test_a_band_sees_its_frequencies_alone():
+def test_the_convolutions_of_a_band_see_only_its_frequencies():
     part = MultiBandSTFTDiscriminator(256, 4, bands=((0.0, 0.5), (0.5, 1.0)))
     noise = torch.randn(1, 1, 4096, generator=torch.Generator().manual_seed(0))
     spectrum = torch.fft.rfft(noise)
@@ -77,7 +77,7 @@ def test_the_spectrum_equals_numpy(small):
     np.testing.assert_allclose(found[1], [frames.real, frames.imag], atol=1e-4)
 
 
-def test_level_and_offset_do_not_matter(small):
+def test_discriminators_ignore_level_and_offset(small):
     x = torch.randn(1, 1, 600, generator=torch.Generator().manual_seed(0))
     for a, b in zip(small(x), small(0.01 * x + 0.3), strict=True):
         torch.testing.assert_close(a[-1], b[-1], rtol=1e-3, atol=1e-4)
@@ -104,7 +104,7 @@ def test_losses_are_least_squares_and_l1():
         assert float(value) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_accuracy_is_the_share_of_judgements_on_the_right_side():
+def test_accuracy_is_the_share_of_correct_logits():
     fake = [[torch.tensor([0.1, 0.6])], [torch.tensor([0.9])]]
     real = [[torch.tensor([0.7, 0.8])], [torch.tensor([0.4])]]
     assert float(adversarial_losses(fake, real).accuracy) == pytest.approx(0.75 / 2)
@@ -118,7 +118,7 @@ def test_the_real_features_get_no_gradient_from_matching():
     assert fake.grad is not None
 
 
-def test_they_learn_to_tell_noise_from_tones(small):
+def test_discriminators_learn_to_tell_noise_from_tones(small):
     generator = torch.Generator().manual_seed(0)
     time = torch.arange(512) / 8000
     optimizer = torch.optim.AdamW(small.parameters(), lr=2e-3, betas=(0.8, 0.99))
@@ -136,6 +136,6 @@ def test_they_learn_to_tell_noise_from_tones(small):
     assert np.mean(values[-5:]) < 0.6 * values[0]
 
 
-def test_none_at_all_says_what_was_expected():
+def test_a_discriminator_without_parts_is_refused():
     with pytest.raises(ValueError, match="at least one period or one fft_size"):
         Discriminator([], [])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from training_recipes import CONFIG, PAPER, PHASED, RATE
 
+from codecplus.configuration import preset_names
 from codecplus.errors import InputError, TrainingError
 from codecplus.modeling_dac import CausalDacConfig, CausalDacModel
 from codecplus.training import loop
@@ -92,7 +93,7 @@ def test_phases_begin_where_the_recipe_says(tone):
     assert ["adversarial" in report for report in reports] == [False] * 3 + [True] * 5
 
 
-def test_encoder_and_codebooks_rest_once_frozen(tone):
+def test_encoder_and_codebooks_do_not_change_once_frozen(tone):
     run = trainer(tone, PHASED)
     for _ in range(7):
         run.step()
@@ -105,7 +106,7 @@ def test_encoder_and_codebooks_rest_once_frozen(tone):
     assert not torch.equal(decoder, run.model.decoder.conv1.weight)
 
 
-def test_codebooks_are_placed_anew_for_the_averaged_encoder_when_it_comes_to_rest(tone):
+def test_codebooks_are_placed_anew_for_the_averaged_encoder_when_it_is_frozen(tone):
     run = trainer(tone, PHASED)
     for _ in range(6):
         run.step()
@@ -116,7 +117,7 @@ def test_codebooks_are_placed_anew_for_the_averaged_encoder_when_it_comes_to_res
     assert not torch.equal(codebook, run.model.quantizer.quantizers[0].codebook.weight)
 
 
-def test_codebooks_are_placed_where_the_decoder_reads(tone):
+def test_codebooks_are_placed_in_directions_that_the_decoder_reads(tone):
     fields = changed(PHASED, schedule__quantize_at=0, codebooks__placement_floor=1e-4)
     net = model()
     with torch.no_grad():  # half of the latents, and the louder half, goes nowhere
@@ -148,7 +149,7 @@ def test_codebooks_are_placed_at_the_steps_that_the_recipe_names(tone, monkeypat
     assert run.recipe.schedule.scaled(80).place_at == [40]
 
 
-def test_what_no_codebook_reads_of_the_latents_shrinks(tone):
+def test_the_unread_term_shrinks_directions_that_no_codebook_reads(tone):
     def unread(weight):
         run = trainer(
             tone,
@@ -284,7 +285,7 @@ def test_fine_tuning_keeps_codebooks_and_quantizes_at_once(tone):
 
 @pytest.mark.parametrize("fields", [PAPER, PHASED])
 @pytest.mark.parametrize("resting", [["decoder", "quantizer"], ["encoder"], ["quantizer"]])
-def test_parts_that_rest_keep_their_weights_and_the_others_move(tone, fields, resting):
+def test_resting_parts_keep_their_weights_and_others_train(tone, fields, resting):
     run = trainer(tone, changed(fields, schedule__freeze_at=1, resting=resting), fine_tune=True)
     parts = {name: getattr(run.model, name) for name in ("encoder", "quantizer", "decoder")}
     before = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
@@ -327,7 +328,7 @@ def test_a_wider_encoder_begins_as_the_narrow_one_and_uses_its_new_channels(tone
 
 
 @pytest.mark.parametrize("fields", [PAPER, PHASED])
-def test_fine_tuning_leaves_steered_codebooks_alone(tone, fields):
+def test_fine_tuning_does_not_change_steered_codebooks(tone, fields):
     net = model()
     initialize(net.quantizer, torch.randn(500, net.config.hidden_size), rate_weight=0.02)
     before, encoder = (
@@ -354,9 +355,7 @@ def uncoded(run, net):
 
 @pytest.mark.parametrize("freeze_at", [0, 2])
 @pytest.mark.parametrize("steered", [False, True])
-def test_new_codebooks_are_placed_for_what_the_encoder_of_the_checkpoint_gives(
-    tone, steered, freeze_at
-):
+def test_new_codebooks_are_placed_for_the_latents_of_the_checkpoint(tone, steered, freeze_at):
     net = model()
     initialize(
         net.quantizer,
@@ -382,7 +381,7 @@ def test_new_codebooks_are_placed_for_what_the_encoder_of_the_checkpoint_gives(
     ) == (freeze_at == 0)
 
 
-def test_new_codebooks_without_a_rate_weight_learn_as_any(tone):
+def test_new_codebooks_without_a_rate_weight_are_trained(tone):
     net = model()
     initialize(net.quantizer, torch.randn(500, net.config.hidden_size), rate_weight=0.02)
     run = trainer(
@@ -435,7 +434,7 @@ def test_the_papers_rate_falls_by_a_factor():
     assert [schedule.factor(step) for step in (0, 1, 99)] == pytest.approx([1, 0.9, 0.9**99])
 
 
-def test_another_number_of_steps_keeps_the_course():
+def test_another_number_of_steps_scales_the_schedule():
     schedule = Schedule(
         steps=1000, warmup=100, quantize_at=200, freeze_at=900, decay_at=800, gamma=0.99
     )
@@ -482,17 +481,7 @@ def test_every_parameter_is_trained_once(muon, train_codebooks):
     ]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "dac-16khz-live",
-        "dac-44khz-small",
-        "dac-44khz",
-        "dac-24khz",
-        "dac-16khz",
-        "dac-44khz-16kbps",
-    ],
-)
+@pytest.mark.parametrize("name", preset_names())
 def test_every_preset_has_a_recipe_whose_windows_fit(name):
     recipe = Recipe.load(name)
     assert recipe.preset == name
@@ -540,14 +529,14 @@ def test_a_wrong_setting_says_what_was_expected(settings, message):
         Recipe.load("dac-44khz", settings)
 
 
-def test_an_unknown_recipe_names_those_there_are():
+def test_an_unknown_recipe_is_refused_with_similar_names():
     with pytest.raises(
         InputError, match="no recipe 'dac-16khz-life'; give a JSON file, or dac-16khz-live"
     ):
         Recipe.load("dac-16khz-life")
 
 
-def test_an_architecture_of_ones_own_gets_the_papers_recipe(tmp_path):
+def test_an_architecture_in_a_file_gets_the_papers_recipe(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     recipe = Recipe.load(tmp_path / "config.json")
     assert new_model(recipe).config.n_codebooks == 3

@@ -150,7 +150,7 @@ def test_a_run_ends_with_a_checkpoint_that_loads(place, tmp_path):
     assert not list((tmp_path / "out").rglob("*partial*"))
 
 
-def test_a_stock_class_reads_what_a_plain_dac_became(place, tmp_path):
+def test_a_stock_class_loads_a_plain_dac_after_training(place, tmp_path):
     import transformers
 
     (tmp_path / "plain.json").write_text(json.dumps({**CONFIG, "model_type": "dac"}))
@@ -270,7 +270,7 @@ def test_ctrl_c_saves_and_can_be_resumed(place, tmp_path, monkeypatch):
     assert state["trainer"]["progress"]["step"] == 3
 
 
-def test_a_run_that_is_stopped_says_how_it_goes_on(place, tmp_path, monkeypatch, capsys):
+def test_a_stopped_run_prints_how_to_resume_it(place, tmp_path, monkeypatch, capsys):
     import os
     import signal
 
@@ -446,7 +446,7 @@ def test_tensorboard_gets_numbers_audio_and_spectrograms(place, tmp_path):
         (["--preset", "dac-16khz-live", "--data", "nowhere"], "there is no folder or file nowhere"),
     ],
 )
-def test_bad_arguments_get_one_line(place, tmp_path, capsys, arguments, message):
+def test_bad_arguments_print_one_line(place, tmp_path, capsys, arguments, message):
     data = [] if "--data" in arguments else ["--data", str(place / "recordings")]
     assert main(["train", *arguments, *data, "-o", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
@@ -455,7 +455,7 @@ def test_bad_arguments_get_one_line(place, tmp_path, capsys, arguments, message)
     assert not (tmp_path / "out").exists()
 
 
-def test_the_pages_commands_are_commands():
+def test_the_commands_of_the_page_can_be_parsed():
     import shlex
     from pathlib import Path
 

@@ -1,6 +1,4 @@
-"""What a user configures: the configuration classes, and presets of every released and embedded
-architecture.
-"""
+"""Configuration classes, and presets of every released and embedded architecture."""
 
 import json
 from pathlib import Path
@@ -12,24 +10,24 @@ _PRESETS = Path(__file__).parent / "presets"
 
 
 def preset_names() -> list[str]:
-    """Names that `load_preset` knows."""
+    """Return the names that `load_preset` takes."""
     return sorted(path.stem for path in _PRESETS.glob("*.json"))
 
 
 def load_preset(name: str) -> DacConfig:
-    """The architecture of that name, as a configuration with which to build a model of random
-    weights.
+    """Return the configuration of an architecture; `DacModel(config)` has random weights.
 
     Raises:
-        InputError: if there is no such preset; the message names the nearest.
+        InputError: if there is no such preset; the message names similar ones.
     """
-    if name not in preset_names():
-        hint = closest(name, preset_names())
+    names = preset_names()
+    if name not in names:
+        hint = closest(name, names)
         raise InputError(f"there is no preset {name!r}; did you mean {' or '.join(hint)}?")
     fields = json.loads((_PRESETS / f"{name}.json").read_text())
-    return (CausalDacConfig if fields["model_type"] == "causal_dac" else DacConfig).from_dict(
-        fields
-    )
+    if fields["model_type"] == CausalDacConfig.model_type:
+        return CausalDacConfig.from_dict(fields)
+    return DacConfig.from_dict(fields)
 
 
 __all__ = ["CausalDacConfig", "DacConfig", "load_preset", "preset_names"]

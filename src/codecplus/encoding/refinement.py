@@ -205,10 +205,14 @@ def cheapest_entry(
 ) -> Tensor:
     """Return the index (N,) of the entry of least squared error plus `rate_weight` times bits.
 
-    Takes points (N, d), entries (E, d), and the bits of each code (N, E) or (E,).
+    Takes points (N, d), entries (E, d), and the bits of each code: (E,), or (N, E) where they
+    differ between points.
     """
-    scores = codebook.square().sum(dim=1) - 2 * points @ codebook.t()
-    if bits is not None:
+    scores = codebook.square().sum(dim=1)  # (E,)
+    if bits is not None and bits.ndim == 1:
+        scores = scores + rate_weight * bits
+    scores = scores - 2 * points @ codebook.t()  # (N, E)
+    if bits is not None and bits.ndim == 2:
         scores += rate_weight * bits
     return scores.argmin(dim=1)
 

@@ -7,8 +7,7 @@ from codecplus._lazy import lazy_names
 if TYPE_CHECKING:
     from codecplus.export.onnx import export_onnx
 
-__getattr__ = lazy_names(
-    __name__, {"export_onnx": "onnx"}
-)  # the command line imports this package for its help
+# Lazy, because onnx and torch are slow to import.
+__getattr__ = lazy_names(__name__, {"export_onnx": "onnx"})
 
 __all__ = ["export_onnx"]

@@ -1,4 +1,4 @@
-"""Recordings to calibrate int8 networks with: the loudest pieces of some files of a folder.
+"""Recordings for the calibration of int8 networks: the loudest pieces of some files of a folder.
 
 It knows samples, no networks.
 """
@@ -15,7 +15,7 @@ from codecplus.recordings.files import files_in_folder
 
 SEGMENT_SECONDS = 2.0
 MAX_SEGMENTS = 32
-_MAX_SECONDS = 60  # of a recording that are read
+_MAX_SECONDS = 60  # that are read of a recording
 
 
 def calibration_audio(folder: Path, sample_rate: int) -> Iterator[np.ndarray]:
@@ -67,9 +67,7 @@ def segments(
     size = frames * hop_length
     pieces = []
     for recording in recordings:
-        starts = range(0, max(1, len(recording) - size), size)
-        start = max(starts, key=lambda i, x=recording: float(np.abs(x[i : i + size]).sum()))
-        piece = recording[start : start + size]
+        piece = _loudest_piece(recording, size)
         piece = piece[: len(piece) // hop_length * hop_length]
         if len(piece) * 2 >= size and np.abs(piece).max() > 1e-3:
             pieces.append(piece.astype(np.float32))
@@ -81,6 +79,19 @@ def segments(
             "that is not silent, got none"
         )
     return pieces
+
+
+def _loudest_piece(recording: np.ndarray, size: int) -> np.ndarray:
+    """Return the loudest of the pieces of this size, one behind the other."""
+    loudest = recording[:size]
+    highest = -1.0
+    for start in range(0, max(1, len(recording) - size), size):
+        piece = recording[start : start + size]
+        level = float(np.abs(piece).sum())
+        if level > highest:
+            highest = level
+            loudest = piece
+    return loudest
 
 
 __all__ = ["MAX_SEGMENTS", "SEGMENT_SECONDS", "calibration_audio", "segments"]

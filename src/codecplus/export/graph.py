@@ -1,7 +1,7 @@
-"""Writing ONNX graphs, node by node. Knows ONNX and nothing of audio.
+"""Writes ONNX graphs, node by node. It knows ONNX and nothing of audio.
 
-A graph of few, plain operators runs in every runtime and can be quantized; what a tracer makes of
-the model's own layers, which are written for matrix products in torch, can not.
+A graph of few, plain operators runs in every runtime and can be quantized. A traced model could
+not: its own layers are written for matrix products in torch.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,8 @@ except ImportError as error:
     ) from error
 
 # Read by onnxruntime from 1.13 on, and by the runtimes for phones.
-_OPSET, _IR_VERSION = 17, 8
+_OPSET = 17
+_IR_VERSION = 8
 _TYPES = {
     "float32": onnx.TensorProto.FLOAT,
     "float16": onnx.TensorProto.FLOAT16,
@@ -37,21 +38,20 @@ class Graph:
         self.weights: dict[str, Any] = {}
         self.inputs: list[Any] = []
         self.outputs: list[Any] = []
-        self._scope: list[str] = []
         self._used: dict[str, int] = {}
 
     def input(self, name: str, dtype: str, shape: Sequence[int | str]) -> str:
-        """A value that comes from outside; an axis named by a string may have any length."""
+        """Add an input and return its name; an axis named by a string may have any length."""
         self.inputs.append(helper.make_tensor_value_info(name, _TYPES[dtype], shape))
         return name
 
     def output(self, value: str, name: str, dtype: str, shape: Sequence[int | str]) -> None:
-        """Give a value to the outside under this name."""
+        """Make a value an output of this name."""
         self.nodes.append(helper.make_node("Identity", [value], [name], name=f"output_{name}"))
         self.outputs.append(helper.make_tensor_value_info(name, _TYPES[dtype], shape))
 
     def constant(self, array: Any, name: str = "constant") -> str:
-        """A value that never changes; named alike, it is stored anew."""
+        """Add a constant and return its name, which gets a number if it is taken."""
         name = self._fresh(name)
         self.weights[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
         return name
@@ -59,14 +59,17 @@ class Graph:
     def op(
         self, kind: str, *inputs: str, name: str | None = None, outputs: int = 1, **attributes: Any
     ) -> Any:
-        """The output of an operator, or a list of them."""
+        """Add an operator; return the name of its output, or a list of names if it has several."""
         name = self._fresh(name or kind.lower())
-        made = [name if outputs == 1 else f"{name}_{i}" for i in range(outputs)]
-        self.nodes.append(helper.make_node(kind, list(inputs), made, name=name, **attributes))
-        return made[0] if outputs == 1 else made
+        if outputs == 1:
+            self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
+            return name
+        names = [f"{name}_{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(kind, inputs, names, name=name, **attributes))
+        return names
 
     def model(self, metadata: dict[str, str]) -> "onnx.ModelProto":
-        """The whole, with what it says of itself."""
+        """Return the graph as an ONNX model with this metadata."""
         graph = helper.make_graph(
             self.nodes, self.name, self.inputs, self.outputs, list(self.weights.values())
         )
@@ -82,7 +85,9 @@ class Graph:
     def _fresh(self, name: str) -> str:
         count = self._used.get(name, 0)
         self._used[name] = count + 1
-        return f"{name}_{count}" if count else name
+        if count:
+            return f"{name}_{count}"
+        return name
 
 
 __all__ = ["Graph"]

@@ -1,13 +1,13 @@
 """Encoder and decoder of a DAC as ONNX graphs: audio to codes, codes to audio.
 
-They know the layers of `modeling_dac` and write them in plain operators: every convolution is a
-`Conv`, the transposed ones too (kernel 2s and stride s is kernel 2 with s times the channels, and a
-reshape), so that all of them can be quantized alike. Audio passes as an image one pixel high, (B,
-C, 1, T), because runtimes have their fast kernels, and phones their only ones, for images.
+They know the layers of `modeling_dac` and write them in plain operators. Every convolution is a
+`Conv`, so that all of them can be quantized; a transposed one of kernel 2s and stride s is a `Conv`
+of kernel 2 with s times the channels, and a reshape. Audio is an image one pixel high, (B, C, 1,
+T), because runtimes have their fastest kernels, and phones their only ones, for images.
 
-A stateful graph, of a causal net, takes what its convolutions remember as one more input `state`
-(B, N), zeros at the start, and gives the next one as an output: nothing is padded, and nothing is
-computed twice.
+A stateful graph of a causal net has one more input `state` (B, N) with the last inputs of its
+convolutions, zeros at the start, and one more output with the next state. It pads nothing and
+computes nothing twice.
 """
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
@@ -35,17 +35,19 @@ from codecplus.modeling_dac.layers_dac import (
 )
 from codecplus.streaming.layers import Lookup
 
-_ELEMENT_TYPES = {"float32": 1, "float16": 10}  # ONNX' numbers of them
+_ELEMENT_TYPES = {"float32": 1, "float16": 10}  # in ONNX
 
 
 class _NetworkGraph:
-    """A graph that grows by layers of the model. Values are (B, C, 1, T)."""
+    """A graph to which layers of the model are added. Values are (B, C, 1, T)."""
 
     def __init__(self, name: str, dtype: str, stateful: bool):
         self.graph = Graph(name)
         self.dtype = dtype
-        self.state: str | None = "state" if stateful else None
-        self.tails: list[str] = []  # the next state, layer by layer
+        self.state: str | None = None
+        if stateful:
+            self.state = "state"
+        self.tails: list[str] = []  # parts of the next state, layer by layer
         self.state_size = 0
 
     def weight(self, tensor: torch.Tensor, name: str) -> str:
@@ -146,14 +148,14 @@ class _NetworkGraph:
         y = graph.op("Reshape", y, self.numbers(0, conv.out_channels, 1, -1))
         if not conv.crop:
             return y
-        first, end = self.numbers(conv.crop), self.numbers(-conv.crop)
+        first = self.numbers(conv.crop)
+        end = self.numbers(-conv.crop)
         return graph.op("Slice", y, first, end, self.numbers(3))
 
     def padded(self, x: str, channels: int, pads: tuple[int, int]) -> tuple[str, list[int]]:
-        """Return x as a convolution takes it, and the padding that is left to the operator.
+        """Return the input of a convolution, and the padding that its operator has to add.
 
-        In a stateful graph x follows the last steps of the inputs before it, which are remembered:
-        (B, C, 1, left + T).
+        In a stateful graph the state's last steps come before x: (B, C, 1, left + T).
         """
         left, right = pads
         if self.state is None or not left:
@@ -188,7 +190,7 @@ def encoder_graph(
     """Return an ONNX model from `audio` to `codes`.
 
     `audio` is (B, 1, S), S a multiple of the hop; `codes` are (B, K, S / hop) of all K codebooks,
-    int64. The first k codebooks of these are what a search in k codebooks finds: take a slice.
+    int64. The codes of k codebooks are the first k rows.
     """
     network = _NetworkGraph("encoder", dtype, stateful)
     graph = network.graph
@@ -202,7 +204,7 @@ def encoder_graph(
 
 
 def _search(network: _NetworkGraph, latents: str, model: DacModel) -> str:
-    """Add the search of codes (B, K, T) for latents (B, D, T), in fp32, as `CodebookSearch`."""
+    """Add the search of codes (B, K, T) for latents (B, D, T), in fp32, like `CodebookSearch`."""
     graph = network.graph
     with torch.no_grad():
         search = CodebookSearch(check_plain(model.quantizer), model.config.n_codebooks)
@@ -211,16 +213,20 @@ def _search(network: _NetworkGraph, latents: str, model: DacModel) -> str:
     def constant(tensor: torch.Tensor, name: str) -> str:
         return graph.constant(_numpy(tensor), f"quantizer.{name}")
 
-    rows = graph.op("Transpose", latents, perm=[0, 2, 1])  # (B, T, D)
-    projected = graph.op("MatMul", rows, constant(search.into.t(), "into"))
+    frames = graph.op("Transpose", latents, perm=[0, 2, 1])  # (B, T, D)
+    projected = graph.op("MatMul", frames, constant(search.into.t(), "into"))
     projected = graph.op("Add", projected, constant(torch.cat(search.biases), "bias"))
-    codes, entries = [], []
+    codes = []
+    entries = []
     for i, codebook in enumerate(search.codebooks):
-        bounds = (network.numbers(i * d), network.numbers((i + 1) * d), network.numbers(2))
-        point = graph.op("Slice", projected, *bounds)  # (B, T, d)
+        start = network.numbers(i * d)
+        end = network.numbers((i + 1) * d)
+        point = graph.op("Slice", projected, start, end, network.numbers(2))  # (B, T, d)
         if i:
-            before = graph.op("Concat", *entries, axis=2) if i > 1 else entries[0]
-            mixed = graph.op("MatMul", before, constant(-search.mixed[i], f"{i}.mixed"))
+            coarser = entries[0]
+            if i > 1:
+                coarser = graph.op("Concat", *entries, axis=2)
+            mixed = graph.op("MatMul", coarser, constant(-search.mixed[i], f"{i}.mixed"))
             point = graph.op("Add", point, mixed)
         similarity = graph.op("MatMul", point, constant(search.directions[i], f"{i}.directions"))
         index = graph.op("ArgMax", similarity, axis=2, keepdims=0)  # (B, T)
@@ -245,7 +251,7 @@ def decoder_graph(
     x = network.narrowed(graph.op("Unsqueeze", x, network.numbers(2)))
     x = network.layers(x, model.decoder.layers(), "decoder")
     x = graph.op("Squeeze", x, network.numbers(2))
-    # What odd strides lose at the end.
+    # Odd strides give fewer samples than whole frames have.
     missing = model.config.hop_length - model.decoder.output_length(1)
     if missing:
         x = graph.op("Pad", x, network.numbers(0, 0, 0, 0, 0, missing))
@@ -257,8 +263,10 @@ def _lookup(network: _NetworkGraph, codes: str, model: DacModel) -> str:
     """Add the latents (B, D, T) of codes (B, k, T), in fp32; a code of -1 adds nothing."""
     graph = network.graph
     table = Lookup(check_plain(model.quantizer))
-    entries, out, biases = _numpy(table.entries), _numpy(table.out), _numpy(table.biases)
-    biases = np.diff(biases, axis=0, prepend=np.zeros_like(biases[:1]))  # of each codebook, (K, D)
+    entries = _numpy(table.entries)
+    out = _numpy(table.out)
+    sums = _numpy(table.biases)  # of the first k codebooks
+    biases = np.diff(sums, axis=0, prepend=np.zeros_like(sums[:1]))  # of each codebook, (K, D)
     first = graph.constant(table.first.cpu().numpy(), "quantizer.first")  # (K, 1)
     zero = network.numbers(0)
     used = graph.op("Slice", graph.op("Shape", codes), network.numbers(1), network.numbers(2))
@@ -274,8 +282,8 @@ def _lookup(network: _NetworkGraph, codes: str, model: DacModel) -> str:
     picked = graph.op("Reshape", picked, shape)  # (B, T, k * d)
     matrix = graph.op("Slice", graph.constant(out, "quantizer.out"), zero, width)
     bias = graph.op("Slice", graph.constant(biases, "quantizer.biases"), zero, used)
-    products = graph.op("MatMul", picked, matrix), graph.op("MatMul", present, bias)
-    latents = graph.op("Add", *products)  # (B, T, D)
+    without_bias = graph.op("MatMul", picked, matrix)
+    latents = graph.op("Add", without_bias, graph.op("MatMul", present, bias))  # (B, T, D)
     return graph.op("Transpose", latents, perm=[0, 2, 1])
 
 

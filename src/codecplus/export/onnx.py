@@ -1,6 +1,4 @@
-"""From a model to an export: two ONNX files that `load_codec` runs without torch, and so does any
-ONNX runtime.
-"""
+"""Exports a model as two ONNX files. `load_codec` runs them without torch."""
 
 import os
 from collections.abc import Iterable
@@ -28,20 +26,21 @@ def export_onnx(
     model_fingerprint: bytes | None = None,
     overwrite: bool = True,
 ) -> tuple[Path, Path]:
-    """Write a model as `NAME.encoder.onnx` and `NAME.decoder.onnx`, for any batch, length and
-    number of codebooks.
+    """Write a model as `NAME.encoder.onnx` and `NAME.decoder.onnx`.
+
+    The graphs take any batch, length and number of codebooks.
 
     Args:
         model: the model, in fp32.
-        output: `NAME.onnx`; or a folder, in which NAME is "model". `load_codec` takes the same.
-        precision: "fp32"; "fp16", half the size, for GPUs and for phones that compute in it; or
-            "int8", a quarter of the size, every convolution with static ranges for its activations.
-        stateful: whether the graphs, of a causal model, take and give a state, for live streams.
-            They code files too.
+        output: `NAME.onnx`, or a folder, in which NAME is "model". `load_codec` takes either.
+        precision: "fp32"; "fp16", half the size, for GPUs and phones; or "int8", a quarter of the
+            size, with static ranges for the activations of every convolution.
+        stateful: whether the graphs of a causal model have a state, for live streams. They can code
+            files too.
         calibration: for int8, recordings of the kind that will be coded: float32 arrays (S,) at the
             model's rate.
-        model_fingerprint: `checkpoints.fingerprint` of the loaded model, if it was cast to fewer
-            bits since.
+        model_fingerprint: `checkpoints.fingerprint` of the model before it was cast to fewer bits;
+            by default that of the model as it is.
         overwrite: whether existing files may be replaced.
 
     Returns:
@@ -55,28 +54,29 @@ def export_onnx(
     from codecplus.export.networks import decoder_graph, encoder_graph
 
     info = export_info(model, precision, stateful, model_fingerprint)
-    dtype = "float16" if precision == "fp16" else "float32"
-    halves = [
-        make(model, info.to_metadata(), dtype, stateful) for make in (encoder_graph, decoder_graph)
-    ]
+    dtype = "float32"
+    if precision == "fp16":
+        dtype = "float16"
+    encoder = encoder_graph(model, info.to_metadata(), dtype, stateful)
+    decoder = decoder_graph(model, info.to_metadata(), dtype, stateful)
     if calibration is not None:
         from codecplus.export.quantization import quantize
 
-        halves = quantize(halves[0], halves[1], info, calibration)
-    paths = export_paths(output)
-    paths[0].parent.mkdir(parents=True, exist_ok=True)
-    for path in paths:
-        check_output(path, overwrite)
-    with atomic_path(paths[0]) as first, atomic_path(paths[1]) as second:
-        for half, temporary in zip(halves, (first, second), strict=True):
-            temporary.write_bytes(half.SerializeToString())
-    return paths
+        encoder, decoder = quantize(encoder, decoder, info, calibration)
+    encoder_path, decoder_path = export_paths(output)
+    encoder_path.parent.mkdir(parents=True, exist_ok=True)
+    check_output(encoder_path, overwrite)
+    check_output(decoder_path, overwrite)
+    with atomic_path(encoder_path) as first, atomic_path(decoder_path) as second:
+        first.write_bytes(encoder.SerializeToString())
+        second.write_bytes(decoder.SerializeToString())
+    return encoder_path, decoder_path
 
 
 def export_info(
     model: DacModel, precision: str, stateful: bool, model_fingerprint: bytes | None = None
 ) -> ExportInfo:
-    """What the graphs say of a model."""
+    """Return the metadata of a model's graphs."""
     config = model.config
     return ExportInfo(
         model_type=config.model_type,

@@ -1,13 +1,14 @@
-"""int8: every convolution of a graph, weights per channel, activations with static ranges seen on
-real audio.
+"""Quantizes the convolutions of a graph to int8. It knows ONNX graphs, nothing of layers.
 
-The first and the last convolution of a graph compute in fp32, from int8 weights: they touch audio
-and latents, whose range is wider than 8 bits, and are a small part of the work.
+Weights have a scale per channel, activations static ranges from real audio. The first and the last
+convolution of a graph compute in fp32 from int8 weights: they touch audio and latents, whose range
+is wider than 8 bits, and are a small part of the work.
 """
 
 import logging
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,58 +37,73 @@ except ImportError as error:
 def quantize(
     encoder: Any, decoder: Any, info: ExportInfo, recordings: Iterable[np.ndarray]
 ) -> list[Any]:
-    """The two graphs in int8, by the ranges of activations on recordings (S,) at the model's rate.
+    """Return both graphs in int8.
 
-    Raises InputError without a second of audio that is not silent.
+    Args:
+        encoder, decoder: the graphs in fp32.
+        info: the metadata of both.
+        recordings: audio (S,) at the model's rate, on which the ranges of activations are found.
+
+    Raises:
+        InputError: without a second of audio that is not silent.
     """
-    audio = [x[None] for x in segments(recordings, info.sampling_rate, info.hop_length)]
+    pieces = segments(recordings, info.sampling_rate, info.hop_length)
     with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / f"{half}.onnx" for half in ("encoder", "decoder")]
-        for half, path in zip((encoder, decoder), paths, strict=True):
-            onnx.save(half, path)
-        model = OnnxModel(*paths)
-        codes = [
-            np.concatenate(list(model.encode_blocks([x], info.n_codebooks)), axis=-1) for x in audio
-        ]
-        feeds = [
-            [_feed(model._encoder, info, audio=x[:, None]) for x in audio],
-            [_feed(model._decoder, info, codes=c.astype(np.int64)) for c in codes],
-        ]
-        before = logging.root.manager.disable
-        logging.disable(
-            logging.WARNING
-        )  # advice to prepare graphs that were traced; these are ready
-        try:
-            return [_quantize(path, items) for path, items in zip(paths, feeds, strict=True)]
-        finally:
-            logging.disable(before)
+        encoder_path = Path(folder) / "encoder.onnx"
+        decoder_path = Path(folder) / "decoder.onnx"
+        onnx.save(encoder, encoder_path)
+        onnx.save(decoder, decoder_path)
+        model = OnnxModel(encoder_path, decoder_path)
+        encoder_inputs = []
+        decoder_inputs = []
+        for piece in pieces:
+            audio = piece[None]  # (1, S)
+            codes = np.concatenate(list(model.encode_blocks([audio], info.n_codebooks)), axis=-1)
+            encoder_inputs.append(_inputs(model._encoder, info, audio=audio[:, None]))
+            decoder_inputs.append(_inputs(model._decoder, info, codes=codes.astype(np.int64)))
+        with _without_warnings():
+            return [
+                _quantize(encoder_path, encoder_inputs),
+                _quantize(decoder_path, decoder_inputs),
+            ]
 
 
-def _feed(session: Any, info: ExportInfo, **feed: np.ndarray) -> dict[str, np.ndarray]:
-    """The inputs of one run; a state of zeros, if the graph has one."""
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silence onnxruntime's advice to prepare the graph: it is for graphs that were traced."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _inputs(session: Any, info: ExportInfo, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the inputs of one run, with a state of zeros if the graph has a state."""
     if info.stateful:
         size = next(value.shape[1] for value in session.get_inputs() if value.name == "state")
-        feed["state"] = np.zeros((1, size), np.float32)
-    return feed
+        inputs["state"] = np.zeros((1, size), np.float32)
+    return inputs
 
 
 class _Reader(CalibrationDataReader):
-    def __init__(self, feeds: list[dict[str, np.ndarray]]):
-        self.feeds = iter(feeds)
+    def __init__(self, inputs: list[dict[str, np.ndarray]]):
+        self._inputs = iter(inputs)
 
     def get_next(self):
-        """The inputs of the next run, None at the end."""
-        return next(self.feeds, None)
+        """Return the inputs of the next run, None at the end."""
+        return next(self._inputs, None)
 
 
-def _quantize(path: Path, feeds: list[dict[str, np.ndarray]]) -> Any:
+def _quantize(path: Path, inputs: list[dict[str, np.ndarray]]) -> Any:
     target = path.with_suffix(".int8.onnx")
     convolutions = [node.name for node in onnx.load(path).graph.node if node.op_type == "Conv"]
     ends = [convolutions[0], convolutions[-1]]
     quantize_static(
         path,
         target,
-        _Reader(feeds),
+        _Reader(inputs),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=["Conv"],
         nodes_to_exclude=ends,
@@ -106,23 +122,29 @@ def _quantize(path: Path, feeds: list[dict[str, np.ndarray]]) -> Any:
 
 
 def _quantize_weights(graph: Any, names: list[str]) -> None:
-    """Store the weights of these convolutions in int8, per channel; what they compute in stays
-    fp32.
-    """
+    """Store the weights of these convolutions in int8, per channel; they still compute in fp32."""
     weights = {weight.name: weight for weight in graph.initializer}
-    for node in [node for node in graph.node if node.name in names]:
+    for node in list(graph.node):
+        if node.name not in names:
+            continue
         weight = weights[node.input[1]]
         array = numpy_helper.to_array(weight)
         scale = np.maximum(np.abs(array).max(axis=(1, 2, 3)), 1e-12).astype(np.float32) / 127
         integers = np.rint(array / scale[:, None, None, None]).astype(np.int8)
-        inputs = [f"{weight.name}_{part}" for part in ("quantized", "scale", "zero_point")]
-        parts = (integers, scale, np.zeros(len(scale), np.int8))
+        arrays = {
+            f"{weight.name}_quantized": integers,
+            f"{weight.name}_scale": scale,
+            f"{weight.name}_zero_point": np.zeros(len(scale), np.int8),
+        }
         graph.initializer.remove(weight)
-        graph.initializer.extend(
-            numpy_helper.from_array(*pair) for pair in zip(parts, inputs, strict=True)
-        )
+        for name, values in arrays.items():
+            graph.initializer.append(numpy_helper.from_array(values, name))
         dequantize = helper.make_node(
-            "DequantizeLinear", inputs, [weight.name], name=f"{weight.name}_dequantize", axis=0
+            "DequantizeLinear",
+            list(arrays),
+            [weight.name],
+            name=f"{weight.name}_dequantize",
+            axis=0,
         )
         graph.node.insert(0, dequantize)
 

@@ -1,5 +1,7 @@
-"""The model card of a checkpoint, from its configuration, measured results, a learning curve and
-facts written by hand.
+"""Writes the model card of a checkpoint.
+
+A card is made from the configuration, measured results, a learning curve and facts that were
+written by hand.
 """
 
 from collections.abc import Iterable
@@ -42,17 +44,17 @@ def write_card(
     """Write the card of a checkpoint with its pictures and `.eval_results`; return its path.
 
     Args:
-        source: an embedded name, whose card lies in `model_cards/` of the repository, or a
-            checkpoint's folder, where it becomes README.md. Facts are read from `NAME.yaml` beside
-            the one, `card.yaml` beside the other.
+        source: an embedded name, or a checkpoint's folder. The card of an embedded one is
+            `model_cards/NAME.md` of the repository, with facts in `NAME.yaml`; that of a folder is
+            its README.md, with facts in `card.yaml`.
         results: results folders of `codecplus eval`, each of which becomes a section.
-        curve: a learning curve: `training/log.jsonl` of `codecplus train`; or JSON lines with
-            `step`, `audio` (seconds heard), and per number of codebooks `kN` the scores, such as
-            `{"k12": {"speech/stoi": 0.8}}`.
-        step: the step of the curve that the weights are from; its last by default.
-        dataset_id: the data set on the Hub that local data is a copy of; without one there are no
-            `.eval_results`.
-        card: where to write instead.
+        curve: a learning curve: `training/log.jsonl` of `codecplus train`, or JSON lines with
+            `step`, `audio` (seconds in all crops), and for each number of codebooks `kN` the
+            scores, such as `{"k12": {"speech/stoi": 0.8}}`.
+        step: the step of the weights in the curve; by default its last one.
+        dataset_id: the data set on the Hub of which local data is a copy; without one no
+            `.eval_results` are written.
+        card: the path to write to, instead of the usual one.
 
     Raises:
         InputError: for results of other weights, or a checkpoint that has no card.
@@ -68,8 +70,13 @@ def write_card(
     name = Path(source).resolve().name
     model = load_model(source)
     usual_path = card_path(source)
-    path = usual_path if card is None else Path(card)
-    facts = _read_facts(usual_path.with_name(f"{name}.yaml" if embedded else "card.yaml"))
+    path = usual_path
+    if card is not None:
+        path = Path(card)
+    facts_name = "card.yaml"
+    if embedded:
+        facts_name = f"{name}.yaml"
+    facts = _read_facts(usual_path.with_name(facts_name))
     weights = fingerprint(model).hex()
     # All runs are checked before anything is written.
     runs = [
@@ -124,7 +131,7 @@ def _read_facts(path: Path) -> dict[str, Any]:
     try:
         facts = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise FileFormatError(f"{path} is no YAML: {error}") from error
+        raise FileFormatError(f"expected YAML in {path}: {error}") from error
     if not isinstance(facts, dict):
         raise FileFormatError(
             f"expected {path} to hold fields and their values, got {type(facts).__name__}"

@@ -1,5 +1,6 @@
-"""Learning curves in cards: their files, a summary and a picture. Knows scores by step, nothing of
-how they were measured.
+"""Learning curves in cards: their files, a summary and a picture.
+
+It knows scores by step, nothing of how they were measured.
 """
 
 import json
@@ -29,13 +30,13 @@ class CurvePoint:
 
     step: int
     hours: float | None
-    """Hours of audio heard until then, if the curve tells."""
+    """Hours of audio in all crops until then, if the curve has them."""
     scores: dict[str, dict[str, float]]
     """Metric -> label of the line -> value."""
 
 
 def read_curve(path: str | Path) -> list[CurvePoint]:
-    """Read the points of a curve in their order; of a step that was run again, the later one.
+    """Read the points of a curve in their order. Of a step that was run twice the later one counts.
 
     Raises InputError for a file that cannot be opened, FileFormatError for one without scores.
     """
@@ -64,7 +65,9 @@ def _point(fields: dict[str, Any]) -> CurvePoint | None:
     scores: dict[str, dict[str, float]] = {}
     for key, value in fields.items():
         if key[:1] == "k" and key[1:].isdigit():
-            label = "no quantiser" if key == "k0" else f"{key[1:]} codebooks"
+            label = f"{key[1:]} codebooks"
+            if key == "k0":
+                label = "no quantiser"
             for metric, score in value.items():
                 if score is not None:
                     scores.setdefault(metric, {})[label] = float(score)
@@ -109,6 +112,9 @@ def draw_curve(points: list[CurvePoint], chosen: CurvePoint) -> Any:
     """Return a figure of up to three metrics over hours of audio, or over steps."""
     metrics = _shown_metrics(points)
     by_hours = all(point.hours is not None for point in points)
+    x_label = "steps"
+    if by_hours:
+        x_label = "hours of audio"
     figure = new_figure(len(metrics), 3.2)
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     for axes, metric in zip(panels, metrics, strict=True):
@@ -118,16 +124,21 @@ def draw_curve(points: list[CurvePoint], chosen: CurvePoint) -> Any:
         if chosen is not points[-1]:
             axes.axvline(_abscissa(chosen, by_hours), linestyle=":", color="gray")
         axes.set_title(_TITLES.get(metric, metric), fontsize=10)
-        axes.set_xlabel("hours of audio" if by_hours else "steps")
+        axes.set_xlabel(x_label)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
     return figure
 
 
 def _shown_metrics(points: list[CurvePoint]) -> list[str]:
-    metrics = dict.fromkeys(metric for point in points for metric in point.scores)
-    order = {metric: place for place, metric in enumerate(_TITLES)}
-    return sorted(metrics, key=lambda metric: order.get(metric, len(order)))[:_MAX_PANELS]
+    metrics: list[str] = []  # in the order in which they occur
+    for point in points:
+        for metric in point.scores:
+            if metric not in metrics:
+                metrics.append(metric)
+    known = [metric for metric in _TITLES if metric in metrics]
+    others = [metric for metric in metrics if metric not in _TITLES]
+    return (known + others)[:_MAX_PANELS]
 
 
 def _lines(
@@ -148,4 +159,6 @@ def _abscissa(point: CurvePoint, by_hours: bool) -> float:
 
 def _leading_number(label: str) -> int:
     first = label.split()[0]
-    return int(first) if first.isdigit() else 0
+    if first.isdigit():
+        return int(first)
+    return 0

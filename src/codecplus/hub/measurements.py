@@ -1,8 +1,7 @@
-"""Measured results in cards: a section, a picture and the entries that the Hub reads, from a
-results folder of `codecplus eval`.
+"""Measured results in cards: a section, a picture and entries for the Hub.
 
-No figure without its run: results count only if they were measured with the very weights of the
-checkpoint, and a section says with which run, on what, and how to repeat it.
+They come from a results folder of `codecplus eval`, and only from results of the checkpoint's own
+weights. Every section names its run and data, and the command that repeats it.
 """
 
 from pathlib import Path
@@ -56,15 +55,19 @@ class Measurements:
         self.fingerprint = fingerprint
         self._codecs = self.run.summary["codecs"]
         self._own = self._codecs_with_these_weights(source)
-        measured = [domain for domain in domains(self.run) if domain != "all"]
-        if shown_domains is not None:
-            measured = [domain for domain in measured if domain in shown_domains]
-            if not measured:
-                raise InputError(
-                    f"{self.run.path} has none of the domains {', '.join(shown_domains)} that the "
-                    "facts name"
-                )
-        self._domains = measured
+        self._domains = self._shown_domains(shown_domains)
+
+    def _shown_domains(self, wanted: list[str] | None) -> list[str]:
+        """Return the measured domains that are wanted. Raises InputError if there is none."""
+        shown = []
+        for domain in domains(self.run):
+            if domain != "all" and (wanted is None or domain in wanted):
+                shown.append(domain)
+        if wanted is not None and not shown:
+            raise InputError(
+                f"{self.run.path} has none of the domains {', '.join(wanted)} that the facts name"
+            )
+        return shown
 
     @property
     def task_file_name(self) -> str:
@@ -72,7 +75,7 @@ class Measurements:
         return file_name(self.run.summary["task"]["name"])
 
     def section(self, picture: str) -> dict[str, str]:
-        """Return the section of the card, with a picture that lies at that path."""
+        """Return the section of the card; `picture` is the path of its picture."""
         tables = []
         for domain in self._domains:
             heading = ""
@@ -94,8 +97,9 @@ class Measurements:
         return entries
 
     def write_eval_results(self, folder: Path, dataset_id: str | None) -> set[Path]:
-        """Write `.eval_results` into a folder; return the paths written, none without a data set on
-        the Hub.
+        """Write `.eval_results` into a folder, and return the paths.
+
+        Without a data set on the Hub nothing is written.
         """
         dataset_id = dataset_id or self.run.summary["task"].get("dataset")
         if not dataset_id:
@@ -116,33 +120,50 @@ class Measurements:
             raise InputError(
                 f"{self.run.path} has none of the metrics that a card shows: {', '.join(_METRICS)}"
             )
-        labels = {codec.split("@")[0]: codec.split("@")[0] for codec in self._others()}
-        labels |= {codec.split("@")[0]: self.name for codec in self._own}
+        labels = self._labels_by_family()
         figure = new_figure(len(panels), 3.4)
         axes_row = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, (domain, metric) in zip(axes_row, panels, strict=True):
-            families = panels_of(self.run, metric).get(domain, {})
-            shown = {
-                labels[family]: points for family, points in families.items() if family in labels
-            }
+            shown = {}
+            for family, points in panels_of(self.run, metric).get(domain, {}).items():
+                if family in labels:
+                    shown[labels[family]] = points
             description = self.run.summary["metrics"][metric]
-            better = "higher" if description["higher_is_better"] else "lower"
+            better = "lower"
+            if description["higher_is_better"]:
+                better = "higher"
             draw_panel(axes, shown, description, title=f"{domain}, {better} is better")
             axes.grid(alpha=0.3)
         return figure
 
+    def _labels_by_family(self) -> dict[str, str]:
+        """Return the labels of lines in pictures by codec name without rate."""
+        labels = {}
+        for codec in self._others():
+            labels[_family(codec)] = _family(codec)
+        for codec in self._own:
+            labels[_family(codec)] = self.name
+        return labels
+
     def _panels(self) -> list[tuple[str, str]]:
-        """Return up to three metrics of one domain, or one of each and one more of speech."""
+        """Return the domain and metric of each panel.
+
+        Of a single domain they are up to three metrics, of several one each and one more of speech.
+        """
+        panels: list[tuple[str, str]] = []
         if len(self._domains) == 1:
             domain = self._domains[0]
             metrics = self._metrics(domain)
-            return [(domain, metric) for metric in dict.fromkeys([*metrics[:2], *metrics[-1:]])]
-        panels = []
-        if "speech" in self._domains:
-            panels += [("speech", metric) for metric in self._metrics("speech")[:1]]
-        for domain in self._domains:
-            panels += [(domain, metric) for metric in self._metrics(domain)[-1:]]
-        return list(dict.fromkeys(panels))
+            for metric in (*metrics[:2], *metrics[-1:]):
+                panels.append((domain, metric))
+        else:
+            if "speech" in self._domains:
+                for metric in self._metrics("speech")[:1]:
+                    panels.append(("speech", metric))
+            for domain in self._domains:
+                for metric in self._metrics(domain)[-1:]:
+                    panels.append((domain, metric))
+        return list(dict.fromkeys(panels))  # each once
 
     def _codecs_with_these_weights(self, source: str) -> list[str]:
         """Return names of codecs in the run, from the highest rate to the lowest."""
@@ -164,25 +185,29 @@ class Measurements:
         return sorted(own, key=self._rate, reverse=True)
 
     def _others(self) -> list[str]:
-        """Return codecs to compare with, by name and falling rate; other checkpoints of ours have
-        cards of their own.
+        """Return codecs to compare with, by name and falling rate.
+
+        Other checkpoints are not among them: they have cards of their own.
         """
         others = []
         for name, codec in self._codecs.items():
             if not codec["anchor"] and "model" not in codec["config"]:
                 others.append(name)
-        return sorted(others, key=lambda name: (name.split("@")[0], -self._rate(name)))
+        return sorted(others, key=lambda name: (_family(name), -self._rate(name)))
 
     def _rate(self, codec: str) -> float:
         return self._codecs[codec]["domains"]["all"]["payload_kbps_per_channel"] or 0.0
 
     def _metrics(self, domain: str) -> list[str]:
-        """Return the metrics that a card shows of a domain, those that were measured."""
-        described = self.run.summary["metrics"]
-        metrics = [metric for metric in _METRICS if metric in described]
-        if domain == "unknown":
-            return metrics
-        return [metric for metric in metrics if domain in described[metric]["domains"]]
+        """Return the metrics that a card shows of a domain and that were measured."""
+        measured = self.run.summary["metrics"]
+        metrics = []
+        for metric in _METRICS:
+            if metric not in measured:
+                continue
+            if domain == "unknown" or domain in measured[metric]["domains"]:
+                metrics.append(metric)
+        return metrics
 
     def _summary(self) -> str:
         clips = {}
@@ -197,36 +222,30 @@ class Measurements:
         )
 
     def _table(self, domain: str) -> str:
-        own_parts = [
-            self._codecs[codec]["domains"][domain]
-            for codec in self._own
-            if domain in self._codecs[codec]["domains"]
-        ]
-        metrics = [
-            metric
-            for metric in self._metrics(domain)
-            if any(metric in part["metrics"] for part in own_parts)
-        ]
+        scored: set[str] = set()  # metrics that this checkpoint has here
+        for codec in self._own:
+            scored |= self._codecs[codec]["domains"].get(domain, {"metrics": {}})["metrics"].keys()
+        metrics = [metric for metric in self._metrics(domain) if metric in scored]
         rows = []
         for codec in (*self._own, *self._others()):
-            part = self._codecs[codec]["domains"].get(domain)
-            if part is None:
+            results = self._codecs[codec]["domains"].get(domain)
+            if results is None:
                 continue
-            cells = [cell(part["metrics"].get(metric)) for metric in metrics]
-            rows.append([self._label(codec), number(part["payload_kbps_per_channel"]), *cells])
+            cells = [cell(results["metrics"].get(metric)) for metric in metrics]
+            rows.append([self._label(codec), number(results["payload_kbps_per_channel"]), *cells])
         titles = [_title(self.run.summary["metrics"][metric]) for metric in metrics]
         return table(["codec", "kbit/s", *titles], rows)
 
     def _label(self, codec: str) -> str:
         if codec not in self._own:
-            return codec.split("@")[0]
+            return _family(codec)
         effort = self._codecs[codec]["config"].get("effort")
         if effort:
             return f"**{self.name}**, effort {effort}"
         return f"**{self.name}**"
 
     def _provenance(self) -> str:
-        """Return which run it was, and how to repeat it."""
+        """Return a text that names the run, its data, and the command that repeats it."""
         task = self.run.summary["task"]
         provenance = self.run.provenance
         data = f"`{task['name']}`"
@@ -238,6 +257,11 @@ class Measurements:
             f"`{self.run.clip_set}`. Repeat it with `codecplus eval --model {self.name} "
             "--codec opus --bitrate-per-channel ... --data FOLDER -o results/`."
         )
+
+
+def _family(codec: str) -> str:
+    """Return the name of a codec without its rate."""
+    return codec.split("@")[0]
 
 
 def _title(metric: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ _DPI = 80  # pictures stay below 100 KB
 
 
 def new_figure(panels: int, height: float) -> Any:
-    """Return a figure for so many panels side by side.
+    """Return a figure with room for a number of panels side by side.
 
     Raises MissingExtraError without matplotlib.
     """

@@ -1,6 +1,4 @@
-"""The folder that a model repository receives. Knows files and what lies in a checkpoint's folder,
-nothing of uploads.
-"""
+"""Writes the folder of a model repository. It knows files of checkpoints, nothing of uploads."""
 
 import re
 import shutil
@@ -63,7 +61,10 @@ def export_folder(
         if discriminators:
             _copy_discriminators(source, checkpoint, new)
         _write_card(source, checkpoint, model, new, site)
-        shutil.copy(licence_file(), new / ("LICENSE" if embedded else "LICENSE-CODE"))
+        licence_name = "LICENSE-CODE"
+        if embedded:
+            licence_name = "LICENSE"
+        shutil.copy(licence_file(), new / licence_name)
     return Path(folder)
 
 
@@ -89,8 +90,9 @@ def _feature_extractor(model: DacModel, checkpoint: Path | None) -> DacFeatureEx
 
 
 def _keep_stored_weights(stored: Path, saved: Path) -> None:
-    """Put the stored file in place of the saved one if it has the same tensors: the same bytes, the
-    same precision.
+    """Replace the saved weights by the stored file if it has the same tensors.
+
+    So bytes and precision stay those of the checkpoint.
     """
     if stored.is_file() and _tensor_shapes(stored) == _tensor_shapes(saved):
         shutil.copy(stored, saved)
@@ -127,10 +129,11 @@ def _write_card(
 
 
 def _card_extras(card: Path, name: str) -> list[Path]:
-    """Return pictures and results beside a card; cards of embedded checkpoints share a folder."""
+    """Return the pictures and results of a card."""
     files = matching_files(card.parent, _CARD_EXTRAS)
     if card.name == "README.md":
         return files
+    # Cards of embedded checkpoints share a folder.
     return [file for file in files if file.name.startswith(f"{name}-")]
 
 

@@ -1,4 +1,4 @@
-"""The audio samples that a card links to: the bundled clip, coded by the model at three rates."""
+"""Audio samples for a card: the bundled clip, coded by the model at three rates."""
 
 import shutil
 from pathlib import Path
@@ -13,9 +13,14 @@ from codecplus.modeling_dac import DacModel
 
 
 def write_samples(model: DacModel, folder: Path, name: str, site: str | None) -> str:
-    """Write the samples of a model into a folder `assets`; return their list as Markdown.
+    """Write the samples of a model into a folder; return their list as Markdown.
 
-    `site` is the address of the folder above, from which players load them; links alone if None.
+    Args:
+        model: the model.
+        folder: the folder `assets` of the card.
+        name: of the checkpoint, the beginning of all file names.
+        site: the address of the card's folder, from which players load samples; without it the
+            list has links only.
     """
     folder.mkdir(exist_ok=True)
     audio, sample_rate = load_audio(DEMO_CLIP)
@@ -24,8 +29,9 @@ def write_samples(model: DacModel, folder: Path, name: str, site: str | None) ->
     shutil.copy(DEMO_CLIP, folder / original)
     lines = [_link("original", original, site)]
     codes = np.asarray(codec.encode(audio))
-    most = model.config.n_codebooks
-    for num_codebooks in sorted({max(1, most // 4), max(1, most // 2), most}, reverse=True):
+    all_codebooks = model.config.n_codebooks
+    counts = {max(1, all_codebooks // 4), max(1, all_codebooks // 2), all_codebooks}
+    for num_codebooks in sorted(counts, reverse=True):
         file = f"{name}-{num_codebooks}-codebooks.flac"
         decoded = codec.decode(codes[:num_codebooks])[: len(audio)]
         # FLAC holds no more than full scale.

@@ -11,12 +11,13 @@ from codecplus.hub.folders import PathLike
 from codecplus.hub.installation import cards_folder
 from codecplus.modeling_dac import DacModel
 
-SAMPLES_MARK = "<!-- audio samples -->"  # where a card wants them; they are made when it is pushed
+SAMPLES_MARK = "<!-- audio samples -->"  # replaced by samples when a card is pushed
 
 
 def checkpoint_folder(source: PathLike) -> Path | None:
-    """Return the folder of a checkpoint; None for an official file, whose neighbours may be
-    anything.
+    """Return the folder of a checkpoint.
+
+    It is None for an official file, because the other files of its folder may be anything.
     """
     if str(source) in embedded_names():
         return EMBEDDED_FOLDER / str(source)
@@ -29,8 +30,10 @@ def checkpoint_folder(source: PathLike) -> Path | None:
 
 
 def card_path(source: PathLike) -> Path:
-    """Return where the card of a checkpoint lies: `model_cards/NAME.md` of an embedded one, else
-    README.md in its folder.
+    """Return the path of a checkpoint's card.
+
+    It is `model_cards/NAME.md` for an embedded one, else README.md in its folder. Raises InputError
+    for a checkpoint that has no folder.
     """
     if str(source) in embedded_names():
         return cards_folder() / f"{source}.md"
@@ -57,9 +60,9 @@ def render_card(
     Args:
         model: the model.
         name: of the checkpoint.
-        embedded: whether the package brings the checkpoint along.
-        facts: written by hand.
-        evaluation: sections on measured results; without any, the card says so.
+        embedded: whether the checkpoint is part of the package.
+        facts: facts that were written by hand.
+        evaluation: sections on measured results; without any the card says that there are none.
         training: the section on the learning curve.
         eval_results: measured results as metadata for the Hub.
     """

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from codecplus.losses.registry import loss
 from codecplus.losses.spectra import MelSpectra, Spectrum
 
-QUIET = 2e-3  # a bin counts as silent below this share of the item's level: 54 dB under it
-FAINT = 3e-5  # the same for `quiet_mel`: 90 dB under it
+QUIET = 2e-3  # a bin counts as silent below this share of the item's level: 54 dB below it
+FAINT = 3e-5  # the same for `quiet_mel`: 90 dB below it
 
 
 def rms(x: Tensor) -> Tensor:
@@ -22,8 +22,8 @@ def rms(x: Tensor) -> Tensor:
 def quiet_floor(reference: Tensor, share: float = QUIET) -> Tensor:
     """Return the magnitude below which a bin counts as silent: (B, S) -> (B, 1, 1).
 
-    It is a share of the item's level. With a fixed, very low floor a loss lives in the gaps between
-    words, with gradients that drown all others.
+    It is a share of the item's level. With a fixed, very low floor the gaps between words would
+    dominate a loss, with gradients far above all others.
     """
     return share * rms(reference).unsqueeze(-1) + share / 100
 
@@ -52,7 +52,7 @@ class RelativeMelLoss(nn.Module):
 
 @loss("quiet_mel")
 class QuietMelLoss(RelativeMelLoss):
-    """`RelativeMelLoss` that also hears what lies between notes and words."""
+    """`RelativeMelLoss` with a lower floor, for the quiet gaps between notes and words."""
 
     quiet = FAINT
 
@@ -102,9 +102,9 @@ class LoudnessMelLoss(nn.Module):
     """Mean absolute difference of compressed mel magnitudes, in units of the reference's mean.
 
     The power of 0.3 is about that of loudness (Stevens), so that loud bands count more than in a
-    logarithm. What the estimate adds is heard more than what it lacks, which is also how PESQ
-    weighs (ITU-T P.862): it counts `added` times more on top. Averaged over windows; `mel_bands`
-    maps them to numbers of bands.
+    logarithm. Energy that the estimate adds is more audible than energy that it lacks, as in PESQ
+    (ITU-T P.862): it counts 1 + `added` times. Averaged over windows; `mel_bands` maps them to
+    numbers of bands.
     """
 
     power = 0.3

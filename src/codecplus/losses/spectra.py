@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from codecplus.audio.mel import mel_filterbank
 
-# Within `shared_spectra`: spectra by kind, window and signal, each with the signal itself, whose
-# id would otherwise become another's.
+# Within `shared_spectra`: spectra by kind, window and id of the signal. The signal is kept too, so
+# that its id cannot become that of another one.
 _shared: dict[tuple, tuple[Tensor, Tensor]] | None = None
 
 
@@ -43,7 +43,9 @@ class Spectrum(nn.Module):
         if window < 4 or window % 4:
             raise ValueError(f"window must be a positive multiple of 4 samples, got {window}")
         self.window = window
-        self.scale = 4 / window if scaled else 1
+        self.scale = 1.0
+        if scaled:
+            self.scale = 4 / window
         self.register_buffer("hann", torch.hann_window(window) * self.scale, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, S) -> (B, T, F), complex
@@ -104,7 +106,7 @@ class MelSpectra(nn.Module):
         return len(self.spectra)
 
     def pairs(self, estimate: Tensor, reference: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give, window by window, the mel magnitudes (B, T, M) of both signals (B, S)."""
+        """Yield the mel magnitudes (B, T, M) of both signals (B, S), window by window."""
         for module in self.spectra:
             spectrum = cast(Spectrum, module)
             filters = self.get_buffer(f"filters{spectrum.window}")
@@ -117,16 +119,16 @@ def magnitude(spectrum: Tensor) -> Tensor:
 
 
 def limit_bandwidth(x: Tensor, bandwidth: Tensor, sample_rate: int) -> Tensor:
-    """Remove from each item of x (B, S) what lies above its bandwidth; a full band changes nothing.
+    """Remove frequencies above its bandwidth from each item of x (B, S).
 
-    A recording of a lower rate says nothing about what belongs above its band. With estimate and
-    reference limited alike, no loss teaches the codec that silence does. The edge is a cosine over
-    the highest 5 % of the band.
+    A recording of a lower rate has no frequencies above its band, but the original sound had. With
+    estimate and reference limited alike, losses do not teach the codec to be silent there. The edge
+    is a cosine over the highest 5 % of the band. A full bandwidth changes nothing.
 
     Args:
         x: the signals (B, S).
-        bandwidth: of each item (B,), in Hz. It should lie on the processor: to read it from a GPU
-            is to wait for the GPU.
+        bandwidth: of each item (B,), in Hz. It should be on the CPU, because reading it from a GPU
+            waits for the GPU.
         sample_rate: of the signals, in Hz.
     """
     if bool((bandwidth >= sample_rate / 2).all()):

@@ -1,10 +1,11 @@
-"""From rows of codes back to audio files, to listen to."""
+"""Decodes rows of codes to audio files."""
 
 import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,9 +25,7 @@ METADATA = "metadata.jsonl"
 
 
 def row_codes(codec: Codec, row: Mapping[str, Any]) -> Codes:
-    """Return the codes of a row.
-
-    `codec.decode` decodes them to the length and rate of the recording that they came from.
+    """Return the codes of a row; `codec.decode` gives them the recording's length and rate.
 
     Raises:
         InputError: for a row without codes.
@@ -51,15 +50,20 @@ def row_codes(codec: Codec, row: Mapping[str, Any]) -> Codes:
             f"expected {frames} frames for {samples} samples at {rate} Hz, "
             f"got codes of shape {codes.shape}"
         )
-    channels = codes.shape[0] if codes.ndim == 3 else 1
+    channels = 1
+    if codes.ndim == 3:
+        channels = codes.shape[0]
     info = codec.stream_info(rate, channels, n_quantizers=codes.shape[-2])
     return Codes(codes, info, samples)
 
 
 def _check_fingerprint(codec: Codec, fingerprint: str | None) -> None:
+    """Raise ModelMismatchError for codes of another model."""
     if fingerprint is None or fingerprint == codec.fingerprint.hex():
         return
-    model = find_embedded(bytes.fromhex(fingerprint)) if len(fingerprint) == 32 else None
+    model = None
+    if len(fingerprint) == 32:
+        model = find_embedded(bytes.fromhex(fingerprint))
     raise ModelMismatchError(
         f"expected codes of this model ({codec.fingerprint.hex()}), "
         f"got codes of {model or 'another'} ({fingerprint})"
@@ -93,8 +97,8 @@ def detokenize(
         split: of the dataset; a slice such as `"train[:100]"` is a split too.
         revision: branch, tag or commit of a dataset on the Hub.
         streaming: decode while downloading.
-        suffix: of the files: wav, flac, ogg or mp3.
-        limit: rows at most.
+        suffix: format of the files: wav, flac, ogg or mp3.
+        limit: number of rows to decode, at most.
         overwrite: decode existing files again.
         progress: show a progress bar on stderr.
 
@@ -112,21 +116,24 @@ def detokenize(
     if suffix not in FORMATS:
         raise InputError(f"expected a suffix of {', '.join(FORMATS)}, got {suffix!r}")
     rows, name = _load_rows(data, split=split, revision=revision, streaming=streaming)
-    total = None
+    total = limit
     if not streaming:
-        total = len(rows) if limit is None else min(len(rows), limit)
+        total = len(rows)
+        if limit is not None:
+            total = min(total, limit)
+    disable = None  # where there is no terminal
+    if not progress:
+        disable = True
     models = _Models(codec, name)
     writer = _FolderWriter(_make_folder(out), suffix, overwrite)
     failures: dict[int, str] = {}
-    bar = tqdm(rows, "detokenising", total, disable=None if progress else True)
+    bar = tqdm(islice(rows, limit), "detokenising", total, disable=disable)
     with atomic_path(writer.root / METADATA) as path, path.open("w", encoding="utf-8") as metadata:
         for number, row in enumerate(bar):
-            if number == limit:
-                break
             if row.get("codes") is None:
                 failures[number] = f"no codes: {row.get('error') or 'they are null'}"
                 continue
-            codec_of_row = models.codec_for(row)  # its errors end the run: no model, no row
+            codec_of_row = models.codec_for(row)  # an error here ends the run: it is every row's
             try:
                 file_name = writer.write(number, row, codec_of_row)
             except ModelMismatchError:
@@ -150,7 +157,7 @@ class _Models:
 
     Attributes:
         codec: the codec, or a function that loads one by name; None for `load_codec`.
-        data: the folder or Hub id of the dataset, where there may be a job description.
+        data: the folder or Hub id of the dataset, which may hold a job description.
     """
 
     codec: Codec | Callable[[str], Codec] | None
@@ -166,7 +173,7 @@ class _Models:
 
 @dataclass
 class _FolderWriter:
-    """A folder that rows are decoded to, and how many files were written and kept."""
+    """Decodes rows to files of a folder, and counts files that were written and kept."""
 
     root: Path
     suffix: str
@@ -216,7 +223,7 @@ def _load_rows(
 
 
 def _save(audio: np.ndarray, path: Path, sample_rate: int) -> None:
-    """Write a file without a warning where it clips: decoded audio exceeds full scale at times."""
+    """Write a file without a warning of clipping: decoded audio may exceed full scale."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         audio = np.atleast_2d(audio)
@@ -227,8 +234,8 @@ def _save(audio: np.ndarray, path: Path, sample_rate: int) -> None:
 def _model_name(fingerprint: str | None, data: str | None) -> str:
     """Return the name of the model that made the codes.
 
-    It is the embedded model of that fingerprint, or else the model that the job description of the
-    dataset names. Raises InputError where nothing names it.
+    It is the embedded model of that fingerprint, or else the model in the job description of the
+    dataset. Raises InputError if there is neither.
     """
     if fingerprint:
         embedded = find_embedded(bytes.fromhex(fingerprint))
@@ -260,7 +267,7 @@ def _job_description(data: str | None) -> str | None:
 
 
 def _file_name(path: Any, number: int, suffix: str, taken: set[str]) -> str:
-    """Return the name of a row's file: inside the folder whatever the row says, and a new one."""
+    """Return a new name for a row's file; whatever `path` is, the file lies inside the folder."""
     names = []
     for name in PurePosixPath(str(path or "")).parts:
         if name in ("/", "..", ".") or "\0" in name:

@@ -1,5 +1,6 @@
-"""How language models lay out codes (…, K, T) as tokens, and back. Pure functions on numpy arrays
-and torch tensors.
+"""Layouts of codes (…, K, T) as tokens for language models, and their inverses.
+
+Pure functions on numpy arrays and torch tensors.
 
 >>> codes = np.array([[1, 2, 3], [4, 5, 6]])                 # 2 codebooks of 8 codes, 3 frames
 >>> tokens = wrap(flatten(offset(codes, 8, first=2)), bos=0, eos=1)
@@ -18,11 +19,18 @@ from codecplus.errors import InputError
 
 
 def delay(codes: Any, fill: int, delays: Sequence[int] | None = None) -> Any:
-    """Shift codebook k right by `delays[k]` frames, by default k: (…, K, T) -> (…, K, T +
-    max(delays)).
+    """Shift each codebook right: (…, K, T) -> (…, K, T + max(delays)).
 
-    The delay pattern of MusicGen (Copet et al. 2023): all codebooks of a step are predicted at
-    once, and each has seen the coarser ones of its own frame. `fill` stands where there is no code.
+    This is the delay pattern of MusicGen (Copet et al. 2023): a model predicts all codebooks of a
+    step at once, and each of them after the coarser ones of its own frame.
+
+    Args:
+        codes: the codes.
+        fill: the value where there is no code.
+        delays: frames by which each codebook is shifted; by default codebook k by k frames.
+
+    Raises:
+        InputError: for delays or codes of a wrong shape, and a value that the type cannot hold.
 
     >>> delay(np.array([[1, 2, 3], [4, 5, 6]]), fill=0)
     array([[1, 2, 3, 0],
@@ -33,18 +41,16 @@ def delay(codes: Any, fill: int, delays: Sequence[int] | None = None) -> Any:
     frames = codes.shape[-1]
     _check_fits(fill, codes)
     shape = (*codes.shape[:-1], frames + max(shifts))
-    out = (
-        codes.new_full(shape, fill)
-        if hasattr(codes, "new_full")
-        else np.full(shape, fill, codes.dtype)
-    )
+    out = _filled(shape, fill, codes)
     for k, shift in enumerate(shifts):
         out[..., k, shift : shift + frames] = codes[..., k, :]
     return out
 
 
 def undelay(delayed: Any, delays: Sequence[int] | None = None) -> Any:
-    """The inverse of `delay`: (…, K, T + max(delays)) -> (…, K, T).
+    """Undo `delay`: (…, K, T + max(delays)) -> (…, K, T).
+
+    Raises InputError for fewer steps than the largest delay.
 
     >>> undelay(np.array([[1, 2, 3, 0], [0, 4, 5, 6]]))
     array([[1, 2, 3],
@@ -57,12 +63,14 @@ def undelay(delayed: Any, delays: Sequence[int] | None = None) -> Any:
         raise InputError(
             f"expected at least {max(shifts)} steps for these delays, got {delayed.shape[-1]}"
         )
-    rows = [delayed[..., k, shift : shift + frames] for k, shift in enumerate(shifts)]
-    return _stack(rows, delayed)
+    codebooks = []
+    for k, shift in enumerate(shifts):
+        codebooks.append(delayed[..., k : k + 1, shift : shift + frames])
+    return _concatenate(codebooks, axis=-2)
 
 
 def flatten(codes: Any) -> Any:
-    """Frame by frame, coarse to fine: (…, K, T) -> (…, T * K).
+    """Interleave codebooks frame by frame, coarse to fine: (…, K, T) -> (…, T * K).
 
     >>> flatten(np.array([[1, 2, 3], [4, 5, 6]]))
     array([1, 4, 2, 5, 3, 6])
@@ -72,8 +80,9 @@ def flatten(codes: Any) -> Any:
 
 
 def unflatten(tokens: Any, num_codebooks: int) -> Any:
-    """The inverse of `flatten`: (…, T * K) -> (…, K, T). Raises InputError for a last frame that is
-    not whole.
+    """Undo `flatten`: (…, T * K) -> (…, K, T).
+
+    Raises InputError for an incomplete last frame.
 
     >>> unflatten(np.array([1, 4, 2, 5, 3, 6]), 2)
     array([[1, 2, 3],
@@ -89,57 +98,61 @@ def unflatten(tokens: Any, num_codebooks: int) -> Any:
 
 
 def offset(codes: Any, codebook_size: int, first: int = 0) -> Any:
-    """Give every codebook ids of its own: code c of codebook k becomes first + k * codebook_size +
-    c.
+    """Give every codebook ids of its own: (…, K, T) -> (…, K, T), 64-bit integers.
 
-    (…, K, T) -> (…, K, T), 64-bit integers. `first` leaves room below for text or special tokens.
-    The vocabulary has first + K * codebook_size ids.
+    Code c of codebook k becomes first + k * codebook_size + c. Ids below `first` are left for text
+    or special tokens. The vocabulary has first + K * codebook_size ids. Raises InputError for codes
+    outside of the codebook.
 
     >>> offset(np.array([[1, 2, 3], [4, 5, 6]]), 8, first=100)
     array([[101, 102, 103],
            [112, 113, 114]])
     """
-    codes = _wide(_array(codes, 2))
+    codes = _as_64_bits(_array(codes, 2))
     _check_range(codes, 0, codebook_size, "codes")
-    return codes + _starts(codes, codebook_size, first)
+    return codes + _first_ids(codes, codebook_size, first)
 
 
 def unoffset(tokens: Any, codebook_size: int, first: int = 0) -> Any:
-    """The inverse of `offset`. Raises InputError for an id that is not of the codebook in whose
-    place it stands.
+    """Undo `offset`: (…, K, T) -> (…, K, T), 64-bit integers.
+
+    Raises InputError for an id that belongs to another codebook than its row.
 
     >>> unoffset(np.array([[101, 102, 103], [112, 113, 114]]), 8, first=100)
     array([[1, 2, 3],
            [4, 5, 6]])
     """
-    tokens = _wide(_array(tokens, 2))
-    codes = tokens - _starts(tokens, codebook_size, first)
+    tokens = _as_64_bits(_array(tokens, 2))
+    codes = tokens - _first_ids(tokens, codebook_size, first)
     _check_range(codes, 0, codebook_size, "ids of each codebook, less its offset,")
     return codes
 
 
 def wrap(tokens: Any, *, bos: int | None = None, eos: int | None = None) -> Any:
-    """Put special tokens around a sequence: (…, N) -> (…, 1 + N + 1), or less where one is not
-    given.
+    """Put special tokens around a sequence: (…, N) -> (…, 1 + N + 1).
+
+    A token that is None is left out. Raises InputError for one that the type cannot hold.
 
     >>> wrap(np.array([7, 8]), bos=1, eos=2)
     array([1, 7, 8, 2])
     """
     tokens = _array(tokens, 1)
-    edge = tokens[..., :1] * 0 if tokens.shape[-1] else _empty_edge(tokens)
-    for special in (bos, eos):
-        if special is not None:
-            _check_fits(special, tokens)
-    parts = [edge + bos] if bos is not None else []
-    parts += [tokens] + ([edge + eos] if eos is not None else [])
-    return _concatenate(parts, tokens)
+    shape = (*tokens.shape[:-1], 1)
+    sequence = [tokens]
+    if bos is not None:
+        _check_fits(bos, tokens)
+        sequence.insert(0, _filled(shape, bos, tokens))
+    if eos is not None:
+        _check_fits(eos, tokens)
+        sequence.append(_filled(shape, eos, tokens))
+    return _concatenate(sequence, axis=-1)
 
 
 def unwrap(tokens: Any, *, bos: int | None = None, eos: int | None = None) -> Any:
-    """The inverse of `wrap` for one sequence (N,): what lies between `bos` and the first `eos`, no
-    padding behind it.
+    """Undo `wrap` for one sequence (N,): return the tokens between `bos` and the first `eos`.
 
-    A sequence without `eos`, as of a model that was stopped, is taken to its end.
+    Without an `eos`, as when generation was stopped, the sequence is taken to its end. Raises
+    InputError for several sequences, and for one that does not start with `bos`.
 
     >>> unwrap(np.array([1, 7, 8, 2, 0, 0]), bos=1, eos=2)
     array([7, 8])
@@ -156,31 +169,45 @@ def unwrap(tokens: Any, *, bos: int | None = None, eos: int | None = None) -> An
             )
         tokens = tokens[1:]
     if eos is not None:
-        ends = (tokens == eos).nonzero()
-        ends = ends[0] if isinstance(ends, tuple) else ends[:, 0]
-        if len(ends):
-            tokens = tokens[: int(ends[0])]
+        is_end = tokens == eos
+        if is_end.any():
+            tokens = tokens[: int((is_end * 1).argmax())]  # the first maximum
     return tokens
 
 
 def _array(x: Any, axes: int) -> Any:
-    """A torch tensor as it is, anything else as a plain numpy array, of at least so many axes."""
-    x = x if hasattr(x, "new_full") else np.asarray(x)
-    if not hasattr(x, "new_full") and x.dtype.kind not in "iu":
-        raise InputError(f"expected integers, got {x.dtype} values")
+    """Return a torch tensor as it is, anything else as a numpy array of integers.
+
+    Raises InputError for other values, and for fewer than `axes` axes.
+    """
+    if not _is_tensor(x):
+        x = np.asarray(x)
+        if x.dtype.kind not in "iu":
+            raise InputError(f"expected integers, got {x.dtype} values")
     if x.ndim < axes:
-        shape = "(…, codebooks, frames)" if axes == 2 else "(…, tokens)"
+        shape = "(…, tokens)"
+        if axes == 2:
+            shape = "(…, codebooks, frames)"
         raise InputError(f"expected shape {shape}, got {tuple(x.shape)}")
     return x
 
 
-def _wide(x: Any) -> Any:
-    return x.long() if hasattr(x, "new_full") else x.astype(np.int64)
+def _is_tensor(x: Any) -> bool:
+    return hasattr(x, "new_full")
 
 
-def _starts(x: Any, codebook_size: int, first: int) -> Any:
-    starts = [[first + k * codebook_size] for k in range(x.shape[-2])]
-    return x.new_tensor(starts) if hasattr(x, "new_tensor") else np.array(starts)
+def _as_64_bits(x: Any) -> Any:
+    if _is_tensor(x):
+        return x.long()
+    return x.astype(np.int64)
+
+
+def _first_ids(x: Any, codebook_size: int, first: int) -> Any:
+    """Return the first id of each codebook of x (…, K, T), as (K, 1)."""
+    ids = [[first + k * codebook_size] for k in range(x.shape[-2])]
+    if _is_tensor(x):
+        return x.new_tensor(ids)
+    return np.array(ids)
 
 
 def _check_range(x: Any, low: int, high: int, what: str) -> None:
@@ -191,14 +218,20 @@ def _check_range(x: Any, low: int, high: int, what: str) -> None:
 
 
 def _check_fits(value: int, x: Any) -> None:
-    if not hasattr(x, "new_full") and not np.iinfo(x.dtype).min <= value <= np.iinfo(x.dtype).max:
+    if _is_tensor(x):
+        return
+    limits = np.iinfo(x.dtype)
+    if not limits.min <= value <= limits.max:
         raise InputError(
             f"{value} does not fit into {x.dtype}; convert the codes first, codes.astype(np.int64)"
         )
 
 
 def _delays(delays: Sequence[int] | None, codebooks: int) -> list[int]:
-    shifts = list(range(codebooks)) if delays is None else [int(shift) for shift in delays]
+    if delays is None:
+        shifts = list(range(codebooks))
+    else:
+        shifts = [int(shift) for shift in delays]
     if len(shifts) != codebooks or not shifts or min(shifts) < 0:
         raise InputError(
             f"expected {codebooks} delays of 0 or more, one per codebook, got {shifts}"
@@ -206,24 +239,16 @@ def _delays(delays: Sequence[int] | None, codebooks: int) -> list[int]:
     return shifts
 
 
-def _empty_edge(tokens: Any) -> Any:
-    shape = (*tokens.shape[:-1], 1)
-    return (
-        tokens.new_full(shape, 0) if hasattr(tokens, "new_full") else np.zeros(shape, tokens.dtype)
-    )
+def _filled(shape: tuple[int, ...], value: int, like: Any) -> Any:
+    """Return an array or tensor of one value, of the kind and type of `like`."""
+    if _is_tensor(like):
+        return like.new_full(shape, value)
+    return np.full(shape, value, like.dtype)
 
 
-def _stack(rows: list, like: Any) -> Any:
-    if hasattr(like, "new_full"):
+def _concatenate(arrays: list, axis: int) -> Any:
+    if _is_tensor(arrays[0]):
         import torch
 
-        return torch.stack(rows, dim=-2)
-    return np.stack(rows, axis=-2)
-
-
-def _concatenate(parts: list, like: Any) -> Any:
-    if hasattr(like, "new_full"):
-        import torch
-
-        return torch.cat(parts, dim=-1)
-    return np.concatenate(parts, axis=-1)
+        return torch.cat(arrays, dim=axis)
+    return np.concatenate(arrays, axis=axis)

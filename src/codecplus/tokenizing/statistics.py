@@ -1,14 +1,16 @@
-"""Counts of tokenised rows, which can be added up over rows, shards and nodes."""
+"""Counts of tokenised rows. They can be added up over rows, shards and nodes."""
 
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 DURATION_BOUNDS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 300.0, 3600.0)  # seconds
 _MAX_REASONS = 50
+_BAR_LENGTH = 30  # characters of the longest bar of a histogram
 
 
 @dataclass
@@ -16,11 +18,11 @@ class Statistics:
     """Counts of a set of rows.
 
     Attributes:
-        codes: how often each entry of each codebook occurs, (K, N).
-        rows: with those that failed.
-        seconds, frames: of all clips.
-        durations: rows between `DURATION_BOUNDS`.
-        failures: rows by the reason why they have no codes.
+        codes: counts of each entry of each codebook, (K, N).
+        rows: number of rows, including those that failed.
+        seconds, frames: sums over all clips.
+        durations: histogram of durations, with `DURATION_BOUNDS` as edges.
+        failures: number of failed rows by reason.
     """
 
     codes: np.ndarray
@@ -48,11 +50,12 @@ class Statistics:
             self.codes[k] += np.bincount(codes[:, k].ravel(), minlength=size)
 
     def fail(self, reason: str) -> None:
-        """Count a clip that failed. Numbers in reasons are dropped, so that equal ones add up."""
+        """Count a row that failed. Reasons that differ only in numbers count as one."""
         self.rows += 1
         reason = re.sub(r"\b\d+(\.\d+)?\b", "N", reason)
-        known = reason in self.failures or len(self.failures) < _MAX_REASONS
-        self.failures[reason if known else "other reasons"] += 1
+        if reason not in self.failures and len(self.failures) >= _MAX_REASONS:
+            reason = "other reasons"
+        self.failures[reason] += 1
 
     def merge(self, other: "Statistics") -> None:
         """Add the counts of other rows."""
@@ -76,7 +79,7 @@ class Statistics:
 
     @classmethod
     def from_counts(cls, counts: dict[str, Any]) -> "Statistics":
-        """Return the statistics of counts that `as_counts` gave."""
+        """Return the statistics of counts that `as_counts` returned."""
         return cls(
             np.array(counts["codes"], np.int64),
             counts["rows"],
@@ -89,10 +92,10 @@ class Statistics:
     def summary(self) -> dict[str, Any]:
         """Return use and entropy of each codebook, a histogram of durations, and the failures."""
         failed = sum(self.failures.values())
-        bounds = [0.0, *DURATION_BOUNDS]
-        labels = [f"{a:g}-{b:g} s" for a, b in zip(bounds, DURATION_BOUNDS, strict=False)] + [
-            f"{bounds[-1]:g} s-"
-        ]
+        codebooks = []
+        for counts in self.codes:
+            used = float((counts > 0).mean())
+            codebooks.append({"used": round(used, 6), "entropy_bits": round(entropy(counts), 6)})
         return {
             "rows": self.rows,
             "clips": self.rows - failed,
@@ -100,17 +103,22 @@ class Statistics:
             "hours": round(self.seconds / 3600, 6),
             "frames": self.frames,
             "codes": int(self.codes.sum()),
-            "codebooks": [
-                {"used": round(float((c > 0).mean()), 6), "entropy_bits": round(entropy(c), 6)}
-                for c in self.codes
-            ],
-            "durations": dict(zip(labels, self.durations.tolist(), strict=True)),
+            "codebooks": codebooks,
+            "durations": dict(zip(_duration_labels(), self.durations.tolist(), strict=True)),
             "failures": dict(self.failures.most_common()),
         }
 
 
+def _duration_labels() -> list[str]:
+    labels = []
+    for low, high in pairwise((0.0, *DURATION_BOUNDS)):
+        labels.append(f"{low:g}-{high:g} s")
+    labels.append(f"{DURATION_BOUNDS[-1]:g} s-")
+    return labels
+
+
 def entropy(counts: np.ndarray) -> float:
-    """Return the bits per symbol of a histogram, 0 for an empty one.
+    """Return the entropy of a histogram in bits per symbol, 0 for an empty one.
 
     >>> entropy(np.array([5, 5, 0, 0]))
     1.0
@@ -125,15 +133,23 @@ def describe(summary: dict[str, Any]) -> str:
         f"{summary['clips']} clips, {summary['hours']:.2f} hours, {summary['codes']} codes "
         f"in {summary['frames']} frames; {summary['failed']} failed",
     ]
-    lines += [f"  {count:8}  {reason}" for reason, count in summary["failures"].items()]
-    books = summary["codebooks"]
-    lines.append("codebook    " + " ".join(f"{k:5}" for k in range(len(books))))
-    lines.append("  used (%)  " + " ".join(f"{100 * book['used']:5.1f}" for book in books))
-    lines.append("  entropy   " + " ".join(f"{book['entropy_bits']:5.2f}" for book in books))
-    top = max(summary["durations"].values(), default=0)
-    if top:
+    for reason, count in summary["failures"].items():
+        lines.append(f"  {count:8}  {reason}")
+    numbers = []
+    used = []
+    entropies = []
+    for number, codebook in enumerate(summary["codebooks"]):
+        numbers.append(f"{number:5}")
+        used.append(f"{100 * codebook['used']:5.1f}")
+        entropies.append(f"{codebook['entropy_bits']:5.2f}")
+    lines.append("codebook    " + " ".join(numbers))
+    lines.append("  used (%)  " + " ".join(used))
+    lines.append("  entropy   " + " ".join(entropies))
+    largest = max(summary["durations"].values(), default=0)
+    if largest:
         lines.append("durations")
-        for label, count in summary["durations"].items():
-            if count:
-                lines.append(f"  {label:>12}  {count:8}  {'#' * max(1, round(30 * count / top))}")
+    for label, count in summary["durations"].items():
+        if count:
+            bar = "#" * max(1, round(_BAR_LENGTH * count / largest))
+            lines.append(f"  {label:>12}  {count:8}  {bar}")
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """Processes that decode and resample recordings while the device computes. They load no network.
 
-A process that dies on a hostile file is replaced and the recording is tried once more; after that
-the recording counts as unreadable. Run as a module, this is such a process.
+A process that dies on a file is replaced, and the recording is tried once more before it counts as
+unreadable. Run as a module, this is such a process.
 """
 
 import json
@@ -22,9 +22,9 @@ from codecplus.system.workers import (
     serve,
 )
 
-MAX_SECONDS = 600.0  # of a recording that passes in one piece
+MAX_SECONDS = 600.0  # of a recording that is passed on in one piece
 _DECODING_SECONDS = 600.0  # of processor time for one recording, imports included
-_BUFFER_BYTES = 1 << 29  # of decoded audio that waits for its turn
+_BUFFER_BYTES = 1 << 29  # of decoded audio that waits to be encoded
 
 Item = TypeVar("Item")
 
@@ -97,7 +97,7 @@ def _read(cell: Any, settings: tuple[int, int, float]) -> DecodedAudio | str:
 
 
 def _answers(cell: Any, settings: tuple[int, int, float]) -> Iterator[Message]:
-    """The one message that a worker sends for a cell."""
+    """Yield the one message of a cell: its audio, or the reason why there is none."""
     recording = _read(cell, settings)
     if isinstance(recording, str):
         yield {"error": recording}, None

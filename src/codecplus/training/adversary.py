@@ -1,4 +1,4 @@
-"""The discriminators' side of a training run: their losses, optimizer and state."""
+"""The discriminators of a training run: their losses and their optimizer."""
 
 from typing import Any
 
@@ -26,9 +26,12 @@ def new_discriminator(adversary: Adversary, seed: int = 0) -> Discriminator:
 
 
 class AdversarialTraining:
-    """Discriminators that are trained beside a codec, as the recipe's `adversary` says.
+    """Discriminators that are trained beside a codec.
 
-    `dtype` is what they compute in; weights stay in fp32.
+    Args:
+        recipe: its `adversary` has their settings.
+        accelerator: of the device and the processes.
+        dtype: precision of their computations; weights stay in fp32.
     """
 
     def __init__(self, recipe: Recipe, accelerator: Any, dtype: torch.dtype):
@@ -50,9 +53,12 @@ class AdversarialTraining:
         bf16 = self.dtype == torch.bfloat16
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             features = self.parallel(signals)
-        count = len(estimate)
-        fake = [[layer[:count] for layer in layers] for layers in features]
-        real = [[layer[count:] for layer in layers] for layers in features]
+        fake = []
+        real = []
+        for layers in features:  # of one discriminator
+            halves = [layer.split(len(estimate)) for layer in layers]
+            fake.append([half[0] for half in halves])
+            real.append([half[1] for half in halves])
         return adversarial_losses(fake, real)
 
     def clip_gradient(self) -> float:

@@ -1,6 +1,7 @@
-"""Codebooks placed by k-means, then kept as moving means of what they code, unused entries moved.
+"""Codebooks in training: k-means places them, then moving means of latents train their entries.
 
-They know latents and codes, nothing of audio or losses.
+Entries that are hardly used move to other latents. The module knows latents and codes, nothing of
+audio or losses.
 
 Letters: N vectors, D latent width, d width of the search, K codebooks, E entries of a codebook.
 """
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from codecplus.encoding.beam_search import BeamSearch
+from codecplus.encoding.refinement import cheapest_entry
 from codecplus.modeling_dac.layers_dac import (
     DacResidualVectorQuantizer,
     DacVectorQuantize,
@@ -21,8 +23,10 @@ from codecplus.modeling_dac.layers_dac import (
     nearest_entry,
 )
 
-_SPREAD = 1.5  # standard deviation of what codes cost by an entropy model, in bits, about
-STEERING = 2  # coordinates of a codebook placed for few bits that only steer the search
+STEERING = 2  # coordinates that only steer the search, in a codebook placed with a rate weight
+_BITS_DEVIATION = 1.5  # about the standard deviation of bits per code under an entropy model
+_REVIVED_COUNT = 0.25  # count of a moved entry, as a share of the average
+_BLOCK = 4096  # points whose distances to all entries are held at a time
 
 
 @torch.no_grad()
@@ -36,32 +40,39 @@ def initialize(
 ) -> float:
     """Place projections and codebooks by encoder output (N, D).
 
-    Each codebook searches the d directions in which what the ones before left over varies most.
+    Each codebook searches in d directions: those in which the residual of the codebooks before it
+    varies most.
 
-    A DAC searches the entry of the nearest direction, which takes no account of lengths, nor of how
-    rare a code is. With a `rate_weight` λ it finds the entry of least cost: squared error plus λ
+    A DAC searches the entry of the nearest direction, and regards neither lengths nor how rare a
+    code is. With a `rate_weight` λ it finds the entry of least cost instead: squared error plus λ
     times the variance of the latents for each bit of the code (entropy-constrained vector
-    quantization, Chou, Lookabaugh and Gray 1989). λ = 0 is the nearest point. Any DAC searches such
-    codebooks, since two of their d coordinates steer it (as Neyshabur and Srebro 2015 turn inner
-    products into angles): latents p become (p, b, 0), entries e (e, g, w), with g such that b g is
-    half their cost at the origin, negative, and w such that all entries are equally long. The
-    projection out ignores both.
+    quantization, Chou, Lookabaugh and Gray 1989). λ = 0 gives the nearest point.
+
+    Any DAC can search such codebooks, since two of their d coordinates steer its search (Neyshabur
+    and Srebro 2015 turn inner products into angles in this way). Latents p become (p, b, 0) and
+    entries e become (e, g, w). g is chosen so that b g is minus half the entry's cost at the
+    origin, w so that all entries are equally long. The projection out ignores both coordinates.
 
     Args:
         quantizer: the codebooks, which are changed.
-        latents: what the encoder gives, as vectors.
-        rounds: of k-means.
+        latents: encoder output as vectors (N, D).
+        rounds: iterations of k-means.
         generator: draws the first entries.
-        metric: (D, D), symmetric and positive definite: an error e costs eᵀ M e, and variance and
-            energy are meant in it, so that codebooks go where errors are dear. By default all
-            directions cost the same.
+        metric: the cost of errors, a symmetric and positive definite matrix M (D, D): an error e
+            costs eᵀ M e. Variance and energy are measured in it too, so that codebooks are fine
+            where errors are expensive. By default all directions cost the same.
         rate_weight: λ; by default entries are searched by direction.
 
-    Returns the share of energy left uncoded. Raises ValueError where the d coordinates leave none
-    beside the two that steer.
+    Returns:
+        The share of energy that stays uncoded.
+
+    Raises:
+        ValueError: if d coordinates leave none beside the two that steer.
     """
-    root, inverse = _roots(torch.eye(latents.shape[1]) if metric is None else metric)
-    weighed = latents.float() @ root  # where plain distance is the cost
+    if metric is None:
+        metric = torch.eye(latents.shape[1])
+    root, inverse = _roots(metric)
+    weighed = latents.float() @ root  # plain distances between these are costs
     residual = weighed
     for quantize in _codebooks(quantizer):
         mean = residual.mean(dim=0)
@@ -71,7 +82,8 @@ def initialize(
         _set_projection(quantize.out_proj, inverse @ basis, mean @ inverse)
         quantize.codebook.weight.copy_(entries)
         residual = residual - entries[nearest_entry(points, entries)] @ basis.t() - mean
-    return float(residual.square().sum() / (weighed - weighed.mean(dim=0)).square().sum())
+    energy = (weighed - weighed.mean(dim=0)).square().sum()
+    return float(residual.square().sum() / energy)
 
 
 def _place(
@@ -83,7 +95,7 @@ def _place(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Place one codebook for vectors (N, D) of mean 0.
 
-    Returns the directions (D, d) and the offset (d,) by which it sees them, and its entries (E, d).
+    Returns the directions (D, d) and the offset (d,) of its projection, and its entries (E, d).
     """
     _, axes = torch.linalg.eigh(vectors.t() @ vectors)
     d = quantize.codebook_dim
@@ -103,35 +115,38 @@ def _place(
 
 
 def _steered(points: Tensor, costs: Tensor, offset: Tensor) -> Tensor:
-    """Return entries (E, d + 2) of points e (E, d) and their costs (E,).
+    """Return entries (E, d + 2) for points e (E, d) and their costs (E,).
 
-    Their direction is nearest to (p, offset, 0) where |p - e|² + cost is least.
+    The entry of the direction nearest to (p, offset, 0) is the one of least |p - e|² + cost.
     """
-    lengths = points.square().sum(dim=1)
-    along = lengths + costs
-    along = (along.mean() - along) / (2 * offset)
-    lengths = lengths + along.square()
-    across = (1.001 * lengths.max() - lengths).sqrt()
+    squares = points.square().sum(dim=1)
+    cost_at_origin = squares + costs
+    along = (cost_at_origin.mean() - cost_at_origin) / (2 * offset)
+    squares = squares + along.square()
+    across = (1.001 * squares.max() - squares).sqrt()
     return torch.cat([points, along[:, None], across[:, None]], dim=1)
 
 
 def is_steered(quantize: DacVectorQuantize) -> bool:
-    """Whether the last coordinates of a codebook only steer its search, and must be left as they
-    are.
+    """Whether the last coordinates of a codebook only steer its search.
+
+    Training must leave those as they are.
     """
     out = cast(Tensor, quantize.out_proj.weight)
-    return not out[:, -STEERING:].any() and bool(quantize.codebook.weight[:, -STEERING:].any())
+    if out[:, -STEERING:].any():
+        return False
+    return bool(quantize.codebook.weight[:, -STEERING:].any())
 
 
 def sensitivity(gradients: Tensor, floor: float) -> Tensor:
-    """Return what errors of latents cost, as a metric (D, D) for `initialize`.
+    """Return the cost of errors in latents, as a metric (D, D) for `initialize`.
 
     It is the empirical Fisher matrix of the latents, up to scale.
 
     Args:
         gradients: gᵀ g (D, D) of the losses' gradients g (N, D) at latents.
-        floor: what directions that the decoder does not read count, as a share of the average one:
-            they have no gradient.
+        floor: added to all directions, as a share of the average cost. Directions that the decoder
+            does not read have no gradient, and cost this much.
     """
     size = len(gradients)
     fisher = size * gradients / gradients.trace().clamp(min=1e-30)
@@ -141,9 +156,9 @@ def sensitivity(gradients: Tensor, floor: float) -> Tensor:
 def cosine_kmeans(
     points: Tensor, entries: int, rounds: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Return means (E, d) of the points (N, d) that have the same direction.
+    """Return the means (E, d) of clusters of points (N, d), which are clustered by direction.
 
-    A cluster left empty starts again at a random point.
+    An empty cluster starts again at a random point.
     """
     means = points[torch.randint(len(points), (entries,), generator=generator)]
     for _ in range(rounds):
@@ -163,31 +178,26 @@ def constrained_kmeans(
     rate_weight: float,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return means (E, d) of the points (N, d) for which they are cheapest, and their costs (E,).
+    """Return the means (E, d) of clusters of points (N, d), and the costs (E,) of their bits.
 
-    A cost is that of the bits by how often an entry is chosen; one bit costs `rate_weight` times
-    the variance of the points.
+    A point joins the cluster of least squared error plus cost. The bits of a cluster follow from
+    its share of the points; one bit costs `rate_weight` times the variance of the points.
     """
     means = points[torch.randint(len(points), (entries,), generator=generator)]
-    price = rate_weight * points.var(dim=0).sum()
-    costs = torch.zeros(entries)
+    price = rate_weight * points.var(dim=0).sum()  # of one bit
+    bits = torch.zeros(entries)
     for _ in range(rounds):
-        index = _cheapest(points, means, costs)
+        blocks = [cheapest_entry(block, means, bits, price) for block in points.split(_BLOCK)]
+        index = torch.cat(blocks)
         counts = torch.bincount(index, minlength=entries)
         sums = torch.zeros_like(means).index_add_(0, index, points)
         means = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], means)
-        costs = -price * ((counts + 0.5) / (counts + 0.5).sum()).log2()
-    return means, costs
+        shares = (counts + 0.5) / (counts + 0.5).sum()
+        bits = -shares.log2()
+    return means, price * bits
 
 
-def _cheapest(points: Tensor, means: Tensor, costs: Tensor) -> Tensor:
-    """Return the index (N,) of the least |p - e|² + cost of means e (E, d), for points p (N, d)."""
-    costs = costs + means.square().sum(dim=1)
-    indices = [(costs - 2 * block @ means.t()).argmin(dim=1) for block in points.split(4096)]
-    return torch.cat(indices)
-
-
-def _unchanged(x: Tensor) -> Tensor:
+def _same(x: Tensor) -> Tensor:
     return x
 
 
@@ -195,32 +205,35 @@ def relative_commitment(
     quantizer: DacResidualVectorQuantizer,
     projected: Tensor,
     codes: Tensor,
-    mean: Callable[[Tensor], Tensor] = _unchanged,
+    mean: Callable[[Tensor], Tensor] = _same,
     steered: bool = False,
 ) -> Tensor:
     """Return the squared distance of latents from their entries, in units of the latents' variance.
 
-    It is relative, because the plain distance is best reduced by shrinking the latents, and to the
-    variance, because the mean square is best raised by an offset.
+    Units matter: an encoder lowers a plain distance by shrinking the latents, and one relative to
+    their mean square by adding an offset.
 
     Args:
         quantizer: the codebooks.
-        projected: latents (B, K * d, T).
-        codes: chosen for them (B, K, T).
+        projected: latents (B, K * d, T) in the coordinates of the search.
+        codes: the codes (B, K, T) of these latents.
         mean: averages moments over processes.
-        steered: whether the last coordinates only steer the search: those do not count.
+        steered: whether the last coordinates only steer the search; those are left out.
 
-    Returns the sum over codebooks, a scalar.
+    Returns:
+        The sum over codebooks, a scalar.
     """
     total = projected.new_zeros(())
     for latents, index, quantize in _by_codebook(quantizer, projected, codes):
         entries = quantize.codebook.weight[index]
         if steered:
-            latents, entries = latents[:, :-STEERING], entries[:, :-STEERING]
+            latents = latents[:, :-STEERING]
+            entries = entries[:, :-STEERING]
         distance = (latents - entries).square().mean()
         moments = torch.stack([latents.mean(dim=0), latents.square().mean(dim=0)])
         first, second = mean(moments)  # (d,) each
-        total = total + distance / ((second - first.square()).mean() + 1e-6)
+        variance = (second - first.square()).mean()
+        total = total + distance / (variance + 1e-6)
     return total
 
 
@@ -228,11 +241,17 @@ def relative_commitment(
 def search_some(
     quantizer: DacResidualVectorQuantizer, latents: Tensor, quantized: Tensor, share: float
 ) -> Tensor:
-    """Return quantized latents (B, D, T) in which a share of the items is coded by beam search.
+    """Code a share of the items by beam search, and return all quantized latents (B, D, T).
 
-    A decoder that has only heard greedy sums plays the nearer ones no better. The number of
-    codebooks of these items and the weight of their bits is drawn, and so is what codes cost: an
-    entropy model is only trained afterwards.
+    Beam search finds sums of entries that lie nearer, but a decoder plays them better only if it
+    was trained on such sums. The number of codebooks, the weight of bits and the bits of each code
+    are drawn at random, because an entropy model is trained only afterwards.
+
+    Args:
+        quantizer: the codebooks.
+        latents: encoder output (B, D, T).
+        quantized: its quantized latents (B, D, T), by the quantizer's own search.
+        share: the share of items to search, on average.
     """
     chosen = (torch.rand(len(latents)) < share).nonzero().squeeze(-1).to(latents.device)
     if not len(chosen):
@@ -244,10 +263,12 @@ def search_some(
     size = _codebooks(quantizer)[0].codebook.num_embeddings
 
     def costs(k: int, before: Tensor, codes: Tensor) -> Tensor:
-        return math.log2(size) + _SPREAD * torch.randn(len(codes), 1, size).to(codes.device)
+        noise = torch.randn(len(codes), 1, size).to(codes.device)
+        return math.log2(size) + _BITS_DEVIATION * noise
 
-    codes = BeamSearch(quantizer, count, 4, rate_weight, costs)(latents[chosen])
-    return quantized.index_copy(0, chosen, quantizer.look_up(codes)[0].to(quantized.dtype))
+    search = BeamSearch(quantizer, count, 4, rate_weight, costs)
+    searched = quantizer.look_up(search(latents[chosen]))[0]
+    return quantized.index_copy(0, chosen, searched.to(quantized.dtype))
 
 
 class MovingCodebooks:
@@ -255,10 +276,11 @@ class MovingCodebooks:
 
     Args:
         quantizer: the codebooks, which are changed.
-        decay: of the moving counts and means.
-        follow: whether entries become moving means of the latents they were chosen for; if not,
-            something else trains them.
-        revive_below: entries chosen less than this share of the average go to random latents.
+        decay: decay per step of the moving counts and means.
+        follow: whether entries become the moving means of their latents; if not, an optimizer
+            trains them.
+        revive_below: an entry moves to a random latent if its count is below this share of the
+            average.
     """
 
     def __init__(
@@ -282,37 +304,44 @@ class MovingCodebooks:
     def update(
         self, projected: Tensor, codes: Tensor, generator: torch.Generator | None = None
     ) -> int:
-        """Take in the latents (B, K * d, T) of a batch and the codes (B, K, T) chosen for them.
+        """Count the codes (B, K, T) of a batch, and move entries towards its latents.
 
-        Returns how many entries were moved to random latents, which `generator`, one on the CPU,
-        draws.
+        Args:
+            projected: the latents (B, K * d, T) in the coordinates of the search.
+            codes: the codes of these latents.
+            generator: draws random latents; it lives on the CPU.
+
+        Returns:
+            How many entries were moved to random latents.
         """
-        used = codes.shape[1]
-        entries = self.counts.shape[1]
-        counts = self.counts[:used]
-        sums = self.sums[:used]
-        weights = [quantize.codebook.weight for quantize in _codebooks(self.quantizer)[:used]]
+        num_codebooks = codes.shape[1]
+        num_entries = self.counts.shape[1]
+        counts = self.counts[:num_codebooks]
+        sums = self.sums[:num_codebooks]
+        books = _codebooks(self.quantizer)[:num_codebooks]
+        weights = [quantize.codebook.weight for quantize in books]
         latents, index, _ = zip(*_by_codebook(self.quantizer, projected, codes), strict=True)
-        z = torch.stack(latents)  # (K, N, d)
-        average = len(index[0]) / entries
-        # At first, as if every entry had been chosen as often as any.
+        points = torch.stack(latents)  # (K, N, d)
+        average = points.shape[1] / num_entries
+        # A codebook begins as if all its entries had been chosen equally often.
         new = ~counts.any(dim=1)[:, None]
         counts.masked_fill_(new, average)
         sums.copy_(torch.where(new[:, None], torch.stack(weights) * average, sums))
-        counts.lerp_(code_counts(codes, entries), 1 - self.decay)
-        rows = torch.stack(index)[..., None].expand_as(z)
-        sums.lerp_(torch.zeros_like(sums).scatter_add_(1, rows, z), 1 - self.decay)
-        # A GPU is waited for here, once.
+        counts.lerp_(code_counts(codes, num_entries), 1 - self.decay)
+        entry_of_point = torch.stack(index)[..., None].expand_as(points)
+        batch_sums = torch.zeros_like(sums).scatter_add_(1, entry_of_point, points)
+        sums.lerp_(batch_sums, 1 - self.decay)
+        # `nonzero` waits for a GPU, once a step.
         book, entry = (counts < self.revive_below * average).nonzero(as_tuple=True)
-        drawn = torch.randint(z.shape[1], (len(book),), generator=generator).to(z.device)
-        chosen = z[book, drawn]
-        counts[book, entry] = 0.25 * average
-        sums[book, entry] = 0.25 * average * chosen
+        drawn = torch.randint(points.shape[1], (len(book),), generator=generator)
+        replacements = points[book, drawn.to(points.device)]
+        counts[book, entry] = _REVIVED_COUNT * average
+        sums[book, entry] = _REVIVED_COUNT * average * replacements
         for k, weight in enumerate(weights):
             if self.follow:
                 weight.copy_(sums[k] / counts[k][:, None])
             elif len(book):
-                weight[entry[book == k]] = chosen[book == k].to(weight.dtype)
+                weight[entry[book == k]] = replacements[book == k].to(weight.dtype)
         return len(book)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -326,14 +355,16 @@ class MovingCodebooks:
 
 
 def code_counts(codes: Tensor, entries: int) -> Tensor:
-    """Return how often each entry was chosen: codes (B, K, T) -> (K, E)."""
+    """Count how often each entry was chosen: codes (B, K, T) -> counts (K, E)."""
     counts = torch.zeros(codes.shape[1], entries, device=codes.device)
     flat = codes.transpose(0, 1).flatten(1)  # (K, B * T)
     return counts.scatter_add_(1, flat, torch.ones_like(flat, dtype=counts.dtype))
 
 
 def perplexity(counts: Tensor) -> Tensor:
-    """Return how many entries, equally used, have the same entropy: counts (K, E) -> (K,).
+    """Return the perplexity of counts (K, E) of each codebook: 2 to the power of its entropy, (K,).
+
+    It is the number of entries that, used equally often, would have that entropy.
 
     >>> perplexity(torch.tensor([[5.0, 5.0, 0.0], [9.0, 0.0, 0.0]]))
     tensor([2., 1.])
@@ -350,7 +381,7 @@ def _roots(metric: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _set_projection(module: nn.Module, matrix: Tensor, bias: Tensor) -> None:
-    """Give a pointwise convolution this matrix, through its weight norm if it has one."""
+    """Set the matrix and bias of a pointwise convolution, through its weight norm if it has one."""
     weight = matrix.unsqueeze(-1)
     cast(Tensor, module.bias).copy_(bias)
     if parametrize.is_parametrized(module, "weight"):
@@ -365,8 +396,8 @@ def _codebooks(quantizer: DacResidualVectorQuantizer) -> list[DacVectorQuantize]
 
 
 def _by_codebook(quantizer: DacResidualVectorQuantizer, projected: Tensor, codes: Tensor):
-    """Give latents (N, d), indices (N,) and the module of each codebook in use."""
+    """Yield latents (N, d), codes (N,) and the module of each codebook in use."""
     books = _codebooks(quantizer)
-    seen = projected.float().split(books[0].codebook_dim, dim=1)
-    for latents, index, quantize in zip(seen, codes.unbind(dim=1), books, strict=False):
+    by_codebook = projected.float().split(books[0].codebook_dim, dim=1)
+    for latents, index, quantize in zip(by_codebook, codes.unbind(dim=1), books, strict=False):
         yield latents.transpose(1, 2).flatten(0, 1), index.flatten(), quantize

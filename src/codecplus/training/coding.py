@@ -1,4 +1,4 @@
-"""The way from audio to audio in training, with what losses look at. It knows no losses."""
+"""Encoding and decoding in training, with the tensors that losses need. It knows no losses."""
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,9 @@ class Coding(nn.Module):
 
     Args:
         model: the codec.
-        dtype: what encoder and decoder compute in; the quantizer computes in fp32.
-        searched: share of the items that are coded by beam search while encoder and codebooks rest.
+        dtype: precision of encoder and decoder; the quantizer computes in fp32.
+        searched: share of the items that are coded by beam search while encoder and codebooks are
+            frozen.
     """
 
     def __init__(self, model: DacModel, dtype: torch.dtype, searched: float = 0.0):
@@ -28,7 +29,7 @@ class Coding(nn.Module):
         Args:
             audio: crops (B, S), S a multiple of the hop.
             quantize: whether latents are quantized before they are decoded.
-            freeze: whether encoder and codebooks rest, and get no gradient.
+            freeze: whether encoder and codebooks are frozen, and get no gradient.
 
         Returns `audio` (B, S) and `latents` (B, D, T). Where latents are quantized also `codes`
         (B, K, T), `projected` latents (B, K * d, T), and the `commitment` and `codebook` losses.

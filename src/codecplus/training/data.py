@@ -11,6 +11,7 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -30,18 +31,24 @@ from codecplus.recordings.folders import FileRecordings
 from codecplus.recordings.tables import StreamRecordings, TableRecordings
 from codecplus.training.recipe import Augmentation
 
-_FULL_ROW_SECONDS = 30.0  # rows of a table are drawn in proportion to their duration up to this
+_FULL_ROW_SECONDS = 30.0  # longer rows of a table are not drawn more often
+_MAX_ROW_SECONDS = 3600.0  # longer rows of a stream are not drawn more often
+_MIN_ROW_SECONDS = 1e-3  # unreadable rows of a stream are drawn, rarely, so that they are reported
+_MAX_DRAWS = 1000  # recordings drawn for one crop
+_PEAK = 0.95  # of amplified crops
+_NAMED_FILES = 5  # unreadable files that a warning names
 
 
 class Batch(NamedTuple):
-    """Mono crops (B, S), the bandwidth of each (B,) in Hz, and what the recordings that gave none
-    suffer from.
-    """
+    """Mono crops, with the bandwidth of each and the problems on the way to them."""
 
-    audio: Tensor
-    bandwidth: Tensor
-    problems: list[str]
-    state: dict[str, Any]  # of the stream behind this batch
+    audio: Tensor  # (B, S)
+    bandwidth: Tensor  # (B,), in Hz
+    problems: list[str]  # of recordings that gave no crop
+    state: dict[str, Any]  # of the stream after this batch
+
+
+Crop = tuple[np.ndarray, float, list[str]]  # samples (S,), bandwidth in Hz, problems
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,7 @@ class Source(Protocol):
     """Recordings to draw from."""
 
     def draw(self, random: np.random.Generator) -> tuple[str, Any]:
-        """Draw a recording in proportion to its duration; return its name, and a path or bytes."""
+        """Draw a recording in proportion to its duration; return its name and its path or bytes."""
         ...
 
 
@@ -97,11 +104,10 @@ def readable_files(recordings: FileRecordings, *, report: bool = True) -> list[A
         except (CodecPlusError, OSError):
             broken.append(path.name)
     if broken and report:
-        more = "" if len(broken) <= 5 else f" and {len(broken) - 5} more"
-        warnings.warn(
-            f"{len(broken)} unreadable files are skipped: {', '.join(broken[:5])}{more}",
-            stacklevel=2,
-        )
+        names = ", ".join(broken[:_NAMED_FILES])
+        if len(broken) > _NAMED_FILES:
+            names += f" and {len(broken) - _NAMED_FILES} more"
+        warnings.warn(f"{len(broken)} unreadable files are skipped: {names}", stacklevel=2)
     if not readable:
         raise InputError(
             f"found no readable audio below {', '.join(map(str, recordings.inputs))}; "
@@ -111,15 +117,22 @@ def readable_files(recordings: FileRecordings, *, report: bool = True) -> list[A
 
 
 def hold_out(files: Sequence[AudioFile], most: int = 16) -> tuple[list[AudioFile], list[AudioFile]]:
-    """Return the files to train on, and at most a twentieth of all, up to `most`, to validate with.
+    """Return the files to train on, and the files to validate with.
 
-    They are chosen by a hash of their names, so that a growing folder keeps most of its choices.
+    A twentieth of all files is held out for validation, `most` at the most. They are chosen by a
+    hash of their names, so that a growing folder keeps most of its choices.
     """
     count = min(most, len(files) // 20)
     order = sorted(files, key=lambda file: (zlib.crc32(file.path.name.encode()), file.path))
-    held = {file.path for file in order[:count]}
-    train = [file for file in files if file.path not in held]
-    return train, [file for file in files if file.path in held]
+    held_paths = {file.path for file in order[:count]}
+    train = []
+    held = []
+    for file in files:
+        if file.path in held_paths:
+            held.append(file)
+        else:
+            train.append(file)
+    return train, held
 
 
 class FileSource:
@@ -138,7 +151,7 @@ class FileSource:
 class TableSource:
     """Rows of a table.
 
-    Their durations are not known without reading all rows. So a row is drawn, and kept with a
+    Their durations are unknown until a row is read. So a row is drawn, and accepted with a
     probability in proportion to its duration, up to 30 s.
     """
 
@@ -154,7 +167,7 @@ class TableSource:
             recording = self.recordings[index]
             file = _file_or_cell(recording)
             seconds = _duration(file)
-            if seconds is None:  # the reader says what is wrong with it
+            if seconds is None:  # whoever reads it reports why
                 break
             if random.random() < seconds / _FULL_ROW_SECONDS:
                 break
@@ -178,35 +191,47 @@ def _file_or_cell(recording: Recording) -> Any:
 def _duration(file: Any) -> float | None:
     """Return the seconds of an audio file, None where its header cannot be read."""
     try:
-        info = soundfile.info(io.BytesIO(file) if isinstance(file, bytes) else file)
+        info = soundfile.info(_readable(file))
     except (soundfile.LibsndfileError, OSError, TypeError):
         return None
     return info.frames / info.samplerate
 
 
+def _readable(file: Any) -> Any:
+    """Return bytes as a file object, and a path as it is."""
+    if isinstance(file, bytes):
+        return io.BytesIO(file)
+    return file
+
+
 class Cutter:
-    """Cuts crops of one length and rate out of recordings of a source; shorter ones are padded with
-    zeros behind.
+    """Cuts crops of one length and rate out of the recordings of a source.
+
+    A recording that is shorter than a crop is followed by zeros.
+
+    Args:
+        sample_rate: of crops, in Hz.
+        samples: of a crop.
+        augmentation: how crops are changed; by default their sign is turned now and then.
     """
 
     attempts = 20  # to find a crop that is readable and not silent
 
     def __init__(self, sample_rate: int, samples: int, augmentation: Augmentation | None = None):
-        self.sample_rate, self.samples = sample_rate, samples
+        self.sample_rate = sample_rate
+        self.samples = samples
         self.augmentation = augmentation or Augmentation()
 
-    def cut(
-        self, source: Source, random: np.random.Generator
-    ) -> tuple[np.ndarray, float, list[str]]:
+    def cut(self, source: Source, random: np.random.Generator) -> Crop:
         """Return a crop (S,), its bandwidth in Hz, and the problems on the way to it.
 
-        If all attempts met only silence, the last silence is given. Raises InputError if no
-        recording can be read.
+        It is silent only if all attempts gave silence. Raises InputError if no recording can be
+        read.
         """
         broken: dict[str, str] = {}
-        silence = None
-        tries = 0
-        for _ in range(1000):
+        silence: tuple[np.ndarray, float] | None = None
+        silent_crops = 0
+        for _ in range(_MAX_DRAWS):
             name, file = source.draw(random)
             if name in broken:
                 continue
@@ -222,21 +247,21 @@ class Cutter:
             if not self._is_silent(crop):
                 return crop, bandwidth, list(broken.values())
             silence = (crop, bandwidth)
-            tries += 1
-            if tries == self.attempts:
+            silent_crops += 1
+            if silent_crops == self.attempts:
                 break
+        problems = list(broken.values())
         if silence is None:
-            raise InputError(
-                f"no recording can be read; {len(broken)} were tried: {list(broken.values())[-1]}"
-            )
-        return *silence, list(broken.values())
+            raise InputError(f"no recording can be read; {len(broken)} were tried: {problems[-1]}")
+        return *silence, problems
 
     def _read(self, file: Any, random: np.random.Generator) -> tuple[np.ndarray, float]:
-        chosen = self.augmentation
-        speed = random.uniform(*chosen.speed) if random.random() < chosen.speed_share else 1.0
-        file = as_file(file)
-        with soundfile.SoundFile(io.BytesIO(file) if isinstance(file, bytes) else file) as audio:
-            rate = audio.samplerate * speed  # what it is recorded at, played so much faster
+        """Return a random piece (S,) of a file at the crops' rate, and the rate it is played at."""
+        speed = 1.0
+        if random.random() < self.augmentation.speed_share:
+            speed = random.uniform(*self.augmentation.speed)
+        with soundfile.SoundFile(_readable(as_file(file))) as audio:
+            rate = audio.samplerate * speed
             wanted = int(np.ceil(self.samples * rate / self.sample_rate))
             audio.seek(int(random.integers(0, max(0, audio.frames - wanted) + 1)))
             mono = audio.read(wanted, dtype="float32", always_2d=True).mean(axis=1)
@@ -248,24 +273,24 @@ class Cutter:
         return np.pad(mono, (0, self.samples - len(mono))), rate
 
     def _augment(self, crop: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        chosen = self.augmentation
-        # All are drawn whether they are used or not, so that changing one share leaves the others'
-        # draws alone.
-        shares = random.random(3)
-        loudness = random.uniform(*chosen.loudness_lufs)
-        gain = random.uniform(*chosen.gain_db)
+        settings = self.augmentation
+        # All numbers are drawn whether they are used or not, so that one share does not change the
+        # draws of the others.
+        loudness_draw, gain_draw, flip_draw = random.random(3)
+        loudness = random.uniform(*settings.loudness_lufs)
+        gain = random.uniform(*settings.gain_db)
         decibels = 0.0
-        # What is silent stays so: noise made loud teaches noise.
-        if shares[0] < chosen.loudness_share and not self._is_silent(crop):
+        # Silence stays as it is: loud noise would teach the codec to make noise.
+        if loudness_draw < settings.loudness_share and not self._is_silent(crop):
             before = integrated_loudness(crop, self.sample_rate)
             if np.isfinite(before):
                 decibels += loudness - before
-        if shares[1] < chosen.gain_share:
+        if gain_draw < settings.gain_share:
             decibels += gain
         if decibels:
-            loudest = 0.95 / (np.abs(crop).max() + 1e-9)
-            crop = crop * np.float32(min(10 ** (decibels / 20), loudest))
-        if shares[2] < chosen.flip_share:
+            largest_factor = _PEAK / (np.abs(crop).max() + 1e-9)
+            crop = crop * np.float32(min(10 ** (decibels / 20), largest_factor))
+        if flip_draw < settings.flip_share:
             return -crop
         return crop
 
@@ -274,20 +299,28 @@ class Cutter:
 
 
 class Crops(Dataset):
-    """Crop number n, for every n, of a source that can be drawn from at any time."""
+    """Crops by number, of a source that can be drawn from at any time: crop n follows from n."""
 
     def __init__(self, source: Source, cutter: Cutter, seed: int = 0):
-        self.source, self.cutter, self.seed = source, cutter, seed
+        self.source = source
+        self.cutter = cutter
+        self.seed = seed
 
-    def __getitem__(self, n: int) -> tuple[np.ndarray, float, list[str]]:
+    def __getitem__(self, n: int) -> Crop:
         return self.cutter.cut(self.source, np.random.default_rng([self.seed, n]))
 
 
 class StreamedCrops(IterableDataset):
     """Batches from a stream, which can only be read in order.
 
-    A block of rows is held at a time, undecoded. From it come as many crops as cover its duration
-    once.
+    A block of rows is held at a time, undecoded. It gives as many crops as cover its duration once.
+
+    Args:
+        recordings: the stream.
+        cutter: makes the crops.
+        batch: crops per batch.
+        seed: of the draws.
+        block: rows per block.
     """
 
     def __init__(
@@ -305,85 +338,105 @@ class StreamedCrops(IterableDataset):
         self.batch = batch
         self.seed = seed
         self.block = block
-        self.start: dict[str, Any] = {}
+        self.start: dict[str, Any] = {}  # the state of a batch, to continue after it
+        self._first_state: dict = {}  # of the table; empty until it is opened
 
     def __iter__(self) -> Iterator[Batch]:
-        number, skip = self.start.get("block", 0), self.start.get("batches", 0)
-        place = self.start.get("table")
-        for rows, before in self._blocks(place):
-            source = _Block(
-                [self.recordings.recording(row, index) for index, row in enumerate(rows)]
-            )
-            seconds = self.cutter.samples / self.cutter.sample_rate
-            batches = max(1, round(source.seconds / seconds / self.batch))
-            for index in range(skip, batches):
-                random = [
-                    np.random.default_rng([self.seed, number, index, i]) for i in range(self.batch)
-                ]
-                crops = [self.cutter.cut(source, r) for r in random]
-                yield collate(crops, {"block": number, "batches": index + 1, "table": before})
-            number, skip = number + 1, 0
+        block_number = self.start.get("block", 0)
+        batches_done = self.start.get("batches", 0)
+        for rows, table_state in self._blocks(self.start.get("table")):
+            source = self._source(rows)
+            for index in range(batches_done, self._batches_of(source)):
+                crops = []
+                for item in range(self.batch):
+                    random = np.random.default_rng([self.seed, block_number, index, item])
+                    crops.append(self.cutter.cut(source, random))
+                state = {"block": block_number, "batches": index + 1, "table": table_state}
+                yield collate(crops, state)
+            block_number += 1
+            batches_done = 0
 
-    def _blocks(self, place: dict | None) -> Iterator[tuple[list[dict], dict]]:
-        """Rows, and where the table stood before them; over and over."""
-        found = place is not None
+    def _source(self, rows: list[dict]) -> "_Block":
+        recordings = []
+        for index, row in enumerate(rows):
+            recordings.append(self.recordings.recording(row, index))
+        return _Block(recordings)
+
+    def _batches_of(self, source: "_Block") -> int:
+        """Return how many batches cover the duration of a block once."""
+        crop_seconds = self.cutter.samples / self.cutter.sample_rate
+        return max(1, round(source.seconds / crop_seconds / self.batch))
+
+    def _blocks(self, state: dict | None) -> Iterator[tuple[list[dict], dict]]:
+        """Yield blocks of rows, each with the state of the table before it; over and over.
+
+        `state` is where to begin, None for the first row. Raises InputError for a table that has no
+        rows.
+        """
+        if not self._first_state:
+            self._first_state = self.table.state_dict()
+        is_empty = state is None  # a state proves that there are rows
         while True:
-            # A table begins where it was last told to; its own start is its first state.
-            self.table.load_state_dict(place or self._beginning)
-            before, rows = place or self._beginning, []
+            before = state or self._first_state
+            # A table begins where it was last told to, also in the next round.
+            self.table.load_state_dict(before)
+            rows: list[dict] = []
             for row in self.table:
                 rows.append(row)
                 if len(rows) == self.block:
                     yield rows, before
-                    before, rows, found = self.table.state_dict(), [], True
+                    before = self.table.state_dict()
+                    rows = []
+                    is_empty = False
             if rows:
-                found = True
                 yield rows, before
-            if not found:
+                is_empty = False
+            if is_empty:
                 raise InputError("expected a dataset with at least 1 row, got none")
-            place, found = None, False
-
-    @property
-    def _beginning(self) -> dict:
-        if not hasattr(self, "_first"):
-            self._first = self.table.state_dict()
-        return self._first
+            state = None
+            is_empty = True
 
 
 class _Block:
-    """Some rows, drawn in proportion to their duration."""
+    """Some rows of a stream, drawn in proportion to their duration."""
 
     def __init__(self, recordings: Sequence[Recording]):
-        self.files = [(recording.name, _file_or_cell(recording)) for recording in recordings]
-        durations = [_duration(file) for _, file in self.files]
-        lengths = np.array([min(seconds or 0.0, 3600.0) for seconds in durations])
-        self.seconds = float(lengths.sum())
-        # Unreadable rows are drawn too, rarely, so that they are reported.
-        self._ends = np.cumsum(np.maximum(lengths, 1e-3))
+        self.files: list[tuple[str, Any]] = []
+        durations: list[float] = []
+        for recording in recordings:
+            file = _file_or_cell(recording)
+            self.files.append((recording.name, file))
+            durations.append(min(_duration(file) or 0.0, _MAX_ROW_SECONDS))
+        self.seconds = float(np.sum(durations))
+        self._ends = np.cumsum(np.maximum(durations, _MIN_ROW_SECONDS))
 
     def draw(self, random: np.random.Generator) -> tuple[str, Any]:
         """Return the name of a row, and its path or bytes."""
         return self.files[_draw_index(self._ends, random)]
 
 
-def collate(
-    crops: list[tuple[np.ndarray, float, list[str]]], state: dict[str, Any] | None = None
-) -> Batch:
-    """A batch of crops."""
+def collate(crops: list[Crop], state: dict[str, Any] | None = None) -> Batch:
+    """Return crops as a batch, with the state of the stream after it."""
     audio, bandwidth, problems = zip(*crops, strict=True)
     return Batch(
         torch.from_numpy(np.stack(audio).astype(np.float32)),
         torch.tensor(bandwidth, dtype=torch.float32),
-        sorted({problem for some in problems for problem in some}),
+        sorted(set(chain.from_iterable(problems))),
         state or {},
     )
 
 
 class Batches:
-    """Batches in order, made ahead of time by `workers` processes, and where they stand.
+    """Batches in order, without end.
 
-    Of every `batch * processes` crops, process number `rank` takes its share. Problems with
-    recordings are warned of once each.
+    Each problem with a recording is reported once, as a warning.
+
+    Args:
+        crops: the crops to batch.
+        batch: crops per batch of this process.
+        rank: number of this process among those of the run.
+        processes: of the run; of every `batch * processes` crops each takes its share.
+        workers: processes that make batches ahead of time; with 0 this one makes them.
     """
 
     def __init__(
@@ -412,7 +465,10 @@ class Batches:
         return self
 
     def __next__(self) -> Batch:
-        batch = self._peeked.pop(0) if self._peeked else self._load()
+        if self._peeked:
+            batch = self._peeked.pop(0)
+        else:
+            batch = self._load()
         self.position += 1
         self._streamed = batch.state
         for problem in batch.problems:
@@ -422,7 +478,7 @@ class Batches:
         return batch
 
     def peek(self, count: int = 1) -> list[Batch]:
-        """Return the next batches, which will still be given."""
+        """Return the next batches without taking them."""
         while len(self._peeked) < count:
             self._peeked.append(self._load())
         return self._peeked[:count]
@@ -433,7 +489,7 @@ class Batches:
         return next(self._iterator)
 
     def _loader(self) -> DataLoader:
-        # Without a generator of its own, a loader takes numbers from everybody's.
+        # Without a generator of its own, a loader draws from the global one.
         options: dict[str, Any] = {"num_workers": self.workers, "generator": torch.Generator()}
         if self.workers:
             options |= {
@@ -452,13 +508,13 @@ class Batches:
         self._peeked = []
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state that continues behind the last batch given."""
+        """Return a state that continues after the last batch taken."""
         return {"position": self.position, "stream": self._streamed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where the batches that returned `state` stood.
+        """Continue after the batch at which `state_dict` returned this state.
 
-        They must have been made with the same arguments.
+        Those batches must have been made with the same arguments.
         """
         self.close()
         self.position = state["position"]
@@ -466,16 +522,16 @@ class Batches:
 
 
 def _leave_signals(worker: int) -> None:
-    """Ignore signals to stop, which go to all processes of a run.
+    """Ignore signals to stop, which reach all processes of a run.
 
-    Workers must live until the step at hand is done.
+    Workers must live until the current step is done.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Numbers:
-    """The numbers of the crops of each batch, from where `batches` stands."""
+    """The numbers of the crops of each batch, from the position of `batches` on."""
 
     def __init__(self, batches: Batches):
         self.first = batches.position

@@ -1,8 +1,7 @@
 """The paper's discriminators and their losses (Kumar et al. 2023).
 
-They know waveforms (B, 1, S), nothing of codecs.
-
-Parts are named as in the original implementation, whose training states fit. Letters: B batch, S
+They know waveforms (B, 1, S), nothing of codecs. Modules are named as in the original
+implementation, so that its training states load. Letters: B batch, S
 samples, T frames, F frequency bins, C channels, p period.
 """
 
@@ -21,9 +20,7 @@ PAPER_BANDS = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
 def _conv(
     in_channels: int, out_channels: int, kernel: tuple[int, int], stride: tuple[int, int]
 ) -> nn.Sequential:
-    """Return a weight-normed convolution, which keeps the size but for the stride, and its
-    activation.
-    """
+    """Return a weight-normed convolution, which divides sizes by the stride, and its activation."""
     return nn.Sequential(_plain_conv(in_channels, out_channels, kernel, stride), nn.LeakyReLU(0.1))
 
 
@@ -35,10 +32,10 @@ def _plain_conv(
 
 
 class MultiPeriodDiscriminator(nn.Module):
-    """Sees every p-th sample as a row of an image, for one period p (Kong et al. 2020).
+    """Convolutions over an image whose columns hold every p-th sample (Kong et al. 2020).
 
-    Takes audio (B, 1, S), returns the outputs of its layers. The last one, (B, 1, T', p), is the
-    judgement.
+    Takes audio (B, 1, S), and returns the outputs of its layers. The last one, (B, 1, T', p), holds
+    the logits.
     """
 
     def __init__(self, period: int, channels: Sequence[int] = (32, 128, 512, 1024, 1024)):
@@ -46,14 +43,13 @@ class MultiPeriodDiscriminator(nn.Module):
         self.period = period
         widths = [1, *channels]
         strides = [(3, 1)] * (len(channels) - 1) + [(1, 1)]
-        self.convs = nn.ModuleList(
-            _conv(inputs, outputs, (5, 1), stride)
-            for (inputs, outputs), stride in zip(pairwise(widths), strides, strict=True)
-        )
+        self.convs = nn.ModuleList()
+        for (inputs, outputs), stride in zip(pairwise(widths), strides, strict=True):
+            self.convs.append(_conv(inputs, outputs, (5, 1), stride))
         self.conv_post = _plain_conv(widths[-1], 1, (3, 1))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return the outputs of all layers, the judgement last."""
+        """Return the outputs of all layers, the logits last."""
         missing = self.period - x.shape[-1] % self.period
         x = F.pad(x, (0, missing), mode="reflect")
         x = x.unflatten(-1, (-1, self.period))  # (B, 1, T, p)
@@ -66,10 +62,10 @@ class MultiPeriodDiscriminator(nn.Module):
 
 
 class MultiBandSTFTDiscriminator(nn.Module):
-    """Sees real and imaginary part of an STFT of one window, each band apart from the others.
+    """Convolutions over the real and imaginary part of an STFT, band by band.
 
-    Takes audio (B, 1, S), returns the outputs of its layers. The last one, (B, 1, T, F'), is the
-    judgement.
+    Takes audio (B, 1, S), and returns the outputs of its layers. The last one, (B, 1, T, F'), holds
+    the logits.
     """
 
     hann: Tensor
@@ -91,23 +87,24 @@ class MultiBandSTFTDiscriminator(nn.Module):
 
     @staticmethod
     def _convs(channels: int, layers: int) -> list[nn.Sequential]:
-        # The order of creation is that of random weights: the last layer before the inner ones.
+        # Random weights depend on the order of creation: the last layer before the inner ones.
         first = _conv(2, channels, (3, 9), (1, 1))
         last = _conv(channels, channels, (3, 3), (1, 1))
         inner = [_conv(channels, channels, (3, 9), (1, 2)) for _ in range(layers - 2)]
         return [first, *inner, last]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return the outputs of all layers of all bands, the judgement last."""
+        """Return the outputs of all layers of all bands, the logits last."""
         spectrum = self._spectrum(x)
-        features, judged = [], []
+        features = []
+        band_outputs = []
         for (low, high), convs in zip(self.bands, self.band_convs, strict=True):
             band = spectrum[..., low:high]
             for conv in cast(nn.ModuleList, convs):
                 band = conv(band)
                 features.append(band)
-            judged.append(band)
-        features.append(self.conv_post(torch.cat(judged, dim=-1)))
+            band_outputs.append(band)
+        features.append(self.conv_post(torch.cat(band_outputs, dim=-1)))
         return features
 
     def _spectrum(self, x: Tensor) -> Tensor:  # (B, 1, S) -> (B, 2, T, F), T = ceil(S / hop)
@@ -123,8 +120,8 @@ class Discriminator(nn.Module):
     """Discriminators of several periods and several STFT windows, side by side.
 
     Sizes are the paper's by default; an empty list leaves a kind out. Takes audio (B, 1, S), brings
-    it to zero mean and a peak of 0.8, and returns for each part the outputs of its layers, the
-    judgement last. Raises ValueError if both kinds are left out.
+    it to zero mean and a peak of 0.8, and returns for each discriminator the outputs of its layers,
+    the logits last. Raises ValueError if both kinds are left out.
     """
 
     def __init__(
@@ -141,15 +138,14 @@ class Discriminator(nn.Module):
             raise ValueError(
                 "expected at least one period or one fft_size for the discriminator, got neither"
             )
-        self.discriminators = nn.ModuleList(
-            [
-                *(MultiPeriodDiscriminator(period, period_channels) for period in periods),
-                *(MultiBandSTFTDiscriminator(size, stft_channels, bands) for size in fft_sizes),
-            ]
-        )
+        self.discriminators = nn.ModuleList()
+        for period in periods:
+            self.discriminators.append(MultiPeriodDiscriminator(period, period_channels))
+        for size in fft_sizes:
+            self.discriminators.append(MultiBandSTFTDiscriminator(size, stft_channels, bands))
 
     def forward(self, x: Tensor) -> list[list[Tensor]]:
-        """Return the outputs of all layers of all parts."""
+        """Return the outputs of all layers of each discriminator."""
         x = x - x.mean(dim=-1, keepdim=True)
         x = 0.8 * x / (x.abs().amax(dim=-1, keepdim=True) + 1e-9)
         return [part(x) for part in self.discriminators]
@@ -161,26 +157,30 @@ class AdversarialLosses(NamedTuple):
     discriminator: Tensor
     adversarial: Tensor
     feature_matching: Tensor
-    accuracy: Tensor  # share of judgements on the right side of one half, without a gradient
+    accuracy: Tensor  # share of logits on the right side of one half, without a gradient
 
 
 def adversarial_losses(fake: list[list[Tensor]], real: list[list[Tensor]]) -> AdversarialLosses:
-    """Return least-squares losses (Mao et al. 2017) and feature matching, of the layers' outputs
-    for both signals.
+    """Return least-squares losses (Mao et al. 2017) and feature matching of two signals.
 
-    They are summed over parts, feature matching over their layers too, as in the paper. The
-    discriminator's loss is E[D(fake)²] + E[(1 − D(real))²], the codec's E[(1 − D(fake))²].
+    Both arguments are outputs of `Discriminator`. Losses are summed over the discriminators,
+    feature matching over their layers too, as in the paper. The loss of the discriminators is
+    E[D(fake)²] + E[(1 − D(real))²], that of the codec E[(1 − D(fake))²].
     """
     zero = real[0][0].new_zeros((), dtype=torch.float32)
-    discriminator, adversarial, matching, accuracy = zero, zero, zero, zero
+    discriminator = zero
+    adversarial = zero
+    matching = zero
+    accuracy = zero
     for fake_layers, real_layers in zip(fake, real, strict=True):
-        judged = fake_layers[-1].float()
-        truth = real_layers[-1].float()
-        discriminator = discriminator + judged.square().mean() + (1 - truth).square().mean()
-        adversarial = adversarial + (1 - judged).square().mean()
+        fake_logits = fake_layers[-1].float()
+        real_logits = real_layers[-1].float()
+        discriminator = discriminator + fake_logits.square().mean()
+        discriminator = discriminator + (1 - real_logits).square().mean()
+        adversarial = adversarial + (1 - fake_logits).square().mean()
         for x, y in zip(fake_layers[:-1], real_layers[:-1], strict=True):
             matching = matching + (x.float() - y.detach().float()).abs().mean()
         with torch.no_grad():
-            right = (judged < 0.5).float().mean() + (truth > 0.5).float().mean()
-            accuracy = accuracy + right / (2 * len(fake))
+            correct = (fake_logits < 0.5).float().mean() + (real_logits > 0.5).float().mean()
+            accuracy = accuracy + correct / (2 * len(fake))
     return AdversarialLosses(discriminator, adversarial, matching, accuracy)

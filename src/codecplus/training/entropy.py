@@ -3,11 +3,15 @@
 The network is that of `bitstream.EntropyModel`. It is trained in floats here and rounded to
 integers at the end.
 
-An hour of audio is little for a network that tells 1024 codes apart, so it starts from the geometry
-of the codebooks. A codebook sees what the coarser ones left of a latent, through a matrix of its
-own. So does the network at first: it looks at what the frame before would show there, less what the
-coarser codebooks of this frame hold already. And an entry's likelihood depends smoothly on where it
-lies: its logit is a polynomial of its direction, plus a little of its own.
+An hour of audio is little for a network that tells 1024 codes apart, so its first weights come from
+the geometry of the codebooks. A codebook sees the residual of the coarser ones through a matrix of
+its own. The network begins with these matrices: its hidden values are the previous frame as this
+codebook sees it, less the coarser codebooks of the current frame. The likelihood of an entry
+depends smoothly on its position: its logit is a polynomial of its direction, plus a small term of
+its own.
+
+Letters: N windows or entries, L lags, K codebooks, d width of a code's vector, H hidden values,
+P terms of the polynomial.
 """
 
 import time
@@ -31,22 +35,26 @@ from codecplus.recordings.tables import StreamRecordings, TableRecordings
 LAGS = 2  # frames that a code is predicted from, its own included; a third one gains 0.2 %
 _WIDTH = 16  # of a code's vector
 _HIDDEN = 128  # hidden values per codebook
+
+# Training
 _BATCH = 512  # frames
-_RATE = 3e-3  # of learning, at its highest
-_TRUNCATED = 0.15  # share of the frames that stand behind one with fewer codebooks
+_LEARNING_RATE = 3e-3  # at its highest
+_MAX_PASSES = 24  # over the codes
+_FEWER_CODEBOOKS = 0.15  # share of the frames whose previous frame has fewer codebooks
 _SILENCE = 0.01  # share of the frames that are digital silence
+_DROPOUT = 0.25  # share of the hidden values
+_ROUNDED = 0.25  # last part of the training, in which weights are rounded as in the result
+
 # Limits of the sums of rounded weights, so that integers stay exact in floats of 32 bits.
 _MAX_SUM = 40_000
 _MAX_LOGIT_SUM = 16_000
-_ROUNDED = 0.25  # last part of the training, in which weights are rounded as they will be
-_DROPPED = 0.25  # share of the hidden values that are left out in training
-_PASSES = 24  # over the codes, at most
-_TURNS, _LATER, _LOUDER, _FASTER = (
-    8,
-    0.04,
-    (-8, 4),
-    0.06,
-)  # changes of recordings: how often, up to s, dB, share
+_MAX_BIAS = 2**21
+
+# Changes of recordings that are encoded again
+_TURNS = 8  # times that all recordings are encoded, at most
+_MAX_DELAY = 0.04  # seconds
+_GAIN_DB = (-8, 4)
+_MAX_SPEED_CHANGE = 0.06  # as a share of the speed
 
 
 def fit_entropy_model(
@@ -59,29 +67,29 @@ def fit_entropy_model(
 ) -> EntropyModel:
     """Train the entropy model of a checkpoint on recordings like those it will be used for.
 
+    Recordings are encoded in random order, and again with small changes while there is time.
+
     Args:
         codec: the codec whose codes are to be predicted.
         recordings: folders, audio files or tables, as `codecplus.recordings.open_recordings` takes
-            them. Ten minutes of audio are of use, an hour is better.
-        minutes: wall-clock time for all of it. Up to a third goes into encoding all recordings, and
-            then again, a little changed; up to half, if not all of them can be encoded in a third.
-            They are drawn at random.
-        seed: of the drawing and the training.
+            them. Ten minutes of audio help, an hour is better.
+        minutes: wall-clock time for encoding and training. Encoding takes up to a third of it, or
+            up to half if a third is too short to encode every recording once.
+        seed: of the order of recordings and of the training.
         progress: called with a line of text now and then.
 
     Raises:
         InputError: if there is no readable audio.
     """
     start = time.monotonic()
-    say = progress or (lambda line: None)
-    clips = list(
-        _encoded(codec, _open(recordings), start + 30 * minutes, start + 20 * minutes, seed)
-    )
-    frames = sum(clip.shape[-1] for clip in clips)
-    say(f"{len(clips)} clips, {frames / codec.frame_rate / 60:.1f} minutes of codes")
-    silence = np.asarray(
-        codec.encode(np.zeros(2 * codec.model_sample_rate, np.float32), codec.model_sample_rate)
-    )
+    half = start + 30 * minutes
+    third = start + 20 * minutes
+    clips = list(_encoded(codec, _open(recordings), half, third, seed))
+    if progress is not None:
+        frames = sum(clip.shape[-1] for clip in clips)
+        progress(f"{len(clips)} clips, {frames / codec.frame_rate / 60:.1f} minutes of codes")
+    zeros = np.zeros(2 * codec.model_sample_rate, np.float32)
+    silence = np.asarray(codec.encode(zeros, codec.model_sample_rate))
     return fit_network(
         clips,
         CodebookGeometry.of(codec),
@@ -95,7 +103,7 @@ def fit_entropy_model(
 
 @dataclass(frozen=True)
 class CodebookGeometry:
-    """The codebooks of a model as an entropy model starts from them."""
+    """The geometry of a model's codebooks, from which an entropy model starts."""
 
     entries: Tensor
     """(K, 2**W, d): the vector of each code."""
@@ -112,13 +120,13 @@ class CodebookGeometry:
             into, out, _, _, books = quantizer._weights(quantizer.quantizers)
             entries = torch.stack(books).cpu()
             K, _, d = entries.shape
-            # Coordinates that only steer the search (`training.codebooks.initialize`) say nothing
-            # of the audio.
-            heard = (out != 0).any(dim=0).cpu().view(K, 1, d)
+            # Coordinates that only steer the search (`training.codebooks.initialize`) are not
+            # decoded, and say nothing about the audio.
+            decoded = (out != 0).any(dim=0).cpu().view(K, 1, d)
             return cls(
-                entries * heard,
-                F.normalize(entries, dim=-1) * heard,
-                (into @ out).cpu().view(K, d, K, d),
+                entries=entries * decoded,
+                directions=F.normalize(entries, dim=-1) * decoded,
+                views=(into @ out).cpu().view(K, d, K, d),
             )
 
 
@@ -136,41 +144,44 @@ def fit_network(
     """Train a network on codes of clips, for some time or a number of steps.
 
     Args:
-        clips: the codes of one recording each, all with all codebooks.
-        codebooks: of the model that made the codes.
-        fingerprint: of the checkpoint that made the codes.
-        silence: codes (K, T) of digital silence, mixed in so that silence is cheap.
-        steps: to train for; by default as many as the time allows, up to 24 passes over the codes.
+        clips: codes (K, T) of recordings, with all codebooks.
+        codebooks: the codebooks of the model that made the codes.
+        fingerprint: the fingerprint of that model.
+        silence: codes (K, T) of digital silence, mixed in so that silence takes few bits.
+        steps: number of steps; by default as many as the time allows, up to 24 passes over the
+            codes.
         deadline: when to stop, by `time.monotonic`.
         seed: of the training.
         progress: called with a line of text now and then.
 
-    Raises InputError if there are no codes.
+    Raises:
+        InputError: if there are no codes.
     """
     if not clips or min(clip.shape[-1] for clip in clips) < 1:
         raise InputError("expected codes of at least one clip, got none")
     size = codebooks.entries.shape[1]
     generator = torch.Generator().manual_seed(seed)
     frames = torch.from_numpy(np.concatenate([_windows(clip, size) for clip in clips]))  # (N, L, K)
-    quiet = frames[:0] if silence is None else torch.from_numpy(_windows(silence, size))
-    most = steps or max(200, _PASSES * len(frames) // _BATCH)
+    silent_frames = frames[:0]
+    if silence is not None:
+        silent_frames = torch.from_numpy(_windows(silence, size))
+    most = steps or max(200, _MAX_PASSES * len(frames) // _BATCH)
     model = _FloatNetwork(frames, codebooks, generator)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=_RATE, betas=(0.9, 0.98), weight_decay=0.03, fused=True
+        model.parameters(), lr=_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.03, fused=True
     )
     started = time.monotonic()
     for step in range(most):
-        # Time is what is given: the schedule follows the clock where the clock is what ends it.
-        clock = (time.monotonic() - started) / max(1e-9, deadline - started)
-        done = step / most if steps else max(step / most, clock)
+        done = step / most
+        if not steps:  # the clock may end the training first, and then sets its schedule
+            clock = (time.monotonic() - started) / max(1e-9, deadline - started)
+            done = max(done, clock)
         if done >= 1:
             break
         for group in optimizer.param_groups:
-            group["lr"] = (
-                _RATE * min(1.0, (step + 1) / 50) * (0.02 + 0.49 * (1 + np.cos(np.pi * done)))
-            )
+            group["lr"] = _learning_rate(step, done)
         batch = frames[torch.randint(len(frames), (_BATCH,), generator=generator)]
-        batch = _augmented(batch, quiet, size, generator)
+        batch = _augmented(batch, silent_frames, size, generator)
         if done > 1 - _ROUNDED and not model.rounded:
             model.round(batch)
         loss = model.bits(batch).mean()
@@ -184,100 +195,105 @@ def fit_network(
     return EntropyModel(model.arrays(), fingerprint)
 
 
+def _learning_rate(step: int, done: float) -> float:
+    """Return the learning rate of a step, when this share of the training is done."""
+    warmup = min(1.0, (step + 1) / 50)
+    decay = 0.02 + 0.49 * (1 + np.cos(np.pi * done))
+    return _LEARNING_RATE * warmup * decay
+
+
 class _FloatNetwork(nn.Module):
     """The network in floats.
 
-    Once `round` was called, weights and hidden values are rounded as in the integer one.
+    After `round`, weights and hidden values are rounded as in the integer network.
+
+    Args:
+        frames: windows (N, L, K) of codes, from which biases begin.
+        codebooks: of the model that made the codes.
+        generator: draws random weights and dropout.
     """
+
+    ranks: Tensor  # (K, N): the place of each code in an order of similar directions
+    polynomials: Tensor  # (K, P, N): terms of the direction of each code, by rank
+    known: Tensor  # (K, L * K * d, 1): 1 where a codebook may look at a vector, else 0
 
     def __init__(self, frames: Tensor, codebooks: CodebookGeometry, generator: torch.Generator):
         super().__init__()
-        entries = codebooks.entries
-        directions = codebooks.directions
         H = _HIDDEN
-        K, N, seen = entries.shape
-        d = max(seen, _WIDTH)
+        K, N, entry_width = codebooks.entries.shape
+        d = max(entry_width, _WIDTH)
         lows = 1 << low_bits(N)
         self.sizes = (K, d, H, N // lows, lows)
         self.rounded = False
         self.generator = generator
-        entries = entries - entries.mean(
-            dim=1, keepdim=True
-        )  # what all entries of a codebook share tells nothing
-        by_rank = [
-            _similar_order(book.numpy().astype(np.float64), np.arange(N)) for book in directions
-        ]
-        self.ranks: Tensor
-        self.register_buffer("ranks", torch.from_numpy(np.argsort(by_rank, axis=1)))
-        ranked = torch.stack(
-            [book[torch.from_numpy(order)] for book, order in zip(directions, by_rank, strict=True)]
-        )
-        self.places: Tensor
-        self.register_buffer(
-            "places", _polynomials(ranked).transpose(1, 2).contiguous()
-        )  # (K, P, N)
+
+        ranks, ranked = _by_similarity(codebooks.directions)
+        self.register_buffer("ranks", ranks)
+        self.register_buffer("polynomials", _polynomials(ranked).transpose(1, 2).contiguous())
+        self.register_buffer("known", _known_vectors(K, d).view(K, -1, 1))
 
         def normal(*shape: int, scale: float) -> Tensor:
             return torch.randn(*shape, generator=generator) * scale
 
+        # The mean of all entries tells nothing about a code.
+        entries = codebooks.entries - codebooks.entries.mean(dim=1, keepdim=True)
         size = entries.std(dim=(1, 2))  # (K,)
-        vectors = torch.zeros(K, N + 1, d)
-        vectors[:, :N, :seen] = entries / (size[:, None, None] + 1e-9)
+        vectors = torch.zeros(K, N + 1, d)  # the last one stands for a missing code
+        vectors[:, :N, :entry_width] = entries / (size[:, None, None] + 1e-9)
         self.codes = nn.Parameter(vectors)
-        known = torch.zeros(K, LAGS, K, d, 1)
-        for k in range(K):
-            known[k, 0, :k], known[k, 1:, : k + 1] = 1, 1
-        self.known: Tensor
-        self.register_buffer("known", known.view(K, -1, 1))
         hidden = normal(K, LAGS, K, d, H, scale=0.1)
         self._look_through_codebooks(hidden, codebooks.views * size[:, None], frames[:2000])
         self.hidden = nn.Parameter(hidden.view(K, -1, H))
         self.hidden_bias = nn.Parameter(torch.zeros(K, H))
         self.high = nn.Parameter(normal(K, H, N // lows, scale=0.02))
-        self.slopes = nn.Parameter(normal(K, H, self.places.shape[1], scale=0.02))
+        self.slopes = nn.Parameter(normal(K, H, self.polynomials.shape[1], scale=0.02))
         self.own = nn.Parameter(torch.zeros(K, H, N))
-        counts = torch.stack(
-            [
-                torch.bincount(ranks[book], minlength=N)
-                for ranks, book in zip(self.ranks, frames[:, 0].t(), strict=True)
-            ]
-        )
-        counts = (counts + 0.5).view(K, N // lows, lows)
+        counts = (self._rank_counts(frames[:, 0]) + 0.5).view(K, N // lows, lows)
         self.high_bias = nn.Parameter(_log_shares(counts.sum(dim=-1)))
         self.low_bias = nn.Parameter(_log_shares(counts))
 
+    def _rank_counts(self, codes: Tensor) -> Tensor:
+        """Count how often each rank occurs: codes (N, K) -> counts (K, 2**W)."""
+        counts = []
+        for ranks, column in zip(self.ranks, codes.t(), strict=True):
+            counts.append(torch.bincount(ranks[column], minlength=len(ranks)))
+        return torch.stack(counts)
+
     @torch.no_grad()
     def _look_through_codebooks(self, hidden: Tensor, views: Tensor, frames: Tensor) -> None:
-        """Let hidden values begin as what a codebook sees of this frame, the one before, and their
-        difference.
+        """Set the first hidden weights: a codebook's views of both frames and their difference.
 
-        hidden (K, L, K, d, H) is changed; views (K, d, K, d) are those of the vectors of codes,
-        frames (N, L, K) of any audio.
+        Args:
+            hidden: weights (K, L, K, d, H), which are changed.
+            views: how codebooks see the vectors of codes, (K, d, K, d).
+            frames: windows (N, L, K) of codes, which tell the scale.
         """
         K = self.sizes[0]
         H = self.sizes[2]
         d = views.shape[1]
         known = self.known.view(K, LAGS, K, -1)[..., :1]  # (K, L, K, 1)
-        vectors = torch.stack(
-            [self.codes[j, frames[:, 1, j], :d] for j in range(K)], dim=1
-        )  # (N, K, d)
+        columns = [self.codes[j, frames[:, 1, j], :d] for j in range(K)]
+        vectors = torch.stack(columns, dim=1)  # (N, K, d)
         for k in range(K):
             weights = views[k].permute(1, 2, 0)  # (K, d, d)
-            seen = torch.einsum("njd,jde->ne", vectors * known[k, 1], weights)
-            weights = weights / (seen.std() + 1e-9)
-            before, now = torch.zeros(2, LAGS, K, d, d)
-            before[1], now[0] = weights, weights
+            view = torch.einsum("njd,jde->ne", vectors * known[k, 1], weights)
+            weights = weights / (view.std() + 1e-9)
+            now = torch.zeros(LAGS, K, d, d)
+            now[0] = weights
+            before = torch.zeros(LAGS, K, d, d)
+            before[1] = weights
             looks = torch.cat([before - now, before, now], dim=-1)
-            looks = torch.cat([looks, -looks], dim=-1)[..., :H] * known[k, ..., None]
+            looks = torch.cat([looks, -looks], dim=-1)[..., :H]
+            looks = looks * known[k, ..., None]
             hidden[k, ..., :d, : looks.shape[-1]] = looks
 
     def bits(self, frames: Tensor) -> Tensor:
         """Return the bits (K, N) of the codes of windows (N, L, K)."""
         lows = self.sizes[-1]
         h = self._hidden(frames)
-        if self.training:  # recordings are few: without this, hidden values learn them by heart
-            stay = torch.empty_like(h[0]).bernoulli_(1 - _DROPPED, generator=self.generator)
-            h = h * stay / (1 - _DROPPED)
+        if self.training:  # without dropout the network learns its few recordings by heart
+            mask = torch.empty_like(h[0]).bernoulli_(1 - _DROPOUT, generator=self.generator)
+            h = h * mask / (1 - _DROPOUT)
         ranks = self.ranks.gather(1, frames[:, 0].t())  # (K, N)
         high = ranks // lows
         low = ranks % lows
@@ -290,62 +306,59 @@ class _FloatNetwork(nn.Module):
     def _low_logits(self, h: Tensor, high: Tensor) -> Tensor:
         """Return logits (K, N, lows) for hidden values (K, N, H) after high symbols (K, N)."""
         K, _, H, highs, lows = self.sizes
-        # Codes with the same high symbol share their weights: they are gathered, and multiplied at
-        # once.
-        group = (high + highs * torch.arange(K)[:, None]).flatten()
+        # Codes with the same high symbol share their weights: they are sorted into groups, which
+        # one batched product multiplies.
+        group = (high + highs * torch.arange(K)[:, None]).flatten()  # (K * N,)
         order = group.argsort()
         counts = torch.bincount(group, minlength=K * highs)
-        room = int(counts.max())
-        place = torch.empty_like(order)
-        place[order] = torch.arange(len(order)) - (counts.cumsum(0) - counts)[group[order]]
-        place += group * room
-        grouped = (
-            h.new_zeros(K * highs * room, H)
-            .index_copy(0, place, h.flatten(0, 1))
-            .view(K * highs, room, H)
-        )
+        first_of_group = counts.cumsum(0) - counts
+        group_size = int(counts.max())
+        slot = torch.empty_like(order)  # of each code, within groups of that size
+        slot[order] = torch.arange(len(order)) - first_of_group[group[order]]
+        slot += group * group_size
+        grouped = h.new_zeros(K * highs * group_size, H).index_copy(0, slot, h.flatten(0, 1))
+        grouped = grouped.view(K * highs, group_size, H)
         weights = self._weights("low").view(K, H, highs, lows).transpose(1, 2).flatten(0, 1)
         logits = torch.baddbmm(self.low_bias.view(K * highs, 1, lows), grouped, weights)
-        return logits.flatten(0, 1)[place].view(*high.shape, lows)
+        return logits.flatten(0, 1)[slot].view(*high.shape, lows)
 
     def _hidden(self, frames: Tensor) -> Tensor:
         """Return the hidden values (K, N, H) of windows (N, L, K)."""
         K, d, H, highs, lows = self.sizes
-        codes = self._weights("codes").view(-1, d)
-        x = F.embedding(frames + torch.arange(K) * (highs * lows + 1), codes).flatten(
-            1
-        )  # (N, L * K * d)
-        hidden = self._weights("hidden") * self.known
-        h = (x @ hidden.transpose(0, 1).reshape(-1, K * H) + self.hidden_bias.reshape(-1)).relu()
+        vectors = self._weights("codes").view(-1, d)
+        first_of_codebook = torch.arange(K) * (highs * lows + 1)
+        x = F.embedding(frames + first_of_codebook, vectors).flatten(1)  # (N, L * K * d)
+        weights = (self._weights("hidden") * self.known).transpose(0, 1).reshape(-1, K * H)
+        h = (x @ weights + self.hidden_bias.reshape(-1)).relu()
         h = h.view(-1, K, H).transpose(0, 1)
         if self.rounded:
             step = self.unit["hidden_value"]
-            h = _straight(h, (h / step).floor().clamp(max=255) * step)
+            h = _straight_through(h, (h / step).floor().clamp(max=255) * step)
         return h
 
     @property
     def low(self) -> Tensor:
         """The weights (K, H, 2**W) of the low symbols, high symbol by high symbol."""
-        return self.slopes @ self.places + self.own
+        return self.slopes @ self.polynomials + self.own
 
     def _weights(self, name: str) -> Tensor:
         weights = getattr(self, name)
         if not self.rounded:
             return weights
         unit = self.unit[name]
-        return _straight(weights, _rounded(weights, unit) * unit)
+        return _straight_through(weights, _rounded(weights, unit) * unit)
 
     @torch.no_grad()
     def round(self, frames: Tensor) -> None:
-        """Fix the units to round to, by the range that hidden values have on frames (N, L, K)."""
+        """Fix the units of rounding, by the range of hidden values on windows (N, L, K)."""
         h = self._hidden(frames)
         codes = self.codes.abs().amax() / 127
         weights = (self.hidden * self.known).abs()
-        hidden = torch.maximum(
-            weights.amax(dim=(1, 2)) / 127, weights.sum(dim=1).amax(dim=1) / _MAX_SUM
-        )  # (K,)
-        largest = h.reshape(len(h), -1).quantile(0.9995, dim=1).clamp(min=1e-6)
-        shift = (largest / (codes * hidden) / 255).log2().ceil().clamp(0, 24)
+        by_weight = weights.amax(dim=(1, 2)) / 127
+        by_sum = weights.sum(dim=1).amax(dim=1) / _MAX_SUM
+        hidden = torch.maximum(by_weight, by_sum)  # (K,)
+        largest_value = h.reshape(len(h), -1).quantile(0.9995, dim=1).clamp(min=1e-6)
+        shift = (largest_value / (codes * hidden) / 255).log2().ceil().clamp(0, 24)
         value = codes * hidden * 2**shift
         self.shifts = {"hidden": shift}
         self.unit = {
@@ -354,17 +367,17 @@ class _FloatNetwork(nn.Module):
             "hidden_value": value.view(-1, 1, 1),
         }
         for name in ("high", "low"):
-            # Logits count in 1/32 bit once they are shifted; before, in finer steps, so that the
-            # weights use 8 bits.
+            # The unit of shifted logits is 1/32 bit. That of sums before the shift is finer, so
+            # that weights use all 8 bits.
             per_weight = 32 / np.log(2) * value
             weights = getattr(self, name).abs()
-            largest = torch.maximum(
-                weights.amax(dim=(1, 2)), weights.sum(dim=1).amax(dim=1) * 127 / _MAX_LOGIT_SUM
-            )
+            by_weight = weights.amax(dim=(1, 2))
+            by_sum = weights.sum(dim=1).amax(dim=1) * 127 / _MAX_LOGIT_SUM
+            largest = torch.maximum(by_weight, by_sum)
             shift = (127 / (largest * per_weight)).log2().floor().clamp(0, 12)
             unit = 1 / (per_weight * 2**shift)
             self.shifts[name] = shift
-            self.unit[name] = unit.view(-1, *[1] * (getattr(self, name).ndim - 1))
+            self.unit[name] = unit.view(-1, 1, 1)
         self.rounded = True
 
     @torch.no_grad()
@@ -389,39 +402,65 @@ class _FloatNetwork(nn.Module):
             if name == "low":
                 K, _, H, highs, lows = self.sizes
                 weights = weights.view(K, H, highs, lows).transpose(1, 2)
+            bias = (bias / sums[name]).round().clamp(-_MAX_BIAS, _MAX_BIAS)
             arrays[name] = weights.numpy().astype(np.int8)
-            arrays[f"{name}_bias"] = (
-                (bias / sums[name]).round().clamp(-(2**21), 2**21).numpy().astype(np.int32)
-            )
+            arrays[f"{name}_bias"] = bias.numpy().astype(np.int32)
             arrays[f"{name}_shift"] = self.shifts[name].numpy().astype(np.uint8)
         return arrays
 
 
-def _polynomials(places: Tensor) -> Tensor:
+def _known_vectors(K: int, d: int) -> Tensor:
+    """Return 1 for the vectors that each codebook may look at, else 0: (K, L, K, d, 1).
+
+    It may look at coarser codebooks of the current frame, and at coarser ones and itself in earlier
+    frames.
+    """
+    known = torch.zeros(K, LAGS, K, d, 1)
+    for k in range(K):
+        known[k, 0, :k] = 1
+        known[k, 1:, : k + 1] = 1
+    return known
+
+
+def _by_similarity(directions: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rank of each code, (K, N), and the directions (K, N, d) by rank.
+
+    Codes of neighbouring ranks have similar directions.
+    """
+    orders = []
+    ranked = []
+    for book in directions:
+        order = _similar_order(book.numpy().astype(np.float64), np.arange(len(book)))
+        orders.append(order)
+        ranked.append(book[torch.from_numpy(order)])
+    return torch.from_numpy(np.argsort(orders, axis=1)), torch.stack(ranked)
+
+
+def _polynomials(directions: Tensor) -> Tensor:
     """Return coordinates (K, N, d) with their squares and products: (K, N, P).
 
     Each has mean 0 and deviation 1.
     """
-    i, j = np.triu_indices(min(_WIDTH, places.shape[-1]))
-    terms = torch.cat([places, places[..., i] * places[..., j]], dim=-1)
+    i, j = np.triu_indices(min(_WIDTH, directions.shape[-1]))
+    terms = torch.cat([directions, directions[..., i] * directions[..., j]], dim=-1)
     terms = terms - terms.mean(dim=1, keepdim=True)
     return terms / terms.std(dim=1, keepdim=True).clamp(min=1e-4)
 
 
 def _similar_order(vectors: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Return indices in an order in which neighbours are similar.
+    """Return the indices `among` in an order in which neighbouring vectors (N, d) are similar.
 
-    They are halved along the axis of most variance, again and again.
+    They are split into halves along the axis of most variance, recursively.
     """
     if len(among) == 1:
         return among
     centred = vectors[among] - vectors[among].mean(axis=0)
-    axis = np.linalg.eigh(centred.T @ centred)[1][:, -1]
-    among = among[np.argsort(centred @ axis, kind="stable")]
-    half = len(among) // 2
-    return np.concatenate(
-        [_similar_order(vectors, among[:half]), _similar_order(vectors, among[half:])]
-    )
+    _, axes = np.linalg.eigh(centred.T @ centred)
+    among = among[np.argsort(centred @ axes[:, -1], kind="stable")]
+    middle = len(among) // 2
+    first_half = _similar_order(vectors, among[:middle])
+    second_half = _similar_order(vectors, among[middle:])
+    return np.concatenate([first_half, second_half])
 
 
 def _log_shares(counts: Tensor) -> Tensor:
@@ -432,36 +471,44 @@ def _rounded(weights: Tensor, step: Tensor) -> Tensor:
     return (weights / step).round().clamp(-127, 127)
 
 
-def _straight(value: Tensor, rounded: Tensor) -> Tensor:
-    """Return the rounded value, with the gradient of the other one."""
+def _straight_through(value: Tensor, rounded: Tensor) -> Tensor:
+    """Return the rounded value; its gradient goes to the value that was rounded."""
     return value + (rounded - value).detach()
 
 
 def _windows(codes: np.ndarray, codebook_size: int) -> np.ndarray:
-    """Return codes (K, T) as windows (T, L, K): the frame itself, then those before it."""
-    padded = np.pad(
-        np.asarray(codes, np.int64), ((0, 0), (LAGS - 1, 0)), constant_values=codebook_size
-    )
+    """Return codes (K, T) as windows (T, L, K): each frame, then the frames before it.
+
+    `codebook_size` stands for the codes of frames before the first.
+    """
+    before = ((0, 0), (LAGS - 1, 0))
+    padded = np.pad(np.asarray(codes, np.int64), before, constant_values=codebook_size)
     frames = codes.shape[-1]
-    return np.stack(
-        [padded[:, LAGS - 1 - lag : LAGS - 1 - lag + frames].T for lag in range(LAGS)], axis=1
-    )
+    lagged = []
+    for lag in range(LAGS):
+        start = LAGS - 1 - lag
+        lagged.append(padded[:, start : start + frames].T)
+    return np.stack(lagged, axis=1)
 
 
 def _augmented(
     frames: Tensor, silence: Tensor, codebook_size: int, generator: torch.Generator
 ) -> Tensor:
-    """Change some windows (N, L, K): fewer codebooks before, as at a variable rate, or silence."""
+    """Change some windows (N, L, K).
+
+    In some the earlier frames lose their finest codebooks, as at a variable rate; some become
+    silence.
+    """
     count = len(frames)
     K = frames.shape[-1]
     present = torch.randint(1, K + 1, (count, 1, 1), generator=generator)
-    present[torch.rand(count, generator=generator) > _TRUNCATED] = K
+    present[torch.rand(count, generator=generator) > _FEWER_CODEBOOKS] = K
     missing = (torch.arange(K) >= present).expand(-1, LAGS, -1).clone()
     missing[:, 0] = False
     frames = frames.masked_fill(missing, codebook_size)
-    share = int(_SILENCE * count) if len(silence) else 0
-    if share:
-        frames[:share] = silence[torch.randint(len(silence), (share,), generator=generator)]
+    silent = int(_SILENCE * count)
+    if len(silence) and silent:
+        frames[:silent] = silence[torch.randint(len(silence), (silent,), generator=generator)]
     return frames
 
 
@@ -483,11 +530,11 @@ def _encoded(
     second_deadline: float,
     seed: int,
 ) -> Iterator[np.ndarray]:
-    """Yield codes (K, T) of every channel of the recordings, in random order, until the deadline.
+    """Yield codes (K, T) of every channel of the recordings, in random order.
 
-    From then on until the second deadline, if it is later, all are encoded again and again, a
-    little changed every time: so the network learns what codes have in common rather than the
-    recordings.
+    Then all are encoded again and again, with small changes, so that the network learns about codes
+    rather than about these recordings. The first round ends at `deadline` by `time.monotonic`, the
+    other ones at `second_deadline`.
     """
     rng = np.random.default_rng(seed)
     for turn in range(_TURNS):
@@ -512,11 +559,11 @@ def _encoded(
 
 
 def _changed(audio: np.ndarray, rate: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    """Audio (C, S) and its rate, later, of another loudness, and faster or slower."""
-    later = int(rng.uniform(0, _LATER) * rate)
-    louder = 10 ** (rng.uniform(*_LOUDER) / 20)
-    audio = np.pad(np.atleast_2d(audio), ((0, 0), (later, 0)))
+    """Return audio (C, S) with a random delay, gain and speed, and the rate to play it at."""
+    delay = int(rng.uniform(0, _MAX_DELAY) * rate)
+    gain = 10 ** (rng.uniform(*_GAIN_DB) / 20)
+    audio = np.pad(np.atleast_2d(audio), ((0, 0), (delay, 0)))
     peak = float(np.abs(audio).max(initial=1e-9))
-    return audio * np.float32(min(louder, max(1.0, 1 / peak))), round(
-        rate * (1 + rng.uniform(-_FASTER, _FASTER))
-    )
+    gain = min(gain, max(1.0, 1 / peak))
+    speed = 1 + rng.uniform(-_MAX_SPEED_CHANGE, _MAX_SPEED_CHANGE)
+    return audio * np.float32(gain), round(rate * speed)

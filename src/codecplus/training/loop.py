@@ -1,10 +1,10 @@
-"""The trainer: a codec, batches and a recipe in; better weights out, one step at a time.
+"""The trainer: it takes a codec, batches and a recipe, and improves the weights step by step.
 
-A recipe may have phases: without quantizer; with it, from where its codebooks are placed; against
-discriminators; with encoder and codebooks at rest. Every step seeds its own random numbers, so that
-a run goes on from its state as if it had never stopped. Several processes compute what one would
-with all their crops in one batch, but for quantizer dropout and searched codes, which every process
-draws for its own.
+A recipe may have phases: without the quantizer; with it, once its codebooks are placed; against
+discriminators; with encoder and codebooks frozen. Every step seeds its own random numbers, so that
+a resumed run continues as if it had never stopped. Several processes compute the same as one
+process with all their crops in one batch, except for quantizer dropout and searched codes, which
+each process draws for itself.
 """
 
 import copy
@@ -28,17 +28,17 @@ from codecplus.training.processes import Processes
 from codecplus.training.recipe import ADVERSARIAL, Recipe
 
 MAX_SKIPS = 10  # steps in a row whose gradient is not finite
-# Codebooks are placed by the latents of all batches, and the gradients of every eighth: these take
-# longer, and fewer do.
+# Codebooks are placed by the latents of all batches, but the gradients of every eighth only:
+# gradients take longer, and fewer are enough.
 _SENSITIVITY_EVERY = 8
 
 
 class _BatchResult(NamedTuple):
-    """What the gradients of one batch leave to be reported and followed."""
+    """The numbers of one batch: for reports, codebooks and running means."""
 
     report: dict[str, Tensor]
     coded: tuple[Tensor, Tensor] | None  # projected latents (B, K * d, T), codes (B, K, T)
-    squared_norms: Tensor | None  # of each loss's gradient at the output; where they are balanced
+    squared_norms: Tensor | None  # of balanced losses' gradients at the output
 
 
 class Trainer:
@@ -47,16 +47,16 @@ class Trainer:
     `state_dict()` continues a run exactly where it stood.
 
     Args:
-        model: the codec; weight norm is applied here if the recipe wants it.
-        batches: crops of this process, `recipe.batch / (processes * accumulate)` of them.
-        recipe: what to do.
-        accelerator: where to do it; by default a new one on the processor.
-        dtype: what the codec and the discriminators compute in; weights stay in fp32.
+        model: the codec; it gets weight norm here if the recipe says so.
+        batches: batches of this process, each of `recipe.batch / (processes * accumulate)` crops.
+        recipe: the settings of the training.
+        accelerator: of the device and the processes; by default a new one on the CPU.
+        dtype: precision of the codec's and the discriminators' computations; weights stay in fp32.
         accumulate: batches per step.
-        fine_tune: the codec is trained already. Its codebooks are kept, unless the recipe wants new
-            ones, and the learning rate is the recipe's for that.
-        steered: its codebooks steer their search, so its quantizer rests. By default the weights
-            tell; weights that are still to be loaded cannot.
+        fine_tune: whether the codec is trained already. Then its codebooks are kept, unless the
+            recipe wants new ones, and the learning rate is the recipe's for fine-tuning.
+        steered: whether its codebooks steer their search, so that its quantizer stays frozen. By
+            default the weights tell, unless they are yet to be loaded.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Trainer:
         fine_tune: bool = False,
         steered: bool | None = None,
     ):
-        self.accelerator = _accelerator_on_the_processor() if accelerator is None else accelerator
+        self.accelerator = accelerator or _cpu_accelerator()
         self.processes = Processes(self.accelerator)
         self.device = self.accelerator.device
         self.model = model.to(self.device).train()
@@ -81,14 +81,15 @@ class Trainer:
         self.accumulate = accumulate
         self.fine_tune = fine_tune
         self.steered = self._keeps_steering(steered)
-        # Projections and entries that steer hold together, and the latents are to keep to them.
-        self.resting = {*recipe.resting, "quantizer"} if self.steered else {*recipe.resting}
+        self.resting = set(recipe.resting)
+        if self.steered:  # projections and entries belong together: the latents adapt to them
+            self.resting.add("quantizer")
         self.codebooks_rest = "quantizer" in self.resting
         self._prepare_model()
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizers = self._new_optimizers()
         self.moving = self._new_moving_codebooks()
-        # The codec of this process without the others, and with them.
+        # The codec of this process alone, and the same with gradients shared by all processes.
         self.local_coding = Coding(self.model, dtype, recipe.codebooks.searched)
         self.coding = self.accelerator.prepare(self.local_coding)
         self.losses = self._new_losses()
@@ -96,22 +97,22 @@ class Trainer:
         if recipe.objective.adversarial:
             self.adversary = AdversarialTraining(recipe, self.accelerator, dtype)
         self.progress = _new_progress(fine_tune)
-        # Of each entry, how often it was chosen since somebody looked and emptied it.
+        # How often each entry was chosen since the last line of the log, which sets it to zero.
         config = self.model.config
         self.chosen = torch.zeros(config.n_codebooks, config.codebook_size, device=self.device)
 
-    # ---- what is trained
+    # ---- parts
 
     def _keeps_steering(self, steered: bool | None) -> bool:
         """Whether the codebooks steer their search, and stay in this run."""
-        books = self.recipe.codebooks
+        settings = self.recipe.codebooks
         if steered is None:
             first = cast(Any, self.model.quantizer.quantizers[0])
             steered = self.fine_tune and codebooks.is_steered(first)
-        return bool(steered) and (books.kept or books.rate_weight is not None)
+        return bool(steered) and (settings.kept or settings.rate_weight is not None)
 
     def _prepare_model(self) -> None:
-        """Give the codec the dropout and the weight norm of the recipe; leave resting parts out."""
+        """Set dropout and weight norm as the recipe says; freeze the parts that rest."""
         by_gradient = self.recipe.codebooks.learning == "gradient"
         quantizer = self.model.quantizer
         quantizer.quantizer_dropout = self.recipe.quantizer_dropout
@@ -133,12 +134,12 @@ class Trainer:
         )
 
     def _new_moving_codebooks(self) -> codebooks.MovingCodebooks:
-        books = self.recipe.codebooks
+        settings = self.recipe.codebooks
         return codebooks.MovingCodebooks(
             self.model.quantizer,
-            books.decay,
-            follow=books.learning == "means",
-            revive_below=books.revive_below,
+            settings.decay,
+            follow=settings.learning == "means",
+            revive_below=settings.revive_below,
         )
 
     def _new_losses(self) -> dict[str, losses.Loss]:
@@ -154,11 +155,11 @@ class Trainer:
                 loss.to(self.device)
         return by_name
 
-    # ---- where the run stands
+    # ---- phases
 
     @property
     def step_number(self) -> int:
-        """Steps done."""
+        """The number of steps done."""
         return self.progress["step"]
 
     @property
@@ -168,9 +169,9 @@ class Trainer:
 
     @property
     def frozen(self) -> bool:
-        """Whether encoder and codebooks rest at this step.
+        """Whether encoder and codebooks are frozen at this step.
 
-        They do not where the decoder rests always, or nothing would learn.
+        They never are where the decoder rests, or nothing would learn.
         """
         freeze_at = self.recipe.schedule.freeze_at
         if freeze_at is None or "decoder" in self.recipe.resting:
@@ -193,26 +194,27 @@ class Trainer:
         self._begin_phase()
         results = [self._gradients(index) for index in range(self.accumulate)]
         report: dict[str, Tensor | float] = {}
-        report |= self._update([result.squared_norms for result in results])
+        report |= self._update(results)
         if not report["skipped"]:
             for name in results[0].report:
                 report[name] = torch.stack([result.report[name] for result in results]).mean()
-            coded = [result.coded for result in results if result.coded is not None]
-            if coded:
-                report["revived"] = self._follow(coded)
+            if results[0].coded is not None:
+                report["revived"] = self._train_codebooks(results)
         self.progress["step"] += 1
         return report
 
     def _begin_phase(self) -> None:
         """Place the codebooks, if the recipe does that at this step."""
         schedule = self.recipe.schedule
-        books = self.recipe.codebooks
-        if not books.placed or (self.fine_tune and books.kept):
+        settings = self.recipe.codebooks
+        if not settings.placed or (self.fine_tune and settings.kept):
             return
         if self.step_number == schedule.freeze_at:
-            # The encoder rests as its average, which suits other codebooks.
+            # The averaged encoder is the one to freeze; its latents need codebooks of their own.
             self.model.encoder.load_state_dict(self.average.encoder.state_dict())
-        first = 0 if self.fine_tune else schedule.quantize_at
+        first = schedule.quantize_at
+        if self.fine_tune:
+            first = 0
         if self.step_number in (first, *schedule.place_at, schedule.freeze_at):
             self._place_codebooks()
 
@@ -228,15 +230,15 @@ class Trainer:
             return self._backward(batch)
 
     def _next_batch(self) -> Batch:
-        """Return a batch whose audio lies on the device.
+        """Return a batch with its audio on the device.
 
-        Its bandwidths do not, so that reading them waits for nothing.
+        Its bandwidths stay on the CPU, so that reading them does not wait for the device.
         """
         batch = next(self.batches)
         return batch._replace(audio=batch.audio.to(self.device))
 
     def _seed(self, index: int) -> None:
-        """Seed random numbers by the number of this batch: no state of them need be kept."""
+        """Seed random numbers by the number of this batch, so that no state has to be saved."""
         number = (self.step_number * self.accumulate + index) * self.processes.count
         torch.manual_seed(self.recipe.seed * 1_000_003 + number + self.processes.index)
 
@@ -245,31 +247,30 @@ class Trainer:
         out = self.coding(batch.audio, self.quantized, self.frozen)
         decoded = out["audio"].detach().requires_grad_()
         estimate, reference = self._limit_to_recordings(decoded, batch)
-        parts = self._reconstruction_losses(estimate, reference)
-        judged = None
+        output_losses = self._reconstruction_losses(estimate, reference)
+        adversarial = None
         if self.adversary is not None and self.adversarial:
-            judged = self.adversary.losses(estimate, reference)
-            parts["adversarial"] = judged.adversarial
-            parts["feature_matching"] = judged.feature_matching
-        weights = self.recipe.objective.weights
-        parts = {name: loss for name, loss in parts.items() if weights.get(name)}
-        gradient, squared_norms = self._output_gradient(parts, decoded)
-        report = {name: loss.detach() for name, loss in parts.items()}
+            adversarial = self.adversary.losses(estimate, reference)
+            output_losses["adversarial"] = adversarial.adversarial
+            output_losses["feature_matching"] = adversarial.feature_matching
+        output_losses = {name: output_losses[name] for name in self._weighed_losses()}
+        gradient, squared_norms = self._output_gradient(output_losses, decoded)
+        report = {name: loss.detach() for name, loss in output_losses.items()}
         objective = (out["audio"] * gradient).sum()
         if not self.frozen:
             objective = objective + self._latent_losses(out, report)
         self.accelerator.backward(objective / self.accumulate)
-        if judged is not None:
-            report["discriminator"] = judged.discriminator.detach()
-            report["discriminator_accuracy"] = judged.accuracy
-            self.accelerator.backward(judged.discriminator / self.accumulate)
+        if adversarial is not None:
+            report["discriminator"] = adversarial.discriminator.detach()
+            report["discriminator_accuracy"] = adversarial.accuracy
+            self.accelerator.backward(adversarial.discriminator / self.accumulate)
         coded = None
         if "codes" in out and not self.frozen:
             coded = (out["projected"].detach(), out["codes"])
         return _BatchResult(report, coded, squared_norms)
 
     def _limit_to_recordings(self, decoded: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return decoded audio (B, S) and its reference, both as far up as the recordings go."""
+        """Return decoded audio (B, S) and its reference, both up to the recordings' bandwidth."""
         rate = self.model.config.sampling_rate
         estimate = losses.limit_bandwidth(decoded, batch.bandwidth, rate)
         reference = losses.limit_bandwidth(batch.audio, batch.bandwidth, rate)
@@ -280,16 +281,15 @@ class Trainer:
             return {name: loss(estimate, reference) for name, loss in self.losses.items()}
 
     def _output_gradient(
-        self, parts: dict[str, Tensor], decoded: Tensor
+        self, output_losses: dict[str, Tensor], decoded: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the gradient of losses at decoded audio (B, S).
+        """Return the gradient of losses at decoded audio (B, S), and the squares of their norms.
 
-        Where they are balanced, also the squared norm of each one's gradient (losses,), its mean
-        over processes.
+        The squares (losses,) are means over processes. They are None unless losses are balanced.
         """
         objective = self.recipe.objective
-        values = list(parts.values())
-        weights = [objective.weights[name] for name in parts]
+        values = list(output_losses.values())
+        weights = [objective.weights[name] for name in output_losses]
         if not objective.balanced:
             return losses.weighted_gradient(values, weights, decoded), None
         squared_norms: list[Tensor] = []
@@ -297,15 +297,15 @@ class Trainer:
         def usual_norms(norms: Tensor) -> Tensor:
             squares = self.processes.sum(norms.square()) / self.processes.count**2
             squared_norms.append(squares)
-            return self._usual_norms(list(parts), squares.sqrt())
+            return self._usual_norms(list(output_losses), squares.sqrt())
 
         gradient = losses.balanced_gradient(values, weights, decoded, usual_norms)
         return gradient, squared_norms[0]
 
     def _usual_norms(self, names: list[str], norms: Tensor) -> Tensor:
-        """Return the running means of the losses' norms; for a new loss, those it comes with.
+        """Return the running means of losses' norms.
 
-        Discriminators join later.
+        The first norm of a loss is its first mean: discriminators join later than other losses.
         """
         known = self.progress["norms"] or {}
         usual = list(norms)
@@ -328,9 +328,9 @@ class Trainer:
         if "codes" not in out:
             return total
         if objective.unread:
-            read = self.model.quantizer.look_up(out["codes"])[0].detach()
+            quantized = self.model.quantizer.look_up(out["codes"])[0].detach()
             size = self.processes.mean(latents.detach().square().mean())
-            total = total + objective.unread * (latents - read).square().mean() / size
+            total = total + objective.unread * (latents - quantized).square().mean() / size
         if self.recipe.codebooks.learning == "means":
             commitment = codebooks.relative_commitment(
                 self.model.quantizer,
@@ -346,10 +346,10 @@ class Trainer:
         report["commitment"] = commitment.detach()
         return total + objective.commitment * commitment
 
-    # ---- the weights move
+    # ---- the optimizers' step
 
-    def _update(self, squared_norms: list[Tensor | None]) -> dict[str, float]:
-        """Move the weights along their gradients, if these are finite; forget the gradients."""
+    def _update(self, results: list[_BatchResult]) -> dict[str, float]:
+        """Do the optimizers' step if gradients are finite; clear the gradients in any case."""
         limit = self._gradient_limit()
         trained = [p for p in self.model.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.clip_grad_norm_(trained, limit))
@@ -357,20 +357,21 @@ class Trainer:
         adversary_norm = 0.0
         if self.adversary is not None and self.adversarial:
             adversary_norm = self.adversary.clip_gradient()
-        if not math.isfinite(norm) or not math.isfinite(adversary_norm):
-            self._skip("discriminator" if math.isfinite(norm) else "codec")
-            return {**report, "skipped": 1.0}
+        for part, part_norm in (("codec", norm), ("discriminator", adversary_norm)):
+            if not math.isfinite(part_norm):
+                self._skip(part)
+                return {**report, "skipped": 1.0}
         report["gradient_norm"] = norm
         if self.adversarial:
             report["discriminator_gradient_norm"] = adversary_norm
         self.progress["skipped_in_a_row"] = 0
         self._remember_gradient_norm(min(norm, limit))
-        balanced = [squares for squares in squared_norms if squares is not None]
-        if balanced:
-            norms = (torch.stack(balanced).sum(dim=0).sqrt() / self.accumulate).tolist()
-            report |= self._remember_loss_norms(norms)
-        self._move_weights()
-        self._forget_gradients()
+        squares = [result.squared_norms for result in results if result.squared_norms is not None]
+        if squares:
+            norms = torch.stack(squares).sum(dim=0).sqrt() / self.accumulate
+            report |= self._remember_loss_norms(norms.tolist())
+        self._step_optimizers()
+        self._clear_gradients()
         self._update_average()
         return report
 
@@ -410,20 +411,18 @@ class Trainer:
         return {name: value / total for name, value in contributions.items()}
 
     def _weighed_losses(self) -> list[str]:
-        """Return the names of the losses at the output that count at this step, in their order."""
+        """Return the names of the weighed losses at the output, those of this step's phase."""
         names = [*self.losses]
         if self.adversarial:
             names += ADVERSARIAL
         return [name for name in names if self.recipe.objective.weights.get(name)]
 
-    def _move_weights(self) -> None:
+    def _step_optimizers(self) -> None:
         recipe = self.recipe
         rate = recipe.lr * self._rate_factor()
-        shares = {
-            "encoder": recipe.quantized_encoder_lr if self.quantized else 1.0,
-            "decoder": 1.0,
-            "projections": recipe.projection_lr,
-        }
+        shares = {"encoder": 1.0, "decoder": 1.0, "projections": recipe.projection_lr}
+        if self.quantized:
+            shares["encoder"] = recipe.quantized_encoder_lr
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * shares[group["part"]]
@@ -438,8 +437,8 @@ class Trainer:
         return factor
 
     def _skip(self, culprit: str) -> None:
-        """Leave this step out. Raises TrainingError if the last ones were left out too."""
-        self._forget_gradients()
+        """Skip this step. Raises TrainingError if the ones before it were skipped too."""
+        self._clear_gradients()
         self.progress["skipped"] += 1
         self.progress["skipped_in_a_row"] += 1
         if self.progress["skipped_in_a_row"] >= MAX_SKIPS:
@@ -449,7 +448,7 @@ class Trainer:
                 "learning rate"
             )
 
-    def _forget_gradients(self) -> None:
+    def _clear_gradients(self) -> None:
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         if self.adversary is not None:
@@ -457,9 +456,9 @@ class Trainer:
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        """Let the averaged weights follow."""
+        """Move the averaged weights towards the current ones."""
         decay = self.recipe.average_decay
-        if not self.fine_tune:  # the first weights are random: forget them soon
+        if not self.fine_tune:  # the first weights are random, and must leave the average soon
             decay = min(decay, (1 + self.step_number) / (10 + self.step_number))
         parameters = zip(self.average.parameters(), self.model.parameters(), strict=True)
         for average, current in parameters:
@@ -467,83 +466,95 @@ class Trainer:
 
     # ---- codebooks
 
-    def _follow(self, coded: list[tuple[Tensor, Tensor]]) -> float:
-        """Show the codebooks what was coded in all processes; return how many entries moved."""
-        pairs = [(self.processes.gather(p), self.processes.gather(c)) for p, c in coded]
-        projected = torch.cat([pair[0] for pair in pairs])
-        codes = torch.cat([pair[1] for pair in pairs])
+    def _train_codebooks(self, results: list[_BatchResult]) -> float:
+        """Move the codebooks by the latents and codes of all processes.
+
+        Returns how many entries were moved to random latents.
+        """
+        all_latents: list[Tensor] = []
+        all_codes: list[Tensor] = []
+        for result in results:
+            assert result.coded is not None, "all batches of a step are of one phase"
+            latents, codes = result.coded
+            all_latents.append(self.processes.gather(latents))
+            all_codes.append(self.processes.gather(codes))
+        projected = torch.cat(all_latents)
+        codes = torch.cat(all_codes)
         self.chosen += codebooks.code_counts(codes, self.chosen.shape[1])
         if self.codebooks_rest:
             return 0.0
         return float(self.moving.update(projected, codes, self._generator(1)))
 
     def _generator(self, purpose: int) -> torch.Generator:
-        """Return random numbers of this step for one purpose, the same in all processes."""
+        """Return a generator for one purpose of this step, the same in all processes."""
         number = self.recipe.seed * 1_000_003 + self.step_number
         return torch.Generator().manual_seed(number * 4 + purpose)
 
     @torch.no_grad()
     def _place_codebooks(self) -> None:
-        """Place projections and codebooks by what the encoder gives now."""
-        books = self.recipe.codebooks
+        """Place projections and codebooks by the encoder's current latents."""
+        settings = self.recipe.codebooks
         vectors, products = self._sample_latents()
         metric = None
-        if books.placement_floor is not None:
+        if settings.placement_floor is not None:
             gradients = torch.stack(products).sum(dim=0)
-            metric = codebooks.sensitivity(gradients, books.placement_floor).cpu()
-        # Codebooks that move could not be steered.
-        resting = self.steered or self.step_number == self.recipe.schedule.freeze_at
+            metric = codebooks.sensitivity(gradients, settings.placement_floor).cpu()
+        rate_weight = None
+        if self.steered or self.step_number == self.recipe.schedule.freeze_at:
+            # Only codebooks that stay as they are can steer their search.
+            rate_weight = settings.rate_weight
         codebooks.initialize(
             self.model.quantizer,
             vectors.cpu(),
             generator=self._generator(2),
             metric=metric,
-            rate_weight=books.rate_weight if resting else None,
+            rate_weight=rate_weight,
         )
         self.moving = self._new_moving_codebooks()
         self.average.quantizer.load_state_dict(self.model.quantizer.state_dict())
         self.progress["latent_scale"] = float(vectors.square().mean().log())
 
     def _sample_latents(self) -> tuple[Tensor, list[Tensor]]:
-        """Return latents (N, D) of all processes, and sums of products (D, D) of their gradients.
+        """Return latents (N, D) of all processes, and products gᵀ g (D, D) of their gradients.
 
-        There are no products where the recipe weighs all directions alike.
+        There are no products if all directions cost the same by the recipe.
         """
-        books = self.recipe.codebooks
+        settings = self.recipe.codebooks
         max_batches = max(10, self.recipe.schedule.steps // 20)  # a short trial needs few
         latents: list[Tensor] = []
         products: list[Tensor] = []
         count = 0
-        while count < books.placement_vectors and len(latents) < max_batches:
+        while count < settings.placement_vectors and len(latents) < max_batches:
             batch = self._next_batch()
-            mine = self.model.encoder(batch.audio.unsqueeze(1).to(self.dtype)).float()
-            if books.placement_floor is not None and len(latents) % _SENSITIVITY_EVERY == 0:
-                gradients = self._latent_gradient(mine, batch).transpose(1, 2).flatten(0, 1)
+            own_latents = self.model.encoder(batch.audio.unsqueeze(1).to(self.dtype)).float()
+            if settings.placement_floor is not None and len(latents) % _SENSITIVITY_EVERY == 0:
+                gradients = self._latent_gradient(own_latents, batch).transpose(1, 2).flatten(0, 1)
                 products.append(self.processes.sum(gradients.t() @ gradients))
-            latents.append(self.processes.gather(mine).transpose(1, 2).flatten(0, 1))
+            latents.append(self.processes.gather(own_latents).transpose(1, 2).flatten(0, 1))
             count += len(latents[-1])
         return torch.cat(latents), products
 
     def _latent_gradient(self, latents: Tensor, batch: Batch) -> Tensor:
         """Return the gradient (B, D, T) of the reconstruction losses at the decoder's input."""
-        if self.fine_tune or self.step_number > self.recipe.schedule.quantize_at:
-            # Before, there are no codebooks.
+        has_codebooks = self.fine_tune or self.step_number > self.recipe.schedule.quantize_at
+        if has_codebooks:
             latents = self.model.quantizer.eval()(latents)[0]
             self.model.quantizer.train()
         with torch.enable_grad():
             latents = latents.detach().requires_grad_()
             audio = self.local_coding.decode(latents, batch.audio.shape[-1])
             decoded = audio.detach().requires_grad_()
-            parts = self._reconstruction_losses(*self._limit_to_recordings(decoded, batch))
-            gradient, _ = self._output_gradient(parts, decoded)
+            estimate, reference = self._limit_to_recordings(decoded, batch)
+            output_losses = self._reconstruction_losses(estimate, reference)
+            gradient, _ = self._output_gradient(output_losses, decoded)
             return torch.autograd.grad((audio * gradient).sum(), latents)[0].float()
 
-    # ---- stop and go on
+    # ---- state
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that this process needs to continue.
+        """Return the state of this process.
 
-        It continues on the same recordings and with the same recipe.
+        From it a trainer continues that has the same recordings and the same recipe.
         """
         state: dict[str, Any] = {
             "model": self.model.state_dict(),
@@ -562,7 +573,7 @@ class Trainer:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict()` returned."""
+        """Continue from a state that `state_dict()` returned."""
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.moving.load_state_dict(state["moving"])
@@ -576,19 +587,22 @@ class Trainer:
         self.chosen.copy_(state["chosen"])
 
 
-def _accelerator_on_the_processor() -> Any:
+def _cpu_accelerator() -> Any:
     from accelerate import Accelerator
 
     return Accelerator(cpu=True)
 
 
 def _new_progress(fine_tune: bool) -> dict[str, Any]:
-    """Return the numbers that a run keeps from step to step."""
+    """Return the numbers that a run remembers from step to step."""
+    latent_scale = 0.0
+    if fine_tune:  # measured at the first step
+        latent_scale = None
     return {
         "step": 0,
         "norms": None,  # running means of the norms of balanced losses' gradients, by name
         "gradient_norm": None,  # its running mean
-        "latent_scale": None if fine_tune else 0.0,  # logarithm of the latents' mean square
+        "latent_scale": latent_scale,  # logarithm of the latents' mean square
         "skipped": 0,
         "skipped_in_a_row": 0,
         "best": None,  # the lowest mel loss in validation so far

@@ -1,4 +1,4 @@
-"""Muon, and which parameters of a codec it takes. Knows matrices, nothing of losses."""
+"""Muon, and the optimizers of a codec. They know parameters, nothing of losses."""
 
 from collections import defaultdict
 from typing import cast
@@ -25,11 +25,11 @@ class Muon(torch.optim.Optimizer):
         if closure is not None:
             raise ValueError("Muon does not take a closure")
         for group in self.param_groups:
-            alike = defaultdict(list)  # weights of one shape share their matrix products
+            by_shape = defaultdict(list)  # weights of one shape share their matrix products
             for weight in group["params"]:
                 if weight.grad is not None:
-                    alike[weight.shape].append(weight)
-            for weights in alike.values():
+                    by_shape[weight.shape].append(weight)
+            for weights in by_shape.values():
                 self._step(weights, group)
 
     def _step(self, weights: list[Tensor], group: dict) -> None:
@@ -49,20 +49,15 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Bring the singular values of matrices (N, rows, columns) near 1, to about 0.7 to 1.2.
+    """Return matrices (N, rows, columns) with singular values near 1, about 0.7 to 1.2.
 
-    It is the quintic Newton-Schulz iteration of Jordan et al., in bf16, which is enough for a
-    direction.
+    It is the quintic Newton-Schulz iteration of Jordan et al., in bf16, whose precision is enough
+    for a direction.
     """
     x = (matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-12)).bfloat16()
     tall = x.shape[1] > x.shape[2]
     for _ in range(steps):
-        # Not batched: torch copies the transposed side of a batched product, which takes longer
-        # than the product.
-        if tall:
-            gram = torch.stack([matrix.t() @ matrix for matrix in x])
-        else:
-            gram = torch.stack([matrix @ matrix.t() for matrix in x])
+        gram = _gram_matrices(x, tall)
         gram = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
         if tall:
             x = torch.baddbmm(x, x, gram, beta=3.4445)
@@ -71,24 +66,42 @@ def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
     return x.to(matrices.dtype)
 
 
+def _gram_matrices(x: Tensor, tall: bool) -> Tensor:
+    """Return xᵀ x of tall matrices, x xᵀ of others.
+
+    One by one, because torch copies the transposed side of a batched product, which takes longer
+    than the product.
+    """
+    products = []
+    for matrix in x:
+        if tall:
+            products.append(matrix.t() @ matrix)
+        else:
+            products.append(matrix @ matrix.t())
+    return torch.stack(products)
+
+
 def build_optimizers(
     model: nn.Module, *, muon: bool, lr: float, train_codebooks: bool
 ) -> list[torch.optim.Optimizer]:
     """Return the optimizers of a codec.
 
-    AdamW with the paper's betas takes everything, or what Muon leaves. Muon takes the convolutions
-    that are wide enough to be matrices, but for the encoder's last one: directions of it that no
-    codebook reads would get random steps of full size.
+    AdamW with the paper's betas takes all parameters that Muon does not take. Muon takes the
+    convolutions that are wide enough to be matrices, but not the encoder's last one: there it would
+    move directions that no codebook reads by random steps of full size.
 
     Args:
         model: the codec.
-        muon: whether Muon takes part.
+        muon: whether to use Muon.
         lr: the learning rate.
-        train_codebooks: whether codebooks are trained here, together with the projections.
+        train_codebooks: whether the optimizers train codebooks, together with the projections.
 
-    Each group of parameters has a `part`: encoder, decoder or projections.
+    Returns:
+        The optimizers; each of their groups of parameters has a `part`: encoder, decoder or
+        projections.
     """
-    groups: dict[tuple[bool, str], list[Tensor]] = defaultdict(list)
+    for_adamw: dict[str, list[Tensor]] = defaultdict(list)  # by part
+    for_muon: dict[str, list[Tensor]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if name.endswith("codebook.weight") and not train_codebooks:
             continue
@@ -97,12 +110,19 @@ def build_optimizers(
         wide = parameter.ndim == 3 and min(parameter.shape[:2]) >= 16
         if part == "quantizer":
             part = "projections"
-        groups[muon and inner and wide, part].append(parameter)
-    plain = [{"params": v, "part": part} for (matrix, part), v in groups.items() if not matrix]
-    matrices = [{"params": v, "part": part} for (matrix, part), v in groups.items() if matrix]
+        if muon and inner and wide:
+            for_muon[part].append(parameter)
+        else:
+            for_adamw[part].append(parameter)
     optimizers: list[torch.optim.Optimizer] = []
-    if plain:
-        optimizers.append(torch.optim.AdamW(plain, lr=lr, betas=(0.8, 0.99), weight_decay=0.0))
-    if matrices:
-        optimizers.append(Muon(matrices, lr=lr))
+    if for_adamw:
+        adamw = torch.optim.AdamW(_groups(for_adamw), lr=lr, betas=(0.8, 0.99), weight_decay=0.0)
+        optimizers.append(adamw)
+    if for_muon:
+        optimizers.append(Muon(_groups(for_muon), lr=lr))
     return optimizers
+
+
+def _groups(by_part: dict[str, list[Tensor]]) -> list[dict]:
+    """Return parameters by part as groups for an optimizer."""
+    return [{"params": parameters, "part": part} for part, parameters in by_part.items()]

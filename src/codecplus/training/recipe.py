@@ -1,4 +1,4 @@
-"""Recipes: training runs as data. They know numbers and names, nothing of tensors."""
+"""Recipes: the settings of training runs. They know numbers and names, nothing of tensors."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ Settings = TypeVar("Settings")
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Steps at which things happen, and the learning rate over them."""
+    """The steps at which phases begin, and the learning rate over all steps."""
 
     steps: int
     warmup: int = 100
@@ -43,19 +43,23 @@ class Schedule:
     def factor(self, step: int) -> float:
         """Return the share of the learning rate at a step counted from 0."""
         rise = min(1.0, (step + 1) / max(1, self.warmup))
-        decay_at = self.steps if self.decay_at is None else self.decay_at
+        decay_at = self.decay_at
+        if decay_at is None:
+            decay_at = self.steps
         fall = min(1.0, (self.steps - step) / max(1, self.steps - decay_at))
         return rise * self.gamma**step * fall
 
     def scaled(self, steps: int) -> "Schedule":
-        """Return the same course in another number of steps.
+        """Return the same schedule for another number of steps.
 
-        The warm-up keeps its length, as far as a tenth of the steps.
+        The warm-up keeps its length, up to a tenth of the steps.
         """
         share = steps / self.steps
 
         def scale(step: int | None) -> int | None:
-            return None if step is None else round(step * share)
+            if step is None:
+                return None
+            return round(step * share)
 
         return Schedule(
             steps=steps,
@@ -71,7 +75,7 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """Losses by name, and what they count."""
+    """The losses and their weights."""
 
     weights: dict[str, float] = field(
         default_factory=lambda: {"mel": 15.0, "feature_matching": 2.0, "adversarial": 1.0}
@@ -82,8 +86,10 @@ class Objective:
     stft_windows: list[int] = field(default_factory=lambda: list(PAPER_STFT_WINDOWS))
     codebook: float = 1.0
     commitment: float = 0.25
-    latent_scale: float = 0.0  # holds the size of the latents where the codebooks began
-    # Ties down what the codebooks do not read of the latents, which Muon lets drift.
+    latent_scale: float = (
+        0.0  # keeps the size of the latents at its value when codebooks are placed
+    )
+    # Shrinks the part of the latents that no codebook reads, which drifts under Muon.
     unread: float = 0.0
 
     def __post_init__(self) -> None:
@@ -100,7 +106,7 @@ class Objective:
 
     @property
     def reconstruction(self) -> list[str]:
-        """The reconstruction losses that have a weight, in the order in which they count."""
+        """The reconstruction losses that have a weight, in the order of `LOSSES`."""
         return [name for name in LOSSES if self.weights.get(name)]
 
     @property
@@ -111,24 +117,26 @@ class Objective:
 
 @dataclass(frozen=True, kw_only=True)
 class Codebooks:
-    """How codebooks come to be."""
+    """How codebooks are placed and trained."""
 
-    learning: str = "gradient"  # or means: of the latents they are chosen for
-    # They are placed by k-means on encoder output, when quantization begins and when the encoder
-    # comes to rest.
+    # "gradient"; or "means": entries become the moving means of their latents.
+    learning: str = "gradient"
+    # Whether k-means places codebooks on encoder output, when quantization begins and when the
+    # encoder is frozen.
     placed: bool = False
-    # Where training starts from a checkpoint, its codebooks stay; if not, they are placed anew.
+    # In fine-tuning, whether codebooks of the checkpoint are kept; if not, they are placed anew.
     kept: bool = True
-    # Latents weigh what errors cost, at least this share of the mean; none: all directions alike.
+    # Placement weighs directions by the cost of errors, and adds this share of the average cost to
+    # all; None: all directions cost the same.
     placement_floor: float | None = None
-    # Latents to place by; fewer in short runs, where it takes a twentieth of the steps at most.
+    # Latents for a placement; short runs take fewer, in at most a twentieth of their steps.
     placement_vectors: int = 40_000
-    # λ of the cheapest entry, at the last placement; none: the nearest direction.
+    # λ of the cheapest entry, at the last placement; None: search the nearest direction.
     rate_weight: float | None = None
-    # Share of the items that are coded by beam search once encoder and codebooks rest.
+    # Share of the items that are coded by beam search once encoder and codebooks are frozen.
     searched: float = 0.0
     decay: float = 0.97  # of the moving means and counts
-    # An entry chosen less than this share of the average moves to a random latent.
+    # An entry moves to a random latent if its count is below this share of the average.
     revive_below: float = 0.0
 
     def __post_init__(self) -> None:
@@ -171,7 +179,7 @@ class Adversary:
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How crops are changed. Peaks stay under 0.95."""
+    """Random changes of crops. Peaks stay below 0.95."""
 
     speed_share: float = 0.0  # share of the crops whose speed and pitch are changed
     speed: tuple[float, float] = (0.92, 1.08)
@@ -203,14 +211,14 @@ class Recipe:
     seconds: float = 0.38  # of a crop; rounded to frames
     optimizer: str = "adamw"  # or muon, for the convolutions
     lr: float = 1e-4
-    # Share of `lr`: codebooks by means lose an encoder that moves fast.
+    # Share of `lr`: moving means cannot follow an encoder that changes fast.
     quantized_encoder_lr: float = 1.0
     projection_lr: float = 1.0  # share of `lr` for the projections of the quantizer
     fine_tuning_lr: float = 0.5  # share of `lr` where training starts from a checkpoint
     clip: float | None = 1000.0  # of the gradient's norm; none: three times its running mean
     weight_norm: bool = True
     quantizer_dropout: float = 0.5
-    # Parts whose weights stay: encoder, quantizer, decoder.
+    # Parts whose weights are frozen: encoder, quantizer, decoder.
     resting: list[str] = field(default_factory=list)
     average_decay: float = 0.999
     seed: int = 0
@@ -284,10 +292,10 @@ class Recipe:
         raise InputError(f"{self.preset} holds model_type {kind!r}; expected dac or causal_dac")
 
     def crop_samples(self, config: DacConfig) -> int:
-        """Return the samples of a crop for this architecture.
+        """Return the number of samples of a crop for this architecture.
 
-        They are a multiple of 9 frames, which folds into the dilated convolutions without padding.
-        Raises InputError if that is too short for a window of a loss.
+        It is a multiple of 9 frames, so that dilated convolutions need no padding. Raises
+        InputError if a crop is too short for a window of a loss.
         """
         frames = max(1, round(self.seconds * config.frame_rate / 9)) * 9
         samples = frames * config.hop_length

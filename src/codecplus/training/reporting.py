@@ -1,4 +1,4 @@
-"""The numbers of a run between two lines of its log. It knows reports, not how they are shown."""
+"""The numbers of a run between two lines of its log, and texts about a run for people."""
 
 import time
 from typing import Any, cast
@@ -10,11 +10,11 @@ from codecplus.training.codebooks import perplexity
 from codecplus.training.data import FileSource, TableSource
 from codecplus.training.loop import Trainer
 
-_COUNTED = ("skipped", "revived")  # are summed up, not averaged
+_COUNTED = ("skipped", "revived")  # names of numbers that are summed up, not averaged
 
 
 class Window:
-    """Collects the reports of steps, and makes numbers to log of them."""
+    """Collects the reports of steps, and computes the numbers for the log."""
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
@@ -36,9 +36,10 @@ class Window:
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def close(self) -> dict[str, float]:
-        """Return the numbers by name, means over processes, and begin anew.
+        """Return the numbers by name, and begin a new window.
 
-        A loss is averaged over the steps that had it: phases begin within a window.
+        They are means over processes. A loss is averaged over the steps that had it, because a
+        phase may begin within a window.
         """
         numbers = self._means()
         self.sums = {}
@@ -74,7 +75,7 @@ class Window:
         return rest * elapsed / max(1, step - self.first_step)
 
     def _learning_rates(self) -> dict[str, float]:
-        """Return the last learning rate of each part that moves."""
+        """Return the last learning rate of each part that is trained."""
         trainer = self.trainer
         resting = {*trainer.resting}
         if trainer.frozen:
@@ -83,14 +84,17 @@ class Window:
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 part = group["part"]
-                if ("quantizer" if part == "projections" else part) not in resting:
+                module = part
+                if part == "projections":
+                    module = "quantizer"
+                if module not in resting:
                     rates[f"learning_rate/{part}"] = group["lr"]
         if trainer.adversary is not None and trainer.adversarial:
             rates["learning_rate/discriminator"] = trainer.adversary.optimizer.param_groups[0]["lr"]
         return rates
 
     def _codebook_use(self) -> dict[str, float]:
-        """Return the share of entries that were chosen, and their perplexity; empty the counts."""
+        """Return the share of entries that were chosen and their perplexity; reset the counts."""
         chosen = self.trainer.chosen
         if not bool(chosen.any()):
             return {}
@@ -133,14 +137,19 @@ class Window:
 
 
 def banner(trainer: Trainer, output: Any) -> str:
-    """Return what a run begins with: recordings, model, device, precision and phases."""
+    """Return lines about the recordings, model, device, precision and phases of a run."""
     recipe = trainer.recipe
-    parameters = sum(p.numel() for p in trainer.model.parameters())
-    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    parameters = 0
+    trained = 0
+    for parameter in trainer.model.parameters():
+        parameters += parameter.numel()
+        if parameter.requires_grad:
+            trained += parameter.numel()
     dtype = str(trainer.dtype).removeprefix("torch.")
     seconds = recipe.crop_samples(trainer.model.config) / trainer.model.config.sampling_rate
-    begun = trainer.step_number
-    start = f", resumed at step {begun}" if begun else ""
+    start = ""
+    if trainer.step_number:
+        start = f", resumed at step {trainer.step_number}"
     return "\n".join(
         [
             f"training {output}: {recipe.schedule.steps} steps{start}",
@@ -168,7 +177,7 @@ def duration(seconds: float) -> str:
 
 
 def _recordings(batches: Any) -> str:
-    """Return how many recordings there are, as far as that is known."""
+    """Return the number of recordings in words, as far as it is known."""
     source = getattr(batches.crops, "source", None)
     if isinstance(source, FileSource):
         hours = sum(file.seconds for file in source.files) / 3600

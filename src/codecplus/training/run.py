@@ -1,9 +1,9 @@
 """A whole training run: from recordings and a recipe to a folder that `load_codec` reads.
 
-It walks from the data to the checkpoint, and knows when to log, validate, save and stop; `loop`
-knows a step, `saving` the files.
+It knows when to log, validate, save and stop. `loop` knows the steps, `saving` the files.
 """
 
+import math
 import os
 import signal
 import sys
@@ -40,24 +40,24 @@ from codecplus.training.tracking import Tracker, check_tracker
 from codecplus.training.validation import Validator
 from codecplus.training.widening import with_wider_encoder
 
-_FIRST_CROPS = 16  # are looked at before training begins
+_FIRST_CROPS = 16  # that are checked for silence before training begins
 _SHOWN_CLIPS = 4  # validation clips whose audio goes to the tracker
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a recipe is carried out here; none of it changes what is learned, but for rounding."""
+    """How this machine carries out a recipe. Except for rounding, results do not depend on it."""
 
     # Processes that read recordings. None: one per two cores, at most four.
     workers: int | None = None
     # Batches per step, each of `recipe.batch / accumulate` crops over all processes.
     accumulate: int = 1
-    # bf16, no, or auto: bf16 where the hardware computes in it.
+    # bf16, no (fp32), or auto: bf16 where the hardware multiplies it.
     precision: str = "auto"
     cpu: bool = False
     save_every: int = 500  # steps
     validate_every: int = 1000  # 0: never
-    keep_every: int = 0  # steps between checkpoints that are kept beside the last; 0: none are
+    keep_every: int = 0  # steps between checkpoints that are kept; 0: only the last is kept
     log_every: int = 10
     tracker: str = "tensorboard"
     run_name: str | None = None
@@ -86,72 +86,103 @@ def train(
     """Train a codec on recordings, write it to `output`, and return its averaged weights.
 
     Args:
-        recipe: what to do; may be left out to resume.
+        recipe: the settings of the training; may be None to resume a run.
         data: a folder, several, or a data set: see `sources.open_data`.
-        output: folder of the checkpoint; must not hold a run already, unless it is resumed.
-        init_from: a checkpoint, anything that `load_codec` reads, or a model. Its training goes on
-            from there, with its own architecture. `OUT@best` is the best checkpoint of the run in
-            OUT by validation, `OUT@step-5000` one that `keep_every` kept.
-        encoder_width: gives the encoder of `init_from` this number of channels in its first layer,
-            more than it has.
-        resume: go on where the run in `output` last saved; the recipe must be the same.
-        validation: data to validate with; by default a small part of `data`, which is not trained
-            on.
+        output: folder of the checkpoint. It must not hold a run, unless that is resumed.
+        init_from: a checkpoint to fine-tune, anything that `load_codec` reads, or a model. The
+            architecture is its own. `OUT@best` is the best checkpoint of the run in OUT by
+            validation, `OUT@step-5000` one that `keep_every` kept.
+        encoder_width: number of channels in the first layer of the encoder, more than `init_from`
+            has; its encoder is widened to it.
+        resume: continue the run in `output` from its last save, with the same recipe.
+        validation: data to validate with; by default a small part of `data`, which is then not
+            trained on.
         table: how a data set is read.
-        options: how to carry the recipe out here.
+        options: how this machine carries out the recipe.
 
     Raises:
         InputError: for arguments or data that cannot be used.
         CheckpointError: for a checkpoint or a state that cannot be read.
         OutputExistsError: if `output` holds a run and is not to be resumed.
-        TrainingError: if the gradient is not finite again and again.
+        TrainingError: if the gradient is not finite for several steps in a row.
     """
     options = options or RunOptions()
     check_tracker(options.tracker)
     folder = RunFolder(output)
-    state = None
-    if resume:
-        state = folder.read_state()
-    else:
-        folder.refuse_to_overwrite()
     if encoder_width is not None and (init_from is None or resume):
         raise InputError(
             "an encoder is widened where training begins, from a checkpoint: give it with "
             "init_from alone"
         )
-    if state is not None:
-        recipe = resumed_recipe(state, recipe)
-        model = resumed_model(state)
-        fine_tune = state["trainer"]["fine_tune"]
-        steered = state["trainer"].get("steered", False)
-    elif recipe is None:
-        raise InputError("expected a recipe; one can be left out only to resume a run")
+    if resume:
+        start = _saved_start(folder.read_state(), recipe)
     else:
-        model = _model_to_start_from(recipe, init_from, encoder_width)
-        fine_tune = init_from is not None
-        steered = None
-    _check_recipe(recipe, fine_tune)
+        folder.refuse_to_overwrite()
+        start = _new_start(recipe, init_from, encoder_width)
+    recipe = start.recipe
+    _check_recipe(recipe, start.fine_tune)
 
-    accelerator = _accelerator(options, _leaves_parts_unused(recipe, fine_tune))
-    batches, clips = _open_batches(recipe, model, data, validation, table, options, accelerator)
-    if state is None:
+    accelerator = _accelerator(options, _leaves_parts_unused(recipe, start.fine_tune))
+    batches, clips = _open_batches(
+        recipe, start.model, data, validation, table, options, accelerator
+    )
+    if start.state is None:
         _refuse_silence(batches, recipe)
-    use_training_layers(model)
+    use_training_layers(start.model)
     trainer = Trainer(
-        model,
+        start.model,
         batches,
         recipe,
         accelerator,
         dtype=_dtype(options.precision, accelerator.device),
         accumulate=options.accumulate,
-        fine_tune=fine_tune,
-        steered=steered,
+        fine_tune=start.fine_tune,
+        steered=start.steered,
     )
-    if state is not None:
-        load_state(trainer, state)
+    if start.state is not None:
+        load_state(trainer, start.state)
     elif isinstance(init_from, str | os.PathLike):
         load_discriminators(trainer, RunFolder.of_checkpoint(init_from).discriminators)
     return Run(trainer, folder, options, clips).run()
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where a run starts: a new model, a checkpoint, or the saved state of the run itself."""
+
+    recipe: Recipe
+    model: DacModel
+    fine_tune: bool
+    steered: bool | None  # None: the weights tell
+    state: dict[str, Any] | None  # of the run that is resumed, still to be loaded
+
+
+def _saved_start(state: dict[str, Any], recipe: Recipe | None) -> _Start:
+    """Return the start of a run that is resumed. Raises InputError for another recipe."""
+    return _Start(
+        recipe=resumed_recipe(state, recipe),
+        model=resumed_model(state),
+        fine_tune=state["trainer"]["fine_tune"],
+        steered=state["trainer"].get("steered", False),
+        state=state,
+    )
+
+
+def _new_start(
+    recipe: Recipe | None,
+    init_from: str | os.PathLike | DacModel | None,
+    encoder_width: int | None,
+) -> _Start:
+    """Return the start of a new run. Raises InputError without a recipe."""
+    if recipe is None:
+        raise InputError("expected a recipe; one can be left out only to resume a run")
+    return _Start(
+        recipe=recipe,
+        model=_model_to_start_from(recipe, init_from, encoder_width),
+        fine_tune=init_from is not None,
+        steered=None,
+        state=None,
+    )
 
 
 def adjusted(
@@ -170,8 +201,10 @@ def adjusted(
         if steps < 1:
             raise InputError(f"expected at least 1 step, got {steps}")
         recipe = replace(recipe, schedule=recipe.schedule.scaled(steps))
-    numbers = {"batch": batch, "lr": lr, "seed": seed}
-    return replace(recipe, **{k: v for k, v in numbers.items() if v is not None})
+    for name, number in (("batch", batch), ("lr", lr), ("seed", seed)):
+        if number is not None:
+            recipe = replace(recipe, **{name: number})
+    return recipe
 
 
 def _model_to_start_from(
@@ -221,12 +254,12 @@ def _open_batches(
 ) -> tuple[Batches, list[ValidationClip]]:
     """Return the crops of this process, and the clips to validate with."""
     processes = accelerator.num_processes
-    parts = processes * options.accumulate
-    if recipe.batch % parts:
+    batches_per_step = processes * options.accumulate
+    if recipe.batch % batches_per_step:
         raise InputError(
             f"a batch of {recipe.batch} crops does not divide among {processes} processes times "
             f"{options.accumulate} accumulated batches; choose a batch that is a multiple of "
-            f"{parts}"
+            f"{batches_per_step}"
         )
     config = model.config
     cutter = Cutter(config.sampling_rate, recipe.crop_samples(config), recipe.augmentation)
@@ -236,7 +269,7 @@ def _open_batches(
     return open_data(
         data,
         cutter,
-        recipe.batch // parts,
+        recipe.batch // batches_per_step,
         validation=validation,
         options=table,
         seed=recipe.seed,
@@ -249,7 +282,8 @@ def _open_batches(
 def _refuse_silence(batches: Batches, recipe: Recipe) -> None:
     """Raise InputError if the first crops are all silent, each after twenty draws."""
     silence_db = recipe.augmentation.silence_db
-    crops = torch.cat([batch.audio for batch in batches.peek(-(-_FIRST_CROPS // batches.batch))])
+    num_batches = math.ceil(_FIRST_CROPS / batches.batch)
+    crops = torch.cat([batch.audio for batch in batches.peek(num_batches)])
     if bool((crops.square().mean(dim=1) <= 10 ** (silence_db / 10)).all()):
         raise InputError(
             f"the recordings are silent: {len(crops) * Cutter.attempts} places were tried, and all "
@@ -266,27 +300,33 @@ def _accelerator(options: RunOptions, unused_parts: bool) -> Any:
         raise MissingExtraError(
             "training needs accelerate: pip install codecplus[train]"
         ) from error
+    trackers: dict[str, Any] = {}
+    if options.tracker != "none":
+        trackers["log_with"] = options.tracker
+    if options.tracker == "tensorboard":
+        trackers["project_dir"] = "."  # required, but replaced when the tracker starts
     return Accelerator(
         cpu=options.cpu,
         # The codec is cast as a whole, which autocast does not do for snake and residual sums.
         mixed_precision="no",
-        log_with=None if options.tracker == "none" else options.tracker,
-        project_dir="." if options.tracker == "tensorboard" else None,
+        **trackers,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused_parts)],
     )
 
 
 def _dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return what the networks compute in; `auto` is bf16 where the hardware multiplies it."""
+    """Return the precision of the networks; `auto` is bf16 where the hardware multiplies it."""
     if precision == "auto":
         bf16 = multiplies_bf16(device, processor_flags())
     else:
         bf16 = precision == "bf16"
-    return torch.bfloat16 if bf16 else torch.float32
+    if bf16:
+        return torch.bfloat16
+    return torch.float32
 
 
 class Run:
-    """The steps of a run, and what happens between them."""
+    """A run: the steps of its trainer, with logs, validation and saves between them."""
 
     def __init__(
         self, trainer: Trainer, folder: RunFolder, options: RunOptions, clips: list[ValidationClip]
@@ -303,7 +343,7 @@ class Run:
         self.window = Window(trainer)
 
     def run(self) -> DacModel:
-        """Do what is left to do; return the averaged weights."""
+        """Train to the last step; return the averaged weights."""
         self._begin()
         self._train()
         self.trainer.batches.close()
@@ -342,13 +382,15 @@ class Run:
     def _train(self) -> None:
         from tqdm import tqdm
 
-        shown = self.accelerator.is_main_process and self.options.progress
+        disable = None  # where there is no terminal
+        if not (self.accelerator.is_main_process and self.options.progress):
+            disable = True
         bar = tqdm(
             total=self.steps,
             initial=self.trainer.step_number,
             desc="training",
             unit="step",
-            disable=None if shown else True,  # None: where there is no terminal
+            disable=disable,
         )
         with _asked_to_stop() as stop, bar:
             while self.trainer.step_number < self.steps:
@@ -378,7 +420,7 @@ class Run:
             self._keep(f"step-{step}")
 
     def _log(self, step: int, bar: Any) -> None:
-        """Give the tracker the numbers since the last time, and show a few of them."""
+        """Write the numbers since the last log to the tracker, and show a few of them."""
         numbers = self.window.close()
         self.tracker.numbers(numbers, step)
         if bar.disable and self.options.progress:  # no terminal: a line each time
@@ -387,7 +429,7 @@ class Run:
             bar.set_postfix(self.window.shown(numbers), refresh=False)
 
     def _validate(self, validator: Validator, step: int) -> None:
-        """Score the averaged weights, and show some clips."""
+        """Score the averaged weights, and give the tracker some clips."""
         if not self.accelerator.is_main_process:
             return
         rate = validator.sample_rate
@@ -402,9 +444,9 @@ class Run:
             self.tracker.clip(f"{clip.name}/decoded", decoded, rate, step)
 
     def _keep_if_best(self, mel: float) -> None:
-        """Keep the averaged weights as `best` if no validation found a lower mel loss.
+        """Keep the averaged weights as `best` if their mel loss is the lowest so far.
 
-        Without a quantizer scores are those of another, easier task.
+        Scores from before the quantizer do not count: without it the task is easier.
         """
         progress = self.trainer.progress
         best = progress.get("best")  # states of earlier versions have none
@@ -425,7 +467,7 @@ class Run:
         return bool(self.accelerator.reduce(asked, "sum"))
 
     def save(self) -> None:
-        """Write the state, and the checkpoint where there is one worth its name."""
+        """Write the state, and the checkpoint once latents are quantized."""
         from accelerate.utils import gather_object
 
         batches = gather_object([self.trainer.batches.state_dict()])
@@ -436,7 +478,7 @@ class Run:
 
 def _finished(average: DacModel) -> DacModel:
     """Return averaged weights as a model like any other, without weight norm."""
-    # Where nothing needs a gradient, torch folds weight norm into tensors that are no parameters.
+    # Without this torch folds weight norm into plain tensors, which are no parameters.
     average.requires_grad_(True)
     average.remove_weight_norm()
     return average
@@ -444,7 +486,7 @@ def _finished(average: DacModel) -> DacModel:
 
 @contextmanager
 def _asked_to_stop() -> Iterator[threading.Event]:
-    """Give an event that the first Ctrl-C or SIGTERM sets; the second one interrupts at once."""
+    """Return an event that the first Ctrl-C or SIGTERM sets; the second one interrupts at once."""
     event = threading.Event()
     handlers = {}
 

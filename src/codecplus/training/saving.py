@@ -1,4 +1,4 @@
-"""The folder of a run: its checkpoint, and in `training/` what the run needs to go on.
+"""The folder of a run: its checkpoint, and in `training/` the state to resume it.
 
 Each file is written whole or not at all. It knows nothing of recordings or losses.
 """
@@ -43,21 +43,21 @@ class RunFolder:
     def of_checkpoint(cls, checkpoint: str | os.PathLike) -> "RunFolder":
         """Return the folder of the run that a checkpoint belongs to.
 
-        `checkpoint` is the folder itself, or it with the name of a checkpoint that the run kept:
-        `OUT@best`, `OUT@step-5000`.
+        `checkpoint` is the folder itself, or names a checkpoint that the run kept: `OUT@best`,
+        `OUT@step-5000`.
         """
         folder, at, _ = os.fspath(checkpoint).rpartition("@")
         if at and not Path(checkpoint).exists() and cls(folder).training.is_dir():
             return cls(folder)
         return cls(checkpoint)
 
-    def kept(self, name: str) -> Path:
+    def milestone(self, name: str) -> Path:
         """Return the folder of a checkpoint that is kept beside the last one."""
         return self.training / name
 
     def keep(self, name: str, model: DacModel) -> None:
         """Write a checkpoint that stays beside the last one."""
-        export(model, self.kept(name))
+        export(model, self.milestone(name))
 
     def create(self, recipe: Recipe) -> None:
         """Make the folders, and write the recipe."""
@@ -94,7 +94,7 @@ class RunFolder:
             ) from error
 
     def write_state(self, trainer: Trainer, batches: list[dict[str, Any]]) -> None:
-        """Write where the run stands, and the checkpoint where there is one worth its name.
+        """Write the state, the discriminators, and once latents are quantized the checkpoint.
 
         `batches` holds the state of each process's batches.
         """
@@ -104,7 +104,7 @@ class RunFolder:
             "recipe": trainer.recipe.as_dict(),
             "config": trainer.model.config.to_json_string(use_diff=False),
         }
-        # The state gets its name last, so that what it says of the step holds for the rest.
+        # The state is renamed last, so that the other files are at least as new as its step.
         with atomic_path(self.state) as partial:
             torch.save(state, partial)
             if trainer.adversary is not None:
@@ -120,21 +120,22 @@ class RunFolder:
 
 
 def checkpoint_to_load(name: str | os.PathLike) -> str | os.PathLike:
-    """Return what to load for a checkpoint: for `OUT@best` the folder in which the run kept it.
+    """Return the folder of a checkpoint that a run kept, such as `OUT@best`.
 
-    Other names are returned as they are. Raises InputError if the run kept none of that name.
+    Other names are returned unchanged. Raises InputError if the run kept no checkpoint of that
+    name.
     """
     run = RunFolder.of_checkpoint(name)
-    kept = os.fspath(name).rpartition("@")[2]
     if run.path == Path(name):
         return name
-    if not (run.kept(kept) / "config.json").exists():
+    milestone = os.fspath(name).rpartition("@")[2]
+    if not (run.milestone(milestone) / "config.json").exists():
         names = [path.parent.name for path in sorted(run.training.glob("*/config.json"))]
         raise InputError(
-            f"the run in {run.path} kept no checkpoint {kept!r}; it has "
+            f"the run in {run.path} kept no checkpoint {milestone!r}; it has "
             f"{' and '.join(names) or 'none but its last one'}"
         )
-    return run.kept(kept)
+    return run.milestone(milestone)
 
 
 def export(model: DacModel, folder: Path) -> None:
@@ -169,7 +170,7 @@ def resumed_recipe(state: dict[str, Any], recipe: Recipe | None) -> Recipe:
 
 
 def resumed_model(state: dict[str, Any]) -> DacModel:
-    """Return a model of the architecture of a saved run, whose weights are still to be loaded."""
+    """Return a model of the architecture of a saved run, with random weights."""
     fields = json.loads(state["config"])
     if fields["model_type"] == CausalDacConfig.model_type:
         return CausalDacModel(CausalDacConfig.from_dict(fields))
@@ -197,7 +198,7 @@ def load_state(trainer: Trainer, state: dict[str, Any]) -> None:
 
 
 def load_discriminators(trainer: Trainer, path: Path) -> None:
-    """Start from discriminators that were trained with a checkpoint, if there are any that fit."""
+    """Load the discriminators of a checkpoint, if there are some of the same sizes."""
     if trainer.adversary is None or not path.is_file():
         return
     try:

@@ -1,4 +1,4 @@
-"""From the data that a user names to crops and validation clips."""
+"""Opens data as training crops and validation clips."""
 
 import warnings
 from collections.abc import Iterable
@@ -32,7 +32,7 @@ _HELD_ROWS = 8  # of a table or stream
 
 @dataclass(frozen=True, kw_only=True)
 class TableOptions:
-    """How a data set is read; audio files and folders of them need none of it.
+    """How a data set is read. Audio files and folders of them ignore these options.
 
     Attributes:
         split: of the data set.
@@ -107,15 +107,17 @@ def open_data(
         crops = Crops(FileSource(files), cutter, seed)
     elif isinstance(recordings, StreamRecordings):
         recordings = _share(recordings, rank, processes)
-        # Rows are held out of this process's share, which no other process sees. Rows that are
-        # skipped before a stream is split are another part of each share.
+        # Rows are held out after the stream is split: no other process sees this share. Rows that
+        # are skipped before the split would be missing in another part of each share.
         if holds_out and rank == 0:
             clips = _clips(recordings.with_data(recordings.data.take(_HELD_ROWS)), cutter)
             recordings = recordings.with_data(recordings.data.skip(_HELD_ROWS))
         crops = StreamedCrops(recordings, cutter, batch, seed=seed + rank)
     else:
         rows = len(recordings)
-        held_rows = min(_HELD_ROWS, rows // 20) if holds_out else 0
+        held_rows = 0
+        if holds_out:
+            held_rows = min(_HELD_ROWS, rows // 20)
         train = recordings.with_data(recordings.data.select(range(rows - held_rows)))
         if held_rows:
             last = recordings.data.select(range(rows - held_rows, rows))
@@ -167,7 +169,7 @@ def _clips(recordings: Iterable[Recording], cutter: Cutter) -> list[ValidationCl
             samples = resample(block.mean(axis=0), rate, cutter.sample_rate)
             clips.append(ValidationClip(recording.name, samples))
         except CodecPlusError as error:
-            warnings.warn(f"{recording.name} is no use for validation: {error}", stacklevel=2)
+            warnings.warn(f"{recording.name} is not used for validation: {error}", stacklevel=2)
         if len(clips) == _MOST_CLIPS:
             break
     return clips

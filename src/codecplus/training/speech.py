@@ -1,69 +1,84 @@
 """PESQ and STOI in a process of their own, because PESQ may crash.
 
-It is light to import: that process needs no torch.
+It knows pairs of signals, nothing of codecs. Run as a module, this is that process; it is light to
+import, because the process needs no torch.
 """
 
-import multiprocessing
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import warnings
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from codecplus.system.workers import Message, Worker, WorkerDied, WorkerTimeout, serve
+
 RATE = 16_000
+_SECONDS = 300.0  # of processor time for one pair, imports included
+_PAIRS_PER_PROCESS = 40  # in one process, PESQ crashes sooner or later
+
+Pair = tuple[np.ndarray, np.ndarray]  # reference and estimate (S,), at 16 kHz
 
 
 class SpeechScorer:
-    """Scores pairs of signals at 16 kHz; a score that cannot be had is left out."""
+    """Scores pairs of signals at 16 kHz. A pair has no score where a metric gives none."""
 
     def __init__(self) -> None:
-        self._pool: ProcessPoolExecutor | None = None
+        self._worker = Worker("codecplus.training.speech")
         self._scored = 0
 
-    def __call__(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[dict[str, float]]:
-        """Return `pesq_wb` and `stoi` of each reference and estimate (S,)."""
-        scores: list[dict[str, float]] = []
-        while len(scores) < len(pairs):
-            if self._pool is None:
-                # spawn: a fork of a process with threads may hang
-                self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-            try:
-                for pair in pairs[len(scores) :]:
-                    scores.append(self._pool.submit(score, *pair).result(timeout=300))
-                    self._scored += 1
-                    if self._scored % 40 == 0:  # in one process, PESQ crashes sooner or later
-                        self.close()
-                        break
-            except (BrokenProcessPool, TimeoutError):
-                self.close()
-                scores.append({})
+    def __call__(self, pairs: Sequence[Pair]) -> list[dict[str, float]]:
+        """Return `pesq_wb` and `stoi` of each pair of a reference and an estimate (S,).
+
+        A pair on which the process dies has neither.
+        """
+        return [self._score(pair) for pair in pairs]
+
+    def _score(self, pair: Pair) -> dict[str, float]:
+        try:
+            self._worker.send(pair)
+            scores, _ = self._worker.receive(_SECONDS)
+        except (WorkerDied, WorkerTimeout):
+            return {}
+        self._scored += 1
+        if self._scored % _PAIRS_PER_PROCESS == 0:
+            self.close()
         return scores
 
     def close(self) -> None:
-        """End the process."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+        """End the process; another pair starts it again."""
+        self._worker.close()
 
 
-def score(reference: np.ndarray, estimate: np.ndarray) -> dict[str, float]:
-    """Return the scores of one pair; must run in a process that may die."""
-    import warnings
+# ---- inside the worker
 
-    scores = {}
-    try:
-        from pesq import pesq
 
-        scores["pesq_wb"] = float(pesq(RATE, reference, estimate, "wb"))
-    except Exception:  # not installed, no speech in it, or its output silent: no score
-        pass
-    try:
-        from pystoi import stoi
+def _answers(pair: Pair) -> Iterator[Message]:
+    """Yield the one message of a pair: its scores by name."""
+    reference, estimate = pair
+    scores: dict[str, float] = {}
+    for name, metric in (("pesq_wb", _pesq), ("stoi", _stoi)):
+        try:
+            value = metric(reference, estimate)
+        except Exception:  # not installed, or no score for this pair, such as silence
+            continue
+        if np.isfinite(value):
+            scores[name] = value
+    yield scores, None
 
-        with warnings.catch_warnings():
-            # Too few frames give 1e-5, which is no score.
-            warnings.filterwarnings("error", message="Not enough STFT frames")
-            scores["stoi"] = float(stoi(reference, estimate, RATE))
-    except Exception:
-        pass
-    return {name: value for name, value in scores.items() if np.isfinite(value)}
+
+def _pesq(reference: np.ndarray, estimate: np.ndarray) -> float:
+    from pesq import pesq
+
+    return float(pesq(RATE, reference, estimate, "wb"))
+
+
+def _stoi(reference: np.ndarray, estimate: np.ndarray) -> float:
+    from pystoi import stoi
+
+    with warnings.catch_warnings():
+        # Too few frames give 1e-5, which is no score.
+        warnings.filterwarnings("error", message="Not enough STFT frames")
+        return float(stoi(reference, estimate, RATE))
+
+
+if __name__ == "__main__":
+    serve(_answers)

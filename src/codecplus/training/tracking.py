@@ -11,6 +11,7 @@ from codecplus.errors import InputError, MissingExtraError
 from codecplus.system.paths import atomic_path
 
 TRACKERS = ("tensorboard", "trackio", "wandb", "none")
+_UNREADABLE = 1 << 62  # the step of half a line: the run was killed while it wrote
 
 
 class Tracker:
@@ -30,11 +31,13 @@ class Tracker:
         self.path = folder / "log.jsonl"
         if name == "none" or not accelerator.is_main_process:
             return
-        options = {name: {"name": run} if name in ("trackio", "wandb") else {}}
+        project = "codecplus"
+        options = {"name": run}
+        if name == "tensorboard":
+            project = "tensorboard"  # its folder
+            options = {}
         accelerator.project_configuration.logging_dir = str(folder)
-        accelerator.init_trackers(
-            "tensorboard" if name == "tensorboard" else "codecplus", init_kwargs=options
-        )
+        accelerator.init_trackers(project, init_kwargs={name: options})
         tracker = accelerator.get_tracker(name)
         if name == "tensorboard":
             tracker.writer.add_text("recipe", f"```json\n{json.dumps(config, indent=2)}\n```")
@@ -42,11 +45,15 @@ class Tracker:
             tracker.store_init_configuration(config)
 
     def rewind(self, step: int) -> None:
-        """Remove the lines of steps from `step` on, which a resumed run writes again."""
-        if self.accelerator.is_main_process and self.path.exists():
-            lines = [line for line in self.path.read_text().splitlines() if _step_of(line) < step]
-            with atomic_path(self.path) as partial:
-                partial.write_text("".join(f"{line}\n" for line in lines))
+        """Remove the lines of the step `step` and later ones, which a resumed run writes again."""
+        if not self.accelerator.is_main_process or not self.path.exists():
+            return
+        earlier = ""
+        for line in self.path.read_text().splitlines():
+            if _step_of(line) < step:
+                earlier += f"{line}\n"
+        with atomic_path(self.path) as partial:
+            partial.write_text(earlier)
 
     def numbers(self, values: dict[str, float], step: int) -> None:
         """Write numbers by name at a step."""
@@ -83,7 +90,7 @@ class Tracker:
             tracker.log({f"{name}/audio": sound, f"{name}/mel": trackio.Image(image)}, step=step)
 
     def close(self) -> None:
-        """Write out what is pending."""
+        """Finish the tracker's files, and the group of processes."""
         self.accelerator.end_training()
 
 
@@ -104,7 +111,7 @@ def check_tracker(name: str) -> None:
 def mel_image(audio: np.ndarray, sample_rate: int) -> np.ndarray:
     """Return the log mel spectrogram of audio (S,) as an image (80, frames, 3) of bytes.
 
-    Low frequencies are below.
+    The lowest frequency is at the bottom.
     """
     import torch
 
@@ -127,4 +134,4 @@ def _step_of(line: str) -> int:
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
-        return 1 << 62  # half a line, of a run that was killed while it wrote
+        return _UNREADABLE

@@ -29,9 +29,9 @@ class Validation(NamedTuple):
 class Validator:
     """Codes clips with all codebooks and scores the result.
 
-    `mel` is the paper's mel loss, `snr` is in dB; `pesq_wb` and `stoi` are there where their
-    libraries are, for clips that they can score. These are means over clips. `band/0-1 kHz` and so
-    on are medians over clips of the power of each band, in dB above the original's.
+    `mel` is the paper's mel loss, `snr` is in dB. `pesq_wb` and `stoi` need their libraries, and
+    clips that these can score. All four are means over clips. `band/0-1 kHz` and so on are the
+    power of each band in dB relative to the original, as medians over clips.
     """
 
     def __init__(self, clips: Sequence[ValidationClip], sample_rate: int):
@@ -67,7 +67,7 @@ class Validator:
         return self.speech(pairs)
 
     def _band_scores(self, decoded: list[np.ndarray]) -> dict[str, float]:
-        """Return the median level of each band in which any clip has something."""
+        """Return the median level of each band, without bands in which all clips are silent."""
         edges = band_edges(self.sample_rate)
         levels = []
         for clip, estimate in zip(self.clips, decoded, strict=True):
@@ -81,7 +81,7 @@ class Validator:
 
 
 def _coded(model: DacModel, audio: Tensor, quantize: bool) -> Tensor:
-    """Return audio (S,) as the codec plays it, of the same length."""
+    """Encode and decode audio (S,); return audio of the same length."""
     samples = len(audio)
     padded = torch.nn.functional.pad(audio, (0, -samples % model.config.hop_length))
     latents = model.encoder(padded[None, None])

@@ -1,4 +1,4 @@
-"""A wider encoder that gives the latents of the one it came from, to be trained on."""
+"""Widens the encoder of a codec without changing its latents, for further training."""
 
 import torch
 from torch import Tensor
@@ -12,9 +12,9 @@ from codecplus.training.initialization import initialize_weights
 def with_wider_encoder(model: DacModel, encoder_hidden_size: int, seed: int = 0) -> DacModel:
     """Return a copy of a codec whose encoder has more channels and gives the same latents.
 
-    New channels hear all others through random weights, and no old one hears them yet (Net2Net of
-    Chen et al. 2016, but without copies of channels that would have to be told apart). Decoder and
-    codebooks are those of `model`.
+    New channels read all others through random weights; the weights from new to old channels are
+    zero (as in Net2Net, Chen et al. 2016, but without copies of channels, which training would have
+    to tell apart). Decoder and codebooks are those of `model`.
 
     Args:
         model: the codec; weight norm is folded in the copy.
@@ -22,7 +22,7 @@ def with_wider_encoder(model: DacModel, encoder_hidden_size: int, seed: int = 0)
         seed: of the random weights of new channels.
 
     Raises:
-        InputError: if that is no wider than the encoder is.
+        InputError: if the encoder has that many channels already.
     """
     config = model.config
     if encoder_hidden_size <= config.encoder_hidden_size:
@@ -45,13 +45,18 @@ def with_wider_encoder(model: DacModel, encoder_hidden_size: int, seed: int = 0)
 def _fill(wide: Tensor, old: Tensor) -> None:
     """Write an old parameter into the first channels of a wide one.
 
-    A kernel is (C', C, k), whose old channels hear nothing of new ones. The α of a snake is
-    (1, C, 1), and 1 in new channels. A bias is (C',).
+    A kernel is (C', C, k), with zeros from new to old channels. The α of a snake is (1, C, 1), and
+    1 in new channels. A bias is (C',).
     """
     if wide.shape == old.shape:
         wide.copy_(old)
-    elif old.ndim == 3:
-        wide[: len(old)] = 1 if len(old) == 1 else 0
+        return
+    is_kernel = old.ndim == 3 and len(old) > 1
+    if is_kernel:
+        wide[: len(old)] = 0
         wide[: len(old), : old.shape[1]] = old
+    elif old.ndim == 3:
+        wide.fill_(1)
+        wide[:, : old.shape[1]] = old
     else:
         wide[: len(old)] = old
