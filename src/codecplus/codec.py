@@ -559,7 +559,7 @@ def load_codec(
             any other rate than the model's is resampled to it and back.
         n_mels, n_fft, hop_length, win_length: the analysis spectrogram, see `MelOptions`, for the
             defaults, too. They have no part in coding: the codec's own hop is `codec.hop_length`.
-        device: where to compute; by default the best device here, see `resolve_device`.
+        device: where to compute, see `resolve_device`; the CPU by default, as in transformers.
         dtype: what to compute in, such as `"bfloat16"`; fp32 by default, an export's own.
         revision: branch, tag or commit of a Hub repository.
 

@@ -53,6 +53,8 @@ def load_network(
 
     model = load_model(name, revision=revision)
     identity = fingerprint(model)  # before the cast: bf16 and fp32 are the same model
+    if device is None:  # as transformers does: a process that forks later must not hold a GPU
+        device = "cpu"
     model.to(device=resolve_device(device), dtype=check_dtype(dtype))  # pyright: ignore[reportCallIssue]
     entropy_models = read_entropy_models(checkpoint_folder(name, revision)) or None
     sample_rate, mel = _settings(getattr(model.config, SETTINGS, None), name)
