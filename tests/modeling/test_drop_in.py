@@ -33,9 +33,7 @@ def word_tokenizer():
     from transformers import PreTrainedTokenizerFast
 
     model = tokenizers.models.WordLevel({"[PAD]": 0, "hello": 1}, unk_token="[PAD]")
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizers.Tokenizer(model), pad_token="[PAD]"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(model), pad_token="[PAD]")
 
 
 def test_dia_prompts_and_decodes_with_our_model(pair):
@@ -88,7 +86,7 @@ def test_stable_audio_tools_calls_the_halves_and_the_quantizer(pair):
     for model in pair:
         with torch.no_grad():
             latents = model.encoder(audio)
-            quantized, codes, projected, *losses = model.quantizer(latents)
+            quantized, codes, projected, *_losses = model.quantizer(latents)
             again = model.quantizer.from_latents(projected)[0]
             decoded = model.decoder(model.quantizer.from_codes(codes)[0])
         results.append((latents, quantized, codes, projected, again, decoded))
