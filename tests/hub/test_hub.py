@@ -185,7 +185,8 @@ def test_an_interrupted_push_goes_on_where_it_was(hub, published, first):
 
 def test_one_commit_holds_all_that_belongs_to_a_checkpoint_and_nothing_private(hub, commits, first):
     files = hub.repo("ada/tiny").commits[commits[1]]
-    code = {"configuration_dac.py", "feature_extraction_dac.py", "layers_dac.py", "modeling_dac.py"}
+    parts = ("checkpoints", "configuration", "feature_extraction", "layers", "modeling")
+    code = {f"{part}_dac.py" for part in parts}
     listed = {path for path in files if not path.startswith("assets/")}
     assert listed == code | {
         "config.json", "preprocessor_config.json", "model.safetensors", "entropy.json", DISCRIMINATORS,

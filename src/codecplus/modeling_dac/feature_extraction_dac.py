@@ -49,6 +49,7 @@ class DacFeatureExtractor(StockDacFeatureExtractor):
             raise ValueError("expected audio as raw_audio or as audio, got neither or both")
         sound = audio if raw_audio is None else raw_audio
         if _is_batch(sound):
+            assert sound is not None
             raw_audio = clips = [_as_mono(clip) for clip in sound]
         else:
             raw_audio = _as_mono(sound)
