@@ -7,6 +7,7 @@ Letters: C channels, S samples. Arrays are float32, full scale is ±1.
 import errno
 import io
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -330,7 +331,7 @@ class AudioFileWriter:
         self._file.close()
         narrow = self._temporary.with_suffix(".narrow")
         try:
-            os.replace(self._temporary, narrow)
+            shutil.copyfile(self._temporary, narrow)  # the file keeps its lock
             self._file = self._open()
             with soundfile.SoundFile(narrow) as written:
                 while len(samples := written.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
