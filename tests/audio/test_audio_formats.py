@@ -159,6 +159,57 @@ def test_a_flac_from_a_pipe_that_was_cut_is_refused(tmp_path, rng):
             load_audio(tmp_path / "x.flac")
 
 
+# ---- MP3: frames lean on earlier ones, and an index is optional
+
+
+def encoded_mp3(audio, index=True) -> bytes:
+    """An MP3 of variable rate, whose frames borrow bits of each other."""
+    av = pytest.importorskip("av")
+    file = io.BytesIO()
+    options = {"write_xing": str(int(index))}
+    with av.open(file, "w", format="mp3", options=options) as opened:
+        stream = opened.add_stream("libmp3lame", rate=44100, layout="mono")
+        stream.codec_context.qscale = True
+        stream.codec_context.global_quality = 2 * 118
+        stream.format = "fltp"
+        frame = av.AudioFrame.from_ndarray(audio[None], format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        frame.pts = 0
+        frame.time_base = Fraction(1, 44100)
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            opened.mux(packet)
+    return file.getvalue()
+
+
+def loud_then_quiet() -> np.ndarray:
+    tone = 0.05 * np.sin(2 * np.pi * 440 * np.arange(441_000) / 44100)
+    tone[:88_200] += noise(88_200)
+    return tone.astype(np.float32)
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_an_mp3_read_in_blocks_is_the_one_read_at_once(tmp_path, index):
+    (tmp_path / "x.mp3").write_bytes(encoded_mp3(noise(441_000) * 0.1, index))
+    whole = exact((tmp_path / "x.mp3").read_bytes())
+    for source in (tmp_path / "x.mp3", io.BytesIO((tmp_path / "x.mp3").read_bytes())):
+        audio = load_audio(source)[0]
+        np.testing.assert_array_equal(audio[: len(whole)], whole)
+        assert index is False or len(audio) == len(whole)
+
+
+@pytest.mark.parametrize("behind", [b"", b"TAG" + bytes(125)])
+def test_an_mp3_without_an_index_is_read_to_its_end(tmp_path, behind):
+    audio = loud_then_quiet()
+    data = encoded_mp3(audio, index=False)
+    assert len(exact(data)) < 200_000  # all that its first frames promise
+    (tmp_path / "x.mp3").write_bytes(data + behind)
+    with AudioFileReader(tmp_path / "x.mp3") as reader:
+        loaded = np.concatenate(list(reader.blocks()), axis=1)[0]
+        assert reader.num_samples == len(loaded)
+    assert 0 <= len(loaded) - len(audio) < 2400
+    np.testing.assert_allclose(np.std(loaded[100_000:]), np.std(audio[100_000:]), rtol=0.5)
+
+
 # ---- containers
 
 
