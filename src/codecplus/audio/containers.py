@@ -17,13 +17,11 @@ import numpy as np
 from codecplus.errors import FileFormatError, MissingExtraError
 
 # Decoders of recordings. FFmpeg has hundreds, some of which nobody has looked at for years.
-_DECODERS = frozenset(
-    """
-    aac aac_latm alac mp1 mp1float mp2 mp2float mp3 mp3float opus libopus vorbis libvorbis flac
-    wmav1 wmav2 wmapro wmalossless ac3 eac3 amrnb amrwb libopencore_amrnb libopencore_amrwb ape
-    wavpack tta speex libspeex gsm gsm_ms mpc7 mpc8 dca truehd
-    """.split()
-)
+_DECODERS = """
+aac aac_latm alac mp1 mp1float mp2 mp2float mp3 mp3float opus libopus vorbis libvorbis flac
+wmav1 wmav2 wmapro wmalossless ac3 eac3 amrnb amrwb libopencore_amrnb libopencore_amrwb ape
+wavpack tta speex libspeex gsm gsm_ms mpc7 mpc8 dca truehd
+"""
 _DECODER_FAMILIES = ("pcm_", "adpcm_", "dsd_")
 _SCALES = {"uint8": (128, 2.0**7), "int16": (0, 2.0**15), "int32": (0, 2.0**31)}
 
@@ -88,7 +86,7 @@ class ContainerFile:
                     raise FileFormatError(f"{self._name} has no audio in it")
                 stream = opened.streams.audio[0]
                 decoder = stream.codec_context.name
-                if decoder not in _DECODERS and not decoder.startswith(_DECODER_FAMILIES):
+                if decoder not in _DECODERS.split() and not decoder.startswith(_DECODER_FAMILIES):
                     raise FileFormatError(
                         f"{self._name} holds audio of {decoder}, which is not read; "
                         "convert it to WAV"

@@ -161,7 +161,7 @@ def _open_source(path_or_file: Any) -> tuple[str, BinaryIO, Path | None]:
         if not os.path.exists(path):
             raise InputError(f"there is no file {name}")
         if os.path.isfile(path) and os.path.getsize(path) > 0:
-            return name, open(path, "rb"), path  # noqa: SIM115
+            return name, open(path, "rb"), path
         data = b""
         if not os.path.isfile(path):  # a pipe
             data = path.read_bytes()

@@ -1,19 +1,17 @@
 """Audio formats by the suffixes and the first bytes of their files. Reads no samples."""
 
 # Suffixes of what libsndfile reads without being told a rate.
-SOUNDFILE_SUFFIXES = frozenset(
-    """
-    .wav .wave .bwf .rf64 .w64 .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .snd .caf
-    .voc .sph .nist .ircam .avr .paf .pvf .8svx .svx
-    """.split()
-)
+_SOUNDFILE = """
+.wav .wave .bwf .rf64 .w64 .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .snd .caf
+.voc .sph .nist .ircam .avr .paf .pvf .8svx .svx
+"""
 # Suffixes of what FFmpeg reads, through PyAV.
-CONTAINER_SUFFIXES = frozenset(
-    """
-    .m4a .m4b .mp4 .mov .3gp .3g2 .webm .weba .mka .mkv .aac .ac3 .eac3 .amr .wma .asf .ape .wv
-    .tta .mpc .dsf .spx
-    """.split()
-)
+_CONTAINER = """
+.m4a .m4b .mp4 .mov .3gp .3g2 .webm .weba .mka .mkv .aac .ac3 .eac3 .amr .wma .asf .ape .wv
+.tta .mpc .dsf .spx
+"""
+SOUNDFILE_SUFFIXES = frozenset(_SOUNDFILE.split())
+CONTAINER_SUFFIXES = frozenset(_CONTAINER.split())
 AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES | CONTAINER_SUFFIXES
 
 _ASF = bytes.fromhex("3026b2758e66cf11")
