@@ -37,6 +37,15 @@ def as_path(path: Any) -> Path:
     return Path(name)
 
 
+def printable(name: PathLike) -> str:
+    """Return a name as text that can be printed and stored: bytes that are no UTF-8 become `\\xff`.
+
+    >>> printable("take.wav")
+    'take.wav'
+    """
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def check_output(path: PathLike, overwrite: bool = True) -> Path:
     """Return `path` if a file can be written there.
 

@@ -239,7 +239,10 @@ class _Job:
         footer = {"piece": piece, "part": part, "last": last}
         if table is None:
             return _Row(target, footer, None, None)
-        return _Row(target, footer, table.drop_columns([AUDIO]), table[AUDIO][0].as_py())
+        cell = table[AUDIO][0].as_py()
+        if isinstance(cell, dict) and isinstance(cell.get("path"), bytes):
+            cell["path"] = os.fsdecode(cell["path"])
+        return _Row(target, footer, table.drop_columns([AUDIO]), cell)
 
     def _windows(self, rows: Iterable[_ReadRow]) -> Iterator[list[_ReadRow]]:
         """Yield rows in their order, as many at a time as a few batches hold."""
