@@ -91,7 +91,7 @@ def test_the_next_run_removes_what_a_killed_one_left_and_nothing_else(tmp_path):
     foreign = [".codecplus-1.part.wav", ".0123456789abcdef.part.wav", "a.part.wav"]
     for name in foreign:
         (tmp_path / name).write_bytes(b"")
-    assert remove_unfinished(tmp_path) == []  # they are younger than a minute
+    assert remove_unfinished(tmp_path) == []  # they are too young
     for name in os.listdir(tmp_path):
         os.utime(tmp_path / name, (time.time() - 100,) * 2)
     with atomic_path(target) as temporary:

@@ -21,7 +21,7 @@ PathLike = str | os.PathLike[str]
 
 _UNFINISHED = re.compile(r"\.codecplus-[0-9a-f]{16}\.part(\.[^.]*)?")
 _LONGEST_NAME = 255  # bytes, where the file system does not say
-_STALE_SECONDS = 60.0  # a file is made and locked in two steps; a younger one may be between them
+_STALE_SECONDS = 2.0  # a file is made and locked in two steps; a younger one may be between them
 _swept: set[str] = set()
 
 
@@ -166,7 +166,7 @@ def remove_unfinished(folder: Path) -> list[str]:
     """Remove the temporary files of `atomic_path` whose process was killed; return their names.
 
     A process locks its file for as long as it lives, on network disks too. So a file is removed
-    only if its name is ours, it is older than a minute, and nobody holds the lock. Where locks
+    only if its name is ours, it is older than two seconds, and nobody holds the lock. Where locks
     cannot be had nothing is removed.
     """
     if fcntl is None:

@@ -198,7 +198,7 @@ class _Job:
         hidden = None if progress else True  # None: where there is no terminal
         with tqdm(total=self._total(pieces), desc="tokenising", unit="clip", disable=hidden) as bar:
             for target, shard in groupby(rows, key=lambda read: read[0].target):
-                with open_shard(self._folder, target, self._format, self._features) as writer:
+                with open_shard(target, self._format, self._features) as writer:
                     for window in self._windows(shard):
                         self._code(window, writer)
                         writer.footer = window[-1][0].footer
@@ -444,7 +444,8 @@ def _check_vacant(root: Path) -> None:
         for path in root.glob("*")
         if path.name not in ours and not path.name.startswith(".")
     ]
-    if strangers or any((root / "data").glob("*")):
+    shards = [path for path in (root / "data").glob("*") if not path.name.startswith(".")]
+    if strangers or shards:
         raise InputError(f"{root} is not empty and no job of codecplus tokenize; name a new folder")
 
 
@@ -460,7 +461,6 @@ def _finish(folder: CodesFolder, output: LocalOutput, codes_format: CodesFormat)
     )
     folder.write_text(README, _readme(folder.split, job["data"]["name"], codes_format, summary))
     output.finish([README, STATISTICS])
-    folder.tidy()
     return summary
 
 
