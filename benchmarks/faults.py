@@ -80,15 +80,15 @@ def _without_times(value: Any) -> Any:
     return value
 
 
-def verbs(data: Path, coded: Path) -> list[Verb]:
+def verbs(data: Path, coded: Path, name: str) -> list[Verb]:
     """The commands that are disturbed."""
-    model = ["--model", "dac-16khz-live"]
+    model = ["--model", name]
     evaluated = ["--codec", "opus", "--bitrate-per-channel", "12", "--metric", "si_sdr", "stoi"]
     go_on = ["--skip-existing"]
     rows = ["--shard-rows", "3", "--workers", "1"]
     return [
         Verb("encode", ["encode", str(data), "-o", "OUT", "-q", *model], go_on, True),
-        Verb("decode", ["decode", str(coded), "-o", "OUT", "-q"], go_on, True),
+        Verb("decode", ["decode", str(coded), "-o", "OUT", "-q", *model], go_on, True),
         Verb("tokenize", ["tokenize", "--data", str(data), "-o", "OUT", "-q", *rows, *model], [], True),
         Verb("eval", ["eval", "--data", str(data), "-o", "OUT", "-q", "--workers", "1", *evaluated], [], False),
     ]  # fmt: skip
@@ -202,9 +202,16 @@ def _limit_files(chance: random.Random) -> None:
 
 
 def run(
-    names: list[str], kinds: list[str], faults: int, clips: int, seconds: float, seed: int = 0
+    names: list[str],
+    kinds: list[str],
+    *,
+    faults: int,
+    clips: int,
+    seconds: float,
+    seed: int = 0,
+    model: str = "dac-16khz-live",
 ) -> list[str]:
-    """Disturb the verbs, and return what went wrong."""
+    """Disturb verbs, with as many faults of each kind, and return what went wrong."""
     import torch
 
     torch.set_num_threads(1)
@@ -217,8 +224,8 @@ def run(
         write_clips(place / "data", clips, seconds)
         log = place / "log"
         encode = ["encode", str(place / "data"), "-o", str(place / "coded"), "-q"]
-        assert wait(start([*encode, "--model", "dac-16khz-live"], log)) == 0, log.read_text()
-        for verb in verbs(place / "data", place / "coded"):
+        assert wait(start([*encode, "--model", model], log)) == 0, log.read_text()
+        for verb in verbs(place / "data", place / "coded", model):
             if verb.name not in names:
                 continue
             whole = place / verb.name
@@ -249,8 +256,17 @@ def main() -> int:
     parser.add_argument("--clips", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", default="dac-16khz-live")
     args = parser.parse_args()
-    problems = run(args.verb, args.kind, args.faults, args.clips, args.seconds, args.seed)
+    problems = run(
+        args.verb,
+        args.kind,
+        faults=args.faults,
+        clips=args.clips,
+        seconds=args.seconds,
+        seed=args.seed,
+        model=args.model,
+    )
     for problem in problems:
         print(problem)
     return 1 if problems else 0
