@@ -83,15 +83,17 @@ def _without_times(value: Any) -> Any:
 def verbs(data: Path, coded: Path, name: str) -> list[Verb]:
     """The commands that are disturbed."""
     model = ["--model", name]
-    evaluated = ["--codec", "opus", "--bitrate-per-channel", "12", "--metric", "si_sdr", "stoi"]
+    evaluated = ["--codec", "opus", "--bitrate-per-channel", "12", "--metric", "si_sdr"]
+    evaluated += ["--workers", "1"]
     go_on = ["--skip-existing"]
-    rows = ["--shard-rows", "3", "--workers", "1"]
+    rows = ["--shard-rows", "3", "--workers", "1", *model]
+    common = ["-o", "OUT", "-q"]
     return [
-        Verb("encode", ["encode", str(data), "-o", "OUT", "-q", *model], go_on, True),
-        Verb("decode", ["decode", str(coded), "-o", "OUT", "-q", *model], go_on, True),
-        Verb("tokenize", ["tokenize", "--data", str(data), "-o", "OUT", "-q", *rows, *model], [], True),
-        Verb("eval", ["eval", "--data", str(data), "-o", "OUT", "-q", "--workers", "1", *evaluated], [], False),
-    ]  # fmt: skip
+        Verb("encode", ["encode", str(data), *common, *model], go_on, True),
+        Verb("decode", ["decode", str(coded), *common, *model], go_on, True),
+        Verb("tokenize", ["tokenize", "--data", str(data), *common, *rows], [], True),
+        Verb("eval", ["eval", "--data", str(data), *common, *evaluated], [], False),
+    ]
 
 
 def write_clips(folder: Path, clips: int, seconds: float) -> None:

@@ -163,7 +163,7 @@ def zipped():
             r"is not readable audio \(Format not recognised\); expected WAV, FLAC, OGG, MP3 or another",
         ),
         (b"plain text, for sure\n" * 50, r"is not readable audio \(Format not recognised\)"),
-        (wav_header(data=b""), "has 0 samples by its header, expected 1 to"),
+        (wav_header(data=b""), "has 0 samples by its header, expected 1 at least"),
         (wav_header(rate=0), "is not readable audio"),
         (wav_header(rate=1), "has 1 Hz by its header, expected 4000 to 1000000"),
         (wav_header(rate=4_000_000_000), "is not readable audio"),

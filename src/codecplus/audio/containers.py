@@ -85,7 +85,7 @@ class ContainerFile:
                 if not opened.streams.audio:
                     raise FileFormatError(f"{self._name} has no audio in it")
                 stream = opened.streams.audio[0]
-                decoder = stream.codec_context.name
+                decoder = getattr(stream.codec_context, "name", "an unknown kind")
                 if decoder not in _DECODERS.split() and not decoder.startswith(_DECODER_FAMILIES):
                     raise FileFormatError(
                         f"{self._name} holds audio of {decoder}, which is not read; "

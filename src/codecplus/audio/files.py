@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
 import soundfile
@@ -54,6 +54,7 @@ _FORMATS = {
 }
 # All other encodings keep samples beyond [-1, 1].
 _INTEGER_BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
+_MOST_SAMPLES = 2**40  # 290 days at 44.1 kHz
 _WAV_LIMIT = 2**32 - 2**26  # bytes; a WAV header counts to 4 GiB, one block may overshoot
 
 
@@ -96,17 +97,21 @@ class AudioFileReader:
         return self._decoder.expected_samples / self.sample_rate
 
     def _refuse_absurd_header(self) -> None:
-        for what, value, lowest, highest in (
-            ("channels", self.channels, 1, MAX_CHANNELS),
-            ("Hz", self.sample_rate, MIN_RATE, MAX_RATE),
-            ("samples", self._decoder.expected_samples, self._decoder.least_samples, 2**40),
-        ):
-            if not lowest <= value <= highest:
-                raise FileFormatError(
-                    f"{self.name} has {value} {what} by its header, "
-                    f"expected {lowest} to {highest}; it is empty, or its header is damaged or "
-                    "unfinished"
-                )
+        samples = self._decoder.expected_samples
+        if not 1 <= self.channels <= MAX_CHANNELS:
+            self._refuse(f"{self.channels} channels", f"1 to {MAX_CHANNELS}")
+        if not MIN_RATE <= self.sample_rate <= MAX_RATE:
+            self._refuse(f"{self.sample_rate} Hz", f"{MIN_RATE} to {MAX_RATE}")
+        if samples < self._decoder.least_samples:
+            self._refuse(f"{samples} samples", "1 at least")
+        if samples > _MOST_SAMPLES:
+            self._refuse(f"{samples} samples", "what a recording can have")
+
+    def _refuse(self, what: str, expected: str) -> NoReturn:
+        raise FileFormatError(
+            f"{self.name} has {what} by its header, expected {expected}; "
+            "it is empty, or its header is damaged or unfinished"
+        )
 
     def __enter__(self) -> "AudioFileReader":
         return self
@@ -183,9 +188,9 @@ def _open_decoder(file: BinaryIO, path: Path | None, name: str) -> SoundFile | C
     source = file if path is None or repair else path
     try:
         return SoundFile(source, name, repair)
-    except FileFormatError:
+    except FileFormatError as error:
         container = fallback_container_of(start)
-        if container is not None:
+        if container is not None and "malformed" not in str(error).lower():
             with suppress(FileFormatError, MissingExtraError):
                 return ContainerFile(file, name, container)
         raise

@@ -5,7 +5,7 @@ Letters: C channels, n samples of a block.
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -37,7 +37,7 @@ class SoundFile:
         self._source: Any = path_or_file
         if isinstance(path_or_file, Path):
             self._source = native_path(path_or_file)
-        elif repair:
+        else:
             self._source = _RepairedFile(path_or_file, repair)
         try:
             opened = self._open()
@@ -108,22 +108,40 @@ class _ForwardFile(soundfile.SoundFile):
 
 
 class _RepairedFile:
-    """A file in which some bytes read as others."""
+    """An open file in which some bytes read as others, and a seek to nowhere goes nowhere.
+
+    libsndfile asks for positions that a damaged header names; what a file raises then is printed.
+    """
 
     def __init__(self, file: BinaryIO, repair: dict[int, bytes]):
         self._file = file
         self._repair = repair
-        self.seek = file.seek
-        self.tell = file.tell
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with suppress(ValueError, OSError):
+            self._file.seek(offset, whence)
+        return self._file.tell()
+
+    def tell(self) -> int:
+        return self._file.tell()
 
     def read(self, size: int = -1) -> bytes:
         start = self._file.tell()
-        data = bytearray(self._file.read(size))
+        data = self._file.read(size)
         for position, content in self._repair.items():
-            for index, byte in enumerate(content, position - start):
-                if 0 <= index < len(data):
-                    data[index] = byte
-        return bytes(data)
+            data = _replaced(data, position - start, content)
+        return data
+
+
+def _replaced(data: bytes, position: int, content: bytes) -> bytes:
+    """Return data with other bytes from a position on, which may lie before or behind it."""
+    if position >= len(data) or position + len(content) <= 0:
+        return data
+    changed = bytearray(data)
+    for index, byte in enumerate(content, position):
+        if 0 <= index < len(data):
+            changed[index] = byte
+    return bytes(changed)
 
 
 class _LongFile:
@@ -145,7 +163,9 @@ class _LongFile:
             self._position = self._claimed + offset
             return self._position
         self._position = None
-        return self._file.seek(offset, whence)
+        with suppress(ValueError, OSError):
+            self._file.seek(offset, whence)
+        return self._file.tell()
 
     def tell(self) -> int:
         if self._position is not None:
