@@ -80,13 +80,13 @@ def _without_times(value: Any) -> Any:
     return value
 
 
-def verbs(data: Path, coded: Path, name: str) -> list[Verb]:
+def verbs(data: Path, coded: Path, name: str, workers: int) -> list[Verb]:
     """The commands that are disturbed."""
     model = ["--model", name]
     evaluated = ["--codec", "opus", "--bitrate-per-channel", "12", "--metric", "si_sdr"]
     evaluated += ["--workers", "1"]
     go_on = ["--skip-existing"]
-    rows = ["--shard-rows", "3", "--workers", "1", *model]
+    rows = ["--shard-rows", "3", "--workers", str(workers), *model]
     common = ["-o", "OUT", "-q"]
     return [
         Verb("encode", ["encode", str(data), *common, *model], go_on, True),
@@ -212,6 +212,7 @@ def run(
     seconds: float,
     seed: int = 0,
     model: str = "dac-16khz-live",
+    workers: int = 1,
 ) -> list[str]:
     """Disturb verbs, with as many faults of each kind, and return what went wrong."""
     import torch
@@ -227,7 +228,7 @@ def run(
         log = place / "log"
         encode = ["encode", str(place / "data"), "-o", str(place / "coded"), "-q"]
         assert wait(start([*encode, "--model", model], log)) == 0, log.read_text()
-        for verb in verbs(place / "data", place / "coded", model):
+        for verb in verbs(place / "data", place / "coded", model, workers):
             if verb.name not in names:
                 continue
             whole = place / verb.name

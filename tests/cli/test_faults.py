@@ -11,7 +11,7 @@ FAULTS = Path(__file__).parents[2] / "benchmarks" / "faults.py"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs forks")
-@pytest.mark.parametrize("verb", ["encode", "decode", "tokenize"])
+@pytest.mark.parametrize("verb", ["encode", "tokenize"])
 def test_a_disturbed_job_ends_as_an_undisturbed_one(verb, tmp_path, capfd):
     pytest.importorskip("datasets")
     spec = importlib.util.spec_from_file_location("faults", FAULTS)
@@ -21,8 +21,7 @@ def test_a_disturbed_job_ends_as_an_undisturbed_one(verb, tmp_path, capfd):
     spec.loader.exec_module(faults)
     tiny_model(downsampling_ratios=[2, 4, 5, 8], sampling_rate=16000).save_pretrained(tmp_path)
     kinds = ["kill", "term", "full"]
-    problems = faults.run(
-        [verb], kinds, faults=2, clips=5, seconds=0.5, seed=1, model=str(tmp_path)
-    )
+    size = {"faults": 1, "clips": 4, "seconds": 0.5, "workers": 0}
+    problems = faults.run([verb], kinds, **size, seed=1, model=str(tmp_path))
     assert problems == []
-    assert capfd.readouterr().out.count("2 of 2 well") == 3
+    assert capfd.readouterr().out.count("1 of 1 well") == 3
