@@ -27,7 +27,6 @@ import numpy as np
 import soundfile
 
 KINDS = ("kill", "term", "full")
-_SETTLED = 10.0  # seconds by which leftovers are aged: the next run spares what is younger than 2 s
 
 
 class Verb:
@@ -177,8 +176,6 @@ class Fault:
         return ""
 
     def _problem_of_going_on(self, out: Path) -> str:
-        for path in unfinished(out):
-            os.utime(path, (time.time() - _SETTLED,) * 2)
         status = wait(start(self._arguments(out, self.verb.going_on), self.log))
         said = self.log.read_text(encoding="utf-8", errors="replace").strip()
         if status != 0:

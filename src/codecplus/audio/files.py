@@ -8,6 +8,7 @@ import errno
 import io
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -367,15 +368,15 @@ class AudioFileWriter:
         self.subtype = "FLOAT"
         self.num_samples = 0
         self._file.close()
-        narrow = self._temporary.with_suffix(".narrow")
-        try:
-            shutil.copyfile(self._temporary, narrow)  # the file keeps its lock
+        # The file itself stays, since it holds the lock; the copy has no name that could be left.
+        with tempfile.TemporaryFile(dir=self._temporary.parent) as narrow:
+            with open(self._temporary, "rb") as file:
+                shutil.copyfileobj(file, narrow, BLOCK_SAMPLES)
+            narrow.seek(0)
             self._file = self._open()
-            with soundfile.SoundFile(native_path(narrow)) as written:
+            with soundfile.SoundFile(narrow) as written:
                 while len(samples := written.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
                     self._append(samples)
-        finally:
-            narrow.unlink(missing_ok=True)
 
     def _finish(self, exc_type: type[BaseException] | None, *exc_info: Any) -> None:
         try:

@@ -4,7 +4,6 @@ import errno
 import os
 import re
 import secrets
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,9 +18,8 @@ except ImportError:  # Windows
 
 PathLike = str | os.PathLike[str]
 
-_UNFINISHED = re.compile(r"\.codecplus-[0-9a-f]{16}\.part(\.[^.]*)?")
+_UNFINISHED = re.compile(r"\.codecplus-[0-9a-f]{16}\.part(\.(?!new$)[^.]*)?")
 _LONGEST_NAME = 255  # bytes, where the file system does not say
-_STALE_SECONDS = 2.0  # a file is made and locked in two steps; a younger one may be between them
 _swept: set[str] = set()
 
 
@@ -139,18 +137,25 @@ def _short_suffix(path: Path) -> str:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Make an empty file, and hold its lock; the end of the process lets it go, too."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    """Make an empty file, and hold its lock; the end of the process lets it go, too.
+
+    It gets its name when it is locked, so that no other process finds it before.
+    """
+    unlocked = path.with_name(f"{path.stem}.new")
+    descriptor = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     if fcntl is None:
         os.close(descriptor)
+        os.rename(unlocked, path)
         yield
         return
     try:
         with suppress(OSError):  # a disk without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.rename(unlocked, path)
         yield
     finally:
         os.close(descriptor)
+        unlocked.unlink(missing_ok=True)  # if it ended between the two steps
 
 
 def _synchronize(path: Path, flags: int) -> None:
@@ -166,8 +171,8 @@ def remove_unfinished(folder: Path) -> list[str]:
     """Remove the temporary files of `atomic_path` whose process was killed; return their names.
 
     A process locks its file for as long as it lives, on network disks too. So a file is removed
-    only if its name is ours, it is older than two seconds, and nobody holds the lock. Where locks
-    cannot be had nothing is removed.
+    only if its name is ours and nobody holds the lock. Where locks cannot be had nothing is
+    removed.
     """
     if fcntl is None:
         return []
@@ -186,8 +191,8 @@ def remove_unfinished(folder: Path) -> list[str]:
 
 
 def _is_abandoned(path: Path) -> bool:
-    """Whether a file is old and no process holds its lock; raise OSError where that is unknown."""
-    if path.is_symlink() or time.time() - path.stat().st_mtime < _STALE_SECONDS:
+    """Whether no process holds the lock of a file; raise OSError where that is unknown."""
+    if path.is_symlink():
         return False
     descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
     try:
