@@ -376,13 +376,23 @@ def test_audio_comes_as_the_ecosystem_gives_it(codec, rng, tmp_path, form):
 
 
 def test_two_files_never_become_one(codec, tmp_path):
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        save_audio(np.zeros(900), tmp_path / folder / "x.wav", 16000)
-    sources = [tmp_path / "a" / "x.wav", tmp_path / "b" / "x.wav"]
-    with pytest.raises(InputError, match=r"would both become .*x\.dacp"):
-        codec.compress(sources, tmp_path)
-    assert not (tmp_path / "x.dacp").exists()
+    names = ["a/x.wav", "b/x.wav", "b/x.flac"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        save_audio(np.zeros(900), tmp_path / name, 16000)
+    sources = [tmp_path / name for name in names]
+    out = tmp_path / "out"
+    out.mkdir()
+    assert codec.compress(sources, out) == [
+        out / name for name in ("a/x.dacp", "b/x.wav.dacp", "b/x.flac.dacp")
+    ]
+    assert all(path.is_file() for path in out.glob("*/x*"))
+    with pytest.raises(InputError, match=r"would both become .*x\.wav\.dacp; rename one"):
+        codec.compress([sources[0], sources[0]], out)
+    coded = codec.compress(sources[0], out / "y.dacp")
+    (out / "y.wav").symlink_to(coded)
+    with pytest.raises(InputError, match=r"would be written over .*; name another folder"):
+        codec.decompress([coded], out)
 
 
 def test_a_recording_is_never_written_over_itself(codec, tmp_path):

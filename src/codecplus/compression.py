@@ -23,7 +23,15 @@ from codecplus.bitstream import EntropyModel, StreamInfo, Writer, can_code, pack
 from codecplus.bitstream.codes import Codes
 from codecplus.encoding.user_codes import as_codes, codes_and_info
 from codecplus.errors import CodecPlusError, InputError
-from codecplus.system.paths import PathLike, atomic_path, check_output, refuse_own_source
+from codecplus.recordings.files import NamedFile
+from codecplus.recordings.outputs import output_names, repeated
+from codecplus.system.paths import (
+    PathLike,
+    as_path,
+    atomic_path,
+    check_output,
+    refuse_own_source,
+)
 
 if TYPE_CHECKING:
     from codecplus.codec import Codec
@@ -394,17 +402,35 @@ def _torch_model(codec: "Codec", option: str) -> Any:
 def batch_outputs(sources: list, folder: PathLike | None, suffix: str) -> list[Path | None]:
     """Where each of several files goes: into a folder, under its own name with another suffix.
 
-    Raises InputError where two would become one file.
+    Files of one name get the folders that tell them apart, which are made; files that differ in
+    their suffix alone keep it, as in `take.mp3.dacp`.
+
+    Raises InputError where two would still become one file, or one would replace a source.
     """
     if folder is None:
         return [None] * len(sources)
-    outputs: dict[Path, Any] = {}
-    for source in sources:
-        output = Path(os.fsdecode(folder)) / f"{Path(os.fsdecode(source)).stem}{suffix}"
+    paths = [as_path(source) for source in sources]
+    groups = [[NamedFile(path, path.name)] for path in paths]
+    names = output_names(paths, groups, suffix)
+    clashing = repeated(names)
+    if clashing:
+        longer = output_names(paths, groups, suffix, keep_suffix=True)
+        pairs = zip(names, longer, strict=True)
+        names = [long if name in clashing else name for name, long in pairs]
+    originals = {os.path.realpath(path): path for path in paths}
+    outputs: dict[Path, Path] = {}
+    for path, name in zip(paths, names, strict=True):
+        output = as_path(folder) / name
         if output in outputs:
             raise InputError(
-                f"{source} and {outputs[output]} would both become {output}; "
+                f"{path} and {outputs[output]} would both become {output}; "
                 "rename one, or give them different folders"
             )
-        outputs[output] = source
+        replaced = originals.get(os.path.realpath(output))
+        if replaced is not None:
+            raise InputError(f"{path} would be written over {replaced}; name another folder")
+        outputs[output] = path
+    if os.path.isdir(folder):
+        for output in outputs:
+            output.parent.mkdir(parents=True, exist_ok=True)
     return list(outputs)

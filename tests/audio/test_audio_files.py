@@ -160,10 +160,10 @@ def zipped():
         (b"", r"is empty \(0 bytes\); expected an audio file"),
         (
             zipped(),
-            r"is not readable audio \(Format not recognised\); expected WAV, FLAC, OGG or MP3",
+            r"is not readable audio \(Format not recognised\); expected WAV, FLAC, OGG, MP3 or another",
         ),
         (b"plain text, for sure\n" * 50, r"is not readable audio \(Format not recognised\)"),
-        (wav_header(data=b""), "has 0 samples by its header, expected 1 to"),
+        (wav_header(data=b""), "has 0 samples by its header, expected 1 at least"),
         (wav_header(rate=0), "is not readable audio"),
         (wav_header(rate=1), "has 1 Hz by its header, expected 4000 to 1000000"),
         (wav_header(rate=4_000_000_000), "is not readable audio"),
@@ -194,24 +194,13 @@ def test_a_header_that_promises_too_much_costs_no_memory(tmp_path):
     assert load_audio(tmp_path / "x.wav")[0].shape == (500,)
 
 
-@pytest.mark.parametrize(
-    ("length", "message"),
-    [
-        (
-            0,
-            "has 9223372036854775807 samples by its header, expected 1 to",
-        ),  # as a FLAC from a pipe
-        (2**36 - 1, "is (truncated|damaged)"),
-    ],
-)
-def test_load_refuses_a_flac_of_unknown_or_absurd_length(tmp_path, length, message):
+def test_load_refuses_a_flac_of_absurd_length(tmp_path):
     save_audio(noise(5000), tmp_path / "x.flac", 16000)
     data = bytearray((tmp_path / "x.flac").read_bytes())
-    data[21:26] = (((data[21] >> 4) << 36) + length).to_bytes(
-        5, "big"
-    )  # the last 36 bits count the samples
+    length = ((data[21] >> 4) << 36) + 2**36 - 1  # the last 36 bits count the samples
+    data[21:26] = length.to_bytes(5, "big")
     (tmp_path / "x.flac").write_bytes(data)
-    with pytest.raises(FileFormatError, match=message):
+    with pytest.raises(FileFormatError, match=r"is (truncated|damaged)"):
         load_audio(tmp_path / "x.flac")
 
 

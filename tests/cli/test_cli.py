@@ -11,7 +11,7 @@ from processors import needs_amx
 from tiny import FIXTURES
 
 from codecplus.cli import main
-from codecplus.cli.batch import Job, run_jobs
+from codecplus.cli.batch import Batch, Job, run_jobs
 from codecplus.utils import load_audio, save_audio
 
 
@@ -114,10 +114,9 @@ def test_official_files(tmp_path, capsys):
         (["encode", "IN", "--model", "dac-44khz-smal"], "give dac-44khz-small"),
         (["encode", "IN", "--bitrate", "64", *MODEL], "choose from 0.50, 1.00"),
         (
-            ["encode", "IN", "IN", "-o", "out.dacp"],
+            ["encode", "IN", "OTHER", "-o", "out.dacp"],
             "expected a folder for 2 files, got -o out.dacp",
         ),
-        (["encode", "IN", "IN"], "would both become"),
         (["encode", "IN", "--device", "nonsense", *MODEL], "no device nonsense"),
         (["encode", "IN", "--revision", "v1", *MODEL], "is for a repository on the Hub"),
         (["export", "--revision", "v1", *MODEL, "-o", "x"], "is for a repository on the Hub"),
@@ -141,7 +140,7 @@ def test_official_files(tmp_path, capsys):
         (["push", "ada/x"], "push needs a checkpoint"),
         (["push", "ada/x", "--space", *MODEL], "leave out --model"),
         (["info", "IN"], "expected a .dacp file"),
-        (["decode", "IN"], "would be written over itself"),
+        (["decode", "IN"], "in.wav is read, and would be written over; name another output"),
         (
             ["decode", "IN", "-o", "nowhere/out.wav", "--model", "dac-16khz-live"],
             "expected a .dacp file",
@@ -150,7 +149,9 @@ def test_official_files(tmp_path, capsys):
 )
 def test_errors_are_one_line_and_status_2(wav, capsys, arguments, message, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert main([str(wav) if a == "IN" else a for a in arguments]) == 2
+    (tmp_path / "other.wav").write_bytes(wav.read_bytes())
+    names = {"IN": str(wav), "OTHER": str(tmp_path / "other.wav")}
+    assert main([names.get(a, a) for a in arguments]) == 2
     errors = capsys.readouterr().err.strip().splitlines()
     assert len(errors) == 1
     assert errors[0].startswith("codecplus: ")
@@ -229,12 +230,16 @@ def test_any_exception_of_one_file_is_its_line_and_the_others_are_done(tmp_path,
             raise errors[source.name]
         target.write_text("done")
 
+    def seconds(source):
+        raise UnicodeEncodeError("ascii", "x", 0, 1, "whatever a reader raises")
+
     options = {"label": "working", "force": False, "quiet": False}
-    assert run_jobs(jobs, run, lambda source: 0.0, **options) == 2
+    assert run_jobs(Batch(), jobs, run, seconds, **options) == 2
     printed = capsys.readouterr()
     assert printed.err.splitlines() == [
         f"codecplus: {tmp_path / 'a'}: ZeroDivisionError: division by zero",
-        f"codecplus: {tmp_path / 'b'}: MemoryError",
+        f"codecplus: {tmp_path / 'b'}: there is not enough memory; use a smaller batch, "
+        "or a shorter file",
         f"codecplus: {tmp_path / 'c'}: RuntimeError: first line",
     ]
     assert printed.out.splitlines() == [f"{tmp_path / 'd'} -> {tmp_path / 'out' / 'd'}"]

@@ -32,6 +32,8 @@ VOCABULARY = {
     "--output": "demo encode decode eval webmushra listening leaderboard train entropy tokenize "
     "detokenize export push",
     "--force": "encode decode entropy detokenize export",
+    "--skip-existing": "encode decode",
+    "--keep-suffix": "encode decode",
     "--quiet": "encode decode eval train entropy tokenize detokenize",
     "--json": "info eval compare listening leaderboard",
     "--workers": "eval train tokenize",

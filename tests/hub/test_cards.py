@@ -1,6 +1,7 @@
 """Cards say what was measured with these very weights, and carry metadata that the Hub understands."""
 
 import json
+import os
 import re
 
 import pytest
@@ -202,3 +203,21 @@ def test_the_log_of_the_trainer_is_a_curve_too(codec, tmp_path, curve):
     assert "20 steps.\n" in card.read_text()
     with pytest.raises(InputError, match="the curve has no step 11; its steps are 10, 20"):
         write_card(codec, curve=tmp_path / "log.jsonl", step=11, card=tmp_path / "README.md")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links of POSIX")
+@pytest.mark.parametrize("name", ["entropy_link.safetensors", "LICENSE", "README.md"])
+def test_a_link_out_of_the_folder_is_never_pushed(tmp_path, name):
+    checkpoint = tmp_path / "snapshots" / "main"
+    tiny_model().save_pretrained(checkpoint)
+    (tmp_path / "secret").write_text("private")
+    (checkpoint / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match=f"{name} is a link out of its folder, to .*secret; put"):
+        export_folder(checkpoint, tmp_path / "export")
+    assert not (tmp_path / "export").exists()
+    (checkpoint / name).unlink()
+    (tmp_path / "blobs").mkdir()  # as the cache of the Hub keeps files
+    (tmp_path / "secret").rename(tmp_path / "blobs" / "abc")
+    (checkpoint / name).symlink_to("../../blobs/abc")
+    export_folder(checkpoint, tmp_path / "export")
+    assert (tmp_path / "export" / name).read_text() == "private"

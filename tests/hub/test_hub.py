@@ -91,8 +91,9 @@ def first(place) -> Path:
     (folder / "training" / "state.pt").write_bytes(b"private")
     (folder / "training" / "recipe.json").write_text("{}")
     save_file({"weight": torch.arange(100000.0)}, folder / DISCRIMINATORS)
-    (folder / "entropy.json").write_text('{"version": 1}')
-    (folder / "notes.txt").write_text("private")
+    shutil.copy(EMBEDDED_FOLDER / "dac-16khz-live" / "entropy.safetensors", folder)
+    for name in ("notes.txt", "entropy-notes.txt", "entropy.json"):
+        (folder / name).write_text("private")
     (folder / ".eval_results").mkdir()
     (folder / ".eval_results" / "first.yaml").write_text("[]")
     return folder
@@ -189,7 +190,7 @@ def test_one_commit_holds_all_that_belongs_to_a_checkpoint_and_nothing_private(h
     code = {f"{part}_dac.py" for part in parts}
     listed = {path for path in files if not path.startswith("assets/")}
     assert listed == code | {
-        "config.json", "preprocessor_config.json", "model.safetensors", "entropy.json", DISCRIMINATORS,
+        "config.json", "preprocessor_config.json", "model.safetensors", "entropy.safetensors", DISCRIMINATORS,
         "training/recipe.json", "README.md", "LICENSE-CODE", ".eval_results/first.yaml",
     }  # fmt: skip
     assert files["model.safetensors"].data == (first / "model.safetensors").read_bytes()
@@ -217,7 +218,12 @@ def test_a_second_push_of_the_same_files_makes_no_commit(hub, published, commits
 
 def test_a_push_of_other_weights_removes_results_and_entropy_models(hub, published):
     assert published["replaced"][0] == 0
-    stale = {"entropy.json", ".eval_results/first.yaml", DISCRIMINATORS, "training/recipe.json"}
+    stale = {
+        "entropy.safetensors",
+        ".eval_results/first.yaml",
+        DISCRIMINATORS,
+        "training/recipe.json",
+    }
     assert not stale & set(hub.repo("ada/tiny").files)
 
 

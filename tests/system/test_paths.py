@@ -2,12 +2,14 @@
 
 import os
 import stat
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from codecplus.errors import InputError, OutputExistsError
-from codecplus.system.paths import atomic_path, check_output
+from codecplus.system.paths import atomic_path, check_output, explain_os_error, remove_unfinished
 from codecplus.utils import save_audio
 
 
@@ -48,6 +50,67 @@ def test_atomic_path_writes_through_links_and_leaves_devices_alone(tmp_path):
     with atomic_path("/dev/null") as temporary:
         temporary.write_bytes(b"x")
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
+    calls = []
+    for name in ("fsync", "replace"):
+        original = getattr(os, name)
+
+        def spy(*arguments, _name=name, _original=original):
+            calls.append(_name)
+            return _original(*arguments)
+
+        monkeypatch.setattr(os, name, spy)
+    with atomic_path(tmp_path / "out") as temporary:
+        temporary.write_bytes(b"x")
+    assert calls == ["fsync", "replace", "fsync"]  # the file, its name, the folder
+
+
+needs_locks = pytest.mark.skipif(os.name == "nt", reason="locks of POSIX")
+WRITER = """
+import sys
+from codecplus.system.paths import atomic_path
+with atomic_path(sys.argv[1]) as temporary:
+    temporary.write_bytes(b"half")
+    print(temporary.name, flush=True)
+    sys.stdin.read()
+"""
+
+
+@needs_locks
+def test_the_next_run_removes_what_a_killed_one_left_and_nothing_else(tmp_path):
+    target = tmp_path / "out.wav"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", WRITER, str(target)]
+    killed, alive = (subprocess.Popen(command, **pipes) for _ in range(2))
+    names = [process.stdout.readline().strip() for process in (killed, alive)]
+    killed.kill()
+    killed.communicate()
+    foreign = [".codecplus-1.part.wav", ".0123456789abcdef.part.wav", "a.part.wav"]
+    for name in foreign:
+        (tmp_path / name).write_bytes(b"")
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(b"whole")
+    assert sorted(os.listdir(tmp_path)) == sorted([*foreign, names[1], "out.wav"])
+    assert remove_unfinished(tmp_path) == []
+    alive.communicate()
+    assert sorted(os.listdir(tmp_path)) == sorted([*foreign, "out.wav"])
+    assert target.read_bytes() == b"half"
+
+
+def test_a_name_that_is_too_long_is_refused_before_the_work(tmp_path):
+    with pytest.raises(InputError, match="its name has 256 bytes, and the disk takes 255"):
+        check_output(tmp_path / ("ä" * 126 + ".wav"))
+    with pytest.raises(InputError, match="name a shorter output"):
+        atomic_path(tmp_path / ("a" * 256)).__enter__()
+
+
+def test_errors_of_the_system_become_sentences():
+    full = OSError(28, "No space left on device", "x")
+    assert explain_os_error(full) == "x: no space left on the disk; make room or write elsewhere"
+    assert explain_os_error(PermissionError(13, "Permission denied", "x")) == "x: permission denied"
+    assert explain_os_error(OSError("odd")) == "odd"
 
 
 def test_atomic_path_takes_the_longest_file_name(tmp_path):

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import random
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -226,6 +227,27 @@ def test_two_processes_of_a_launcher_give_the_rows_of_one(recordings, codec, tok
         job.join(100)
     assert [job.exitcode for job in jobs] == [0, 0]
     assert files(tmp_path / "out") == files(tokenized)
+
+
+def test_two_processes_with_the_same_share_do_no_harm(recordings, codec, tokenized, tmp_path):
+    jobs = [start(recordings, codec, tmp_path / "out") for _ in range(2)]
+    for job in jobs:
+        job.join(100)
+    assert [job.exitcode for job in jobs] == [0, 0]
+    assert files(tmp_path / "out") == files(tokenized)
+    assert not [path for path in (tmp_path / "out").rglob(".*") if path.is_file()]
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="names are bytes on Linux")
+def test_a_name_that_is_no_utf8_is_a_row_as_any_other(codec, tmp_path):
+    folder = tmp_path / "data"
+    (name,) = write_recordings(folder, 1, {})
+    odd = os.fsencode(folder) + b"/\xff.wav"
+    os.rename(os.fsencode(folder / name), odd)
+    run(folder, codec, tmp_path / "out", workers=1)
+    (row,) = load(tmp_path / "out").to_list()
+    assert (row["path"], row["error"]) == ("\\xff.wav", None)
+    np.testing.assert_array_equal(row["codes"], codec.encode(os.fsdecode(odd)))
 
 
 def start(data: Path, codec: Codec, out: Path, **environment: str):

@@ -7,11 +7,13 @@ Letters: C channels, S samples. Arrays are float32, full scale is ±1.
 import errno
 import io
 import os
+import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
 import soundfile
@@ -27,8 +29,13 @@ from codecplus.audio.arrays import (
     check_finite,
     check_rate,
 )
+from codecplus.audio.containers import ContainerFile
+from codecplus.audio.flac import repair_length
+from codecplus.audio.formats import HEADER_BYTES, container_of, fallback_container_of
+from codecplus.audio.headers import check_size
 from codecplus.audio.resampling import Resampler
-from codecplus.errors import FileFormatError, InputError
+from codecplus.audio.soundfiles import SoundFile, native_path, reason_of
+from codecplus.errors import FileFormatError, InputError, MissingExtraError
 from codecplus.system.paths import PathLike, as_path, atomic_path, check_output
 
 
@@ -48,53 +55,70 @@ _FORMATS = {
 }
 # All other encodings keep samples beyond [-1, 1].
 _INTEGER_BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
+_MOST_SAMPLES = 2**40  # 290 days at 44.1 kHz
 _WAV_LIMIT = 2**32 - 2**26  # bytes; a WAV header counts to 4 GiB, one block may overshoot
 
 
 class AudioFileReader:
     """An audio file as a stream of blocks, in bounded memory; a context manager.
 
-    Reads what libsndfile reads: WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF and more. `sample_rate`
-    (Hz), `channels` and `num_samples` (per channel) are what the header says. A pipe or a file
-    object is read whole into memory.
+    Reads what libsndfile reads: WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF, CAF, W64, AU and more.
+    MP4, WebM, AAC, WMA and others are read through PyAV (`pip install codecplus[formats]`), see
+    `codecplus.audio.containers` for what becomes of priming and padding. A pipe or a file object is
+    read whole into memory.
 
-    Raises InputError for a missing file, FileFormatError for one that is empty, of another format,
-    or absurd.
+    `sample_rate` is in Hz. A file of unknown length, as programs write it to pipes, is read to its
+    end.
+
+    Raises InputError for a missing file, FileFormatError for one that is empty, cut short, of
+    another format, or absurd, MissingExtraError for one that needs PyAV.
     """
 
     def __init__(self, path_or_file: PathLike | BinaryIO):
-        self.name, source = _audio_source(path_or_file)
-        try:
-            self._file = soundfile.SoundFile(source)
-        except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless .raw
-            raise FileFormatError(
-                f"{self.name} is not readable audio ({_reason(error)}); "
-                "expected WAV, FLAC, OGG or MP3, convert other formats to WAV first"
-            ) from error
-        self.sample_rate = self._file.samplerate
-        self.channels = self._file.channels
-        self.num_samples = self._file.frames
-        self._refuse_absurd_header()
+        self.name, file, path = _open_source(path_or_file)
+        with ExitStack() as stack:
+            stack.enter_context(file)
+            self._decoder = _open_decoder(file, path, self.name)
+            stack.callback(self._decoder.close)
+            self.sample_rate = self._decoder.sample_rate
+            self.channels = self._decoder.channels
+            self._refuse_absurd_header()
+            self._stack = stack.pop_all()
+
+    @property
+    def num_samples(self) -> int:
+        """Samples per channel. Containers that PyAV reads are decoded once to know them."""
+        return self._decoder.num_samples
+
+    @property
+    def header_seconds(self) -> float:
+        """The length by the header, in seconds; 0 where it says none, and never exact enough to
+        count by.
+        """
+        return self._decoder.expected_samples / self.sample_rate
 
     def _refuse_absurd_header(self) -> None:
-        for what, value, lowest, highest in (
-            ("channels", self.channels, 1, MAX_CHANNELS),
-            ("Hz", self.sample_rate, MIN_RATE, MAX_RATE),
-            ("samples", self.num_samples, 1, 2**40),  # FLAC from a pipe says 2^63 - 1: unknown
-        ):
-            if not lowest <= value <= highest:
-                self._file.close()
-                raise FileFormatError(
-                    f"{self.name} has {value} {what} by its header, "
-                    f"expected {lowest} to {highest}; it is empty, or its header is damaged or "
-                    "unfinished"
-                )
+        samples = self._decoder.expected_samples
+        if not 1 <= self.channels <= MAX_CHANNELS:
+            self._refuse(f"{self.channels} channels", f"1 to {MAX_CHANNELS}")
+        if not MIN_RATE <= self.sample_rate <= MAX_RATE:
+            self._refuse(f"{self.sample_rate} Hz", f"{MIN_RATE} to {MAX_RATE}")
+        if samples < self._decoder.least_samples:
+            self._refuse(f"{samples} samples", "1 at least")
+        if samples > _MOST_SAMPLES:
+            self._refuse(f"{samples} samples", "what a recording can have")
+
+    def _refuse(self, what: str, expected: str) -> NoReturn:
+        raise FileFormatError(
+            f"{self.name} has {what} by its header, expected {expected}; "
+            "it is empty, or its header is damaged or unfinished"
+        )
 
     def __enter__(self) -> "AudioFileReader":
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._file.close()
+        self._stack.close()
 
     def blocks(self, block_samples: int = BLOCK_SAMPLES) -> Iterator[np.ndarray]:
         """Yield the file from its start as float32 (channels, n); n is `block_samples` but for the
@@ -105,33 +129,28 @@ class AudioFileReader:
         """
         block_samples = check_count("block_samples", block_samples, 1, 2**40)
         done = 0
-        while done < self.num_samples:
+        decoded = self._decoder.decoded(block_samples)
+        while True:
             try:
-                if done == 0 and self._file.seekable():
-                    self._file.seek(0)
-                samples = self._file.read(block_samples, dtype="float32", always_2d=True)
-                block = check_finite(samples)
+                block = next(decoded, None)
+                if block is None:
+                    break
+                check_finite(block.T)
             except (soundfile.LibsndfileError, InputError) as error:
                 raise FileFormatError(
                     f"{self.name} is damaged after sample {done}: {error}"
                 ) from error
-            if len(block) == 0:
-                break
-            done += len(block)
-            yield np.ascontiguousarray(block.T)
-        # without an index, the length of an MP3 is an estimate from its first frames
-        enough = self.num_samples
-        if self._file.format == "MP3":
-            enough = self.num_samples * 0.99 - 4096
-        if done < enough:
+            done += block.shape[1]
+            yield block
+        if done < self._decoder.enough_samples:
             raise FileFormatError(
-                f"{self.name} is truncated: its header says {self.num_samples} samples, "
-                f"{done} are there"
+                f"{self.name} is truncated: its header says {self._decoder.expected_samples} "
+                f"samples, {done} are there"
             )
 
 
-def _audio_source(path_or_file: Any) -> tuple[str, Any]:
-    """A name for messages, and what soundfile can open."""
+def _open_source(path_or_file: Any) -> tuple[str, BinaryIO, Path | None]:
+    """Return a name for messages, an open file that can seek, and its path if it has one."""
     if hasattr(path_or_file, "read"):
         name = str(getattr(path_or_file, "name", type(path_or_file).__name__))
         data = path_or_file.read()
@@ -148,13 +167,34 @@ def _audio_source(path_or_file: Any) -> tuple[str, Any]:
         if not os.path.exists(path):
             raise InputError(f"there is no file {name}")
         if os.path.isfile(path) and os.path.getsize(path) > 0:
-            return name, path
+            return name, open(path, "rb"), path
         data = b""
         if not os.path.isfile(path):  # a pipe
             data = path.read_bytes()
     if not data:
         raise FileFormatError(f"{name} is empty (0 bytes); expected an audio file")
-    return name, io.BytesIO(data)
+    return name, io.BytesIO(data), None
+
+
+def _open_decoder(file: BinaryIO, path: Path | None, name: str) -> SoundFile | ContainerFile:
+    """Open a file with the library that reads it.
+
+    Raises FileFormatError for one that is cut short, or that no library reads.
+    """
+    start = file.read(HEADER_BYTES)
+    repair = {**check_size(file, name), **repair_length(file, name)}
+    container = container_of(start)
+    if container is not None:
+        return ContainerFile(file, name, container)
+    source = file if path is None or repair else path
+    try:
+        return SoundFile(source, name, repair)
+    except FileFormatError as error:
+        container = fallback_container_of(start)
+        if container is not None and "malformed" not in str(error).lower():
+            with suppress(FileFormatError, MissingExtraError):
+                return ContainerFile(file, name, container)
+        raise
 
 
 def load_audio(
@@ -302,7 +342,7 @@ class AudioFileWriter:
     def _open(self) -> soundfile.SoundFile:
         try:
             return soundfile.SoundFile(
-                self._temporary,
+                native_path(self._temporary),
                 "w",
                 self.sample_rate,
                 self.channels,
@@ -318,7 +358,7 @@ class AudioFileWriter:
             return InputError(f"cannot write {self.path}: {refusal}; make room or write elsewhere")
         return InputError(
             f"cannot write {self.path} ({self.subtype}, {self.channels} channels, "
-            f"{self.sample_rate} Hz): {_reason(error)}; check the rate and the permissions"
+            f"{self.sample_rate} Hz): {reason_of(error)}; check the rate and the permissions"
         )
 
     def _widen(self) -> None:
@@ -328,15 +368,15 @@ class AudioFileWriter:
         self.subtype = "FLOAT"
         self.num_samples = 0
         self._file.close()
-        narrow = self._temporary.with_suffix(".narrow")
-        try:
-            os.replace(self._temporary, narrow)
+        # The file itself stays, since it holds the lock; the copy has no name that could be left.
+        with tempfile.TemporaryFile(dir=self._temporary.parent) as narrow:
+            with open(self._temporary, "rb") as file:
+                shutil.copyfileobj(file, narrow, BLOCK_SAMPLES)
+            narrow.seek(0)
             self._file = self._open()
             with soundfile.SoundFile(narrow) as written:
                 while len(samples := written.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
                     self._append(samples)
-        finally:
-            narrow.unlink(missing_ok=True)
 
     def _finish(self, exc_type: type[BaseException] | None, *exc_info: Any) -> None:
         try:
@@ -344,7 +384,7 @@ class AudioFileWriter:
             # closing reports no full disk; the header shows it, which an MP3 does not have
             complete = (
                 self._format.name == "MP3"
-                or soundfile.info(self._temporary).frames == self.num_samples
+                or soundfile.info(native_path(self._temporary)).frames == self.num_samples
             )
         except soundfile.LibsndfileError:
             complete = False
@@ -379,10 +419,6 @@ def _refusal_to_write(path: Path) -> str | None:
             return "no space left on the disk"
         return str(error.strerror)
     return None
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "error_string", error)).rstrip(" .") or type(error).__name__
 
 
 def save_audio(

@@ -8,11 +8,18 @@ import argparse
 import os
 import sys
 import warnings
-from contextlib import suppress
 
 from codecplus._version import __version__
 from codecplus.cli import completion, evaluate, export, files, hub, tokenize, train
 from codecplus.cli.options import Parser
+from codecplus.cli.signals import Stopped, stop_signals
+from codecplus.cli.streams import (
+    describe_error,
+    discard_output,
+    discard_output_that_fails,
+    flush_output,
+    safe_streams,
+)
 from codecplus.errors import CodecPlusError
 
 GROUPS = (files, evaluate, train, tokenize, export, hub, completion)
@@ -21,25 +28,48 @@ GROUPS = (files, evaluate, train, tokenize, export, hub, completion)
 def main(arguments: list[str] | None = None) -> int:
     """Run one command line and return its exit status.
 
-    The status is 0, 2 after an error, 130 after Ctrl-C, and 141 when the reader of standard output
-    is gone. A command line that cannot be parsed raises SystemExit with status 2.
+    The status is 0, 2 after an error, 130 after Ctrl-C, 143 after SIGTERM, and 141 when the reader
+    of standard output is gone. A command line that cannot be parsed raises SystemExit with status
+    2. An error that is not meant to happen is one line too; the environment variable
+    CODECPLUS_TRACEBACK shows where it came from.
     """
-    with warnings.catch_warnings():
+    with safe_streams(), stop_signals(), warnings.catch_warnings():
         warnings.showwarning = _print_warning
         try:
-            args = build_parser().parse_args(arguments)
-            status = args.run(args) or 0
-            sys.stdout.flush()  # a closed pipe shows here, where it is handled
-            return status
+            return _run(arguments)
         except BrokenPipeError:
-            _discard_stdout()
+            discard_output()
             return 141
-        except (CodecPlusError, OSError) as error:
-            print(f"codecplus: {error}", file=sys.stderr)
-            return 2
+        except Stopped as stop:
+            return _stopped(stop.name, 128 + stop.number)
         except KeyboardInterrupt:
-            print("codecplus: interrupted; nothing half-written was left behind", file=sys.stderr)
-            return 130
+            return _stopped("interrupted", 130)
+        except Exception as error:
+            if os.environ.get("CODECPLUS_TRACEBACK"):
+                raise
+            discard_output_that_fails()
+            message = describe_error(error)
+            if not isinstance(error, CodecPlusError | OSError | MemoryError):
+                message += " (unexpected: CODECPLUS_TRACEBACK=1 shows where)"
+            print(f"codecplus: {message}", file=sys.stderr)
+            return 2
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        args = build_parser().parse_args(arguments)
+        status = args.run(args) or 0
+    except SystemExit:  # --help, which may fail to be printed
+        flush_output()
+        raise
+    flush_output()  # a closed pipe or a full disk shows here, where it is handled
+    return status
+
+
+def _stopped(how: str, status: int) -> int:
+    discard_output_that_fails()
+    print(f"codecplus: {how}; nothing half-written was left behind", file=sys.stderr)
+    return status
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -66,12 +96,6 @@ def verbs_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPars
 
 def _print_warning(message: Warning | str, *_: object, **__: object) -> None:
     print(f"codecplus: {message}", file=sys.stderr)
-
-
-def _discard_stdout() -> None:
-    """Send what standard output still holds nowhere: Python would fail on it again at its exit."""
-    with suppress(OSError):  # standard output may be no file
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 __all__ = ["build_parser", "main"]

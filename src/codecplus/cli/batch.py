@@ -1,15 +1,21 @@
 """Jobs over many files: which file becomes which, and running all of them.
 
-It knows paths, and nothing of codecs.
+It knows paths, and nothing of codecs. A file that fails, for whatever reason, is one line on
+stderr; the others are done, and the status is 2.
 """
 
+import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from codecplus.errors import CodecPlusError, InputError
-from codecplus.recordings.files import NamedFile, find_files
+from codecplus.cli.streams import describe_error, say
+from codecplus.errors import CodecPlusError, InputError, OutputExistsError
+from codecplus.recordings.files import UNREADABLE, NamedFile, describe_left_out, find_files
+from codecplus.recordings.outputs import beside, output_names, repeated
 from codecplus.system.paths import check_output
 
 CODED_SUFFIXES = frozenset({".dacp", ".dac"})
@@ -22,61 +28,106 @@ class Job(NamedTuple):
     target: Path
 
 
-def find(inputs: Iterable[Path], suffixes: Collection[str]) -> list[NamedFile]:
+@dataclass
+class Batch:
+    """Files to work on, by the inputs they come from, and what went wrong so far."""
+
+    inputs: list[Path] = field(default_factory=list)
+    groups: list[list[NamedFile]] = field(default_factory=list)
+    failures: int = 0
+
+    @property
+    def files(self) -> list[NamedFile]:
+        """The files of all inputs."""
+        return [file for group in self.groups for file in group]
+
+    @property
+    def status(self) -> int:
+        """The exit status: 2 if anything failed."""
+        return 2 if self.failures else 0
+
+    def fail(self, path: Path, error: Exception) -> None:
+        """Say what went wrong with a file, and count it."""
+        self.failures += 1
+        say(f"codecplus: {describe_failure(path, error)}", sys.stderr)
+
+
+def find(inputs: Iterable[Path], suffixes: Collection[str]) -> Batch:
     """Return the files named and those in folders named; say on stderr what was left out.
 
-    Raises InputError for a path that does not exist and for a folder without such a file.
+    An input that does not exist, and a folder without such a file or that cannot be read, is a
+    failure of its own. What is named twice is taken once.
     """
-    found = find_files(inputs, suffixes)
-    if found.left_out:
-        kinds = ", ".join(
-            f"{count} {suffix or 'without a suffix'}" for suffix, count in found.left_out.items()
-        )
-        print(f"codecplus: other files left out: {kinds}", file=sys.stderr)
-    return found.files
+    batch = Batch()
+    left_out: Counter[str] = Counter()
+    for path in dict.fromkeys(inputs):
+        try:
+            found = find_files(path, suffixes)
+        except (CodecPlusError, OSError) as error:
+            batch.fail(path, error)
+            continue
+        batch.inputs.append(path)
+        batch.groups.append(found.files)
+        left_out.update(found.left_out)
+        unreadable = found.left_out.get(UNREADABLE)
+        if unreadable:
+            batch.fail(path, InputError(f"{unreadable} {UNREADABLE} in it; check the permissions"))
+    if left_out:
+        described = describe_left_out(dict(sorted(left_out.items())))
+        say(f"codecplus: other files left out: {described}", sys.stderr)
+    return batch
 
 
-def plan(
-    inputs: list[Path], output: Path | None, suffixes: Collection[str], suffix: str
-) -> list[Job]:
-    """Return a job for each input file.
+def plan(batch: Batch, output: Path | None, suffix: str, *, keep_suffix: bool = False) -> list[Job]:
+    """Return a job for each file; those that cannot have one are failures of the batch.
 
     Args:
-        inputs: files and folders.
-        output: a file for one input file, else a folder, which gets the shape of the folders
-            named; None writes beside each input.
-        suffixes: of the files that are taken from folders.
+        batch: the files.
+        output: a file for one input file, else a folder, see `output_names` for the names in it;
+            None writes beside each input.
         suffix: of the files to write.
+        keep_suffix: put it behind the suffix of the input.
 
     Raises:
-        InputError: if two files would become the same one, or a file would replace its input.
+        InputError: for the name of a file where a folder is needed.
     """
-    sources = find(inputs, suffixes)
-    if output is not None and output.suffix and not output.is_dir():  # the name of a file
-        if len(sources) > 1 or inputs[0].is_dir():
-            raise InputError(f"expected a folder for {len(sources)} files, got -o {output}")
-        jobs = [Job(sources[0].path, output)]
+    files = batch.files
+    if output is not None and output.suffix and not os.path.isdir(output):  # the name of a file
+        if len(files) > 1 or any(os.path.isdir(path) for path in batch.inputs):
+            raise InputError(f"expected a folder for {len(files)} files, got -o {output}")
+        targets = [output] * len(files)
     elif output is None:
-        jobs = [Job(source.path, source.path.with_suffix(suffix)) for source in sources]
+        targets = [beside(file.path, suffix, keep_suffix=keep_suffix) for file in files]
     else:
-        jobs = [Job(source.path, (output / source.name).with_suffix(suffix)) for source in sources]
-    _check_targets(jobs)
-    return jobs
+        names = output_names(batch.inputs, batch.groups, suffix, keep_suffix=keep_suffix)
+        targets = [output / name for name in names]
+    jobs = [Job(file.path, target) for file, target in zip(files, targets, strict=True)]
+    return _possible(jobs, batch)
 
 
-def _check_targets(jobs: list[Job]) -> None:
-    sources: dict[Path, Path] = {}  # by target
-    for source, target in jobs:
-        if target == source:
-            raise InputError(f"{source} would be written over itself; name another output with -o")
+def _possible(jobs: list[Job], batch: Batch) -> list[Job]:
+    """Return the jobs whose output is no other's, and no input; count the rest as failures."""
+    targets = [os.path.realpath(job.target) for job in jobs]
+    clashing = repeated(targets)
+    sources = {os.path.realpath(job.source) for job in jobs}
+    possible = []
+    for job, target in zip(jobs, targets, strict=True):
         if target in sources:
-            raise InputError(
-                f"{source} and {sources[target]} would both become {target}; rename one of them"
+            reason = f"{job.target} is read, and would be written over; name another output with -o"
+        elif target in clashing:
+            reason = (
+                f"another file would become {job.target}, too; "
+                "--keep-suffix keeps both, or rename one"
             )
-        sources[target] = source
+        else:
+            possible.append(job)
+            continue
+        batch.fail(job.source, InputError(f"{job.source}: {reason}"))
+    return possible
 
 
 def run_jobs(
+    batch: Batch,
     jobs: list[Job],
     run: Callable[[Path, Path, Callable[[float], Any]], None],
     seconds: Callable[[Path], float],
@@ -84,44 +135,82 @@ def run_jobs(
     label: str,
     force: bool,
     quiet: bool,
+    skip_existing: bool = False,
 ) -> int:
-    """Run all jobs with one progress bar; return 0, or 2 if any of them failed.
-
-    A file that fails, for whatever reason, is one line on stderr, and the others are done.
+    """Run all jobs with one progress bar; return 0, or 2 if any file of the batch failed.
 
     Args:
+        batch: the files that the jobs come from.
+        jobs: what to do.
         run: does one job; its third argument is called with the seconds of audio just done.
         seconds: the length of the audio in a file, 0 where it cannot be known.
         label: of the progress bar.
         force: overwrite existing files.
         quiet: show neither the bar nor what was written.
+        skip_existing: leave out the jobs that `is_done` already.
     """
     from tqdm import tqdm
 
-    failures = 0
-    total = round(sum(seconds(job.source) for job in jobs), 1)
+    missing = jobs
+    if skip_existing:
+        missing = [job for job in jobs if not is_done(job)]
+        if len(missing) < len(jobs):
+            count = len(jobs) - len(missing)
+            say(f"codecplus: skipped {count} of {len(jobs)} files, which are done", sys.stderr)
+    total = round(sum(_seconds_or_nothing(seconds, job.source) for job in missing), 1)
     disable = True if quiet else None  # None: shown on a terminal only
     with tqdm(total=total, desc=label, unit="s", disable=disable, leave=False) as bar:
-        for source, target in jobs:
+        for job in missing:
             try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                check_output(target, force)
-                run(source, target, bar.update)
+                _run_one(job, run, bar.update, force=force, skip_existing=skip_existing)
             except Exception as error:
-                failures += 1
-                tqdm.write(f"codecplus: {describe_failure(source, error)}", file=sys.stderr)
+                batch.fail(job.source, error)
                 continue
             if not quiet:
-                tqdm.write(f"{source} -> {target}", file=sys.stdout)
-    return 2 if failures else 0
+                say(f"{job.source} -> {job.target}", sys.stdout)
+    return batch.status
+
+
+def is_done(job: Job) -> bool:
+    """Whether the output of a job is there, whole, and not older than its input.
+
+    Outputs appear under their names whole or not at all, so that one which exists is whole.
+    """
+    try:
+        source, target = job.source.stat(), job.target.stat()
+    except OSError:
+        return False
+    return target.st_size > 0 and target.st_mtime_ns >= source.st_mtime_ns
+
+
+def _run_one(
+    job: Job,
+    run: Callable[[Path, Path, Callable[[float], Any]], None],
+    progress: Callable[[float], Any],
+    *,
+    force: bool,
+    skip_existing: bool,
+) -> None:
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    if skip_existing and not force and os.path.lexists(job.target):
+        raise OutputExistsError(
+            f"{job.target} exists already, and is empty or older than {job.source}; "
+            "--force writes it again"
+        )
+    check_output(job.target, force)
+    run(job.source, job.target, progress)
+
+
+def _seconds_or_nothing(seconds: Callable[[Path], float], source: Path) -> float:
+    try:
+        return seconds(source)
+    except Exception:  # whatever it is, the job of that file meets it again and reports it
+        return 0.0
 
 
 def describe_failure(source: Path, error: Exception) -> str:
     """Return one line that names the file and says what went wrong."""
-    lines = str(error).strip().splitlines() or [""]
-    message = lines[0]
-    if not isinstance(error, CodecPlusError | OSError):  # says little without its type
-        message = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    message = describe_error(error)
     if str(source) not in message:
         message = f"{source}: {message}"
     return message

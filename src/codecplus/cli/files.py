@@ -10,17 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from codecplus.cli.batch import (
-    CODED_SUFFIXES,
-    describe_failure,
-    find,
-    plan,
-    run_jobs,
-)
+from codecplus.audio.formats import AUDIO_SUFFIXES
+from codecplus.cli.batch import CODED_SUFFIXES, Batch, Job, find, plan, run_jobs
 from codecplus.cli.loading import embedded_name, open_codec, open_embedded
 from codecplus.cli.options import add_codec_options, add_output, add_shared, add_verb
-from codecplus.errors import CodecPlusError, InputError
-from codecplus.recordings.files import AUDIO_SUFFIXES
+from codecplus.errors import InputError
 
 
 def add_verbs(verbs: Any) -> None:
@@ -69,7 +63,7 @@ def _add_encode(verbs: Any) -> None:
         help="the pipe brings 16-bit samples without a header, at RATE or RATE:CHANNELS",
     )
     add_output(verb, "a .dacp file, or a folder (default: beside each input)")
-    add_shared(verb, "force", "quiet")
+    add_shared(verb, "skip-existing", "keep-suffix", "force", "quiet")
     add_codec_options(verb, default="dac", note="default: %(default)s")
     add_shared(verb, "compile", "bitrate", "loudness")
     control = verb.add_mutually_exclusive_group()
@@ -114,7 +108,7 @@ def _add_decode(verbs: Any) -> None:
         "--raw", action="store_true", help="write 16-bit samples without a header to the pipe"
     )
     add_output(verb, "an audio file, or a folder (default: a .wav beside each input)")
-    add_shared(verb, "force", "quiet")
+    add_shared(verb, "skip-existing", "keep-suffix", "force", "quiet")
     verb.add_argument(
         "--start",
         type=float,
@@ -152,7 +146,10 @@ def encode(args: argparse.Namespace) -> int:
     """Compress files, or the audio that comes down a pipe."""
     if _is_pipe(args):
         return _encode_pipe(args)
-    jobs = plan(args.inputs, args.output, AUDIO_SUFFIXES, ".dacp")
+    batch = find(args.inputs, AUDIO_SUFFIXES)
+    jobs = plan(batch, args.output, ".dacp", keep_suffix=args.keep_suffix)
+    if not jobs:
+        return batch.status
     codec = open_codec(args.model, args)
     if args.vbr:
         rate_control = "vbr"
@@ -175,7 +172,7 @@ def encode(args: argparse.Namespace) -> int:
             progress=progress,
         )
 
-    return run_jobs(jobs, run, _audio_seconds, label="encoding", force=args.force, quiet=args.quiet)
+    return _run_all(batch, jobs, run, _audio_seconds, "encoding", args)
 
 
 def _encode_pipe(args: argparse.Namespace) -> int:
@@ -196,7 +193,8 @@ def decode(args: argparse.Namespace) -> int:
     """Decompress files, each with the model that made it, or packets that come down a pipe."""
     if _is_pipe(args):
         return _decode_pipe(args)
-    jobs = plan(args.inputs, args.output, CODED_SUFFIXES, ".wav")
+    batch = find(args.inputs, CODED_SUFFIXES)
+    jobs = plan(batch, args.output, ".wav", keep_suffix=args.keep_suffix)
     codecs: dict[str, Any] = {}
 
     def run(source: Path, target: Path, progress: Callable[[float], Any]) -> None:
@@ -213,7 +211,27 @@ def decode(args: argparse.Namespace) -> int:
             progress=progress,
         )
 
-    return run_jobs(jobs, run, _coded_seconds, label="decoding", force=args.force, quiet=args.quiet)
+    return _run_all(batch, jobs, run, _coded_seconds, "decoding", args)
+
+
+def _run_all(
+    batch: Batch,
+    jobs: list[Job],
+    run: Callable[[Path, Path, Callable[[float], Any]], None],
+    seconds: Callable[[Path], float],
+    label: str,
+    args: argparse.Namespace,
+) -> int:
+    return run_jobs(
+        batch,
+        jobs,
+        run,
+        seconds,
+        label=label,
+        force=args.force,
+        quiet=args.quiet,
+        skip_existing=args.skip_existing,
+    )
 
 
 def _decode_pipe(args: argparse.Namespace) -> int:
@@ -235,14 +253,13 @@ def _decode_pipe(args: argparse.Namespace) -> int:
 
 def info(args: argparse.Namespace) -> int:
     """Print what is in coded files."""
-    status = 0
+    batch = find(args.inputs, CODED_SUFFIXES)
     described = []
-    for source in find(args.inputs, CODED_SUFFIXES):
+    for source in batch.files:
         try:
             facts = describe_file(source.path)
         except Exception as error:  # one bad file does not keep the others from being shown
-            print(f"codecplus: {describe_failure(source.path, error)}", file=sys.stderr)
-            status = 2
+            batch.fail(source.path, error)
             continue
         described.append(facts)
         if not args.json:
@@ -251,7 +268,7 @@ def info(args: argparse.Namespace) -> int:
                 print(f"  {name:<12} {value}")
     if args.json:
         print(json.dumps(described, indent=1))
-    return status
+    return batch.status
 
 
 def demo(args: argparse.Namespace) -> None:
@@ -384,22 +401,16 @@ def _read_header(source: Path) -> Any:
 
 
 def _audio_seconds(source: Path) -> float:
-    """Return the length of an audio file; 0 for one that cannot be read, which its job reports."""
+    """Return the length of an audio file by its header."""
     from codecplus.audio.files import AudioFileReader
 
-    try:
-        with AudioFileReader(source) as reader:
-            return reader.num_samples / reader.sample_rate
-    except CodecPlusError:
-        return 0.0
+    with AudioFileReader(source) as reader:
+        return reader.header_seconds
 
 
 def _coded_seconds(source: Path) -> float:
     """Return the length of the audio in a coded file; 0 where it takes decoding to know it."""
-    try:
-        header = _read_header(source)
-    except CodecPlusError:  # its job reports it
-        return 0.0
+    header = _read_header(source)
     if header is None:
         return 0.0
     return header.num_samples / header.original_sample_rate

@@ -110,6 +110,16 @@ SHARED: dict[str, dict[str, Any]] = {
         "action": "store_true",
         "help": "overwrite existing files",
     },
+    "skip-existing": {
+        "action": "store_true",
+        "help": "leave out files whose outputs exist and are not older, to go on with a job that "
+        "was stopped",
+    },
+    "keep-suffix": {
+        "action": "store_true",
+        "help": "put the new suffix behind the old one, as in take.mp3.dacp, so that take.mp3 and "
+        "take.wav can go to one folder",
+    },
     "quiet": {
         "action": "store_true",
         "help": "print results and errors only, no progress",

@@ -46,8 +46,30 @@ def matching_files(folder: Path, patterns: Iterable[str]) -> list[Path]:
 
 
 def copy_files(files: Iterable[Path], base: Path, folder: Path) -> None:
-    """Copy files that lie below `base` to the same places below `folder`."""
+    """Copy files that lie below `base` to the same places below `folder`.
+
+    Raises InputError for a link that leaves `base`, see `check_inside`.
+    """
     for file in files:
+        check_inside(file, base)
         target = folder / file.relative_to(base)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, target)
+
+
+def check_inside(file: Path, base: Path) -> None:
+    """Raise InputError if a file is a link to somewhere outside of the folder `base`.
+
+    What a user pushes is what lies in the folder. The snapshots of the Hub's cache, which are links
+    to the blobs beside them, count as the files themselves.
+    """
+    home = base.resolve()
+    allowed = [home]
+    if home.parent.name == "snapshots":
+        allowed.append(home.parent.parent / "blobs")
+    target = file.resolve()
+    if not any(target.is_relative_to(folder) for folder in allowed):
+        raise InputError(
+            f"{file} is a link out of its folder, to {target}; "
+            "put the file itself there, or remove the link"
+        )

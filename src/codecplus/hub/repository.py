@@ -6,14 +6,20 @@ from pathlib import Path
 
 from codecplus.checkpoints import embedded_names, fingerprint, load_model
 from codecplus.errors import CheckpointError, InputError
-from codecplus.hub.folders import PathLike, copy_files, matching_files, new_folder
+from codecplus.hub.folders import (
+    PathLike,
+    check_inside,
+    copy_files,
+    matching_files,
+    new_folder,
+)
 from codecplus.hub.installation import licence_file
 from codecplus.hub.samples import write_samples
 from codecplus.hub.template import SAMPLES_MARK, card_path, checkpoint_folder, render_card
 from codecplus.modeling_dac import DacFeatureExtractor, DacModel
 
 # Files to upload beside weights and configuration, and no others: a folder may hold private ones.
-_CHECKPOINT_EXTRAS = ("entropy*", "LICENSE*", "training/recipe.json")
+_CHECKPOINT_EXTRAS = ("entropy*.safetensors", "LICENSE*", "training/recipe.json")
 _DISCRIMINATORS = "training/discriminators.safetensors"
 _CARD_EXTRAS = ("assets/*.png", "assets/*.svg", ".eval_results/*.yaml")
 
@@ -119,6 +125,7 @@ def _write_card(
         path = card_path(source)
         copy_files(_card_extras(path, name), path.parent, new)
         if path.is_file():
+            check_inside(path, path.parent)
             text = path.read_text(encoding="utf-8")
             _check_card(text, path, source, model)
     if text is None:

@@ -2,35 +2,20 @@
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from codecplus.audio.formats import AUDIO_SUFFIXES
 from codecplus.errors import InputError
 from codecplus.system.paths import PathLike
 
-# Formats that cannot be read are listed too: they are reported, not overlooked.
-AUDIO_SUFFIXES = frozenset(
-    {
-        ".wav",
-        ".flac",
-        ".ogg",
-        ".oga",
-        ".opus",
-        ".mp3",
-        ".aif",
-        ".aiff",
-        ".aifc",
-        ".au",
-        ".caf",
-        ".w64",
-        ".rf64",
-        ".m4a",
-        ".aac",
-        ".wma",
-    }
-)
 MANIFESTS = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "MANIFEST.csv")
+# What is left out of a folder, beside files of other suffixes.
+FOLDER_LINKS = "links to folders"
+DEAD_LINKS = "links that lead nowhere"
+NO_FILES = "devices or pipes"
+UNREADABLE = "folders that cannot be read"
 
 
 class NamedFile(NamedTuple):
@@ -41,7 +26,7 @@ class NamedFile(NamedTuple):
 
 
 class FoundFiles(NamedTuple):
-    """Files, and the number of files in the named folders that have other suffixes, by suffix."""
+    """Files, and how many others the named folders hold, by suffix or by what they are."""
 
     files: list[NamedFile]
     left_out: dict[str, int]
@@ -56,8 +41,9 @@ def find_files(inputs: PathLike | Iterable[PathLike], suffixes: Collection[str])
     """Return the files that a user named, and the files with certain suffixes in named folders.
 
     A named file is taken whatever its suffix is. A folder is searched with all its subfolders, in
-    the order of names. Names that begin with a dot are skipped: they are the leftovers of other
-    programs, such as `._take.wav` of macOS, and of interrupted writing.
+    the order of names; links to folders are not followed. Names that begin with a dot are skipped:
+    they are the leftovers of other programs, such as `._take.wav` of macOS, and of interrupted
+    writing.
 
     Args:
         inputs: a file or folder, or several.
@@ -71,17 +57,26 @@ def find_files(inputs: PathLike | Iterable[PathLike], suffixes: Collection[str])
     files: list[NamedFile] = []
     left_out: Counter[str] = Counter()
     for path in map(Path, inputs):
-        if path.is_dir():
+        if os.path.isdir(path):
             in_folder, others = files_in_folder(path, suffixes)
             if not in_folder:
-                raise InputError(f"the folder {path} holds no {', '.join(sorted(suffixes))} file")
+                raise InputError(_nothing_in(path, suffixes, others))
             files.extend(NamedFile(path / name, name) for name in in_folder)
             left_out.update(others)
-        elif path.exists():
+        elif os.path.exists(path):
             files.append(NamedFile(path, path.name))
         else:
             raise InputError(f"there is no file or folder {path}")
     return FoundFiles(files, dict(sorted(left_out.items())))
+
+
+def _nothing_in(folder: Path, suffixes: Collection[str], others: Mapping[str, int]) -> str:
+    if suffixes == AUDIO_SUFFIXES:
+        kind = "audio file, such as .wav, .flac, .mp3 or .m4a"
+    else:
+        kind = f"{' or '.join(sorted(suffixes))} file"
+    held = f"; it holds {describe_left_out(others)}" if others else ""
+    return f"the folder {folder} holds no {kind}{held}"
 
 
 def files_in_folder(
@@ -89,20 +84,63 @@ def files_in_folder(
 ) -> tuple[list[str], Counter[str]]:
     """Return the sorted names of a folder's files with certain suffixes, and a count of the others.
 
-    Names are relative to the folder, with slashes. The count is by suffix; it leaves out
-    `MANIFESTS`. Names that begin with a dot are skipped, folders of such names with all they hold.
+    Names are relative to the folder, with slashes. The count is by suffix, or by what it is that is
+    no file; it leaves out `MANIFESTS`. Names that begin with a dot are skipped, folders of such
+    names with all they hold.
     """
     names: list[str] = []
     left_out: Counter[str] = Counter()
-    for parent, folders, files in os.walk(folder):
+
+    def count_unreadable(error: OSError) -> None:
+        left_out[UNREADABLE] += 1
+
+    for parent, folders, files in os.walk(folder, onerror=count_unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        left_out[FOLDER_LINKS] += sum(os.path.islink(os.path.join(parent, f)) for f in folders)
         for name in files:
-            path = Path(parent, name)
-            if name.startswith(".") or not path.is_file():
+            if name.startswith("."):
                 continue
+            path = Path(parent, name)
             suffix = path.suffix.lower()
-            if suffix in suffixes:
+            if not os.path.isfile(path):
+                left_out[DEAD_LINKS if os.path.islink(path) else NO_FILES] += 1
+            elif suffix in suffixes:
                 names.append(path.relative_to(folder).as_posix())
             elif name not in MANIFESTS:
                 left_out[suffix] += 1
-    return sorted(names), left_out
+    return sorted(names), +left_out  # without those that are 0
+
+
+def describe_left_out(left_out: Mapping[str, int]) -> str:
+    """Return a count of files in words.
+
+    >>> describe_left_out({"": 1, ".txt": 20})
+    '1 without a suffix, 20 .txt'
+    """
+    return ", ".join(
+        f"{count} {suffix or 'without a suffix'}" for suffix, count in left_out.items()
+    )
+
+
+def folder_prefixes(inputs: Sequence[Path]) -> list[str]:
+    """Return for each input what tells its folder from the others', with a slash at the end.
+
+    It is nothing for a single input, and for files of one folder.
+
+    >>> folder_prefixes([Path("/a/train"), Path("/b/train")])
+    ['a/train/', 'b/train/']
+    """
+    if len(inputs) == 1:
+        return [""]
+    folders = []
+    for path in inputs:
+        resolved = Path(os.path.realpath(path))
+        folders.append(resolved if os.path.isdir(resolved) else resolved.parent)
+    different = set(folders)
+    if len(different) == 1 and not any(os.path.isdir(path) for path in inputs):
+        return [""] * len(inputs)
+    longest = max(len(folder.parts) for folder in folders)
+    length = 1
+    while length < longest and len({f.parts[-length:] for f in different}) < len(different):
+        length += 1
+    return ["/".join(folder.parts[-length:]).lstrip("/") + "/" for folder in folders]

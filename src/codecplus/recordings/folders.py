@@ -3,6 +3,9 @@
 import csv
 import hashlib
 import json
+import os
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,8 +14,15 @@ from typing import Any
 
 from codecplus.errors import FileFormatError, InputError
 from codecplus.recordings.columns import AUDIO, READ_ROWS, checked_columns, import_datasets
-from codecplus.recordings.files import MANIFESTS, NamedFile, files_in_folder
+from codecplus.recordings.files import (
+    MANIFESTS,
+    NamedFile,
+    describe_left_out,
+    files_in_folder,
+    folder_prefixes,
+)
 from codecplus.recordings.recording import Recording
+from codecplus.system.paths import printable
 
 _MANIFEST = "MANIFEST.csv"
 
@@ -21,6 +31,7 @@ class FileRecordings:
     """Audio files, and the columns that a table beside them gives.
 
     Names are relative to the folder; of several folders, they begin with the folder's own name.
+    Bytes that are no UTF-8 stand in names as `\\xff`. A warning counts what is left out.
     The table is `metadata.csv`, `.jsonl` or `.parquet` in the folder, with a column `file_name`, or
     `MANIFEST.csv`, with a column `path`. Kind and speaker come from it, or from a `MANIFEST.csv`
     beside the folder.
@@ -30,9 +41,12 @@ class FileRecordings:
 
     def __init__(self, inputs: Sequence[Path], columns: Sequence[str] | None = None):
         self.inputs = list(inputs)
-        self._groups = _named_files(self.inputs)
+        self._groups, self.left_out = _named_files(self.inputs)
         self.files = [file for group in self._groups for file in group]
-        self.name = self.inputs[0].resolve().name
+        self.name = printable(self.inputs[0].resolve().name)
+        if self.left_out:
+            described = describe_left_out(dict(sorted(self.left_out.items())))
+            warnings.warn(f"other files left out: {described}", stacklevel=3)
         if len(self.inputs) > 1:
             self.name += f" and {len(self.inputs) - 1} more"
         self._asked = columns
@@ -56,6 +70,7 @@ class FileRecordings:
 
     def __getitem__(self, index: int) -> Recording:
         path, name = self.files[index]
+        name = printable(name)
         kind, speaker = None, None
         if self._labels:
             kind, speaker = self._labels.get(path.resolve(), (None, None))
@@ -102,18 +117,19 @@ class FileRecordings:
         """Yield Arrow tables of the columns and `AUDIO` of one piece, from its file `skip` on."""
         import pyarrow as pa
 
-        cell_type = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+        # A path is no text: its name may be no UTF-8.
+        cell_type = pa.struct({"bytes": pa.binary(), "path": pa.binary()})
         stop = min(len(self.files), (piece + 1) * shard_rows)
         for start in range(piece * shard_rows + skip, stop, READ_ROWS):
             files = self.files[start : min(start + READ_ROWS, stop)]
             columns = {}
             if "path" in self.columns:
-                columns["path"] = pa.array([name for _, name in files])
+                columns["path"] = pa.array([printable(name) for _, name in files])
             if self._table is not None:
                 rows = [self._table.rows.get(name) for _, name in files]
                 taken = self._table.columns.take(pa.array(rows, pa.int64()))
                 columns |= {name: taken[name] for name in self._table_columns}
-            cells = [{"bytes": None, "path": str(path)} for path, _ in files]
+            cells = [{"bytes": None, "path": os.fsencode(path)} for path, _ in files]
             columns[AUDIO] = pa.array(cells, cell_type)
             yield pa.table(columns)
 
@@ -141,7 +157,7 @@ class FileRecordings:
         """
         digest = hashlib.sha256()
         for path, name in self.files:
-            digest.update(f"{name}\0{path.stat().st_size}\n".encode())
+            digest.update(os.fsencode(f"{name}\0{path.stat().st_size}\n"))
         return {
             "name": self.name,
             "rows": len(self.files),
@@ -185,40 +201,22 @@ class FileRecordings:
         return labels
 
 
-def _named_files(inputs: Sequence[Path]) -> list[list[NamedFile]]:
-    """Return the files of each input, with names that tell the folders apart."""
-    prefixes = _distinct_prefixes(inputs)
+def _named_files(inputs: Sequence[Path]) -> tuple[list[list[NamedFile]], Counter[str]]:
+    """Return the files of each input, with names that tell the folders apart, and a count of the
+    files that are left out.
+    """
     groups = []
-    for path, prefix in zip(inputs, prefixes, strict=True):
-        if path.is_dir():
-            names, _ = files_in_folder(path)
+    left_out: Counter[str] = Counter()
+    for path, prefix in zip(inputs, folder_prefixes(inputs), strict=True):
+        if os.path.isdir(path):
+            names, others = files_in_folder(path)
+            left_out.update(others)
             groups.append([NamedFile(path / name, prefix + name) for name in names])
-        elif path.is_file():
+        elif os.path.isfile(path):
             groups.append([NamedFile(path, prefix + path.name)])
         else:
             raise InputError(f"there is no folder or file {path}")
-    return groups
-
-
-def _distinct_prefixes(inputs: Sequence[Path]) -> list[str]:
-    """Return what the names in each folder begin with: nothing where there is just one input.
-
-    >>> _distinct_prefixes([Path("/a/train"), Path("/b/train")])
-    ['a/train/', 'b/train/']
-    """
-    if len(inputs) == 1:
-        return [""]
-    folders = [path.resolve() if path.is_dir() else path.resolve().parent for path in inputs]
-    different = set(folders)
-    longest = max(len(folder.parts) for folder in folders)
-    length = 1
-    while length < longest and len({folder.parts[-length:] for folder in different}) < len(
-        different
-    ):
-        length += 1
-    if len(different) == 1 and not any(path.is_dir() for path in inputs):
-        return [""] * len(inputs)
-    return ["/".join(folder.parts[-length:]).lstrip("/") + "/" for folder in folders]
+    return groups, left_out
 
 
 @dataclass(frozen=True)

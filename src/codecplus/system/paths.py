@@ -1,15 +1,26 @@
 """Output files: whether one may be written, and writing it whole or not at all."""
 
+import errno
 import os
+import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from codecplus.errors import InputError, OutputExistsError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 PathLike = str | os.PathLike[str]
+
+_UNFINISHED = re.compile(r"\.codecplus-[0-9a-f]{16}\.part(\.(?!new$)[^.]*)?")
+_LONGEST_NAME = 255  # bytes, where the file system does not say
+_swept: set[str] = set()
 
 
 def as_path(path: Any) -> Path:
@@ -24,11 +35,20 @@ def as_path(path: Any) -> Path:
     return Path(name)
 
 
+def printable(name: PathLike) -> str:
+    """Return a name as text that can be printed and stored: bytes that are no UTF-8 become `\\xff`.
+
+    >>> printable("take.wav")
+    'take.wav'
+    """
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def check_output(path: PathLike, overwrite: bool = True) -> Path:
     """Return `path` if a file can be written there.
 
-    Raises OutputExistsError when it exists and `overwrite` is false, InputError when it is a folder
-    or when the folder it belongs in does not exist.
+    Raises OutputExistsError when it exists and `overwrite` is false, InputError when it is a
+    folder, when the folder it belongs in does not exist, or when its name is too long.
     """
     target = as_path(path)
     if os.path.isdir(target):
@@ -37,11 +57,25 @@ def check_output(path: PathLike, overwrite: bool = True) -> Path:
         raise InputError(
             f"cannot write {target}: there is no folder {target.parent}; create it first"
         )
+    longest = _longest_name(target.parent)
+    length = len(os.fsencode(target.name))
+    if length > longest:
+        raise InputError(
+            f"cannot write {target}: its name has {length} bytes, and the disk takes {longest}; "
+            "name a shorter output"
+        )
     if not overwrite and os.path.lexists(target):
         raise OutputExistsError(
             f"{target} exists already; choose another name or allow overwriting"
         )
     return target
+
+
+def _longest_name(folder: Path) -> int:
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # AttributeError: Windows
+        return _LONGEST_NAME
 
 
 def refuse_own_source(source: Any, output: PathLike) -> None:
@@ -52,22 +86,119 @@ def refuse_own_source(source: Any, output: PathLike) -> None:
         raise InputError(f"{source} would be written over itself; name another output")
 
 
+def explain_os_error(error: OSError) -> str:
+    """Return an error of the operating system as a sentence without numbers and brackets."""
+    if error.strerror is None:
+        return str(error)
+    if error.errno == errno.ENOSPC:
+        reason = "no space left on the disk; make room or write elsewhere"
+    else:
+        reason = error.strerror[0].lower() + error.strerror[1:]
+    if error.filename is None:
+        return reason
+    return f"{os.fsdecode(error.filename)}: {reason}"
+
+
 @contextmanager
 def atomic_path(path: PathLike) -> Iterator[Path]:
     """Give a temporary name beside `path`, which becomes `path` when the block succeeds and is
     removed when it fails.
 
-    The name keeps the suffix; the file gets the permissions of any new file; a link is written
-    through. Raises InputError as `check_output` does.
+    The name keeps a short suffix; the file exists, empty, and gets the permissions of any new file;
+    a link is written through. The bytes are on the disk before the name is: a power cut leaves the
+    old file or the new one. What a killed process left in that folder is removed, see
+    `remove_unfinished`. Raises InputError as `check_output` does.
     """
     target = Path(os.path.realpath(check_output(path)))
     if os.path.exists(target) and not target.is_file():
         yield target  # /dev/null or a pipe: a rename would put a file in place of the device
         return
-    temporary = target.with_name(f".{secrets.token_hex(8)}.part{target.suffix}")
+    folder = str(target.parent)
+    if folder not in _swept:
+        _swept.add(folder)
+        remove_unfinished(target.parent)
+    temporary = target.with_name(f".codecplus-{secrets.token_hex(8)}.part{_short_suffix(target)}")
+    with _locked(temporary):
+        try:
+            yield temporary
+            _synchronize(temporary, os.O_RDWR)
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    with suppress(OSError):  # some file systems do not synchronize folders
+        _synchronize(target.parent, os.O_RDONLY)
+
+
+def _short_suffix(path: Path) -> str:
+    """Return the suffix, which libraries go by; none where it would make the name too long."""
+    return path.suffix if len(path.suffix) <= 16 else ""
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Make an empty file, and hold its lock; the end of the process lets it go, too.
+
+    It gets its name when it is locked, so that no other process finds it before.
+    """
+    unlocked = path.with_name(f"{path.stem}.new")
+    descriptor = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    if fcntl is None:
+        os.close(descriptor)
+        os.rename(unlocked, path)
+        yield
+        return
     try:
-        yield temporary
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        with suppress(OSError):  # a disk without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.rename(unlocked, path)
+        yield
+    finally:
+        os.close(descriptor)
+        unlocked.unlink(missing_ok=True)  # if it ended between the two steps
+
+
+def _synchronize(path: Path, flags: int) -> None:
+    """Wait until a file, or the list of names in a folder, is on the disk."""
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_unfinished(folder: Path) -> list[str]:
+    """Remove the temporary files of `atomic_path` whose process was killed; return their names.
+
+    A process locks its file for as long as it lives, on network disks too. So a file is removed
+    only if its name is ours and nobody holds the lock. Where locks cannot be had nothing is
+    removed.
+    """
+    if fcntl is None:
+        return []
+    try:
+        names = [entry.name for entry in os.scandir(folder) if _UNFINISHED.fullmatch(entry.name)]
+    except OSError:
+        return []
+    removed = []
+    for name in names:
+        path = folder / name
+        with suppress(OSError):
+            if _is_abandoned(path):
+                path.unlink()
+                removed.append(name)
+    return removed
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether no process holds the lock of a file; raise OSError where that is unknown."""
+    if path.is_symlink():
+        return False
+    descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True

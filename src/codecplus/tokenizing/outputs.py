@@ -85,10 +85,10 @@ class HubOutput(LocalOutput):
             file = self._ask(self._api.hf_hub_download, self.repo, name, repo_type="dataset")
             target = self.root / name if name == job_file else sidecars / Path(name).name
             _write(target, Path(file).read_bytes())
-        for path in sidecars.glob("*.json"):  # of a repository that was made anew since
+        for path in sidecars.glob("[!.]*.json"):  # of a repository that was made anew since
             if f"statistics/{path.name}" not in published:
-                path.unlink()
-        written = sorted((self.root / "data").glob("*.parquet"))
+                path.unlink(missing_ok=True)
+        written = sorted((self.root / "data").glob("[!.]*.parquet"))
         self._waiting = [path for path in written if not (sidecars / f"{path.stem}.json").exists()]
 
     def begin(self, names: list[str]) -> None:
@@ -106,6 +106,8 @@ class HubOutput(LocalOutput):
 
     def flush(self) -> None:
         """See `LocalOutput`."""
+        # Another process with the same share may have published a shard, and deleted it here.
+        self._waiting = [path for path in self._waiting if path.exists()]
         if not self._waiting:
             return
         footers = {path: json.dumps(read_footer(path)).encode() for path in self._waiting}
@@ -115,7 +117,7 @@ class HubOutput(LocalOutput):
         self._commit(files, f"{len(self._waiting)} shards")
         for path, footer in footers.items():
             _write(self.root / SIDECARS / f"{path.stem}.json", footer)
-            path.unlink()
+            path.unlink(missing_ok=True)
         self._waiting = []
 
     def finish(self, names: list[str]) -> None:

@@ -198,7 +198,7 @@ class _Job:
         hidden = None if progress else True  # None: where there is no terminal
         with tqdm(total=self._total(pieces), desc="tokenising", unit="clip", disable=hidden) as bar:
             for target, shard in groupby(rows, key=lambda read: read[0].target):
-                with open_shard(self._folder, target, self._format, self._features) as writer:
+                with open_shard(target, self._format, self._features) as writer:
                     for window in self._windows(shard):
                         self._code(window, writer)
                         writer.footer = window[-1][0].footer
@@ -239,7 +239,10 @@ class _Job:
         footer = {"piece": piece, "part": part, "last": last}
         if table is None:
             return _Row(target, footer, None, None)
-        return _Row(target, footer, table.drop_columns([AUDIO]), table[AUDIO][0].as_py())
+        cell = table[AUDIO][0].as_py()
+        if isinstance(cell, dict) and isinstance(cell.get("path"), bytes):
+            cell["path"] = os.fsdecode(cell["path"])
+        return _Row(target, footer, table.drop_columns([AUDIO]), cell)
 
     def _windows(self, rows: Iterable[_ReadRow]) -> Iterator[list[_ReadRow]]:
         """Yield rows in their order, as many at a time as a few batches hold."""
@@ -441,7 +444,8 @@ def _check_vacant(root: Path) -> None:
         for path in root.glob("*")
         if path.name not in ours and not path.name.startswith(".")
     ]
-    if strangers or any((root / "data").glob("*")):
+    shards = [path for path in (root / "data").glob("*") if not path.name.startswith(".")]
+    if strangers or shards:
         raise InputError(f"{root} is not empty and no job of codecplus tokenize; name a new folder")
 
 
@@ -457,7 +461,6 @@ def _finish(folder: CodesFolder, output: LocalOutput, codes_format: CodesFormat)
     )
     folder.write_text(README, _readme(folder.split, job["data"]["name"], codes_format, summary))
     output.finish([README, STATISTICS])
-    folder.tidy()
     return summary
 
 

@@ -5,8 +5,6 @@ both are always of the same moment.
 """
 
 import json
-import os
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from codecplus.errors import FileFormatError, InputError
+from codecplus.system.paths import atomic_path
 from codecplus.tokenizing.statistics import Statistics
 
 KEY = b"codecplus"  # of the JSON in a footer
@@ -204,7 +203,9 @@ class CodesFolder:
     tokenize.json         the settings that its rows depend on; another job is refused
     statistics.json       of all rows, when all shards exist
     data/SPLIT-PIECE.parquet, or SPLIT-PIECE-PART.parquet of a stream
-    .partial/             unfinished files
+
+    Unfinished files have names that begin with a dot, see `atomic_path`. Several processes may
+    write to one folder, even the same shards: a shard depends on its rows alone.
     """
 
     def __init__(self, root: Path, split: str, pieces: int, stream: bool):
@@ -252,39 +253,18 @@ class CodesFolder:
             for part in range(self.done(piece)[0]):
                 yield self.path(piece, part)
 
-    @contextmanager
-    def partial(self, target: Path) -> Iterator[Path]:
-        """Yield a name that only this process writes to; the file becomes `target` on success."""
-        folder = self.root / ".partial"
-        folder.mkdir(parents=True, exist_ok=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"{target.name}.{socket.gethostname()}.{os.getpid()}"
-        try:
-            yield temporary
-            os.replace(temporary, target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
     def write_text(self, name: str, text: str) -> None:
         """Write a small file, completely or not at all."""
-        with self.partial(self.root / name) as temporary:
+        self.root.mkdir(parents=True, exist_ok=True)
+        with atomic_path(self.root / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-
-    def tidy(self) -> None:
-        """Remove the unfinished files of killed processes."""
-        for path in (self.root / ".partial").glob("*"):
-            path.unlink(missing_ok=True)
-        if (self.root / ".partial").is_dir():
-            (self.root / ".partial").rmdir()
 
 
 @contextmanager
-def open_shard(
-    folder: CodesFolder, target: Path, codes_format: CodesFormat, features: Any
-) -> Iterator[ShardWriter]:
+def open_shard(target: Path, codes_format: CodesFormat, features: Any) -> Iterator[ShardWriter]:
     """Yield a `ShardWriter` whose file appears, complete, when the block ends without an error."""
-    with folder.partial(target) as temporary:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(target) as temporary:
         writer = ShardWriter(temporary, codes_format, features)
         try:
             yield writer

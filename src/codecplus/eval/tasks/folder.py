@@ -1,6 +1,7 @@
 """Audio files as a task, with the kinds and speakers that a table beside them gives."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -70,7 +71,7 @@ class FolderTask:
         paths = [path for path, _ in self._recordings.files[: self.limit]]
         for path in [*paths, *self._recordings.label_files]:
             stat = path.stat()
-            digest.update(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+            digest.update(os.fsencode(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))
         return digest.hexdigest()[:16]
 
     def __iter__(self) -> Iterator[Clip | Problem]:

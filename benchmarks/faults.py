@@ -1,0 +1,276 @@
+"""Faults at random moments of a job: results must be those of the undisturbed run.
+
+    python benchmarks/faults.py --faults 30 [--verb encode decode tokenize eval]
+    [--kind kill term full] [--clips 12] [--seconds 1.0]
+
+Each verb runs once undisturbed. Then, for each fault, it begins in a new folder, and at a random
+moment its process is killed (`kill`), asked to end (`term`), or meets a full disk (`full`: no file
+may grow beyond a random size). What it left must be part of the undisturbed results, and the same
+command must then finish the job: with the same results, and nothing else in the folder. Processes
+are forks of this one, so that none spends its time on imports. Prints a line per verb and fault.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+KINDS = ("kill", "term", "full")
+
+
+class Verb:
+    """A command, and what counts as its results."""
+
+    def __init__(self, name: str, arguments: list[str], going_on: list[str], whole: bool):
+        self.name = name
+        self.arguments = arguments  # with OUT for the folder to write to
+        self.going_on = going_on  # options that go on with a job that was stopped
+        self.whole = whole  # whether every file of the results is the same byte for byte
+
+    def results(self, out: Path) -> dict[str, Any]:
+        """The results by the names of their files; those of `eval` are its scores alone."""
+        if not self.whole:
+            return scores(out)
+        return {name: (out / name).read_bytes() for name in files_below(out)}
+
+
+def files_below(folder: Path) -> list[str]:
+    """Names of all files but the unfinished ones."""
+    names = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.name.startswith("."):
+            names.append(path.relative_to(folder).as_posix())
+    return names
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """The temporary files that a process left."""
+    return [path for path in folder.rglob(".codecplus-*") if path.is_file()]
+
+
+def scores(out: Path) -> dict[str, Any]:
+    """What was measured of each clip, without the times that it took."""
+    rows = out / "rows.jsonl"
+    if not rows.is_file():
+        return {}
+    found = {}
+    for line in rows.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        timeless = {key: value for key, value in row.items() if "second" not in key}
+        timeless.pop("rtf", None)
+        found[f"{row.get('codec')} {row.get('clip')}"] = _without_times(timeless)
+    return found
+
+
+def _without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_times(v) for k, v in value.items() if "second" not in k and k != "rtf"}
+    return value
+
+
+def verbs(data: Path, coded: Path, name: str, workers: int) -> list[Verb]:
+    """The commands that are disturbed."""
+    model = ["--model", name]
+    evaluated = ["--codec", "opus", "--bitrate-per-channel", "12", "--metric", "si_sdr"]
+    evaluated += ["--workers", "1"]
+    go_on = ["--skip-existing"]
+    rows = ["--shard-rows", "3", "--workers", str(workers), *model]
+    common = ["-o", "OUT", "-q"]
+    return [
+        Verb("encode", ["encode", str(data), *common, *model], go_on, True),
+        Verb("decode", ["decode", str(coded), *common, *model], go_on, True),
+        Verb("tokenize", ["tokenize", "--data", str(data), *common, *rows], [], True),
+        Verb("eval", ["eval", "--data", str(data), *common, *evaluated], [], False),
+    ]
+
+
+def write_clips(folder: Path, clips: int, seconds: float) -> None:
+    """Tones under noise, of lengths from half to one and a half of `seconds`."""
+    rng = np.random.default_rng(0)
+    for i in range(clips):
+        t = np.arange(int(seconds * (0.5 + rng.random()) * 16_000)) / 16_000
+        audio = 0.2 * np.sin(2 * np.pi * 50 * (i + 3) * t * (1 + t))
+        path = folder / f"{i % 3}" / f"{i:03d}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, audio + 0.05 * rng.standard_normal(len(t)), 16_000)
+
+
+def start(arguments: list[str], log: Path, prepare: Callable[[], None] | None = None) -> int:
+    """Fork a process that runs a command line; return its number."""
+    child = os.fork()
+    if child:
+        return child
+    status = 70
+    try:
+        target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(target, 1)
+        os.dup2(target, 2)
+        if prepare is not None:
+            prepare()
+        from codecplus.cli import main
+
+        status = main(arguments)
+    except SystemExit as leaving:
+        status = int(leaving.code or 0)
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def wait(child: int) -> int:
+    """Return the exit status of a process, negative for the signal that killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+class Fault:
+    """One fault of one kind in one verb, and what must hold after it."""
+
+    def __init__(self, verb: Verb, expected: dict[str, Any], seconds: float, log: Path):
+        self.verb = verb
+        self.expected = expected
+        self.seconds = seconds
+        self.log = log
+
+    def strike(self, kind: str, out: Path, chance: random.Random) -> str:
+        """Disturb the verb once; return what went wrong, or nothing."""
+        arguments = self._arguments(out, [])
+        if kind == "full":
+            status = wait(start(arguments, self.log, lambda: _limit_files(chance)))
+        else:
+            child = start(arguments, self.log)
+            time.sleep(chance.uniform(0, 1.1 * self.seconds))
+            os.kill(child, signal.SIGKILL if kind == "kill" else signal.SIGTERM)
+            status = wait(child)
+        said = self.log.read_text(encoding="utf-8", errors="replace")
+        problem = self._problem_after(kind, status, said, out)
+        if problem:
+            return f"{problem}; it said: {said.strip()[-300:]!r}"
+        return self._problem_of_going_on(out)
+
+    def _arguments(self, out: Path, more: list[str]) -> list[str]:
+        return [*(str(out) if part == "OUT" else part for part in self.verb.arguments), *more]
+
+    def _problem_after(self, kind: str, status: int, said: str, out: Path) -> str:
+        allowed = {"kill": {-9, 0}, "term": {143, 0, -15}, "full": {0, 2}}[kind]
+        if status not in allowed:
+            return f"status {status}"
+        if "Traceback" in said:
+            return "a traceback"
+        if kind != "kill" and status != -15 and unfinished(out):  # -15: before main was reached
+            return f"{unfinished(out)} was left"
+        if self.verb.whole and self.verb.name in ("encode", "decode"):
+            for name, content in self.verb.results(out).items():
+                if self.expected.get(name) != content:
+                    return f"{name} is not the undisturbed one"
+        return ""
+
+    def _problem_of_going_on(self, out: Path) -> str:
+        status = wait(start(self._arguments(out, self.verb.going_on), self.log))
+        said = self.log.read_text(encoding="utf-8", errors="replace").strip()
+        if status != 0:
+            return f"going on ended with status {status}: {said[-300:]!r}"
+        results = self.verb.results(out)
+        if results != self.expected:
+            different = {
+                name
+                for name in results.keys() | self.expected.keys()
+                if results.get(name) != self.expected.get(name)
+            }
+            return f"after going on, {sorted(different)[:3]} differ"
+        if unfinished(out):
+            return f"after going on, {unfinished(out)} is left"
+        return ""
+
+
+def _limit_files(chance: random.Random) -> None:
+    """Let no file grow beyond a random size; the system says `File too large` then."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    size = int(10 ** chance.uniform(1, 4.5))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def run(
+    names: list[str],
+    kinds: list[str],
+    *,
+    faults: int,
+    clips: int,
+    seconds: float,
+    seed: int = 0,
+    model: str = "dac-16khz-live",
+    workers: int = 1,
+) -> list[str]:
+    """Disturb verbs, with as many faults of each kind, and return what went wrong."""
+    import torch
+
+    torch.set_num_threads(1)
+    import codecplus.codec  # noqa: F401  so that forks spend no time on it
+
+    chance = random.Random(seed)
+    problems = []
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        write_clips(place / "data", clips, seconds)
+        log = place / "log"
+        encode = ["encode", str(place / "data"), "-o", str(place / "coded"), "-q"]
+        assert wait(start([*encode, "--model", model], log)) == 0, log.read_text()
+        for verb in verbs(place / "data", place / "coded", model, workers):
+            if verb.name not in names:
+                continue
+            whole = place / verb.name
+            started = time.perf_counter()
+            arguments = [str(whole) if part == "OUT" else part for part in verb.arguments]
+            assert wait(start(arguments, log)) == 0, log.read_text()
+            duration = time.perf_counter() - started
+            fault = Fault(verb, verb.results(whole), duration, log)
+            for kind in kinds:
+                found = []
+                for number in range(faults):
+                    problem = fault.strike(kind, place / f"{verb.name}-{kind}-{number}", chance)
+                    if problem:
+                        found.append(f"{verb.name}, {kind} {number}: {problem}")
+                print(f"{verb.name:9} {kind:5} {faults - len(found)} of {faults} well", flush=True)
+                problems += found
+    return problems
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    all_verbs = ["encode", "decode", "tokenize", "eval"]
+    parser.add_argument("--verb", nargs="+", choices=all_verbs, default=all_verbs)
+    parser.add_argument("--kind", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--faults", type=int, default=30, help="of each kind in each verb")
+    parser.add_argument("--clips", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", default="dac-16khz-live")
+    args = parser.parse_args()
+    problems = run(
+        args.verb,
+        args.kind,
+        faults=args.faults,
+        clips=args.clips,
+        seconds=args.seconds,
+        seed=args.seed,
+        model=args.model,
+    )
+    for problem in problems:
+        print(problem)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""The standard streams of a command: what can be printed is, and nothing printed stops the work.
+
+Names of files are bytes on most systems. They go to standard output as they are, and as escapes
+where the terminal's encoding has no such letter.
+"""
+
+import codecs
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
+
+from codecplus.errors import CodecPlusError
+from codecplus.system.paths import explain_os_error
+
+_ESCAPES = "codecplus.names"  # of `_spell`, as an error handler of Python's codecs
+
+
+def describe_error(error: BaseException) -> str:
+    """Return one line about an error; one of an unknown kind is named by its type."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory; use a smaller batch, or a shorter file"
+    if isinstance(error, CodecPlusError):
+        message = str(error)
+    elif isinstance(error, OSError):
+        message = explain_os_error(error)
+    else:
+        message = f"{type(error).__name__}: {error}".rstrip(": ")
+    lines = message.strip().splitlines() or [type(error).__name__]
+    return lines[0]
+
+
+def say(line: str, stream: Any) -> None:
+    """Print a line above the progress bars.
+
+    A full disk behind standard output does not end the work on other files: it is reported at the
+    end, by `flush_output`. A reader that left does.
+    """
+    from tqdm import tqdm
+
+    try:
+        tqdm.write(line, file=stream)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        _lost.add(stream)
+
+
+_lost: set[Any] = set()  # streams that did not take all that was printed
+
+
+def flush_output() -> None:
+    """Write out what standard output still holds.
+
+    Raises:
+        CodecPlusError: if it did not take everything that was printed.
+        BrokenPipeError: if its reader is gone.
+    """
+    lost = sys.stdout in _lost
+    _lost.clear()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CodecPlusError(f"cannot write to standard output: {explain_os_error(error)}") from (
+            error
+        )
+    if lost:
+        raise CodecPlusError("standard output did not take all that was printed")
+
+
+def discard_output() -> None:
+    """Send what standard output still holds nowhere: Python would fail on it again at its exit."""
+    with suppress(OSError, ValueError):  # standard output may be no file
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(descriptor, sys.stdout.fileno())
+        os.close(descriptor)
+
+
+def discard_output_that_fails() -> None:
+    """Write out what standard output holds, or send it nowhere if it takes nothing."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        discard_output()
+
+
+@contextmanager
+def safe_streams() -> Iterator[None]:
+    """Open streams that were closed, and let standard output take every name."""
+    _open_closed()
+    stderr = sys.stderr
+    errors = getattr(sys.stdout, "errors", None)
+    sys.stderr = _ForgivingStream(stderr)  # pyright: ignore[reportAttributeAccessIssue]
+    _set_errors(sys.stdout, _ESCAPES)
+    try:
+        yield
+    finally:
+        sys.stderr = stderr
+        _set_errors(sys.stdout, errors)
+
+
+def _open_closed() -> None:
+    """Put something in place of standard streams that were closed when the program began.
+
+    Else the next file that is opened would get their number, and what C libraries print would go
+    into it. Reading finds nothing. Writing to standard output fails, as it should: what was asked
+    for is lost.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+def _set_errors(stream: TextIO, errors: str | None) -> None:
+    if errors is not None and hasattr(stream, "reconfigure"):
+        with suppress(OSError):  # it flushes first
+            stream.reconfigure(errors=errors)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _spell(error: UnicodeError) -> tuple[bytes, int]:
+    """Return the bytes for characters that an encoding does not have."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    spelt = b""
+    for character in error.object[error.start : error.end]:
+        number = ord(character)
+        if 0xDC80 <= number <= 0xDCFF:  # a byte of a name that is no UTF-8
+            spelt += bytes([number - 0xDC00])
+        else:
+            spelt += character.encode("ascii", "backslashreplace")
+    return spelt, error.end
+
+
+codecs.register_error(_ESCAPES, _spell)
+
+
+class _ForgivingStream:
+    """Standard error, on which nothing can be said of its own failure."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

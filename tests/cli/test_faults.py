@@ -1,0 +1,27 @@
+"""Killed, stopped and starved at a random moment, a job can be finished as if nothing had been."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+from tiny import tiny_model
+
+FAULTS = Path(__file__).parents[2] / "benchmarks" / "faults.py"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs forks")
+@pytest.mark.parametrize("verb", ["encode", "tokenize"])
+def test_a_disturbed_job_ends_as_an_undisturbed_one(verb, tmp_path, capfd):
+    pytest.importorskip("datasets")
+    spec = importlib.util.spec_from_file_location("faults", FAULTS)
+    assert spec is not None
+    assert spec.loader is not None
+    faults = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(faults)
+    tiny_model(downsampling_ratios=[2, 4, 5, 8], sampling_rate=16000).save_pretrained(tmp_path)
+    kinds = ["kill", "term", "full"]
+    size = {"faults": 1, "clips": 4, "seconds": 0.5, "workers": 0}
+    problems = faults.run([verb], kinds, **size, seed=1, model=str(tmp_path))
+    assert problems == []
+    assert capfd.readouterr().out.count("1 of 1 well") == 3

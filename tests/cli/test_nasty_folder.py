@@ -1,0 +1,300 @@
+"""One folder with everything that goes wrong goes through every verb: the outputs of the good files,
+one line for each bad one, the status, and nothing else.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from codecplus.cli import main
+from codecplus.utils import load_audio, save_audio
+
+MODEL = ["--model", "dac-16khz-live"]
+linux = pytest.mark.skipif(sys.platform != "linux", reason="names are bytes, devices as on Linux")
+ODD = os.fsdecode(b"odd-\xff.wav")  # no UTF-8
+LONG = "l" * 251 + ".wav"  # its .dacp would have 256 bytes
+
+# File by file: the good ones, and what is said of each bad one.
+GOOD = ["a.wav", "deep/b.flac", "deep/ü.wav", "c.w64", ODD]
+BAD = {
+    "cut.wav": "is truncated",
+    "empty.wav": "is empty (0 bytes)",
+    "junk.flac": "is not readable audio",
+    "nan.wav": "NaN",
+    "zip.m4a": "is not readable",
+    "locked.wav": "permission denied",
+}
+
+
+@pytest.fixture(scope="module")
+def nasty(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("nasty") / "in"
+    (folder / "deep").mkdir(parents=True)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(4000)
+    formats = {".wav": "WAV", ".flac": "FLAC", ".w64": "W64"}
+    for name in [*GOOD, LONG]:
+        path = folder / name
+        soundfile.write(os.fsencode(path), noise, 16000, format=formats[path.suffix])
+    (folder / "cut.wav").write_bytes((folder / "a.wav").read_bytes()[:-100])
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "junk.flac").write_bytes(b"this is not audio")
+    soundfile.write(folder / "nan.wav", [0.0, np.nan], 16000, subtype="FLOAT")
+    (folder / "zip.m4a").write_bytes(b"PK\3\4" + bytes(100))
+    (folder / "locked.wav").write_bytes((folder / "a.wav").read_bytes())
+    (folder / "locked.wav").chmod(0)
+    (folder / "._a.wav").write_bytes(b"AppleDouble")
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "d.wav").write_bytes(b"")
+    (folder / "notes.txt").write_text("not audio")
+    (folder / "README").write_text("not audio")
+    (folder / "dead.wav").symlink_to("nowhere.wav")
+    (folder / "linked").symlink_to("deep")
+    os.mkfifo(folder / "pipe.wav")
+    return folder
+
+
+LEFT_OUT = (
+    "other files left out: 1 without a suffix, 1 .txt, 1 devices or pipes, "
+    "1 links that lead nowhere, 1 links to folders"
+)
+
+
+def bad() -> dict[str, str]:
+    """What fails when it is read, for this user: root reads what is locked."""
+    return {name: said for name, said in BAD.items() if name != "locked.wav" or os.geteuid() != 0}
+
+
+def check_lines(lines: list[str], expected: dict[str, str]) -> None:
+    """One line for each of these files, and no other line."""
+    assert len(lines) == len(expected), lines
+    for name, said in expected.items():
+        (line,) = [line for line in lines if name in line]
+        assert said in line
+        assert line.startswith("codecplus: ")
+
+
+def files_below(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+@linux
+def test_encode_info_and_decode(nasty, tmp_path, capfd):
+    coded, again = tmp_path / "coded", tmp_path / "again"
+    assert main(["encode", str(nasty), "-o", str(coded), *MODEL]) == 2
+    printed = capfd.readouterr()
+    lines = printed.err.splitlines()
+    left_out = [line for line in lines if "left out" in line]
+    assert left_out == [f"codecplus: {LEFT_OUT}"]
+    lines.remove(left_out[0])
+    check_lines(lines, {**bad(), LONG: "its name has 256 bytes, and the disk takes 255"})
+    good = GOOD if os.geteuid() else [*GOOD, "locked.wav"]
+    outputs = {Path(name).with_suffix(".dacp").as_posix() for name in good}
+    assert files_below(coded) == outputs
+    assert len(printed.out.splitlines()) == len(good)
+
+    (coded / "bad.dacp").write_bytes(b"not coded")
+    assert main(["info", str(coded)]) == 2
+    check_lines(capfd.readouterr().err.splitlines(), {"bad.dacp": "expected a .dacp file"})
+    assert main(["decode", str(coded), "-o", str(again), "-q"]) == 2
+    check_lines(capfd.readouterr().err.splitlines(), {"bad.dacp": "expected a .dacp file"})
+    assert files_below(again) == {Path(name).with_suffix(".wav").as_posix() for name in good}
+    assert load_audio(again / ODD)[0].shape == (4000,)
+
+    # The same again does nothing but what is missing.
+    (coded / "a.dacp").unlink()
+    times = {path: path.stat().st_mtime_ns for path in coded.rglob("*.dacp")}
+    assert main(["encode", str(nasty), "-o", str(coded), "--skip-existing", *MODEL]) == 2
+    assert f"skipped {len(good) - 1} of {len(good) + len(bad()) + 1}" in capfd.readouterr().err
+    assert (coded / "a.dacp").is_file()
+    assert all(path.stat().st_mtime_ns == times[path] for path in times)
+
+
+@linux
+def test_tokenize(nasty, tmp_path, capfd):
+    pytest.importorskip("datasets")
+    import pyarrow.parquet as pq
+
+    out = tmp_path / "codes"
+    arguments = ["tokenize", "--data", str(nasty), "-o", str(out), "--workers", "0", "-q", *MODEL]
+    assert main(arguments) == 0  # a failed row is part of the data set
+    assert capfd.readouterr().err.splitlines() == [f"codecplus: {LEFT_OUT}"]
+    rows = {row["path"]: row["error"] for row in pq.read_table(out / "data").to_pylist()}
+    failed = {name for name, error in rows.items() if error is not None}
+    assert failed == set(bad())
+    assert rows["odd-\\xff.wav"] is None
+    assert not any("/." in f"/{name}" for name in files_below(out))
+
+
+@linux
+def test_eval(nasty, tmp_path, capfd):
+    pytest.importorskip("av")
+    out = tmp_path / "results"
+    arguments = ["eval", "--codec", "opus", "--bitrate-per-channel", "12", "--metric", "si_sdr"]
+    status = main([*arguments, "--data", str(nasty), "-o", str(out), "--workers", "1", "-q"])
+    assert status == 0
+    lines = (out / "report.md").read_text(encoding="utf-8").splitlines()
+    for name, said in bad().items():
+        (line,) = [line for line in lines if line.startswith(f"| {name} |")]
+        assert said in line.lower() or said in line
+    rows = [json.loads(line) for line in (out / "rows.jsonl").read_text("utf-8").splitlines()]
+    scored = {row["clip"] for row in rows}
+    locked = set() if os.geteuid() else {"locked.wav"}
+    assert scored == {*GOOD, LONG, "odd-\\xff.wav", *locked} - {ODD}
+    assert capfd.readouterr().err.splitlines() == [f"codecplus: {LEFT_OUT}"]
+
+
+# ---- several folders and clashing names
+
+
+def test_outputs_of_several_folders_stay_apart(tmp_path, capsys):
+    for name in ("x/take.wav", "y/take.wav", "y/take.flac"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        save_audio(np.zeros(640), tmp_path / name, 16000)
+    folders = [str(tmp_path / "x"), str(tmp_path / "y")]
+    out = tmp_path / "out"
+    assert main(["encode", *folders, "-o", str(out), "-q", *MODEL]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    check_lines(lines, {"y/take.wav": "--keep-suffix", "y/take.flac": "--keep-suffix"})
+    assert files_below(out) == {"x/take.dacp"}
+    assert main(["encode", *folders, "-o", str(out), "-q", "--keep-suffix", *MODEL]) == 0
+    kept = {"x/take.wav.dacp", "y/take.wav.dacp", "y/take.flac.dacp"}
+    assert files_below(out) == {"x/take.dacp", *kept}
+    named = [str(tmp_path / name) for name in ("x/take.wav", "y/take.wav")]
+    assert main(["encode", *named, "-o", str(tmp_path / "flat"), "-q", *MODEL]) == 0
+    assert files_below(tmp_path / "flat") == {"x/take.dacp", "y/take.dacp"}
+
+
+def test_a_missing_input_does_not_stop_the_others(tmp_path, capsys):
+    save_audio(np.zeros(640), tmp_path / "a.wav", 16000)
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "x.txt").write_text("")
+    inputs = ["missing.wav", "a.wav", "none", "n" * 300 + ".wav"]
+    assert main(["encode", *(str(tmp_path / name) for name in inputs), "-q", *MODEL]) == 2
+    expected = {
+        "missing.wav": "there is no file or folder",
+        "none": "holds no audio file, such as .wav, .flac, .mp3 or .m4a; it holds 1 .txt",
+        "n" * 300: "there is no file or folder",
+    }
+    lines = [line for line in capsys.readouterr().err.splitlines() if "left out" not in line]
+    check_lines(lines, expected)
+    assert (tmp_path / "a.dacp").is_file()
+
+
+def test_skip_existing_leaves_what_is_older_than_its_source(tmp_path, capsys):
+    save_audio(np.zeros(640), tmp_path / "a.wav", 16000)
+    encode = ["encode", str(tmp_path / "a.wav"), "-q", "--skip-existing", *MODEL]
+    assert main(encode) == 0
+    os.utime(tmp_path / "a.dacp", (1, 1))
+    assert main(encode) == 2
+    assert "is empty or older than" in capsys.readouterr().err
+    assert main([*encode, "--force"]) == 0
+    assert (tmp_path / "a.dacp").stat().st_mtime > 1
+
+
+# ---- standard streams, and signals
+
+
+def run(script: str, *arguments: str, **settings: str) -> subprocess.CompletedProcess:
+    """A shell line, in which codecplus is "$@"."""
+    command = ["sh", "-c", script, "sh", sys.executable, "-m", "codecplus", *arguments]
+    environment = {**os.environ, **settings}
+    environment.pop("PYTHONUNBUFFERED", None)
+    return subprocess.run(command, capture_output=True, timeout=100, env=environment)
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory) -> Path:
+    """A coded file whose name most terminals cannot print."""
+    folder = tmp_path_factory.mktemp("odd")
+    save_audio(np.zeros(640), folder / "a.wav", 16000)
+    path = folder / os.fsdecode(b"\xc3\xbc-\xff.dacp")
+    assert main(["encode", str(folder / "a.wav"), "-o", str(path), "-q", *MODEL]) == 0
+    return path
+
+
+@linux
+@pytest.mark.parametrize(
+    ("encoding", "name"), [("utf-8", b"\xc3\xbc-\xff.dacp"), ("ascii", b"\\xfc-\xff.dacp")]
+)
+def test_a_name_is_printed_as_its_bytes_or_spelt(odd, encoding, name):
+    done = run('"$@"', "info", str(odd), PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.splitlines()[0].endswith(name)
+
+
+@linux
+@pytest.mark.parametrize(
+    ("script", "status", "said"),
+    [
+        (
+            '"$@" > /dev/full',
+            2,
+            b"codecplus: cannot write to standard output: no space left on the disk; make room or "
+            b"write elsewhere\n",
+        ),
+        (
+            '"$@" >&-',
+            2,
+            b"codecplus: cannot write to standard output: bad file descriptor\n",
+        ),
+        ('"$@" <&-', 0, b""),
+        ('"$@" 2>&-', 0, b""),
+        ('"$@" 2> /dev/full', 0, b""),
+    ],
+)
+def test_streams_that_are_closed_or_full(odd, script, status, said):
+    done = run(script, "info", str(odd))
+    assert (done.returncode, done.stderr) == (status, said)
+
+
+@linux
+def test_errors_that_cannot_be_said_still_have_their_status(odd):
+    assert run('"$@" 2> /dev/full', "info", "missing").returncode == 2
+    assert run('"$@" 2>&-', "info", "missing").returncode == 2
+
+
+SLOW = """
+import sys, time
+from codecplus.cli import batch, main
+from codecplus.system.paths import atomic_path
+run_one = batch._run_one
+
+def slow(job, *_, **__):
+    with atomic_path(job.target) as temporary:
+        temporary.write_bytes(b"half")
+        print("working", flush=True)
+        time.sleep(60)
+
+batch._run_one = slow
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    ("number", "word", "status"),
+    [(signal.SIGTERM, "terminated", 143), (signal.SIGINT, "interrupted", 130)],
+)
+def test_a_signal_ends_a_job_with_a_word_and_leaves_nothing_half_written(
+    odd, tmp_path, number, word, status
+):
+    command = [sys.executable, "-c", SLOW, "decode", str(odd), "-o", str(tmp_path / "x.wav")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, **pipes)
+    assert process.stdout.readline() == "working\n"
+    time.sleep(0.05)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (
+        status,
+        f"codecplus: {word}; nothing half-written was left behind\n",
+    )
+    assert os.listdir(tmp_path) == []
