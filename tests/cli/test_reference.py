@@ -33,6 +33,7 @@ VOCABULARY = {
     "detokenize export push",
     "--force": "encode decode entropy detokenize export",
     "--quiet": "encode decode eval train entropy tokenize detokenize",
+    "--recover": "decode info",
     "--json": "info eval compare listening leaderboard",
     "--workers": "eval train tokenize",
     "--bitrate": "demo encode tokenize",
