@@ -1,109 +1,167 @@
-"""Fuzz the reader of .dacp files, guided by coverage: python benchmarks/fuzz.py [--minutes 60]
-[--save FOLDER]
+"""Fuzz the readers of files, packets and side files: python benchmarks/fuzz.py --count 100000
 
-Inputs that reach a line after a line as none did before are kept and changed further; most get
-their checksums mended, or nothing behind these would ever be reached. Anything but codes or a
-CodecPlusError in 2 s and 64 MB is a finding.
+Most inputs get their checksums mended, or nothing behind these would ever be reached; now and then
+an input is traced, and one that reaches new lines is kept and changed further. Anything but a value
+or a CodecPlusError, within 2 s and 64 MB, is a finding.
 """
 
 import argparse
 import dataclasses
 import hashlib
 import io
+import json
 import random
 import resource
+import signal
 import sys
+import tempfile
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from safetensors.numpy import save
+from transformers.utils import logging
 
 from codecplus import bitstream
 from codecplus.bitstream import EntropyModel, Reader, StreamInfo, pack
-from codecplus.bitstream.header import counts_from_bytes, info_from_bytes
-from codecplus.errors import CodecPlusError
+from codecplus.bitstream.blocks import MAX_BLOCK_CODES
+from codecplus.bitstream.header import info_from_bytes, parse_counts
+from codecplus.checkpoints import read_dac_file
+from codecplus.checkpoints.untrusted import read_config
+from codecplus.errors import CheckpointError, CodecPlusError
+from codecplus.inference.onnx_model import ExportInfo
+from codecplus.modeling_dac import DacConfig
+from codecplus.streaming import PacketFormat, PacketReader, PacketWriter
 
-MEGABYTES, SECONDS = 64, 2.0
-_FOLDER = str(Path(bitstream.__file__).parent)
+MEGABYTES = 64
+SECONDS = 2.0
+_TRACED = 25  # one input in so many is traced
+_MAX_SIZE = 4096  # bytes of an input that is kept
+_PACKAGE = str(Path(bitstream.__file__).parents[1])
+_FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures"
+_INTERESTING = (0, 1, 2, 16, 127, 128, 255)
+
+Run = Callable[[bytes], None]
+
+
+class OutOfTimeError(BaseException):
+    """An input took longer than it may; no reader catches it."""
+
+
+@dataclasses.dataclass
+class Target:
+    """A reader to fuzz."""
+
+    run: Run
+    """Reads one input; what it raises is judged."""
+    seeds: list[bytes]
+    mend: Callable[[bytes], bytes]
+    """Gives an input the checksums or the syntax that lead deeper."""
 
 
 def main() -> None:
+    """Fuzz the targets named, and exit with status 1 if there is a finding."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("targets", nargs="*", help="of " + ", ".join(TARGETS))
+    parser.add_argument("--count", type=int, default=10_000, help="inputs for each target")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--save", type=Path, default=Path("fuzz_findings"), help="folder for what it finds"
     )
     args = parser.parse_args()
-    rng, model = random.Random(args.seed), entropy_model()
-    corpus, seen, runs, findings, worst = seeds(model), set(), 0, 0, 0.0
-    for data in corpus:
-        seen |= run(data, model)[0]
+    targets = {name: TARGETS[name]() for name in args.targets or TARGETS}
+    for target in targets.values():  # whatever is imported late is not the input's memory
+        for seed in target.seeds:
+            judge(target, seed)
     limit_memory()
-    print(f"{len(corpus)} seeds reach {len(seen)} edges", flush=True)
-    start = told = time.monotonic()
-    while time.monotonic() < start + 60 * args.minutes:
-        data = mutated(rng, corpus)
-        edges, seconds, wrong = run(data, model)
-        runs, worst = runs + 1, max(worst, seconds)
-        if not edges <= seen and len(data) < 4096:
-            seen |= edges
-            corpus.append(data)
-        if wrong or seconds > SECONDS:
-            findings += 1
-            args.save.mkdir(exist_ok=True)
-            path = args.save / f"{hashlib.sha256(data).hexdigest()[:12]}.dacp"
-            path.write_bytes(data)
-            print(f"{path}: {wrong or f'{seconds:.1f} s'}", flush=True)
-        if time.monotonic() > told + 60:
-            told = time.monotonic()
-            print(
-                f"{(told - start) / 60:.0f} min: {runs} runs, {len(corpus)} inputs, {len(seen)} "
-                "edges",
-                flush=True,
-            )
-    print(
-        f"{runs} runs, {len(corpus)} inputs, {len(seen)} edges, slowest {worst:.2f} s, {findings} "
-        "findings"
-    )
+    findings = 0
+    for name, target in targets.items():
+        findings += fuzz(name, target, args.count, args.seed, args.save)
     sys.exit(findings > 0)
 
 
-def run(data: bytes, model: EntropyModel) -> tuple[set, float, str]:
-    """Edges between lines of the bitstream, processor seconds, and what went wrong, if anything."""
-    edges, last = set(), [("", 0)]
+def fuzz(name: str, target: Target, count: int, seed: int, save: Path | None) -> int:
+    """Run so many inputs, print what was found, and return the number of findings."""
+    rng = random.Random(seed)
+    corpus = list(target.seeds)
+    seen: set[tuple[str, int]] = set()
+    findings = 0
+    slowest = 0.0
+    start = time.monotonic()
+    for number in range(count):
+        data = mutated(rng, corpus)
+        if rng.random() < 0.8:
+            data = target.mend(data)
+        lines: set[tuple[str, int]] = set()
+        with_trace = number % _TRACED == 0
+        seconds, wrong = judge(target, data, lines if with_trace else None)
+        if not with_trace:
+            slowest = max(slowest, seconds)
+        if lines - seen and len(data) < _MAX_SIZE:
+            seen |= lines
+            corpus.append(data)
+        if wrong:
+            findings += 1
+            path = save_finding(save, name, data)
+            print(f"{path}: {wrong}", flush=True)
+    print(
+        f"{name}: {count} inputs in {time.monotonic() - start:.0f} s, {len(corpus)} kept, "
+        f"{len(seen)} lines, slowest {slowest:.2f} s, {findings} findings",
+        flush=True,
+    )
+    return findings
 
-    def line(frame, event, argument):
-        here = (frame.f_code.co_filename, frame.f_lineno)
-        edges.add((last[0], here))
-        last[0] = here
-        return line
 
-    def call(frame, event, argument):
-        return (
-            line(frame, event, argument) if frame.f_code.co_filename.startswith(_FOLDER) else None
-        )
-
-    wrong, start = "", time.process_time()
-    sys.settrace(call)
+def judge(
+    target: Target, data: bytes, lines: set[tuple[str, int]] | None = None
+) -> tuple[float, str]:
+    """Return the processor seconds of one input, and what went wrong, if anything."""
+    wrong = ""
+    start = time.process_time()
+    signal.signal(signal.SIGVTALRM, _out_of_time)
+    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS if lines is None else 20 * SECONDS)
+    if lines is not None:
+        sys.settrace(_tracer(lines))
     try:
-        for recover in (False, True):
-            try:
-                reader = Reader(io.BytesIO(data), {model.identity: model}, recover=recover)
-                codes = reader.read()
-                if (
-                    codes.size
-                    and not -1 <= codes.min() <= codes.max() < reader.header.codebook_size
-                ):
-                    wrong = "codes that are none"
-            except CodecPlusError:
-                pass
-            except Exception as error:
-                wrong = repr(error)
+        target.run(data)
+    except CodecPlusError:
+        pass
+    except OutOfTimeError:
+        wrong = f"more than {SECONDS} s"
+    except Exception as error:
+        wrong = repr(error)[:300]
     finally:
         sys.settrace(None)
-    return edges, time.process_time() - start, wrong
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    return time.process_time() - start, wrong
+
+
+def _out_of_time(number: int, frame: Any) -> None:
+    raise OutOfTimeError
+
+
+def _tracer(lines: set[tuple[str, int]]) -> Callable[..., Any]:
+    def line(frame: Any, event: str, argument: Any) -> Any:
+        lines.add((frame.f_code.co_filename, frame.f_lineno))
+        return line
+
+    def call(frame: Any, event: str, argument: Any) -> Any:
+        return line if frame.f_code.co_filename.startswith(_PACKAGE) else None
+
+    return call
+
+
+def save_finding(folder: Path | None, name: str, data: bytes) -> str:
+    """Write an input to a file, and return its path; without a folder, return its bytes."""
+    if folder is None:
+        return f"{name} {data.hex()}"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}-{hashlib.sha256(data).hexdigest()[:12]}"
+    path.write_bytes(data)
+    return str(path)
 
 
 def limit_memory() -> None:
@@ -113,16 +171,19 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
+# ---- changing inputs
+
+
 def mutated(rng: random.Random, corpus: list[bytes]) -> bytes:
+    """Change an input of the corpus in one to six places."""
     data = bytearray(rng.choice(corpus))
     for _ in range(rng.choice((1, 1, 2, 3, 6))):
-        at, how = rng.randrange(len(data) + 1), rng.randrange(7)
+        at = rng.randrange(len(data) + 1)
+        how = rng.randrange(8)
         if how == 0 and at < len(data):
             data[at] ^= 1 << rng.randrange(8)
         elif how == 1:
-            data[at : at + 1] = bytes(
-                [rng.choice((0, 1, 2, 16, 127, 128, 255, rng.randrange(256)))]
-            )
+            data[at : at + 1] = bytes([rng.choice((*_INTERESTING, rng.randrange(256)))])
         elif how == 2:
             del data[at : at + rng.randint(1, 12)]
         elif how == 3:
@@ -131,33 +192,60 @@ def mutated(rng: random.Random, corpus: list[bytes]) -> bytes:
             data[at:] = rng.choice(corpus)[rng.randrange(20) :]
         elif how == 5:
             data[at:at] = data[at : at + rng.randint(1, 40)] * rng.choice((1, 2, 50))
-        elif len(data) > 12:  # the counts: the last bytes before the last checksum
+        elif how == 6:  # numbers in texts
+            data[at:at] = rng.choice((b"9" * 20, b"-", b"1e999", b"[" * 50, b'"', b"null", b"{}"))
+        elif len(data) > 12:  # the counts of a .dacp: the last bytes before the last checksum
             count = rng.getrandbits(rng.choice((3, 8, 20, 40, 63)))
-            a, b = (count.bit_length() + 7) // 8, rng.choice((0, 0, 1, 8))
-            data[-5:-4] = count.to_bytes(a, "big") + rng.randbytes(b) + bytes([a << 4 | b])
-    return mended(bytes(data)) if rng.random() < 0.8 else bytes(data)
+            size = (count.bit_length() + 7) // 8
+            excess = rng.choice((0, 0, 1, 8))
+            counts = count.to_bytes(size, "big") + rng.randbytes(excess)
+            data[-5:-4] = counts + bytes([size << 4 | excess])
+    return bytes(data)
 
 
-def mended(data: bytes) -> bytes:
+# ---- .dacp files
+
+
+def dacp_target(recover: bool) -> Target:
+    """The reader of .dacp files."""
+    model = entropy_model()
+
+    def run(data: bytes) -> None:
+        reader = Reader(io.BytesIO(data), {model.identity: model}, recover=recover)
+        header = reader.header
+        lost = sum(stop - start for start, stop in reader.damage.lost)
+        # A byte holds 16 codes at most; as many may be lost as a file of this size could hold. The
+        # last block may claim too many, until it is read.
+        limit = 64 * len(data) + MAX_BLOCK_CODES
+        assert header.num_frames * header.codes_per_frame <= limit, "too many frames"
+        assert lost <= header.num_frames
+        for codes in reader.blocks():
+            if codes.size:
+                assert -1 <= codes.min() <= codes.max() < header.codebook_size, "no codes"
+
+    return Target(run, dacp_seeds(model), mend_dacp)
+
+
+def mend_dacp(data: bytes) -> bytes:
     """The same with right checksums, as far as one can tell where they are."""
     fixed = bytearray(data)
     try:
         info, position = info_from_bytes(data[:44])
-        header, counts = counts_from_bytes(info, data[max(position, len(data) - 21) : -4])
     except CodecPlusError:
         return data
-    seed, (full, left) = (
-        zlib.crc32(data[:position]),
-        divmod(header.num_frames, info.frames_per_block),
-    )
+    counts = parse_counts(info, data[max(position, len(data) - 21) : -4])
+    if counts is None or not 0 <= counts.num_frames < 1 << 63:
+        return data
+    seed = zlib.crc32(data[:position])
+    full, left = divmod(counts.num_frames, info.frames_per_block)
     for section in [*range(min(full, 64)), full]:
         if (section == full and full > 64) or position >= len(data):
-            position = max(0, len(data) - 4 - counts - last_size(info, left))
+            position = max(0, len(data) - 4 - counts.size - last_size(info, left))
         if info.entropy_model is None:
             size = info.codes_size(info.frames_per_block if section < full else left)
         else:
             size = 3 + int.from_bytes(data[position : position + 3], "big")
-        end = position + size + (counts if section == full else 0)
+        end = position + size + (counts.size if section == full else 0)
         crc = zlib.crc32(data[position:end], zlib.crc32(section.to_bytes(8, "big"), seed))
         if end + 4 <= len(data):
             fixed[end : end + 4] = crc.to_bytes(4, "big")
@@ -172,29 +260,34 @@ def last_size(info: StreamInfo, left: int) -> int:
 
 def entropy_model() -> EntropyModel:
     """One of 3 codebooks of 16 that predicts something, if nothing true."""
-    rng, K, N, lows, d, H = np.random.default_rng(0), 3, 16, 4, 2, 4
-    hidden = rng.integers(-127, 128, (K, 2, K, d, H), dtype=np.int8)
-    for k in range(K):
-        hidden[k, 0, k:], hidden[k, 1, k + 1 :] = 0, 0
-    shapes = {"codes": (K, N + 1, d), "high": (K, H, N // lows), "low": (K, N // lows, H, lows)}
-    arrays = {name: rng.integers(-127, 128, shape, dtype=np.int8) for name, shape in shapes.items()}
-    arrays |= {
-        "hidden": hidden.reshape(K, -1, H),
-        "ranks": np.tile(np.arange(N, dtype=np.int16), (K, 1)),
+    rng = np.random.default_rng(0)
+    codebooks, entries, lows, width, values = 3, 16, 4, 2, 4
+    highs = entries // lows
+
+    def weights(*shape: int) -> np.ndarray:
+        return rng.integers(-127, 128, shape, dtype=np.int8)
+
+    hidden = weights(codebooks, 2, codebooks, width, values)
+    for k in range(codebooks):
+        hidden[k, 0, k:] = 0
+        hidden[k, 1, k + 1 :] = 0
+    arrays = {
+        "ranks": np.tile(np.arange(entries, dtype=np.int16), (codebooks, 1)),
+        "codes": weights(codebooks, entries + 1, width),
+        "hidden": hidden.reshape(codebooks, -1, values),
+        "hidden_bias": np.zeros((codebooks, values), np.int32),
+        "high": weights(codebooks, values, highs),
+        "high_bias": np.zeros((codebooks, highs), np.int32),
+        "low": weights(codebooks, highs, values, lows),
+        "low_bias": np.zeros((codebooks, highs, lows), np.int32),
     }
-    for name, shape in {
-        "hidden": (K, H),
-        "high": (K, N // lows),
-        "low": (K, N // lows, lows),
-    }.items():
-        arrays |= {
-            f"{name}_bias": np.zeros(shape, np.int32),
-            f"{name}_shift": np.full(K, 8, np.uint8),
-        }
+    for name in ("hidden", "high", "low"):
+        arrays[f"{name}_shift"] = np.full(codebooks, 8, np.uint8)
     return EntropyModel(arrays, bytes(16))
 
 
-def seeds(model: EntropyModel) -> list[bytes]:
+def dacp_seeds(model: EntropyModel) -> list[bytes]:
+    """Files of every coding, of one to three channels, in blocks of several lengths."""
     plain = StreamInfo(
         fingerprint=bytes(8),
         sample_rate=16000,
@@ -204,14 +297,16 @@ def seeds(model: EntropyModel) -> list[bytes]:
         codebook_size=16,
         hop_length=320,
     )
-    rng, files = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    files = []
+    variants = (
+        {},
+        {"block_length": 5},
+        {"block_length": 3, "gain": 0.5, "original_sample_rate": 44099},
+    )
     for entropy in (None, b"", model.identity):
         for channels in (1, 2, 3):
-            for changes in (
-                {},
-                {"block_length": 5},
-                {"block_length": 3, "gain": 0.5, "original_sample_rate": 44099},
-            ):
+            for changes in variants:
                 info = dataclasses.replace(
                     plain, entropy_model=entropy, channels=channels, **changes
                 )
@@ -220,11 +315,192 @@ def seeds(model: EntropyModel) -> list[bytes]:
                     codes[1] = codes[0]
                 files.append(pack(codes, info, entropy=model if entropy else None))
                 if entropy is not None:
-                    short = np.where(
-                        np.arange(3)[:, None] < rng.integers(1, 4, (channels, 1, 17)), codes, -1
-                    )
+                    lengths = rng.integers(1, 4, (channels, 1, 17))
+                    short = np.where(np.arange(3)[:, None] < lengths, codes, -1)
                     files.append(pack(short, info, entropy=model if entropy else None))
     return files
+
+
+# ---- packets
+
+
+def packet_target() -> Target:
+    """A reader of packets that has heard one good packet."""
+    packet_format = PacketFormat(num_codebooks=3, codebook_size=64, channels=2, header=b"model")
+    writer = PacketWriter(packet_format)
+    codes = np.random.default_rng(0).integers(0, 64, (2, 3, 9))
+    seeds = [writer.pack(codes[..., :count], with_header=count > 4) for count in (1, 2, 5, 9)]
+    seeds.append(writer.end())
+    header = packet_format.to_bytes()
+
+    def run(data: bytes) -> None:
+        for reader in (PacketReader(), PacketReader()):
+            if reader.format is None:
+                reader.read(seeds[0])
+            received = reader.read(data)
+            if received is not None:
+                assert received.lost <= reader.max_gap, "a gap beyond max_gap"
+                assert received.codes.size <= 8 * len(data), "too many codes"
+
+    def mend(data: bytes) -> bytes:
+        body = data[:-4]
+        own_header = header
+        if len(data) > 15 and data[1] & 1:
+            own_header = data[7 : 11 + data[10]]
+        return body + zlib.crc32(body, zlib.crc32(own_header)).to_bytes(4, "big")
+
+    return Target(run, seeds, mend)
+
+
+# ---- .dac files of the original, configurations, side files
+
+
+def dac_target() -> Target:
+    """The reader of the original's files, which are pickles."""
+    seeds = [path.read_bytes() for path in sorted(_FIXTURES.glob("*.dac"))]
+
+    def run(data: bytes) -> None:
+        file = read_dac_file(data)
+        assert file.codes.size <= 8 * len(data), "too many codes"
+
+    return Target(run, seeds, lambda data: data)
+
+
+def config_target() -> Target:
+    """A configuration, from its file to the class."""
+    logging.set_verbosity_error()  # transformers warns of odd labels
+    fields = DacConfig().to_dict()
+    seeds = [json.dumps(fields).encode(), json.dumps({**fields, "num_labels": 3}).encode()]
+    folder = tempfile.TemporaryDirectory()
+    path = Path(folder.name) / "config.json"
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        fields = read_config(path)
+        try:
+            config = DacConfig.from_dict(fields)
+        except Exception as error:  # transformers raises anything; `load_model` turns it into one
+            raise CheckpointError(str(error)) from error
+        assert folder.name  # the folder lives as long as this function
+        assert 1 <= config.n_codebooks <= 255
+        assert 1 <= config.hop_length < 1 << 16
+
+    def mend(data: bytes) -> bytes:
+        """Change a value instead, so that the text stays JSON."""
+        rng = random.Random(data)
+        values = json.loads(seeds[0])
+        for _ in range(rng.choice((1, 1, 2))):
+            values[rng.choice([*values, "num_labels", "id2label"])] = rng.choice(_ODD_VALUES)
+        return json.dumps(values).encode()
+
+    return Target(run, seeds, mend)
+
+
+_ODD_VALUES = (
+    None, True, -1, 0, 1, 2, 3, 10**9, 10**30, 0.5, float("inf"), float("nan"), "", "text", [],
+    [[]], {}, {"a": []}, [1], [2] * 99, [10**9], [0], ["2"], [2.5], "float32", [None], "../x",
+)  # fmt: skip
+
+
+def entropy_target() -> Target:
+    """An entropy model beside the weights."""
+    seeds = [entropy_model().to_bytes()]
+
+    def run(data: bytes) -> None:
+        model = EntropyModel.from_bytes(data)
+        assert sum(array.nbytes for array in model.arrays.values()) <= len(data)
+        info = StreamInfo(
+            fingerprint=bytes(8),
+            sample_rate=16000,
+            original_sample_rate=16000,
+            channels=1,
+            num_codebooks=min(3, model.num_codebooks),
+            codebook_size=model.codebook_size,
+            hop_length=320,
+            entropy_model=model.identity,
+        )
+        codes = np.zeros((1, info.num_codebooks, 9), np.int16)
+        packed = pack(codes, info, entropy=model)
+        reader = Reader(io.BytesIO(packed), {model.identity: model})
+        np.testing.assert_array_equal(reader.read(), codes)
+
+    def mend(data: bytes) -> bytes:
+        """Change arrays instead, so that the file stays one of arrays."""
+        rng = random.Random(data)
+        arrays = {name: array.copy() for name, array in entropy_model().arrays.items()}
+        for _ in range(rng.choice((1, 1, 2))):
+            name = rng.choice(list(arrays))
+            arrays[name] = changed(rng, arrays[name])
+        metadata = {"version": rng.choice((1, 1, 1, 2, "1")), "fingerprint": bytes(16).hex()}
+        return save(arrays, {"codecplus": json.dumps(metadata)})
+
+    return Target(run, seeds, mend)
+
+
+def changed(rng: random.Random, array: np.ndarray) -> np.ndarray:
+    """Change a value, the shape or the type of an array."""
+    how = rng.randrange(5)
+    if how == 0 and array.size and array.dtype.kind in "iu":
+        limits = np.iinfo(array.dtype)
+        array.flat[rng.randrange(array.size)] = rng.choice((limits.min, limits.max, 0, 1))
+    elif how == 1:
+        array = array[: rng.randrange(len(array) + 1)] if array.ndim else array
+    elif how == 2:
+        array = array.astype(rng.choice((np.int8, np.uint8, np.int16, np.float32, np.int32)))
+    elif how == 3:
+        array = array.reshape(-1)
+    else:
+        array = np.repeat(array, rng.choice((0, 2)), axis=-1)
+    return np.ascontiguousarray(array)
+
+
+def export_target() -> Target:
+    """The metadata of an exported graph."""
+    metadata = ExportInfo(
+        model_type="causal_dac",
+        sampling_rate=16000,
+        hop_length=320,
+        n_codebooks=4,
+        codebook_size=64,
+        fingerprint="0" * 32,
+        precision="fp32",
+        encoder_past=1,
+        encoder_future=0,
+        decoder_past=1,
+        decoder_future=0,
+        latency_samples=320,
+        activations_per_frame=1000,
+        stateful=1,
+    ).to_metadata()
+    seeds = [json.dumps(metadata).encode()]
+
+    def run(data: bytes) -> None:
+        try:
+            values = json.loads(data)
+        except (ValueError, RecursionError):
+            return
+        if isinstance(values, dict):
+            texts = {str(name): str(value) for name, value in values.items()}  # as graphs hold it
+            ExportInfo.from_metadata(texts, Path("x.onnx"))
+
+    def mend(data: bytes) -> bytes:
+        rng = random.Random(data)
+        values = dict(metadata)
+        values[rng.choice(list(values))] = str(rng.choice((*_ODD_VALUES, "9" * 5000, "-0")))
+        return json.dumps(values).encode()
+
+    return Target(run, seeds, mend)
+
+
+TARGETS: dict[str, Callable[[], Target]] = {
+    "dacp": lambda: dacp_target(recover=False),
+    "recover": lambda: dacp_target(recover=True),
+    "packet": packet_target,
+    "dac": dac_target,
+    "config": config_target,
+    "entropy": entropy_target,
+    "export": export_target,
+}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 from codecplus.audio.mel import MelOptions, mel_of_clip
 from codecplus.audio.player import AudioPlayer
 from codecplus.audio.sources import check_integer_rate, is_batch, is_paths, open_audio
-from codecplus.bitstream import EntropyModel, StreamInfo
+from codecplus.bitstream import Damage, EntropyModel, StreamInfo
 from codecplus.bitstream.codes import Codes
 from codecplus.checkpoints.identity import find_embedded
 from codecplus.compression import (
@@ -28,9 +28,11 @@ from codecplus.compression import (
     write_codes,
 )
 from codecplus.decompression import (
+    MAX_SECONDS,
     decode_codes,
     decompress_audio,
     decompress_files,
+    find_damage,
     read_codes,
 )
 from codecplus.encoding.dataset_rows import batch_features, encode_rows
@@ -391,6 +393,7 @@ class Codec:
         start: float = 0.0,
         duration: float | None = None,
         recover: bool = False,
+        max_seconds: float | None = MAX_SECONDS,
         overwrite: bool = True,
         progress: Callable[[float], Any] | None = None,
     ) -> Any:
@@ -404,7 +407,9 @@ class Codec:
             start, duration: seconds of a `.dacp` file to decode, by default all; only the blocks
                 needed are read.
             recover: decode what a damaged `.dacp` file still holds. Lost spans repeat the sound
-                before them and fade out, and a warning names them. Without it, damage is an error.
+                before them and fade out. A `DamageWarning` names them, and says whether the end is
+                missing; `find_damage` gives the same as data. Without it, damage is an error.
+            max_seconds: of audio that a file may become, a day by default; None for any length.
             overwrite: whether an existing `output` may be replaced.
             progress: called with the seconds of audio just decoded, again and again.
 
@@ -415,12 +420,13 @@ class Codec:
         Raises:
             FileFormatError: for a file that is damaged or of another format.
             ModelMismatchError: for a file of another model, or without its entropy model.
-            InputError: for a part that the file does not have.
+            InputError: for a part that the file does not have, and for more than `max_seconds`.
         """
         arguments: dict[str, Any] = {
             "start": start,
             "duration": duration,
             "recover": recover,
+            "max_seconds": max_seconds,
             "overwrite": overwrite,
             "progress": progress,
         }
@@ -448,12 +454,24 @@ class Codec:
         """
         return write_codes(self, codes, output, entropy_coded=entropy_coding, overwrite=overwrite)
 
-    def read_codes(self, source: Any) -> Codes:
+    def read_codes(self, source: Any, *, max_seconds: float | None = MAX_SECONDS) -> Codes:
         """Read the codes of a `.dacp` file, bytes or a path: the inverse of `write_codes`.
 
-        Raises FileFormatError and ModelMismatchError as `decompress` does.
+        Takes `max_seconds` and raises FileFormatError, ModelMismatchError and InputError as
+        `decompress` does.
         """
-        return read_codes(self, source)
+        return read_codes(self, source, max_seconds)
+
+    def find_damage(self, source: Any) -> Damage:
+        """Say what `decompress(source, recover=True)` cannot read of a `.dacp` file.
+
+        Returns a `Damage`, which is false for a whole file: the lost spans, `lost` in frames and
+        `lost_seconds`; `end_missing`, whether the recording may have been longer; and
+        `extra_bytes` behind its end, which cost nothing. Nothing is decoded.
+
+        Raises FileFormatError for a file of which nothing can be recovered.
+        """
+        return find_damage(source)
 
     # ---- live streams
 

@@ -21,13 +21,14 @@ from codecplus.audio.blocks import (
 )
 from codecplus.audio.files import AudioFileWriter
 from codecplus.audio.resampling import resampled_length
-from codecplus.bitstream import Header, Reader, StreamInfo
+from codecplus.bitstream import Damage, Header, Reader, StreamInfo
 from codecplus.bitstream.codes import Codes
 from codecplus.checkpoints import read_dac_file
 from codecplus.compression import batch_outputs
+from codecplus.encoding.stream_info import highest_rate
 from codecplus.encoding.user_codes import as_codes, codes_and_info
-from codecplus.errors import InputError
-from codecplus.inference.concealment import fade_lost_spans, repeat_last_frame
+from codecplus.errors import FileFormatError, InputError
+from codecplus.inference.concealment import decode_around_losses, fade_lost_spans
 from codecplus.inference.network import Network
 from codecplus.inference.official import decode_official
 from codecplus.system.paths import PathLike, refuse_own_source
@@ -37,6 +38,17 @@ if TYPE_CHECKING:
 
 _RESAMPLER_FRAMES = 16  # that a resampler may look at around a sample, with room to spare
 _OFFICIAL_MAGIC = b"\x93NUMPY"
+
+
+MAX_SECONDS = 86400.0  # that a file may become, by default: a day
+
+
+class DamageWarning(UserWarning):
+    """Recovery could not read all of a file; `damage` says what is missing."""
+
+    def __init__(self, damage: Damage):
+        super().__init__(f"the file is damaged; {damage.describe()}")
+        self.damage = damage
 
 
 @dataclass(frozen=True)
@@ -97,8 +109,15 @@ def decode_blocks(
     network: Network, codes: Iterable[np.ndarray], info: StreamInfo, num_samples: int
 ) -> Iterator[np.ndarray]:
     """Decode codes (C, K, T) to audio (C, n) in blocks, `num_samples` in all, original rate."""
+    return _as_recorded(network.decode_blocks(codes), info, num_samples)
+
+
+def _as_recorded(
+    audio: Iterable[np.ndarray], info: StreamInfo, num_samples: int
+) -> Iterator[np.ndarray]:
+    """Bring audio (C, n) at the model's rate to the level and rate of the original."""
     length = resampled_length(num_samples, info.original_sample_rate, info.sample_rate)
-    audio = take_samples(network.decode_blocks(codes), length)
+    audio = take_samples(audio, length)
     audio = unscale_blocks(audio, info.gain)
     audio = resample_blocks(audio, info.sample_rate, info.original_sample_rate, info.channels)
     return take_samples(audio, num_samples)
@@ -117,6 +136,7 @@ def decompress_audio(
     start: float = 0.0,
     duration: float | None = None,
     recover: bool = False,
+    max_seconds: float | None = MAX_SECONDS,
     overwrite: bool = True,
     progress: Callable[[float], Any] | None = None,
 ) -> np.ndarray | Path:
@@ -129,9 +149,9 @@ def decompress_audio(
                 raise InputError(
                     "start, duration and recover are for .dacp files, got a .dac; decode all of it"
                 )
-            decoded = _open_official(codec, file)
+            decoded = _open_official(codec, file, max_seconds)
         else:
-            decoded = _open_dacp(codec, file, start, duration, recover)
+            decoded = _open_dacp(codec, file, start, duration, recover, max_seconds)
         blocks = CountedBlocks(decoded.blocks, decoded.sample_rate, progress)
         if output is None:
             audio = join_blocks(blocks, decoded.channels, decoded.num_samples)
@@ -155,44 +175,103 @@ def decompress_files(
     ]
 
 
-def read_codes(codec: "Codec", source: Any) -> Codes:
+def read_codes(codec: "Codec", source: Any, max_seconds: float | None = MAX_SECONDS) -> Codes:
     """The codes of a `.dacp` file: see `Codec.read_codes`."""
     with open_coded(source) as file:
-        if is_official(file):
-            raise InputError(
-                "expected a .dacp file, got a .dac of the original implementation; decompress it"
-            )
+        _refuse_official(file)
         reader = Reader(file, codec.entropy_models)
         header = reader.header
         codec.check_model(header)
+        _check_rate(header.original_sample_rate, header.sample_rate)
+        _check_length(header.num_frames * header.hop_length / header.sample_rate, max_seconds)
         codes = reader.read()
-    info = StreamInfo(**{field.name: getattr(header, field.name) for field in fields(StreamInfo)})
+    facts = {field.name: getattr(header, field.name) for field in fields(StreamInfo)}
+    # How the file was cut into blocks is no property of the codes, and a writer finds it again.
+    info = StreamInfo(**{**facts, "block_length": 0})
     return Codes(codes[0] if header.channels == 1 else codes, info, header.num_samples)
 
 
-def _open_official(codec: "Codec", file) -> DecodedFile:
+def find_damage(source: Any) -> Damage:
+    """What recovery could not read of a `.dacp` file: see `Codec.find_damage`."""
+    with open_coded(source) as file:
+        _refuse_official(file)
+        return Reader(file, recover=True).damage
+
+
+def _refuse_official(file: Any) -> None:
+    if is_official(file):
+        raise InputError(
+            "expected a .dacp file, got a .dac of the original implementation; decompress it"
+        )
+
+
+def _open_official(codec: "Codec", file: Any, max_seconds: float | None) -> DecodedFile:
     content = read_dac_file(file.read())
+    model_rate = codec.model_sample_rate
+    _check_rate(content.sample_rate, model_rate)
+    decoded_seconds = content.codes.shape[-1] * codec.hop_length / model_rate
+    _check_length(max(decoded_seconds, content.original_length / content.sample_rate), max_seconds)
     channels, rate, blocks = decode_official(codec.network, content)
     return DecodedFile(rate, channels, content.original_length, blocks)
 
 
 def _open_dacp(
-    codec: "Codec", file, start: float, duration: float | None, recover: bool
+    codec: "Codec",
+    file: Any,
+    start: float,
+    duration: float | None,
+    recover: bool,
+    max_seconds: float | None,
 ) -> DecodedFile:
     reader = Reader(file, codec.entropy_models, recover=recover)
     header = reader.header
     codec.check_model(header)
+    _check_rate(header.original_sample_rate, header.sample_rate)
     part = _Part.of(header, start, duration, codec.network.decoder_context)
-    codes = reader.blocks(part.first_frame, part.stop_frame)
-    if reader.lost:
-        _warn_of_loss(reader)
-        codes = repeat_last_frame(codes)
-    audio = decode_blocks(codec.network, codes, header, part.until - part.origin)
-    if reader.lost:
-        audio = fade_lost_spans(audio, reader.lost, part.first_frame, part.samples_per_frame)
+    _check_length(part.num_samples / header.original_sample_rate, max_seconds)
+    damage = reader.damage
+    if damage:
+        warnings.warn(DamageWarning(damage), stacklevel=4)
+    num_samples = part.until - part.origin
+    if damage.lost:
+        audio = decode_around_losses(
+            codec.network,
+            reader.blocks,
+            damage.lost,
+            part.first_frame,
+            part.stop_frame,
+            header.channels,
+            header.num_codebooks,
+        )
+        audio = _as_recorded(audio, header, num_samples)
+        audio = fade_lost_spans(audio, damage.lost, part.first_frame, part.samples_per_frame)
+    else:
+        codes = reader.blocks(part.first_frame, part.stop_frame)
+        audio = decode_blocks(codec.network, codes, header, num_samples)
     audio = drop_samples(audio, part.first_sample - part.origin)
     audio = take_samples(audio, part.num_samples)
     return DecodedFile(header.original_sample_rate, header.channels, part.num_samples, audio)
+
+
+def _check_length(seconds: float, max_seconds: float | None) -> None:
+    """Raise InputError if a file would become longer than it may, before anything is allocated."""
+    if max_seconds is not None and not max_seconds > 0:
+        raise InputError(f"expected max_seconds above 0, or None for no limit, got {max_seconds}")
+    if max_seconds is not None and seconds > max_seconds:
+        raise InputError(
+            f"expected a file of at most {max_seconds:g} s of audio, got one of {seconds:.0f} s; "
+            "if that is right, raise max_seconds (--max-seconds), or decode a part of it"
+        )
+
+
+def _check_rate(original_rate: int, model_rate: int) -> None:
+    """Raise FileFormatError if resampling would blow a file up out of proportion."""
+    highest = highest_rate(model_rate)
+    if original_rate > highest:
+        raise FileFormatError(
+            f"expected audio of at most {highest} Hz from a model of {model_rate} Hz, "
+            f"got a file of {original_rate} Hz; no encoder of codecplus writes such a file"
+        )
 
 
 @dataclass(frozen=True)
@@ -256,13 +335,3 @@ def _part_samples(header: Header, start: float, duration: float | None) -> tuple
     if duration is None:
         return first, total - first
     return first, min(total - first, round(duration * rate))
-
-
-def _warn_of_loss(reader: Reader) -> None:
-    header = reader.header
-    seconds = header.hop_length / header.sample_rate
-    spans = [f"{first * seconds:.2f} to {last * seconds:.2f} s" for first, last in reader.lost]
-    warnings.warn(
-        f"the file is damaged; lost and concealed: {', '.join(spans)}",
-        stacklevel=4,
-    )

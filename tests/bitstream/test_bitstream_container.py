@@ -75,8 +75,37 @@ def test_codes_come_back_however_they_were_cut(stream):
     np.testing.assert_array_equal(codes, stream.codes)
     assert codes.dtype == np.int16
     assert stream.data == pack(stream.codes, stream.info)
+    if stream.info.block_length == 0:  # the writer may have bounded it
+        header = dataclasses.replace(header, block_length=0)
     for field in dataclasses.fields(StreamInfo):
         assert getattr(header, field.name) == getattr(stream.info, field.name)
+
+
+@pytest.mark.parametrize("entropy_model", [None, b""])
+@pytest.mark.parametrize(("rate", "hop", "frames"), [(16000, 320, 500), (44100, 512, 862)])
+def test_a_block_lasts_ten_seconds_at_most(rate, hop, frames, entropy_model):
+    info = dataclasses.replace(
+        INFO,
+        sample_rate=rate,
+        original_sample_rate=rate,
+        hop_length=hop,
+        num_codebooks=1,
+        entropy_model=entropy_model,
+    )
+    by_default = dataclasses.replace(info, block_length=info.frames_per_block)
+    codes = random_codes(info, 2 * frames + 1) % 8
+    short = pack(codes[..., :frames], info)  # ten seconds, to the byte as without a bound
+    assert len(short) == len(pack(codes[..., :frames], by_default)) - 3
+    assert Reader(io.BytesIO(short)).header.block_length == 0
+    for count in (frames + 1, 2 * frames, 2 * frames + 1):
+        for pieces in (1, 7, count):
+            file = io.BytesIO()
+            with Writer(file, info) as writer:
+                for piece in np.array_split(codes[..., :count], pieces, axis=-1):
+                    writer.write(piece)
+            reader = Reader(io.BytesIO(file.getvalue()))
+            assert reader.header.block_length == frames
+            np.testing.assert_array_equal(reader.read(), codes[..., :count])
 
 
 @given(written(), st.data())

@@ -35,6 +35,7 @@ VOCABULARY = {
     "--skip-existing": "encode decode",
     "--keep-suffix": "encode decode",
     "--quiet": "encode decode eval train entropy tokenize detokenize",
+    "--recover": "decode info",
     "--json": "info eval compare listening leaderboard",
     "--workers": "eval train tokenize",
     "--bitrate": "demo encode tokenize",

@@ -11,6 +11,7 @@ from codecplus import Codec, load_codec
 from codecplus.bitstream import EntropyModel, unpack
 from codecplus.bitstream.blocks import NETWORK, _encode_as
 from codecplus.cli import main
+from codecplus.decompression import DamageWarning
 from codecplus.errors import FileFormatError, InputError, ModelMismatchError
 from codecplus.training.entropy import (
     CodebookGeometry,
@@ -189,11 +190,10 @@ def test_recovery_conceals_what_is_lost_and_tells(audio):
     data[len(data) // 2] ^= 1
     with pytest.raises(FileFormatError, match="damaged"):
         codec.decompress(bytes(data))
-    with pytest.warns(UserWarning, match=r"lost and concealed: \d+\.\d+ to \d+\.\d+ s") as told:
+    ((first, last),) = codec.find_damage(bytes(data)).lost_seconds
+    with pytest.warns(DamageWarning, match=f"; lost: {first:.2f} to {last:.2f} s$") as told:
         heard = codec.decompress(bytes(data), recover=True)
-    first, last = (
-        float(word) for word in str(told[0].message).split(": ")[1].removesuffix(" s").split(" to ")
-    )
+    assert told[0].message.damage == codec.find_damage(bytes(data))
     assert heard.shape == clip.shape
     whole = codec.decode(codec.encode(clip))
     before, behind = round((first - 0.5) * 16000), round((last + 0.5) * 16000)

@@ -18,6 +18,7 @@ from codecplus.streaming import (
     ConcealingDecoder,
     DecoderStream,
     PacketFormat,
+    PacketGapError,
     PacketReader,
     PacketWriter,
     StreamingDecoder,
@@ -284,3 +285,34 @@ def test_what_no_packet_can_hold_is_refused():
         PacketFormat(num_codebooks=4, codebook_size=100)
     with pytest.raises(InputError, match="1 to 255 channels"):
         PacketFormat(num_codebooks=256, codebook_size=64)
+
+
+def test_a_stream_conceals_no_more_than_it_received_and_five_seconds():
+    decoder = ConcealingDecoder(DECODERS[True], batch=1)
+    hop = decoder.hop_length
+    writer = PacketWriter(FORMAT)
+    reader = PacketReader()
+    packets = []
+    for _ in range(100):  # each one 2900 frames ahead of the last
+        packets.append(writer.pack(some_codes(1)))
+        writer.frames += 2900
+    num_samples = 0
+    for packet in packets:
+        received = reader.read(packet)
+        num_samples += decoder.push(received.codes, received.lost).shape[-1]
+    num_samples += decoder.flush().shape[-1]
+    assert reader.lost == 99 * 2900
+    assert num_samples <= (100 + 250 + 100) * hop
+    assert decoder.skipped >= reader.lost - 350
+
+
+def test_a_gap_beyond_the_largest_has_an_error_of_its_own():
+    writer = PacketWriter(FORMAT)
+    reader = PacketReader(max_gap=10)
+    reader.read(writer.pack(some_codes(1)))
+    writer.frames += 11
+    packet = writer.pack(some_codes(1))
+    with pytest.raises(PacketGapError, match="11 frames ahead"):
+        reader.read(packet)
+    reader.rejoin()
+    assert reader.read(packet).lost == 0

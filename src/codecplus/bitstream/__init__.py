@@ -6,5 +6,16 @@ from codecplus.bitstream.blocks import can_code
 from codecplus.bitstream.container import Reader, Writer, pack, unpack
 from codecplus.bitstream.header import Header, StreamInfo
 from codecplus.bitstream.predictors import EntropyModel
+from codecplus.bitstream.recovery import Damage
 
-__all__ = ["EntropyModel", "Header", "Reader", "StreamInfo", "Writer", "can_code", "pack", "unpack"]
+__all__ = [
+    "Damage",
+    "EntropyModel",
+    "Header",
+    "Reader",
+    "StreamInfo",
+    "Writer",
+    "can_code",
+    "pack",
+    "unpack",
+]

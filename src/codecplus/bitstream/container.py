@@ -14,8 +14,10 @@ from codecplus.bitstream.blocks import MISSING, decode_block, encode_block
 from codecplus.bitstream.header import (
     MAX_COUNTS_SIZE,
     MAX_HEADER_SIZE,
+    RECOVERY_ADVICE,
     Header,
     StreamInfo,
+    bound_blocks,
     complete,
     counts_from_bytes,
     counts_to_bytes,
@@ -25,14 +27,14 @@ from codecplus.bitstream.header import (
 )
 from codecplus.bitstream.packing import pack_codes, unpack_codes
 from codecplus.bitstream.predictors import EntropyModel
-from codecplus.bitstream.recovery import SectionSearch
+from codecplus.bitstream.recovery import Damage, SectionSearch
 from codecplus.bitstream.sections import CHECKSUM_SIZE, SIZE_SIZE, SectionLayout, size_field
 from codecplus.errors import FileFormatError, InputError, ModelMismatchError
 
 
 class Writer:
     """Writes one stream to `file` (binary, buffered), front to back without seeking; holds one
-    block in memory.
+    block in memory. Nothing is written before the first block is full or the stream is closed.
 
     Leaving a `with` block closes the stream; an exception leaves it unfinished, and readers refuse
     it. The file itself stays open: it is the caller's.
@@ -64,14 +66,13 @@ class Writer:
         self.info = info
         self._entropy = entropy
         self._file = file
-        shape = (info.frames_per_block, info.channels, info.num_codebooks)
+        self._bounded_info = bound_blocks(info)
+        shape = (self._bounded_info.frames_per_block, info.channels, info.num_codebooks)
         self._pending = np.empty(shape, np.int16)  # (T, C, K): in the order of packed codes
         self._num_pending = 0
         self._num_blocks = 0
         self._closed = False
-        head = info_to_bytes(info)
-        self._layout = SectionLayout(info, head)
-        file.write(head)
+        self._layout: SectionLayout | None = None  # None until the first section is written
 
     def write(self, codes: np.ndarray) -> None:
         """Append codes, integers (channels, codebooks, frames) with any number of frames, none
@@ -87,15 +88,15 @@ class Writer:
             raise InputError("expected an open stream, got one that is closed; make a new Writer")
         frames = np.moveaxis(_checked(codes, self.info), -1, 0)  # (T, C, K)
         while len(frames):
-            room = self.info.frames_per_block - self._num_pending
+            if self._num_pending == len(self._pending):  # a short block, and more than it holds
+                self.info = self._bounded_info
+            self._write_full_block()
+            room = len(self._pending) - self._num_pending
             fitting = frames[:room]
             frames = frames[room:]
             self._pending[self._num_pending : self._num_pending + len(fitting)] = fitting
             self._num_pending += len(fitting)
-            if self._num_pending == self.info.frames_per_block:
-                self._write_section(b"")
-                self._num_blocks += 1
-                self._num_pending = 0
+            self._write_full_block()
 
     def close(self, *, num_samples: int | None = None) -> Header:
         """Finish the stream and return its header.
@@ -114,13 +115,25 @@ class Writer:
         self._closed = True
         return header
 
+    def _write_full_block(self) -> None:
+        """Write what is pending if it is a full block of the stream as it is known by now."""
+        if self._num_pending < self.info.frames_per_block:
+            return
+        self._write_section(b"")
+        self._num_blocks += 1
+        self._num_pending = 0
+
     def _write_section(self, counts: bytes) -> None:
+        if self._layout is None:  # only now it is known whether blocks need a length of their own
+            head = info_to_bytes(self.info)
+            self._layout = SectionLayout(self.info, head)
+            self._file.write(head)
         body = self._pending_block() + counts
         self._file.write(body + self._layout.checksum(self._num_blocks, body))
 
     def _pending_block(self) -> bytes:
         codes = self._pending[: self._num_pending]  # (T, C, K)
-        if self._layout.packed:
+        if self.info.entropy_model is None:
             return pack_codes(codes.reshape(-1), self.info.bits_per_code)
         block = b""
         if len(codes):
@@ -150,13 +163,13 @@ class Reader:
     Args:
         file: open for reading.
         entropy_models: entropy models by their identity, of which a file may need one.
-        recover: read on where the file is damaged: `lost` tells the frames that are gone, and their
-            codes are -1. The whole file is read on opening.
+        recover: read on where the file is damaged: `damage` tells the frames that are gone, and
+            their codes are -1. The whole file is read on opening.
     """
 
     header: Header
-    lost: list[tuple[int, int]]
-    """Spans of frames, the first and the one behind the last, that recovery could not read."""
+    damage: Damage
+    """What recovery could not read."""
 
     def __init__(
         self,
@@ -175,11 +188,11 @@ class Reader:
         head = self._read_at(0, min(self._size, MAX_HEADER_SIZE))
         self._info, head_size = info_from_bytes(head)
         self._layout = SectionLayout(self._info, head[:head_size])
-        self.lost = []
+        self.damage = Damage(seconds_per_frame=self._info.hop_length / self._info.sample_rate)
         # Where sections start, by their number, unless that can be computed.
         self._starts: array | dict[int, int] | None = None
         if recover:
-            self._recover()
+            self._recover(head[:head_size])
         else:
             self._open()
 
@@ -243,7 +256,7 @@ class Reader:
         if self._size != end:
             raise FileFormatError(
                 f"expected {end} bytes from the length at the end of the file, got {self._size}; "
-                "it is cut short, damaged or followed by something else: fetch it again"
+                f"it is cut short, damaged or followed by something else: {RECOVERY_ADVICE}"
             )
         self._body(self._num_full)
 
@@ -272,43 +285,44 @@ class Reader:
                 return starts, self._size + 1
         return starts, position
 
-    def _recover(self) -> None:
+    def _recover(self, head: bytes) -> None:
         """Find every whole section, wherever it is, and the spans of frames between them."""
-        length = self._info.frames_per_block
-        search = SectionSearch(self._layout, self._size, self._read_at)
-        try:
-            counts = self._counts()
-        except FileFormatError:
-            counts = None
-            starts, last_start = search.run(None, 0)
-        else:
-            last_index = counts[0].num_frames // length
-            starts, last_start = search.run(last_index, counts[1])
-        if last_start is not None and counts is not None:
-            self._set_header(*counts)
-            starts[self._num_full] = last_start
-        elif starts:  # the end is gone: the blocks that are there tell how long the stream is
-            num_frames = (max(starts) + 1) * length
+        found = SectionSearch(self._layout, head, self._size, self._read_at).run()
+        starts = found.starts
+        if not starts and found.last_start is None:
+            raise FileFormatError(
+                "expected at least one whole block or the end of the file, got neither; "
+                "fetch it again"
+            )
+        if found.counts is not None:
+            header = complete(self._info, found.counts.num_samples, found.counts.num_frames)
+            self._set_header(header, found.counts.size)
+        else:  # the blocks that are there tell how long the stream is at least
+            num_frames = (max(starts) + 1) * self._info.frames_per_block
             header = complete(self._info, samples_held(self._info, num_frames), num_frames)
             self._set_header(header, 0)
-        else:
-            raise FileFormatError(
-                "expected at least one whole block or the end of the file, got neither"
-            )
+        if found.last_start is not None:
+            starts[self._num_full] = found.last_start
         self._starts = starts
-        self.lost = self._spans_without(starts)
+        extra_bytes = self._size - found.end if found.last_start is not None else 0
+        self.damage = Damage(
+            lost=tuple(self._spans_without(starts)),
+            seconds_per_frame=header.hop_length / header.sample_rate,
+            end_missing=found.counts is None,
+            extra_bytes=extra_bytes,
+        )
 
     def _spans_without(self, starts: dict[int, int]) -> list[tuple[int, int]]:
         """Return the spans of frames of blocks that have no start, neighbours as one span."""
         length = self._info.frames_per_block
         spans: list[tuple[int, int]] = []
-        for index in range(self._num_full + (self._last_length > 0)):
-            if index in starts:
-                continue
-            first = index * length
-            if spans and spans[-1][1] == first:
-                first = spans.pop()[0]
-            spans.append((first, min((index + 1) * length, self.header.num_frames)))
+        next_index = 0
+        stop = self._num_full + (self._last_length > 0)
+        for index in (*sorted(starts), stop):
+            if index > next_index:
+                end = min(index * length, self.header.num_frames)
+                spans.append((next_index * length, end))
+            next_index = index + 1
         return spans
 
     # ---- single sections
@@ -361,7 +375,7 @@ class Reader:
         if computed != stored:
             raise FileFormatError(
                 f"expected block {index} or the header to match checksum {stored.hex()}, "
-                f"got {computed.hex()}; the file is damaged: fetch it again"
+                f"got {computed.hex()}; the file is damaged: {RECOVERY_ADVICE}"
             )
         return body[:size]
 

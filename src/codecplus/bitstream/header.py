@@ -6,6 +6,7 @@ import dataclasses
 import operator
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from codecplus.bitstream.blocks import MAX_BLOCK_CODES, can_code
 from codecplus.bitstream.packing import packed_size
@@ -16,8 +17,10 @@ VERSION = 1
 PACKED, ENTROPY = 0, 1  # codings
 MAX_HEADER_SIZE = 44
 MAX_COUNTS_SIZE = 17
+RECOVERY_ADVICE = "fetch it again, or decode what is left of it with recover=True (--recover)"
 
 _DEFAULT_BLOCK_BITS = 8 * 4096  # a CRC per 4 KiB costs 0.1 %
+_MAX_BLOCK_SECONDS = 10  # that a lost block costs at low rates, unless a block length is named
 _MAX_BLOCK_SIZE = 1 << 24  # so that a reader's memory is bounded whatever the file
 
 # Optional fields: present only when they hold anything but the usual value.
@@ -82,7 +85,10 @@ class StreamInfo:
     gain: float = 1.0
     """Linear gain applied before encoding, rounded to float32; divide the decoded audio by it."""
     block_length: int = 0
-    """Frames per block; 0 means as many as fit in 4 KiB when packed, and at least one."""
+    """Frames per block; 0 means as many as fit in 4 KiB when packed, and at least one.
+
+    A writer shortens the blocks of 0 to 10 s, and names their length in the file.
+    """
     entropy_model: bytes | None = None
     """None if codes are packed; else the 4 bytes of `EntropyModel.identity`, b"" without a model.
     """
@@ -191,6 +197,14 @@ def complete(info: StreamInfo, num_samples: int, num_frames: int) -> Header:
     return Header(**fields, num_samples=num_samples, num_frames=num_frames)
 
 
+def bound_blocks(info: StreamInfo) -> StreamInfo:
+    """Return the info with a block length where default blocks would last longer than 10 s."""
+    longest = -(-_MAX_BLOCK_SECONDS * info.sample_rate // info.hop_length)  # frames
+    if info.block_length or info.frames_per_block <= longest:
+        return info
+    return dataclasses.replace(info, block_length=longest)
+
+
 def info_to_bytes(info: StreamInfo) -> bytes:
     """Return the head of the file: 17 to 44 bytes."""
     rate_code, rate = _rate_to_bytes(info.sample_rate)
@@ -287,23 +301,41 @@ def counts_from_bytes(info: StreamInfo, data: bytes) -> tuple[Header, int]:
 
     Raises FileFormatError if they cannot be the counts of this stream.
     """
-    samples_size, excess_size = divmod(data[-1], 16) if data else (9, 9)
-    size = 1 + samples_size + excess_size
-    if max(samples_size, excess_size) > 8 or size > len(data):
+    counts = parse_counts(info, data)
+    if counts is None:
         raise FileFormatError(
             "the end of the file is damaged: it does not give the length of the audio; "
-            "fetch the file again"
+            f"{RECOVERY_ADVICE}"
         )
-    num_samples = int.from_bytes(data[-size : samples_size - size], "big")
-    excess = int.from_bytes(data[-1 - excess_size : -1], "big", signed=True)
-    num_frames = frames_for(info, num_samples) + excess
     try:
-        return complete(info, num_samples, num_frames), size
+        return complete(info, counts.num_samples, counts.num_frames), counts.size
     except InputError as error:
         raise FileFormatError(
             "the end of the file is damaged: the length of the audio that it gives is impossible; "
-            "fetch the file again"
+            f"{RECOVERY_ADVICE}"
         ) from error
+
+
+class Counts(NamedTuple):
+    """What stands before the last checksum, unchecked."""
+
+    num_samples: int
+    num_frames: int
+    size: int
+    """Bytes."""
+
+
+def parse_counts(info: StreamInfo, data: bytes) -> Counts | None:
+    """Return the counts that end `data`; None if there cannot be any."""
+    if not data:
+        return None
+    samples_size, excess_size = divmod(data[-1], 16)
+    size = 1 + samples_size + excess_size
+    if max(samples_size, excess_size) > 8 or size > len(data):
+        return None
+    num_samples = int.from_bytes(data[-size : samples_size - size], "big")
+    excess = int.from_bytes(data[-1 - excess_size : -1], "big", signed=True)
+    return Counts(num_samples, frames_for(info, num_samples) + excess, size)
 
 
 class _Fields:

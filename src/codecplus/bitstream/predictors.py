@@ -212,7 +212,7 @@ class EntropyModel:
             version = about["version"]
             fingerprint = bytes.fromhex(about["fingerprint"])
             arrays = load(data)
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise FileFormatError(
                 f"expected an entropy model written by codecplus, got something else: {error}"
             ) from error

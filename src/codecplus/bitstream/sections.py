@@ -24,7 +24,7 @@ class SectionLayout:
     def __init__(self, info: StreamInfo, head: bytes):
         self.info = info
         self.head_size = len(head)
-        self._head_sum = zlib.crc32(head)
+        self.head_sum = zlib.crc32(head)
 
     @property
     def packed(self) -> bool:
@@ -53,7 +53,7 @@ class SectionLayout:
 
         The head and the number are part of it: no block of another file or another place passes.
         """
-        seed = zlib.crc32(index.to_bytes(8, "big"), self._head_sum)
+        seed = zlib.crc32(index.to_bytes(8, "big"), self.head_sum)
         return zlib.crc32(body, seed).to_bytes(CHECKSUM_SIZE, "big")
 
 

@@ -5,14 +5,15 @@ none.
 import difflib
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import PreTrainedConfig
 
 from codecplus.checkpoints.identity import EMBEDDED_FOLDER, embedded_names, fingerprint_of
 from codecplus.checkpoints.official import fold_weight_norm, read_official
 from codecplus.checkpoints.remote import fetch_checkpoint, is_hub_id
+from codecplus.checkpoints.untrusted import check_elements, check_file, check_folder, read_config
 from codecplus.errors import CheckpointError, InputError
 from codecplus.modeling_dac import CausalDacConfig, CausalDacModel, DacConfig, DacModel
 
@@ -61,14 +62,11 @@ def load_model(name: str | os.PathLike[str], *, revision: str | None = None) -> 
 def _load_pretrained(folder: Path, source: str | None = None) -> DacModel:
     """Load a folder; `source` is what messages and the model call it, its path if not given."""
     source = source or str(folder)
-    try:
-        # PreTrainedConfig, not AutoConfig: "dac" there means transformers' own class.
-        fields, _ = PreTrainedConfig.get_config_dict(folder)
-    except Exception as error:
+    if not (folder / "config.json").exists() and not (folder / "config.json").is_symlink():
         raise CheckpointError(
-            f"cannot find a model at {source!r}: {_first_line(error)}; expected a folder with a "
-            "config.json"
-        ) from error
+            f"cannot find a model at {source!r}; expected a folder with a config.json"
+        )
+    fields = check_folder(folder)
     if fields.get("model_type") not in _CLASSES:
         raise CheckpointError(
             f"{source} holds a model of type {fields.get('model_type')!r}; expected "
@@ -76,7 +74,10 @@ def _load_pretrained(folder: Path, source: str | None = None) -> DacModel:
         )
     try:
         cls = _CLASSES[fields["model_type"]]
+        _check_elements(cls, fields, sorted(folder.glob("model*.safetensors")), source)
         model, report = cls.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    except CheckpointError:
+        raise
     except Exception as error:
         raise CheckpointError(
             f"cannot load the model at {source!r}: {_first_line(error)}"
@@ -100,20 +101,42 @@ def _load_safetensors(path: Path) -> DacModel:
         raise CheckpointError(
             f"expected {path.name} and config.json side by side in {path.parent}, one is missing"
         )
-    fields, _ = PreTrainedConfig.get_config_dict(path.parent)
+    check_file(path, None)
+    fields = read_config(config)
     cls = _CLASSES.get(fields.get("model_type", ""))
     if cls is None:
         raise CheckpointError(
             f"{config} describes a model of type {fields.get('model_type')!r}, expected a DAC"
         )
     try:
+        _check_elements(cls, fields, [path], str(path))
         with safe_open(path, framework="pt") as file:
             state = fold_weight_norm({key: file.get_tensor(key).float() for key in file.keys()})  # noqa: SIM118
         model = cls(cls.config_class.from_dict(fields))
+        model.config._name_or_path = str(path)  # not what the file says, which may be anywhere
         model.load_state_dict(state)
+    except CheckpointError:
+        raise
     except Exception as error:
         raise CheckpointError(f"cannot load {path}: {_first_line(error)}") from error
     return model.eval()
+
+
+def _check_elements(
+    cls: type[DacModel], fields: dict[str, Any], weights: list[Path], source: str
+) -> None:
+    """Raise CheckpointError if the configuration describes a far larger network than the weights.
+
+    Nothing is allocated for it: transformers would fill what is missing with random numbers.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in weights:
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118
+                shapes[key] = tuple(file.get_slice(key).get_shape())
+    with torch.device("meta"):
+        model = cls(cls.config_class.from_dict(dict(fields)))
+    check_elements(sum(parameter.numel() for parameter in model.parameters()), shapes, source)
 
 
 def fingerprint(model: DacModel) -> bytes:

@@ -1,5 +1,5 @@
-"""Checkpoints of the original implementation: `.pth` in, `.pth` out. Knows its names and its weight
-norm.
+"""Reads and writes checkpoints of the original implementation, `.pth` files. It knows their names
+and their weight norm.
 """
 
 from pathlib import Path
@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from codecplus.checkpoints.untrusted import check_elements, check_file
 from codecplus.errors import CheckpointError
 from codecplus.modeling_dac import CausalDacConfig, DacConfig, DacModel
 from codecplus.system.paths import atomic_path
@@ -32,26 +33,27 @@ _ARGUMENTS = {
 
 
 def module_names(blocks: int) -> dict[str, str]:
-    """Original module name -> our module name, for every part of an encoder and decoder of so many
-    blocks.
-    """
+    """Return our module name for every original one, of an encoder and a decoder of `blocks`."""
     names = {"encoder.block.0": "encoder.conv1", "decoder.model.0": "decoder.conv1"}
     for i in range(1, blocks + 1):
-        for theirs, ours, block in (
-            (f"encoder.block.{i}.block", f"encoder.block.{i - 1}", _ENCODER_BLOCK),
-            (f"decoder.model.{i}.block", f"decoder.block.{i - 1}", _DECODER_BLOCK),
-        ):
-            for j, part in block.items():
-                if part.startswith("res_unit"):
-                    names |= {
-                        f"{theirs}.{j}.block.{k}": f"{ours}.{part}.{layer}"
-                        for k, layer in _UNIT.items()
-                    }
-                else:
-                    names[f"{theirs}.{j}"] = f"{ours}.{part}"
+        encoder_block = f"encoder.block.{i}.block"
+        decoder_block = f"decoder.model.{i}.block"
+        names |= _block_names(encoder_block, f"encoder.block.{i - 1}", _ENCODER_BLOCK)
+        names |= _block_names(decoder_block, f"decoder.block.{i - 1}", _DECODER_BLOCK)
     for theirs, ours in (("encoder.block", "encoder"), ("decoder.model", "decoder")):
         names[f"{theirs}.{blocks + 1}"] = f"{ours}.snake1"
         names[f"{theirs}.{blocks + 2}"] = f"{ours}.conv2"
+    return names
+
+
+def _block_names(theirs: str, ours: str, block: dict[int, str]) -> dict[str, str]:
+    names = {}
+    for i, part in block.items():
+        if not part.startswith("res_unit"):
+            names[f"{theirs}.{i}"] = f"{ours}.{part}"
+            continue
+        for j, layer in _UNIT.items():
+            names[f"{theirs}.{i}.block.{j}"] = f"{ours}.{part}.{layer}"
     return names
 
 
@@ -88,6 +90,9 @@ def read_official(path: str | Path) -> DacModel:
         CheckpointError: if it is not a PyTorch file, holds objects other than tensors, or is not a
             DAC.
     """
+    path = Path(path)
+    if path.exists():
+        check_file(path, None)
     try:
         # weights_only: a .pth is a pickle, and a pickle from a stranger is a program.
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -104,6 +109,10 @@ def read_official(path: str | Path) -> DacModel:
         state = fold_weight_norm(checkpoint["state_dict"])
         config = _config(kwargs)
         names = module_names(len(config.downsampling_ratios))
+        with torch.device("meta"):
+            size = sum(parameter.numel() for parameter in DacModel(config).parameters())
+        shapes = {key: tuple(value.shape) for key, value in state.items()}
+        check_elements(size, shapes, str(path))
         model = DacModel(config)
         model.load_state_dict({_renamed(key, names): value for key, value in state.items()})
     except Exception as error:
@@ -149,11 +158,13 @@ def write_official(model: DacModel, path: str | Path) -> None:
     names = {ours: theirs for theirs, ours in module_names(len(config.downsampling_ratios)).items()}
     state = {}
     for key, value in model.folded_state_dict().items():
-        theirs, value = _renamed(key, names), value.detach().float().cpu().contiguous()
+        theirs = _renamed(key, names)
+        value = value.detach().float().cpu().contiguous()
         if key.endswith(".weight") and value.ndim == 3:
             norm = value.flatten(1).norm(dim=1).reshape(-1, 1, 1)
             # Filters of zeros still need a direction that can be divided by its length.
-            state[f"{theirs}_g"], state[f"{theirs}_v"] = norm, value.masked_fill(norm == 0, 1.0)
+            state[f"{theirs}_g"] = norm
+            state[f"{theirs}_v"] = value.masked_fill(norm == 0, 1.0)
         else:
             state[theirs] = value
     kwargs = {argument: getattr(config, field) for argument, field in _ARGUMENTS.items()}

@@ -1,9 +1,9 @@
-"""The Hub as a place where checkpoints lie: their folders in the cache, and what it means when
-there is none.
-"""
+"""Downloads checkpoints from the Hub, and explains why one could not be downloaded."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from codecplus.checkpoints.identity import EMBEDDED_FOLDER, embedded_names
 from codecplus.errors import CheckpointError
@@ -19,11 +19,14 @@ def is_hub_id(name: str) -> bool:
 
 
 def fetch_checkpoint(repo: str, revision: str | None = None) -> Path:
-    """The folder of the cache with a repository's checkpoint, all of it of one commit, downloaded
-    where it is missing.
+    """Download a repository's checkpoint to the cache, all of one commit, and return its folder.
 
-    `revision` is a branch, tag or commit. Endpoint, token, cache and offline mode are those of
-    `huggingface_hub`. Raises CheckpointError, which says what is in the way.
+    Args:
+        repo: OWNER/NAME.
+        revision: branch, tag or commit; the main branch by default.
+
+    Endpoint, token, cache and offline mode are those of `huggingface_hub`. Raises CheckpointError,
+    which says why there is no checkpoint.
     """
     from huggingface_hub import snapshot_download
 
@@ -64,7 +67,13 @@ def checkpoint_folder(name: str | os.PathLike[str], revision: str | None = None)
 
 
 def explain(error: BaseException, repo: str, revision: str | None = None) -> str:
-    """What an error of the Hub's client means for a repository, and what to do, in one sentence."""
+    """Say in one sentence what an error of the Hub's client means and what to do about it.
+
+    Args:
+        error: what the client raised.
+        repo: OWNER/NAME, which was asked for.
+        revision: which was asked for.
+    """
     from huggingface_hub import constants, errors
 
     host = constants.ENDPOINT
@@ -81,36 +90,20 @@ def explain(error: BaseException, repo: str, revision: str | None = None) -> str
         return "nobody is logged in; run `hf auth login`, or set HF_TOKEN"
     if first(errors.HFValidationError):
         return (
-            "that is no name of a repository; expected OWNER/NAME, of "
-            "letters, digits, '-', '_' and '.'"
+            "that is no name of a repository; expected OWNER/NAME, of letters, digits, "
+            "'-', '_' and '.'"
         )
-    if first(errors.OfflineModeIsEnabled) or (
-        constants.is_offline_mode() and first(errors.LocalEntryNotFoundError)
-    ):
+    is_not_cached = constants.is_offline_mode() and first(errors.LocalEntryNotFoundError)
+    if first(errors.OfflineModeIsEnabled) or is_not_cached:
+        return "HF_HUB_OFFLINE is set, so that only the cache is read, and this is not in it"
+    if first(errors.RepositoryNotFoundError):
         return (
-            "HF_HUB_OFFLINE is set, so that only what is in the cache "
-            "can be had, and this is not in it"
+            f"{host} has no such repository, or it is private and not yours; check the name, or "
+            "log in with `hf auth login`"
         )
-    if (answer := first(errors.HfHubHTTPError)) is not None:
-        status = answer.response.status_code  # pyright: ignore[reportAttributeAccessIssue]
-        message = answer.response.headers.get("X-Error-Message")  # pyright: ignore[reportAttributeAccessIssue]
-        if first(errors.RepositoryNotFoundError):
-            return (
-                f"{host} has no such repository, or it is private and not yours; check the name, "
-                "or log in with "
-                "`hf auth login`"
-            )
-        if status == 401:
-            return (
-                f"{host} does not accept the token; log in again with `hf "
-                "auth login`, or correct HF_TOKEN"
-            )
-        if status == 403:
-            return (
-                f"the token may not do that ({message}); make one that may on "
-                f"{host}/settings/tokens"
-            )
-        return f"{host} answered {status} ({message or _first_line(answer)})"
+    answer = first(errors.HfHubHTTPError)
+    if answer is not None:
+        return _explain_answer(answer, host)
     kinds = {base.__name__ for link in chain for base in type(link).__mro__}
     if "TimeoutException" in kinds:
         return (
@@ -122,8 +115,22 @@ def explain(error: BaseException, repo: str, revision: str | None = None) -> str
     return _first_line(error)
 
 
-def _chain(error: BaseException):
-    """An error and what it came from; a client's own error often says less than its cause."""
+def _explain_answer(error: Any, host: str) -> str:
+    """Say what an answer of the Hub means, by its status."""
+    status = error.response.status_code
+    message = error.response.headers.get("X-Error-Message")
+    if status == 401:
+        return (
+            f"{host} does not accept the token; log in again with `hf auth login`, "
+            "or correct HF_TOKEN"
+        )
+    if status == 403:
+        return f"the token may not do that ({message}); make one that may on {host}/settings/tokens"
+    return f"{host} answered {status} ({message or _first_line(error)})"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and its causes; a client's own error often says less than its cause."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen

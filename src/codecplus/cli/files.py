@@ -14,7 +14,7 @@ from codecplus.audio.formats import AUDIO_SUFFIXES
 from codecplus.cli.batch import CODED_SUFFIXES, Batch, Job, find, plan, run_jobs
 from codecplus.cli.loading import embedded_name, open_codec, open_embedded
 from codecplus.cli.options import add_codec_options, add_output, add_shared, add_verb
-from codecplus.errors import InputError
+from codecplus.errors import CodecPlusError, InputError
 
 
 def add_verbs(verbs: Any) -> None:
@@ -119,8 +119,12 @@ def _add_decode(verbs: Any) -> None:
     verb.add_argument(
         "--duration", type=float, metavar="SECONDS", help="how much to decode (default: the rest)"
     )
+    add_shared(verb, "recover")
     verb.add_argument(
-        "--recover", action="store_true", help="conceal damaged parts, and say where they are"
+        "--max-seconds",
+        type=float,
+        metavar="SECONDS",
+        help="refuse files that become longer (default: a day; a live pipe may last for ever)",
     )
     add_codec_options(verb, note="default: the embedded one that made the file")
     add_shared(verb, "compile")
@@ -136,7 +140,7 @@ def _add_info(verbs: Any) -> None:
         examples=("codecplus info coded/", "codecplus info song.dacp --json"),
     )
     verb.add_argument("inputs", nargs="+", type=Path, help="coded files, or folders of them")
-    add_shared(verb, "json")
+    add_shared(verb, "recover", "json")
 
 
 # ---- what the verbs do
@@ -196,9 +200,10 @@ def decode(args: argparse.Namespace) -> int:
     batch = find(args.inputs, CODED_SUFFIXES)
     jobs = plan(batch, args.output, ".wav", keep_suffix=args.keep_suffix)
     codecs: dict[str, Any] = {}
+    from codecplus.decompression import MAX_SECONDS
 
     def run(source: Path, target: Path, progress: Callable[[float], Any]) -> None:
-        name = args.model or _model_of_file(source)
+        name = args.model or _model_of_file(source, args.recover)
         if name not in codecs:
             codecs[name] = open_codec(name, args)
         codecs[name].decompress(
@@ -207,6 +212,7 @@ def decode(args: argparse.Namespace) -> int:
             start=args.start,
             duration=args.duration,
             recover=args.recover,
+            max_seconds=MAX_SECONDS if args.max_seconds is None else args.max_seconds,
             overwrite=args.force,
             progress=progress,
         )
@@ -247,7 +253,13 @@ def _decode_pipe(args: argparse.Namespace) -> int:
             return open_codec(args.model, args)
         return open_embedded(fingerprint, args)
 
-    decode_pipe(find_codec, sys.stdin.buffer, sys.stdout.buffer, raw=args.raw)
+    decode_pipe(
+        find_codec,
+        sys.stdin.buffer,
+        sys.stdout.buffer,
+        raw=args.raw,
+        max_seconds=args.max_seconds,
+    )
     return 0
 
 
@@ -257,7 +269,7 @@ def info(args: argparse.Namespace) -> int:
     described = []
     for source in batch.files:
         try:
-            facts = describe_file(source.path)
+            facts = describe_file(source.path, recover=args.recover)
         except Exception as error:  # one bad file does not keep the others from being shown
             batch.fail(source.path, error)
             continue
@@ -282,22 +294,31 @@ def demo(args: argparse.Namespace) -> None:
 # ---- coded files
 
 
-def describe_file(source: Path) -> dict[str, Any]:
+def describe_file(source: Path, *, recover: bool = False) -> dict[str, Any]:
     """Return the facts in the header of a coded file as plain data.
 
     `seconds`, `samples` and `sample_rate` are those of the audio, `bitrate` is kbit/s of the whole
-    file. A fact that the format does not have is left out.
+    file. A fact that the format does not have is left out. With `recover` a damaged `.dacp` file is
+    described, too; `lost` (spans in seconds), `end_missing` and `extra_bytes` say what is wrong.
 
     Raises: InputError if there is no such file, FileFormatError if it is no coded file.
     """
     from codecplus.checkpoints.identity import find_embedded
 
-    header = _read_header(source)
+    header, damage = _read_header(source, recover)
     if header is None:
         return _describe_official(source)
     size = source.stat().st_size
     seconds = header.num_samples / header.original_sample_rate
     entropy_model = header.entropy_model
+    wrong = {}
+    if recover:
+        wrong = {
+            "lost": [list(span) for span in damage.lost_seconds],
+            "end_missing": damage.end_missing,
+            "extra_bytes": damage.extra_bytes,
+            "damage": damage.describe(),
+        }
     return {
         "file": str(source),
         "format": "dacp",
@@ -318,6 +339,7 @@ def describe_file(source: Path) -> dict[str, Any]:
         "bytes": size,
         "bitrate": size * 8 / seconds / 1000 if seconds else None,
         "gain": float(header.gain),
+        **wrong,
     }
 
 
@@ -367,6 +389,8 @@ def _info_lines(facts: dict[str, Any]) -> dict[str, str]:
     }
     if facts["gain"] != 1.0:
         lines["gain"] = f"{facts['gain']:.4f}"
+    if "damage" in facts:
+        lines["damage"] = facts["damage"] or "none"
     return lines
 
 
@@ -378,9 +402,9 @@ def _coding_line(facts: dict[str, Any]) -> str:
     return f"entropy-coded codes, entropy model {facts['entropy_model']}"
 
 
-def _model_of_file(source: Path) -> str:
+def _model_of_file(source: Path, recover: bool) -> str:
     """Return the name of the embedded model that made a file, by the fingerprint in it."""
-    header = _read_header(source)
+    header, _ = _read_header(source, recover)
     if header is None:
         raise InputError(
             "a .dac file does not say which model made it; "
@@ -389,15 +413,16 @@ def _model_of_file(source: Path) -> str:
     return embedded_name(header.fingerprint)
 
 
-def _read_header(source: Path) -> Any:
-    """Return the header of a .dacp file; None for a .dac file of the original implementation."""
+def _read_header(source: Path, recover: bool = False) -> tuple[Any, Any]:
+    """Return the header of a .dacp file and its damage; no header for a .dac of the original."""
     from codecplus.bitstream import Reader
     from codecplus.decompression import is_official, open_coded
 
     with open_coded(source) as file:
         if is_official(file):
-            return None
-        return Reader(file).header
+            return None, None
+        reader = Reader(file, recover=recover)
+        return reader.header, reader.damage
 
 
 def _audio_seconds(source: Path) -> float:
@@ -410,7 +435,10 @@ def _audio_seconds(source: Path) -> float:
 
 def _coded_seconds(source: Path) -> float:
     """Return the length of the audio in a coded file; 0 where it takes decoding to know it."""
-    header = _read_header(source)
+    try:
+        header, _ = _read_header(source)
+    except CodecPlusError:  # its job reports it
+        return 0.0
     if header is None:
         return 0.0
     return header.num_samples / header.original_sample_rate

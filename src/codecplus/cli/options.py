@@ -102,6 +102,10 @@ SHARED: dict[str, dict[str, Any]] = {
         "action": "store_true",
         "help": "make a new repository on the Hub private",
     },
+    "recover": {
+        "action": "store_true",
+        "help": "read damaged files, too: conceal what is lost, and say what and where it is",
+    },
     "json": {
         "action": "store_true",
         "help": "print JSON on standard output instead of text",

@@ -16,8 +16,16 @@ import numpy as np
 
 from codecplus.audio.resampling import Resampler
 from codecplus.codec import Codec
+from codecplus.encoding.stream_info import highest_rate
 from codecplus.errors import FileFormatError, InputError
-from codecplus.streaming import ConcealingDecoder, PacketFormat, PacketReader, PacketWriter
+from codecplus.streaming import (
+    ConcealingDecoder,
+    PacketFormat,
+    PacketGapError,
+    PacketReader,
+    PacketWriter,
+    Received,
+)
 
 _CHUNK = 1 << 14  # bytes asked of a pipe at once; a pipe gives fewer as soon as it has any
 _HEADER_EVERY = 50  # frames after which the header is repeated, so that a listener can join
@@ -93,7 +101,12 @@ def _write_packet(sink: BinaryIO, packet: bytes) -> None:
 
 
 def decode_pipe(
-    find_codec: Callable[[bytes], Codec], source: BinaryIO, sink: BinaryIO, *, raw: bool = False
+    find_codec: Callable[[bytes], Codec],
+    source: BinaryIO,
+    sink: BinaryIO,
+    *,
+    raw: bool = False,
+    max_seconds: float | None = None,
 ) -> None:
     """Decode packets from a pipe as they come, and write 16-bit samples.
 
@@ -105,21 +118,28 @@ def decode_pipe(
         source: the packets.
         sink: where the samples go.
         raw: leave out the WAV header.
+        max_seconds: of audio to write at most; None for a stream without end.
 
     Raises:
         FileFormatError: for a stream that holds no packet.
+        InputError: for a stream of more than `max_seconds`; what came before it is written.
     """
     reader = PacketReader()
     player = None
     for packet in read_packets(source):
         try:
-            received = reader.read(packet)
+            received = _read_packet(reader, packet)
         except FileFormatError:
             continue  # the next good packet says how many frames are missing
         if received is None:
             continue
         if player is None:
             player = _open_player(find_codec, reader.format, sink, raw)
+        if max_seconds is not None and player.seconds > max_seconds:
+            raise InputError(
+                f"expected a stream of at most {max_seconds:g} s, got more; "
+                "if that is right, raise --max-seconds or leave it out"
+            )
         player.play(received.codes, received.lost)
         if reader.ended:
             break
@@ -134,6 +154,15 @@ def decode_pipe(
         warnings.warn(f"{player.clipped} samples were beyond full scale and clipped", stacklevel=2)
 
 
+def _read_packet(reader: PacketReader, packet: bytes) -> Received | None:
+    """Read a packet; behind a very long gap, play on without concealing it."""
+    try:
+        return reader.read(packet)
+    except PacketGapError:
+        reader.rejoin()
+        return reader.read(packet)
+
+
 def _open_player(
     find_codec: Callable[[bytes], Codec],
     packet_format: PacketFormat | None,
@@ -145,7 +174,14 @@ def _open_player(
             "expected a stream of codecplus encode -, got packets of another application"
         )
     fingerprint, sample_rate = _HEADER.unpack(packet_format.header)
-    player = _Player(find_codec(fingerprint), sample_rate, packet_format.channels, sink)
+    codec = find_codec(fingerprint)
+    highest = highest_rate(codec.model_sample_rate)
+    if not _is_usable(sample_rate, packet_format.channels) or sample_rate > highest:
+        raise FileFormatError(
+            f"expected a stream of {_MIN_RATE} to {highest} Hz and 1 to {_MAX_CHANNELS} channels, "
+            f"got {sample_rate} Hz and {packet_format.channels} channels"
+        )
+    player = _Player(codec, sample_rate, packet_format.channels, sink)
     if not raw:
         sink.write(wav_header(sample_rate, packet_format.channels))
     return player
@@ -162,8 +198,15 @@ class _Player:
         self._decoder = ConcealingDecoder(network, batch=channels)
         self._resampler = Resampler(codec.model_sample_rate, sample_rate, channels)
         self._sink = sink
+        self._samples_per_second = sample_rate
+        self._samples = 0
         self.clipped = 0
         self.lost = 0
+
+    @property
+    def seconds(self) -> float:
+        """Audio written so far."""
+        return self._samples / self._samples_per_second
 
     def play(self, codes: np.ndarray, lost: int) -> None:
         """Write the samples of codes (C, K, T) that come after `lost` frames."""
@@ -181,6 +224,7 @@ class _Player:
         return self._resampler.push(samples)
 
     def _write(self, samples: np.ndarray) -> None:  # (C, S)
+        self._samples += samples.shape[-1]
         self.clipped += int((np.abs(samples) > 1).sum())
         integers = (samples.clip(-1, 32767 / 32768).T * 32768).round().astype("<i2")
         self._sink.write(integers.tobytes())

@@ -7,6 +7,16 @@ from codecplus.inference.network import Geometry
 
 FINGERPRINT_SIZE = 8  # bytes of it in a file: every byte counts, and 2⁻⁶⁴ is small
 
+# A file may ask a reader for so many samples per sample of the model, or for this rate: a kilobyte
+# of silence could become gigabytes.
+_MAX_RATE_RATIO = 16
+_USUAL_RATE = 192_000  # Hz
+
+
+def highest_rate(model_rate: int) -> int:
+    """The highest rate in Hz of audio that a model of this rate codes."""
+    return max(_USUAL_RATE, _MAX_RATE_RATIO * model_rate)
+
 
 def bitrates(config: Geometry) -> list[float]:
     """kbit/s of one channel for each number of codebooks, before entropy coding."""
@@ -59,6 +69,12 @@ def make_stream_info(
     if not 1 <= n_quantizers <= config.n_codebooks:
         raise InputError(
             f"this model has 1 to {config.n_codebooks} codebooks, got n_quantizers={n_quantizers}"
+        )
+    highest = highest_rate(config.sampling_rate)
+    if sample_rate > highest:
+        raise InputError(
+            f"expected audio of at most {highest} Hz for this model of {config.sampling_rate} Hz, "
+            f"got {sample_rate} Hz; resample it first"
         )
     return StreamInfo(
         fingerprint=fingerprint[:FINGERPRINT_SIZE],

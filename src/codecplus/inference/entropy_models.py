@@ -4,6 +4,7 @@ from pathlib import Path
 
 from codecplus.bitstream import EntropyModel
 from codecplus.checkpoints.identity import EMBEDDED_FOLDER, find_embedded
+from codecplus.checkpoints.untrusted import MAX_ENTROPY_SIZE, check_file
 
 ENTROPY_FILE = "entropy.safetensors"
 
@@ -13,11 +14,14 @@ def read_entropy_models(folder: Path) -> list[EntropyModel]:
 
     `entropy.safetensors` comes first, then others named `entropy*.safetensors` in their order.
 
-    Raises FileFormatError for one that is damaged.
+    Raises FileFormatError for one that is damaged, CheckpointError for a name of one that is no
+    file.
     """
     paths = sorted(
         folder.glob("entropy*.safetensors"), key=lambda path: (path.name != ENTROPY_FILE, path.name)
     )
+    for path in paths:
+        check_file(path, MAX_ENTROPY_SIZE)
     return [EntropyModel.from_bytes(path.read_bytes()) for path in paths]
 
 

@@ -8,6 +8,21 @@ from transformers.models.dac.configuration_dac import DacConfig as StockDacConfi
 
 from .checkpoints_dac import embedded_folder
 
+# The most that file formats, resampler and networks in use know, with room. A configuration may
+# come from a stranger, and larger numbers would take all memory before anything else is read.
+_MAX_SIZES = {
+    "encoder_hidden_size": 1 << 14,
+    "decoder_hidden_size": 1 << 16,
+    "hidden_size": 1 << 16,
+    "n_codebooks": 255,
+    "codebook_size": 1 << 15,
+    "codebook_dim": 1 << 12,
+    "sampling_rate": 1_000_000,
+}
+_MAX_HOP_LENGTH = (1 << 16) - 1
+_MAX_LABELS = 10_000
+_MAX_RATIOS = 12  # every one doubles the channels of the encoder
+
 
 @strict
 class DacConfig(StockDacConfig):
@@ -63,6 +78,15 @@ class DacConfig(StockDacConfig):
     def __post_init__(self, **kwargs):
         for derived in ("hop_length", "upsampling_ratios", "frame_rate"):
             kwargs.pop(derived, None)
+        # transformers makes a dictionary of so many names; a DAC has no use for them.
+        num_labels = kwargs.get("num_labels")
+        if num_labels is not None and not 0 <= num_labels <= _MAX_LABELS:
+            raise ValueError(f"num_labels must be at most {_MAX_LABELS}, got {num_labels}")
+        if len(self.downsampling_ratios) > _MAX_RATIOS:
+            raise ValueError(
+                f"downsampling_ratios must be at most {_MAX_RATIOS}, "
+                f"got {len(self.downsampling_ratios)}"
+            )
         if self.hidden_size is None:
             self.hidden_size = self.encoder_hidden_size * 2 ** len(self.downsampling_ratios)
         self._check_sizes()
@@ -109,6 +133,15 @@ class DacConfig(StockDacConfig):
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        hop_length = math.prod(self.downsampling_ratios)
+        if hop_length > _MAX_HOP_LENGTH:
+            raise ValueError(
+                f"downsampling_ratios must have a product of at most {_MAX_HOP_LENGTH}, "
+                f"got {hop_length}"
+            )
+        for name, largest in _MAX_SIZES.items():
+            if getattr(self, name) > largest:
+                raise ValueError(f"{name} must be at most {largest}, got {getattr(self, name)}")
         if self.codebook_size < 2 or self.codebook_size & (self.codebook_size - 1):
             raise ValueError(f"codebook_size must be a power of two, got {self.codebook_size}")
         halvings = 2 ** len(self.downsampling_ratios)

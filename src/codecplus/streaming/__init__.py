@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from codecplus.streaming.packets import (
         ConcealingDecoder,
         PacketFormat,
+        PacketGapError,
         PacketReader,
         PacketWriter,
         Received,
@@ -26,6 +27,7 @@ __getattr__ = lazy_names(
         "DecoderStream": "stream",
         "EncoderStream": "stream",
         "PacketFormat": "packets",
+        "PacketGapError": "packets",
         "PacketReader": "packets",
         "PacketWriter": "packets",
         "Received": "packets",
@@ -40,6 +42,7 @@ __all__ = [
     "DecoderStream",
     "EncoderStream",
     "PacketFormat",
+    "PacketGapError",
     "PacketReader",
     "PacketWriter",
     "Received",

@@ -1,5 +1,4 @@
-"""Codes on a line that loses packets: framed, numbered, checked; and a decoder that plays on
-through the gaps.
+"""Codes on a line that loses packets: framed, numbered, checked; and a decoder that plays on.
 
     packet = mark (1 byte, da), version and flags (1), number (4), frames (1), [header], codes,
     crc32 (4) header = channels (1), codebooks (1), bits per code (1), size n (1), n bytes of the
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from codecplus.bitstream.packing import pack_codes, packed_size, unpack_codes
 from codecplus.errors import FileFormatError, InputError
 from codecplus.streaming.steps import DecoderSteps
 from codecplus.streaming.stream import DecoderStream
@@ -26,20 +26,31 @@ from codecplus.streaming.stream import DecoderStream
 if TYPE_CHECKING:
     from codecplus.modeling_dac import DacModel
 
-_MARK, _VERSION, _WITH_HEADER = 0xDA, 1, 1
-_FIXED_SIZE, _CRC_SIZE = 7, 4  # bytes before the header, and of the checksum
+_MARK = 0xDA
+_VERSION = 1
+_WITH_HEADER = 1  # the one flag
+_FIXED_SIZE = 7  # bytes before the header
+_CRC_SIZE = 4
 _NUMBERS = 1 << 32
 MAX_PACKET_FRAMES = 255
 
 # Frames over which a repeated frame fades to silence: 80 ms at 50 frames per second, about a
 # phoneme.
 _FADE = 4
+# Frames that may be concealed before any was received, 5 s at 50 frames per second. Beyond it, no
+# more frames are concealed than were received: a few packets could ask for hours.
+_FREE_FRAMES = 250
+
+
+class PacketGapError(FileFormatError):
+    """A good packet that is further ahead than a reader's `max_gap`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PacketFormat:
-    """What a receiver must know of a stream before its first packet; raises InputError for what no
-    packet can say.
+    """The facts that a receiver must know of a stream before its first packet.
+
+    Raises InputError for values that no packet can carry.
     """
 
     num_codebooks: int
@@ -71,7 +82,7 @@ class PacketFormat:
 
     def codes_size(self, frames: int) -> int:
         """Bytes that the codes of so many frames take."""
-        return -(-frames * self.channels * self.num_codebooks * self.bits // 8)
+        return packed_size(frames * self.channels * self.num_codebooks, self.bits)
 
     def to_bytes(self) -> bytes:
         """The header as it stands in a packet."""
@@ -80,7 +91,7 @@ class PacketFormat:
 
 @dataclass(frozen=True)
 class Received:
-    """What one packet brought."""
+    """The codes of one packet, and the frames that were missing before it."""
 
     codes: np.ndarray
     """int16 (C, K, t); t is 0 at the end of the stream."""
@@ -110,12 +121,11 @@ class PacketWriter:
         Raises InputError, before the frames are counted, for another shape or codes that do not
         fit.
         """
-        form, codes = self.format, np.asarray(codes)
+        form = self.format
+        codes = np.asarray(codes)
         frames = codes.shape[-1] if codes.ndim else 0
-        if (
-            codes.shape != (form.channels, form.num_codebooks, frames)
-            or not 1 <= frames <= MAX_PACKET_FRAMES
-        ):
+        has_shape = codes.shape == (form.channels, form.num_codebooks, frames)
+        if not has_shape or not 1 <= frames <= MAX_PACKET_FRAMES:
             raise InputError(
                 f"expected codes of shape ({form.channels}, {form.num_codebooks}, "
                 f"1 to {MAX_PACKET_FRAMES}), got {codes.shape}"
@@ -124,9 +134,8 @@ class PacketWriter:
             raise InputError(
                 f"expected integer codes from 0 to {form.codebook_size - 1}, got others"
             )
-        packet = self._packet(
-            frames, _pack_bits(np.moveaxis(codes, -1, 0).reshape(-1), form.bits), with_header
-        )
+        body = pack_codes(np.moveaxis(codes, -1, 0).reshape(-1), form.bits)
+        packet = self._packet(frames, body, with_header)
         self.frames += frames
         return packet
 
@@ -136,10 +145,13 @@ class PacketWriter:
 
     def _packet(self, frames: int, body: bytes, with_header: bool) -> bytes:
         header = self.format.to_bytes()
-        with_header = with_header or self.frames == 0
-        start = bytes([_MARK, _VERSION << 4 | (_WITH_HEADER if with_header else 0)])
-        start += (self.frames % _NUMBERS).to_bytes(4, "big") + bytes([frames])
-        packet = start + (header if with_header else b"") + body
+        flags = 0
+        carried = b""
+        if with_header or self.frames == 0:
+            flags = _WITH_HEADER
+            carried = header
+        number = (self.frames % _NUMBERS).to_bytes(4, "big")
+        packet = bytes([_MARK, _VERSION << 4 | flags]) + number + bytes([frames]) + carried + body
         return packet + _crc(header, packet)
 
 
@@ -169,20 +181,16 @@ class PacketReader:
     def read(self, packet: bytes) -> Received | None:
         """What a packet brings; None if there is no header yet, or it is late.
 
-        Raises FileFormatError, and forgets the packet, if it is damaged, of another stream, or
-        further ahead than `max_gap`; see `rejoin`.
+        Raises FileFormatError, and forgets the packet, if it is damaged or of another stream, and
+        its child PacketGapError if it is further ahead than `max_gap`; see `rejoin`.
         """
         parsed = self._parse(bytes(packet))
         if parsed is None:
             return None
         form, number, frames, body = parsed
-        ahead = (
-            0
-            if self._next is None
-            else (number - self._next + _NUMBERS // 2) % _NUMBERS - _NUMBERS // 2
-        )
+        ahead = self._frames_ahead(number)
         if ahead > self.max_gap:
-            raise FileFormatError(
+            raise PacketGapError(
                 f"expected a packet at most {self.max_gap} frames ahead, "
                 f"got one {ahead} frames ahead; "
                 "rejoin() goes on from the next packet, and its clock"
@@ -191,15 +199,22 @@ class PacketReader:
         if ahead < 0 and ahead + frames <= 0:
             self.late += 1
             return None
-        codes = _unpack_bits(body, frames * form.channels * form.num_codebooks, form.bits)
-        codes = np.moveaxis(
-            codes.reshape(frames, form.channels, form.num_codebooks), 0, -1
-        )  # (C, K, t)
-        lost, known = max(0, ahead), max(0, -ahead)
+        codes = unpack_codes(body, frames * form.channels * form.num_codebooks, form.bits)
+        codes = codes.reshape(frames, form.channels, form.num_codebooks)
+        codes = np.moveaxis(codes, 0, -1)  # (C, K, t)
+        lost = max(0, ahead)
+        already_known = max(0, -ahead)
         self.ended = not frames
         self.lost += lost
         self._next = (number + frames) % _NUMBERS
-        return Received(np.ascontiguousarray(codes[..., known:]), lost)
+        return Received(np.ascontiguousarray(codes[..., already_known:]), lost)
+
+    def _frames_ahead(self, number: int) -> int:
+        """How many frames lie between the one that should come next and this one; may be < 0."""
+        if self._next is None:
+            return 0
+        half = _NUMBERS // 2
+        return (number - self._next + half) % _NUMBERS - half
 
     def skip(self, frames: int = 1) -> None:
         """Give up the next frames, because they are due and have not come; their packets will be
@@ -217,17 +232,16 @@ class PacketReader:
         """Format, number of the first frame, frames and codes of a packet; None while its format is
         unknown.
         """
-        if (
-            len(packet) < _FIXED_SIZE + _CRC_SIZE
-            or packet[0] != _MARK
-            or packet[1] >> 4 != _VERSION
-        ):
+        is_long_enough = len(packet) >= _FIXED_SIZE + _CRC_SIZE
+        if not is_long_enough or packet[0] != _MARK or packet[1] >> 4 != _VERSION:
             raise FileFormatError(
                 f"expected a packet of version {_VERSION}, got {packet[:2].hex(' ') or 'nothing'}"
             )
         if packet[1] & 15 & ~_WITH_HEADER:
             raise FileFormatError(f"expected flags of at most {_WITH_HEADER}, got {packet[1] & 15}")
-        number, frames, start = int.from_bytes(packet[2:6], "big"), packet[6], _FIXED_SIZE
+        number = int.from_bytes(packet[2:6], "big")
+        frames = packet[6]
+        start = _FIXED_SIZE
         form = self.format
         if packet[1] & _WITH_HEADER:
             form, start = _format_from_bytes(packet)
@@ -253,6 +267,9 @@ class ConcealingDecoder:
     The frame after a gap is faded in. As many samples come out as for a stream without losses, and
     from `decoder_reach[0]` frames after a gap they are the same.
 
+    A stream conceals no more frames in all than it was given, and 250 more. What is lost beyond
+    that is left out: playback is earlier by it from there on, and `skipped` counts these frames.
+
     Args:
         model: a model, or a `StreamingDecoder` of it, as for `DecoderStream`.
         batch: rows, channels for instance, that share their losses; None for one without a batch
@@ -264,9 +281,11 @@ class ConcealingDecoder:
         self.hop_length = self.stream.network.hop_length
         self._last: np.ndarray | None = None  # codes of the last frame (..., K, 1)
         self._gain = 1.0  # where the fade stands after the last frame pushed
-        self._fades: deque[tuple[float, float]] = (
-            deque()
-        )  # gains, first and last, of frames still in the decoder
+        # Gains, first and last, of the frames still in the decoder.
+        self._fades: deque[tuple[float, float]] = deque()
+        self.skipped = 0
+        """Lost frames that were left out instead of concealed."""
+        self._concealable = _FREE_FRAMES
 
     def push(self, codes: Any, lost: int = 0) -> np.ndarray:
         """Take codes (K, t) or (B, K, t) behind `lost` frames that never came; give the samples
@@ -278,16 +297,20 @@ class ConcealingDecoder:
         pieces = [self.conceal(lost)] if lost else []
         if codes.ndim and codes.shape[-1]:
             fades = [(self._gain, 1.0)] + [(1.0, 1.0)] * (codes.shape[-1] - 1)
+            self._concealable += codes.shape[-1]
             pieces.append(self._decode(codes, fades))
             self._last = codes[..., -1:].copy()
         return np.concatenate([*pieces, self._silence(0)], axis=-1)
 
     def conceal(self, frames: int = 1) -> np.ndarray:
         """Play on for some frames without codes; call it when a frame is due and has not come."""
+        concealed = min(frames, self._concealable)
+        self.skipped += frames - concealed
+        self._concealable -= concealed
+        frames = concealed
         pieces = [self._silence(0)]
         for done in range(frames):
-            # Nothing can be heard of the frames in the decoder: silence is as good, and costs
-            # nothing.
+            # Once nothing can be heard of the frames in the decoder, silence is as good and free.
             if self._last is None or (self._gain == 0 and not any(map(any, self._fades))):
                 self._gain = 0.0
                 pieces.append(self._silence(frames - done))
@@ -299,7 +322,9 @@ class ConcealingDecoder:
     def flush(self) -> np.ndarray:
         """End the stream: give the samples left. The next push begins anew."""
         samples = self._faded(self.stream.flush())
-        self._last, self._gain = None, 1.0
+        self._last = None
+        self._gain = 1.0
+        self._concealable = _FREE_FRAMES
         return samples
 
     def _decode(self, codes: np.ndarray, fades: list[tuple[float, float]]) -> np.ndarray:
@@ -319,15 +344,17 @@ class ConcealingDecoder:
         return samples
 
     def _silence(self, frames: int) -> np.ndarray:
-        batch = self.stream.batch
-        return np.zeros(
-            (*(() if batch is None else (batch,)), frames * self.hop_length), np.float32
-        )
+        shape = (frames * self.hop_length,)
+        if self.stream.batch is not None:
+            shape = (self.stream.batch, *shape)
+        return np.zeros(shape, np.float32)
 
 
 def _format_from_bytes(packet: bytes) -> tuple[PacketFormat, int]:
     """The header of a packet that has one, and where the codes begin."""
     start = _FIXED_SIZE + 4
+    if len(packet) < start:
+        raise FileFormatError("expected a whole header in the packet, got a part; it is damaged")
     channels, codebooks, bits, size = packet[_FIXED_SIZE:start]
     header = packet[start : start + size]
     try:
@@ -341,15 +368,3 @@ def _format_from_bytes(packet: bytes) -> tuple[PacketFormat, int]:
 
 def _crc(header: bytes, packet: bytes) -> bytes:
     return zlib.crc32(packet, zlib.crc32(header)).to_bytes(_CRC_SIZE, "big")
-
-
-def _pack_bits(codes: np.ndarray, bits: int) -> bytes:
-    """Codes (N,) one after the other, each most significant bit first."""
-    shifts = np.arange(bits - 1, -1, -1)
-    return np.packbits((codes[:, None].astype(np.int64) >> shifts & 1).astype(np.uint8)).tobytes()
-
-
-def _unpack_bits(data: bytes, count: int, bits: int) -> np.ndarray:
-    """The inverse of `_pack_bits`: int16 (count,)."""
-    rows = np.unpackbits(np.frombuffer(data, np.uint8), count=count * bits).reshape(count, bits)
-    return (rows @ (1 << np.arange(bits - 1, -1, -1))).astype(np.int16)
