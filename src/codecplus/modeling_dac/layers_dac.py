@@ -13,6 +13,8 @@ batch gives the results of its items.
 # pyright: reportIndexIssue=false, reportOperatorIssue=false, reportReturnType=false
 # torch types every part of a module as "Tensor | Module": what is read off one is an error above.
 
+import importlib
+import importlib.util
 import math
 from contextlib import contextmanager
 from functools import cache
@@ -64,7 +66,36 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
         getattr(forward, "__func__", None) is kind.forward
         and not module._forward_hooks
         and not module._forward_pre_hooks
+        and not _global_hooks()
     )
+
+
+def _global_hooks() -> bool:
+    """Return whether hooks of `torch.nn.modules.module` follow the calls of all modules."""
+    hooks = nn.modules.module
+    return bool(hooks._global_forward_hooks or hooks._global_forward_pre_hooks)
+
+
+@cache
+def compiled_kernels():
+    """Return the module of codecplus that runs compiled kernels, or None without codecplus.
+
+    By name: this file also lies in model repositories, where codecplus need not be installed.
+    """
+    if importlib.util.find_spec("codecplus") is None:
+        return None
+    try:
+        return importlib.import_module("codecplus.acceleration.inference")
+    except ImportError:  # of another version
+        return None
+
+
+def may_use_kernels(module: nn.Module) -> bool:
+    """Return whether a compiled kernel may stand in for a module: for inference, unless forbidden.
+
+    `DacModel.allow_kernels` sets the attribute.
+    """
+    return module.allow_kernels and not module.training and not gradients_or_graph()
 
 
 def snake(x: Tensor, alpha: Tensor) -> Tensor:
@@ -121,16 +152,18 @@ class Snake1d(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(1, channels, 1))
-        # Set by `DacModel.compile_layers`: (module, x) -> y, or None for an x it does not take.
-        self.fused = None
+        self.allow_kernels = True
+        self.fused = None  # set by `DacModel.compile_layers`: (module, x) -> y
 
     def forward(self, x: Tensor) -> Tensor:
         if gradients_or_graph() or x.device.type != "cpu":
             return snake(x, self.alpha)
-        if self.fused is not None:
-            y = self.fused(self, x)
+        if may_use_kernels(self) and (kernels := compiled_kernels()):
+            y = kernels.snake(self, x)
             if y is not None:
                 return y
+        if self.fused is not None:
+            return self.fused(self, x)
         rows = channels_last(x).transpose(1, 2)  # (B, T, C)
         y = snake_in_blocks(rows.flatten(0, 1), self.alpha.flatten())
         return y.view(rows.shape).transpose(1, 2)
@@ -514,9 +547,7 @@ class DacResidualUnit(DacChain):
         self.conv1 = DacConv1d(channels, channels, 7, dilation=dilation, causal=causal)
         self.snake2 = Snake1d(channels)
         self.conv2 = DacConv1d(channels, channels, 1)
-        # Set by `DacModel.compile_layers`: (unit, x, lengths) -> y, or None for an x it does not
-        # take.
-        self.fused = None
+        self.allow_kernels = True
 
     def steps(self) -> list[tuple[str, nn.Module]]:
         """Return the layers whose result is added to the input, a pointwise convolution last."""
@@ -528,8 +559,8 @@ class DacResidualUnit(DacChain):
         ]
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        if self.fused is not None and not gradients_or_graph() and self.is_plain():
-            y = self.fused(self, x, lengths)
+        if may_use_kernels(self) and self.is_plain() and (kernels := compiled_kernels()):
+            y = kernels.residual_unit(self, x, lengths)
             if y is not None:
                 return y
         *steps, (_, last) = self.steps()
