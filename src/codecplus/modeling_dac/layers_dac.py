@@ -357,9 +357,12 @@ def folded_conv(
 ) -> Tensor:
     """Convolve (B, C, T) -> (B, C', T) with a dilated kernel (C', C, k).
 
-    It is an undilated convolution on a folded view.
+    It is an undilated convolution on a folded view, or a sum of products, see `tap_products`.
     """
     steps = x.shape[-1]
+    if sums_products(x):
+        rows = F.pad(x.transpose(1, 2), (0, 0, *pads))  # (B, T + pads, C)
+        return tap_products(rows, weight.permute(2, 1, 0), bias, dilation).transpose(1, 2)
     x = channels_last(x)
     # In a graph always, of no steps where none are missing: a branch would compile it anew for
     # every remainder.
@@ -375,6 +378,31 @@ def folded_conv(
     return y.flatten(2)[..., :steps]
 
 
+def sums_products(x: Tensor) -> bool:
+    """Return whether `tap_products` is the fastest convolution of x: in fp32 on a CPU.
+
+    On AVX2 it is 1 to 3 times as fast as torch's, which is best in bf16 on AMX. With gradients it
+    would keep every product.
+    """
+    return x.dtype == torch.float32 and x.device.type == "cpu" and not gradients_or_graph()
+
+
+def tap_products(rows: Tensor, taps: Tensor, bias: Tensor | None, dilation: int = 1) -> Tensor:
+    """Convolve rows (B, T, C) with taps (k, C, C'), without padding: (B, T', C').
+
+    Each tap is a matrix product of rows as they lie, accumulated onto those before.
+    """
+    kernel, _, out_channels = taps.shape
+    steps = rows.shape[1] - (kernel - 1) * dilation
+    y = rows.new_zeros(rows.shape[0], steps, out_channels)
+    if bias is not None:
+        y += bias
+    for item, out in zip(rows, y, strict=True):
+        for i, tap in enumerate(taps):
+            out.addmm_(item[i * dilation : i * dilation + steps], tap)
+    return y
+
+
 def strided_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, pads: tuple[int, int]
 ) -> Tensor:
@@ -383,6 +411,10 @@ def strided_conv(
     rows = F.pad(x.transpose(1, 2), (0, 0, *pads)).contiguous()  # (B, T + pads, C)
     matrix = weight.transpose(1, 2).flatten(1)  # (C', k * C), a copy unless laid out
     steps = (rows.shape[1] - kernel) // stride + 1
+    if kernel == 2 * stride and sums_products(rows):
+        blocks = rows[:, : (steps + 1) * stride].unflatten(1, (-1, stride)).flatten(2)
+        taps = matrix.unflatten(1, (2, -1)).permute(1, 2, 0)  # (2, s * C, C')
+        return tap_products(blocks, taps, bias).transpose(1, 2)
     if kernel == 2 * stride and not gradients_or_graph() and steps >= _MANY_STEPS:
         image = rows[:, : (steps + 1) * stride].unflatten(1, (-1, stride))
         image = image.flatten(2)  # (B, T' + 1, s * C)
