@@ -13,7 +13,7 @@ from processors import SETS, needs_compiler, needs_kernels
 from codecplus import kernels
 from codecplus.errors import InputError
 from codecplus.kernels import compiler, loading
-from codecplus.kernels.instruction_sets import INSTRUCTION_SETS, sets_for
+from codecplus.kernels.instruction_sets import INSTRUCTION_SETS, machine, sets_for
 
 ZEN4 = {"avx2", "fma", "bmi2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"} | {
     "avx512_bf16"
@@ -21,7 +21,7 @@ ZEN4 = {"avx2", "fma", "bmi2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "a
 
 
 @pytest.mark.parametrize(
-    ("machine", "flags", "best"),
+    ("architecture", "flags", "best"),
     [
         ("x86_64", {"sse2"}, None),
         ("x86_64", {"avx2", "fma", "bmi2"}, "avx2"),
@@ -32,8 +32,8 @@ ZEN4 = {"avx2", "fma", "bmi2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "a
         ("riscv64", set(), None),
     ],
 )
-def test_a_processor_gets_the_best_that_it_has(machine, flags, best):
-    names = [one.name for one in sets_for(machine, flags)]
+def test_a_processor_gets_the_best_that_it_has(architecture, flags, best):
+    names = [one.name for one in sets_for(architecture, flags)]
     assert (names[0] if names else None) == best
 
 
@@ -260,3 +260,27 @@ def test_threads_and_forks_share_the_kernels():
     finally:
         torch.set_num_threads(1)
     assert all(results)
+
+
+@needs_compiler
+@pytest.mark.skipif(machine() != "x86_64", reason="the sets of x86-64 are those with several")
+def test_kernels_of_every_instruction_set_compile(tmp_path):
+    for one in INSTRUCTION_SETS:
+        if one.machine == machine():
+            output = tmp_path / one.name
+            compiler.compile_library(compiler.find_compiler(), one, output)
+            code = output.read_bytes()
+            assert (b"unit_bf16" in code) == one.bf16
+            assert (b"unit_back_bf16" in code) == one.trains
+            assert b"libgomp" not in code  # which machines without a compiler do not have
+            assert b"libstdc++" not in code
+
+
+@needs_kernels
+def test_prebuilt_kernels_come_first(cache, tmp_path, monkeypatch):
+    prebuilt = tmp_path / "prebuilt"
+    prebuilt.mkdir()
+    (prebuilt / f"kernels-{SETS[0].name}.so").write_bytes((tmp_path / "code").read_bytes())
+    monkeypatch.setattr(loading, "_PREBUILT", prebuilt)
+    assert hasattr(loading.load(SETS[0]), "unit_fp32")
+    assert not cache.exists()

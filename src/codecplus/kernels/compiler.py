@@ -20,6 +20,7 @@ _OPTIONS = (
     "-fno-math-errno",
     "-fPIC",
     "-shared",
+    "-fno-threadsafe-statics",  # their guards are in libstdc++, which is not there everywhere
     "-pthread",
 )
 _TIMEOUT = 300  # seconds; it takes some ten

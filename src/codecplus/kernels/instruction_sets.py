@@ -78,6 +78,11 @@ INSTRUCTION_SETS = (  # of those that a processor has, the first is used
 )
 
 
+def library_name(target: InstructionSet) -> str:
+    """Return the file name of the kernels for an instruction set."""
+    return f"kernels-{target.name}.so"
+
+
 @cache
 def processor_flags() -> frozenset[str]:
     """Return what this processor can do, in Linux' words; nothing on other systems."""

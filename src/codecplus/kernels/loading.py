@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from codecplus.kernels.compiler import KernelError, compile_library, find_compiler, fingerprint
-from codecplus.kernels.instruction_sets import InstructionSet, instruction_set
+from codecplus.kernels.instruction_sets import InstructionSet, instruction_set, library_name
 from codecplus.system.paths import atomic_path
 
 logger = logging.getLogger(__name__)
@@ -83,11 +83,6 @@ def load(target: InstructionSet) -> ctypes.CDLL:
     if loaded is None:
         raise KernelError(f"expected the compiled kernels in {path}, but something removes them")
     return loaded
-
-
-def library_name(target: InstructionSet) -> str:
-    """Return the file name of the kernels for an instruction set."""
-    return f"kernels-{target.name}.so"
 
 
 def own_folder() -> Path:
