@@ -4,13 +4,18 @@ import shutil
 
 import pytest
 
-from codecplus import kernels
+from codecplus.kernels.instruction_sets import machine, processor_flags, sets_for
 
-needs_avx512 = pytest.mark.skipif(
-    not kernels.supported(), reason="needs an x86-64 processor with AVX-512"
-)
-needs_amx = pytest.mark.skipif(not kernels.supported_in_bf16(), reason="needs a processor with AMX")
+SETS = sets_for(machine(), processor_flags())
+"""All instruction sets of this processor that there are kernels for."""
+
 needs_compiler = pytest.mark.skipif(
-    not (shutil.which("g++") or shutil.which("clang++")),
-    reason="torch.compile needs a C++ compiler",
+    not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler"
+)
+needs_kernels = pytest.mark.skipif(not SETS, reason="needs a processor with AVX2 or NEON")
+needs_bf16 = pytest.mark.skipif(
+    not any(one.bf16 for one in SETS), reason="needs a processor with AVX512-BF16"
+)
+needs_amx = pytest.mark.skipif(
+    not any(one.trains for one in SETS), reason="needs a processor with AMX"
 )

@@ -1,21 +1,41 @@
-"""Compiled kernels give what the layers give, for any length, width, dilation and cut."""
+"""Compiled kernels give what the layers give, for any length, width, dilation and cut, with every
+instruction set that this processor has.
+"""
 
 import copy
 import pickle
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from processors import needs_amx, needs_avx512
+from processors import SETS, needs_bf16, needs_compiler, needs_kernels
 from tiny import tiny_model
+from torch.utils.flop_counter import FlopCounterMode
 
-from codecplus import kernels
 from codecplus.acceleration import inference
-from codecplus.kernels import build
 from codecplus.modeling_dac.layers_dac import DacResidualUnit, Snake1d
 
-DTYPES = [torch.float32] + [torch.bfloat16] * kernels.supported_in_bf16()
+pytestmark = [needs_kernels, needs_compiler]
+
+CASES = []  # an instruction set and a dtype that it computes in
+for one in SETS:
+    CASES.append((one.name, torch.float32))
+    if one.bf16:
+        CASES.append((one.name, torch.bfloat16))
+every_case = pytest.mark.parametrize(("instruction_set", "dtype"), CASES)
+some_examples = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.fixture(autouse=True)
+def use_instruction_set(request, monkeypatch):
+    """Force the instruction set that a test is parametrized with."""
+    if hasattr(request.node, "callspec"):
+        name = request.node.callspec.params.get("instruction_set")
+        if name:
+            monkeypatch.setenv("CODECPLUS_KERNELS", name)
 
 
 def unit_of(
@@ -39,10 +59,16 @@ def error(y: torch.Tensor, reference: torch.Tensor) -> float:
     return ((y - reference).square().mean() / reference.square().mean()).sqrt().item()
 
 
-@needs_avx512
-@pytest.mark.parametrize("dtype", DTYPES)
+def run(module, *arguments, kernels: bool):
+    """Run a module with or without kernels."""
+    for part in module.modules():
+        part.allow_kernels = kernels
+    return module(*arguments)
+
+
+@every_case
 @pytest.mark.parametrize("causal", [False, True])
-@settings(max_examples=25, deadline=None)
+@some_examples
 @given(
     channels=st.sampled_from([16, 32, 64, 96]),
     dilation=st.sampled_from([1, 3, 9]),
@@ -53,7 +79,7 @@ def error(y: torch.Tensor, reference: torch.Tensor) -> float:
 )
 @torch.inference_mode()
 def test_a_unit_is_as_close_to_exact_as_the_layers(
-    dtype, causal, channels, dilation, length, batch, padded, threads
+    instruction_set, dtype, causal, channels, dilation, length, batch, padded, threads
 ):
     unit = unit_of(channels, dilation, causal, dtype)
     x = steps(batch, length, channels, dtype)
@@ -68,11 +94,15 @@ def test_a_unit_is_as_close_to_exact_as_the_layers(
     if dtype == torch.float32 and channels == 16:
         assert y is None
         return
-    assert error(y, exact) < (1e-5 if dtype == torch.float32 else error(unit(x, lengths), exact))
+    if dtype == torch.float32:
+        limit = 1e-5
+    else:
+        limit = error(run(unit, x, lengths, kernels=False), exact)
+    assert error(y, exact) < limit
 
 
-@needs_amx
-@settings(max_examples=25, deadline=None)
+@needs_bf16
+@some_examples
 @given(
     cuts=st.lists(st.integers(1, 300), min_size=1, max_size=6), dilation=st.sampled_from([1, 3, 9])
 )
@@ -80,89 +110,186 @@ def test_a_unit_is_as_close_to_exact_as_the_layers(
 def test_a_unit_in_steps_is_the_unit(cuts, dilation):
     unit = unit_of(64, dilation, causal=True, dtype=torch.bfloat16)
     x = steps(2, sum(cuts), 64, torch.bfloat16)
-    step, tail, parts = (
-        inference.UnitStep(unit),
-        torch.zeros(2, 6 * dilation, 64, dtype=x.dtype),
-        [],
-    )
+    step = inference.UnitStep(unit)
+    tail = torch.zeros(2, 6 * dilation, 64, dtype=x.dtype)
+    parts = []
     for part in x.transpose(1, 2).split(cuts, dim=1):
         y, tail = step(part, tail)
         parts.append(y)
     assert torch.equal(torch.cat(parts, dim=1).transpose(1, 2), inference.residual_unit(unit, x))
 
 
-@needs_avx512
-@torch.inference_mode()
-def test_weights_may_change_between_calls():
-    unit, x = unit_of(32), steps(1, 200, 32)
-    inference.residual_unit(unit, x)
-    unit.conv1.weight.mul_(0.5)
+def halve_through_data(unit):
+    unit.conv1.weight.data.mul_(0.5)  # torch counts no change of the parameter
+
+
+def change_one_weight(unit):
+    unit.conv2.weight.data[0, 0, 0] += 1
+
+
+def give_other_memory(unit):
     unit.snake2.alpha.data = unit.snake2.alpha.data * 2
-    torch.testing.assert_close(inference.residual_unit(unit, x), unit(x), atol=1e-4, rtol=0)
 
 
-@needs_avx512
-@pytest.mark.parametrize("dtype", DTYPES)
+def exchange_two_filters(unit):
+    unit.conv1.weight.data[[0, 1]] = unit.conv1.weight.data[[1, 0]]
+
+
+@pytest.mark.parametrize(
+    "change", [halve_through_data, change_one_weight, give_other_memory, exchange_two_filters]
+)
 @torch.inference_mode()
-def test_snakes(dtype):
-    snake = Snake1d(48)
+def test_weights_may_change_between_calls_in_any_way(change):
+    unit = unit_of(32)
+    x = steps(1, 200, 32)
+    before = unit(x)
+    change(unit)
+    after = unit(x)
+    assert not torch.equal(after, before)
+    torch.testing.assert_close(after, run(unit, x, kernels=False), atol=1e-4, rtol=0)
+
+
+@every_case
+@torch.inference_mode()
+def test_snakes(instruction_set, dtype):
+    snake = Snake1d(48).eval()
     snake.alpha.data = torch.linspace(-3, 3, 48).view(1, -1, 1)
     x = steps(2, 1000, 48, dtype) * 4
+    y = inference.snake(snake, x)
     step = 2e-6 if dtype == torch.float32 else 2**-4  # of the largest outputs
-    torch.testing.assert_close(inference.snake(snake, x), snake(x), atol=step, rtol=0)
+    torch.testing.assert_close(y, run(snake, x, kernels=False), atol=step, rtol=0)
     assert inference.snake(Snake1d(8), steps(1, 5, 8, dtype)) is None
 
 
-@needs_avx512
+def model_of_kernels(causal: bool = False, dtype=torch.float32):
+    fields = {"encoder_hidden_size": 32, "decoder_hidden_size": 256, "downsampling_ratios": [4, 5]}
+    return tiny_model(causal, **fields).to(dtype)
+
+
+@pytest.fixture
+def units_by_kernel(monkeypatch):
+    """The units that ran as a kernel, each time they did."""
+    units = []
+
+    def counted(unit, x, lengths=None, residual_unit=inference.residual_unit):
+        y = residual_unit(unit, x, lengths)
+        if y is not None:
+            units.append(unit)
+        return y
+
+    monkeypatch.setattr(inference, "residual_unit", counted)
+    return units
+
+
+@every_case
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_compiled_model_gives_the_codes_of_the_plain_one(causal, dtype):
-    model = tiny_model(
-        causal, encoder_hidden_size=32, decoder_hidden_size=256, downsampling_ratios=[4, 5]
-    ).to(dtype)
+def test_a_model_gives_the_codes_of_its_layers(instruction_set, dtype, causal, units_by_kernel):
+    model = model_of_kernels(causal, dtype)
     audio = (torch.randn(2, 1, 9000) * 0.3).to(dtype)
     mask = (torch.arange(9000) < torch.tensor([9000, 5000])[:, None]).long()
     with torch.inference_mode():
-        before = model(audio, padding_mask=mask)
-        codes = model.compile_layers()(audio, padding_mask=mask).audio_codes
+        before = model.allow_kernels(False)(audio, padding_mask=mask)
+        assert not units_by_kernel
+        codes = model.allow_kernels()(audio, padding_mask=mask).audio_codes
         decoded = model.decode(audio_codes=before.audio_codes).audio_values
     units = [module for module in model.modules() if isinstance(module, DacResidualUnit)]
-    assert all(unit.fused is inference.residual_unit for unit in units)
+    assert set(units_by_kernel) == set(units)
     assert (codes == before.audio_codes).float().mean() > (0.999 if dtype == torch.float32 else 0.9)
-    scale = before.audio_values[0].abs().max()
-    step = (1e-4 if dtype == torch.float32 else 0.05) * scale
+    step = (1e-4 if dtype == torch.float32 else 0.05) * before.audio_values[0].abs().max()
     torch.testing.assert_close(
         decoded[0, :9000], before.audio_values[0, :9000], atol=float(step), rtol=0
     )
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         with torch.inference_mode():
             assert torch.equal(twin(audio, padding_mask=mask).audio_codes, codes)
-    assert model(audio).loss.requires_grad  # with gradients the layers run as ever
 
 
-def test_processors_without_avx512_are_told_so(monkeypatch):
-    monkeypatch.setattr(build, "processor_flags", lambda: frozenset({"avx2"}))
-    assert not build.supported()
-    assert not build.supported_in_bf16()
-    with pytest.raises(kernels.KernelError, match="AVX-512"):
-        build.library.__wrapped__()
+def with_gradients(model, audio):
+    assert model(audio).loss.requires_grad
 
 
-@needs_avx512
+def in_training_mode(model, audio):
+    with torch.no_grad():
+        model.train()(audio)
+
+
+def with_a_hook_on_every_layer(model, audio):
+    calls = []
+    for module in model.modules():
+        module.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        model.eval()(audio)
+    assert len(calls) > 90
+
+
+def with_a_global_hook(model, audio):
+    calls = []
+    hook = torch.nn.modules.module.register_module_forward_hook(lambda *_: calls.append(1))
+    with hook, torch.no_grad():
+        model.eval()(audio)
+    assert len(calls) > 90
+
+
+def with_weights_of_another_kind(model, audio):
+    for module in list(model.modules()):
+        if isinstance(module, DacResidualUnit):
+            module.conv1 = Wrapped(module.conv1)
+    with torch.no_grad():
+        model(audio)
+
+
+class Wrapped(torch.nn.Module):
+    """An adapter around a layer, as peft puts it there."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.base_layer = layer
+
+    def forward(self, *arguments, **named):
+        return 2 * self.base_layer(*arguments, **named)
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.base_layer, name)
+
+
+def under_autocast(model, audio):
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        model(audio)
+
+
+def counted_by_torch(model, audio):
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(audio)
+    assert counter.get_total_flops() > 1e6
+
+
+def switched_off(model, audio):
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CODECPLUS_KERNELS", "off")
+        model(audio)
+
+
 @pytest.mark.parametrize(
-    ("compiler", "expected"), [("/no/such/g++", "could not"), ("false", "could not compile")]
+    "use",
+    [
+        with_gradients,
+        in_training_mode,
+        with_a_hook_on_every_layer,
+        with_a_global_hook,
+        with_weights_of_another_kind,
+        under_autocast,
+        counted_by_torch,
+        switched_off,
+    ],
 )
-def test_a_compiler_that_fails_leaves_nothing_behind(compiler, expected, monkeypatch, tmp_path):
-    monkeypatch.setenv("CXX", compiler)
-    monkeypatch.setenv("CODECPLUS_CACHE", str(tmp_path))
-    with pytest.raises(kernels.KernelError, match=expected):
-        build.library.__wrapped__()
-    assert not list(tmp_path.iterdir())
-
-
-@needs_avx512
-def test_a_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("CODECPLUS_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(kernels.KernelError, match="CODECPLUS_CACHE"):
-        build.library.__wrapped__()
+def test_what_needs_the_layers_gets_them(use, units_by_kernel):
+    model = model_of_kernels()
+    audio = torch.randn(1, 1, 4000) * 0.3
+    keys = list(model.state_dict())
+    use(model, audio)
+    assert not units_by_kernel
+    if use is not with_weights_of_another_kind:
+        assert list(model.state_dict()) == keys

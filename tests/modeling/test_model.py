@@ -52,7 +52,7 @@ def test_equals_transformers_on_whole_frames(geometry, gradients):
     torch.testing.assert_close(ours.loss, theirs.loss.mean())
     length = theirs.audio_values.shape[-1]
     torch.testing.assert_close(
-        ours.audio_values[:, :length], theirs.audio_values, atol=1e-5, rtol=0
+        ours.audio_values[:, :length], theirs.audio_values, atol=3e-5, rtol=0
     )
 
 
@@ -323,7 +323,7 @@ def test_weights_laid_out_compute_and_save_the_same(model, tmp_path):
         state = {name: value.clone() for name, value in model.state_dict().items()}
         after = model.lay_out_weights()(audio)
     assert torch.equal(after.audio_codes, before.audio_codes)
-    torch.testing.assert_close(after.audio_values, before.audio_values, atol=1e-6, rtol=0)
+    torch.testing.assert_close(after.audio_values, before.audio_values, atol=1e-5, rtol=0)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     model.save_pretrained(tmp_path)
     again = type(model).from_pretrained(tmp_path)
@@ -396,9 +396,7 @@ def test_a_convolution_of_stride_one_keeps_the_length_in_an_exported_graph_too()
 
 @needs_compiler
 def test_compiled_layers_compute_the_same(monkeypatch):
-    monkeypatch.setattr(
-        "codecplus.kernels.supported", lambda: False
-    )  # those have tests of their own
+    monkeypatch.setenv("CODECPLUS_KERNELS", "off")  # those have tests of their own
     model = tiny_model()
     audio = torch.randn(2, 1, 2000) * 0.3
     with torch.inference_mode():
@@ -416,7 +414,7 @@ def test_without_a_compiler_the_model_stays_as_it_was(model, monkeypatch):
     def refuse(*args, **kwargs):
         raise RuntimeError("no compiler")
 
-    monkeypatch.setattr("codecplus.kernels.supported", lambda: False)
+    monkeypatch.setenv("CODECPLUS_KERNELS", "off")
     monkeypatch.setattr("codecplus.modeling_dac.modeling_dac.compiled_snake", lambda: refuse)
     with pytest.raises(RuntimeError, match="needs a C\\+\\+ compiler"):
         model.compile_layers()

@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from processors import needs_amx
+from processors import needs_bf16
 from tiny import GEOMETRIES, tiny_model
 
 from codecplus.errors import InputError
@@ -132,12 +132,13 @@ def test_a_model_in_bf16_streams():
     assert np.isfinite(audio).all()
 
 
-@needs_amx
-def test_compiled_layers_stream_as_the_plain_ones():
+@needs_bf16
+def test_kernels_stream_as_the_plain_layers():
     fields = {"encoder_hidden_size": 16, "decoder_hidden_size": 128, "downsampling_ratios": [4, 5]}
     model = tiny_model(True, **fields).to(torch.bfloat16)
+    model.allow_kernels(False)
     plain = EncoderStream(model), DecoderStream(model)
-    model.compile_layers()
+    model.allow_kernels()
     fused = StreamingEncoder(model), StreamingDecoder(model)
     assert all(
         part.fused for half in fused for part in half.layers if isinstance(part, ResidualUnit)

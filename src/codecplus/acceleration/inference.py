@@ -1,9 +1,8 @@
-"""Residual units and snakes of the codec in one pass each, on processors with AVX-512, and in bf16
-with AMX.
+"""Residual units and snakes by compiled kernels, for inference on a CPU.
 
-They take the modules of `layers_dac` and give their results, but for rounding: in fp32 the
+They take the modules of `layers_dac` and give their results, but for rounding. In fp32 the
 convolution of 7 taps is computed as Winograd's F(4, 7), whose rounding is some thirty times that of
-the plain sum, 3e-6 of the signal; in bf16 sums stay in fp32 from one step to the next, so that it
+the plain sum, 3e-6 of the signal. In bf16 sums stay in fp32 from one step to the next, so that it
 is the closer one.
 """
 
@@ -11,14 +10,14 @@ import ctypes
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from codecplus.kernels.build import library, supported_in_bf16
+from codecplus.kernels import library, usable_set
 from codecplus.modeling_dac.layers_dac import snake_reciprocal
 
 # Points at which F(4, 7) multiplies polynomials, infinity behind them: of those tried these round
@@ -28,71 +27,109 @@ _OUTPUTS, _TAPS = 4, 7
 
 
 class PackCache:
-    """Weights of modules in the order the kernels read them, made anew where a part was changed."""
+    """Weights of modules in the order that the kernels read, made anew when a weight has changed.
+
+    They are the kernels' own copy: in fp32 1.4 times as large as the weights of the units.
+    """
 
     def __init__(self) -> None:
-        self._packs: WeakKeyDictionary[nn.Module, tuple[tuple, tuple[Tensor, ...]]] = (
-            WeakKeyDictionary()
-        )
+        self._packs: WeakKeyDictionary[nn.Module, _Pack] = WeakKeyDictionary()
 
     def get(
         self, module: nn.Module, parts: Sequence[Tensor], pack: Callable[..., tuple[Tensor, ...]]
     ) -> tuple[Tensor, ...]:
-        """`pack(*parts)`, without gradients, from the cache if these are the parts it was last made
-        from.
+        """Return `pack(*parts)` without gradients; from the cache if it was made from these values.
+
+        The values are compared, by a checksum: torch does not count what is written to
+        `parameter.data`.
         """
-        # The tensors too: weight norm makes new ones at every use, and memory that is let go is
-        # given to the next.
-        now = [
-            (part, part.data_ptr(), 0 if part.is_inference() else part._version) for part in parts
-        ]
-        before, packed = self._packs.get(module, ((), ()))
-        same = len(before) == len(now) and all(
-            a is b and rest == was for (a, *rest), (b, *was) in zip(now, before, strict=True)
-        )
-        if not same:
-            kept = tuple((part.detach() if part.grad_fn else part, *rest) for part, *rest in now)
-            with torch.no_grad():
-                packed = pack(*parts)
-            self._packs[module] = kept, packed
+        checksum = tuple(_checksum(part) for part in parts)
+        known = self._packs.get(module)
+        if known is not None and known.checksum == checksum:
+            return known.packed
+        with torch.no_grad():
+            packed = pack(*parts)
+        self._packs[module] = _Pack(checksum, packed)
         return packed
 
 
+class _Pack(NamedTuple):
+    checksum: tuple
+    packed: tuple[Tensor, ...]
+
+
+def _checksum(part: Tensor) -> tuple:
+    """Return what tells the values of a tensor from others, at the speed of reading them."""
+    part = part.detach()
+    if not _is_dense(part):
+        part = part.contiguous()
+    result = torch.empty(2, dtype=torch.int64)
+    size = part.numel() * part.element_size()
+    library().checksum(*map(ctypes.c_void_p, (part.data_ptr(), result.data_ptr())), _long(size))
+    return (part.dtype, part.shape, part.stride(), *result.tolist())
+
+
+def _is_dense(x: Tensor) -> bool:
+    """Return whether the elements of x fill their piece of memory, in whatever order."""
+    expected = 1
+    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size > 1 and stride != expected:
+            return False
+        expected *= size
+    return True
+
+
 _packs = PackCache()
+_long = ctypes.c_long
 
 
 def takes_channels(channels: int) -> bool:
-    """Whether the bf16 kernels of units have blocks of this width."""
+    """Return whether the bf16 kernels of units have blocks of this width."""
     return channels == 16 or channels % 32 == 0
 
 
-def takes_unit(unit: Any, x: Tensor) -> bool:
-    """Whether `residual_unit` can compute this unit of `layers_dac` for x (B, C, T)."""
-    channels, conv = x.shape[1], unit.conv1
-    if not x.device.type == conv.weight.device.type == "cpu" or conv.weight.dtype != x.dtype:
-        return False
-    if (
-        conv.kernel_size[0] != _TAPS
-        or conv.bias is None
-        or unit.conv2.bias is None
-        or not x.numel()
-    ):
-        return False
-    if x.dtype == torch.bfloat16:
-        return supported_in_bf16() and takes_channels(channels)
-    # Where few rows come at a time, blocks of 144 would be mostly empty.
+def takes_values(x: Tensor) -> bool:
+    """Return whether x has values in this machine's memory that a kernel may read.
+
+    It has none under a mode of torch that follows operators, such as one that counts or fakes them.
+    Nor may autocast be passed by, which would compute in another dtype.
+    """
     return (
-        x.dtype == torch.float32
-        and channels % 32 == 0
-        and 36 % conv.dilation[0] == 0
-        and x.shape[2] >= 72
+        type(x) in _PLAIN_TENSORS
+        and x.device.type == "cpu"
+        and x.numel() > 0
+        and not torch.is_autocast_enabled("cpu")
+        and not torch._C._len_torch_dispatch_stack()
     )
 
 
-def residual_unit(unit: Any, x: Tensor, lengths: Tensor | None = None) -> Tensor | None:
-    """`DacResidualUnit.forward` of x (B, C, T), without gradients, or None unless `takes_unit`.
+_PLAIN_TENSORS = (Tensor, nn.Parameter)
 
-    Steps at or behind `lengths` (B,) count as zero.
+
+def takes_unit(unit: Any, x: Tensor) -> bool:
+    """Return whether `residual_unit` can compute this unit of `layers_dac` for x (B, C, T)."""
+    conv1, conv2 = unit.conv1, unit.conv2
+    if not takes_values(x) or x.dtype not in (torch.float32, torch.bfloat16):
+        return False
+    if conv1.kernel_size[0] != _TAPS or conv1.bias is None or conv2.bias is None:
+        return False
+    for weight in (conv1.weight, conv2.weight):
+        if weight.dtype != x.dtype or weight.device.type != "cpu":
+            return False
+    target = usable_set()
+    if target is None:
+        return False
+    channels, steps = x.shape[1:]
+    if x.dtype == torch.bfloat16:
+        return target.bf16 and takes_channels(channels)
+    # Where few rows come at a time, blocks of 144 would be mostly empty.
+    return channels % 32 == 0 and 36 % conv1.dilation[0] == 0 and steps >= 72
+
+
+def residual_unit(unit: Any, x: Tensor, lengths: Tensor | None = None) -> Tensor | None:
+    """Return `DacResidualUnit.forward` of x (B, C, T), without gradients.
+
+    Steps at or behind `lengths` (B,) count as zero. Returns None unless `takes_unit`.
     """
     if not takes_unit(unit, x):
         return None
@@ -109,44 +146,52 @@ def residual_unit(unit: Any, x: Tensor, lengths: Tensor | None = None) -> Tensor
 
 
 class UnitStep:
-    """`residual_unit` in bf16 for rows that go on, of a causal unit which `takes_unit`; its weights
-    are kept.
+    """`residual_unit` in bf16 for rows that go on, of a causal unit which `takes_unit`.
+
+    It keeps the weights as they are when it is made.
     """
 
     def __init__(self, unit: Any):
         self.packed = _packed(unit)
-        self.dilation, self.left = unit.conv1.dilation[0], unit.conv1.pads[0]
+        self.dilation = unit.conv1.dilation[0]
+        self.left = unit.conv1.pads[0]
 
     def __call__(self, rows: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows (B, T, C) behind the snaked inputs `tail` (B, left, C): outputs, and the tail of the
-        next rows.
+        """Take rows (B, T, C) behind the snaked inputs `tail` (B, left, C).
+
+        Returns the outputs (B, T, C), and the tail of the next rows.
         """
-        rows, tail = rows.contiguous(), tail.contiguous()
-        out, after = torch.empty_like(rows), torch.empty_like(tail)
+        rows = rows.contiguous()
+        tail = tail.contiguous()
+        out = torch.empty_like(rows)
+        after = torch.empty_like(tail)
         arguments = (rows, out, None, tail, after, None, *self.packed)
         call("unit_bf16", arguments, (*rows.shape, self.dilation, self.left))
         return out, after
 
 
 def snake(module: Any, x: Tensor) -> Tensor | None:
-    """`Snake1d.forward` of x (B, C, T), without gradients, or None unless it is on a CPU, with 16 n
-    channels.
+    """Return `Snake1d.forward` of x (B, C, T), without gradients.
+
+    Returns None unless the kernels take its dtype and its number of channels.
     """
-    wide = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and supported_in_bf16())
-    if not wide or x.device.type != "cpu" or x.shape[1] % 16:
+    alpha = module.alpha
+    if not takes_values(x) or x.shape[1] % 16 or alpha.device.type != "cpu":
         return None
-    return snake_of_rows(x.transpose(1, 2).contiguous(), module.alpha.detach()).transpose(1, 2)
+    target = usable_set()
+    if target is None or not (
+        x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and target.bf16)
+    ):
+        return None
+    return snake_of_rows(x.transpose(1, 2).contiguous(), alpha.detach()).transpose(1, 2)
 
 
 def snake_of_rows(rows: Tensor, alpha: Tensor) -> Tensor:
-    """Snake of contiguous rows (B, T, C) in fp32 or bf16."""
+    """Return the snake of contiguous rows (B, T, C) in fp32 or bf16."""
     out = torch.empty_like(rows)
     kernel = "snake_fp32" if rows.dtype == torch.float32 else "snake_bf16"
-    call(
-        kernel,
-        (rows, out, torch.stack(snake_vectors(alpha))),
-        (rows.shape[0] * rows.shape[1], rows.shape[2]),
-    )
+    sizes = (rows.shape[0] * rows.shape[1], rows.shape[2])
+    call(kernel, (rows, out, torch.stack(snake_vectors(alpha))), sizes)
     return out
 
 
@@ -157,24 +202,25 @@ def snake_vectors(alpha: Tensor) -> list[Tensor]:
 
 
 def unit_vectors(alpha1: Tensor, bias1: Tensor, alpha2: Tensor, bias2: Tensor) -> Tensor:
-    """(6, C) fp32 of α / π, 1 / α and bias of a unit's first half and of its second."""
-    return torch.stack(
-        [*snake_vectors(alpha1), bias1.float(), *snake_vectors(alpha2), bias2.float()]
-    )
+    """Return (6, C) in fp32: α / π, 1 / α and bias of a unit's first half, and of its second."""
+    first = [*snake_vectors(alpha1), bias1.float()]
+    second = [*snake_vectors(alpha2), bias2.float()]
+    return torch.stack(first + second)
 
 
 def call(kernel: str, tensors: Sequence[Tensor | None], sizes: Sequence[int]) -> None:
-    """Run a kernel on contiguous tensors, null where None, and sizes, on as many threads as torch
-    has.
+    """Run a kernel on contiguous tensors and sizes, on as many threads as torch has.
+
+    A tensor that is None is a null pointer.
     """
-    pointers = (
-        ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors
-    )
-    getattr(library(), kernel)(*pointers, *map(ctypes.c_long, sizes), torch.get_num_threads())
+    pointers = []
+    for tensor in tensors:
+        pointers.append(ctypes.c_void_p(None if tensor is None else tensor.data_ptr()))
+    getattr(library(), kernel)(*pointers, *map(_long, sizes), torch.get_num_threads())
 
 
 def _packed(unit: Any) -> tuple[Tensor, ...]:
-    """`unit_vectors`, and the weights of the two convolutions."""
+    """Return `unit_vectors`, and the weights of the two convolutions."""
     conv1, conv2 = unit.conv1, unit.conv2
     parts = (
         conv1.weight,
@@ -188,7 +234,8 @@ def _packed(unit: Any) -> tuple[Tensor, ...]:
 
 
 def _pack(weight1: Tensor, weight2: Tensor, *vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    taps, point = weight1.permute(2, 1, 0), weight2.permute(2, 1, 0)  # (7, C, C') and (1, C, C')
+    taps = weight1.permute(2, 1, 0)  # (7, C, C')
+    point = weight2.permute(2, 1, 0)  # (1, C, C')
     if weight1.dtype == torch.bfloat16:
         return unit_vectors(*vectors), bf16_panels(taps), bf16_panels(point)
     kernel = torch.from_numpy(_transforms()[0])  # (10, 7)
@@ -197,8 +244,9 @@ def _pack(weight1: Tensor, weight2: Tensor, *vectors: Tensor) -> tuple[Tensor, T
 
 
 def bf16_panels(weight: Tensor) -> Tensor:
-    """(k, C, C') as AMX reads it: panels of 32 columns, in them taps, depths of 32, tiles of 16
-    columns and pairs.
+    """Return (k, C, C') as AMX reads it.
+
+    That is panels of 32 columns, in them taps, depths of 32, tiles of 16 columns, and pairs.
     """
     taps, depth, width = weight.shape
     deep, wide = min(32, depth), min(32, width)
@@ -207,14 +255,16 @@ def bf16_panels(weight: Tensor) -> Tensor:
 
 
 def fp32_panels(weight: Tensor) -> Tensor:
-    """(p, C, C') as panels of 32 columns: (C' / 32, p, C, 32)."""
+    """Return (p, C, C') as panels of 32 columns: (C' / 32, p, C, 32)."""
     return weight.unflatten(2, (-1, 32)).permute(2, 0, 1, 3).contiguous()
 
 
 @cache
 def _transforms() -> tuple[np.ndarray, Tensor]:
-    """Of Winograd's F(4, 7): kernel to points (10, 7); inputs to points (10, 10) above points to
-    outputs, 140 numbers.
+    """Return the transforms of Winograd's F(4, 7).
+
+    They are: kernel to points (10, 7); and inputs to points (10, 10) above points to outputs
+    (4, 10), flat.
 
     A product of polynomials of 7 and 4 coefficients is fixed by its values at 10 points;
     transposed, that is a filter of 7 taps giving 4 outputs of 10 inputs (Winograd, Arithmetic

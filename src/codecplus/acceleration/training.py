@@ -45,19 +45,17 @@ def use_training_layers(model: nn.Module) -> None:
     Call it before weight norm is applied. The state dict stays that of any other model.
     """
     replacements: dict[type, type] = {DacConv1d: TrainedConv1d, Snake1d: TrainedSnake1d}
-    if compiled_kernels():
+    if _kernels_train():
         replacements[DacResidualUnit] = TrainedResidualUnit
     for module in model.modules():
         module.__class__ = replacements.get(type(module), type(module))
 
 
 @cache
-def compiled_kernels() -> bool:
-    """Return whether units and snakes in bf16 train by compiled kernels on this CPU.
-
-    That needs AMX and a C++ compiler.
-    """
-    if not kernels.supported_in_bf16():
+def _kernels_train() -> bool:
+    """Return whether units and snakes in bf16 train by compiled kernels on this CPU, with AMX."""
+    target = kernels.instruction_set()
+    if target is None or not target.trains:
         return False
     try:
         kernels.library()
@@ -279,8 +277,6 @@ class TrainedSnake1d(Snake1d):
         """Compute what `Snake1d.forward` does."""
         if not recorded():
             return super().forward(x)
-        if x.device.type == "cpu" and compiled_kernels() and training_kernels.trains_snake(x):
-            return training_kernels.trained_snake(self, x)
         return cast(Tensor, _Snake.apply(x, self.alpha))
 
 
@@ -291,13 +287,13 @@ class _Snake(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, alpha: Tensor) -> Tensor:
         x = channels_last(x)
         ctx.save_for_backward(x, alpha)
-        snake_of_rows, _ = _passes(x.device.type)
+        snake_of_rows, _ = _passes(x)
         return _columns(snake_of_rows(_rows(x), alpha.float().flatten()), x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor):
         x, alpha = ctx.saved_tensors
-        _, gradients_of_rows = _passes(x.device.type)
+        _, gradients_of_rows = _passes(x)
         gradient = _rows(channels_last(gradients[0]))
         at_input, at_alpha = gradients_of_rows(_rows(x), alpha.float().flatten(), gradient)
         return _columns(at_input, x), at_alpha.view_as(alpha).to(alpha.dtype)
@@ -313,9 +309,19 @@ def _columns(rows: Tensor, like: Tensor) -> Tensor:
     return rows.view(like.shape[0], like.shape[2], -1).transpose(1, 2)
 
 
+_Passes = tuple[Callable[..., Tensor], Callable[..., tuple[Tensor, Tensor]]]
+
+
+def _passes(x: Tensor) -> _Passes:
+    """Return the fastest snake of rows (N, C) with α (C,), and its gradients, for x (B, C, T)."""
+    if training_kernels.trains_snake(x):
+        return training_kernels.snake_rows, training_kernels.snake_gradients
+    return _passes_on(x.device.type)
+
+
 @cache
-def _passes(device: str) -> tuple[Callable[..., Tensor], Callable[..., tuple[Tensor, Tensor]]]:
-    """Return the fastest snake of x (N, C) with α (C,), and its gradients, on a kind of device."""
+def _passes_on(device: str) -> _Passes:
+    """Return the fastest passes on a kind of device without compiled kernels."""
     if device == "cpu":
         return snake_in_blocks, _gradients_in_blocks
     if device != "cuda":

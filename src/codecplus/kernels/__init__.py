@@ -1,13 +1,10 @@
-"""Compiled kernels for processors with AVX-512 and AMX: optional, built when first asked for, never
-required.
+"""Compiled kernels, one library for each instruction set; optional, and never required.
+
+They come prebuilt in wheels for a platform. Elsewhere a C++ compiler builds the one that is needed
+at its first use.
 """
 
-from codecplus.kernels.build import (
-    KernelError,
-    library,
-    processor_flags,
-    supported,
-    supported_in_bf16,
-)
+from codecplus.kernels.instruction_sets import instruction_set, processor_flags
+from codecplus.kernels.loading import KernelError, library, usable_set
 
-__all__ = ["KernelError", "library", "processor_flags", "supported", "supported_in_bf16"]
+__all__ = ["KernelError", "instruction_set", "library", "processor_flags", "usable_set"]

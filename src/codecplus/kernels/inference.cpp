@@ -2,8 +2,8 @@
 // residual. Rows are (B, T, C), channels together. A block of rows stays in the cache from the first step to the last.
 #include "vectors.h"
 
-// ---- bf16, on AMX ----
-#ifdef __AMX_BF16__
+// ---- bf16, on AMX tiles or by dot products of pairs ----
+#ifdef __AVX512BF16__
 #include "tiles.h"
 
 template <bool WIDE>
@@ -41,7 +41,7 @@ static void bf16_block(const Unit& unit, const bf16* x, const bf16* tail, bf16* 
           store(y + at, load(sums + i * width + c - n) + load(unit.bias2 + c) + load(x + at));
         }
     }
-  _tile_release();
+  release_tiles();
 }
 
 // `tail` and `tail_after` (B, left, C): see `snaked_rows`; `hidden` (B, T, C): what the first convolution gave. All three,
@@ -70,24 +70,35 @@ extern "C" void unit_bf16(const bf16* x, bf16* y, bf16* hidden, const bf16* tail
 constexpr int POINTS = 10;  // at which the polynomials are multiplied; `transforms` holds what units.py derives of them:
                             // inputs to points (10, 10), then points to outputs (4, 10)
 
-// Rows in groups of 12, their channels in groups of 16: what a product reads lies together. Of row r, channels c to c + 15:
-static inline long grouped(long r, long c, long C) { return (r / 12 * (C / 16) + c / 16) * 12 * 16 + r % 12 * 16; }
+// Rows in groups of 12, their channels in groups of 16: what a product reads lies together. Of row r, channels from c on:
+static inline long grouped(long r, long c, long C) {
+  return (r / 12 * (C / 16) + c / 16) * 12 * 16 + r % 12 * 16 + c % 16;
+}
 
-// out (12, 32) = a group of rows (12, K) times a panel (K, 32): the sums of all rows fit the registers
+// So many rows and columns have their sums in registers at once.
+constexpr int SUM_ROWS = REGISTERS == 32 ? 12 : 6, SUM_COLUMNS = 2 * LANES;
+
+// out (12, 32) = a group of rows (12, K) times a panel (K, 32)
 static inline void rows_times_panel(const float* A, const float* panel, long K, float* out) {
-  vec sums[12][2] = {};
-  for (long c = 0; c < K; c += 16, A += 12 * 16)
-    for (long k = 0; k < 16; k++, panel += 32) {
-      const vec left = load(panel), right = load(panel + 16);
+  for (int column = 0; column < 32; column += SUM_COLUMNS)
+    for (int row = 0; row < 12; row += SUM_ROWS) {
+      const float *a = A + row * 16, *b = panel + column;
+      vec sums[SUM_ROWS][2] = {};
+      for (long c = 0; c < K; c += 16, a += 12 * 16)
+        for (long k = 0; k < 16; k++, b += 32) {
+          const vec left = load(b), right = load(b + LANES);
 #pragma GCC unroll 12
-      for (int r = 0; r < 12; r++) {
-        const vec a = _mm512_set1_ps(A[r * 16 + k]);
-        sums[r][0] += a * left;
-        sums[r][1] += a * right;
+          for (int r = 0; r < SUM_ROWS; r++) {
+            sums[r][0] += a[r * 16 + k] * left;
+            sums[r][1] += a[r * 16 + k] * right;
+          }
+        }
+#pragma GCC unroll 12
+      for (int r = 0; r < SUM_ROWS; r++) {
+        store(out + 32 * (row + r) + column, sums[r][0]);
+        store(out + 32 * (row + r) + column + LANES, sums[r][1]);
       }
     }
-#pragma GCC unroll 12
-  for (int r = 0; r < 12; r++) store(out + 32 * r, sums[r][0]), store(out + 32 * r + 16, sums[r][1]);
 }
 
 static void fp32_block(const Unit& unit, const float* x, float* y, const float* weight1,
@@ -103,15 +114,15 @@ static void fp32_block(const Unit& unit, const float* x, float* y, const float* 
   snaked_rows<float>(unit, x, nullptr, length, first - unit.left, block_rows + 6 * d, s1);
   for (long i = 0; i < tiles; i++) {
     const float* in = s1 + (i / d * 4 * d + i % d) * C;  // outputs of a tile lie d apart, so do its inputs
-    for (long c = 0; c < C; c += 16) {
+    for (long c = 0; c < C; c += LANES) {
       vec v[POINTS];
 #pragma GCC unroll 10
       for (int k = 0; k < POINTS; k++) v[k] = load(in + k * d * C + c);
 #pragma GCC unroll 10
       for (int p = 0; p < POINTS; p++) {
-        vec sum = _mm512_setzero_ps();
+        vec sum = {};
 #pragma GCC unroll 10
-        for (int k = 0; k < POINTS; k++) sum += v[k] * _mm512_set1_ps(input[p * POINTS + k]);
+        for (int k = 0; k < POINTS; k++) sum += v[k] * input[p * POINTS + k];
         store(points + p * tiles * C + grouped(i, c, C), sum);
       }
     }
@@ -120,7 +131,7 @@ static void fp32_block(const Unit& unit, const float* x, float* y, const float* 
     for (int p = 0; p < POINTS; p++)
       for (long i = 0; i < tiles; i += 12)
         rows_times_panel(points + (p * tiles + i) * C, weight1 + (n * POINTS + p * 32) * C, C, sums + (p * tiles + i) * 32);
-    for (long c = n; c < n + 32; c += 16) {
+    for (long c = n; c < n + 32; c += LANES) {
       const vec bias = load(unit.bias1 + c), turns = load(unit.turns2 + c), reciprocal = load(unit.reciprocal2 + c);
       for (long i = 0; i < tiles; i++) {
         vec out[4] = {bias, bias, bias, bias};
@@ -128,7 +139,7 @@ static void fp32_block(const Unit& unit, const float* x, float* y, const float* 
         for (int p = 0; p < POINTS; p++) {
           const vec v = load(sums + (p * tiles + i) * 32 + c - n);
 #pragma GCC unroll 4
-          for (int o = 0; o < 4; o++) out[o] += v * _mm512_set1_ps(output[o * POINTS + p]);
+          for (int o = 0; o < 4; o++) out[o] += v * output[o * POINTS + p];
         }
         const long row = i / d * 4 * d + i % d;
 #pragma GCC unroll 4
@@ -140,7 +151,7 @@ static void fp32_block(const Unit& unit, const float* x, float* y, const float* 
     for (long m = 0; m < rows; m += 12) {
       rows_times_panel(s2 + m * C, weight2 + n * C, C, sums);
       for (long i = 0; i < 12 && m + i < rows; i++)
-        for (long c = 0; c < 32; c += 16) {
+        for (long c = 0; c < 32; c += LANES) {
           const long at = (first + m + i) * C + n + c;
           store(y + at, load(sums + 32 * i + c) + load(unit.bias2 + n + c) + load(x + at));
         }
@@ -166,7 +177,7 @@ template <class T>
 static void snake_rows(const T* x, T* y, const float* vectors, long N, long C, int threads) {
   in_blocks(1, N, 16384 / C + 1, threads, [&](long, long first, long n) {
     for (long i = first; i < first + n; i++)
-      for (long c = 0; c < C; c += 16)
+      for (long c = 0; c < C; c += LANES)
         store(y + i * C + c, snake(load(x + i * C + c), load(vectors + c), load(vectors + C + c)));
   });
 }
@@ -178,3 +189,20 @@ extern "C" void snake_bf16(const bf16* x, bf16* y, const float* vectors, long N,
   snake_rows(x, y, vectors, N, C, threads);
 }
 #endif
+
+// ---- two sums that tell the bytes of a weight from others: of words, and of the sums so far ----
+extern "C" void checksum(const void* bytes, uint64_t* sums, long size) {
+  typedef uint64_t words __attribute__((vector_size(64)));
+  typedef uint64_t words_in_memory __attribute__((vector_size(64), aligned(1), may_alias));
+  words plain = {}, weighted = {};
+  const char* p = (const char*)bytes;
+  for (; size >= 64; size -= 64, p += 64) weighted += plain += *(const words_in_memory*)p;
+  words rest = {};
+  memcpy(&rest, p, size);
+  weighted += plain += rest;
+  sums[0] = sums[1] = 0;
+  for (int i = 0; i < 8; i++) {
+    sums[0] = sums[0] * 0x9E3779B97F4A7C15u + plain[i];
+    sums[1] = sums[1] * 0x9E3779B97F4A7C15u + weighted[i];
+  }
+}

@@ -1,9 +1,11 @@
-// Matrix products of bf16 on AMX: tiles 0 to 3 accumulate 32 rows by 32 columns, 4 and 5 hold inputs, 6 and 7 weights.
+// Matrix products of bf16. On AMX, tiles 0 to 3 accumulate 32 rows by 32 columns, 4 and 5 hold inputs, 6 and 7 weights.
+// Without AMX, AVX512-BF16 multiplies pairs of the same layout.
 #pragma once
+#include "vectors.h"
+
+#ifdef __AMX_BF16__
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#include "vectors.h"
 
 #define FENCE asm volatile("" ::: "memory")  // gcc does not know that the tile instructions read and write memory
 
@@ -62,3 +64,37 @@ static inline void tile_product(const bf16* A, long step, long taps, const bf16*
   }
   FENCE;
 }
+
+static inline void release_tiles() { _tile_release(); }
+#else
+static inline void configure_tiles(long) {}
+static inline void release_tiles() {}
+
+// As above: a tile's row is 16 columns with two inputs each, which is one vector of pairs.
+template <bool WIDE>
+static inline void tile_product(const bf16* A, long step, long taps, const bf16* panel, long C, float* out) {
+  constexpr int COUNT = WIDE ? 2 : 1, ROWS = 8;
+  const long depth = C < 32 ? C : 32, tile = depth * 16;
+  for (long row = 0; row < 32; row += ROWS) {
+    const bf16* b = panel;
+    __m512 sums[ROWS][COUNT] = {};
+    for (long tap = 0; tap < taps; tap++)
+      for (long c = 0; c < C; c += depth, b += COUNT * tile) {
+        const bf16* a = A + (row + tap * step) * C + c;
+        for (long k = 0; k < depth; k += 2) {
+#pragma GCC unroll 8
+          for (int r = 0; r < ROWS; r++) {
+            int32_t pair;
+            memcpy(&pair, a + r * C + k, 4);
+            const __m512bh inputs = (__m512bh)_mm512_set1_epi32(pair);
+#pragma GCC unroll 2
+            for (int i = 0; i < COUNT; i++)
+              sums[r][i] = _mm512_dpbf16_ps(sums[r][i], inputs, (__m512bh)_mm512_loadu_si512(b + i * tile + k * 16));
+          }
+        }
+      }
+    for (int r = 0; r < ROWS; r++)
+      for (int i = 0; i < COUNT; i++) store(out + (row + r) * 16 * COUNT + 16 * i, sums[r][i]);
+  }
+}
+#endif

@@ -1,7 +1,5 @@
 // Training in bf16 on AMX: the way back through a residual unit, and through a snake. Rows are (B, T, C).
 #ifdef __AMX_BF16__
-#include <vector>
-
 #include "tiles.h"
 
 // sin and cos of u, up to a sign that they share: u is reduced by a multiple of π.
@@ -191,47 +189,50 @@ static void unit_back_item(const bf16* gradient, const bf16* x, const bf16* hidd
 extern "C" void unit_back_bf16(const bf16* gradient, const bf16* x, const bf16* hidden, bf16* at_x, const bf16* back1,
                                const bf16* back2, const float* alphas, float* weight1, float* weight2, float* vectors,
                                long B, long T, long C, long dilation, long left, int threads) {
-  const long all = 8 * C * C + 4 * C;
+  static thread_local Scratch scratch;
+  const long all = 8 * C * C + 4 * C, turns = threads < B ? threads : B;
+  float* sums = scratch.get<float>(turns * all);  // of each turn, so that they do not wait for each other
+  memset(sums, 0, turns * all * 4);
   memset(weight1, 0, 7 * C * C * 4);
   memset(weight2, 0, C * C * 4);
   memset(vectors, 0, 4 * C * 4);
-#pragma omp parallel num_threads(threads) if (threads > 1 && B > 1)
-  {
-    std::vector<float> own(all, 0.f);
-    float *own1 = own.data(), *own2 = own1 + 7 * C * C, *own3 = own2 + C * C;
-#pragma omp for schedule(dynamic) nowait
-    for (long b = 0; b < B; b++) {
+  auto back = C == 16 ? unit_back_item<false> : unit_back_item<true>;
+  in_turns(turns, threads, [&](long turn) {
+    float *own1 = sums + turn * all, *own2 = own1 + 7 * C * C, *own3 = own2 + C * C;
+    for (long b = turn; b < B; b += turns) {
       const long item = b * T * C;
-      auto back = C == 16 ? unit_back_item<false> : unit_back_item<true>;
       back(gradient + item, x + item, hidden + item, at_x + item, back1, back2, alphas, own1, own2, own3, T, C, dilation, left);
     }
-#pragma omp critical
-    {
-      for (long i = 0; i < 7 * C * C; i += 16) add_to(weight1 + i, load(own1 + i));
-      for (long i = 0; i < C * C; i += 16) add_to(weight2 + i, load(own2 + i));
-      for (long i = 0; i < 4 * C; i += 16) add_to(vectors + i, load(own3 + i));
-    }
+  });
+  for (long turn = 0; turn < turns; turn++) {
+    const float *own1 = sums + turn * all, *own2 = own1 + 7 * C * C, *own3 = own2 + C * C;
+    for (long i = 0; i < 7 * C * C; i += 16) add_to(weight1 + i, load(own1 + i));
+    for (long i = 0; i < C * C; i += 16) add_to(weight2 + i, load(own2 + i));
+    for (long i = 0; i < 4 * C; i += 16) add_to(vectors + i, load(own3 + i));
   }
 }
 
 // Rows (N, C): the gradient at the input of a snake, and at_alpha (C), summed.
 extern "C" void snake_back_bf16(const bf16* gradient, const bf16* x, const float* alphas, bf16* at_x, float* at_alpha,
                                 long N, long C, int threads) {
+  static thread_local Scratch scratch;
+  const long turns = N * C > 65536 ? threads : 1, share = (N + turns - 1) / turns;
+  float* sums = scratch.get<float>(turns * C);
+  memset(sums, 0, turns * C * 4);
   memset(at_alpha, 0, C * 4);
-#pragma omp parallel num_threads(threads) if (threads > 1 && N * C > 65536)
-  {
-    std::vector<float> own(C, 0.f);
-#pragma omp for schedule(static) nowait
-    for (long i = 0; i < N; i++)
+  in_turns(turns, threads, [&](long turn) {
+    float* own = sums + turn * C;
+    const long last = (turn + 1) * share < N ? (turn + 1) * share : N;
+    for (long i = turn * share; i < last; i++)
       for (long c = 0; c < C; c += 16) {
         const vec alpha = load(alphas + c);
         const SnakeBack back = {alpha, 1.f / (alpha + 1e-9f)};
-        vec sum = load(own.data() + c), output;
+        vec sum = load(own + c), output;
         store(at_x + i * C + c, back(load(x + i * C + c), load(gradient + i * C + c), sum, output));
-        store(own.data() + c, sum);
+        store(own + c, sum);
       }
-#pragma omp critical
-    for (long c = 0; c < C; c += 16) add_to(at_alpha + c, load(own.data() + c));
-  }
+  });
+  for (long turn = 0; turn < turns; turn++)
+    for (long c = 0; c < C; c += 16) add_to(at_alpha + c, load(sums + turn * C + c));
 }
 #endif

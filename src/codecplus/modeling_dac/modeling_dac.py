@@ -150,14 +150,26 @@ class DacPreTrainedModel(StockDacPreTrainedModel):
                 conv.lay_out()
         return self
 
-    def compile_layers(self):
-        """Use compiled kernels, for inference with any batch and length.
+    def allow_kernels(self, enabled: bool = True):
+        """Let compiled kernels stand in for layers, as they do by default, or run every layer.
 
-        Compiling takes seconds to a minute, once. On a CPU with AVX-512 the residual units, nearly
-        all of the work, run by kernels of codecplus (in bf16 they need AMX); on another CPU
-        `torch.compile` compiles the snakes. Both need a C++ compiler. On an accelerator it compiles
-        encoder and decoder as a whole. Outputs differ by rounding; weights may still be changed or
-        trained.
+        They run on a CPU, in eval mode, without gradients, where codecplus has them for the
+        processor. Outputs differ by rounding. They hold the weights of the residual units a second
+        time, in fp32 1.4 times as large. The environment variable `CODECPLUS_KERNELS=off` switches
+        them off for all models.
+        """
+        for module in self.modules():
+            if isinstance(module, (Snake1d, DacResidualUnit)):
+                module.allow_kernels = enabled
+        return self
+
+    def compile_layers(self):
+        """Compile what is not compiled by default, for inference with any batch and length.
+
+        On a CPU with kernels of codecplus, they are built if they are not there yet, and used. On
+        another CPU `torch.compile` compiles the snakes. Both need a C++ compiler. On an accelerator
+        it compiles encoder and decoder as a whole. That takes seconds to a minute, once. Outputs
+        differ by rounding; weights may still be changed or trained.
 
         Raises:
             `RuntimeError`: if it does not work here; the model is as it was.
@@ -166,24 +178,12 @@ class DacPreTrainedModel(StockDacPreTrainedModel):
             for half in (self.encoder, self.decoder):
                 half.compile(dynamic=True)
             return self
-        snake, unit = self._fused_layers()
-        for module in self.modules():
-            if isinstance(module, Snake1d):
-                module.fused = snake
-            elif isinstance(module, DacResidualUnit):
-                module.fused = unit
-        return self
-
-    def _fused_layers(self):
-        """Return functions for `Snake1d.fused` and `DacResidualUnit.fused` on this CPU."""
-        # By name: this file also lives in model repositories, where codecplus need not be
-        # installed.
         if importlib.util.find_spec("codecplus"):
             kernels = importlib.import_module("codecplus.kernels")
-            if kernels.supported_in_bf16() if self.dtype == torch.bfloat16 else kernels.supported():
+            target = kernels.instruction_set()
+            if target is not None and (target.bf16 or self.dtype == torch.float32):
                 kernels.library()
-                layers = importlib.import_module("codecplus.acceleration.inference")
-                return layers.snake, layers.residual_unit
+                return self.allow_kernels()
         try:
             with torch.inference_mode():
                 rows = torch.zeros(48, 16, dtype=self.dtype)  # equal sizes would be taken for one
@@ -193,7 +193,10 @@ class DacPreTrainedModel(StockDacPreTrainedModel):
                 "torch.compile does not work here, which needs a C++ compiler (g++ or clang, or "
                 "CXX set to one); leave compile_layers() out, the model is as right without it"
             ) from error
-        return snake_in_one_pass, None
+        for module in self.modules():
+            if isinstance(module, Snake1d):
+                module.fused = snake_in_one_pass
+        return self
 
     def save_pretrained(self, save_directory, is_main_process=True, state_dict=None, **kwargs):
         """Save as transformers does, with weight norm folded, so that any DAC class can read it.

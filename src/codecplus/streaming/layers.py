@@ -218,11 +218,8 @@ class ResidualUnit:
         self.conv1, self.conv2 = convolutions(unit.steps(), inputs_per_frame)
         self.fused = None
         causal_in_bf16 = unit.conv1.pads[1] == 0 and unit.conv1.weight.dtype == torch.bfloat16
-        if (
-            unit.fused is not None
-            and causal_in_bf16
-            and takes_unit(unit, unit.conv1.weight[..., 0])
-        ):
+        first_tap = unit.conv1.weight.detach()[..., 0]
+        if unit.allow_kernels and causal_in_bf16 and takes_unit(unit, first_tap[None]):
             self.fused = UnitStep(unit)
 
     def start(self, batch: int) -> LayerState:
