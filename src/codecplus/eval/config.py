@@ -15,6 +15,8 @@ class EvaluationConfig:
 
     codecs: tuple[str, ...]
     """Names as `codecplus.eval.codecs` explains them; the anchors are always added."""
+    decoded: tuple[str, ...] = ()
+    """Audio that was decoded elsewhere, as NAME=FOLDER or NAME=FOLDER,kbps=6."""
     data: str
     """A folder, a parquet file, a task's JSON file, or the name of a preset."""
     out: str | Path
@@ -38,22 +40,32 @@ class EvaluationConfig:
     """
     workers: int | None = None
     """Processes that score; None: one per core."""
+    time_limit: float | None = None
+    """Seconds in which a codec must encode or decode a clip.
+
+    None: 120, and a minute for each second of audio.
+    """
+    retry_failed: bool = False
+    """Try again what failed in an earlier run, such as a codec that ran out of memory."""
     progress: bool = True
     """Show progress bars on stderr."""
 
     def __post_init__(self) -> None:
-        for name in ("codecs", "metrics"):
+        for name in ("codecs", "metrics", "decoded"):
             if isinstance(getattr(self, name), str):
                 raise InputError(
                     f"expected a list of {name}, got the string {getattr(self, name)!r}; put it in "
                     "a list"
                 )
         object.__setattr__(self, "codecs", tuple(self.codecs))
+        object.__setattr__(self, "decoded", tuple(self.decoded))
         object.__setattr__(self, "bitrates", tuple(float(rate) for rate in self.bitrates))
         if self.metrics is not None:
             object.__setattr__(self, "metrics", tuple(self.metrics))
         if self.workers is not None and self.workers < 1:
             raise InputError(f"expected at least 1 worker, got {self.workers}")
+        if self.time_limit is not None and not self.time_limit > 0:
+            raise InputError(f"expected a time limit above 0 s, got {self.time_limit:g}")
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain data."""

@@ -19,7 +19,15 @@ import numpy as np
 from codecplus.errors import InputError, MissingExtraError
 from codecplus.eval import stages
 from codecplus.eval.audio import RESAMPLER
-from codecplus.eval.codecs import CodecAdapter, codec_hash, is_anchor, resolve_codecs
+from codecplus.eval.codecs import (
+    CodecAdapter,
+    DecodedFolder,
+    codec_hash,
+    is_anchor,
+    release_models,
+    resolve_codecs,
+)
+from codecplus.eval.codecs.isolation import CodecProcesses
 from codecplus.eval.config import EvaluationConfig
 from codecplus.eval.metrics import Metric, Score, metrics_by_name
 from codecplus.eval.report import write_report
@@ -35,7 +43,7 @@ from codecplus.eval.results import (
     write_json,
     write_rows,
 )
-from codecplus.eval.stages import ClipRecord, Prepared, Share
+from codecplus.eval.stages import ClipRecord, Prepared, ScoreKeys, Share
 from codecplus.eval.store import EncodedClips, Line, Store
 from codecplus.eval.tasks import Task, load_task
 from codecplus.system.devices import available_cores
@@ -68,6 +76,9 @@ def run_evaluation(config: EvaluationConfig) -> Path:
         segments_per_file=config.segments_per_file,
     )
     codecs = resolve_codecs(config.codecs, config.bitrates, config.device, config.revision)
+    codecs += [DecodedFolder.parse(text) for text in config.decoded]
+    _check_names(codecs)
+    release_models()
     out = Path(config.out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -81,11 +92,25 @@ def run_evaluation(config: EvaluationConfig) -> Path:
     with sole_use, closing(store):
         prepared = _encode(config, task, codecs, store, team)
         if team.rank == 0:
-            workers = config.workers or available_cores()
-            stages.score(codecs, prepared.clips, metrics, store, workers, config.progress)
-            _write(out, config, task, codecs, metrics, prepared, store)
+            keys = stages.score(
+                codecs,
+                prepared.clips,
+                metrics,
+                store,
+                config.workers or available_cores(),
+                config.progress,
+                config.retry_failed,
+            )
+            _write(out, config, task, codecs, metrics, prepared, store, keys)
         team.wait()
     return out
+
+
+def _check_names(codecs: list[CodecAdapter]) -> None:
+    counts = Counter(codec.name for codec in codecs)
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        raise InputError(f"two codecs are called {twice[0]!r}; give one of them another name")
 
 
 # How the launchers of torch and MPI, which `accelerate launch` uses, tell the number of processes.
@@ -131,8 +156,18 @@ def _encode(
         team.wait()
         prepared = stages.read_prepared(task, store)
     share = Share(team.rank, team.size)
-    for codec in codecs:
-        stages.encode(codec, prepared.clips, store, identity, progress, share)
+    with closing(CodecProcesses(config.time_limit)) as processes:
+        for codec in codecs:
+            stages.encode(
+                codec,
+                prepared.clips,
+                store,
+                identity,
+                progress,
+                share,
+                processes,
+                config.retry_failed,
+            )
     team.wait()
     if team.size > 1:
         store.forget_encoded()
@@ -143,24 +178,27 @@ def _encode(
 
 
 def build_rows(
-    codecs: list[CodecAdapter], clips: list[ClipRecord], metrics: list[Metric], store: Store
+    codecs: list[CodecAdapter],
+    clips: list[ClipRecord],
+    metrics: list[Metric],
+    store: Store,
+    keys: ScoreKeys,
 ) -> list[Row]:
     """Return rows in the order of codecs and clips, from what the store holds."""
-    identities = {metric.name: metric.identity for metric in metrics}
-    reference_scores = store.scores(codec_hash(codecs[0]))
+    identity = codecs[0].name
     rows = []
     for codec in codecs:
         key = codec_hash(codec)
         encoded = store.encoded(key).lines
-        scores = store.scores(key)
         for clip in clips:
             line = encoded[clip.hash]
             clip_scores = {}
             for metric in metrics:
                 if metric.applies_to(clip.kind):
-                    score_key = clip.hash, identities[metric.name]
-                    reference = reference_scores[score_key]
-                    clip_scores[metric.name] = _final_score(line, reference, scores.get(score_key))
+                    reference = keys.score(identity, clip, metric)
+                    own = keys.score(codec.name, clip, metric)
+                    assert reference is not None, "the identity is always scored"
+                    clip_scores[metric.name] = _final_score(line, reference, own)
             rows.append(_row(codec.name, key, clip, line, clip_scores))
     return rows
 
@@ -207,9 +245,10 @@ def _write(
     metrics: list[Metric],
     prepared: Prepared,
     store: Store,
+    keys: ScoreKeys,
 ) -> None:
     clips = prepared.clips
-    rows = build_rows(codecs, clips, metrics, store)
+    rows = build_rows(codecs, clips, metrics, store, keys)
     summary = summarize(rows, [metric.name for metric in metrics])
     costs = {}
     for codec in codecs:
@@ -266,7 +305,7 @@ def _codebook_use(key: str, clips: list[ClipRecord], store: Store) -> list[dict[
             continue
         size = line["codebook_size"]
         for codebook, codes in enumerate(np.load(path)):  # (K, T)
-            values, times = np.unique(codes, return_counts=True)
+            values, times = np.unique(codes[codes >= 0], return_counts=True)
             occurrences = dict(zip(values.tolist(), times.tolist(), strict=True))
             counts.setdefault(codebook, Counter()).update(occurrences)
     if not counts:

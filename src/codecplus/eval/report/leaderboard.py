@@ -21,22 +21,37 @@ from codecplus.eval.results import (
     bit_rates,
     load_results,
     metric_by_file,
+    metric_estimate,
+    signal_warnings,
+    speakers_by_file,
     write_json,
 )
-from codecplus.eval.statistics import Estimate, estimate
+from codecplus.eval.statistics import (
+    SIGNIFICANCE,
+    Difference,
+    Estimate,
+    estimate,
+    holm,
+    paired_difference,
+)
 from codecplus.system.paths import atomic_path
 
 # kbit/s per channel; each edge is twice the last, and none is a usual rate.
 BAND_EDGES = (1.75, 3.5, 7.0, 14.0, 28.0, 56.0)
 PRIMARY = {"speech": ("pesq_wb", "mel_distance"), None: ("mel_distance", "stft_distance")}
 RULE = (
-    "Codecs compete on the same clips, per kind of audio and per band of measured payload rate "
-    "per channel. Those that coded every clip are ordered by the mean of one metric over the clips "
-    "that all of them have a score for: {metric}. Going down that order a codec shares the current "
-    "rank when its 95 % interval overlaps with that of the first codec of that rank, else it opens "
-    "the next. Codecs that failed on any clip have no rank and are listed after all others, those "
-    "with more failures later. Anchors are shown and not ranked."
+    "Codecs compete on the same clips, per kind of audio and per band of measured rate per "
+    "channel: the payload's, or the whole file's where a file is more than its payload and a "
+    "container. Those that coded every clip are ordered by the mean of one metric over the clips "
+    "that all of them have a score for: {metric}. Going down that order, a codec shares the "
+    "current rank unless a paired test against the first codec of that rank shows a difference "
+    "(sign-flip test over speakers, or over recordings where speakers are not known; p below 0.05, "
+    "corrected by Holm); then it opens the next. Below six recordings or speakers nobody has a "
+    "rank. Codecs that failed on any clip have no rank and are listed after all others, those with "
+    "more failures later. Anchors are shown and not ranked; rates that were declared and not "
+    "measured are marked, and not ranked either."
 )
+MIN_RANKED_UNITS = 6  # with fewer, even a lead on all of them has p above 0.05
 
 
 def build_leaderboard(
@@ -203,19 +218,22 @@ def _entries(
 ) -> list[dict[str, Any]]:
     """What a board says of each codec, best first."""
     rates = {codec: bit_rates(codec_rows) for codec, codec_rows in rows.items()}
-    ranks = _ranks_within_bands(rows, rates, primary)
+    standings = _standings_within_bands(rows, rates, primary)
     entries = []
     for codec, codec_rows in rows.items():
-        place, ranked_by = ranks.get(codec, (None, None))
+        standing = standings.get(codec, Standing())
         entries.append(
             {
                 "codec": codec,
                 "anchor": is_anchor(codec),
-                "rank": place,
+                "rank": standing.rank,
                 "band": _band(codec, rates[codec]),
                 **rates[codec],
                 "failures": failures(codec_rows, primary),
-                "ranked_by": asdict(ranked_by) if ranked_by else None,
+                "warnings": signal_warnings(codec_rows),
+                "ranked_by": asdict(standing.estimate) if standing.estimate else None,
+                "leader": standing.leader,
+                "behind": asdict(standing.behind) if standing.behind else None,
                 "metrics": _estimates(codec_rows),
                 **details[codec],
             }
@@ -227,7 +245,7 @@ def _estimates(rows: list[Row]) -> dict[str, dict[str, Any]]:
     """Means and intervals of every metric that has a score."""
     estimates = {}
     for metric in METRICS:
-        value = estimate(metric_by_file(rows, metric).values())
+        value = metric_estimate(rows, metric)
         if value is not None:
             estimates[metric] = asdict(value)
     return estimates
@@ -238,29 +256,48 @@ def _position(entry: dict[str, Any], primary: str) -> tuple:
     band = entry["band"]
     if band is None:
         band = len(BAND_EDGES) + 1
-    if entry["rank"] is None:
-        return entry["anchor"], band, True, entry["failures"], 0.0
+    rank = entry["rank"] or len(METRICS) ** 2
+    if entry["ranked_by"] is None:
+        return entry["anchor"], band, True, entry["failures"], 0, 0.0
     mean = _ascending(primary) * entry["ranked_by"]["mean"]
-    return entry["anchor"], band, False, entry["rank"], mean
+    return entry["anchor"], band, False, 0, rank, mean
 
 
 # ---- ranks
 
 
-def _ranks_within_bands(
-    rows: dict[str, list[Row]], rates: dict[str, dict[str, float | None]], metric: str
-) -> dict[str, tuple[int, Estimate]]:
-    bands: dict[int | None, dict[str, list[Row]]] = {}
+@dataclass(frozen=True)
+class Standing:
+    """Where a codec stands in its band.
+
+    Attributes:
+        rank: from 1; None below six recordings, after a failure, or without a measured rate.
+        estimate: the mean by which it was ordered.
+        leader: the codec that is first at this rank, or was first above when this one opened it.
+        behind: the difference to that leader.
+    """
+
+    rank: int | None = None
+    estimate: Estimate | None = None
+    leader: str | None = None
+    behind: Difference | None = None
+
+
+def _standings_within_bands(
+    rows: dict[str, list[Row]], rates: dict[str, dict[str, Any]], metric: str
+) -> dict[str, Standing]:
+    bands: dict[int, dict[str, list[Row]]] = {}
     for codec, codec_rows in rows.items():
-        if not is_anchor(codec):
-            bands.setdefault(_band(codec, rates[codec]), {})[codec] = codec_rows
-    ranks: dict[str, tuple[int, Estimate]] = {}
+        band = _band(codec, rates[codec])
+        if band is not None and rates[codec]["rate_from"] != "declared":
+            bands.setdefault(band, {})[codec] = codec_rows
+    standings: dict[str, Standing] = {}
     for competitors in bands.values():
-        ranks.update(rank(competitors, metric))
-    return ranks
+        standings.update(rank(competitors, metric))
+    return standings
 
 
-def rank(rows: dict[str, list[Row]], metric: str) -> dict[str, tuple[int, Estimate]]:
+def rank(rows: dict[str, list[Row]], metric: str) -> dict[str, Standing]:
     """Rank codecs by RULE.
 
     Args:
@@ -268,34 +305,61 @@ def rank(rows: dict[str, list[Row]], metric: str) -> dict[str, tuple[int, Estima
         metric: its name.
 
     Returns:
-        For each codec its rank, from 1, and the estimate it was ranked by. Codecs that failed on a
-        clip are not in it.
+        The standing of each codec that failed on no clip.
     """
+    values, speakers = _values_on_common_clips(rows, metric)
+    estimates: dict[str, Estimate] = {}
+    for codec, by_source in values.items():
+        value = estimate(by_source, speakers)
+        if value is not None:
+            estimates[codec] = value
+    sign = _ascending(metric)
+    order = sorted(estimates, key=lambda codec: (sign * estimates[codec].mean, codec))
+    standings: dict[str, Standing] = {}
+    start = 0
+    while start < len(order):
+        leader = order[start]
+        if _units(estimates[leader]) < MIN_RANKED_UNITS:
+            return {codec: Standing(estimate=estimates[codec]) for codec in order}
+        tests = [paired_difference(values[leader], values[c], speakers) for c in order[start + 1 :]]
+        p_values = holm([1.0 if test is None or test.p is None else test.p for test in tests])
+        standings[leader] = replace(
+            standings.get(leader, Standing(leader=leader)),
+            rank=start + 1,
+            estimate=estimates[leader],
+        )
+        next_start = len(order)
+        for position, p in enumerate(p_values, start=start + 1):
+            codec = order[position]
+            standing = Standing(start + 1, estimates[codec], leader, tests[position - start - 1])
+            standings[codec] = standing
+            if p <= SIGNIFICANCE:
+                next_start = position
+                break
+        start = next_start
+    return standings
+
+
+def _values_on_common_clips(
+    rows: dict[str, list[Row]], metric: str
+) -> tuple[dict[str, dict[str, float]], dict[str, str | None]]:
+    """By codec and recording, the metric on the clips that every codec has; and the speakers."""
     scored: dict[str, set[str]] = {}  # codec -> clips
     for codec, codec_rows in rows.items():
         clips = {row.clip for row in codec_rows if _has_score(row, metric)}
         if clips and not failures(codec_rows, metric):  # a run without the metric unranks no other
             scored[codec] = clips
     if not scored:
-        return {}
+        return {}, {}
     common = set.intersection(*scored.values())
-    estimates: dict[str, Estimate] = {}
+    values = {}
     for codec in scored:
-        values = metric_by_file(rows[codec], metric, lambda row: row.clip in common)
-        value = estimate(values.values())
-        if value is not None:
-            estimates[codec] = value
-    sign = _ascending(metric)
-    order = sorted(estimates, key=lambda codec: (sign * estimates[codec].mean, codec))
-    ranks: dict[str, tuple[int, Estimate]] = {}
-    leader: Estimate | None = None
-    current = 0
-    for position, codec in enumerate(order, start=1):
-        if leader is None or not estimates[codec].overlaps(leader):
-            leader = estimates[codec]
-            current = position
-        ranks[codec] = current, estimates[codec]
-    return ranks
+        values[codec] = metric_by_file(rows[codec], metric, lambda row: row.clip in common)
+    return values, speakers_by_file(rows[next(iter(scored))])
+
+
+def _units(value: Estimate) -> int:
+    return value.files if value.speakers is None else value.speakers
 
 
 def failures(rows: list[Row], metric: str) -> int:
@@ -323,9 +387,9 @@ def _ascending(metric: str) -> int:
 # ---- bands of rates
 
 
-def _band(codec: str, rates: dict[str, float | None]) -> int | None:
-    """The band of a measured rate; None for anchors and for codecs that coded nothing."""
-    rate = rates["payload_kbps_per_channel"]
+def _band(codec: str, rates: dict[str, Any]) -> int | None:
+    """The band of a rate; None for anchors and for codecs that coded nothing."""
+    rate = rates["rate_kbps_per_channel"]
     if rate is None or is_anchor(codec):
         return None
     return sum(rate > edge for edge in BAND_EDGES)

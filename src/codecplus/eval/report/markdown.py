@@ -63,19 +63,44 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if "e" in text else text
 
 
+def interval(low: float | None, high: float | None) -> str:
+    """Return an interval as text; a dash for none.
+
+    >>> interval(-36.8, -3.4), interval(None, None)
+    ('[-36.8, -3.4]', '–')
+    """
+    if low is None or high is None:
+        return "–"
+    return f"[{number(low)}, {number(high)}]"
+
+
+def sample_size(files: int, speakers: int | None) -> str:
+    """Return how many recordings and speakers a figure rests on.
+
+    >>> sample_size(22, 16), sample_size(22, None)
+    ('22 of 16 speakers', '22')
+    """
+    if speakers is None:
+        return str(files)
+    return f"{files} of {speakers} speakers"
+
+
 def cell(entry: dict[str, Any] | None) -> str:
-    """Mean with its interval, and what could not be scored."""
+    """Return a mean with its interval and its recordings, and what could not be scored."""
     if not entry:
         return "–"
     text = number(entry.get("mean"))
-    if entry.get("low") is not None:
-        text += f" [{number(entry['low'])}, {number(entry['high'])}]"
-    bad = sum(
-        count
-        for status, count in entry["counts"].items()
-        if status not in ("ok", "reference_unscorable")
-    )
-    return text + (f" ({bad} failed)" if bad else "")
+    if entry.get("mean") is not None:
+        if entry.get("low") is not None:
+            text += f" {interval(entry['low'], entry['high'])}"
+        text += f", n = {sample_size(entry['files'], entry.get('speakers'))}"
+    failed = 0
+    for status, count in entry["counts"].items():
+        if status not in ("ok", "reference_unscorable"):
+            failed += count
+    if failed:
+        text += f" ({failed} failed)"
+    return text
 
 
 def _head(results: Results) -> str:
