@@ -412,7 +412,9 @@ def test_verbs(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == build_leaderboard([path])
     with pytest.raises(SystemExit):
         parse("eval", "--codec", "opus")
-    assert "required: --data, -o/--output" in capsys.readouterr().err
+    assert "required: -o/--output" in capsys.readouterr().err
+    with pytest.raises(InputError, match="expected --data"):
+        parse("eval", "--codec", "opus", "-o", str(tmp_path / "out"))
     with pytest.raises(InputError, match="cannot rank by 'lag'"):
         parse("leaderboard", str(path), "--rank-by", "lag")
     with pytest.raises(InputError, match="there are no results"):

@@ -4,19 +4,22 @@ It runs on one process, or on those of `accelerate launch`.
 """
 
 import datetime
+import json
 import os
 import platform
+import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from codecplus.errors import InputError, MissingExtraError
+from codecplus.errors import FileFormatError, InputError, MissingExtraError
 from codecplus.eval import stages
 from codecplus.eval.audio import RESAMPLER
 from codecplus.eval.codecs import (
@@ -28,9 +31,10 @@ from codecplus.eval.codecs import (
     resolve_codecs,
 )
 from codecplus.eval.codecs.isolation import CodecProcesses
-from codecplus.eval.config import EvaluationConfig
+from codecplus.eval.config import EvaluationConfig, shown_path
 from codecplus.eval.metrics import Metric, Score, metrics_by_name
 from codecplus.eval.report import write_report
+from codecplus.eval.report.model_repository import file_name
 from codecplus.eval.results import (
     COSTS,
     PROVENANCE,
@@ -71,6 +75,7 @@ def run_evaluation(config: EvaluationConfig) -> Path:
     metrics = metrics_by_name(config.metrics)
     task = load_task(
         config.data,
+        kinds=config.kinds or None,
         limit=config.limit,
         segment_seconds=config.segment_seconds,
         segments_per_file=config.segments_per_file,
@@ -260,6 +265,8 @@ def _write(
             anchor=is_anchor(codec.name),
             nominal_kbps_per_channel=getattr(codec, "nominal_kbps", None),
             latency_seconds=getattr(codec, "latency", None),
+            tokens=getattr(codec, "tokens", None),
+            lag_ms=_lags(keys, codec.name, clips),
             codebooks=_codebook_use(key, clips, store),
         )
         costs[codec.name] = _cost(encoded, clips)
@@ -276,6 +283,12 @@ def _write(
     write_json(out / COSTS, costs)
     write_json(out / PROVENANCE, _provenance(config, task, prepared))
     write_report(load_results(out))
+
+
+def _lags(keys: ScoreKeys, codec: str, clips: list[ClipRecord]) -> dict[str, float]:
+    """The delay of a codec in milliseconds, for each sample rate of the clips."""
+    rates = sorted({clip.sample_rate for clip in clips})
+    return {str(rate): keys.lag_ms(codec, rate) for rate in rates}
 
 
 def _cost(encoded: EncodedClips, clips: list[ClipRecord]) -> dict[str, Any]:
@@ -333,6 +346,7 @@ _VERSIONS_OF = (
     "av",
     "pesq",
     "pystoi",
+    "scipy",
     "torchmetrics",
     "visqol-python",
 )
@@ -345,7 +359,14 @@ def _provenance(config: EvaluationConfig, task: Task, prepared: Prepared) -> dic
         versions[name] = _version(name)
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "settings": {**config.as_dict(), "out": None, "data": task.name},
+        "command": config.command(),
+        "settings": {
+            **config.as_dict(),
+            "out": None,
+            "data": shown_path(config.data) if isinstance(config.data, str) else task.name,
+            "decoded": [shown_path(text) for text in config.decoded],
+        },
+        "commit": _commit(),
         "data": {
             "clips": len(clips),
             "files": len({clip.source for clip in clips}),
@@ -363,6 +384,44 @@ def _provenance(config: EvaluationConfig, task: Task, prepared: Prepared) -> dic
     }
 
 
+def _commit() -> str | None:
+    """The commit of the package's repository, where it runs from one."""
+    folder = Path(__file__).resolve().parent
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True
+        )
+    except OSError:
+        return None
+    return result.stdout.strip() or None
+
+
+def load_rerun(path: str | Path, out: str | Path, **changes: Any) -> EvaluationConfig:
+    """Return the configuration that repeats a run.
+
+    Args:
+        path: the `provenance.json` of the run, or its results folder.
+        out: the folder of the new results.
+        changes: settings that differ, such as the place of the data.
+
+    Raises:
+        InputError: if there is no such file.
+        FileFormatError: for a file that holds no settings of a run.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / PROVENANCE
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        return EvaluationConfig.from_dict(settings, out=out, **changes)
+    except OSError as error:
+        raise InputError(f"there is no {path}; expected the {PROVENANCE} of a run") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, (FileFormatError, InputError)):
+            raise
+        raise FileFormatError(f"{path} is not the provenance of a run: {error}") from error
+
+
 def _version(name: str) -> str | None:
     try:
         return version(name)
@@ -378,3 +437,27 @@ def _processor() -> str:
             )
     except (OSError, StopIteration):
         return platform.processor() or sys.platform
+
+
+def run_tasks(config: EvaluationConfig, data: Sequence[str]) -> list[Path]:
+    """Evaluate on several data, each in a folder of its own below `config.out`.
+
+    Args:
+        config: the settings; its `data` is replaced.
+        data: what each task reads.
+
+    Returns:
+        The results folders, in the order of the data.
+
+    Raises:
+        InputError: if two data would have the same folder.
+    """
+    names = [file_name(Path(name).stem or name) for name in data]
+    if len(set(names)) < len(names):
+        raise InputError(
+            f"expected data of different names, got {', '.join(data)}; evaluate them apart"
+        )
+    folders = []
+    for name, source in zip(names, data, strict=True):
+        folders.append(run_evaluation(replace(config, data=source, out=Path(config.out) / name)))
+    return folders

@@ -6,6 +6,10 @@ through LiteRT: a frame of 20 ms at a time, with the state in the interpreters.
 
 import hashlib
 import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -118,7 +122,8 @@ class _Network:
 
     def __init__(self, path: Path) -> None:
         self._interpreter = _litert()(model_path=str(path))
-        self._interpreter.allocate_tensors()
+        with _without_stderr():
+            self._interpreter.allocate_tensors()
         self._input = self._interpreter.get_input_details()[0]["index"]
         self._output = self._interpreter.get_output_details()[0]["index"]
 
@@ -154,6 +159,21 @@ class _Quantizer:
         padded[: len(indices), 0, 0] = indices
         (features,) = self._decode(encoding_indices=padded).values()
         return features
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Drop what the library writes there: a line about its kernels, each time."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _litert() -> Any:

@@ -4,7 +4,7 @@ It knows results folders, and nothing of how they came to be.
 """
 
 import json as json_module
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -176,7 +176,8 @@ def _board(runs: _MergedRuns, kind: str, rank_by: str | None) -> dict[str, Any]:
     rows: dict[str, list[Row]] = {}
     for codec, all_rows in runs.rows.items():
         rows[codec] = [row for row in all_rows if row.domain == kind]
-    primary = rank_by or _primary(kind, rows)
+    every_row = [row for codec_rows in rows.values() for row in codec_rows]
+    primary = rank_by or primary_metric(kind, every_row, [n for n in runs.metrics if n in METRICS])
     entries = _entries(rows, runs.details, primary)
     for entry in entries:
         entry["metrics"].update(_listening_scores(runs, entry["codec"]))
@@ -204,11 +205,21 @@ def _listening_scores(runs: _MergedRuns, codec: str) -> dict[str, dict[str, Any]
     return scores
 
 
-def _primary(kind: str, rows: dict[str, list[Row]]) -> str:
-    """The first metric for that kind of audio that any codec has a score of."""
+def primary_metric(kind: str, rows: Iterable[Row], available: Sequence[str] = ()) -> str:
+    """Return the first metric for that kind of audio that has a score.
+
+    Args:
+        kind: of audio.
+        rows: of that kind.
+        available: metrics to fall back to, where none of the usual ones was computed.
+    """
+    scored: set[str] = set()
+    for row in rows:
+        scored.update(name for name, score in row.scores.items() if score.status == "ok")
     candidates = PRIMARY.get(kind, PRIMARY[None])
-    for metric in candidates:
-        if any(metric_by_file(codec_rows, metric) for codec_rows in rows.values()):
+    ranking = [name for name in available if METRICS[name].higher_is_better is not None]
+    for metric in (*candidates, *ranking):
+        if metric in scored:
             return metric
     return candidates[-1]
 
