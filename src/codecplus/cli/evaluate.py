@@ -24,6 +24,7 @@ def add_verbs(verbs: Any) -> None:
     _add_leaderboard(verbs)
     _add_listening(verbs)
     _add_webmushra(verbs)
+    _add_submit(verbs)
 
 
 def _add_eval(verbs: Any) -> None:
@@ -167,6 +168,27 @@ def _add_webmushra(verbs: Any) -> None:
     _add_codecs(verb)
     _add_task(verb)
     add_output(verb, "folder of the test", required=True)
+
+
+def _add_submit(verbs: Any) -> None:
+    verb = add_verb(
+        verbs,
+        "submit",
+        submit,
+        help="check results and push them to a dataset repository on the Hub",
+        description="Check that results hold together, and push rows, summary, costs, provenance "
+        "and report to a dataset repository, from which a leaderboard can be built. Audio stays "
+        "here.",
+        examples=(
+            "codecplus submit results/ --repo ada/codec-results",
+            "codecplus submit results/ more-results/ --repo ada/codec-results --private",
+        ),
+    )
+    verb.add_argument("results", nargs="+", help="results folders, or folders that hold some")
+    verb.add_argument(
+        "--repo", required=True, metavar="OWNER/NAME", help="dataset repository on the Hub"
+    )
+    add_shared(verb, "private")
 
 
 def _add_codecs(verb: argparse.ArgumentParser) -> None:
@@ -378,6 +400,24 @@ def leaderboard(args: argparse.Namespace) -> None:
         print(_board_table(board))
     if merged["boards"] and args.output is None:
         print("\n" + merged["boards"][0]["rule"], file=sys.stderr)
+
+
+def submit(args: argparse.Namespace) -> None:
+    """Check results and push them; print the address of the commit."""
+    import tempfile
+
+    from codecplus.eval.report.leaderboard import results_folders
+    from codecplus.eval.report.submission import write_submission
+    from codecplus.eval.results import load_results
+    from codecplus.hub.upload import push_dataset_files
+
+    runs = [load_results(folder) for folder in results_folders(args.results)]
+    with tempfile.TemporaryDirectory() as folder:
+        for run in runs:
+            write_submission(run, folder)
+        codecs = sorted({codec for run in runs for codec in run.codecs})
+        message = f"Results of {', '.join(codecs)}"[:120]
+        print(push_dataset_files(folder, args.repo, message, private=args.private))
 
 
 def _board_table(board: dict[str, Any]) -> str:

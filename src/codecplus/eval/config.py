@@ -94,8 +94,8 @@ class EvaluationConfig:
         words = ["codecplus", "eval"]
         models = [name for name in self.codecs if not is_foreign(name)]
         options: dict[str, Any] = {
-            "--model": models,
-            "--codec": [name for name in self.codecs if name not in models],
+            "--model": [shown_path(name) for name in models],
+            "--codec": [shown_path(name) for name in self.codecs if name not in models],
             "--revision": self.revision,
             "--bitrate-per-channel": [f"{rate:g}" for rate in self.bitrates],
             "--decoded": [shown_path(text) for text in self.decoded],
@@ -126,6 +126,9 @@ def shown_path(text: str) -> str:
     >>> shown_path("recordings/"), shown_path("/home/ada/speech"), shown_path("x=/tmp/y,kbps=6")
     ('recordings/', 'speech', 'x=y,kbps=6')
     """
+    prefix, colon, place = text.partition(":/")
+    if colon and "=" not in prefix and not place.startswith("/"):
+        return f"{prefix}:{Path(place).name}"
     name, equals, path = text.rpartition("=/")
     if equals:
         head, kbps, rate = path.rpartition(",kbps=")

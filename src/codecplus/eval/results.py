@@ -9,7 +9,7 @@ provenance.json  command, versions, hardware, settings, and what was left out an
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -122,27 +122,34 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
         file.writelines(row.to_json() + "\n" for row in rows)
 
 
-def summarize(rows: list[Row], metrics: Iterable[str]) -> dict[str, Any]:
+def summarize(
+    rows: list[Row], metrics: Iterable[str], counted_here: Collection[str] = ()
+) -> dict[str, Any]:
     """Per codec: bit rates and failures, and per domain and metric an estimate and the count of
-    each status.
+    each status. `counted_here` names the codecs whose payload this package counts.
     """
     codecs: dict[str, list[Row]] = {}
     for row in rows:
         codecs.setdefault(row.codec, []).append(row)
     names = list(metrics)
-    return {name: _summarize_codec(group, names) for name, group in codecs.items()}
+    summary = {}
+    for name, group in codecs.items():
+        summary[name] = _summarize_codec(group, names, name in counted_here)
+    return summary
 
 
-def _summarize_codec(rows: list[Row], metrics: list[str]) -> dict[str, Any]:
+def _summarize_codec(rows: list[Row], metrics: list[str], counted_here: bool) -> dict[str, Any]:
     by_kind: dict[str, list[Row]] = {}
     for row in rows:
         by_kind.setdefault(row.domain, []).append(row)
-    domains = {"all": _summarize_domain(rows, _metrics_of_all(by_kind, metrics))}
+    shared = _metrics_of_all(by_kind, metrics)
+    domains = {"all": _summarize_domain(rows, shared, counted_here)}
     for kind, group in by_kind.items():
-        domains[kind] = _summarize_domain(group, metrics)
+        domains[kind] = _summarize_domain(group, metrics, counted_here)
     return {
         "clips": len(rows),
         "failures": sum(row.status != "ok" for row in rows),
+        "payload_counted_here": counted_here,
         "domains": domains,
     }
 
@@ -156,23 +163,32 @@ def _metrics_of_all(by_kind: dict[str, list[Row]], metrics: list[str]) -> list[s
     return shared
 
 
-def _summarize_domain(rows: list[Row], metrics: list[str]) -> dict[str, Any]:
-    return {**bit_rates(rows), "clips": len(rows), "metrics": _summarize_metrics(rows, metrics)}
+def _summarize_domain(rows: list[Row], metrics: list[str], counted_here: bool) -> dict[str, Any]:
+    return {
+        **bit_rates(rows, counted_here),
+        "clips": len(rows),
+        "metrics": _summarize_metrics(rows, metrics),
+    }
 
 
-# How far a file may exceed its payload before the file is what counts: a header of 128 bytes and an
-# eighth, as Ogg needs for packets of 20 ms, but never more than half of the payload.
-_CONTAINER_BITS = 1024
-_CONTAINER_SHARE = 1 / 8
+# How far a file may exceed the payload that a codec states itself, before the file is what counts:
+# a header of 64 bytes and a fiftieth, but never more than half of the payload.
+_CONTAINER_BITS = 512
+_CONTAINER_SHARE = 1 / 50
 _CONTAINER_LIMIT = 1 / 2
 
 
-def bit_rates(rows: Iterable[Row]) -> dict[str, Any]:
+def bit_rates(rows: Iterable[Row], counted_here: bool = False) -> dict[str, Any]:
     """Return rates in kbit/s, all bits over all seconds of the clips that were coded.
 
-    `rate_kbps` is the one that ranks. It is the payload's, as long as a file is its payload and
-    what a container adds; otherwise the whole file's, since a codec states its payload itself.
-    `rate_from` says which: `payload`, `file`, or `declared` for audio that was decoded elsewhere.
+    `rate_kbps` is the one that ranks. It is the payload's where this package counts it, or where a
+    file is hardly more than its payload; otherwise the whole file's, since a codec may state any
+    payload. `rate_from` says which: `payload`, `file`, or `declared` for audio that was decoded
+    elsewhere.
+
+    Args:
+        rows: of one codec.
+        counted_here: whether the payload was counted by an adapter of this package.
     """
     coded = [row for row in rows if row.status == "ok"]
     seconds = sum(row.seconds for row in coded)
@@ -181,7 +197,7 @@ def bit_rates(rows: Iterable[Row]) -> dict[str, Any]:
     file = _total(row.file_bits for row in coded)
     if file is None:
         counted, origin = payload, "declared"
-    elif all(_is_container(row) for row in coded):
+    elif counted_here or all(_is_container(row) for row in coded):
         counted, origin = payload, "payload"
     else:
         counted, origin = file, "file"

@@ -26,6 +26,7 @@ from codecplus.eval.codecs import (
     CodecAdapter,
     DecodedFolder,
     codec_hash,
+    counts_payload,
     is_anchor,
     release_models,
     resolve_codecs,
@@ -254,7 +255,8 @@ def _write(
 ) -> None:
     clips = prepared.clips
     rows = build_rows(codecs, clips, metrics, store, keys)
-    summary = summarize(rows, [metric.name for metric in metrics])
+    counted_here = [codec.name for codec in codecs if counts_payload(codec)]
+    summary = summarize(rows, [metric.name for metric in metrics], counted_here)
     costs = {}
     for codec in codecs:
         key = codec_hash(codec)

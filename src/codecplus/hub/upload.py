@@ -81,6 +81,27 @@ def push_space(repo: str, *, private: bool = False) -> str:
         return _commit(folder, repo, "space", None, f"Upload the demo of codecplus {__version__}")
 
 
+def push_dataset_files(folder: PathLike, repo: str, message: str, *, private: bool = False) -> str:
+    """Upload a folder's files to a dataset repository, in one commit; return its address.
+
+    What the repository has already stays.
+
+    Args:
+        folder: whose files keep their paths.
+        repo: `OWNER/NAME`, made if it does not exist; `NAME` alone belongs to the user who is
+            logged in.
+        message: of the commit.
+        private: make it a private repository.
+
+    Raises:
+        HubError: if the Hub cannot be reached, or refuses.
+    """
+    with _explained(repo):
+        repo = _full_name(repo)
+        _make_repo(repo, "dataset", private)
+        return _commit(Path(folder), repo, "dataset", None, message)
+
+
 def _full_name(repo: str, revision: str | None = None) -> str:
     """Return OWNER/NAME for what may be NAME alone; refuse what cannot be pushed to before any work
     is done.

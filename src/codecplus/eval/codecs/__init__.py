@@ -54,6 +54,7 @@ __all__ = [
     "codec_adapter",
     "codec_hash",
     "codec_names",
+    "counts_payload",
     "is_anchor",
     "is_foreign",
     "release_models",
@@ -125,6 +126,12 @@ def resolve_codecs(
             _check(name, codec)
             codecs.setdefault(codec.name, codec)
     return list(codecs.values())
+
+
+def counts_payload(codec: CodecAdapter) -> bool:
+    """Whether this package itself counts the payload of a codec, so that it can be relied on."""
+    counted = (Identity, Aac, LyraCodec, Mp3, Opus, OpusVbr, OwnCodec, SnacCodec, StockCodec)
+    return type(codec) in (*counted, LowPass)  # a class derived from one may count differently
 
 
 def release_models() -> None:

@@ -5,11 +5,14 @@ It knows results folders, and nothing of how they came to be.
 
 import json as json_module
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from codecplus.audio.files import save_audio
 from codecplus.errors import InputError, suggest
 from codecplus.eval.codecs.anchors import is_anchor
 from codecplus.eval.listening import ListeningResult, as_metric, describe, read_listening
@@ -41,8 +44,9 @@ BAND_EDGES = (1.75, 3.5, 7.0, 14.0, 28.0, 56.0)
 PRIMARY = {"speech": ("pesq_wb", "mel_distance"), None: ("mel_distance", "stft_distance")}
 RULE = (
     "Codecs compete on the same clips, per kind of audio and per band of measured rate per "
-    "channel: the payload's, or the whole file's where a file is more than its payload and a "
-    "container. Those that coded every clip are ordered by the mean of one metric over the clips "
+    "channel: the payload's, or the whole file's where a codec states its payload itself and a "
+    "file is more than that and a header. Those that coded every clip are ordered by the mean of "
+    "one metric over the clips "
     "that all of them have a score for: {metric}. Going down that order, a codec shares the "
     "current rank unless a paired test against the first codec of that rank shows a difference "
     "(sign-flip test over speakers, or over recordings where speakers are not known; p below 0.05, "
@@ -59,6 +63,7 @@ def build_leaderboard(
     html: str | Path | None = None,
     json: str | Path | None = None,
     rank_by: str | None = None,
+    clips: int = 3,
 ) -> dict[str, Any]:
     """Merge results folders into a leaderboard.
 
@@ -69,6 +74,8 @@ def build_leaderboard(
         paths: results folders, or folders that hold some.
         html, json: files to write the leaderboard to.
         rank_by: a metric's name; None: PESQ wide band for speech, else the mel distance.
+        clips: how many clips of each codec the page plays, from a folder that is written beside it;
+            only those whose audio is still in the cache of the results.
 
     Returns:
         The leaderboard, as plain data.
@@ -79,7 +86,7 @@ def build_leaderboard(
     """
     _check_ranks(rank_by)
     runs_by_clips: dict[str, list[Results]] = {}
-    for results in map(load_results, _results_folders(paths)):
+    for results in map(load_results, results_folders(paths)):
         runs_by_clips.setdefault(results.clip_set, []).append(results)
     boards = []
     for runs in runs_by_clips.values():
@@ -89,7 +96,10 @@ def build_leaderboard(
         Path(json).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(json), leaderboard)
     if html is not None:
-        _write_page(Path(html), leaderboard)
+        page = dict(leaderboard)
+        if clips:
+            page["boards"] = _with_clips(boards, runs_by_clips, Path(html), clips)
+        _write_page(Path(html), page)
     return leaderboard
 
 
@@ -102,7 +112,8 @@ def _check_ranks(metric: str | None) -> None:
         )
 
 
-def _results_folders(paths: Iterable[str | Path]) -> list[Path]:
+def results_folders(paths: Iterable[str | Path]) -> list[Path]:
+    """Return the results folders among and inside the paths; InputError for one without any."""
     folders: list[Path] = []
     for path in map(Path, paths):
         inside = []
@@ -130,6 +141,8 @@ class _MergedRuns:
     details: dict[str, dict[str, Any]]  # by codec: cost, latency, date
     outdated: dict[str, list[str]]  # by codec: metrics whose scores are left out
     listening: dict[str, ListeningResult]  # by method
+    folders: dict[str, Path] = field(default_factory=dict)  # by codec: its results
+    runs: list[dict[str, Any]] = field(default_factory=list)  # date, command and commit of each
 
 
 def _merge(runs: list[Results]) -> _MergedRuns:
@@ -140,14 +153,20 @@ def _merge(runs: list[Results]) -> _MergedRuns:
         merged.metrics.update(results.summary["metrics"])
         merged.listening.update(read_listening(results.path))
     for results in runs:
+        known = {key: results.provenance.get(key) for key in ("date", "command", "commit")}
+        merged.runs.append(known)
         outdated = _outdated_metrics(results, merged.metrics)
         for codec in results.codecs:
             rows = [row for row in results.rows if row.codec == codec]
             merged.rows[codec] = [_without(row, outdated) for row in rows]
             merged.outdated[codec] = outdated
+            merged.folders[codec] = results.path
             merged.details[codec] = {
                 **results.costs[codec],
                 "latency_seconds": results.summary["codecs"][codec]["latency_seconds"],
+                "payload_counted_here": results.summary["codecs"][codec].get(
+                    "payload_counted_here", False
+                ),
                 "date": results.provenance["date"],
             }
     return merged
@@ -178,8 +197,10 @@ def _board(runs: _MergedRuns, kind: str, rank_by: str | None) -> dict[str, Any]:
         rows[codec] = [row for row in all_rows if row.domain == kind]
     every_row = [row for codec_rows in rows.values() for row in codec_rows]
     primary = rank_by or primary_metric(kind, every_row, [n for n in runs.metrics if n in METRICS])
+    also = _merge_equal(rows)
     entries = _entries(rows, runs.details, primary)
     for entry in entries:
+        entry["also"] = also.get(entry["codec"], [])
         entry["metrics"].update(_listening_scores(runs, entry["codec"]))
     listening = {name: describe(result) for name, result in runs.listening.items()}
     first_codec = next(iter(rows))
@@ -193,8 +214,32 @@ def _board(runs: _MergedRuns, kind: str, rank_by: str | None) -> dict[str, Any]:
         "metrics": {**listening, **runs.metrics},
         "outdated": {codec: metrics for codec, metrics in runs.outdated.items() if metrics},
         "licence": runs.task.get("licence"),
+        "runs": runs.runs,
         "entries": entries,
     }
+
+
+def _merge_equal(rows: dict[str, list[Row]]) -> dict[str, list[str]]:
+    """Drop codecs whose rates and scores are those of another rate of the same codec.
+
+    An encoder that cannot go lower gives the same files for two targets. Returns the names that
+    were dropped, by the name that stays.
+    """
+    first: dict[str, str] = {}
+    dropped: dict[str, list[str]] = {}
+    for codec in list(rows):
+        results = [
+            (row.clip, row.payload_bits, row.file_bits, row.scores)
+            for row in rows[codec]
+            if row.status == "ok"
+        ]
+        key = repr((codec.rpartition("@")[0], results))
+        if not results or "@" not in codec or key not in first:
+            first[key] = codec
+            continue
+        dropped.setdefault(first[key], []).append(codec)
+        del rows[codec]
+    return dropped
 
 
 def _listening_scores(runs: _MergedRuns, codec: str) -> dict[str, dict[str, Any]]:
@@ -228,7 +273,9 @@ def _entries(
     rows: dict[str, list[Row]], details: dict[str, dict[str, Any]], primary: str
 ) -> list[dict[str, Any]]:
     """What a board says of each codec, best first."""
-    rates = {codec: bit_rates(codec_rows) for codec, codec_rows in rows.items()}
+    rates = {}
+    for codec, codec_rows in rows.items():
+        rates[codec] = bit_rates(codec_rows, details[codec]["payload_counted_here"])
     standings = _standings_within_bands(rows, rates, primary)
     entries = []
     for codec, codec_rows in rows.items():
@@ -417,6 +464,47 @@ def band_name(band: int) -> str:
     if band == len(BAND_EDGES):
         return f"over {BAND_EDGES[-1]:g}"
     return f"{BAND_EDGES[band - 1]:g} to {BAND_EDGES[band]:g}"
+
+
+_CLIP_SECONDS = 8
+
+
+def _with_clips(
+    boards: list[dict[str, Any]], runs: dict[str, list[Results]], page: Path, count: int
+) -> list[dict[str, Any]]:
+    """Return the boards with paths of audio for each codec, which is written beside the page."""
+    folder = page.with_name(f"{page.stem}-clips")
+    listed = []
+    for board in boards:
+        rows: dict[str, tuple[Path, list[Row]]] = {}
+        for results in runs[board["clip_set"]]:
+            for codec in results.codecs:
+                own = [
+                    row
+                    for row in results.rows
+                    if (row.codec, row.domain, row.status) == (codec, board["kind"], "ok")
+                ]
+                rows[codec] = results.path, own
+        entries = []
+        for entry in board["entries"]:
+            path, own = rows[entry["codec"]]
+            names = [_write_clip(path, row, folder) for row in own[:count]]
+            entries.append({**entry, "clips": [name for name in names if name is not None]})
+        listed.append({**board, "entries": entries})
+    return listed
+
+
+def _write_clip(results: Path, row: Row, folder: Path) -> str | None:
+    """Write a clip's first seconds; return its path from the page, None if the audio is gone."""
+    source = results / "cache" / "audio" / row.codec_hash / f"{row.clip_hash}.npy"
+    if not source.is_file():
+        return None
+    target = folder / f"{row.codec_hash}-{row.clip_hash}.flac"
+    if not target.is_file():
+        audio = np.load(source, allow_pickle=False)[:, : _CLIP_SECONDS * row.sample_rate]
+        folder.mkdir(parents=True, exist_ok=True)
+        save_audio(np.clip(audio, -1, 1), target, row.sample_rate)
+    return f"{folder.name}/{target.name}"
 
 
 def _write_page(path: Path, leaderboard: dict[str, Any]) -> None:
