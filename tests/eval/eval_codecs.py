@@ -1,7 +1,14 @@
 """Codecs that fail in the ways a harness must not reward, registered as third parties would."""
 
+import os
+import time
+from pathlib import Path
+from typing import ClassVar
+
 import numpy as np
 from eval_signals import HalfCodec
+
+from codecplus.eval.codecs import Payload
 
 
 class Broken(HalfCodec):
@@ -74,3 +81,70 @@ class Sometimes(HalfCodec):
 
 
 BROKEN = {c.name: c for c in (Silent, NotANumber, Noise, Longer, Twice, Raising, Liar)}
+
+
+# ---- codecs that the harness must keep at arm's length
+
+
+class Dictionary(HalfCodec):
+    """Stores a key of 8 bits, and the audio in memory."""
+
+    name = "dictionary"
+    memory: ClassVar[dict] = {}
+
+    def encode(self, audio, sample_rate):
+        key = len(self.memory)
+        self.memory[key] = audio
+        return Payload(bytes([key]), 8)
+
+    def decode(self, data, original):
+        return self.memory[data[0]]
+
+
+class Crashing(HalfCodec):
+    name = "crashing"
+
+    def decode(self, data, original):
+        os._exit(7)
+
+
+class Hanging(HalfCodec):
+    name = "hanging"
+
+    def encode(self, audio, sample_rate):
+        time.sleep(600)
+
+
+class Greedy(HalfCodec):
+    name = "greedy"
+
+    def encode(self, audio, sample_rate):
+        if not Path(os.environ["CODECPLUS_TEST_MEMORY"]).exists():
+            raise MemoryError("no memory today")
+        return super().encode(audio, sample_rate)
+
+
+class Slow(HalfCodec):
+    name = "slow"
+    calls = 0
+
+    def encode(self, audio, sample_rate):
+        self.calls += 1
+        time.sleep(0.5 if self.calls == 1 else 0.05)
+        return super().encode(audio, sample_rate)
+
+    def codes(self, data):
+        return [np.array([1, 2]), np.array([3, 4, 5, 6])], 8
+
+
+class Unloadable(HalfCodec):
+    name = "unloadable"
+
+    def __setstate__(self, state):
+        raise RuntimeError("no weights")
+
+    def __getstate__(self):
+        return {"weights": "elsewhere"}
+
+
+ISOLATED = {c.name: c for c in (HalfCodec, Dictionary, Crashing, Hanging, Greedy, Slow, Unloadable)}

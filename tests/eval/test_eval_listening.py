@@ -231,11 +231,31 @@ def test_the_interval_covers_listeners_and_items():
     assert narrow < 42
 
 
-def test_one_rating_has_no_interval_and_missing_ratings_are_allowed():
-    assert crossed_interval(np.array([[50.0]])) == (None, None)
-    scores = np.array([[50.0, np.nan], [40.0, 60.0]])
-    low, high = crossed_interval(scores)
-    assert 40 <= low <= np.nanmean(scores) <= high <= 60
+def test_pairs_are_tested_over_listeners_who_rated_both():
+    result = analyse(panel(listeners=12, items=5))["mushra"]
+    pairs = {(pair.a, pair.b): pair for pair in result.differences}
+    assert len(pairs) == 6  # of four conditions
+    pair = pairs["lowpass-7000", "opus@6"]
+    means = {name: score.mean for name, score in result.conditions.items()}
+    assert pair.mean == pytest.approx(means["opus@6"] - means["lowpass-7000"])
+    assert (pair.better, pair.listeners, pair.items) == ("lowpass-7000", 12, 5)
+    assert pair.low < pair.mean < pair.high < 0
+    few = analyse(panel(listeners=4))["mushra"]
+    assert {pair.better for pair in few.differences} == {None}
+    assert few.conditions["opus@6"].low is None
+
+
+def test_tables_by_item_and_by_listener_have_the_means_of_their_ratings():
+    ratings = panel()
+    result = analyse(ratings)["mushra"]
+    item, rater = ratings[0].item, ratings[0].rater
+    of_item = [r.score for r in ratings if (r.item, r.condition) == (item, "opus@6")]
+    of_rater = [r.score for r in ratings if (r.rater, r.condition) == (rater, "opus@6")]
+    assert result.by_item[item]["opus@6"] == pytest.approx(np.mean(of_item))
+    assert result.by_listener[rater]["opus@6"] == pytest.approx(np.mean(of_rater))
+    report = listening_report({"mushra": result})
+    assert "By listener:" in report
+    assert f"| {item} |" in report
 
 
 @pytest.mark.parametrize(

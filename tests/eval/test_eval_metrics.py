@@ -58,6 +58,8 @@ def test_identity_is_perfect(voice):
 
 def test_scores_lie_in_the_declared_range(pair):
     for name, result in score(*pair, RATE).items():
+        if name.startswith("band_power_") and result.value is None:
+            continue  # a band above half the rate
         assert METRICS[name].lowest <= result.value <= METRICS[name].highest + 1e-6
 
 

@@ -287,20 +287,19 @@ def test_our_own_files_are_decoded_once_and_not_while_the_encoder_is_timed(tmp_p
         reads.append("read")
         return real(self, *arguments)
 
-    def encode(self, *arguments, real=own.OwnCodec.encode):
-        before = len(reads)
-        payload = real(self, *arguments)
-        assert len(reads) == before
-        return payload
-
     monkeypatch.setattr(Reader, "read", read)
-    monkeypatch.setattr(own.OwnCodec, "encode", encode)
     own._load.cache_clear()
     save_codec(tmp_path / "model")
-    results = run(write_clips(tmp_path / "data", 2), tmp_path / "out", [str(tmp_path / "model")])
+    codec = own.OwnCodec(str(tmp_path / "model"))
+    audio = speech_like(1.0)[None]
+    payload = codec.encode(audio, 16_000)
+    assert reads == []
+    decoded = codec.decode(payload.data, codecs_module.Original(1, audio.shape[1], 16_000))
+    codes, _ = codec.codes(payload.data)
     own._load.cache_clear()
-    assert {row.status for row in results.rows} == {"ok"}
-    assert len(reads) == 2 + 1  # two clips, and the one that warms up
+    assert decoded.shape == audio.shape
+    assert codes.ndim == 2
+    assert reads == ["read"]
 
 
 def save_codec(folder: Path) -> None:
@@ -373,30 +372,42 @@ def test_own_checkpoints_go_through_the_public_door(tmp_path, monkeypatch):
 
     monkeypatch.setattr(codecplus.codec, "load_codec", lambda name, device, revision: Tiny())
     own._load.cache_clear()
-    results = run(
-        write_clips(tmp_path / "data", 2), tmp_path / "out", ["tiny:effort=2"], bitrates=[90]
-    )
     with pytest.raises(InputError, match="an effort from 0 to 3 in 'tiny:effort=9', got '9'"):
         own.OwnCodec("tiny:effort=9")
+    codec = own.OwnCodec("tiny:effort=2", 90)
+    assert (codec.name, codec.latency) == ("tiny:effort=2@96", 0.02)
+    audio = np.stack([speech_like(1.0), speech_like(1.0, seed=1)])
+    payload = codec.encode(audio, 16_000)
+    assert payload.bits == 2 * 6 * 16_000
+    assert 8 * len(payload.data) > payload.bits
+    decoded = codec.decode(payload.data, codecs_module.Original(2, 16_000, 16_000))
     own._load.cache_clear()
-    summary = results.summary["codecs"]["tiny:effort=2@96"]
-    assert summary["latency_seconds"] == 0.02
-    assert summary["domains"]["all"]["payload_kbps"] == pytest.approx(6 * 16)
-    assert summary["domains"]["all"]["file_kbps"] > 6 * 16
-    (book,) = summary["codebooks"]
-    assert 0 < book["used"] <= 1
-    assert 0 < book["entropy_bits"] <= 6
-    assert summary["domains"]["all"]["metrics"]["stoi"]["mean"] > 0.6
+    assert np.abs(decoded - audio).max() < 0.02
+    codes, size = codec.codes(payload.data)
+    assert (codes.shape, size) == ((1, 2 * 16_000), 64)
+
+
+def test_a_run_of_a_checkpoint_knows_its_codes(tmp_path):
+    save_codec(tmp_path / "model")
+    model = str(tmp_path / "model")
+    results = run(write_clips(tmp_path / "data", 2), tmp_path / "out", [model], metrics=("snr",))
+    (name,) = (name for name in results.codecs if name.startswith(model))
+    assert {row.status for row in results.rows} == {"ok"}
+    summary = results.summary["codecs"][name]
+    assert all(0 < book["used"] <= 1 for book in summary["codebooks"])
+    assert results.costs[name]["encode_real_time_factor"] > 0
 
 
 def test_compare_is_paired_and_says_which_is_better(tmp_path):
-    results = run(write_clips(tmp_path / "data", 6), tmp_path / "out", ["opus"], bitrates=[8, 32])
-    found = {c.metric: c for c in compare(f"{results.path}:opus@8", f"{results.path}:opus@32")}
-    assert {c.better for c in found.values()} == {"opus@32"}
+    results = run(write_clips(tmp_path / "data", 7), tmp_path / "out", ["opus"], bitrates=[8, 32])
+    sides = f"{results.path}:opus@8", f"{results.path}:opus@32"
+    comparisons = {comparison.metric: comparison for comparison in compare(*sides)}
+    assert {comparison.better for comparison in comparisons.values()} == {"opus@32"}
+    assert {c.p_corrected for c in comparisons.values()} == {len(FAST) * 2 / 2**7}
     rows = {(row.codec, row.clip): row.scores["stoi"].value for row in results.rows}
-    by_hand = np.mean([rows["opus@32", f"{i}.wav"] - rows["opus@8", f"{i}.wav"] for i in range(6)])
-    assert found["stoi"].difference.mean == pytest.approx(by_hand)
-    same = compare(f"{results.path}:opus@8", results.path)
+    by_hand = np.mean([rows["opus@32", f"{i}.wav"] - rows["opus@8", f"{i}.wav"] for i in range(7)])
+    assert comparisons["stoi"].difference.mean == pytest.approx(by_hand)
+    same = compare(sides[0], results.path)
     assert {(c.difference.mean, c.better) for c in same} == {(0.0, None)}
     twin = shutil.copytree(results.path, tmp_path / "a:b")
     assert compare(f"{twin}:opus@8", twin)[0].better is None

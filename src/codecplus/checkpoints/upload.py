@@ -15,7 +15,7 @@ from codecplus.checkpoints.remote import explain
 from codecplus.errors import CodecPlusError, HubError, InputError
 
 # Files of a repository that belong to the weights being replaced, and results measured with them.
-_FILES_OF_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "entropy*")
+_FILES_OF_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "entropy*.safetensors")
 _FILES_ABOUT_WEIGHTS = (".eval_results/*.yaml", "training/*")
 
 
@@ -36,7 +36,7 @@ def upload_folder(
         folder: all of its files are uploaded.
         repo: OWNER/NAME, from `full_repo_name`.
         message: of the commit.
-        kind: `"model"` or `"space"`.
+        kind: `"model"`, `"dataset"` or `"space"`.
         private: make it a private repository.
         revision: branch to push to, made from `main` if it does not exist.
 

@@ -24,6 +24,7 @@ def add_verbs(verbs: Any) -> None:
     _add_leaderboard(verbs)
     _add_listening(verbs)
     _add_webmushra(verbs)
+    _add_submit(verbs)
 
 
 def _add_eval(verbs: Any) -> None:
@@ -41,9 +42,38 @@ def _add_eval(verbs: Any) -> None:
         ),
     )
     _add_codecs(verb)
-    _add_task(verb)
+    verb.add_argument(
+        "--decoded",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="audio that was decoded elsewhere, matched by file name; NAME=FOLDER,kbps=6 declares "
+        "a rate",
+    )
+    _add_task(verb, nargs="+", required=False)
+    verb.add_argument(
+        "--kind", nargs="+", metavar="KIND", help="only recordings of these kinds, such as speech"
+    )
     add_output(verb, "folder of the results", required=True)
-    add_shared(verb, "metric", note="or all; default: all but ViSQOL")
+    add_shared(verb, "metric", type=_metric, note="or all, or list; default: those that are quick")
+    verb.add_argument(
+        "--time-limit",
+        type=float,
+        metavar="S",
+        help="seconds in which a codec must encode or decode a clip (default: 120, and 60 for each "
+        "second of audio)",
+    )
+    verb.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="try again what failed before, such as a codec that ran out of memory",
+    )
+    verb.add_argument(
+        "--rerun",
+        metavar="FILE",
+        help="repeat the run of this provenance.json; other options replace its settings",
+    )
     verb.add_argument(
         "--segment-seconds",
         type=float,
@@ -140,6 +170,27 @@ def _add_webmushra(verbs: Any) -> None:
     add_output(verb, "folder of the test", required=True)
 
 
+def _add_submit(verbs: Any) -> None:
+    verb = add_verb(
+        verbs,
+        "submit",
+        submit,
+        help="check results and push them to a dataset repository on the Hub",
+        description="Check that results hold together, and push rows, summary, costs, provenance "
+        "and report to a dataset repository, from which a leaderboard can be built. Audio stays "
+        "here.",
+        examples=(
+            "codecplus submit results/ --repo ada/codec-results",
+            "codecplus submit results/ more-results/ --repo ada/codec-results --private",
+        ),
+    )
+    verb.add_argument("results", nargs="+", help="results folders, or folders that hold some")
+    verb.add_argument(
+        "--repo", required=True, metavar="OWNER/NAME", help="dataset repository on the Hub"
+    )
+    add_shared(verb, "private")
+
+
 def _add_codecs(verb: argparse.ArgumentParser) -> None:
     """Add the options that say which codecs take part, at which rates, and where they run."""
     add_shared(
@@ -150,89 +201,144 @@ def _add_codecs(verb: argparse.ArgumentParser) -> None:
     add_shared(verb, "bitrate-per-channel", "device")
 
 
-def _add_task(verb: argparse.ArgumentParser) -> None:
+def _add_task(verb: argparse.ArgumentParser, **settings: Any) -> None:
+    settings = {"required": True, "metavar": "DATA", **settings}
     verb.add_argument(
         "--data",
-        required=True,
-        metavar="DATA",
         help="a folder, a parquet file, the JSON file of a task, or the name of a preset",
+        **settings,
     )
     add_shared(verb, "limit")
 
 
 def _checkpoint(name: str) -> str:
     """Return the name of a checkpoint; refuse the name of a codec that is none."""
-    if _is_foreign(name):
+    from codecplus.eval.codecs import is_foreign
+
+    if is_foreign(name):
         raise argparse.ArgumentTypeError(f"{name} is no checkpoint; name it with --codec")
     return name
 
 
 def _foreign_codec(name: str) -> str:
     """Return the name of a codec that is no checkpoint; refuse any other name."""
-    if _is_foreign(name):
-        return name
+    from codecplus.errors import suggest
+    from codecplus.eval.codecs import ALIASES, codec_names, is_foreign
+
+    if name == "list":
+        _list_and_exit(codec_names())
+    if is_foreign(name):
+        return ALIASES.get(name, name)
+    hint = suggest(name, [*codec_names(), *ALIASES])
     raise argparse.ArgumentTypeError(
-        f"there is no codec {name!r}; choose from {', '.join(_foreign_codecs())} and stock:ID, "
-        "and name checkpoints with --model"
+        f"there is no codec {name!r}{hint}; --codec list lists all of them, and checkpoints are "
+        "named with --model"
     )
 
 
-def _is_foreign(name: str) -> bool:
-    from codecplus.eval.codecs import STOCK
+def _metric(name: str) -> str:
+    """Return the name of a metric; print all of them for `list`."""
+    if name != "list":
+        return name
+    from codecplus.eval.metrics import METRICS, load_registered
 
-    return name in _foreign_codecs() or name.startswith(STOCK)
+    load_registered()
+    lines = {}
+    for entry in METRICS.values():
+        unit = f" ({entry.unit})" if entry.unit else ""
+        notes = [", ".join(entry.domains)]
+        if not entry.by_default:
+            notes.append("on request")
+        if not entry.available:
+            notes.append(entry.install or f"pip install 'codecplus[{entry.extra}]'")
+        lines[entry.name] = f"{entry.title}{unit}; {'; '.join(notes)}"
+    _list_and_exit(lines)
+    raise AssertionError("it has exited")
 
 
-def _foreign_codecs() -> list[str]:
-    """Return the names of the codecs that are no checkpoints, registered ones included."""
-    from importlib.metadata import entry_points
-
-    from codecplus.eval.codecs import CODECS, ENTRY_POINTS
-
-    return [*CODECS, *(point.name for point in entry_points(group=ENTRY_POINTS))]
+def _list_and_exit(lines: dict[str, str]) -> None:
+    width = max(map(len, lines))
+    for name, text in lines.items():
+        print(f"{name:{width}}  {text}")
+    sys.exit(0)
 
 
 def _check_codecs(args: argparse.Namespace) -> None:
-    if not args.codecs:
-        raise InputError("expected at least one --model or --codec")
+    if not args.codecs and not getattr(args, "decoded", None):
+        raise InputError("expected at least one --model, --codec or --decoded")
 
 
 # ---- what the verbs do
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Score codecs; print the path of the report, or the summary as JSON."""
-    _check_codecs(args)
+    """Score codecs; print a table and the path of the report, or the summary as JSON."""
     from codecplus.eval.config import EvaluationConfig
     from codecplus.eval.results import load_results
-    from codecplus.eval.runner import run_evaluation
+    from codecplus.eval.runner import load_rerun, run_evaluation, run_tasks
 
     quiet_transformers()  # its bars would stand between those of the stages
-    config = EvaluationConfig(
-        codecs=args.codecs,
-        revision=args.revision,
-        bitrates=args.bitrate_per_channel,
-        data=args.data,
-        out=args.output,
-        metrics=args.metric,
-        limit=args.limit,
-        segment_seconds=args.segment_seconds,
-        segments_per_file=args.segments_per_file,
-        device=args.device,
-        workers=args.workers,
-        progress=not args.quiet,
-    )
-    folder = run_evaluation(config)
+    settings = _evaluation_settings(args)
+    data = args.data or []
+    if args.rerun is not None:
+        changes = {name: value for name, value in settings.items() if value not in (None, [])}
+        if data:
+            changes["data"] = data[0]
+        config = load_rerun(args.rerun, args.output, **changes)
+        data = data or [config.data]
+    else:
+        _check_codecs(args)
+        if not data:
+            raise InputError("expected --data: a folder, a table, a task's file or a preset")
+        config = EvaluationConfig(**settings, data=data[0], out=args.output)
+    if len(data) == 1:
+        folders = [run_evaluation(config)]
+    else:
+        folders = run_tasks(config, data)
     if os.environ.get("RANK", "0") != "0":  # one of several processes: the first one reports
         return
     if args.dataset_id:
         from codecplus.eval.report import write_hub_files
 
-        write_hub_files(load_results(folder), args.dataset_id)
-    if args.json:
-        _print_json(load_results(folder).summary)
-    else:
-        print(folder / "report.md")
+        for folder in folders:
+            write_hub_files(load_results(folder), args.dataset_id)
+    _print_results([load_results(folder) for folder in folders], args.json)
+
+
+def _evaluation_settings(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "codecs": args.codecs,
+        "decoded": args.decoded,
+        "revision": args.revision,
+        "bitrates": args.bitrate_per_channel,
+        "kinds": args.kind or [],
+        "metrics": args.metric,
+        "limit": args.limit,
+        "segment_seconds": args.segment_seconds,
+        "segments_per_file": args.segments_per_file,
+        "device": args.device,
+        "workers": args.workers,
+        "time_limit": args.time_limit,
+        "retry_failed": args.retry_failed,
+        "progress": not args.quiet,
+    }
+
+
+def _print_results(runs: list[Any], as_json: bool) -> None:
+    """Print the summary of one run, or of several by their tasks' names."""
+    from codecplus.eval.report.terminal import average_over_tasks, terminal_report
+
+    if as_json:
+        summaries = {run.path.name: run.summary for run in runs}
+        _print_json(runs[0].summary if len(runs) == 1 else summaries)
+        return
+    for run in runs:
+        print(terminal_report(run))
+    if len(runs) > 1:
+        print(average_over_tasks(runs))
+    print()
+    for run in runs:
+        print(run.path / "report.md")
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -296,6 +402,24 @@ def leaderboard(args: argparse.Namespace) -> None:
         print("\n" + merged["boards"][0]["rule"], file=sys.stderr)
 
 
+def submit(args: argparse.Namespace) -> None:
+    """Check results and push them; print the address of the commit."""
+    import tempfile
+
+    from codecplus.eval.report.leaderboard import results_folders
+    from codecplus.eval.report.submission import write_submission
+    from codecplus.eval.results import load_results
+    from codecplus.hub.upload import push_dataset_files
+
+    runs = [load_results(folder) for folder in results_folders(args.results)]
+    with tempfile.TemporaryDirectory() as folder:
+        for run in runs:
+            write_submission(run, folder)
+        codecs = sorted({codec for run in runs for codec in run.codecs})
+        message = f"Results of {', '.join(codecs)}"[:120]
+        print(push_dataset_files(folder, args.repo, message, private=args.private))
+
+
 def _board_table(board: dict[str, Any]) -> str:
     from codecplus.eval.report.leaderboard import band_name
     from codecplus.eval.report.markdown import number, table
@@ -310,7 +434,7 @@ def _board_table(board: dict[str, Any]) -> str:
             rank = "failed"
         else:
             rank = "–"
-        rate = number(entry["payload_kbps_per_channel"])
+        rate = number(entry["rate_kbps_per_channel"])
         mean = number(entry["metrics"].get(metric, {}).get("mean"))
         lines.append([band, rank, entry["codec"], rate, str(entry["failures"]), mean])
     header = ["band", "rank", "codec", "kbit/s per channel", "failures", metric]

@@ -1,29 +1,44 @@
-"""Which of two codecs is better, by paired bootstrap on the clips that both have scores for."""
+"""Which of two codecs is better, by paired tests on the recordings that both have scores for."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from codecplus.errors import InputError
 from codecplus.eval.codecs.anchors import is_anchor
 from codecplus.eval.metrics import METRICS
-from codecplus.eval.results import Results, Row, load_results, metric_by_file
-from codecplus.eval.statistics import Difference, paired_difference
+from codecplus.eval.results import (
+    Results,
+    Row,
+    load_results,
+    metric_by_file,
+    speakers_by_file,
+)
+from codecplus.eval.statistics import SIGNIFICANCE, Difference, holm, paired_difference
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How codec b differs from codec a in one metric and domain."""
+    """How codec b differs from codec a in one metric and domain.
+
+    Attributes:
+        a, b: names of the codecs.
+        domain: the kind of audio.
+        metric: its name.
+        difference: b − a, with its interval and p value.
+        p_corrected: the p value, corrected for all tests of the call (Holm).
+        better: the codec whose lead the corrected test confirms; None: no difference is shown.
+        left_out: clips that either has no score for, though the reference allows one.
+    """
 
     a: str
     b: str
     domain: str
     metric: str
-    difference: Difference  # b − a
-    better: (
-        str | None
-    )  # the codec whose advantage interval and p confirm; None: no difference is shown
-    left_out: int  # clips that either of them has no score for, though the reference allows one
+    difference: Difference
+    p_corrected: float | None
+    better: str | None
+    left_out: int
 
     def as_dict(self) -> dict:
         """Plain data."""
@@ -35,61 +50,70 @@ def compare(a: str | Path, b: str | Path, metrics: Sequence[str] | None = None) 
 
     Without a codec's name every codec that both have is compared with itself, as after a change; if
     they share none and each has one, these two. Domains are compared apart, and only clips of equal
-    audio are paired.
+    audio are paired. All tests of one call are corrected together, so naming the metrics that
+    matter makes the comparison sharper.
+
+    Args:
+        a, b: the results.
+        metrics: names of metrics; None: all that both results have.
+
+    Raises:
+        InputError: for results that share no scored clip, or whose metrics differ in version.
     """
-    found = []
+    comparisons = []
     for (left, name_a), (right, name_b) in _pairs(str(a), str(b)):
         rows_a = [row for row in left.rows if row.codec == name_a]
         rows_b = [row for row in right.rows if row.codec == name_b]
-        chosen = [
-            m
-            for m in left.summary["metrics"]
-            if m in right.summary["metrics"] and (not metrics or m in metrics)
-        ]
+        chosen = _shared_metrics(left, right, metrics)
         _check_versions(left, right, chosen)
+        label_a, label_b = _labels(left, name_a, right, name_b)
         for domain in sorted({row.domain for row in rows_a}):
             for metric in chosen:
-                label_a, label_b = _labels(left, name_a, right, name_b)
                 result = _compare_rows(rows_a, rows_b, domain, metric, label_a, label_b)
                 if result:
-                    found.append(result)
-    if not found:
+                    comparisons.append(result)
+    if not comparisons:
         raise InputError(f"{a} and {b} have no clip with a score of the same metric in common")
-    return found
+    return _corrected(comparisons)
+
+
+def _shared_metrics(left: Results, right: Results, metrics: Sequence[str] | None) -> list[str]:
+    """The metrics of both results, or those of them that were asked for."""
+    shared = [name for name in left.summary["metrics"] if name in right.summary["metrics"]]
+    if not metrics:
+        return shared
+    return [name for name in shared if name in metrics]
 
 
 def _check_versions(left: Results, right: Results, metrics: list[str]) -> None:
     for metric in metrics:
-        a, b = (results.summary["metrics"][metric]["identity"] for results in (left, right))
+        a = left.summary["metrics"][metric]["identity"]
+        b = right.summary["metrics"][metric]["identity"]
         if a != b:
             raise InputError(
                 f"{left.path} has scores of {a} and {right.path} of {b}, which do not compare; "
-                "evaluate the older one "
-                "again, or name other metrics"
+                "evaluate the older one again, or name other metrics"
             )
 
 
 def _compare_rows(
     rows_a: list[Row], rows_b: list[Row], domain: str, metric: str, a: str, b: str
 ) -> Comparison | None:
+    """The comparison before its correction; None where no recording has both scores."""
     pairs = _scorable(rows_a, rows_b, domain, metric)
-    both = {
-        x.clip_hash for x, y in pairs if x.scores[metric].status == y.scores[metric].status == "ok"
-    }
-    left = metric_by_file((x for x, _ in pairs if x.clip_hash in both), metric)
-    # Files are matched by the audio they hold: the two runs may have read it under different names.
-    names = {y.clip_hash: x.source for x, y in pairs}
-    right: dict[str, list[float]] = {}
-    for _, y in pairs:
-        value = y.scores[metric].value
-        if y.clip_hash in both and value is not None:
-            right.setdefault(names[y.clip_hash], []).append(value)
-    difference = paired_difference(left, {source: sum(v) / len(v) for source, v in right.items()})
+    scored = []
+    for x, y in pairs:
+        if x.scores[metric].status == y.scores[metric].status == "ok":
+            # The two runs may have read the same audio under different names.
+            scored.append((x, replace(y, source=x.source)))
+    left = [x for x, _ in scored]
+    right = [y for _, y in scored]
+    difference = paired_difference(
+        metric_by_file(left, metric), metric_by_file(right, metric), speakers_by_file(left)
+    )
     if difference is None:
         return None
-    return Comparison(
-        a, b, domain, metric, difference, _better(difference, metric, a, b), len(pairs) - len(both)
-    )
+    return Comparison(a, b, domain, metric, difference, None, None, len(pairs) - len(scored))
 
 
 def _scorable(
@@ -102,23 +126,37 @@ def _scorable(
     return [(x, y) for x, y in pairs if x.scores[metric].status != "reference_unscorable"]
 
 
-def _better(difference: Difference, metric: str, a: str, b: str) -> str | None:
-    direction = METRICS[metric].higher_is_better
-    if direction is None or difference.low is None or difference.high is None:
+def _corrected(comparisons: list[Comparison]) -> list[Comparison]:
+    """Correct the tests for their number. Metrics that only describe are not tested."""
+    tested = []
+    for index, comparison in enumerate(comparisons):
+        ranks = METRICS[comparison.metric].higher_is_better is not None
+        if ranks and comparison.difference.p is not None:
+            tested.append(index)
+    p_values = holm([comparisons[index].difference.p or 0.0 for index in tested])
+    for index, p in zip(tested, p_values, strict=True):
+        comparison = replace(comparisons[index], p_corrected=p)
+        comparisons[index] = replace(comparison, better=_better(comparison))
+    return comparisons
+
+
+def _better(comparison: Comparison) -> str | None:
+    difference = comparison.difference
+    if difference.low is None or difference.high is None:
         return None
-    if (
-        difference.p is None or difference.p > 0.05
-    ):  # too few recordings, whatever the interval says
+    if comparison.p_corrected is None or comparison.p_corrected > SIGNIFICANCE:
         return None
-    if difference.low > 0:
-        return b if direction else a
-    if difference.high < 0:
-        return a if direction else b
-    return None
+    if difference.low <= 0 <= difference.high:  # the two tests disagree: nothing is shown
+        return None
+    b_is_higher = difference.mean > 0
+    if b_is_higher == METRICS[comparison.metric].higher_is_better:
+        return comparison.b
+    return comparison.a
 
 
 def _pairs(a: str, b: str) -> list[tuple[tuple[Results, str], tuple[Results, str]]]:
-    (left, name_a), (right, name_b) = _side(a), _side(b)
+    left, name_a = _side(a)
+    right, name_b = _side(b)
     if name_a and name_b:
         return [((left, name_a), (right, name_b))]
     own_a = [name_a] if name_a else [name for name in left.codecs if not is_anchor(name)]
@@ -135,12 +173,16 @@ def _pairs(a: str, b: str) -> list[tuple[tuple[Results, str], tuple[Results, str
 
 
 def _side(text: str) -> tuple[Results, str | None]:
+    """The results that a text names, and the codec, if it names one."""
     if Path(text).is_dir():
         return load_results(text), None
     parts = text.split(":")  # both sides of the colon may have some of their own
-    pairs = [(":".join(parts[:i]), ":".join(parts[i:])) for i in range(len(parts) - 1, 0, -1)]
-    folder, codec = next(((f, c) for f, c in pairs if f and Path(f).is_dir()), ("", ""))
-    if not folder:
+    for split in range(len(parts) - 1, 0, -1):
+        folder = ":".join(parts[:split])
+        codec = ":".join(parts[split:])
+        if folder and Path(folder).is_dir():
+            break
+    else:
         raise InputError(f"there are no results in {text!r}; expected FOLDER or FOLDER:CODEC")
     results = load_results(folder)
     if codec not in results.codecs:
@@ -152,41 +194,46 @@ def _side(text: str) -> tuple[Results, str | None]:
 
 def _labels(left: Results, a: str, right: Results, b: str) -> tuple[str, str]:
     """Names that differ."""
-    return (a, b) if a != b else (f"{left.path}:{a}", f"{right.path}:{b}")
+    if a != b:
+        return a, b
+    return f"{left.path}:{a}", f"{right.path}:{b}"
+
+
+_HEADER = (
+    "a",
+    "b",
+    "domain",
+    "metric",
+    "b − a",
+    "95 % interval",
+    "p",
+    "p, corrected",
+    "recordings",
+    "clips left out",
+    "better",
+)
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> str:
-    """Comparisons as a Markdown table."""
-    from codecplus.eval.report.markdown import number, table
+    """Return comparisons as a Markdown table."""
+    from codecplus.eval.report.markdown import interval, number, sample_size, table
 
-    rows = []
-    for c in comparisons:
-        d = c.difference
-        interval = f"[{number(d.low)}, {number(d.high)}]" if d.low is not None else "–"
-        rows.append(
+    lines = []
+    for comparison in comparisons:
+        difference = comparison.difference
+        lines.append(
             [
-                c.a,
-                c.b,
-                c.domain,
-                c.metric,
-                number(d.mean),
-                interval,
-                "–" if d.p is None else f"{d.p:.3g}",
-                str(d.files),
-                str(c.left_out),
-                c.better or "no difference shown",
+                comparison.a,
+                comparison.b,
+                comparison.domain,
+                comparison.metric,
+                number(difference.mean),
+                interval(difference.low, difference.high),
+                number(difference.p),
+                number(comparison.p_corrected),
+                sample_size(difference.files, difference.speakers),
+                str(comparison.left_out),
+                comparison.better or "no difference shown",
             ]
         )
-    header = [
-        "a",
-        "b",
-        "domain",
-        "metric",
-        "b − a",
-        "95 % interval",
-        "p",
-        "recordings",
-        "clips left out",
-        "better",
-    ]
-    return table(header, rows)
+    return table(_HEADER, lines)

@@ -11,7 +11,8 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from codecplus.errors import FileFormatError, InputError
 from codecplus.eval.results import write_json
-from codecplus.eval.statistics import crossed_interval
+from codecplus.eval.statistics import SIGNIFICANCE, crossed_interval, holm, sign_flip_p
 
 SCHEMA = 1
 FILE = "listening.json"
@@ -52,8 +53,9 @@ class Rating:
 
 @dataclass(frozen=True)
 class ConditionScore:
-    """Mean of a condition with its 95 % interval over listeners and items; no interval from one of
-    each.
+    """The mean of a condition with its 95 % interval over listeners and items.
+
+    There is no interval below five listeners or two items.
     """
 
     mean: float
@@ -65,13 +67,49 @@ class ConditionScore:
 
 
 @dataclass(frozen=True)
+class ConditionDifference:
+    """How two conditions differ for the listeners who rated both on the same items.
+
+    Attributes:
+        a, b: the conditions.
+        mean: of b − a.
+        low, high: the 95 % interval over listeners and items, as that of a condition.
+        p: of the sign-flip test over listeners, corrected for all pairs (Holm).
+        listeners, items: that have both.
+        better: the condition that the test shows to be better; None: no difference is shown.
+    """
+
+    a: str
+    b: str
+    mean: float
+    low: float | None
+    high: float | None
+    p: float
+    listeners: int
+    items: int
+    better: str | None
+
+
+@dataclass(frozen=True)
 class ListeningResult:
-    """What the listeners of one method said, after screening."""
+    """What the listeners of one method said, after screening.
+
+    Attributes:
+        method: `mushra` or `acr`.
+        conditions: the best first.
+        listeners: whose ratings count.
+        excluded: the others, and why.
+        differences: every pair of conditions.
+        by_item, by_listener: item or listener -> condition -> mean.
+    """
 
     method: str
-    conditions: dict[str, ConditionScore]  # best first
-    listeners: list[str]  # whose ratings count
-    excluded: dict[str, str]  # listener -> why not
+    conditions: dict[str, ConditionScore]
+    listeners: list[str]
+    excluded: dict[str, str]
+    differences: list[ConditionDifference] = field(default_factory=list)
+    by_item: dict[str, dict[str, float]] = field(default_factory=dict)
+    by_listener: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -79,20 +117,35 @@ class ListeningResult:
 
 
 def analyse(ratings: Iterable[Rating]) -> dict[str, ListeningResult]:
-    """Screen the listeners and estimate every condition, method by method.
+    """Screen the listeners and estimate every condition and every pair, method by method.
 
     A listener who rated something twice counts with the later rating.
     """
     unique = {(r.method, r.rater, r.item, r.condition): r for r in ratings}
-    found = {}
+    results = {}
     for method in SCALES:
         own = [rating for rating in unique.values() if rating.method == method]
         if own:
-            excluded = screen_mushra(own) if method == "mushra" else screen_acr(own)
-            kept = [rating for rating in own if rating.rater not in excluded]
-            listeners = sorted({rating.rater for rating in kept})
-            found[method] = ListeningResult(method, _estimates(kept), listeners, excluded)
-    return found
+            results[method] = _analyse_method(method, own)
+    return results
+
+
+def _analyse_method(method: str, ratings: list[Rating]) -> ListeningResult:
+    if method == "mushra":
+        excluded = screen_mushra(ratings)
+    else:
+        excluded = screen_acr(ratings)
+    counted = [rating for rating in ratings if rating.rater not in excluded]
+    conditions = _estimates(counted)
+    return ListeningResult(
+        method=method,
+        conditions=conditions,
+        listeners=sorted({rating.rater for rating in counted}),
+        excluded=excluded,
+        differences=_differences(counted, list(conditions)),
+        by_item=_means_by(counted, "item"),
+        by_listener=_means_by(counted, "rater"),
+    )
 
 
 def screen_mushra(ratings: Iterable[Rating]) -> dict[str, str]:
@@ -182,22 +235,99 @@ def _by_rater(ratings: Iterable[Rating], condition: str) -> dict[str, dict[str, 
     return found
 
 
-def _estimates(ratings: list[Rating]) -> dict[str, ConditionScore]:
-    conditions: dict[str, list[Rating]] = {}
+def _matrix(ratings: list[Rating], listeners: list[str], items: list[str]) -> np.ndarray:
+    """Scores (listeners, items), NaN where one did not rate."""
+    row_of = {name: index for index, name in enumerate(listeners)}
+    column_of = {name: index for index, name in enumerate(items)}
+    scores = np.full((len(listeners), len(items)), np.nan)
     for rating in ratings:
-        conditions.setdefault(rating.condition, []).append(rating)
-    found = {}
-    for condition, own in conditions.items():
-        raters = {name: i for i, name in enumerate(sorted({r.rater for r in own}))}
-        items = {name: i for i, name in enumerate(sorted({r.item for r in own}))}
-        scores = np.full((len(raters), len(items)), np.nan)
-        for rating in own:
-            scores[raters[rating.rater], items[rating.item]] = rating.score
+        scores[row_of[rating.rater], column_of[rating.item]] = rating.score
+    return scores
+
+
+def _matrices(ratings: list[Rating]) -> dict[str, np.ndarray]:
+    """For each condition its scores (listeners, items), all in the same order."""
+    listeners = sorted({rating.rater for rating in ratings})
+    items = sorted({rating.item for rating in ratings})
+    by_condition: dict[str, list[Rating]] = {}
+    for rating in ratings:
+        by_condition.setdefault(rating.condition, []).append(rating)
+    return {name: _matrix(own, listeners, items) for name, own in by_condition.items()}
+
+
+def _rated(scores: np.ndarray) -> np.ndarray:
+    """Scores (listeners, items) without the listeners and items that have none."""
+    present = ~np.isnan(scores)
+    return scores[present.any(axis=1)][:, present.any(axis=0)]
+
+
+def _estimates(ratings: list[Rating]) -> dict[str, ConditionScore]:
+    estimates = {}
+    for condition, matrix in _matrices(ratings).items():
+        scores = _rated(matrix)
         low, high = crossed_interval(scores)
-        found[condition] = ConditionScore(
-            float(np.nanmean(scores)), low, high, len(raters), len(items), len(own)
+        estimates[condition] = ConditionScore(
+            mean=float(np.nanmean(scores)),
+            low=low,
+            high=high,
+            listeners=scores.shape[0],
+            items=scores.shape[1],
+            ratings=int(np.count_nonzero(~np.isnan(scores))),
         )
-    return dict(sorted(found.items(), key=lambda pair: (-pair[1].mean, pair[0])))
+    return dict(sorted(estimates.items(), key=lambda pair: (-pair[1].mean, pair[0])))
+
+
+def _differences(ratings: list[Rating], conditions: list[str]) -> list[ConditionDifference]:
+    """Every pair of conditions, the better one first, with p values corrected together."""
+    matrices = _matrices(ratings)
+    differences = []
+    for a, b in combinations(conditions, 2):
+        scores = matrices[b] - matrices[a]  # (listeners, items)
+        if np.isnan(scores).all():
+            continue
+        scores = _rated(scores)
+        low, high = crossed_interval(scores)
+        by_listener = np.nansum(scores, axis=1)
+        differences.append(
+            ConditionDifference(
+                a=a,
+                b=b,
+                mean=float(np.nanmean(scores)),
+                low=low,
+                high=high,
+                p=float(sign_flip_p(by_listener)),
+                listeners=scores.shape[0],
+                items=scores.shape[1],
+                better=None,
+            )
+        )
+    p_values = holm([difference.p for difference in differences])
+    return [_decided(*pair) for pair in zip(differences, p_values, strict=True)]
+
+
+def _decided(difference: ConditionDifference, p: float) -> ConditionDifference:
+    """The difference with its corrected p value, and the better condition if there is one."""
+    better = None
+    if difference.low is not None and difference.high is not None and p <= SIGNIFICANCE:
+        if difference.low > 0:
+            better = difference.b
+        elif difference.high < 0:
+            better = difference.a
+    return replace(difference, p=p, better=better)
+
+
+def _means_by(ratings: list[Rating], what: str) -> dict[str, dict[str, float]]:
+    """The mean of each condition for each `item` or `rater`."""
+    grouped: dict[str, dict[str, list[float]]] = {}
+    for rating in ratings:
+        group = grouped.setdefault(getattr(rating, what), {})
+        group.setdefault(rating.condition, []).append(rating.score)
+    means = {}
+    for name in sorted(grouped):
+        means[name] = {
+            condition: float(np.mean(scores)) for condition, scores in grouped[name].items()
+        }
+    return means
 
 
 # ---- files
@@ -339,7 +469,7 @@ def write_listening(results: dict[str, ListeningResult], folder: str | Path) -> 
 
 
 def read_listening(folder: str | Path) -> dict[str, ListeningResult]:
-    """What `write_listening` wrote into a results folder; empty if nothing."""
+    """Return what `write_listening` wrote into a results folder; empty if nothing."""
     path = Path(folder) / FILE
     if not path.is_file():
         return {}
@@ -349,21 +479,17 @@ def read_listening(folder: str | Path) -> dict[str, ListeningResult]:
             raise FileFormatError(
                 f"expected {path} of schema {SCHEMA}; run `codecplus listening` again"
             )
-        return {
-            name: ListeningResult(
-                **{
-                    **fields,
-                    "conditions": {c: ConditionScore(**s) for c, s in fields["conditions"].items()},
-                }
-            )
-            for name, fields in data.items()
-        }
+        return {name: _result_from(fields) for name, fields in data.items()}
+    except FileFormatError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise (
-            error
-            if isinstance(error, FileFormatError)
-            else FileFormatError(f"{path} is damaged: {error}")
-        ) from error
+        raise FileFormatError(f"{path} is damaged: {error}") from error
+
+
+def _result_from(fields: dict[str, Any]) -> ListeningResult:
+    scores = {name: ConditionScore(**score) for name, score in fields["conditions"].items()}
+    pairs = [ConditionDifference(**pair) for pair in fields.get("differences", [])]
+    return ListeningResult(**{**fields, "conditions": scores, "differences": pairs})
 
 
 def describe(result: ListeningResult) -> dict[str, Any]:
@@ -396,27 +522,51 @@ def as_metric(score: ConditionScore) -> dict[str, Any]:
 
 
 def listening_report(results: dict[str, ListeningResult]) -> str:
-    """The results as Markdown tables, with everybody who was left out and why."""
-    from codecplus.eval.report.markdown import number, table
-
+    """Return the results as Markdown tables, with everybody who was left out and why."""
     parts = []
     for result in results.values():
-        rows = [
-            [
-                name,
-                number(s.mean),
-                "–" if s.low is None else f"[{number(s.low)}, {number(s.high)}]",
-                str(s.listeners),
-                str(s.items),
-                str(s.ratings),
-            ]
-            for name, s in result.conditions.items()
-        ]
         title = TITLES[result.method]
-        header = ["condition", title, "95 % interval", "listeners", "items", "ratings"]
         parts.append(
             f"{title}: {len(result.listeners)} listeners, {len(result.excluded)} left out\n"
         )
-        parts.append(table(header, rows) + "\n")
-        parts += [f"left out: {rater}, who {reason}" for rater, reason in result.excluded.items()]
+        parts.append(_condition_table(result) + "\n")
+        if result.differences:
+            parts.append(f"Pairs, tested over listeners, p corrected:\n\n{_pair_table(result)}\n")
+        parts.append(f"By item:\n\n{_means_table(result.by_item, result, 'item')}\n")
+        parts.append(f"By listener:\n\n{_means_table(result.by_listener, result, 'listener')}\n")
+        for rater, reason in result.excluded.items():
+            parts.append(f"left out: {rater}, who {reason}")
     return "\n".join(parts)
+
+
+def _condition_table(result: ListeningResult) -> str:
+    from codecplus.eval.report.markdown import interval, number, table
+
+    lines = []
+    for name, score in result.conditions.items():
+        mean = number(score.mean)
+        counts = [str(score.listeners), str(score.items), str(score.ratings)]
+        lines.append([name, mean, interval(score.low, score.high), *counts])
+    title = TITLES[result.method]
+    return table(["condition", title, "95 % interval", "listeners", "items", "ratings"], lines)
+
+
+def _pair_table(result: ListeningResult) -> str:
+    from codecplus.eval.report.markdown import interval, number, table
+
+    lines = []
+    for pair in result.differences:
+        shown = interval(pair.low, pair.high)
+        better = pair.better or "no difference shown"
+        lines.append([pair.a, pair.b, number(pair.mean), shown, number(pair.p), better])
+    return table(["a", "b", "b − a", "95 % interval", "p", "better"], lines)
+
+
+def _means_table(means: dict[str, dict[str, float]], result: ListeningResult, what: str) -> str:
+    from codecplus.eval.report.markdown import number, table
+
+    conditions = list(result.conditions)
+    lines = []
+    for name, scores in means.items():
+        lines.append([name, *(number(scores.get(condition)) for condition in conditions)])
+    return table([what, *conditions], lines)

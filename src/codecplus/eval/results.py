@@ -1,14 +1,15 @@
 """The results of a run: typed rows on disk, and what follows from them. Knows files, no audio.
 
-rows.jsonl         one line per codec and clip, `Row`; the same bytes whenever the scores are the
-same summary.json       means, intervals, counts and bit rates per codec and domain; computed from
-the rows costs.json         what was measured with a clock: speed and memory provenance.json
-versions, hardware, settings, and what was left out of the data and why
+rows.jsonl       a line per codec and clip, `Row`; the same bytes whenever the scores are
+summary.json     means, intervals, counts and bit rates, computed from the rows
+costs.json       what was measured with a clock: speed and memory
+provenance.json  command, versions, hardware, settings, and what was left out and why
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -121,62 +122,135 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
         file.writelines(row.to_json() + "\n" for row in rows)
 
 
-def summarize(rows: list[Row], metrics: Iterable[str]) -> dict[str, Any]:
+def summarize(
+    rows: list[Row], metrics: Iterable[str], counted_here: Collection[str] = ()
+) -> dict[str, Any]:
     """Per codec: bit rates and failures, and per domain and metric an estimate and the count of
-    each status.
+    each status. `counted_here` names the codecs whose payload this package counts.
     """
     codecs: dict[str, list[Row]] = {}
     for row in rows:
         codecs.setdefault(row.codec, []).append(row)
     names = list(metrics)
-    return {name: _summarize_codec(group, names) for name, group in codecs.items()}
+    summary = {}
+    for name, group in codecs.items():
+        summary[name] = _summarize_codec(group, names, name in counted_here)
+    return summary
 
 
-def _summarize_codec(rows: list[Row], metrics: list[str]) -> dict[str, Any]:
-    domains = {"all": rows}
+def _summarize_codec(rows: list[Row], metrics: list[str], counted_here: bool) -> dict[str, Any]:
+    by_kind: dict[str, list[Row]] = {}
     for row in rows:
-        domains.setdefault(row.domain, []).append(row)
+        by_kind.setdefault(row.domain, []).append(row)
+    shared = _metrics_of_all(by_kind, metrics)
+    domains = {"all": _summarize_domain(rows, shared, counted_here)}
+    for kind, group in by_kind.items():
+        domains[kind] = _summarize_domain(group, metrics, counted_here)
     return {
         "clips": len(rows),
         "failures": sum(row.status != "ok" for row in rows),
-        "domains": {
-            name: {
-                **bit_rates(group),
-                "clips": len(group),
-                "metrics": _summarize_metrics(group, metrics),
-            }
-            for name, group in domains.items()
-        },
+        "payload_counted_here": counted_here,
+        "domains": domains,
     }
 
 
-def bit_rates(rows: Iterable[Row]) -> dict[str, float | None]:
-    """Measured rates in kbit/s, all bits over all seconds of the clips that were coded."""
+def _metrics_of_all(by_kind: dict[str, list[Row]], metrics: list[str]) -> list[str]:
+    """The metrics that every kind has: a mean of one kind beside the rates of all would mislead."""
+    shared = []
+    for metric in metrics:
+        if all(any(metric in row.scores for row in rows) for rows in by_kind.values()):
+            shared.append(metric)
+    return shared
+
+
+def _summarize_domain(rows: list[Row], metrics: list[str], counted_here: bool) -> dict[str, Any]:
+    return {
+        **bit_rates(rows, counted_here),
+        "clips": len(rows),
+        "metrics": _summarize_metrics(rows, metrics),
+    }
+
+
+# How far a file may exceed the payload that a codec states itself, before the file is what counts:
+# a header of 64 bytes and a fiftieth, but never more than half of the payload.
+_CONTAINER_BITS = 512
+_CONTAINER_SHARE = 1 / 50
+_CONTAINER_LIMIT = 1 / 2
+
+
+def bit_rates(rows: Iterable[Row], counted_here: bool = False) -> dict[str, Any]:
+    """Return rates in kbit/s, all bits over all seconds of the clips that were coded.
+
+    `rate_kbps` is the one that ranks. It is the payload's where this package counts it, or where a
+    file is hardly more than its payload; otherwise the whole file's, since a codec may state any
+    payload. `rate_from` says which: `payload`, `file`, or `declared` for audio that was decoded
+    elsewhere.
+
+    Args:
+        rows: of one codec.
+        counted_here: whether the payload was counted by an adapter of this package.
+    """
     coded = [row for row in rows if row.status == "ok"]
     seconds = sum(row.seconds for row in coded)
     channel_seconds = sum(row.seconds * row.channels for row in coded)
-    payload = sum(row.payload_bits or 0 for row in coded)
+    payload = _total(row.payload_bits for row in coded)
+    file = _total(row.file_bits for row in coded)
+    if file is None:
+        counted, origin = payload, "declared"
+    elif counted_here or all(_is_container(row) for row in coded):
+        counted, origin = payload, "payload"
+    else:
+        counted, origin = file, "file"
     return {
-        "payload_kbps": payload / seconds / 1000 if coded else None,
-        "payload_kbps_per_channel": payload / channel_seconds / 1000 if coded else None,
-        "file_kbps": sum(row.file_bits or 0 for row in coded) / seconds / 1000 if coded else None,
+        "payload_kbps": _kbps(payload, seconds),
+        "payload_kbps_per_channel": _kbps(payload, channel_seconds),
+        "file_kbps": _kbps(file, seconds),
+        "rate_kbps": _kbps(counted, seconds),
+        "rate_kbps_per_channel": _kbps(counted, channel_seconds),
+        "rate_from": origin if coded else None,
     }
+
+
+def _is_container(row: Row) -> bool:
+    """Whether a clip's file is larger than its payload by no more than a container."""
+    assert row.payload_bits is not None, "what was coded has bits"
+    assert row.file_bits is not None, "checked by the caller"
+    allowed = _CONTAINER_BITS + _CONTAINER_SHARE * row.payload_bits
+    return row.file_bits - row.payload_bits <= min(allowed, _CONTAINER_LIMIT * row.payload_bits)
+
+
+def _total(bits: Iterable[int | None]) -> int | None:
+    """The sum; None where nothing was coded, or where bits are not known."""
+    known = list(bits)
+    if not known or None in known:
+        return None
+    return sum(cast(list[int], known))
+
+
+def _kbps(bits: int | None, seconds: float) -> float | None:
+    if bits is None or not seconds:
+        return None
+    return bits / seconds / 1000
 
 
 def _summarize_metrics(rows: list[Row], metrics: list[str]) -> dict[str, Any]:
     table = {}
     for metric in metrics:
         scores = [row.scores[metric] for row in rows if metric in row.scores]
-        if scores:
-            found = metric_estimate(rows, metric)
-            counts = {
-                status: sum(score.status == status for score in scores) for status in STATUSES
-            }
-            table[metric] = {
-                **(asdict(found) if found else {}),
-                "counts": {k: n for k, n in counts.items() if n},
-            }
+        if not scores:
+            continue
+        value = metric_estimate(rows, metric)
+        counts = Counter(score.status for score in scores)
+        table[metric] = {
+            **(asdict(value) if value else {}),
+            "counts": {status: counts[status] for status in STATUSES if counts[status]},
+        }
     return table
+
+
+def speakers_by_file(rows: Iterable[Row]) -> dict[str, str | None]:
+    """Return the speaker of each recording, or None where nobody knows."""
+    return {row.source: row.speaker for row in rows}
 
 
 def metric_by_file(
@@ -191,5 +265,28 @@ def metric_by_file(
 
 
 def metric_estimate(rows: Iterable[Row], metric: str) -> Estimate | None:
-    """Mean and interval of a metric over files."""
-    return estimate(metric_by_file(rows, metric).values())
+    """Mean and interval of a metric over recordings."""
+    rows = list(rows)
+    return estimate(metric_by_file(rows, metric), speakers_by_file(rows))
+
+
+# What a listener notices and the scores may not: beyond these a codec gets a warning.
+_GAIN_DB = 1.5
+_INVERTED = -0.5  # mean polarity: three clips of four have the other sign
+_CLIPPED_PERCENT = 0.1
+
+
+def signal_warnings(rows: Iterable[Row]) -> list[str]:
+    """Return what is wrong with a codec's level or sign, in words; empty if nothing is."""
+    rows = list(rows)
+    warnings = []
+    gain = metric_estimate(rows, "gain")
+    if gain is not None and abs(gain.median) >= _GAIN_DB:
+        warnings.append(f"plays at {gain.median:+.1f} dB")
+    polarity = metric_estimate(rows, "polarity")
+    if polarity is not None and polarity.mean <= _INVERTED:
+        warnings.append("inverts the signal")
+    clipping = metric_estimate(rows, "clipping")
+    if clipping is not None and clipping.mean >= _CLIPPED_PERCENT:
+        warnings.append(f"clips {clipping.mean:.2g} % of the samples")
+    return warnings

@@ -4,25 +4,38 @@ It runs on one process, or on those of `accelerate launch`.
 """
 
 import datetime
+import json
 import os
 import platform
+import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from codecplus.errors import InputError, MissingExtraError
+from codecplus.errors import FileFormatError, InputError, MissingExtraError
 from codecplus.eval import stages
 from codecplus.eval.audio import RESAMPLER
-from codecplus.eval.codecs import CodecAdapter, codec_hash, is_anchor, resolve_codecs
-from codecplus.eval.config import EvaluationConfig
+from codecplus.eval.codecs import (
+    CodecAdapter,
+    DecodedFolder,
+    codec_hash,
+    counts_payload,
+    is_anchor,
+    release_models,
+    resolve_codecs,
+)
+from codecplus.eval.codecs.isolation import CodecProcesses
+from codecplus.eval.config import EvaluationConfig, shown_path
 from codecplus.eval.metrics import Metric, Score, metrics_by_name
 from codecplus.eval.report import write_report
+from codecplus.eval.report.model_repository import file_name
 from codecplus.eval.results import (
     COSTS,
     PROVENANCE,
@@ -35,7 +48,7 @@ from codecplus.eval.results import (
     write_json,
     write_rows,
 )
-from codecplus.eval.stages import ClipRecord, Prepared, Share
+from codecplus.eval.stages import ClipRecord, Prepared, ScoreKeys, Share
 from codecplus.eval.store import EncodedClips, Line, Store
 from codecplus.eval.tasks import Task, load_task
 from codecplus.system.devices import available_cores
@@ -63,11 +76,15 @@ def run_evaluation(config: EvaluationConfig) -> Path:
     metrics = metrics_by_name(config.metrics)
     task = load_task(
         config.data,
+        kinds=config.kinds or None,
         limit=config.limit,
         segment_seconds=config.segment_seconds,
         segments_per_file=config.segments_per_file,
     )
     codecs = resolve_codecs(config.codecs, config.bitrates, config.device, config.revision)
+    codecs += [DecodedFolder.parse(text) for text in config.decoded]
+    _check_names(codecs)
+    release_models()
     out = Path(config.out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -81,11 +98,25 @@ def run_evaluation(config: EvaluationConfig) -> Path:
     with sole_use, closing(store):
         prepared = _encode(config, task, codecs, store, team)
         if team.rank == 0:
-            workers = config.workers or available_cores()
-            stages.score(codecs, prepared.clips, metrics, store, workers, config.progress)
-            _write(out, config, task, codecs, metrics, prepared, store)
+            keys = stages.score(
+                codecs,
+                prepared.clips,
+                metrics,
+                store,
+                config.workers or available_cores(),
+                config.progress,
+                config.retry_failed,
+            )
+            _write(out, config, task, codecs, metrics, prepared, store, keys)
         team.wait()
     return out
+
+
+def _check_names(codecs: list[CodecAdapter]) -> None:
+    counts = Counter(codec.name for codec in codecs)
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        raise InputError(f"two codecs are called {twice[0]!r}; give one of them another name")
 
 
 # How the launchers of torch and MPI, which `accelerate launch` uses, tell the number of processes.
@@ -131,8 +162,18 @@ def _encode(
         team.wait()
         prepared = stages.read_prepared(task, store)
     share = Share(team.rank, team.size)
-    for codec in codecs:
-        stages.encode(codec, prepared.clips, store, identity, progress, share)
+    with closing(CodecProcesses(config.time_limit)) as processes:
+        for codec in codecs:
+            stages.encode(
+                codec,
+                prepared.clips,
+                store,
+                identity,
+                progress,
+                share,
+                processes,
+                config.retry_failed,
+            )
     team.wait()
     if team.size > 1:
         store.forget_encoded()
@@ -143,24 +184,27 @@ def _encode(
 
 
 def build_rows(
-    codecs: list[CodecAdapter], clips: list[ClipRecord], metrics: list[Metric], store: Store
+    codecs: list[CodecAdapter],
+    clips: list[ClipRecord],
+    metrics: list[Metric],
+    store: Store,
+    keys: ScoreKeys,
 ) -> list[Row]:
     """Return rows in the order of codecs and clips, from what the store holds."""
-    identities = {metric.name: metric.identity for metric in metrics}
-    reference_scores = store.scores(codec_hash(codecs[0]))
+    identity = codecs[0].name
     rows = []
     for codec in codecs:
         key = codec_hash(codec)
         encoded = store.encoded(key).lines
-        scores = store.scores(key)
         for clip in clips:
             line = encoded[clip.hash]
             clip_scores = {}
             for metric in metrics:
                 if metric.applies_to(clip.kind):
-                    score_key = clip.hash, identities[metric.name]
-                    reference = reference_scores[score_key]
-                    clip_scores[metric.name] = _final_score(line, reference, scores.get(score_key))
+                    reference = keys.score(identity, clip, metric)
+                    own = keys.score(codec.name, clip, metric)
+                    assert reference is not None, "the identity is always scored"
+                    clip_scores[metric.name] = _final_score(line, reference, own)
             rows.append(_row(codec.name, key, clip, line, clip_scores))
     return rows
 
@@ -207,10 +251,12 @@ def _write(
     metrics: list[Metric],
     prepared: Prepared,
     store: Store,
+    keys: ScoreKeys,
 ) -> None:
     clips = prepared.clips
-    rows = build_rows(codecs, clips, metrics, store)
-    summary = summarize(rows, [metric.name for metric in metrics])
+    rows = build_rows(codecs, clips, metrics, store, keys)
+    counted_here = [codec.name for codec in codecs if counts_payload(codec)]
+    summary = summarize(rows, [metric.name for metric in metrics], counted_here)
     costs = {}
     for codec in codecs:
         key = codec_hash(codec)
@@ -221,6 +267,8 @@ def _write(
             anchor=is_anchor(codec.name),
             nominal_kbps_per_channel=getattr(codec, "nominal_kbps", None),
             latency_seconds=getattr(codec, "latency", None),
+            tokens=getattr(codec, "tokens", None),
+            lag_ms=_lags(keys, codec.name, clips),
             codebooks=_codebook_use(key, clips, store),
         )
         costs[codec.name] = _cost(encoded, clips)
@@ -237,6 +285,12 @@ def _write(
     write_json(out / COSTS, costs)
     write_json(out / PROVENANCE, _provenance(config, task, prepared))
     write_report(load_results(out))
+
+
+def _lags(keys: ScoreKeys, codec: str, clips: list[ClipRecord]) -> dict[str, float]:
+    """The delay of a codec in milliseconds, for each sample rate of the clips."""
+    rates = sorted({clip.sample_rate for clip in clips})
+    return {str(rate): keys.lag_ms(codec, rate) for rate in rates}
 
 
 def _cost(encoded: EncodedClips, clips: list[ClipRecord]) -> dict[str, Any]:
@@ -266,7 +320,7 @@ def _codebook_use(key: str, clips: list[ClipRecord], store: Store) -> list[dict[
             continue
         size = line["codebook_size"]
         for codebook, codes in enumerate(np.load(path)):  # (K, T)
-            values, times = np.unique(codes, return_counts=True)
+            values, times = np.unique(codes[codes >= 0], return_counts=True)
             occurrences = dict(zip(values.tolist(), times.tolist(), strict=True))
             counts.setdefault(codebook, Counter()).update(occurrences)
     if not counts:
@@ -294,6 +348,7 @@ _VERSIONS_OF = (
     "av",
     "pesq",
     "pystoi",
+    "scipy",
     "torchmetrics",
     "visqol-python",
 )
@@ -306,7 +361,14 @@ def _provenance(config: EvaluationConfig, task: Task, prepared: Prepared) -> dic
         versions[name] = _version(name)
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "settings": {**config.as_dict(), "out": None, "data": task.name},
+        "command": config.command(),
+        "settings": {
+            **config.as_dict(),
+            "out": None,
+            "data": shown_path(config.data) if isinstance(config.data, str) else task.name,
+            "decoded": [shown_path(text) for text in config.decoded],
+        },
+        "commit": _commit(),
         "data": {
             "clips": len(clips),
             "files": len({clip.source for clip in clips}),
@@ -324,6 +386,44 @@ def _provenance(config: EvaluationConfig, task: Task, prepared: Prepared) -> dic
     }
 
 
+def _commit() -> str | None:
+    """The commit of the package's repository, where it runs from one."""
+    folder = Path(__file__).resolve().parent
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True
+        )
+    except OSError:
+        return None
+    return result.stdout.strip() or None
+
+
+def load_rerun(path: str | Path, out: str | Path, **changes: Any) -> EvaluationConfig:
+    """Return the configuration that repeats a run.
+
+    Args:
+        path: the `provenance.json` of the run, or its results folder.
+        out: the folder of the new results.
+        changes: settings that differ, such as the place of the data.
+
+    Raises:
+        InputError: if there is no such file.
+        FileFormatError: for a file that holds no settings of a run.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / PROVENANCE
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        return EvaluationConfig.from_dict(settings, out=out, **changes)
+    except OSError as error:
+        raise InputError(f"there is no {path}; expected the {PROVENANCE} of a run") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, (FileFormatError, InputError)):
+            raise
+        raise FileFormatError(f"{path} is not the provenance of a run: {error}") from error
+
+
 def _version(name: str) -> str | None:
     try:
         return version(name)
@@ -339,3 +439,27 @@ def _processor() -> str:
             )
     except (OSError, StopIteration):
         return platform.processor() or sys.platform
+
+
+def run_tasks(config: EvaluationConfig, data: Sequence[str]) -> list[Path]:
+    """Evaluate on several data, each in a folder of its own below `config.out`.
+
+    Args:
+        config: the settings; its `data` is replaced.
+        data: what each task reads.
+
+    Returns:
+        The results folders, in the order of the data.
+
+    Raises:
+        InputError: if two data would have the same folder.
+    """
+    names = [file_name(Path(name).stem or name) for name in data]
+    if len(set(names)) < len(names):
+        raise InputError(
+            f"expected data of different names, got {', '.join(data)}; evaluate them apart"
+        )
+    folders = []
+    for name, source in zip(names, data, strict=True):
+        folders.append(run_evaluation(replace(config, data=source, out=Path(config.out) / name)))
+    return folders

@@ -10,13 +10,15 @@ import time
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from codecplus.errors import InputError
-from codecplus.eval.codecs import CodecAdapter, Original, codec_hash
-from codecplus.eval.metrics import Metric, Score, output_problem
+from codecplus.errors import CodecPlusError, InputError
+from codecplus.eval.codecs import CodecAdapter, DecodedFolder, Original, codec_hash, is_anchor
+from codecplus.eval.codecs.isolation import CodecFailed, CodecProcesses, RoundTrip
+from codecplus.eval.metrics import METRICS, Metric, Score, output_problem
 from codecplus.eval.metrics.worker import Estimates, score_in, scoring_worker
 from codecplus.eval.store import Line, Store
 from codecplus.eval.tasks import Clip, Problem, Task
@@ -121,6 +123,9 @@ class Share:
     size: int = 1
 
 
+_GIVE_UP_AFTER = 3  # clips in a row on which a codec ran out of time
+
+
 def encode(
     codec: CodecAdapter,
     clips: list[ClipRecord],
@@ -128,30 +133,50 @@ def encode(
     identity: CodecAdapter,
     progress: bool,
     share: Share,
+    processes: CodecProcesses,
+    retry_failed: bool = False,
 ) -> None:
-    """Encode and decode this process's share of the clips; what fails is noted with its reason."""
+    """Encode and decode this process's share of the clips; what fails is noted with its reason.
+
+    Args:
+        codec: the codec.
+        clips: all clips of the run.
+        store: where results are kept.
+        identity: the codec whose audio is the reference.
+        progress: show a bar.
+        share: which clips are this process's.
+        processes: where the codec runs.
+        retry_failed: try again what has failed before.
+    """
     key = codec_hash(codec)
-    done = store.encoded(key).lines
+    known = store.encoded(key).lines
     unique = list({clip.hash: clip for clip in clips}.values())
-    todo = [clip for clip in unique[share.rank :: share.size] if clip.hash not in done]
+    todo = []
+    for clip in unique[share.rank :: share.size]:
+        line = known.get(clip.hash)
+        if line is None or (retry_failed and line["status"] != "ok"):
+            todo.append(clip)
     if not todo:
         return
     reference_key = codec_hash(identity)
-
-    def reference_of(clip: ClipRecord) -> np.ndarray:
-        return np.load(store.audio_path(reference_key, clip.hash))
-
-    _reset_peak_memory()
-    _warm_up(codec, reference_of(todo[0]), todo[0].sample_rate)
+    processes.reset_peak_memory()
+    out_of_time = 0
     label = f"encode {codec.name}"
     for clip in tqdm(todo, desc=label, unit="clip", disable=not progress, file=sys.stderr):
-        outcome = _round_trip(codec, reference_of(clip), clip.sample_rate)
+        if out_of_time >= _GIVE_UP_AFTER:
+            reason = f"not tried: it ran out of time on {out_of_time} clips in a row"
+            outcome = _failure(reason, passing=True)
+        else:
+            reference = np.load(store.audio_path(reference_key, clip.hash))
+            outcome = _outcome(codec, clip, reference, processes)
+            timed_out = str(outcome.line["reason"]).startswith("no answer within")
+            out_of_time = out_of_time + 1 if timed_out else 0
         if outcome.audio is not None:
             store.save(store.audio_path(key, clip.hash), outcome.audio)
         if outcome.codes is not None:
             store.save(store.codes_path(key, clip.hash), outcome.codes)
         store.add_encoded(key, share.rank, {"clip": clip.hash, **outcome.line})
-    store.add_encoded(key, share.rank, {"peak_memory": _peak_memory()})
+    store.add_encoded(key, share.rank, {"peak_memory": processes.peak_memory})
 
 
 @dataclass(frozen=True)
@@ -163,68 +188,131 @@ class _Outcome:
     codes: np.ndarray | None = None
 
 
-def _round_trip(codec: CodecAdapter, reference: np.ndarray, rate: int) -> _Outcome:
-    """Encode and decode a clip. The times cover the codec's own two calls and nothing else."""
-    line: Line = {"status": "codec_failure", "reason": None, "codebook_size": None}
+def _failure(reason: str, passing: bool = False, **known: Any) -> _Outcome:
+    line: Line = {"status": "codec_failure", "codebook_size": None, **known, "reason": reason}
+    if passing:
+        line["passing"] = True
+    return _Outcome(line)
+
+
+def _outcome(
+    codec: CodecAdapter, clip: ClipRecord, reference: np.ndarray, processes: CodecProcesses
+) -> _Outcome:
+    """Encode and decode one clip, or take the audio that was decoded elsewhere."""
+    if isinstance(codec, DecodedFolder):
+        return _decoded_elsewhere(codec, clip, reference)
+    try:
+        if is_anchor(codec.name):  # the harness's own: no process is needed
+            result = _round_trip_here(codec, reference, clip.sample_rate)
+        else:
+            result = processes.round_trip(codec, reference, clip.sample_rate)
+    except CodecFailed as error:
+        return _failure(str(error), error.passing)
+    measured = {
+        "encode_seconds": result.encode_seconds,
+        "decode_seconds": result.decode_seconds,
+        "bits": result.bits,
+        "file_bits": result.file_bits,
+        "codebook_size": result.codebook_size,
+    }
+    if not 0 < result.bits <= result.file_bits:
+        reason = f"claims {result.bits} bits for a payload of {result.file_bits} bits"
+        return _failure(reason, **measured)
+    problem = output_problem(reference, result.audio)
+    if problem:
+        return _failure(problem, **measured)
+    line = {"status": "ok", "reason": None, **measured}
+    return _Outcome(line, result.audio, result.codes)
+
+
+def _round_trip_here(codec: CodecAdapter, reference: np.ndarray, rate: int) -> RoundTrip:
+    """Encode and decode in this process."""
     original = Original(reference.shape[0], reference.shape[1], rate)
-    source = reference.copy()  # a codec that writes into its input must not spoil it
-    codes = None
+    start = time.perf_counter()
+    payload = codec.encode(reference, rate)
+    encoded = time.perf_counter()
+    audio = codec.decode(payload.data, original)
+    decoded = time.perf_counter()
+    return RoundTrip(
+        bits=payload.bits,
+        file_bits=8 * len(payload.data),
+        encode_seconds=encoded - start,
+        decode_seconds=decoded - encoded,
+        audio=audio,
+    )
+
+
+def _decoded_elsewhere(codec: DecodedFolder, clip: ClipRecord, reference: np.ndarray) -> _Outcome:
     try:
-        start = time.perf_counter()
-        payload = codec.encode(source, rate)
-        line["encode_seconds"] = time.perf_counter() - start
-        line.update(bits=int(payload.bits), file_bits=8 * len(payload.data))
-        start = time.perf_counter()
-        decoded = codec.decode(payload.data, original)
-        line["decode_seconds"] = time.perf_counter() - start
-        audio = np.asarray(decoded, dtype=np.float32)
-        codes_of = getattr(codec, "codes", None)
-        if codes_of is not None:
-            codes, line["codebook_size"] = codes_of(payload.data)
-    except Exception as error:  # somebody else's code: whatever it raises belongs in the report
-        return _Outcome({**line, "reason": f"{type(error).__name__}: {error}"})
-    if not 0 < payload.bits <= 8 * len(payload.data):
-        reason = f"claims {payload.bits} bits for a payload of {8 * len(payload.data)} bits"
-    else:
-        reason = output_problem(reference, audio)
-    if reason:
-        return _Outcome({**line, "reason": reason})
-    return _Outcome({**line, "status": "ok"}, audio, codes)
-
-
-def _warm_up(codec: CodecAdapter, reference: np.ndarray, rate: int) -> None:
-    """Load what is loaded lazily, so that the first clip's time is not the disk's."""
-    _round_trip(codec, reference[:, :rate], rate)
-
-
-def _reset_peak_memory() -> None:
-    try:
-        # Linux: 5 resets the high-water mark of resident memory
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")
-    except OSError:
-        return
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-
-
-def _peak_memory() -> int | None:
-    """Peak bytes of resident and CUDA memory since the reset; None where nobody can tell."""
-    try:
-        with open("/proc/self/status") as file:
-            host = next(1024 * int(line.split()[1]) for line in file if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        return None
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        host += torch.cuda.max_memory_allocated()
-    return host
+        audio = codec.read(clip.source, clip.start, reference, clip.sample_rate)
+    except (CodecPlusError, OSError) as error:
+        return _failure(str(error))
+    problem = output_problem(reference, audio)
+    if problem:
+        return _failure(problem)
+    bits = None
+    if codec.kbps is not None:
+        bits = round(1000 * codec.kbps * clip.seconds * clip.channels)
+    line = {
+        "status": "ok",
+        "reason": None,
+        "bits": bits,
+        "file_bits": None,
+        "encode_seconds": 0.0,
+        "decode_seconds": 0.0,
+        "codebook_size": None,
+    }
+    return _Outcome(line, audio)
 
 
 # ---- scoring
 
-ScoringJob = tuple[ClipRecord, Estimates]
+
+@dataclass(frozen=True)
+class ScoringJob:
+    """One clip, the audio files that lack scores, the metrics they lack, and delays to use."""
+
+    clip: ClipRecord
+    estimates: Estimates
+    lags: dict[str, float]
+
+
+class ScoreKeys:
+    """Names every score in the store: its clip, its metric's version, and the lag it was given.
+
+    A codec has one lag for each sample rate: the median over the clips it coded.
+    """
+
+    def __init__(self, codecs: list[CodecAdapter], clips: list[ClipRecord], store: Store) -> None:
+        self._codecs = {codec.name: codec_hash(codec) for codec in codecs}
+        self._clips = clips
+        self._store = store
+        self._lags: dict[tuple[str, int], float] = {}
+
+    def lag_ms(self, codec: str, sample_rate: int) -> float:
+        """Return the delay of a codec at a rate, in milliseconds; 0 where none could be found."""
+        key = codec, sample_rate
+        if key not in self._lags:
+            scores = self._store.scores(self._codecs[codec])
+            values = []
+            for clip in self._clips:
+                line = scores.get((clip.hash, METRICS["lag"].identity))
+                if clip.sample_rate == sample_rate and line and line["value"] is not None:
+                    values.append(line["value"])
+            samples = round(float(np.median(values)) * sample_rate / 1000) if values else 0
+            self._lags[key] = 1000 * samples / sample_rate
+        return self._lags[key]
+
+    def identity(self, codec: str, clip: ClipRecord, metric: Metric) -> str:
+        """Return what a score is filed under beside its clip."""
+        if not metric.uses_lag:
+            return metric.identity
+        return f"{metric.identity}@{self.lag_ms(codec, clip.sample_rate):.6g}ms"
+
+    def score(self, codec: str, clip: ClipRecord, metric: Metric) -> Line | None:
+        """Return a score, or None where there is none yet."""
+        scores = self._store.scores(self._codecs[codec])
+        return scores.get((clip.hash, self.identity(codec, clip, metric)))
 
 
 def score(
@@ -234,26 +322,53 @@ def score(
     store: Store,
     workers: int,
     progress: bool,
-) -> None:
+    retry_failed: bool = False,
+) -> ScoreKeys:
     """Compute every score that the store does not have, a clip at a time over several processes.
 
-    The first codec is the identity, whose audio is the reference.
+    Metrics that use a codec's lag wait until it is known from all clips. The first codec is the
+    identity, whose audio is the reference.
+
+    Args:
+        codecs, clips, metrics: what is scored.
+        store: where audio and scores are kept.
+        workers: processes that score.
+        progress: show a bar.
+        retry_failed: compute scores again whose metric crashed or took too long.
+
+    Returns:
+        The keys by which the scores are found in the store.
     """
-    jobs = list(_scoring_jobs(codecs, clips, metrics, store))
-    if not jobs:
-        return
-    keys = {codec.name: codec_hash(codec) for codec in codecs}
-    identities = {metric.name: metric.identity for metric in metrics}
+    first = [metric for metric in metrics if not metric.uses_lag]
+    second = [metric for metric in metrics if metric.uses_lag]
+    if second and METRICS["lag"] not in first:
+        first.append(METRICS["lag"])
+    for stage in (first, second):
+        keys = ScoreKeys(codecs, clips, store)
+        jobs = list(_scoring_jobs(codecs, clips, stage, store, keys, retry_failed))
+        if jobs:
+            _run_scoring(jobs, codecs, store, keys, workers, progress)
+    return ScoreKeys(codecs, clips, store)
+
+
+def _run_scoring(
+    jobs: list[ScoringJob],
+    codecs: list[CodecAdapter],
+    store: Store,
+    keys: ScoreKeys,
+    workers: int,
+    progress: bool,
+) -> None:
+    hashes = {codec.name: codec_hash(codec) for codec in codecs}
 
     def score_clip(worker: Worker, job: ScoringJob, reserve: Reserve) -> None:
-        clip, estimates = job
-
         def note(name: str, metric: str, result: Score) -> None:
-            line = {"clip": clip.hash, "metric": identities[metric], **asdict(result)}
-            store.add_score(keys[name], line)
+            identity = keys.identity(name, job.clip, METRICS[metric])
+            line = {"clip": job.clip.hash, "metric": identity, **asdict(result)}
+            store.add_score(hashes[name], line)
 
-        reference = store.audio_path(keys[codecs[0].name], clip.hash)
-        score_in(worker, reference, estimates, clip.sample_rate, note)
+        reference = store.audio_path(hashes[codecs[0].name], job.clip.hash)
+        score_in(worker, reference, job.estimates, job.clip.sample_rate, note, job.lags)
 
     pool = WorkerPool([scoring_worker() for _ in range(min(workers, len(jobs)))], score_clip)
     with closing(pool.run(jobs)) as done:
@@ -262,32 +377,43 @@ def score(
 
 
 def _scoring_jobs(
-    codecs: list[CodecAdapter], clips: list[ClipRecord], metrics: list[Metric], store: Store
+    codecs: list[CodecAdapter],
+    clips: list[ClipRecord],
+    metrics: list[Metric],
+    store: Store,
+    keys: ScoreKeys,
+    retry_failed: bool,
 ) -> Iterable[ScoringJob]:
     """Each clip with the audio files that lack scores, and the names of the metrics they lack."""
-    identities = {metric.name: metric.identity for metric in metrics}
-    keys = {codec.name: codec_hash(codec) for codec in codecs}
     wanted = _metrics_of_clips(clips, metrics)
     for clip in {clip.hash: clip for clip in clips}.values():
         estimates: Estimates = {}
-        for name, key in keys.items():
-            line = store.encoded(key).lines.get(clip.hash, {})
-            if line.get("status") != "ok":
+        lags: dict[str, float] = {}
+        for codec in codecs:
+            key = codec_hash(codec)
+            if store.encoded(key).lines.get(clip.hash, {}).get("status") != "ok":
                 continue
-            known = store.scores(key)
-            missing = [m for m in wanted[clip.hash] if (clip.hash, identities[m]) not in known]
+            missing = []
+            for metric in wanted[clip.hash]:
+                known = keys.score(codec.name, clip, metric)
+                passed = known and known["status"] in ("metric_error", "timeout")
+                if known is None or (retry_failed and passed):
+                    missing.append(metric)
             if missing:
-                estimates[name] = (store.audio_path(key, clip.hash), missing)
+                names = [metric.name for metric in missing]
+                estimates[codec.name] = (store.audio_path(key, clip.hash), names)
+            if any(metric.uses_lag for metric in missing):
+                lags[codec.name] = keys.lag_ms(codec.name, clip.sample_rate)
         if estimates:
-            yield clip, estimates
+            yield ScoringJob(clip, estimates, lags)
 
 
-def _metrics_of_clips(clips: list[ClipRecord], metrics: list[Metric]) -> dict[str, list[str]]:
+def _metrics_of_clips(clips: list[ClipRecord], metrics: list[Metric]) -> dict[str, list[Metric]]:
     """The metrics of each clip hash; the same audio may be listed twice, under two kinds."""
-    wanted: dict[str, list[str]] = {}
+    wanted: dict[str, list[Metric]] = {}
     for clip in clips:
-        names = wanted.setdefault(clip.hash, [])
+        chosen = wanted.setdefault(clip.hash, [])
         for metric in metrics:
-            if metric.applies_to(clip.kind) and metric.name not in names:
-                names.append(metric.name)
+            if metric.applies_to(clip.kind) and metric not in chosen:
+                chosen.append(metric)
     return wanted

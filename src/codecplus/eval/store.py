@@ -47,9 +47,11 @@ class EncodedClips:
     peak_memory: int | None = None  # bytes, where the system could tell
 
     def add(self, line: Line) -> None:
-        """Take in one line of a journal."""
+        """Take in one line of a journal. A clip that was tried again counts as coded once it is."""
         if "clip" in line:
-            self.lines.setdefault(line["clip"], line)
+            known = self.lines.get(line["clip"])
+            if known is None or known["status"] != "ok":
+                self.lines[line["clip"]] = line
         if line.get("peak_memory"):
             self.peak_memory = max(self.peak_memory or 0, line["peak_memory"])
 

@@ -65,3 +65,23 @@ def push_space(repo: str, *, private: bool = False) -> str:
         folder = export_space(Path(temporary) / "space")
         message = f"Upload the demo of codecplus {__version__}"
         return upload_folder(folder, repo, message, kind="space", private=private)
+
+
+def push_dataset_files(folder: PathLike, repo: str, message: str, *, private: bool = False) -> str:
+    """Upload a folder's files to a dataset repository, in one commit; return its address.
+
+    Files that the repository has already stay.
+
+    Args:
+        folder: its files keep their paths.
+        repo: `OWNER/NAME`, made if it does not exist; `NAME` alone belongs to the user who is
+            logged in.
+        message: of the commit.
+        private: make it a private repository.
+
+    Raises:
+        HubError: if the Hub cannot be reached, or refuses.
+    """
+    with explained_errors(repo):
+        repo = full_repo_name(repo)
+        return upload_folder(Path(folder), repo, message, kind="dataset", private=private)

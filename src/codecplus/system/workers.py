@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import queue
+import signal
 import struct
 import subprocess
 import sys
@@ -55,10 +56,12 @@ class Worker:
     Args:
         module: the module's full name; its main block calls `serve`.
         arguments: strings that the module finds in `sys.argv[1:]`.
+        threads: how many its libraries may use for one computation; None: as many as they like.
     """
 
-    def __init__(self, module: str, *arguments: str):
+    def __init__(self, module: str, *arguments: str, threads: int | None = 1):
         self._command = [sys.executable, "-m", module, *arguments]
+        self._threads = threads
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
 
@@ -79,14 +82,20 @@ class Worker:
         except (OSError, ValueError):
             raise self._death(process) from None
 
-    def receive(self, seconds: float, reserve: Reserve | None = None) -> Message:
+    def receive(
+        self,
+        seconds: float,
+        reserve: Reserve | None = None,
+        clock_seconds: float | None = None,
+    ) -> Message:
         """Return the next answer: its header, and its samples (C, S) float32 or None.
 
         Args:
             seconds: processor time that the process may spend on the answer. The clock says little
-                on a crowded machine, but ten times the limit on the clock counts as a hang too.
+                on a crowded machine, so it has a limit of its own.
             reserve: called with the size of the samples in bytes before they are read. It may
                 block until there is memory for them.
+            clock_seconds: time on the clock that counts as a hang; None: ten times `seconds`.
 
         Raises:
             WorkerTimeout: if the process spent more time; it has been killed.
@@ -96,7 +105,7 @@ class Worker:
         process = self._running()
         assert process.stdout is not None, "a started process has a pipe"
         try:
-            with _TimeLimit(process, seconds) as limit:
+            with _TimeLimit(process, seconds, clock_seconds) as limit:
                 header = json.loads(_read(process.stdout))
         except (OSError, EOFError, ValueError):
             death = self._death(process)
@@ -121,7 +130,7 @@ class Worker:
         if process is None:
             return None
         process.poll()  # the status of a process that is dead already is not that of our signal
-        process.kill()
+        _kill(process)
         status = process.wait()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
@@ -146,12 +155,11 @@ class Worker:
         return process
 
     def _start(self) -> None:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        }
+        environment = dict(os.environ)
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        if self._threads is not None:
+            environment["OMP_NUM_THREADS"] = str(self._threads)
+            environment["OPENBLAS_NUM_THREADS"] = str(self._threads)
         self._process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,
@@ -170,13 +178,23 @@ class Worker:
         return WorkerDied(self.close())
 
 
-class _TimeLimit:
-    """Kills a process that works longer than `seconds` while the block runs."""
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """End a process and the programs that it started: it leads a session of its own."""
+    with suppress(OSError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
 
-    def __init__(self, process: "subprocess.Popen[bytes]", seconds: float):
+
+class _TimeLimit:
+    """Kills a process that works longer than `seconds`, or waits longer, while the block runs."""
+
+    def __init__(
+        self, process: "subprocess.Popen[bytes]", seconds: float, clock_seconds: float | None
+    ):
         self.passed = False
         self._process = process
         self._seconds = seconds
+        self._clock_seconds = 10 * seconds if clock_seconds is None else clock_seconds
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -191,13 +209,17 @@ class _TimeLimit:
     def _watch(self) -> None:
         began = time.monotonic()
         used_before = _processor_seconds(self._process.pid)
-        while not self._done.wait(self._seconds):
+        while not self._done.wait(self._until_next_look(began)):
             used = _processor_seconds(self._process.pid) - used_before
-            hangs = time.monotonic() - began >= 10 * self._seconds
+            hangs = time.monotonic() - began >= self._clock_seconds
             if hangs or not used < self._seconds:  # NaN, where nobody knows, is too much
                 self.passed = True
-                self._process.kill()
+                _kill(self._process)
                 return
+
+    def _until_next_look(self, began: float) -> float:
+        left = self._clock_seconds - (time.monotonic() - began)
+        return max(0.0, min(self._seconds, left, threading.TIMEOUT_MAX))
 
 
 def _processor_seconds(pid: int) -> float:

@@ -1,8 +1,9 @@
 """Codecs to compare: a protocol, the adapters that ship with the package, and names for them.
 
-A name is `opus`, `opus-vbr`, `mp3` or `aac`; anything registered with `codec_adapter` or under the
-entry point group `codecplus.codecs`; `stock:ID` for a transformers model by Hub id or folder; or a
-checkpoint for `codecplus.load_codec`.
+A name is `opus`, `opus-vbr`, `mp3` or `aac`; a program that the package knows, such as `codec2`, or
+the TOML file of another one; anything registered with `codec_adapter` or under the entry point
+group `codecplus.codecs`; `stock:ID` for a transformers model by Hub id or folder; `lyra:FOLDER`;
+`snac:ID`; or a checkpoint for `codecplus.load_codec`.
 """
 
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from codecplus.errors import CheckpointError, InputError, suggest
+from codecplus.eval.codecs import own, snac, stock
 from codecplus.eval.codecs.anchors import Identity, LowPass, anchors, is_anchor
 from codecplus.eval.codecs.base import (
     CODECS,
@@ -23,33 +25,73 @@ from codecplus.eval.codecs.base import (
     codec_hash,
     row_name,
 )
+from codecplus.eval.codecs.command import CommandCodec, command_presets, load_command
+from codecplus.eval.codecs.decoded import DecodedFolder
 from codecplus.eval.codecs.libav import Aac, Mp3, Opus, OpusVbr
+from codecplus.eval.codecs.lyra import LyraCodec
 from codecplus.eval.codecs.own import OwnCodec
+from codecplus.eval.codecs.snac import SnacCodec
 from codecplus.eval.codecs.stock import MODEL_TYPES, StockCodec
 
 __all__ = [
     "CODECS",
     "Aac",
     "CodecAdapter",
+    "CommandCodec",
+    "DecodedFolder",
     "Identity",
     "LowPass",
+    "LyraCodec",
     "Mp3",
     "Opus",
     "OpusVbr",
     "Original",
     "OwnCodec",
     "Payload",
+    "SnacCodec",
     "StockCodec",
     "anchors",
     "codec_adapter",
     "codec_hash",
+    "codec_names",
+    "counts_payload",
     "is_anchor",
+    "is_foreign",
+    "release_models",
     "resolve_codecs",
     "row_name",
 ]
 
 ENTRY_POINTS = "codecplus.codecs"
 STOCK = "stock:"
+LYRA = "lyra:"
+SNAC = "snac:"
+PREFIXES = (STOCK, LYRA, SNAC)
+TOML = ".toml"
+ALIASES = {"libopus": "opus", "opus-cbr": "opus", "lame": "mp3"}
+
+
+def codec_names() -> dict[str, str]:
+    """Return the names that `--codec` takes, each with a word on what it is."""
+    names = {}
+    for name, factory in CODECS.items():
+        names[name] = (factory.__doc__ or "registered").splitlines()[0]
+    for name, settings in command_presets().items():
+        names[name] = f"the programs of the package {settings.package}"
+    for point in entry_points(group=ENTRY_POINTS):
+        names[point.name] = f"by {point.value}"
+    names["FILE.toml"] = "two command lines, as docs/evaluating.md describes them"
+    names["stock:ID"] = "a codec as transformers ships it, by Hub id or folder"
+    names["lyra:FOLDER"] = "Lyra V2, from a folder with its three networks"
+    names["snac:ID"] = "SNAC, by the package snac, by Hub id or folder"
+    return names
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a name is that of a codec, and not of a checkpoint of this package."""
+    return (
+        name in ALIASES or name in codec_names() or name.startswith(PREFIXES) or name.endswith(TOML)
+    )
 
 
 def resolve_codecs(
@@ -86,9 +128,35 @@ def resolve_codecs(
     return list(codecs.values())
 
 
+def counts_payload(codec: CodecAdapter) -> bool:
+    """Whether this package itself counts the payload of a codec, so that it can be relied on."""
+    counted = (Identity, Aac, LyraCodec, Mp3, Opus, OpusVbr, OwnCodec, SnacCodec, StockCodec)
+    return type(codec) in (*counted, LowPass)  # a class derived from one may count differently
+
+
+def release_models() -> None:
+    """Free the models that were loaded to learn the rates of codecs; they run elsewhere."""
+    own._load.cache_clear()
+    stock.load_model.cache_clear()
+    snac.load_snac.cache_clear()
+
+
 def _factory(name: str, device: str | None, revision: str | None) -> AdapterFactory:
+    name = ALIASES.get(name, name)
     if name in CODECS:
         return CODECS[name]
+    presets = command_presets()
+    if name in presets:
+        return lambda rate: CommandCodec(presets[name], rate)
+    if name.endswith(TOML):
+        if not Path(name).is_file():
+            raise InputError(f"there is no file {name}; expected the TOML file of a codec")
+        settings = load_command(name)
+        return lambda rate: CommandCodec(settings, rate)
+    if name.startswith(LYRA):
+        return lambda rate: LyraCodec(name.removeprefix(LYRA), rate)
+    if name.startswith(SNAC):
+        return lambda rate: SnacCodec(name.removeprefix(SNAC), rate, device)
     registered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if name in registered:
         return registered[name].load()

@@ -87,7 +87,12 @@ def codec_adapter(name: str) -> Callable[[_Class], _Class]:
 
 def codec_hash(codec: CodecAdapter) -> str:
     """Return a short stable hash of everything the codec's output depends on."""
-    text = json.dumps({"name": codec.name, **codec.config()}, sort_keys=True, default=str)
+    return hash_of(codec.name, codec.config())
+
+
+def hash_of(name: str, config: dict[str, Any]) -> str:
+    """Return the hash of a codec of that name and those settings."""
+    text = json.dumps({"name": name, **config}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -6,6 +6,7 @@ scores["pesq_wb"].value, scores["pesq_wb"].status, scores["pesq_wb"].reason
 """
 
 from collections.abc import Iterable
+from importlib.metadata import entry_points
 
 import numpy as np
 
@@ -18,10 +19,14 @@ from codecplus.eval.metrics.compute import Signal, compute_score, output_problem
 from codecplus.eval.metrics import perceptual as perceptual
 from codecplus.eval.metrics import waveform as waveform
 from codecplus.eval.metrics import spectral as spectral
+from codecplus.eval.metrics import bands as bands
 from codecplus.eval.metrics import visqol as visqol
+from codecplus.eval.metrics import predicted as predicted
+from codecplus.eval.metrics import voice as voice
 # isort: on
 
 __all__ = [
+    "ALIASES",
     "METRICS",
     "STATUSES",
     "Metric",
@@ -30,6 +35,7 @@ __all__ = [
     "Status",
     "compute_score",
     "default_metrics",
+    "load_registered",
     "metric",
     "metric_by_name",
     "metrics_by_name",
@@ -38,25 +44,67 @@ __all__ = [
 ]
 
 
+ENTRY_POINTS = "codecplus.metrics"
+ALIASES = {
+    "pesq": "pesq_wb",
+    "visqol": "visqol_audio",
+    "mel": "mel_distance",
+    "stft": "stft_distance",
+    "lsd": "log_spectral_distance",
+    "sisdr": "si_sdr",
+    "si-sdr": "si_sdr",
+    "dnsmos": "dnsmos_ovrl",
+}
+"""Names that other tools have for a metric of this package."""
+
+_loaded_entry_points = False
+
+
+def load_registered() -> None:
+    """Import the modules that other packages name as metrics; each registers its own.
+
+    A package says so in its pyproject.toml, with any name:
+
+        [project.entry-points."codecplus.metrics"]
+        roughness = "mypackage.roughness"
+    """
+    global _loaded_entry_points
+    if _loaded_entry_points:
+        return
+    _loaded_entry_points = True
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            point.load()
+        except Exception as error:  # somebody else's code
+            raise InputError(
+                f"the package of the metric {point.name!r} cannot be loaded "
+                f"({type(error).__name__}: {error}); repair or uninstall it"
+            ) from error
+
+
 def metric_by_name(name: str) -> Metric:
-    """Return the metric of that name.
+    """Return the metric of that name or alias.
 
     Raises:
         InputError: for an unknown name.
         MissingExtraError: if the package that computes it is not installed.
     """
+    load_registered()
+    name = ALIASES.get(name.lower(), name)
     if name not in METRICS:
-        raise InputError(f"unknown metric {name!r}{suggest(name, METRICS)}; there are {_names()}")
-    found = METRICS[name]
-    if not found.available:
-        raise MissingExtraError(
-            f"the metric {name!r} needs {found.library}: pip install 'codecplus[{found.extra}]'"
-        )
-    return found
+        hint = suggest(name.lower(), [*METRICS, *ALIASES])
+        raise InputError(f"unknown metric {name!r}{hint}; `--metric list` lists all of them")
+    chosen = METRICS[name]
+    if not chosen.available:
+        needed = chosen.library or " and ".join(chosen.modules)
+        command = chosen.install or f"pip install 'codecplus[{chosen.extra}]'"
+        raise MissingExtraError(f"the metric {name!r} needs {needed}: {command}")
+    return chosen
 
 
 def default_metrics() -> list[str]:
     """Names of the metrics that are computed when none is named and whose package is installed."""
+    load_registered()
     return [name for name, entry in METRICS.items() if entry.available and entry.by_default]
 
 
@@ -72,7 +120,7 @@ def metrics_by_name(names: Iterable[str] | None = None) -> list[Metric]:
         wanted = list(names)
     if "all" in wanted:
         wanted = [name for name, entry in METRICS.items() if entry.available]
-    chosen = {name: metric_by_name(name) for name in wanted}
+    chosen = {metric_by_name(name).name for name in wanted}
     return [entry for name, entry in METRICS.items() if name in chosen]
 
 
@@ -109,7 +157,3 @@ def score(
         )
     names = [entry.name for entry in metrics_by_name(metrics)]
     return score_in_shared_worker(x, {"estimate": (y, names)}, sample_rate)["estimate"]
-
-
-def _names() -> str:
-    return ", ".join(METRICS)

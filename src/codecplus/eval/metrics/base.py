@@ -6,7 +6,7 @@ a metric that cannot be computed never becomes a 0 or a 1 that an average would 
 
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, TypeVar
@@ -23,8 +23,8 @@ STATUSES: tuple[Status, ...] = (
 )
 DOMAINS = ("speech", "music", "sound")
 
-MetricFunction = Callable[[np.ndarray, np.ndarray, int], float]
-AnyFunction = TypeVar("AnyFunction", bound=Callable[..., float])
+MetricFunction = Callable[..., float]  # reference (S,), estimate (S,), rate; perhaps `lag_ms`
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 # −70 dBFS: softer references are hiss or dither, on which perceptual metrics give noise.
 SILENCE_RMS = 10 ** (-70 / 20)
@@ -74,7 +74,11 @@ class Metric:
         library: the distribution that computes it; its version is part of the cache key.
         modules: importable names without which it cannot be computed.
         extra: the extra of this package that brings them.
+        install: the command that brings them, where no extra does.
         by_default: whether it is computed when no metric is named.
+        needs_reference: whether the function takes the reference; if not, it is called with the
+            estimate and the rate.
+        uses_lag: whether the function takes `lag_ms`, the delay of the codec in milliseconds.
         timeout: seconds of processor time for one clip.
         version: to be raised when the function's results change.
     """
@@ -95,7 +99,10 @@ class Metric:
     library: str | None = None
     modules: tuple[str, ...] = ()
     extra: str = "eval"
+    install: str | None = None
     by_default: bool = True
+    needs_reference: bool = True
+    uses_lag: bool = False
     timeout: float = 120.0
     version: int = 1
 
@@ -135,6 +142,7 @@ class Metric:
             "min_seconds": self.min_seconds,
             "max_seconds": self.max_seconds,
             "domains": list(self.domains),
+            "needs_reference": self.needs_reference,
             "source": self.source,
             "identity": self.identity,
         }
@@ -144,19 +152,76 @@ METRICS: dict[str, Metric] = {}
 """Every metric by its name, in the order of all tables."""
 
 
-def metric(**declaration: Any) -> Callable[[AnyFunction], AnyFunction]:
-    """Register the decorated function as a metric of its own name.
+def metric(
+    *, outputs: Mapping[str, Mapping[str, Any]] | None = None, **declaration: Any
+) -> Callable[[AnyFunction], AnyFunction]:
+    """Register the decorated function as a metric of its own name, or as several.
 
     Args:
+        outputs: for a function that returns a dict: the key of each value, with the fields of
+            `Metric` in which it differs. The metric `NAME_KEY` is registered for each; the function
+            is called once for all of them.
         declaration: the fields of `Metric` but `name` and `function`.
     """
 
     def register(function: AnyFunction) -> AnyFunction:
-        declared = Metric(name=function.__name__, function=function, **declaration)
-        METRICS[declared.name] = declared
+        if outputs is None:
+            _register(Metric(name=function.__name__, function=function, **declaration))
+            return function
+        values = _Values(function)
+        for key, fields in outputs.items():
+            name = f"{function.__name__}_{key}"
+            merged = {**declaration, **fields}
+            _register(Metric(name=name, function=_Output(values, key), **merged))
         return function
 
     return register
+
+
+def _register(declared: Metric) -> None:
+    METRICS[declared.name] = declared
+
+
+class _Values:
+    """Calls a function that returns several values, and remembers what it returned lately."""
+
+    def __init__(self, function: Callable[..., Mapping[str, float]]) -> None:
+        self.function = function
+        self._recent: list[tuple[tuple, tuple, Mapping[str, float]]] = []
+
+    def __call__(self, *arguments: Any) -> Mapping[str, float]:
+        key = tuple(_identity_of(argument) for argument in arguments)
+        for known, _, values in self._recent:
+            if known == key:
+                return values
+        values = self.function(*arguments)
+        # The arguments are kept, so that no other array can come to lie where they lie.
+        self._recent = [(key, arguments, values), *self._recent[:_REMEMBERED]]
+        return values
+
+
+_REMEMBERED = 15  # calls: channels times pieces of one clip
+
+
+def _identity_of(argument: Any) -> Any:
+    if isinstance(argument, np.ndarray):
+        return argument.__array_interface__["data"][0], argument.shape
+    return argument
+
+
+class _Output:
+    """One value of a function that returns several."""
+
+    def __init__(self, values: _Values, key: str) -> None:
+        self._values = values
+        self._key = key
+        self.__module__ = values.function.__module__
+
+    def __call__(self, *arguments: Any) -> float:
+        value = self._values(*arguments)[self._key]
+        if value != value:  # NaN: this value does not exist for this reference
+            raise ReferenceUnscorable(f"the reference has nothing for {self._key!r}")
+        return value
 
 
 def _finite(value: float) -> float | None:

@@ -6,6 +6,7 @@ reference alone decides what is left out, so every codec is scored on the same m
 """
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -77,17 +78,20 @@ class Signal:
         return self._problem[1]
 
 
-def compute_score(metric: Metric, reference: Signal, estimate: Signal) -> Score:
+def compute_score(
+    metric: Metric, reference: Signal, estimate: Signal, lag_ms: float | None = None
+) -> Score:
     """Return the score of an estimate against its reference, which have one rate and shape.
 
     It never raises and never invents a number: what cannot be scored has a status and a reason.
+    `lag_ms` is the delay of the codec, for metrics that use it; None: that of these two signals.
     """
     try:
         problem = estimate.problem_beside(reference)
         _check_reference(metric, reference)
         if problem:
             raise OutputUnscorable(problem)
-        value = _mean_over_channels(metric, reference, estimate)
+        value = _mean_over_channels(metric, reference, estimate, lag_ms)
     except ReferenceUnscorable as error:
         return Score.failed("reference_unscorable", str(error))
     except OutputUnscorable as error:
@@ -115,7 +119,10 @@ def _check_reference(metric: Metric, reference: Signal) -> None:
         raise ReferenceUnscorable("the reference is silent")
 
 
-def _mean_over_channels(metric: Metric, reference: Signal, estimate: Signal) -> float:
+def _mean_over_channels(
+    metric: Metric, reference: Signal, estimate: Signal, lag_ms: float | None
+) -> float:
+    options = {"lag_ms": lag_ms} if metric.uses_lag else {}
     x, rate = reference.at(metric.sample_rate)  # (C, S)
     y, _ = estimate.at(metric.sample_rate)
     silent = reference.silent(metric.sample_rate)
@@ -125,7 +132,7 @@ def _mean_over_channels(metric: Metric, reference: Signal, estimate: Signal) -> 
         if is_left_out:
             continue
         try:
-            values.append(_mean_over_pieces(metric, x[channel], y[channel], rate))
+            values.append(_mean_over_pieces(metric, x[channel], y[channel], rate, options))
         except ReferenceUnscorable as error:
             refusal = error
     if not values:
@@ -133,7 +140,9 @@ def _mean_over_channels(metric: Metric, reference: Signal, estimate: Signal) -> 
     return float(np.mean(values))
 
 
-def _mean_over_pieces(metric: Metric, x: np.ndarray, y: np.ndarray, rate: int) -> float:
+def _mean_over_pieces(
+    metric: Metric, x: np.ndarray, y: np.ndarray, rate: int, options: dict[str, Any]
+) -> float:
     pieces = 1
     if metric.max_seconds is not None:
         pieces = max(1, int(np.ceil(len(x) / (metric.max_seconds * rate))))
@@ -143,7 +152,10 @@ def _mean_over_pieces(metric: Metric, x: np.ndarray, y: np.ndarray, rate: int) -
         if pieces > 1 and is_silent(a):
             continue
         try:
-            values.append(metric.function(np.ascontiguousarray(a), np.ascontiguousarray(b), rate))
+            signals = [np.ascontiguousarray(b)]
+            if metric.needs_reference:
+                signals.insert(0, np.ascontiguousarray(a))
+            values.append(metric.function(*signals, rate, **options))
         except ReferenceUnscorable as error:
             refusal = error
     if not values:

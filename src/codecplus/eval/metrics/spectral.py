@@ -103,6 +103,12 @@ def bandwidth(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> 
     return min(100.0 * (highest_band + 1), sample_rate / 2)
 
 
+def log_mel(signal: np.ndarray, sample_rate: int, length: int, bands: int) -> np.ndarray:
+    """Natural logarithms of mel magnitudes (T, M) of a signal (S,), floored at `FLOOR`."""
+    magnitudes = _magnitudes(signal, length) @ _mel_filters(sample_rate, length, bands)
+    return np.log(np.maximum(magnitudes, FLOOR))
+
+
 def _log_and_linear(x: np.ndarray, y: np.ndarray) -> float:
     logs = np.abs(np.log10(np.maximum(x, FLOOR)) - np.log10(np.maximum(y, FLOOR)))
     log_distance = 2 * logs.mean(dtype=np.float64)

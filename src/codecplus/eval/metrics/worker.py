@@ -20,6 +20,7 @@ from codecplus.system.workers import Message, Worker, WorkerDied, WorkerTimeout,
 START_SECONDS = 120.0  # to import the libraries on a cold and busy disk
 Audio = np.ndarray | str | Path  # an array (C, S), or the path of one saved by numpy
 Estimates = dict[str, tuple[Audio, list[str]]]  # name -> (audio, metric names)
+Lags = dict[str, float]  # name of an estimate -> delay of its codec in milliseconds
 OnScore = Callable[[str, str, Score], None]
 Scores = dict[str, dict[str, Score]]  # by estimate and metric
 
@@ -48,6 +49,7 @@ def score_in(
     estimates: Estimates,
     sample_rate: int,
     on_score: OnScore | None = None,
+    lags: Lags | None = None,
 ) -> Scores:
     """Score estimates against their reference in a worker; a crash or a hang becomes a Score.
 
@@ -57,6 +59,7 @@ def score_in(
         estimates: by name, the audio and the names of the metrics.
         sample_rate: of all audio, in Hz.
         on_score: called with estimate, metric and score as soon as each is known.
+        lags: delays in milliseconds, for metrics that use them.
 
     Returns:
         The scores by estimate and metric.
@@ -64,7 +67,7 @@ def score_in(
     Raises:
         WorkerStopped: if another thread stopped the worker.
     """
-    round_ = _Round(worker, reference, estimates, sample_rate, on_score)
+    round_ = _Round(worker, reference, estimates, sample_rate, on_score, lags or {})
     try:
         while round_.missing():
             round_.run()
@@ -84,6 +87,7 @@ class _Round:
         estimates: Estimates,
         sample_rate: int,
         on_score: OnScore | None,
+        lags: Lags,
     ):
         self.scores: Scores = {name: {} for name in estimates}
         self._worker = worker
@@ -91,6 +95,7 @@ class _Round:
         self._estimates = estimates
         self._sample_rate = sample_rate
         self._on_score = on_score
+        self._lags = lags
         self._died_once: set[tuple[str, str]] = set()
 
     def missing(self) -> list[tuple[str, str]]:
@@ -125,7 +130,7 @@ class _Round:
             audio, _ = self._estimates[name]
             todo.setdefault(name, (audio, []))[1].append(metric)
         modules = sorted({METRICS[metric].module for _, metric in waiting})
-        return self._reference, todo, self._sample_rate, modules
+        return self._reference, todo, self._sample_rate, modules, self._lags
 
     def _keep(self, pair: tuple[str, str], score: Score) -> None:
         name, metric = pair
@@ -145,17 +150,17 @@ class _Round:
 # ---- inside the worker
 
 
-def _answers(job: tuple[Audio, Estimates, int, list[str]]) -> Iterator[Message]:
+def _answers(job: tuple[Audio, Estimates, int, list[str], Lags]) -> Iterator[Message]:
     """Two messages for each score: the metric that starts, and the fields of its `Score`."""
-    reference, estimates, sample_rate, modules = job
+    reference, estimates, sample_rate, modules, lags = job
     for module in modules:  # each registers its metrics
         import_module(module)
     original = Signal(_load(reference), sample_rate)
-    for audio, metrics in estimates.values():
+    for name, (audio, metrics) in estimates.items():
         estimate = Signal(_load(audio), sample_rate)
         for metric in metrics:
             yield {"start": metric}, None
-            score = compute_score(METRICS[metric], original, estimate)
+            score = compute_score(METRICS[metric], original, estimate, lags.get(name))
             yield {"score": _fields(score)}, None
 
 

@@ -4,12 +4,15 @@ It knows results folders, and nothing of how they came to be.
 """
 
 import json as json_module
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from codecplus.audio.files import save_audio
 from codecplus.errors import InputError, suggest
 from codecplus.eval.codecs.anchors import is_anchor
 from codecplus.eval.listening import ListeningResult, as_metric, describe, read_listening
@@ -21,22 +24,38 @@ from codecplus.eval.results import (
     bit_rates,
     load_results,
     metric_by_file,
+    metric_estimate,
+    signal_warnings,
+    speakers_by_file,
     write_json,
 )
-from codecplus.eval.statistics import Estimate, estimate
+from codecplus.eval.statistics import (
+    SIGNIFICANCE,
+    Difference,
+    Estimate,
+    estimate,
+    holm,
+    paired_difference,
+)
 from codecplus.system.paths import atomic_path
 
 # kbit/s per channel; each edge is twice the last, and none is a usual rate.
 BAND_EDGES = (1.75, 3.5, 7.0, 14.0, 28.0, 56.0)
 PRIMARY = {"speech": ("pesq_wb", "mel_distance"), None: ("mel_distance", "stft_distance")}
 RULE = (
-    "Codecs compete on the same clips, per kind of audio and per band of measured payload rate "
-    "per channel. Those that coded every clip are ordered by the mean of one metric over the clips "
-    "that all of them have a score for: {metric}. Going down that order a codec shares the current "
-    "rank when its 95 % interval overlaps with that of the first codec of that rank, else it opens "
-    "the next. Codecs that failed on any clip have no rank and are listed after all others, those "
-    "with more failures later. Anchors are shown and not ranked."
+    "Codecs compete on the same clips, per kind of audio and per band of measured rate per "
+    "channel: the payload's, or the whole file's where a codec states its payload itself and a "
+    "file is more than that and a header. Those that coded every clip are ordered by the mean of "
+    "one metric over the clips "
+    "that all of them have a score for: {metric}. Going down that order, a codec shares the "
+    "current rank unless a paired test against the first codec of that rank shows a difference "
+    "(sign-flip test over speakers, or over recordings where speakers are not known; p below 0.05, "
+    "corrected by Holm); then it opens the next. Below six recordings or speakers nobody has a "
+    "rank. Codecs that failed on any clip have no rank and are listed after all others, those with "
+    "more failures later. Anchors are shown and not ranked; rates that were declared and not "
+    "measured are marked, and not ranked either."
 )
+MIN_RANKED_UNITS = 6  # with fewer, even a lead on all of them has p above 0.05
 
 
 def build_leaderboard(
@@ -44,6 +63,7 @@ def build_leaderboard(
     html: str | Path | None = None,
     json: str | Path | None = None,
     rank_by: str | None = None,
+    clips: int = 3,
 ) -> dict[str, Any]:
     """Merge results folders into a leaderboard.
 
@@ -54,6 +74,8 @@ def build_leaderboard(
         paths: results folders, or folders that hold some.
         html, json: files to write the leaderboard to.
         rank_by: a metric's name; None: PESQ wide band for speech, else the mel distance.
+        clips: how many clips of each codec the page plays, from a folder that is written beside it;
+            only those whose audio is still in the cache of the results.
 
     Returns:
         The leaderboard, as plain data.
@@ -64,7 +86,7 @@ def build_leaderboard(
     """
     _check_ranks(rank_by)
     runs_by_clips: dict[str, list[Results]] = {}
-    for results in map(load_results, _results_folders(paths)):
+    for results in map(load_results, results_folders(paths)):
         runs_by_clips.setdefault(results.clip_set, []).append(results)
     boards = []
     for runs in runs_by_clips.values():
@@ -74,7 +96,10 @@ def build_leaderboard(
         Path(json).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(json), leaderboard)
     if html is not None:
-        _write_page(Path(html), leaderboard)
+        page = dict(leaderboard)
+        if clips:
+            page["boards"] = _with_clips(boards, runs_by_clips, Path(html), clips)
+        _write_page(Path(html), page)
     return leaderboard
 
 
@@ -87,7 +112,8 @@ def _check_ranks(metric: str | None) -> None:
         )
 
 
-def _results_folders(paths: Iterable[str | Path]) -> list[Path]:
+def results_folders(paths: Iterable[str | Path]) -> list[Path]:
+    """Return the results folders among and inside the paths; InputError for one without any."""
     folders: list[Path] = []
     for path in map(Path, paths):
         inside = []
@@ -115,6 +141,8 @@ class _MergedRuns:
     details: dict[str, dict[str, Any]]  # by codec: cost, latency, date
     outdated: dict[str, list[str]]  # by codec: metrics whose scores are left out
     listening: dict[str, ListeningResult]  # by method
+    folders: dict[str, Path] = field(default_factory=dict)  # by codec: its results
+    runs: list[dict[str, Any]] = field(default_factory=list)  # date, command and commit of each
 
 
 def _merge(runs: list[Results]) -> _MergedRuns:
@@ -125,14 +153,20 @@ def _merge(runs: list[Results]) -> _MergedRuns:
         merged.metrics.update(results.summary["metrics"])
         merged.listening.update(read_listening(results.path))
     for results in runs:
+        known = {key: results.provenance.get(key) for key in ("date", "command", "commit")}
+        merged.runs.append(known)
         outdated = _outdated_metrics(results, merged.metrics)
         for codec in results.codecs:
             rows = [row for row in results.rows if row.codec == codec]
             merged.rows[codec] = [_without(row, outdated) for row in rows]
             merged.outdated[codec] = outdated
+            merged.folders[codec] = results.path
             merged.details[codec] = {
                 **results.costs[codec],
                 "latency_seconds": results.summary["codecs"][codec]["latency_seconds"],
+                "payload_counted_here": results.summary["codecs"][codec].get(
+                    "payload_counted_here", False
+                ),
                 "date": results.provenance["date"],
             }
     return merged
@@ -161,9 +195,12 @@ def _board(runs: _MergedRuns, kind: str, rank_by: str | None) -> dict[str, Any]:
     rows: dict[str, list[Row]] = {}
     for codec, all_rows in runs.rows.items():
         rows[codec] = [row for row in all_rows if row.domain == kind]
-    primary = rank_by or _primary(kind, rows)
+    every_row = [row for codec_rows in rows.values() for row in codec_rows]
+    primary = rank_by or primary_metric(kind, every_row, [n for n in runs.metrics if n in METRICS])
+    also = _merge_equal(rows)
     entries = _entries(rows, runs.details, primary)
     for entry in entries:
+        entry["also"] = also.get(entry["codec"], [])
         entry["metrics"].update(_listening_scores(runs, entry["codec"]))
     listening = {name: describe(result) for name, result in runs.listening.items()}
     first_codec = next(iter(rows))
@@ -177,8 +214,32 @@ def _board(runs: _MergedRuns, kind: str, rank_by: str | None) -> dict[str, Any]:
         "metrics": {**listening, **runs.metrics},
         "outdated": {codec: metrics for codec, metrics in runs.outdated.items() if metrics},
         "licence": runs.task.get("licence"),
+        "runs": runs.runs,
         "entries": entries,
     }
+
+
+def _merge_equal(rows: dict[str, list[Row]]) -> dict[str, list[str]]:
+    """Drop codecs whose rates and scores are those of another rate of the same codec.
+
+    An encoder that cannot go lower gives the same files for two targets. Returns the names that
+    were dropped, by the name that stays.
+    """
+    first: dict[str, str] = {}
+    dropped: dict[str, list[str]] = {}
+    for codec in list(rows):
+        results = [
+            (row.clip, row.payload_bits, row.file_bits, row.scores)
+            for row in rows[codec]
+            if row.status == "ok"
+        ]
+        key = repr((codec.rpartition("@")[0], results))
+        if not results or "@" not in codec or key not in first:
+            first[key] = codec
+            continue
+        dropped.setdefault(first[key], []).append(codec)
+        del rows[codec]
+    return dropped
 
 
 def _listening_scores(runs: _MergedRuns, codec: str) -> dict[str, dict[str, Any]]:
@@ -189,11 +250,21 @@ def _listening_scores(runs: _MergedRuns, codec: str) -> dict[str, dict[str, Any]
     return scores
 
 
-def _primary(kind: str, rows: dict[str, list[Row]]) -> str:
-    """The first metric for that kind of audio that any codec has a score of."""
+def primary_metric(kind: str, rows: Iterable[Row], available: Sequence[str] = ()) -> str:
+    """Return the first metric for that kind of audio that has a score.
+
+    Args:
+        kind: of audio.
+        rows: of that kind.
+        available: metrics to fall back to, where none of the usual ones was computed.
+    """
+    scored: set[str] = set()
+    for row in rows:
+        scored.update(name for name, score in row.scores.items() if score.status == "ok")
     candidates = PRIMARY.get(kind, PRIMARY[None])
-    for metric in candidates:
-        if any(metric_by_file(codec_rows, metric) for codec_rows in rows.values()):
+    ranking = [name for name in available if METRICS[name].higher_is_better is not None]
+    for metric in (*candidates, *ranking):
+        if metric in scored:
             return metric
     return candidates[-1]
 
@@ -202,20 +273,25 @@ def _entries(
     rows: dict[str, list[Row]], details: dict[str, dict[str, Any]], primary: str
 ) -> list[dict[str, Any]]:
     """What a board says of each codec, best first."""
-    rates = {codec: bit_rates(codec_rows) for codec, codec_rows in rows.items()}
-    ranks = _ranks_within_bands(rows, rates, primary)
+    rates = {}
+    for codec, codec_rows in rows.items():
+        rates[codec] = bit_rates(codec_rows, details[codec]["payload_counted_here"])
+    standings = _standings_within_bands(rows, rates, primary)
     entries = []
     for codec, codec_rows in rows.items():
-        place, ranked_by = ranks.get(codec, (None, None))
+        standing = standings.get(codec, Standing())
         entries.append(
             {
                 "codec": codec,
                 "anchor": is_anchor(codec),
-                "rank": place,
+                "rank": standing.rank,
                 "band": _band(codec, rates[codec]),
                 **rates[codec],
                 "failures": failures(codec_rows, primary),
-                "ranked_by": asdict(ranked_by) if ranked_by else None,
+                "warnings": signal_warnings(codec_rows),
+                "ranked_by": asdict(standing.estimate) if standing.estimate else None,
+                "leader": standing.leader,
+                "behind": asdict(standing.behind) if standing.behind else None,
                 "metrics": _estimates(codec_rows),
                 **details[codec],
             }
@@ -227,7 +303,7 @@ def _estimates(rows: list[Row]) -> dict[str, dict[str, Any]]:
     """Means and intervals of every metric that has a score."""
     estimates = {}
     for metric in METRICS:
-        value = estimate(metric_by_file(rows, metric).values())
+        value = metric_estimate(rows, metric)
         if value is not None:
             estimates[metric] = asdict(value)
     return estimates
@@ -238,29 +314,48 @@ def _position(entry: dict[str, Any], primary: str) -> tuple:
     band = entry["band"]
     if band is None:
         band = len(BAND_EDGES) + 1
-    if entry["rank"] is None:
-        return entry["anchor"], band, True, entry["failures"], 0.0
+    rank = entry["rank"] or len(METRICS) ** 2
+    if entry["ranked_by"] is None:
+        return entry["anchor"], band, True, entry["failures"], 0, 0.0
     mean = _ascending(primary) * entry["ranked_by"]["mean"]
-    return entry["anchor"], band, False, entry["rank"], mean
+    return entry["anchor"], band, False, 0, rank, mean
 
 
 # ---- ranks
 
 
-def _ranks_within_bands(
-    rows: dict[str, list[Row]], rates: dict[str, dict[str, float | None]], metric: str
-) -> dict[str, tuple[int, Estimate]]:
-    bands: dict[int | None, dict[str, list[Row]]] = {}
+@dataclass(frozen=True)
+class Standing:
+    """Where a codec stands in its band.
+
+    Attributes:
+        rank: from 1; None below six recordings, after a failure, or without a measured rate.
+        estimate: the mean by which it was ordered.
+        leader: the codec that is first at this rank, or was first above when this one opened it.
+        behind: the difference to that leader.
+    """
+
+    rank: int | None = None
+    estimate: Estimate | None = None
+    leader: str | None = None
+    behind: Difference | None = None
+
+
+def _standings_within_bands(
+    rows: dict[str, list[Row]], rates: dict[str, dict[str, Any]], metric: str
+) -> dict[str, Standing]:
+    bands: dict[int, dict[str, list[Row]]] = {}
     for codec, codec_rows in rows.items():
-        if not is_anchor(codec):
-            bands.setdefault(_band(codec, rates[codec]), {})[codec] = codec_rows
-    ranks: dict[str, tuple[int, Estimate]] = {}
+        band = _band(codec, rates[codec])
+        if band is not None and rates[codec]["rate_from"] != "declared":
+            bands.setdefault(band, {})[codec] = codec_rows
+    standings: dict[str, Standing] = {}
     for competitors in bands.values():
-        ranks.update(rank(competitors, metric))
-    return ranks
+        standings.update(rank(competitors, metric))
+    return standings
 
 
-def rank(rows: dict[str, list[Row]], metric: str) -> dict[str, tuple[int, Estimate]]:
+def rank(rows: dict[str, list[Row]], metric: str) -> dict[str, Standing]:
     """Rank codecs by RULE.
 
     Args:
@@ -268,34 +363,61 @@ def rank(rows: dict[str, list[Row]], metric: str) -> dict[str, tuple[int, Estima
         metric: its name.
 
     Returns:
-        For each codec its rank, from 1, and the estimate it was ranked by. Codecs that failed on a
-        clip are not in it.
+        The standing of each codec that failed on no clip.
     """
+    values, speakers = _values_on_common_clips(rows, metric)
+    estimates: dict[str, Estimate] = {}
+    for codec, by_source in values.items():
+        value = estimate(by_source, speakers)
+        if value is not None:
+            estimates[codec] = value
+    sign = _ascending(metric)
+    order = sorted(estimates, key=lambda codec: (sign * estimates[codec].mean, codec))
+    standings: dict[str, Standing] = {}
+    start = 0
+    while start < len(order):
+        leader = order[start]
+        if _units(estimates[leader]) < MIN_RANKED_UNITS:
+            return {codec: Standing(estimate=estimates[codec]) for codec in order}
+        tests = [paired_difference(values[leader], values[c], speakers) for c in order[start + 1 :]]
+        p_values = holm([1.0 if test is None or test.p is None else test.p for test in tests])
+        standings[leader] = replace(
+            standings.get(leader, Standing(leader=leader)),
+            rank=start + 1,
+            estimate=estimates[leader],
+        )
+        next_start = len(order)
+        for position, p in enumerate(p_values, start=start + 1):
+            codec = order[position]
+            standing = Standing(start + 1, estimates[codec], leader, tests[position - start - 1])
+            standings[codec] = standing
+            if p <= SIGNIFICANCE:
+                next_start = position
+                break
+        start = next_start
+    return standings
+
+
+def _values_on_common_clips(
+    rows: dict[str, list[Row]], metric: str
+) -> tuple[dict[str, dict[str, float]], dict[str, str | None]]:
+    """By codec and recording, the metric on the clips that every codec has; and the speakers."""
     scored: dict[str, set[str]] = {}  # codec -> clips
     for codec, codec_rows in rows.items():
         clips = {row.clip for row in codec_rows if _has_score(row, metric)}
         if clips and not failures(codec_rows, metric):  # a run without the metric unranks no other
             scored[codec] = clips
     if not scored:
-        return {}
+        return {}, {}
     common = set.intersection(*scored.values())
-    estimates: dict[str, Estimate] = {}
+    values = {}
     for codec in scored:
-        values = metric_by_file(rows[codec], metric, lambda row: row.clip in common)
-        value = estimate(values.values())
-        if value is not None:
-            estimates[codec] = value
-    sign = _ascending(metric)
-    order = sorted(estimates, key=lambda codec: (sign * estimates[codec].mean, codec))
-    ranks: dict[str, tuple[int, Estimate]] = {}
-    leader: Estimate | None = None
-    current = 0
-    for position, codec in enumerate(order, start=1):
-        if leader is None or not estimates[codec].overlaps(leader):
-            leader = estimates[codec]
-            current = position
-        ranks[codec] = current, estimates[codec]
-    return ranks
+        values[codec] = metric_by_file(rows[codec], metric, lambda row: row.clip in common)
+    return values, speakers_by_file(rows[next(iter(scored))])
+
+
+def _units(value: Estimate) -> int:
+    return value.files if value.speakers is None else value.speakers
 
 
 def failures(rows: list[Row], metric: str) -> int:
@@ -323,9 +445,9 @@ def _ascending(metric: str) -> int:
 # ---- bands of rates
 
 
-def _band(codec: str, rates: dict[str, float | None]) -> int | None:
-    """The band of a measured rate; None for anchors and for codecs that coded nothing."""
-    rate = rates["payload_kbps_per_channel"]
+def _band(codec: str, rates: dict[str, Any]) -> int | None:
+    """The band of a rate; None for anchors and for codecs that coded nothing."""
+    rate = rates["rate_kbps_per_channel"]
     if rate is None or is_anchor(codec):
         return None
     return sum(rate > edge for edge in BAND_EDGES)
@@ -342,6 +464,47 @@ def band_name(band: int) -> str:
     if band == len(BAND_EDGES):
         return f"over {BAND_EDGES[-1]:g}"
     return f"{BAND_EDGES[band - 1]:g} to {BAND_EDGES[band]:g}"
+
+
+_CLIP_SECONDS = 8
+
+
+def _with_clips(
+    boards: list[dict[str, Any]], runs: dict[str, list[Results]], page: Path, count: int
+) -> list[dict[str, Any]]:
+    """Return the boards with paths of audio for each codec, which is written beside the page."""
+    folder = page.with_name(f"{page.stem}-clips")
+    listed = []
+    for board in boards:
+        rows: dict[str, tuple[Path, list[Row]]] = {}
+        for results in runs[board["clip_set"]]:
+            for codec in results.codecs:
+                own = [
+                    row
+                    for row in results.rows
+                    if (row.codec, row.domain, row.status) == (codec, board["kind"], "ok")
+                ]
+                rows[codec] = results.path, own
+        entries = []
+        for entry in board["entries"]:
+            path, own = rows[entry["codec"]]
+            names = [_write_clip(path, row, folder) for row in own[:count]]
+            entries.append({**entry, "clips": [name for name in names if name is not None]})
+        listed.append({**board, "entries": entries})
+    return listed
+
+
+def _write_clip(results: Path, row: Row, folder: Path) -> str | None:
+    """Write a clip's first seconds; return its path from the page, None if the audio is gone."""
+    source = results / "cache" / "audio" / row.codec_hash / f"{row.clip_hash}.npy"
+    if not source.is_file():
+        return None
+    target = folder / f"{row.codec_hash}-{row.clip_hash}.flac"
+    if not target.is_file():
+        audio = np.load(source, allow_pickle=False)[:, : _CLIP_SECONDS * row.sample_rate]
+        folder.mkdir(parents=True, exist_ok=True)
+        save_audio(np.clip(audio, -1, 1), target, row.sample_rate)
+    return f"{folder.name}/{target.name}"
 
 
 def _write_page(path: Path, leaderboard: dict[str, Any]) -> None:

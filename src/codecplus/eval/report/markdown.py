@@ -4,14 +4,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from codecplus.eval.results import Results
+from codecplus.eval.results import Results, signal_warnings
 
 
 def markdown_report(results: Results, plots: Sequence[str] = (), note: str | None = None) -> str:
     """The whole report; `plots` are paths relative to it, `note` says why there are none."""
     sections = [
         _head(results),
+        _warnings(results),
         *(_domain(results, domain) for domain in domains(results)),
+        _bands(results),
         _plots(plots, note),
         _failures(results),
         _left_out(results),
@@ -63,19 +65,44 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if "e" in text else text
 
 
+def interval(low: float | None, high: float | None) -> str:
+    """Return an interval as text; a dash for none.
+
+    >>> interval(-36.8, -3.4), interval(None, None)
+    ('[-36.8, -3.4]', '–')
+    """
+    if low is None or high is None:
+        return "–"
+    return f"[{number(low)}, {number(high)}]"
+
+
+def sample_size(files: int, speakers: int | None) -> str:
+    """Return how many recordings and speakers a figure rests on.
+
+    >>> sample_size(22, 16), sample_size(22, None)
+    ('22 of 16 speakers', '22')
+    """
+    if speakers is None:
+        return str(files)
+    return f"{files} of {speakers} speakers"
+
+
 def cell(entry: dict[str, Any] | None) -> str:
-    """Mean with its interval, and what could not be scored."""
+    """Return a mean with its interval and its recordings, and what could not be scored."""
     if not entry:
         return "–"
     text = number(entry.get("mean"))
-    if entry.get("low") is not None:
-        text += f" [{number(entry['low'])}, {number(entry['high'])}]"
-    bad = sum(
-        count
-        for status, count in entry["counts"].items()
-        if status not in ("ok", "reference_unscorable")
-    )
-    return text + (f" ({bad} failed)" if bad else "")
+    if entry.get("mean") is not None:
+        if entry.get("low") is not None:
+            text += f" {interval(entry['low'], entry['high'])}"
+        text += f", n = {sample_size(entry['files'], entry.get('speakers'))}"
+    failed = 0
+    for status, count in entry["counts"].items():
+        if status not in ("ok", "reference_unscorable"):
+            failed += count
+    if failed:
+        text += f" ({failed} failed)"
+    return text
 
 
 def _head(results: Results) -> str:
@@ -98,11 +125,11 @@ def _head(results: Results) -> str:
     if task.get("licence"):
         text += f" Licence: {task['licence']}."
     return text + (
-        "\n\nScores are means over recordings with 95 % bootstrap intervals. Bit rates are "
-        "measured: all bits over all "
+        "\n\nScores are means over n recordings with 95 % intervals by Student's t, over speakers "
+        "where they are known; there is none below five. Bit rates are measured: all bits over all "
         "seconds, of the payload (without container) and of the file, all channels together. "
-        "`identity` and "
-        "`lowpass` are anchors: a perfect copy, and the original without its high frequencies."
+        "`identity` and `lowpass` are anchors: a perfect copy, and the original without its high "
+        "frequencies."
     )
 
 
@@ -115,7 +142,7 @@ def _domain(results: Results, domain: str) -> str:
     metrics = [
         name
         for name in results.summary["metrics"]
-        if any(name in part["metrics"] for part in present)
+        if any(name in part["metrics"] for part in present) and not name.startswith(_BANDS)
     ]
     header = [
         "codec",
@@ -141,9 +168,43 @@ def _domain(results: Results, domain: str) -> str:
     return f"## {domain.capitalize()}\n\n{table(header, rows)}"
 
 
+_BANDS = "band_power_"  # the power of each band: a table of its own
+
+
+def _bands(results: Results) -> str:
+    """The median power of each band, decoded against original, for each kind of audio."""
+    names = [name for name in results.summary["metrics"] if name.startswith(_BANDS)]
+    names = [name for name in names if not name.endswith("error")]
+    parts = []
+    for domain in domains(results):
+        lines = []
+        for codec, summary in results.summary["codecs"].items():
+            metrics = summary["domains"].get(domain, {}).get("metrics", {})
+            medians = [metrics.get(name, {}).get("median") for name in names]
+            if any(median is not None for median in medians):
+                lines.append([codec, *map(number, medians)])
+        if lines and domain != "all":
+            header = [name.removeprefix(_BANDS).replace("_", "–") for name in names]
+            parts.append(f"### {domain.capitalize()}\n\n{table(['codec', *header], lines)}")
+    if not parts:
+        return ""
+    introduction = "dB above the original, the median over recordings; bands in kHz."
+    return "\n\n".join(["## Power of each band", introduction, *parts])
+
+
 def _titled(metric: dict[str, Any]) -> str:
     arrow = {True: " ↑", False: " ↓", None: ""}[metric["higher_is_better"]]
     return metric["title"] + (f" ({metric['unit']})" if metric["unit"] else "") + arrow
+
+
+def _warnings(results: Results) -> str:
+    """A line for each codec whose level or sign is not that of the recordings."""
+    lines = []
+    for codec in results.codecs:
+        if not results.summary["codecs"][codec]["anchor"]:
+            rows = [row for row in results.rows if row.codec == codec]
+            lines += [f"**Warning: {codec} {text}.**" for text in signal_warnings(rows)]
+    return "\n\n".join(lines)
 
 
 def _plots(plots: Sequence[str], note: str | None) -> str:
@@ -186,7 +247,7 @@ def _left_out(results: Results) -> str:
         if row.codec == first:
             reasons: dict[str, list[str]] = {}
             for name, score in row.scores.items():
-                if score.status == "reference_unscorable":
+                if score.status == "reference_unscorable" and not name.startswith(_BANDS):
                     reasons.setdefault(str(score.reason), []).append(name)
             rows += [[row.clip, ", ".join(names), reason] for reason, names in reasons.items()]
     if not rows:

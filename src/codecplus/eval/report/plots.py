@@ -42,7 +42,10 @@ def panels_of(results: Results, metric: str) -> dict[str, dict[str, list[tuple]]
             part = codec["domains"].get(domain, {})
             entry = part.get("metrics", {}).get(metric, {})
             if entry.get("mean") is not None and name != "identity":
-                rate = None if codec["anchor"] else part["payload_kbps_per_channel"]
+                rate = None
+                if not codec["anchor"]:  # results of older versions have the payload's rate alone
+                    payload = part["payload_kbps_per_channel"]
+                    rate = part.get("rate_kbps_per_channel", payload)
                 point = (rate, entry["mean"], entry["low"], entry["high"])
                 panels.setdefault(domain, {}).setdefault(name.split("@")[0], []).append(point)
     return panels

@@ -6,7 +6,7 @@ A task is iterated once. It yields clips, and problems where a recording gives n
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from codecplus.errors import FileFormatError, InputError
 from codecplus.eval.tasks.clips import Clip, Problem, SegmentPolicy
 from codecplus.eval.tasks.folder import FolderTask
+from codecplus.eval.tasks.kinds import KindTask
 from codecplus.eval.tasks.table import MemoryTask, TableTask
 from codecplus.recordings import AUDIO_SUFFIXES, open_recordings
 from codecplus.recordings.files import files_in_folder
@@ -22,6 +23,7 @@ from codecplus.recordings.tables import FILE_KINDS, is_dataset_id
 __all__ = [
     "Clip",
     "FolderTask",
+    "KindTask",
     "MemoryTask",
     "Problem",
     "SegmentPolicy",
@@ -66,6 +68,7 @@ def preset_names() -> list[str]:
 def load_task(
     data: Any,
     *,
+    kinds: Iterable[str] | None = None,
     limit: int | None = None,
     segment_seconds: float | None = None,
     segments_per_file: int | None = None,
@@ -77,6 +80,7 @@ def load_task(
         data: the name of a preset, a JSON file of the presets' form, or anything that
             `codecplus.recordings.open_recordings` takes: files, folders, tables, a Hub id, a
             `datasets` object.
+        kinds: only recordings of these kinds are read; None: all.
         limit: recordings at most.
         segment_seconds, segments_per_file: how long recordings are cut, see `SegmentPolicy`.
         table: other fields of `TableTask`, such as `split` and `audio_column`, for data that are
@@ -88,6 +92,14 @@ def load_task(
     """
     if limit is not None and limit < 1:
         raise InputError(f"expected a limit of 1 or more recordings, got {limit}")
+    if kinds:
+        task = load_task(
+            data,
+            segment_seconds=segment_seconds,
+            segments_per_file=segments_per_file,
+            **table,
+        )
+        return KindTask(task, tuple(kinds), limit)
     asked = {
         "limit": limit,
         "segment_seconds": segment_seconds,

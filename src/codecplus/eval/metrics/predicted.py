@@ -1,0 +1,149 @@
+"""Scores that networks predict of speech as people would give them, by other packages.
+
+Their weights are in the packages, so they need no network. Most of them hear the output alone: they
+say how clean it sounds, and not whether it is still what was said.
+"""
+
+import importlib.util
+import sys
+import types
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from codecplus.eval.metrics.base import ReferenceUnscorable, metric
+
+_RATE = 16_000
+
+
+@metric(
+    outputs={
+        "ovrl": {"title": "DNSMOS overall"},
+        "sig": {"title": "DNSMOS signal"},
+        "bak": {"title": "DNSMOS background"},
+        "p808": {"title": "DNSMOS P.808"},
+    },
+    unit="MOS",
+    higher_is_better=True,
+    lowest=1,
+    highest=5,
+    sample_rate=_RATE,
+    min_sample_rate=_RATE,
+    min_seconds=1.0,
+    max_seconds=30,
+    domains=("speech",),
+    needs_reference=False,
+    library="speechmos",
+    modules=("speechmos", "librosa", "onnxruntime"),
+    extra="mos",
+    by_default=False,
+    source="DNSMOS P.835 and P.808, by speechmos",
+)
+def dnsmos(estimate: np.ndarray, sample_rate: int) -> dict[str, float]:
+    """DNSMOS of (S,) at 16 kHz: overall, signal and background of P.835, and that of P.808."""
+    from speechmos import dnsmos as model
+
+    scores = model.run(np.clip(estimate, -1.0, 1.0), sample_rate)
+    names = {"ovrl": "ovrl_mos", "sig": "sig_mos", "bak": "bak_mos", "p808": "p808_mos"}
+    return {name: float(scores[key]) for name, key in names.items()}
+
+
+@metric(
+    title="PLCMOS",
+    unit="MOS",
+    higher_is_better=True,
+    lowest=1,
+    highest=5,
+    sample_rate=_RATE,
+    min_sample_rate=_RATE,
+    min_seconds=1.0,
+    max_seconds=30,
+    domains=("speech",),
+    needs_reference=False,
+    library="speechmos",
+    modules=("speechmos", "onnxruntime"),
+    extra="mos",
+    by_default=False,
+    source="PLCMOS v2, of concealed losses, by speechmos",
+)
+def plcmos(estimate: np.ndarray, sample_rate: int) -> float:
+    """PLCMOS of (S,) at 16 kHz: how well losses of packets are concealed."""
+    from speechmos import plcmos as model
+
+    return float(model.run(np.clip(estimate, -1.0, 1.0), sample_rate)["plcmos"])
+
+
+@metric(
+    title="DistillMOS",
+    unit="MOS",
+    higher_is_better=True,
+    lowest=1,
+    highest=5,
+    sample_rate=_RATE,
+    min_sample_rate=_RATE,
+    min_seconds=1.0,
+    max_seconds=30,
+    domains=("speech",),
+    needs_reference=False,
+    library="distillmos",
+    modules=("distillmos", "xls_r_sqa"),
+    install="pip install --no-deps distillmos xls-r-sqa",
+    by_default=False,
+    source="Stahl and Gamper 2025, by distillmos",
+)
+def distillmos(estimate: np.ndarray, sample_rate: int) -> float:
+    """DistillMOS of (S,) at 16 kHz."""
+    import torch
+
+    with torch.inference_mode():
+        return float(_distillmos()(torch.from_numpy(estimate)[None])[0])
+
+
+@metric(
+    title="Speaker similarity",
+    unit="",
+    higher_is_better=True,
+    lowest=-1,
+    highest=1,
+    sample_rate=_RATE,
+    min_sample_rate=8000,
+    min_seconds=1.0,
+    max_seconds=30,
+    domains=("speech",),
+    library="Resemblyzer",
+    modules=("resemblyzer", "librosa", "webrtcvad"),
+    extra="mos",
+    by_default=False,
+    source="cosine of GE2E embeddings, by Resemblyzer",
+)
+def speaker_similarity(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+    """Cosine between embeddings of the speakers of (S,) and (S,) at 16 kHz."""
+    from resemblyzer import preprocess_wav
+
+    embeddings = []
+    for signal in (reference, estimate):
+        voiced = preprocess_wav(signal, source_sr=sample_rate)
+        if not len(voiced):
+            if signal is reference:
+                raise ReferenceUnscorable("Resemblyzer finds no voice in the reference")
+            voiced = signal
+        embeddings.append(_voice_encoder().embed_utterance(voiced))
+    return float(np.dot(*embeddings))
+
+
+@cache
+def _distillmos() -> Any:
+    # It imports torchaudio, which has no builds for many machines, for its command line alone.
+    if importlib.util.find_spec("torchaudio") is None:
+        sys.modules.setdefault("torchaudio", types.ModuleType("torchaudio"))
+    from distillmos import ConvTransformerSQAModel
+
+    return ConvTransformerSQAModel().eval()
+
+
+@cache
+def _voice_encoder() -> Any:
+    from resemblyzer import VoiceEncoder
+
+    return VoiceEncoder("cpu", verbose=False)
