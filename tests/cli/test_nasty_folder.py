@@ -42,11 +42,12 @@ def nasty(tmp_path_factory) -> Path:
     formats = {".wav": "WAV", ".flac": "FLAC", ".w64": "W64"}
     for name in [*GOOD, LONG]:
         path = folder / name
-        soundfile.write(os.fsencode(path), noise, 16000, format=formats[path.suffix])
+        with path.open("wb") as file:
+            soundfile.write(file, noise, 16000, format=formats[path.suffix])
     (folder / "cut.wav").write_bytes((folder / "a.wav").read_bytes()[:-100])
     (folder / "empty.wav").write_bytes(b"")
     (folder / "junk.flac").write_bytes(b"this is not audio")
-    soundfile.write(folder / "nan.wav", [0.0, np.nan], 16000, subtype="FLOAT")
+    soundfile.write(folder / "nan.wav", np.array([0.0, np.nan]), 16000, subtype="FLOAT")
     (folder / "zip.m4a").write_bytes(b"PK\3\4" + bytes(100))
     (folder / "locked.wav").write_bytes((folder / "a.wav").read_bytes())
     (folder / "locked.wav").chmod(0)
@@ -289,6 +290,7 @@ def test_a_signal_ends_a_job_with_a_word_and_leaves_nothing_half_written(
     command = [sys.executable, "-c", SLOW, "decode", str(odd), "-o", str(tmp_path / "x.wav")]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, **pipes)
+    assert process.stdout is not None
     assert process.stdout.readline() == "working\n"
     time.sleep(0.05)
     process.send_signal(number)

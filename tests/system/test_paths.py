@@ -84,7 +84,7 @@ def test_the_next_run_removes_what_a_killed_one_left_and_nothing_else(tmp_path):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     command = [sys.executable, "-c", WRITER, str(target)]
     killed, alive = (subprocess.Popen(command, **pipes) for _ in range(2))
-    names = [process.stdout.readline().strip() for process in (killed, alive)]
+    names = [process.stdout.readline().strip() for process in (killed, alive) if process.stdout]
     killed.kill()
     killed.communicate()
     foreign = [".codecplus-1.part.wav", ".0123456789abcdef.part.wav", "a.part.wav"]

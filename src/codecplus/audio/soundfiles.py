@@ -77,10 +77,11 @@ class SoundFile:
         """
         with ExitStack() as stack:
             if self._guesses_length:
-                source = self._source
+                source: Any = self._source
                 if not hasattr(source, "seek"):
                     source = stack.enter_context(open(source, "rb"))
-                opened = stack.enter_context(_ForwardFile(_LongFile(source)))
+                source = _LongFile(source)
+                opened = stack.enter_context(_ForwardFile(source))
             else:
                 opened = stack.enter_context(self._open())
             left = opened.frames
@@ -198,8 +199,10 @@ def _has_index(path_or_file: Path | BinaryIO) -> bool:
     return any(name in frame for name in (b"Xing", b"Info", b"VBRI"))
 
 
-def native_path(path: Path) -> str | bytes:
-    """Return a path as soundfile takes it: a string fails for a name that is no UTF-8."""
+def native_path(path: Path) -> Any:
+    """Return a path as soundfile takes it, bytes or a string: a string fails for a name that is no
+    UTF-8.
+    """
     return str(path) if os.name == "nt" else os.fsencode(path)
 
 
