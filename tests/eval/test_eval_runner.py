@@ -108,7 +108,7 @@ def test_scores_are_those_of_the_clips_scored_by_hand(tmp_path):
 
 
 def test_broken_codecs_fail_or_come_last(tmp_path):
-    results = run(write_clips(tmp_path / "data"), tmp_path / "out", [*BROKEN, "half"])
+    results = run(write_clips(tmp_path / "data", 6), tmp_path / "out", [*BROKEN, "half"])
     for name in BROKEN:
         rows = [row for row in results.rows if row.codec == name]
         if name == "noise":
@@ -139,7 +139,7 @@ def test_broken_codecs_fail_or_come_last(tmp_path):
 
 
 def test_failing_on_hard_clips_does_not_pay(tmp_path):
-    results = run(write_clips(tmp_path / "data"), tmp_path / "out", ["sometimes", "noise"])
+    results = run(write_clips(tmp_path / "data", 6), tmp_path / "out", ["sometimes", "noise"])
     assert results.summary["codecs"]["sometimes"]["failures"] == 1
     (board,) = build_leaderboard([results.path])["boards"]
     ranks = {entry["codec"]: (entry["rank"], entry["failures"]) for entry in board["entries"]}
