@@ -423,3 +423,28 @@ def test_a_table_fits_its_terminal():
         table = aligned(["codec", "kbit/s", "PESQ", "95 %"], lines, width)
         assert max(map(len, table.splitlines())) <= width
         assert "…" in table or width == 80
+
+
+def test_the_program_and_the_metric_of_the_page_can_be_used(tmp_path):
+    import doctest
+    import re
+
+    file = Path(__file__).parents[2] / "docs" / "evaluating.md"
+    assert doctest.testfile(str(file), module_relative=False).failed == 0
+    page = file.read_text()
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    (toml,) = (code for language, code in blocks if code.startswith("# mycodec.toml"))
+    (tmp_path / "mycodec.toml").write_text(toml)
+    settings = load_command(tmp_path / "mycodec.toml")
+    assert (settings.name, settings.sample_rate, settings.channels) == ("mycodec", 16_000, 1)
+    (code,) = (code for language, code in blocks if code.startswith("# peak_error.py"))
+    try:
+        exec(compile(code, "docs/evaluating.md", "exec"), {"__name__": "peak_error"})
+        signal = np.array([0.5, -0.25], np.float32)
+        assert METRICS["peak_error"].function(signal, 0 * signal, 16_000) == 0.5
+    finally:
+        METRICS.pop("peak_error", None)
+    for command in re.findall(r"^codecplus (.*)$", page, flags=re.MULTILINE):
+        from codecplus.cli import build_parser
+
+        assert build_parser().parse_args(command.split()).run
