@@ -396,6 +396,12 @@ def test_a_run_of_a_checkpoint_knows_its_codes(tmp_path):
     summary = results.summary["codecs"][name]
     assert all(0 < book["used"] <= 1 for book in summary["codebooks"])
     assert results.costs[name]["encode_real_time_factor"] > 0
+    tokens = summary["tokens"]
+    per_frame = tokens["tokens_per_second"] / tokens["frame_rate"]
+    assert per_frame == pytest.approx(tokens["codebooks"]) == len(summary["codebooks"])
+    # An entropy coder needs fewer bits than the tokens have.
+    assert tokens["nominal_kbps_per_channel"] >= summary["domains"]["all"]["payload_kbps"] > 0
+    assert "## Tokens" in (results.path / "report.md").read_text()
 
 
 def test_compare_is_paired_and_says_which_is_better(tmp_path):
