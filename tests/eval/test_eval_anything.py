@@ -185,14 +185,14 @@ def test_lyra_codes_speech_from_a_folder(tmp_path):
         pytest.skip("the networks of Lyra are not part of this package")
     low, high = resolve_codecs([f"lyra:{LYRA}"], [3, 9])[3:]
     assert (low.name, high.name) == ("lyra@3.2", "lyra@9.2")
-    audio = speech_like(0.5)[None]
+    audio = speech_like(1.0)[None]
     payload = low.encode(audio, 16_000)
-    assert payload.bits == 25 * 64 == 8 * len(payload.data)
+    assert payload.bits == 50 * 64 == 8 * len(payload.data)
     decoded = low.decode(payload.data, Original(1, audio.shape[1], 16_000))
     assert score(audio, decoded, 16_000, ["stoi"])["stoi"].value > 0.6
     codes, size = low.codes(payload.data)
-    assert (codes.shape, size) == ((16, 25), 16)
-    assert np.array_equal(low.decode(payload.data, Original(1, 8000, 16_000)), decoded)
+    assert (codes.shape, size) == ((16, 50), 16)
+    assert np.array_equal(low.decode(payload.data, Original(1, 16_000, 16_000)), decoded)
 
 
 def test_a_folder_without_lyras_networks_says_so(tmp_path):
