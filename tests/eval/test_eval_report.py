@@ -445,3 +445,45 @@ def test_evaluate_module_loads_from_its_folder_without_a_network(tmp_path, monke
     )
     assert found["snr_scores"][1] is None
     assert found["snr_reasons"] == [None, "the output is silent"]
+
+
+def test_rates_that_give_the_same_files_are_one_row(tmp_path):
+    values = [2.0, 2.1, 2.2, 2.0, 2.1, 2.3]
+    groups = [rows("identity", [4.6] * 6, 512), rows("opus@5", values), rows("opus@6", values)]
+    folder(tmp_path / "r", [*groups, rows("mp3@6", values)])
+    (board,) = build_leaderboard([tmp_path])["boards"]
+    entries = {entry["codec"]: entry for entry in board["entries"]}
+    assert set(entries) == {"identity", "opus@5", "mp3@6"}
+    assert entries["opus@5"]["also"] == ["opus@6"]
+
+
+def test_the_page_plays_clips_whose_audio_is_still_there(tmp_path):
+    path = folder(tmp_path / "r", [rows("identity", [4.6] * 4), rows("opus@6", [2.0] * 4)])
+    cache = path / "cache" / "audio" / "opus@6"
+    cache.mkdir(parents=True)
+    for i in range(4):
+        np.save(cache / f"{i}.npy", np.full((1, 1600), 0.1, np.float32))
+    build_leaderboard([path], html=tmp_path / "board.html")
+    page = (tmp_path / "board.html").read_text()
+    data = json.loads(re.search(r"const data = (.*);\n", page).group(1))
+    clips = {entry["codec"]: entry["clips"] for entry in data["boards"][0]["entries"]}
+    assert len(clips["opus@6"]) == 3
+    assert clips["identity"] == []
+    assert all((tmp_path / clip).is_file() for clip in clips["opus@6"])
+
+
+def test_results_of_an_older_version_can_still_be_read(tmp_path):
+    """They have no rate that ranks, no command, and intervals without a number of speakers."""
+    path = folder(tmp_path / "r", [rows("identity", [4.6] * 6), rows("opus@6", [2.0] * 6)])
+    summary = json.loads((path / "summary.json").read_text())
+    for codec in summary["codecs"].values():
+        del codec["payload_counted_here"]
+        for part in codec["domains"].values():
+            for key in ("rate_kbps", "rate_kbps_per_channel", "rate_from"):
+                del part[key]
+            for entry in part["metrics"].values():
+                del entry["speakers"]
+    write_json(path / "summary.json", summary)
+    write_report(load_results(path))
+    (board,) = build_leaderboard([path], html=tmp_path / "board.html")["boards"]
+    assert {entry["codec"] for entry in board["entries"]} == {"identity", "opus@6"}

@@ -108,7 +108,7 @@ def test_scores_are_those_of_the_clips_scored_by_hand(tmp_path):
 
 
 def test_broken_codecs_fail_or_come_last(tmp_path):
-    results = run(write_clips(tmp_path / "data"), tmp_path / "out", [*BROKEN, "half"])
+    results = run(write_clips(tmp_path / "data", 6), tmp_path / "out", [*BROKEN, "half"])
     for name in BROKEN:
         rows = [row for row in results.rows if row.codec == name]
         if name == "noise":
@@ -139,7 +139,7 @@ def test_broken_codecs_fail_or_come_last(tmp_path):
 
 
 def test_failing_on_hard_clips_does_not_pay(tmp_path):
-    results = run(write_clips(tmp_path / "data"), tmp_path / "out", ["sometimes", "noise"])
+    results = run(write_clips(tmp_path / "data", 6), tmp_path / "out", ["sometimes", "noise"])
     assert results.summary["codecs"]["sometimes"]["failures"] == 1
     (board,) = build_leaderboard([results.path])["boards"]
     ranks = {entry["codec"]: (entry["rank"], entry["failures"]) for entry in board["entries"]}
@@ -396,6 +396,12 @@ def test_a_run_of_a_checkpoint_knows_its_codes(tmp_path):
     summary = results.summary["codecs"][name]
     assert all(0 < book["used"] <= 1 for book in summary["codebooks"])
     assert results.costs[name]["encode_real_time_factor"] > 0
+    tokens = summary["tokens"]
+    per_frame = tokens["tokens_per_second"] / tokens["frame_rate"]
+    assert per_frame == pytest.approx(tokens["codebooks"]) == len(summary["codebooks"])
+    # An entropy coder needs fewer bits than the tokens have.
+    assert tokens["nominal_kbps_per_channel"] >= summary["domains"]["all"]["payload_kbps"] > 0
+    assert "## Tokens" in (results.path / "report.md").read_text()
 
 
 def test_compare_is_paired_and_says_which_is_better(tmp_path):

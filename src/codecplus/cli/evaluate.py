@@ -265,7 +265,8 @@ def _list_and_exit(lines: dict[str, str]) -> None:
 
 def _check_codecs(args: argparse.Namespace) -> None:
     if not args.codecs and not getattr(args, "decoded", None):
-        raise InputError("expected at least one --model, --codec or --decoded")
+        more = ", or a --decoded" if hasattr(args, "decoded") else ""
+        raise InputError(f"expected at least one --model or --codec{more}")
 
 
 # ---- what the verbs do

@@ -267,7 +267,7 @@ def _write(
             anchor=is_anchor(codec.name),
             nominal_kbps_per_channel=getattr(codec, "nominal_kbps", None),
             latency_seconds=getattr(codec, "latency", None),
-            tokens=getattr(codec, "tokens", None),
+            tokens=_token_use(key, clips, store),
             lag_ms=_lags(keys, codec.name, clips),
             codebooks=_codebook_use(key, clips, store),
         )
@@ -329,6 +329,37 @@ def _codebook_use(key: str, clips: list[ClipRecord], store: Store) -> list[dict[
         {"used": len(counter) / size, "entropy_bits": _entropy(counter)}
         for _, counter in sorted(counts.items())
     ]
+
+
+def _token_use(key: str, clips: list[ClipRecord], store: Store) -> dict[str, Any] | None:
+    """What a language model would have to predict: tokens of one channel, counted; None without.
+
+    `nominal_kbps_per_channel` is what the tokens take at whole bits; the measured payload says what
+    an entropy coder makes of them.
+    """
+    encoded = store.encoded(key).lines
+    seconds = 0.0
+    counts: Counter[int] = Counter()  # tokens by codebook
+    size = 0
+    for clip in {clip.hash: clip for clip in clips}.values():
+        line = encoded[clip.hash]
+        path = store.codes_path(key, clip.hash)
+        if line["status"] != "ok" or not line.get("codebook_size") or not path.exists():
+            continue
+        size = line["codebook_size"]
+        seconds += clip.seconds * clip.channels
+        for codebook, codes in enumerate(np.load(path)):  # (K, T)
+            counts[codebook] += int(np.count_nonzero(codes >= 0))
+    if not counts:
+        return None
+    tokens = sum(counts.values()) / seconds
+    return {
+        "codebooks": len(counts),
+        "codebook_size": size,
+        "frame_rate": max(counts.values()) / seconds,
+        "tokens_per_second": tokens,
+        "nominal_kbps_per_channel": tokens * (size - 1).bit_length() / 1000,
+    }
 
 
 def _entropy(counter: Counter) -> float:

@@ -201,6 +201,7 @@ class CommandCodec:
             "channels": str(channels),
         }
         for key, values in self.settings.values.items():
+            assert self.nominal_kbps is not None, "a program with values has rates"
             texts[key] = values[self.settings.rates.index(self.nominal_kbps)]
         arguments = [argument.format_map(texts) for argument in shlex.split(command)]
         try:
@@ -257,7 +258,7 @@ def _toml() -> Any:
     try:
         import tomllib
     except ImportError:  # Python 3.10
-        import tomli as tomllib
+        import tomli as tomllib  # pyright: ignore[reportMissingImports]
     return tomllib
 
 

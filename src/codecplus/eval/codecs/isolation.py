@@ -7,6 +7,7 @@ module, this is such a process.
 
 import base64
 import hashlib
+import os
 import pickle
 import sys
 import time
@@ -324,4 +325,6 @@ def _peak_memory() -> int | None:
 
 
 if __name__ == "__main__":
+    # Bars of libraries would stand between those of the run.
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     serve(_answers)

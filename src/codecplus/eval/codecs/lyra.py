@@ -74,9 +74,9 @@ class LyraCodec:
         audio = fit(audio, frames * FRAME)
         indices = []
         for channel in audio:
-            self._run_encoder.reset()
+            encoder = _Network(self.folder / FILES[0])
             for block in channel.reshape(frames, FRAME):
-                features = self._run_encoder(block[None].astype(np.float32))
+                features = encoder(block[None].astype(np.float32))
                 indices.append(self._run_quantizer.encode(features, self.quantizers))
         values = np.array(indices, np.uint8).reshape(-1)  # two of 4 bits make a byte
         data = (values[0::2] | values[1::2] << 4).tobytes()
@@ -95,30 +95,25 @@ class LyraCodec:
         codes, _ = self.codes(data)
         channels = []
         for frames in np.split(codes.T, original.channels):  # (T, K)
-            self._run_decoder.reset()
+            decoder = _Network(self.folder / FILES[2])
             blocks = []
             for indices in frames:
                 features = self._run_quantizer.decode(indices)
-                blocks.append(self._run_decoder(features)[0])
+                blocks.append(decoder(features)[0])
             channels.append(np.concatenate(blocks))
         audio = np.stack(channels)
         return resample(audio, SAMPLE_RATE, original.sample_rate, original.samples)
 
     @cached_property
-    def _run_encoder(self) -> "_Network":
-        return _Network(self.folder / FILES[0])
-
-    @cached_property
     def _run_quantizer(self) -> "_Quantizer":
         return _Quantizer(self.folder / FILES[1])
 
-    @cached_property
-    def _run_decoder(self) -> "_Network":
-        return _Network(self.folder / FILES[2])
-
 
 class _Network:
-    """A network of one input and one output, with a state between calls."""
+    """A network of one input and one output, with a state between calls.
+
+    Each clip has a new one: `reset_all_variables` does not bring the first state back.
+    """
 
     def __init__(self, path: Path) -> None:
         self._interpreter = _litert()(model_path=str(path))
@@ -131,10 +126,6 @@ class _Network:
         self._interpreter.set_tensor(self._input, array)
         self._interpreter.invoke()
         return self._interpreter.get_tensor(self._output)
-
-    def reset(self) -> None:
-        """Forget what came before."""
-        self._interpreter.reset_all_variables()
 
 
 class _Quantizer:

@@ -94,7 +94,7 @@ def load_snac(source: str, device: str) -> Any:
         CheckpointError: if it cannot be loaded.
     """
     try:
-        from snac import SNAC
+        from snac import SNAC  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingExtraError("SNAC needs its package: pip install snac") from error
     try:

@@ -42,7 +42,7 @@ _RATE = 16_000
 )
 def dnsmos(estimate: np.ndarray, sample_rate: int) -> dict[str, float]:
     """DNSMOS of (S,) at 16 kHz: overall, signal and background of P.835, and that of P.808."""
-    from speechmos import dnsmos as model
+    from speechmos import dnsmos as model  # pyright: ignore[reportMissingImports]
 
     scores = model.run(np.clip(estimate, -1.0, 1.0), sample_rate)
     names = {"ovrl": "ovrl_mos", "sig": "sig_mos", "bak": "bak_mos", "p808": "p808_mos"}
@@ -69,7 +69,7 @@ def dnsmos(estimate: np.ndarray, sample_rate: int) -> dict[str, float]:
 )
 def plcmos(estimate: np.ndarray, sample_rate: int) -> float:
     """PLCMOS of (S,) at 16 kHz: how well losses of packets are concealed."""
-    from speechmos import plcmos as model
+    from speechmos import plcmos as model  # pyright: ignore[reportMissingImports]
 
     return float(model.run(np.clip(estimate, -1.0, 1.0), sample_rate)["plcmos"])
 
@@ -119,7 +119,7 @@ def distillmos(estimate: np.ndarray, sample_rate: int) -> float:
 )
 def speaker_similarity(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
     """Cosine between embeddings of the speakers of (S,) and (S,) at 16 kHz."""
-    from resemblyzer import preprocess_wav
+    from resemblyzer import preprocess_wav  # pyright: ignore[reportMissingImports]
 
     embeddings = []
     for signal in (reference, estimate):
@@ -137,13 +137,13 @@ def _distillmos() -> Any:
     # It imports torchaudio, which has no builds for many machines, for its command line alone.
     if importlib.util.find_spec("torchaudio") is None:
         sys.modules.setdefault("torchaudio", types.ModuleType("torchaudio"))
-    from distillmos import ConvTransformerSQAModel
+    from distillmos import ConvTransformerSQAModel  # pyright: ignore[reportMissingImports]
 
     return ConvTransformerSQAModel().eval()
 
 
 @cache
 def _voice_encoder() -> Any:
-    from resemblyzer import VoiceEncoder
+    from resemblyzer import VoiceEncoder  # pyright: ignore[reportMissingImports]
 
     return VoiceEncoder("cpu", verbose=False)

@@ -72,7 +72,7 @@ def mcd(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
 
 
 def _pitch(signal: np.ndarray, sample_rate: int) -> np.ndarray:
-    import pyworld
+    import pyworld  # pyright: ignore[reportMissingImports]
 
     pitch, _ = pyworld.harvest(signal.astype(np.float64), sample_rate, frame_period=_FRAME_MS)
     return pitch
@@ -83,4 +83,5 @@ def _cepstra(signal: np.ndarray, sample_rate: int) -> np.ndarray:
     from scipy.fft import dct
 
     logs = log_mel(signal, sample_rate, length=512, bands=80)  # (T, M)
-    return dct(logs, type=2, axis=1, norm="ortho")[:, 1 : _CEPSTRA + 1] * np.sqrt(2 / logs.shape[1])
+    cepstra = np.asarray(dct(logs, type=2, axis=1, norm="ortho"))
+    return cepstra[:, 1 : _CEPSTRA + 1] * np.sqrt(2 / logs.shape[1])

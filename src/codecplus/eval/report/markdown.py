@@ -15,6 +15,7 @@ def markdown_report(results: Results, plots: Sequence[str] = (), note: str | Non
         *(_domain(results, domain) for domain in domains(results)),
         _bands(results),
         _plots(plots, note),
+        _tokens(results),
         _failures(results),
         _left_out(results),
         _costs(results),
@@ -215,6 +216,38 @@ def _plots(plots: Sequence[str], note: str | None) -> str:
         if plots
         else ""
     )
+
+
+def _tokens(results: Results) -> str:
+    """What each codec asks of a language model, for those that have codes."""
+    lines = []
+    for name, codec in results.summary["codecs"].items():
+        tokens = codec.get("tokens")
+        if tokens:
+            measured = codec["domains"]["all"]["payload_kbps_per_channel"]
+            lines.append(
+                [
+                    name,
+                    number(tokens["frame_rate"]),
+                    number(tokens["tokens_per_second"]),
+                    str(tokens["codebooks"]),
+                    str(tokens["codebook_size"]),
+                    number(tokens["nominal_kbps_per_channel"]),
+                    number(measured),
+                ]
+            )
+    if not lines:
+        return ""
+    header = [
+        "codec",
+        "frames/s",
+        "tokens/s",
+        "codebooks",
+        "entries",
+        "nominal kbit/s",
+        "measured kbit/s",
+    ]
+    return "## Tokens\n\nOf one channel, counted.\n\n" + table(header, lines)
 
 
 def _failures(results: Results) -> str:
