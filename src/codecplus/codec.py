@@ -103,7 +103,8 @@ class Codec:
             f"Codec({name}: {self.model_sample_rate} Hz, {self.frame_rate:g} frames/s, "
             f"{self.num_codebooks} codebooks of {self.codebook_size}, "
             f"{self.bitrates[0]:.2f} to {self.bitrates[-1]:.2f} kbit/s a channel, "
-            f"latency {1000 * self.latency:.0f} ms, {self.dtype} on {self.device})"
+            f"latency {1000 * self.latency:.0f} ms, {self.dtype} on {self.device}"
+            + (f" by {self.kernels} kernels)" if self.kernels else ")")
         )
 
     # ---- what the model is
@@ -158,8 +159,15 @@ class Codec:
         """What the codec computes in, such as `"float32"`."""
         return str(getattr(self.model, "dtype", "float32")).removeprefix("torch.")
 
+    @property
+    def kernels(self) -> str | None:
+        """Instruction set of the compiled kernels that run, such as `"avx2"`; None without them."""
+        return getattr(self.network, "kernels", None)
+
     def compile(self) -> "Codec":
-        """Use compiled layers; see `DacModel.compile_layers`. Returns the codec.
+        """Compile what is not compiled by default; see `DacModel.compile_layers`.
+
+        Returns the codec.
 
         Results are the same but for rounding. Raises InputError where this cannot be done.
         """
@@ -535,6 +543,7 @@ def load_codec(
     device: "str | torch.device | None" = None,
     dtype: "str | torch.dtype | None" = None,
     revision: str | None = None,
+    kernels: bool = True,
 ) -> Codec:
     """Load a codec.
 
@@ -550,6 +559,8 @@ def load_codec(
         device: where to compute, `"cpu"` by default.
         dtype: what to compute in, such as `"bfloat16"`; fp32 by default, an export's own.
         revision: branch, tag or commit of a Hub repository.
+        kernels: whether compiled kernels run where this processor has them. They are faster, hold
+            the weights of the residual units a second time, and differ by rounding.
 
     Raises:
         CheckpointError: if there is no such checkpoint, or it cannot be read.
@@ -561,6 +572,8 @@ def load_codec(
         sample_rate = check_integer_rate(sample_rate)
     mel = MelOptions(n_mels=n_mels, n_fft=n_fft, hop_length=hop_length, win_length=win_length)
     loaded = load_network(name, device=device, dtype=dtype, revision=revision)
+    if not kernels and hasattr(loaded.model, "allow_kernels"):
+        loaded.model.allow_kernels(False)
     return Codec(
         loaded.model,
         sample_rate,
