@@ -2,7 +2,7 @@
 prints ratios.
 
     python benchmarks/speed.py [--preset dac-44khz] [--seconds 30] [--rounds 3] [--threads N]
-                               [--clock processor] [--compile] [--layers] [--mixed] [--memory 3600]
+                               [--clock processor] [--layers] [--mixed] [--memory 3600]
 
 Weights are random: speed does not depend on them. On a machine that is not idle, one thread and
 `--clock processor` give ratios that still hold. `--layers` adds where the time goes, `--mixed`
@@ -27,6 +27,7 @@ from codecplus import Codec, DacModel
 from codecplus.configuration import load_preset, preset_names
 from codecplus.inference.batched import encode_clips
 from codecplus.inference.chunked import decode_blocks, encode_blocks
+from codecplus.kernels import processor_flags, usable_set
 from codecplus.modeling_dac.layers_dac import (
     DacConv1d,
     DacConvTranspose1d,
@@ -34,6 +35,7 @@ from codecplus.modeling_dac.layers_dac import (
     DacResidualVectorQuantizer,
     Snake1d,
 )
+from codecplus.system.devices import multiplies_bf16
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
 
@@ -123,7 +125,7 @@ def time_by_layer(model: DacModel, audio: torch.Tensor, clock: Callable[[], floa
 
 def kind_of(layer: torch.nn.Module) -> str | None:
     if isinstance(layer, DacResidualUnit):
-        return "fused unit" if layer.fused else None
+        return "unit"
     if isinstance(layer, Snake1d):
         return "snake"
     if isinstance(layer, DacResidualVectorQuantizer):
@@ -147,11 +149,8 @@ def compare(
     audio = (np.random.default_rng(0).standard_normal(samples) * 0.1).astype(np.float32)
     tensor = torch.from_numpy(audio)[None, None]
     codecs = {name: Codec(model) for name, model in models.items()}
-    if args.compile:
-        for codec in codecs.values():
-            codec.compile().decode(
-                codec.encode(audio[: config.sampling_rate])
-            )  # weights are laid out at first use
+    for codec in codecs.values():  # kernels order their weights at first use
+        codec.decode(codec.encode(audio[: config.sampling_rate]))
 
     def turn(encode, decode):
         moments = [clock()]
@@ -176,13 +175,14 @@ def compare(
             agreement[name] = np.asarray(latents) == reference[0].numpy()
 
     length = samples / config.sampling_rate
-    how = ", compiled" if args.compile else ""
+    target = usable_set()
+    how = f", {target.name} kernels" if target else ", no kernels"
     print(
         f"{args.preset}, {length:.1f} s, {torch.get_num_threads()} thread(s), {args.clock} time, "
         f"median of {args.rounds} round(s){how}"
     )
     print(
-        f"{'':<12}{'encode':>10}{'decode':>10}{'ratio':>8}{'of peak':>9}   codes equal to stock's"
+        f"{'':<14}{'encode':>10}{'decode':>10}{'ratio':>8}{'of peak':>9}   codes equal to stock's"
     )
     work = 2 * macs_per_second(models["fp32"]) * length
     for name, rows in times.items():
@@ -194,7 +194,7 @@ def compare(
         equal = agreement.get(name)
         told = "" if equal is None else f"{equal.mean():.4%}, first codebook {equal[0].mean():.4%}"
         print(
-            f"{name:<12}{length / encode:>8.2f} x{length / decode:>8.2f} x{ratio:>6.2f} x"
+            f"{name:<14}{length / encode:>8.2f} x{length / decode:>8.2f} x{ratio:>6.2f} x"
             f"{work / (encode + decode) / peak:>8.0%}   {told}"
         )
     if args.layers:
@@ -288,7 +288,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="default: torch's own choice")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--memory", type=float, default=0.0, metavar="SECONDS")
-    for name in ("compile", "layers", "mixed", "peers"):
+    for name in ("layers", "mixed", "peers"):
         parser.add_argument(f"--{name}", action="store_true")
     args = parser.parse_args()
     if args.threads:
@@ -296,7 +296,10 @@ def main() -> None:
     clock = CLOCKS[args.clock]
 
     stock, ours = nets(args.preset)
-    models = {"fp32": ours, "bf16": copy_of(stock, ours.config, torch.bfloat16)}
+    plain = copy_of(stock, ours.config, torch.float32).allow_kernels(False)
+    models = {"fp32, plain": plain, "fp32": ours}
+    if multiplies_bf16(torch.device("cpu"), processor_flags()):
+        models["bf16"] = copy_of(stock, ours.config, torch.bfloat16)
     compare(args, stock, models, clock)
     del stock
     if args.mixed:
@@ -304,7 +307,7 @@ def main() -> None:
             print(name, end=": ")
             compare_mixed(args, model, clock)
     if args.memory:
-        show_memory(args.memory, models["bf16"])
+        show_memory(args.memory, models.get("bf16", ours))
     if args.peers:
         show_peers(args, clock)
 

@@ -102,7 +102,8 @@ class Codec:
             f"Codec({self.name}: {self.model_sample_rate} Hz, {self.frame_rate:g} frames/s, "
             f"{self.num_codebooks} codebooks of {self.codebook_size}, "
             f"{self.bitrates[0]:.2f} to {self.bitrates[-1]:.2f} kbit/s a channel, "
-            f"latency {1000 * self.latency:.0f} ms, {self.dtype} on {self.device})"
+            f"latency {1000 * self.latency:.0f} ms, {self.dtype} on {self.device}"
+            + (f" by {self.kernels} kernels)" if self.kernels else ")")
         )
 
     # ---- loading, saving, moving
@@ -171,7 +172,7 @@ class Codec:
         return self
 
     def compile(self) -> "Codec":
-        """Use compiled layers; see `DacModel.compile_layers`. Returns the codec.
+        """Compile what is not compiled by default; see `DacModel.compile_layers`. Returns the codec.
 
         Results are the same but for rounding. Raises InputError where this cannot be done.
         """
@@ -229,6 +230,11 @@ class Codec:
     def dtype(self) -> str:
         """What the codec computes in, such as `"float32"`."""
         return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def kernels(self) -> str | None:
+        """Instruction set of the compiled kernels that run, such as `"avx2"`; None without them."""
+        return getattr(self.network, "kernels", None)
 
     # ---- audio <-> codes
 
@@ -565,6 +571,7 @@ def load_codec(
     device: "str | torch.device | None" = None,
     dtype: "str | torch.dtype | None" = None,
     revision: str | None = None,
+    kernels: bool = True,
 ) -> Codec:
     """Load a codec.
 
@@ -580,6 +587,8 @@ def load_codec(
         device: where to compute, see `resolve_device`; the CPU by default, as in transformers.
         dtype: what to compute in, such as `"bfloat16"`; fp32 by default, an export's own.
         revision: branch, tag or commit of a Hub repository.
+        kernels: whether compiled kernels run where this processor has them. They are faster, hold
+            the weights of the residual units a second time, and differ by rounding.
 
     Raises:
         CheckpointError: if there is no such checkpoint, or it cannot be read.
@@ -590,9 +599,12 @@ def load_codec(
     sizes = {"n_mels": n_mels, "n_fft": n_fft, "hop_length": hop_length, "win_length": win_length}
     chosen = {size: value for size, value in sizes.items() if value is not None}
     mel = MelOptions(**chosen) if chosen else None
-    return Codec.from_pretrained(
+    codec = Codec.from_pretrained(
         name, sample_rate, mel=mel, device=device, dtype=dtype, revision=revision
     )
+    if not kernels and hasattr(codec.model, "allow_kernels"):  # an export has none
+        codec.model.allow_kernels(False)
+    return codec
 
 
 __all__ = ["Codec", "Codes", "CompressionOptions", "MelOptions", "load_codec"]

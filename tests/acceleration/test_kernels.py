@@ -13,6 +13,7 @@ from processors import SETS, needs_bf16, needs_compiler, needs_kernels
 from tiny import tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
+from codecplus import Codec, load_codec
 from codecplus.acceleration import inference
 from codecplus.modeling_dac.layers_dac import DacResidualUnit, Snake1d
 
@@ -293,3 +294,17 @@ def test_what_needs_the_layers_gets_them(use, units_by_kernel):
     assert not units_by_kernel
     if use is not with_weights_of_another_kind:
         assert list(model.state_dict()) == keys
+
+
+def test_a_codec_says_which_kernels_run(monkeypatch):
+    codec = Codec(model_of_kernels())
+    assert codec.kernels == SETS[0].name
+    assert f"float32 on cpu by {SETS[0].name} kernels" in repr(codec)
+    monkeypatch.setenv("CODECPLUS_KERNELS", "off")
+    assert codec.kernels is None
+    assert repr(codec).endswith("float32 on cpu)")
+
+
+def test_a_codec_is_loaded_with_kernels_or_without():
+    assert load_codec("dac-16khz-live").kernels == SETS[0].name
+    assert load_codec("dac-16khz-live", kernels=False).kernels is None

@@ -4,11 +4,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
+import torch
 
 from codecplus.checkpoints import fingerprint
 from codecplus.inference.batched import encode_clips
 from codecplus.inference.chunked import decode_blocks, encode_blocks
 from codecplus.inference.unpadded import decode_unpadded
+from codecplus.kernels import usable_set
 from codecplus.modeling_dac import DacConfig, DacModel
 from codecplus.streaming import DecoderStream, EncoderStream, StreamingDecoder, StreamingEncoder
 
@@ -31,6 +33,19 @@ class TorchNetwork:
     def fingerprint(self) -> bytes:
         """Of the weights as they are now; a pass over all of them."""
         return fingerprint(self.model)
+
+    @property
+    def kernels(self) -> str | None:
+        """Instruction set of the compiled kernels that run, if they do."""
+        if self.model.device.type != "cpu" or not self.model.encoder.snake1.allow_kernels:
+            return None
+        target = usable_set()
+        if target is None:
+            return None
+        takes = self.model.dtype == torch.float32 or (
+            self.model.dtype == torch.bfloat16 and target.bf16
+        )
+        return target.name if takes else None
 
     @property
     def latency_samples(self) -> int:
