@@ -172,7 +172,7 @@ class Codec:
         return self
 
     def compile(self) -> "Codec":
-        """Compile what is not compiled by default; see `DacModel.compile_layers`. Returns the codec.
+        """Compile what is not compiled by default, see `DacModel.compile_layers`; return the codec.
 
         Results are the same but for rounding. Raises InputError where this cannot be done.
         """
