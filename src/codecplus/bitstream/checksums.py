@@ -107,7 +107,8 @@ def _row_starts(padded: np.ndarray, num_rows: int) -> np.ndarray:
     checksum = 0
     for row in range(num_rows):
         starts[row] = checksum
-        checksum = zlib.crc32(padded[row * _COLUMNS : (row + 1) * _COLUMNS], checksum)
+        data = padded[row * _COLUMNS : (row + 1) * _COLUMNS].data
+        checksum = zlib.crc32(data, checksum)
     return starts ^ _ALL_ONES
 
 

@@ -135,7 +135,8 @@ def _check_elements(
             for key in file.keys():  # noqa: SIM118
                 shapes[key] = tuple(file.get_slice(key).get_shape())
     with torch.device("meta"):
-        model = cls(cls.config_class.from_dict(dict(fields)))
+        config = cls.config_class.from_dict(dict(fields))  # pyright: ignore[reportOptionalMemberAccess]
+        model = cls(config)  # pyright: ignore[reportArgumentType]
     check_elements(sum(parameter.numel() for parameter in model.parameters()), shapes, source)
 
 

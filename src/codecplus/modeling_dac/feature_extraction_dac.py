@@ -54,7 +54,7 @@ class DacFeatureExtractor(StockDacFeatureExtractor):
         else:
             raw_audio = _as_mono(sound)
             clips = [raw_audio]
-        if not clips or any(np.shape(clip)[-1:] == (0,) for clip in clips):
+        if not clips or any(np.shape(np.asarray(clip))[-1:] == (0,) for clip in clips):
             raise ValueError("expected audio of at least one sample, got an empty clip")
         for clip in clips:
             if not np.isfinite(np.asarray(clip, dtype=np.float32)).all():

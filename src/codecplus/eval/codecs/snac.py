@@ -94,7 +94,7 @@ def load_snac(source: str, device: str) -> Any:
         CheckpointError: if it cannot be loaded.
     """
     try:
-        from snac import SNAC  # pyright: ignore[reportMissingImports]
+        from snac import SNAC  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
     except ImportError as error:
         raise MissingExtraError("SNAC needs its package: pip install snac") from error
     try:
