@@ -1,4 +1,4 @@
-"""What bf16 and compiled layers cost in quality: scores of the same recordings, and codes equal to
+"""What bf16 and compiled kernels cost in quality: scores of the same recordings, and codes equal to
 those of plain fp32.
 
     python benchmarks/precision.py RECORDINGS [--codec dac-16khz-live] [--clips 12] [--seconds 4]
@@ -18,8 +18,8 @@ from pystoi import stoi
 from codecplus import Codec, load_codec
 from codecplus.recordings.files import files_in_folder
 
-SETTINGS = {"fp32": ("float32", False), "fp32, compiled": ("float32", True)}
-SETTINGS |= {"bf16": ("bfloat16", False), "bf16, compiled": ("bfloat16", True)}
+SETTINGS = {"fp32": ("float32", False), "fp32, kernels": ("float32", True)}
+SETTINGS |= {"bf16": ("bfloat16", False), "bf16, kernels": ("bfloat16", True)}
 
 
 def clips_of(folder: Path, count: int, seconds: float, rate: int) -> list[np.ndarray]:
@@ -65,10 +65,8 @@ def main() -> None:
     print(
         f"{'':16}{'PESQ-wb':>10}{'':22}{'STOI':>8}{'':24}codes equal to fp32's: first codebook, all"
     )
-    for name, (dtype, compiled) in SETTINGS.items():
-        codec = load_codec(args.codec, dtype=dtype)
-        if compiled:
-            codec.compile()
+    for name, (dtype, kernels) in SETTINGS.items():
+        codec = load_codec(args.codec, dtype=dtype, kernels=kernels)
         clips = clips or clips_of(
             args.recordings, args.clips, args.seconds, codec.model_sample_rate
         )

@@ -100,8 +100,10 @@ def macs_per_second(model: DacModel) -> float:
 def time_by_layer(model: DacModel, audio: torch.Tensor, clock: Callable[[], float]) -> Counter:
     """Seconds spent in each kind of layer."""
     spent, wrapped = Counter(), []
-    for layer in model.modules():
-        if (kind := kind_of(layer)) is None:
+    layers = [layer for _, layer in (*model.encoder.layers(), *model.decoder.layers())]
+    for layer in (*layers, model.quantizer):
+        kind = kind_of(layer)
+        if kind is None:
             continue
 
         def timed(*args, layer=layer, kind=kind, **kwargs):
