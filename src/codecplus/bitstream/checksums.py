@@ -94,21 +94,21 @@ def prefix_sums(data: bytes) -> np.ndarray:
     padded[:size] = np.frombuffer(data, np.uint8)
     rows = padded.reshape(num_rows, _COLUMNS)
     sums = np.zeros((num_rows, _COLUMNS), np.uint32)
-    state = _row_starts(padded, num_rows)
+    state = _row_starts(data, num_rows)
     for column in range(_COLUMNS):
         state = _BYTE_TABLE[(state ^ rows[:, column]) & 255] ^ (state >> np.uint32(8))
         sums[:, column] = state ^ _ALL_ONES
     return np.concatenate([np.zeros(1, np.uint32), sums.reshape(-1)[:size]])
 
 
-def _row_starts(padded: np.ndarray, num_rows: int) -> np.ndarray:
+def _row_starts(data: bytes, num_rows: int) -> np.ndarray:
     """Return the state in front of every row."""
     starts = np.empty(num_rows, np.uint32)
     checksum = 0
     for row in range(num_rows):
         starts[row] = checksum
-        data = padded[row * _COLUMNS : (row + 1) * _COLUMNS].data
-        checksum = zlib.crc32(data, checksum)
+        piece = data[row * _COLUMNS : (row + 1) * _COLUMNS]
+        checksum = zlib.crc32(piece, checksum)
     return starts ^ _ALL_ONES
 
 

@@ -134,8 +134,8 @@ def _check_elements(
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118
                 shapes[key] = tuple(file.get_slice(key).get_shape())
+    config = cls.config_class.from_dict(dict(fields))  # pyright: ignore[reportOptionalMemberAccess]
     with torch.device("meta"):
-        config = cls.config_class.from_dict(dict(fields))  # pyright: ignore[reportOptionalMemberAccess]
         model = cls(config)  # pyright: ignore[reportArgumentType]
     check_elements(sum(parameter.numel() for parameter in model.parameters()), shapes, source)
 
