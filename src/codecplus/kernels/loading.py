@@ -127,11 +127,9 @@ def _fill_cache(compiler: list[str], target: InstructionSet, path: Path) -> None
             code = output.read_bytes()
         path.unlink(missing_ok=True)  # a link would be written through
         with atomic_path(path) as temporary:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with open(descriptor, "wb") as file:
-                file.write(code + hashlib.sha256(code).digest())  # loaders ignore what lies behind
-                file.flush()
-                os.fsync(descriptor)
+            temporary.chmod(0o600)
+            content = code + hashlib.sha256(code).digest()  # loaders ignore what lies behind
+            temporary.write_bytes(content)
     except OSError as error:
         raise KernelError(f"the compiled kernels could not be written: {error}") from error
 
