@@ -263,7 +263,8 @@ def test_errors_that_cannot_be_said_still_have_their_status(odd):
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 from codecplus.cli import batch, main
 from codecplus.system.paths import atomic_path
 run_one = batch._run_one

@@ -72,10 +72,15 @@ def flush_output() -> None:
 
 
 def discard_output() -> None:
-    """Send what standard output still holds nowhere: Python would fail on it again at its exit."""
-    with suppress(OSError, ValueError):  # standard output may be no file
+    """Send what standard output still holds nowhere; see `_discard`."""
+    _discard(sys.stdout)
+
+
+def _discard(stream: TextIO) -> None:
+    """Send what a stream still holds nowhere: Python would fail on it again at its exit."""
+    with suppress(OSError, ValueError):  # a standard stream may be no file
         descriptor = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(descriptor, sys.stdout.fileno())
+        os.dup2(descriptor, stream.fileno())
         os.close(descriptor)
 
 
@@ -148,13 +153,17 @@ class _ForgivingStream:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        with suppress(OSError):
+        try:
             self._stream.write(text)
+        except OSError:
+            _discard(self._stream)
         return len(text)
 
     def flush(self) -> None:
-        with suppress(OSError):
+        try:
             self._stream.flush()
+        except OSError:
+            _discard(self._stream)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
