@@ -106,6 +106,20 @@ def test_weight_norm_of_either_spelling_folds_as_torch_does():
     assert fold_weight_norm(new).keys() == {"c.weight", "c.bias"}
 
 
+def test_a_pickled_model_is_refused_by_its_own_reason(tmp_path):
+    from torch.package import PackageExporter
+
+    net = torch.nn.Conv1d(1, 1, 3)
+    with PackageExporter(tmp_path / "package.pth") as exporter:
+        exporter.extern("torch.**")
+        exporter.save_pickle("DAC", "DAC.pth", net)
+    torch.save(net, tmp_path / "module.pth")
+    torch.save({"state_dict": net, "metadata": {}}, tmp_path / "inside.pth")
+    for name in ("package.pth", "module.pth", "inside.pth"):
+        with pytest.raises(CheckpointError, match=r"would run .* give the weights\.pth"):
+            read_official(tmp_path / name)
+
+
 def test_a_hostile_pth_runs_nothing(tmp_path):
     import pickle
 

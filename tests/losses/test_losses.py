@@ -7,6 +7,7 @@ import torch
 from codecplus.losses import (
     LOSSES,
     PAPER_MEL_BANDS,
+    BandLevelLoss,
     CompressedSTFTLoss,
     DisturbanceLoss,
     EnvelopeLoss,
@@ -355,6 +356,40 @@ def test_losses_are_computed_in_the_order_of_the_balanced_recipes():
     for name in ("dac-16khz-live", "dac-44khz-small"):
         weights = Recipe.load(name).objective.weights
         assert [n for n in order if n in weights] == list(weights)
+
+
+@pytest.mark.parametrize("rate", [16_000, 24_000, 44_100])
+def test_band_level_is_the_log_ratio_of_the_band_alone_at_any_rate(rate):
+    noise = torch.randn(1, rate, generator=torch.Generator().manual_seed(0))
+    loss = BandLevelLoss(rate)
+    bands = int(rate / 2 / 500)
+    assert loss.means.shape[1] == bands
+    assert float(loss(0.5 * noise, noise)) == pytest.approx(math.log(4), rel=1e-3)
+    spectrum = torch.fft.rfft(noise)  # its bins are 1 Hz apart
+    spectrum[:, 3000:3500] *= 0.5
+    estimate = torch.fft.irfft(spectrum, n=rate)
+    # Windows see some of the neighbours of a band, so that the ratio is not quite 4.
+    assert float(loss(estimate, noise)) * bands == pytest.approx(math.log(4), rel=0.15)
+
+
+def test_band_level_does_not_hear_where_in_the_crop_the_power_lies():
+    noise = torch.randn(1, RATE, generator=torch.Generator().manual_seed(0))
+    moved = noise.roll(RATE // 2, dims=1).flip(1)
+    assert float(BandLevelLoss(RATE)(moved, noise)) < 0.05
+    assert float(made("relative_mel")(moved, noise)) > 0.3
+
+
+def test_band_level_of_a_narrow_recording_counts_its_own_bands_alone():
+    noise = torch.randn(1, RATE, generator=torch.Generator().manual_seed(0))
+    narrow = torch.tensor([4000.0])
+    loss = BandLevelLoss(RATE)
+    reference = limit_bandwidth(noise, narrow, RATE)
+    bright = torch.fft.rfft(noise)
+    bright[:, 4200:] *= 3  # above the band of the recording
+    heard = limit_bandwidth(torch.fft.irfft(bright, n=RATE), narrow, RATE)
+    assert float(loss(heard, reference)) < 1e-3
+    halves = limit_bandwidth(0.5 * noise, narrow, RATE)
+    assert float(loss(halves, reference)) == pytest.approx(math.log(4) / 2, rel=0.05)
 
 
 def test_losses_on_samples_are_mean_differences():

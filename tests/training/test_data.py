@@ -9,7 +9,7 @@ from codecplus.audio.loudness import integrated_loudness
 from codecplus.errors import InputError
 from codecplus.training.data import Batches, Crops, Cutter, FileSource, find_recordings, hold_out
 from codecplus.training.recipe import Augmentation
-from codecplus.training.sources import TableOptions, open_data
+from codecplus.training.sources import Sampling, TableOptions, open_data
 
 RATE = 8000
 PLAIN = Augmentation(flip_share=0)
@@ -193,6 +193,99 @@ def test_files_held_out_for_validation_are_not_trained_on(tmp_path):
     assert len(train) == 57
 
 
+@pytest.fixture
+def speakers(tmp_path):
+    """Two folders, of three speakers each, with a manifest of kinds and speakers."""
+    lines = ["path,kind,speaker"]
+    for index in range(12):
+        folder = ("talk", "song")[index % 2]
+        (tmp_path / folder).mkdir(exist_ok=True)
+        path = tmp_path / folder / f"{index}.wav"
+        seconds = 1 + 3 * (index % 2)  # songs are longer
+        level = 0.2 + 0.4 * (index % 2)
+        soundfile.write(path, np.full(seconds * RATE, level), RATE)
+        kind = ("speech", "music")[index % 2]
+        lines.append(f"{folder}/{index}.wav,{kind},s{index % 6}")
+    (tmp_path / "MANIFEST.csv").write_text("\n".join(lines))
+    return tmp_path
+
+
+def shares(data, count=400, **sampling):
+    """Return the share of crops of speech, which is quieter."""
+    cutter = Cutter(RATE, 100, PLAIN)
+    batches, _ = open_data(data, cutter, count, sampling=Sampling(**sampling))
+    return float((next(batches).audio[:, 0] < 0.4).float().mean())
+
+
+def test_weights_are_shares_of_the_data_or_of_the_kinds(speakers):
+    data = [speakers / "talk", speakers / "song"]
+    assert shares(data) == pytest.approx(0.2, abs=0.06)  # by duration
+    assert shares(data, weights=[9, 1]) == pytest.approx(0.9, abs=0.05)
+    assert shares(speakers, weights={"speech": 1, "music": 1}) == pytest.approx(0.5, abs=0.08)
+    assert shares(data, weights=[0, 1]) == 0
+    assert shares(data, drawing="files") == pytest.approx(0.5, abs=0.08)
+
+
+def test_files_are_drawn_alike_where_the_recipe_says_so(speakers):
+    soundfile.write(speakers / "talk" / "long.wav", np.full(60 * RATE, 0.1), RATE)
+    cutter = Cutter(RATE, 100, PLAIN)
+    sampling = Sampling(drawing="files")
+    batches, _ = open_data(speakers / "talk", cutter, 400, sampling=sampling)
+    assert float((next(batches).audio[:, 0] < 0.15).float().mean()) == pytest.approx(
+        1 / 7, abs=0.05
+    )
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1], "a weight for each of 2 data, got 1 weights"),
+        ([0, 0], "weights of 0 or more, not all 0"),
+        ([2, -1], "weights of 0 or more, not all 0"),
+        ({"speech": 1}, "no weight for kind music; give 0 to leave it out"),
+        ({"speech": 1, "music": 1, "noise": 1}, "weights for kind noise, of which there is no"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(speakers, weights, message):
+    with pytest.raises(InputError, match=message):
+        shares([speakers / "talk", speakers / "song"], weights=weights)
+
+
+def test_weights_by_kind_need_the_kind_of_every_recording(folder):
+    with pytest.raises(InputError, match=r"is of no kind; weights by kind need a MANIFEST.csv"):
+        shares(folder, weights={"speech": 1})
+
+
+@pytest.mark.parametrize(("unit", "count"), [("speaker", 2), ("folder", 6)])
+def test_whole_speakers_and_folders_are_held_out(speakers, unit, count):
+    cutter = Cutter(RATE, 100, PLAIN)
+    batches, clips = open_data(speakers, cutter, 4, sampling=Sampling(hold_out=unit))
+    held = {clip.name for clip in clips}
+    trained = {file.path.name for file in batches.crops.source.files}
+    assert len(held) == count
+    assert len(trained) == 12 - count
+    assert not held & trained
+    groups = {name: int(name.split(".")[0]) % (6 if unit == "speaker" else 2) for name in held}
+    assert len(set(groups.values())) == 1
+
+
+def test_recordings_without_a_speaker_are_trained_on(speakers):
+    soundfile.write(speakers / "talk" / "nobody.wav", np.full(RATE, 0.5), RATE)
+    sampling = Sampling(hold_out="speaker")
+    batches, _ = open_data(speakers, Cutter(RATE, 100, PLAIN), 4, sampling=sampling)
+    assert "nobody.wav" in {file.path.name for file in batches.crops.source.files}
+
+
+def test_groups_that_do_not_exist_cannot_be_held_out(tmp_path):
+    for index in range(3):
+        soundfile.write(tmp_path / f"{index}.wav", np.full(RATE, 0.5), RATE)
+    for unit, message in (("speaker", "2 speakers to hold one out"), ("folder", "2 folders")):
+        with pytest.raises(InputError, match=message):
+            open_data(tmp_path, Cutter(RATE, 100), 4, sampling=Sampling(hold_out=unit))
+    with pytest.raises(InputError, match="expected hold_out file or speaker or folder, got 'word'"):
+        Sampling(hold_out="word")
+
+
 # ---- data sets
 
 
@@ -245,6 +338,15 @@ def test_long_rows_are_drawn_more_often():
 
 
 @pytest.mark.filterwarnings("ignore:3.wav cannot be read")
+def test_a_table_takes_no_weights_and_holds_out_rows(table):
+    for sampling, message in (
+        (Sampling(weights=[1]), "weights are for audio files and folders"),
+        (Sampling(hold_out="speaker"), "hold_out='speaker' is for audio files and folders"),
+    ):
+        with pytest.raises(InputError, match=message):
+            opened(table, sampling=sampling)
+
+
 @pytest.mark.parametrize("stop", [1, 90, 140])
 def test_a_stream_resumes_with_the_same_crops(table, stop):
     def stream():

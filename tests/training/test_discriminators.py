@@ -2,12 +2,15 @@ import numpy as np
 import pytest
 import torch
 
+from codecplus.errors import InputError
+from codecplus.training.adversary import new_discriminator
 from codecplus.training.discriminators import (
     Discriminator,
     MultiBandSTFTDiscriminator,
     MultiPeriodDiscriminator,
     adversarial_losses,
 )
+from codecplus.training.recipe import Adversary
 
 
 @pytest.fixture
@@ -139,3 +142,24 @@ def test_discriminators_learn_to_tell_noise_from_tones(small):
 def test_a_discriminator_without_parts_is_refused():
     with pytest.raises(ValueError, match="at least one period or one fft_size"):
         Discriminator([], [])
+
+
+def test_a_power_below_one_lets_discriminators_see_quiet_bands():
+    time = torch.arange(1024) / 1024
+    loud = torch.sin(2 * torch.pi * 64 * time)
+    quiet = 1e-2 * torch.sin(2 * torch.pi * 256 * time)
+    ratios = []
+    for power in (1.0, 0.3):
+        judge = MultiBandSTFTDiscriminator(64, 4, power=power)
+        spectrum = judge._spectrum((loud + quiet)[None, None])
+        sizes = torch.linalg.vector_norm(spectrum, dim=1)[0, 4]
+        ratios.append(float(sizes[16] / sizes[4]))
+    assert ratios[0] == pytest.approx(0.01, rel=0.1)
+    assert ratios[1] == pytest.approx(0.01**0.3, rel=0.1)
+
+
+def test_a_recipe_chooses_the_power_of_discriminators():
+    settings = Adversary(periods=[], fft_sizes=[64], stft_channels=4, stft_power=0.3)
+    assert new_discriminator(settings).discriminators[0].power == 0.3
+    with pytest.raises(InputError, match="above 0, up to 1, got 0"):
+        Adversary(stft_power=0)

@@ -9,7 +9,7 @@ from training_recipes import CONFIG, PAPER, PHASED, RATE
 
 from codecplus.configuration import preset_names
 from codecplus.errors import InputError, TrainingError
-from codecplus.modeling_dac import CausalDacConfig, CausalDacModel
+from codecplus.modeling_dac import CausalDacConfig, CausalDacModel, DacConfig, DacModel
 from codecplus.training import loop
 from codecplus.training.codebooks import initialize, is_steered
 from codecplus.training.data import AudioFile, Batches, Crops, Cutter, FileSource
@@ -18,7 +18,7 @@ from codecplus.training.loop import Trainer
 from codecplus.training.optimizer import Muon, build_optimizers, orthogonalized
 from codecplus.training.recipe import Recipe, Schedule
 from codecplus.training.reporting import Window
-from codecplus.training.widening import with_wider_encoder
+from codecplus.training.widening import with_wider_decoder, with_wider_encoder
 from codecplus.utils import save_audio
 
 
@@ -30,9 +30,12 @@ def tone(tmp_path_factory):
     return path
 
 
-def model():
+def model(causal=True):
     torch.manual_seed(0)
-    net = CausalDacModel(CausalDacConfig.from_dict(CONFIG))
+    if causal:
+        net = CausalDacModel(CausalDacConfig.from_dict(CONFIG))
+    else:
+        net = DacModel(DacConfig.from_dict({**CONFIG, "model_type": "dac"}))
     initialize_weights(net)
     return net
 
@@ -327,6 +330,28 @@ def test_a_wider_encoder_begins_as_the_narrow_one_and_uses_its_new_channels(tone
         with_wider_encoder(net, 8)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_wider_decoder_begins_as_the_narrow_one_and_uses_its_new_channels(tone, causal):
+    net = model(causal)
+    with torch.no_grad():
+        for module in net.decoder.modules():
+            if hasattr(module, "alpha"):
+                module.alpha.uniform_(0.5, 2)
+    wide = with_wider_decoder(net, 48)
+    latents = torch.randn(2, net.config.hidden_size, 20)
+    torch.testing.assert_close(wide.decoder(latents), net.decoder(latents))
+    for part in ("encoder", "quantizer"):
+        for name, tensor in getattr(net, part).state_dict().items():
+            torch.testing.assert_close(getattr(wide, part).state_dict()[name], tensor)
+    run = trainer(tone, changed(PHASED, resting=["encoder", "quantizer"]), wide, fine_tune=True)
+    for _ in range(2):
+        run.step()
+    assert wide.decoder.conv2.weight[:, net.decoder.conv2.in_channels :].abs().min() > 0
+    for width, message in ((32, "wider than its 32 channels, got 32"), (50, "a multiple of 4")):
+        with pytest.raises(InputError, match=message):
+            with_wider_decoder(net, width)
+
+
 @pytest.mark.parametrize("fields", [PAPER, PHASED])
 def test_fine_tuning_does_not_change_steered_codebooks(tone, fields):
     net = model()
@@ -485,7 +510,11 @@ def test_every_parameter_is_trained_once(muon, train_codebooks):
 def test_every_preset_has_a_recipe_whose_windows_fit(name):
     recipe = Recipe.load(name)
     assert recipe.preset == name
-    assert recipe.crop_samples(recipe.config()) % (9 * recipe.config().hop_length) == 0
+    samples = recipe.crop_samples(recipe.config())
+    if recipe.whole_frames:
+        assert samples % (9 * recipe.config().hop_length) == 0
+    else:
+        assert samples == int(recipe.seconds * recipe.config().sampling_rate)
     assert Recipe.from_dict(recipe.as_dict()) == recipe
 
 

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,7 +20,7 @@ from codecplus.training.codebooks import initialize
 from codecplus.training.initialization import new_model
 from codecplus.training.loop import Trainer
 from codecplus.training.recipe import Recipe
-from codecplus.training.run import RunOptions, train
+from codecplus.training.run import RunOptions, adjusted, train
 from codecplus.training.validation import Validation
 from codecplus.utils import save_audio
 
@@ -253,7 +254,6 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(place, tmp_path):
 
 
 def test_ctrl_c_saves_and_can_be_resumed(place, tmp_path, monkeypatch):
-    import os
     import signal
 
     recipe, step = Recipe.load(place / "paper.json"), Trainer.step
@@ -271,7 +271,6 @@ def test_ctrl_c_saves_and_can_be_resumed(place, tmp_path, monkeypatch):
 
 
 def test_a_stopped_run_prints_how_to_resume_it(place, tmp_path, monkeypatch, capsys):
-    import os
     import signal
 
     step = Trainer.step
@@ -338,6 +337,23 @@ def test_the_best_checkpoint_and_milestones_are_kept_and_can_be_started_from(
         saving.checkpoint_to_load(f"{tmp_path / 'out'}@step-5")
 
 
+def test_milestones_are_kept_at_the_steps_of_the_recipe(place, tmp_path):
+    recipe = Recipe.load(place / "paper.json", {"schedule.keep_at": [2, 4]})
+    assert recipe.schedule.scaled(4).keep_at == [1, 2]
+    train(adjusted(recipe, steps=4), place / "recordings", tmp_path / "out", options=OPTIONS)
+    kept = (tmp_path / "out" / "training").glob("*/config.json")
+    assert sorted(path.parent.name for path in kept) == ["step-1", "step-2"]
+
+
+def test_weights_and_whole_speakers_from_the_command_line(place, tmp_path):
+    rows = [f"recordings/{n}.wav,{('speech', 'music')[n % 2]},s{n % 4}" for n in range(20)]
+    (place / "MANIFEST.csv").write_text("\n".join(["path,kind,speaker", *rows]))
+    arguments = ("train", "--preset", str(place / "paper.json"), "--steps", "1", *HERE)
+    data = ("--data", str(place / "recordings"), "--hold-out", "speaker")
+    out = ("-o", str(tmp_path / "out"))
+    assert main([*arguments, *data, "--weights", "speech=3", "music=1", *out]) == 0
+
+
 def test_recordings_of_silence_are_refused(place, tmp_path):
     (tmp_path / "silence").mkdir()
     save_audio(np.zeros(RATE, np.float32), tmp_path / "silence" / "silence.wav", RATE)
@@ -347,7 +363,54 @@ def test_recordings_of_silence_are_refused(place, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_two_processes_compute_what_one_does_with_the_whole_batch(place, tmp_path):
+# A run that looks whether all models of the group are gone before the group ends, and one of whose
+# processes is killed before the step DIE_AT.
+SCRIPT = """
+import os, signal, sys, weakref
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from codecplus.cli import main
+from codecplus.training.loop import Trainer
+
+models = []
+init, step, destroy = DistributedDataParallel.__init__, Trainer.step, \
+    torch.distributed.destroy_process_group
+
+def remembered(self, *args, **options):
+    init(self, *args, **options)
+    models.append(weakref.ref(self))
+
+def step_or_die(self):
+    if os.environ["RANK"] == "1" and self.step_number == int(os.environ["DIE_AT"]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self)
+
+def looked(group=None):
+    left = sum(model() is not None for model in models)
+    print(f"rank {os.environ['RANK']}: {len(models)} models, {left} left", flush=True)
+    destroy(group)
+
+DistributedDataParallel.__init__ = remembered
+Trainer.step = step_or_die
+torch.distributed.destroy_process_group = looked
+sys.exit(main())
+"""
+
+
+def launched(script, arguments, die_at):
+    environment = {**os.environ, "DIE_AT": str(die_at)}
+    return subprocess.run(
+        [*LAUNCH[:-2], str(script), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+    )
+
+
+def test_two_processes_one_of_them_killed_compute_what_one_does_with_the_whole_batch(
+    place, tmp_path
+):
     # Muon in bf16 makes rounding a difference of 1 %, by which k-means then decides otherwise.
     # What processes draw for themselves is left out.
     drawn = {"quantizer_dropout": 0.0, "codebooks": {**PHASED["codebooks"], "searched": 0.0}}
@@ -355,21 +418,24 @@ def test_two_processes_compute_what_one_does_with_the_whole_batch(place, tmp_pat
     recipe |= {
         "preset": str(place / "config.json"),
         "schedule": {**PHASED["schedule"], "steps": 5, "freeze_at": 4},
+        "adversary": {**PHASED["adversary"], "first": True},
     }
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
-    common = [
-        "train",
-        "--preset",
-        str(tmp_path / "recipe.json"),
-        "--data",
-        str(place / "recordings"),
-        *HERE,
-    ]
-    assert main([*common, "-o", str(tmp_path / "one")]) == 0
-    done = subprocess.run(
-        [*LAUNCH, *common, "-o", str(tmp_path / "two")], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    (tmp_path / "script.py").write_text(SCRIPT)
+    common = ["train", "--data", str(place / "recordings"), "--save-every", "2", *HERE]
+    new = [*common, "--preset", str(tmp_path / "recipe.json")]
+    assert main([*new, "-o", str(tmp_path / "one")]) == 0
+
+    two = ["-o", str(tmp_path / "two")]
+    killed = launched(tmp_path / "script.py", [*new, *two], die_at=4)
+    assert killed.returncode != 0
+    state = torch.load(tmp_path / "two" / "training" / "state.pt", weights_only=True)
+    assert state["trainer"]["progress"]["step"] == 4
+    resumed = launched(tmp_path / "script.py", [*common, "--resume", *two], die_at=-1)
+    assert resumed.returncode == 0, resumed.stderr
+    for rank in (0, 1):
+        assert f"rank {rank}: 2 models, 0 left" in resumed.stdout
+
     one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
     assert len(one) == len(two) == 5
     for a, b in zip(one, two, strict=True):
@@ -441,6 +507,12 @@ def test_tensorboard_gets_numbers_audio_and_spectrograms(place, tmp_path):
             ["--preset", "dac-16khz-live", "--new-codebooks"],
             "new codebooks are for a checkpoint that has some",
         ),
+        (
+            ["--preset", "dac-16khz-live", "--decoder-width", "1024"],
+            "a decoder is widened where training begins, from",
+        ),
+        (["--preset", "dac-16khz-live", "--weights", "much"], "as numbers or KIND=NUMBER, got"),
+        (["--preset", "dac-16khz-live", "--weights", "a=1", "2"], "by kind, got some of both"),
         (["--resume", "--new-codebooks"], "resumes with the settings it began with"),
         (["--resume", "--steps", "3"], "resumes with the settings it began with"),
         (["--preset", "dac-16khz-live", "--data", "nowhere"], "there is no folder or file nowhere"),

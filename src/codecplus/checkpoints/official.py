@@ -2,6 +2,7 @@
 and their weight norm.
 """
 
+import zipfile
 from pathlib import Path
 
 import torch
@@ -11,6 +12,8 @@ from codecplus.checkpoints.untrusted import check_elements, check_file
 from codecplus.errors import CheckpointError
 from codecplus.modeling_dac import CausalDacConfig, DacConfig, DacModel
 from codecplus.system.paths import atomic_path
+
+_MAX_PICKLE_BYTES = 1 << 26  # more than the names and shapes of any model take
 
 # Position in the original nn.Sequential -> name in ours, for residual units, encoder blocks and
 # decoder blocks.
@@ -99,6 +102,11 @@ def read_official(path: str | Path) -> DacModel:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist") from error
     except Exception as error:
+        if _holds_a_model(path):
+            raise CheckpointError(
+                f"{path} holds a whole pickled model, whose code would run when it is loaded; give "
+                "the weights.pth that the original writes beside its package.pth"
+            ) from error
         raise CheckpointError(
             f"{path} cannot be read as a PyTorch checkpoint of plain tensors "
             f"({type(error).__name__}); "
@@ -121,6 +129,26 @@ def read_official(path: str | Path) -> DacModel:
             f"{_first_line(error)}"
         ) from error
     return model.eval()
+
+
+def _holds_a_model(path: str | Path) -> bool:
+    """Return whether a file is a package of torch.package, or a module that torch.save wrote.
+
+    Nothing of it is run: only the names in the archive and in the pickle are read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if any(name.endswith(".data/extern_modules") for name in names):
+                return True
+            pickles = [name for name in names if name.endswith("/data.pkl")]
+            if not pickles or archive.getinfo(pickles[0]).file_size > _MAX_PICKLE_BYTES:
+                return False
+            data = archive.read(pickles[0])
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError):
+        return False
+    # Every module pickles this field of its own.
+    return b"_forward_pre_hooks" in data
 
 
 def _config(kwargs: dict) -> DacConfig:

@@ -69,6 +69,12 @@ def _add_what_to_train(group: Any) -> None:
         "the new channels change nothing until they are trained",
     )
     group.add_argument(
+        "--decoder-width",
+        type=int,
+        metavar="N",
+        help="widen the decoder of --model to N channels in the first layer; codes stay valid",
+    )
+    group.add_argument(
         "--new-codebooks",
         action="store_true",
         help="place the codebooks of --model anew, for these recordings",
@@ -119,6 +125,19 @@ def _add_recordings(group: Any) -> None:
         nargs="+",
         metavar="DATA",
         help="recordings to validate with (default: a small part of --data)",
+    )
+    group.add_argument(
+        "--weights",
+        nargs="+",
+        metavar="SHARE",
+        help="share of each of --data, in its order, or of each kind in its manifest as KIND=SHARE "
+        "(default: every second counts the same)",
+    )
+    group.add_argument(
+        "--hold-out",
+        choices=("file", "speaker", "folder"),
+        default="file",
+        help="what is kept whole for validation (default: %(default)s)",
     )
     add_data_options(group)
     add_shared(group, "audio-column")
@@ -225,6 +244,7 @@ def train(args: argparse.Namespace) -> None:
         args.output,
         init_from=_checkpoint(args),
         encoder_width=args.encoder_width,
+        decoder_width=args.decoder_width,
         resume=args.resume,
         validation=args.validation,
         table=TableOptions(
@@ -234,6 +254,8 @@ def train(args: argparse.Namespace) -> None:
             revision=args.data_revision,
             streaming=args.streaming,
         ),
+        weights=_weights(args.weights),
+        hold_out=args.hold_out,
         options=RunOptions(
             workers=args.workers,
             accumulate=args.accumulate,
@@ -357,6 +379,29 @@ def _own_recipe(model: str | None) -> str | Path:
 
     own = RunFolder.of_checkpoint(model).recipe
     return own if own.is_file() else "paper"
+
+
+def _weights(texts: list[str] | None) -> list[float] | dict[str, float] | None:
+    """Return the shares of `--weights`, by kind if they name kinds."""
+    if texts is None:
+        return None
+    shares: list[float] = []
+    by_kind: dict[str, float] = {}
+    for text in texts:
+        kind, equals, number = text.rpartition("=")
+        try:
+            share = float(number)
+        except ValueError:
+            raise InputError(
+                f"expected --weights as numbers or KIND=NUMBER, got {text!r}"
+            ) from None
+        if equals:
+            by_kind[kind] = share
+        else:
+            shares.append(share)
+    if shares and by_kind:
+        raise InputError("expected --weights for each of --data or by kind, got some of both")
+    return by_kind or shares
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -17,6 +17,7 @@ from codecplus.losses.paper import (
 )
 from codecplus.losses.registry import LOSSES, Loss, loss, losses_by_name
 from codecplus.losses.relative import (
+    BandLevelLoss,
     CompressedSTFTLoss,
     LoudnessMelLoss,
     QuietMelLoss,
@@ -30,6 +31,7 @@ __all__ = [
     "LOSSES",
     "PAPER_MEL_BANDS",
     "PAPER_STFT_WINDOWS",
+    "BandLevelLoss",
     "CompressedSTFTLoss",
     "DisturbanceLoss",
     "EnvelopeLoss",

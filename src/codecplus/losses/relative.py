@@ -1,5 +1,6 @@
 """Losses in units of each item's own level, to be balanced: quiet items count like loud ones."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -122,3 +123,45 @@ class LoudnessMelLoss(nn.Module):
             difference = ((x - y).abs() + self.added * F.relu(x - y)).mean(dim=(1, 2))
             total = total + (difference / y.mean(dim=(1, 2))).mean()
         return total / len(self.mel)
+
+
+@loss("band_level")
+class BandLevelLoss(nn.Module):
+    """Mean absolute log ratio of the powers of bands of 500 Hz, each over the whole crop.
+
+    Where in the crop the power lies does not count. Losses that compare single bins or cells lower
+    the power of bands that are hard to predict, because a guess that is too quiet costs least; this
+    one brings it back. A band that lies 60 dB below the item's level counts as silent, so that
+    bands above the bandwidth of a recording cost nothing. The last band is wider where 500 Hz do
+    not divide half the rate.
+    """
+
+    width = 500.0  # of a band, in Hz
+    seconds = 0.032  # of a window, about
+    mirrored = 2  # frames at either end of a crop that see samples beyond it
+
+    def __init__(self, sample_rate: int):
+        super().__init__()
+        window = 2 ** round(math.log2(self.seconds * sample_rate))
+        self.spectrum = Spectrum(max(4, window))
+        bins = self.spectrum.window // 2 + 1
+        frequencies = torch.linspace(0, sample_rate / 2, bins, dtype=torch.float64)[1:]
+        last = max(1, int(sample_rate / 2 / self.width)) - 1
+        # A bin at the edge of two bands belongs to the lower one.
+        bands = (torch.ceil(frequencies / self.width).long() - 1).clamp(max=last)
+        means = F.one_hot(bands, last + 1).float()  # (F - 1, bands)
+        means = means / means.sum(dim=0).clamp(min=1)
+        self.register_buffer("means", means, persistent=False)
+
+    def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:  # (B, S), (B, S) -> ()
+        floor = quiet_floor(reference, QUIET / 2).square().squeeze(-1)  # (B, 1)
+        x = torch.log(self._powers(estimate) + floor)
+        y = torch.log(self._powers(reference) + floor)
+        return (x - y).abs().mean()
+
+    def _powers(self, signal: Tensor) -> Tensor:  # (B, S) -> (B, bands)
+        frames = self.spectrum.magnitude(signal).square()  # (B, T, F)
+        # Samples mirrored at the ends of a crop make a kink, whose spectrum fills all bands.
+        if frames.shape[1] > 2 * self.mirrored:
+            frames = frames[:, self.mirrored : -self.mirrored]
+        return frames.mean(dim=1)[:, 1:] @ self.get_buffer("means")

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from codecplus.training.discriminators import (
     AdversarialLosses,
@@ -22,6 +22,7 @@ def new_discriminator(adversary: Adversary, seed: int = 0) -> Discriminator:
         bands=[(low, high) for low, high in adversary.bands],
         period_channels=adversary.period_channels,
         stft_channels=adversary.stft_channels,
+        stft_power=adversary.stft_power,
     )
 
 
@@ -47,12 +48,25 @@ class AdversarialTraining:
     def losses(self, estimate: Tensor, reference: Tensor) -> AdversarialLosses:
         """Return the losses of both sides for decoded audio (B, S) and its reference.
 
-        Both signals go through the discriminators once.
+        Both signals go through the discriminators once. The discriminators' loss must be
+        backpropagated before the next call.
         """
+        return self._losses(self.parallel, estimate, reference)
+
+    def codec_losses(self, estimate: Tensor, reference: Tensor) -> AdversarialLosses:
+        """Return the same losses, for the codec alone.
+
+        Processes do not wait for gradients of the discriminators after this call.
+        """
+        return self._losses(self.discriminator, estimate, reference)
+
+    def _losses(
+        self, discriminator: nn.Module, estimate: Tensor, reference: Tensor
+    ) -> AdversarialLosses:
         signals = torch.cat([estimate, reference]).unsqueeze(1)
         bf16 = self.dtype == torch.bfloat16
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            features = self.parallel(signals)
+            features = discriminator(signals)
         fake = []
         real = []
         for layers in features:  # of one discriminator

@@ -27,7 +27,7 @@ class Coding(nn.Module):
         """Code audio (B, S).
 
         Args:
-            audio: crops (B, S), S a multiple of the hop.
+            audio: crops (B, S); zeros follow up to whole frames.
             quantize: whether latents are quantized before they are decoded.
             freeze: whether encoder and codebooks are frozen, and get no gradient.
 
@@ -36,7 +36,7 @@ class Coding(nn.Module):
         """
         out: dict[str, Tensor] = {}
         with torch.set_grad_enabled(not freeze and torch.is_grad_enabled()):
-            latents = self.model.encoder(audio.unsqueeze(1).to(self.dtype))
+            latents = self.encode(audio)
             decoded = latents
             out["latents"] = latents.float()
             if quantize:
@@ -53,10 +53,18 @@ class Coding(nn.Module):
         out["audio"] = self.decode(decoded, audio.shape[-1])
         return out
 
+    def encode(self, audio: Tensor) -> Tensor:
+        """Return the latents (B, D, T) of audio (B, S), which zeros fill up to whole frames."""
+        missing = -audio.shape[-1] % self.model.config.hop_length
+        if missing:
+            audio = nn.functional.pad(audio, (0, missing))
+        return self.model.encoder(audio.unsqueeze(1).to(self.dtype))
+
     def decode(self, latents: Tensor, samples: int) -> Tensor:
         """Return the audio (B, S) of latents (B, D, T).
 
-        Nets with odd strides lose the last samples, which are zeros here.
+        Nets with odd strides lose the last samples, which are zeros here. What is more than the
+        samples is cut off.
         """
         audio = self.model.decoder(latents.to(self.dtype)).squeeze(1).float()
         return nn.functional.pad(audio, (0, samples - audio.shape[-1]))

@@ -6,10 +6,11 @@ resume at it, and several processes may share the numbers. Letters: B batch, S s
 """
 
 import io
+import math
 import signal
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -35,7 +36,7 @@ _FULL_ROW_SECONDS = 30.0  # longer rows of a table are not drawn more often
 _MAX_ROW_SECONDS = 3600.0  # longer rows of a stream are not drawn more often
 _MIN_ROW_SECONDS = 1e-3  # unreadable rows of a stream are drawn, rarely, so that they are reported
 _MAX_DRAWS = 1000  # recordings drawn for one crop
-_PEAK = 0.95  # of amplified crops
+_SILENT_LUFS = -70.0  # digital silence counts as this loud where crops are made equally loud
 _NAMED_FILES = 5  # unreadable files that a warning names
 
 
@@ -124,7 +125,47 @@ def hold_out(files: Sequence[AudioFile], most: int = 16) -> tuple[list[AudioFile
     """
     count = min(most, len(files) // 20)
     order = sorted(files, key=lambda file: (zlib.crc32(file.path.name.encode()), file.path))
-    held_paths = {file.path for file in order[:count]}
+    return _without(files, {file.path for file in order[:count]})
+
+
+def hold_out_groups(
+    files: Sequence[AudioFile], groups: Mapping[Path, str]
+) -> tuple[list[AudioFile], list[AudioFile]]:
+    """Return the files to train on, and whole groups of files to validate with.
+
+    Groups, such as speakers, are held out by a hash of their names, until they have a twentieth of
+    the files that belong to a group. At least one group is held out, and one is trained on. Files
+    without a group are trained on.
+
+    Args:
+        files: all files.
+        groups: the group of each path that has one.
+
+    Raises:
+        InputError: for fewer than two groups.
+    """
+    members: dict[str, list[Path]] = {}
+    for file in files:
+        if file.path in groups:
+            members.setdefault(groups[file.path], []).append(file.path)
+    if len(members) < 2:
+        raise InputError(
+            f"expected at least 2 groups of recordings to hold one out, got {len(members)}"
+        )
+    wanted = sum(map(len, members.values())) / 20
+    order = sorted(members, key=lambda name: (zlib.crc32(name.encode()), name))
+    held_paths: set[Path] = set()
+    for name in order[:-1]:
+        held_paths.update(members[name])
+        if len(held_paths) >= wanted:
+            break
+    return _without(files, held_paths)
+
+
+def _without(
+    files: Sequence[AudioFile], held_paths: Set[Path]
+) -> tuple[list[AudioFile], list[AudioFile]]:
+    """Return the files at other paths, and those at these paths."""
     train = []
     held = []
     for file in files:
@@ -136,11 +177,13 @@ def hold_out(files: Sequence[AudioFile], most: int = 16) -> tuple[list[AudioFile
 
 
 class FileSource:
-    """Files, drawn in proportion to their duration."""
+    """Files, drawn in proportion to weights: by default their durations."""
 
-    def __init__(self, files: Iterable[AudioFile]):
+    def __init__(self, files: Iterable[AudioFile], weights: Sequence[float] | None = None):
         self.files = list(files)
-        self._ends = np.cumsum([file.seconds for file in self.files])
+        if weights is None:
+            weights = [file.seconds for file in self.files]
+        self._ends = np.cumsum(weights)
 
     def draw(self, random: np.random.Generator) -> tuple[str, Any]:
         """Return the name of a file, and its path."""
@@ -152,11 +195,12 @@ class TableSource:
     """Rows of a table.
 
     Their durations are unknown until a row is read. So a row is drawn, and accepted with a
-    probability in proportion to its duration, up to 30 s.
+    probability in proportion to its duration, up to 30 s; or always, with `by_duration` false.
     """
 
-    def __init__(self, recordings: TableRecordings):
+    def __init__(self, recordings: TableRecordings, *, by_duration: bool = True):
         self.recordings = recordings
+        self.by_duration = by_duration
         if not len(recordings):
             raise InputError("expected a dataset with at least 1 row, got none")
 
@@ -166,6 +210,8 @@ class TableSource:
             index = int(random.integers(len(self.recordings)))
             recording = self.recordings[index]
             file = _file_or_cell(recording)
+            if not self.by_duration:
+                break
             seconds = _duration(file)
             if seconds is None:  # whoever reads it reports why
                 break
@@ -207,7 +253,8 @@ def _readable(file: Any) -> Any:
 class Cutter:
     """Cuts crops of one length and rate out of the recordings of a source.
 
-    A recording that is shorter than a crop is followed by zeros.
+    A recording that is shorter than a crop is followed by zeros. With `silence_lufs`, crops of the
+    same recording are drawn until one is loud enough, as in Descript's audiotools.
 
     Args:
         sample_rate: of crops, in Hz.
@@ -215,12 +262,11 @@ class Cutter:
         augmentation: how crops are changed; by default their sign is turned now and then.
     """
 
-    attempts = 20  # to find a crop that is readable and not silent
-
     def __init__(self, sample_rate: int, samples: int, augmentation: Augmentation | None = None):
         self.sample_rate = sample_rate
         self.samples = samples
         self.augmentation = augmentation or Augmentation()
+        self.attempts = self.augmentation.attempts  # at a crop that is readable and not silent
 
     def cut(self, source: Source, random: np.random.Generator) -> Crop:
         """Return a crop (S,), its bandwidth in Hz, and the problems on the way to it.
@@ -236,7 +282,7 @@ class Cutter:
             if name in broken:
                 continue
             try:
-                crop, rate = self._read(file, random)
+                crop, rate = self._read_loud(file, random)
             except (soundfile.LibsndfileError, OSError, ValueError, TypeError) as error:
                 broken[name] = f"{name} cannot be read and is left out: {error}"
                 if len(broken) == self.attempts:
@@ -244,7 +290,7 @@ class Cutter:
                 continue
             crop = self._augment(crop, random)
             bandwidth = min(rate, self.sample_rate) / 2
-            if not self._is_silent(crop):
+            if self.augmentation.silence_lufs is not None or not self._is_silent(crop):
                 return crop, bandwidth, list(broken.values())
             silence = (crop, bandwidth)
             silent_crops += 1
@@ -255,8 +301,23 @@ class Cutter:
             raise InputError(f"no recording can be read; {len(broken)} were tried: {problems[-1]}")
         return *silence, problems
 
-    def _read(self, file: Any, random: np.random.Generator) -> tuple[np.ndarray, float]:
-        """Return a random piece (S,) of a file at the crops' rate, and the rate it is played at."""
+    def _read_loud(self, file: Any, random: np.random.Generator) -> tuple[np.ndarray, float]:
+        """Return what `_read` does; with `silence_lufs` from a loud place, if one is found."""
+        silence = self.augmentation.silence_lufs
+        crop, rate, loudness = self._read(file, random)
+        if silence is not None:
+            for _ in range(self.attempts - 1):
+                if loudness > silence:
+                    break
+                crop, rate, loudness = self._read(file, random)
+        return crop, rate
+
+    def _read(self, file: Any, random: np.random.Generator) -> tuple[np.ndarray, float, float]:
+        """Return a random piece (S,) of a file at the crops' rate, its rate, and its loudness.
+
+        The rate is that at which the piece is played. The loudness in LUFS is that of all channels
+        together, infinite where nobody asks for it.
+        """
         speed = 1.0
         if random.random() < self.augmentation.speed_share:
             speed = random.uniform(*self.augmentation.speed)
@@ -264,13 +325,18 @@ class Cutter:
             rate = audio.samplerate * speed
             wanted = int(np.ceil(self.samples * rate / self.sample_rate))
             audio.seek(int(random.integers(0, max(0, audio.frames - wanted) + 1)))
-            mono = audio.read(wanted, dtype="float32", always_2d=True).mean(axis=1)
+            channels = audio.read(wanted, dtype="float32", always_2d=True)  # (S', C)
+            original_rate = audio.samplerate
+        mono = channels.mean(axis=1)
         if not len(mono) or not np.isfinite(mono).all():
             raise ValueError("it has no samples there, or some that are not finite")
+        loudness = math.inf
+        if self.augmentation.silence_lufs is not None:
+            loudness = integrated_loudness(channels.T, original_rate)
         if rate != self.sample_rate:
             mono = soxr.resample(mono, rate, self.sample_rate, quality="VHQ")
         mono = mono[: self.samples]
-        return np.pad(mono, (0, self.samples - len(mono))), rate
+        return np.pad(mono, (0, self.samples - len(mono))), rate, loudness
 
     def _augment(self, crop: np.ndarray, random: np.random.Generator) -> np.ndarray:
         settings = self.augmentation
@@ -280,22 +346,48 @@ class Cutter:
         loudness = random.uniform(*settings.loudness_lufs)
         gain = random.uniform(*settings.gain_db)
         decibels = 0.0
-        # Silence stays as it is: loud noise would teach the codec to make noise.
-        if loudness_draw < settings.loudness_share and not self._is_silent(crop):
-            before = integrated_loudness(crop, self.sample_rate)
-            if np.isfinite(before):
-                decibels += loudness - before
+        if loudness_draw < settings.loudness_share:
+            decibels += self._decibels_to(loudness, crop)
         if gain_draw < settings.gain_share:
             decibels += gain
         if decibels:
-            largest_factor = _PEAK / (np.abs(crop).max() + 1e-9)
+            largest_factor = settings.peak / (np.abs(crop).max() + 1e-9)
             crop = crop * np.float32(min(10 ** (decibels / 20), largest_factor))
         if flip_draw < settings.flip_share:
-            return -crop
+            crop = -crop
+        if settings.rotate_phase:
+            return rotated(crop, random.uniform(-np.pi, np.pi), self.sample_rate)
         return crop
+
+    def _decibels_to(self, loudness: float, crop: np.ndarray) -> float:
+        """Return the gain in dB that brings a crop (S,) to a loudness in LUFS."""
+        if self.augmentation.silence_lufs is not None:  # then silence is what it is in audiotools
+            return loudness - max(_SILENT_LUFS, integrated_loudness(crop, self.sample_rate))
+        # Silence stays as it is: loud noise would teach the codec to make noise.
+        if self._is_silent(crop):
+            return 0.0
+        before = integrated_loudness(crop, self.sample_rate)
+        if not np.isfinite(before):
+            return 0.0
+        return loudness - before
 
     def _is_silent(self, crop: np.ndarray) -> bool:
         return np.square(crop).mean() <= 10 ** (self.augmentation.silence_db / 10)
+
+
+def rotated(crop: np.ndarray, angle: float, sample_rate: int) -> np.ndarray:
+    """Return a crop (S,) with an angle added to the phase of all its frequencies.
+
+    It is computed frame by frame, by a short-time Fourier transform of 32 ms, rounded up to a power
+    of 2, under the root of a Hann window, as in Descript's audiotools.
+    """
+    window_length = 2 ** math.ceil(math.log2(0.032 * sample_rate))
+    window = torch.hann_window(window_length).sqrt()
+    options: dict[str, Any] = {"hop_length": window_length // 4, "window": window}
+    audio = torch.from_numpy(crop.astype(np.float32))
+    spectrum = torch.stft(audio, window_length, return_complex=True, **options)
+    turn = torch.polar(torch.ones(()), torch.tensor(angle, dtype=torch.float32))
+    return torch.istft(spectrum * turn, window_length, length=len(crop), **options).numpy()
 
 
 class Crops(Dataset):
@@ -321,6 +413,7 @@ class StreamedCrops(IterableDataset):
         batch: crops per batch.
         seed: of the draws.
         block: rows per block.
+        by_duration: whether rows of a block are drawn in proportion to their duration.
     """
 
     def __init__(
@@ -331,8 +424,10 @@ class StreamedCrops(IterableDataset):
         *,
         seed: int = 0,
         block: int = 64,
+        by_duration: bool = True,
     ):
         self.recordings = recordings
+        self.by_duration = by_duration
         self.table = recordings.rows
         self.cutter = cutter
         self.batch = batch
@@ -360,7 +455,7 @@ class StreamedCrops(IterableDataset):
         recordings = []
         for index, row in enumerate(rows):
             recordings.append(self.recordings.recording(row, index))
-        return _Block(recordings)
+        return _Block(recordings, by_duration=self.by_duration)
 
     def _batches_of(self, source: "_Block") -> int:
         """Return how many batches cover the duration of a block once."""
@@ -398,9 +493,9 @@ class StreamedCrops(IterableDataset):
 
 
 class _Block:
-    """Some rows of a stream, drawn in proportion to their duration."""
+    """Some rows of a stream, drawn in proportion to their duration, or each as often as others."""
 
-    def __init__(self, recordings: Sequence[Recording]):
+    def __init__(self, recordings: Sequence[Recording], *, by_duration: bool = True):
         self.files: list[tuple[str, Any]] = []
         durations: list[float] = []
         for recording in recordings:
@@ -408,7 +503,10 @@ class _Block:
             self.files.append((recording.name, file))
             durations.append(min(_duration(file) or 0.0, _MAX_ROW_SECONDS))
         self.seconds = float(np.sum(durations))
-        self._ends = np.cumsum(np.maximum(durations, _MIN_ROW_SECONDS))
+        weights = np.maximum(durations, _MIN_ROW_SECONDS)
+        if not by_duration:
+            weights = np.ones(len(durations))
+        self._ends = np.cumsum(weights)
 
     def draw(self, random: np.random.Generator) -> tuple[str, Any]:
         """Return the name of a row, and its path or bytes."""
@@ -503,9 +601,16 @@ class Batches:
         return DataLoader(self.crops, batch_sampler=_Numbers(self), collate_fn=collate, **options)
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers; those that do not end within seconds are killed.
+
+        They ignore SIGTERM, so that Python would wait for them for ever when it ends.
+        """
+        workers = getattr(self._iterator, "_workers", [])
         self._iterator = None
         self._peeked = []
+        for worker in workers:
+            if worker.is_alive():
+                worker.kill()
 
     def state_dict(self) -> dict[str, Any]:
         """Return a state that continues after the last batch taken."""

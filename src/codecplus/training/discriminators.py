@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from codecplus.losses import magnitude
+
 PAPER_BANDS = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
 
 
@@ -65,9 +67,11 @@ class MultiBandSTFTDiscriminator(nn.Module):
     """Convolutions over the real and imaginary part of an STFT, band by band.
 
     Takes audio (B, 1, S), and returns the outputs of its layers. The last one, (B, 1, T, F'), holds
-    the logits.
+    the logits. With a `power` below 1 magnitudes are compressed by it, so that quiet bands count
+    beside loud ones; the spectrum is then scaled so that a sine of amplitude 1 peaks at 1.
     """
 
+    floor = 1e-3  # magnitudes below it are hardly raised by the compression
     hann: Tensor
 
     def __init__(
@@ -76,9 +80,11 @@ class MultiBandSTFTDiscriminator(nn.Module):
         channels: int = 32,
         bands: Sequence[tuple[float, float]] = PAPER_BANDS,
         layers: int = 5,
+        power: float = 1.0,
     ):
         super().__init__()
         self.window = window
+        self.power = power
         bins = window // 2 + 1
         self.bands = [(int(low * bins), int(high * bins)) for low, high in bands]
         self.band_convs = nn.ModuleList(nn.ModuleList(self._convs(channels, layers)) for _ in bands)
@@ -113,6 +119,9 @@ class MultiBandSTFTDiscriminator(nn.Module):
         x = F.pad(x.float(), (pad, pad + -x.shape[-1] % hop), mode="reflect").squeeze(1)
         with torch.autocast(x.device.type, enabled=False):
             frames = torch.fft.rfft(x.unfold(-1, self.window, hop) * self.hann)
+            if self.power < 1:
+                frames = frames * (4 / self.window)
+                frames = frames * (magnitude(frames) + self.floor).pow(self.power - 1)
         return torch.stack([frames.real, frames.imag], dim=1)
 
 
@@ -132,6 +141,7 @@ class Discriminator(nn.Module):
         bands: Sequence[tuple[float, float]] = PAPER_BANDS,
         period_channels: Sequence[int] = (32, 128, 512, 1024, 1024),
         stft_channels: int = 32,
+        stft_power: float = 1.0,
     ):
         super().__init__()
         if not periods and not fft_sizes:
@@ -142,7 +152,9 @@ class Discriminator(nn.Module):
         for period in periods:
             self.discriminators.append(MultiPeriodDiscriminator(period, period_channels))
         for size in fft_sizes:
-            self.discriminators.append(MultiBandSTFTDiscriminator(size, stft_channels, bands))
+            self.discriminators.append(
+                MultiBandSTFTDiscriminator(size, stft_channels, bands, power=stft_power)
+            )
 
     def forward(self, x: Tensor) -> list[list[Tensor]]:
         """Return the outputs of all layers of each discriminator."""

@@ -15,7 +15,10 @@ def new_model(recipe: Recipe) -> DacModel:
         model = CausalDacModel(config)
     else:
         model = DacModel(config)
-    initialize_weights(model)
+    if recipe.initialization == "pytorch":
+        initialize_by_default(model)
+    else:
+        initialize_weights(model)
     return model
 
 
@@ -36,6 +39,20 @@ def initialize_weights(model: DacModel) -> None:
         else:
             continue
         if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
+def initialize_by_default(model: DacModel) -> None:
+    """Draw all weights anew as PyTorch does, with zeros as the biases of plain convolutions.
+
+    That is how the original implementation begins. It also draws weights of standard deviation
+    0.02, but writes them where weight norm replaces them before they are used.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv1d | nn.ConvTranspose1d | nn.Embedding):
+            module.reset_parameters()
+        if isinstance(module, nn.Conv1d) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
 

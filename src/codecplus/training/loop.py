@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from codecplus import losses
-from codecplus.errors import TrainingError
+from codecplus.errors import InputError, TrainingError
 from codecplus.modeling_dac import DacModel
 from codecplus.training import codebooks
 from codecplus.training.adversary import AdversarialTraining
@@ -85,6 +85,11 @@ class Trainer:
         if self.steered:  # projections and entries belong together: the latents adapt to them
             self.resting.add("quantizer")
         self.codebooks_rest = "quantizer" in self.resting
+        if recipe.objective.adversarial and recipe.adversary.first and accumulate > 1:
+            raise InputError(
+                "discriminators that change before the codec need the whole batch at once: leave "
+                "accumulate at 1, or set adversary.first=false"
+            )
         self._prepare_model()
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizers = self._new_optimizers()
@@ -96,6 +101,7 @@ class Trainer:
         self.adversary: AdversarialTraining | None = None
         if recipe.objective.adversarial:
             self.adversary = AdversarialTraining(recipe, self.accelerator, dtype)
+        self._discriminator_norm = 0.0  # of their step in this one, where they are changed first
         self.progress = _new_progress(fine_tune)
         # How often each entry was chosen since the last line of the log, which sets it to zero.
         config = self.model.config
@@ -131,6 +137,7 @@ class Trainer:
             muon=recipe.optimizer == "muon",
             lr=recipe.lr,
             train_codebooks=by_gradient and not self.codebooks_rest,
+            weight_decay=recipe.weight_decay,
         )
 
     def _new_moving_codebooks(self) -> codebooks.MovingCodebooks:
@@ -249,18 +256,23 @@ class Trainer:
         estimate, reference = self._limit_to_recordings(decoded, batch)
         output_losses = self._reconstruction_losses(estimate, reference)
         adversarial = None
+        report: dict[str, Tensor] = {}
         if self.adversary is not None and self.adversarial:
-            adversarial = self.adversary.losses(estimate, reference)
+            if self.recipe.adversary.first:
+                report |= self._train_discriminators(self.adversary, estimate.detach(), reference)
+                adversarial = self.adversary.codec_losses(estimate, reference)
+            else:
+                adversarial = self.adversary.losses(estimate, reference)
             output_losses["adversarial"] = adversarial.adversarial
             output_losses["feature_matching"] = adversarial.feature_matching
         output_losses = {name: output_losses[name] for name in self._weighed_losses()}
         gradient, squared_norms = self._output_gradient(output_losses, decoded)
-        report = {name: loss.detach() for name, loss in output_losses.items()}
+        report |= {name: loss.detach() for name, loss in output_losses.items()}
         objective = (out["audio"] * gradient).sum()
         if not self.frozen:
             objective = objective + self._latent_losses(out, report)
         self.accelerator.backward(objective / self.accumulate)
-        if adversarial is not None:
+        if adversarial is not None and not self.recipe.adversary.first:
             report["discriminator"] = adversarial.discriminator.detach()
             report["discriminator_accuracy"] = adversarial.accuracy
             self.accelerator.backward(adversarial.discriminator / self.accumulate)
@@ -269,8 +281,29 @@ class Trainer:
             coded = (out["projected"].detach(), out["codes"])
         return _BatchResult(report, coded, squared_norms)
 
+    def _train_discriminators(
+        self, adversary: AdversarialTraining, estimate: Tensor, reference: Tensor
+    ) -> dict[str, Tensor]:
+        """Do a step of the discriminators, and report it.
+
+        Its gradient's norm is remembered for the step of the codec. If it is not finite, the
+        discriminators stay as they are.
+        """
+        losses = adversary.losses(estimate, reference)
+        self.accelerator.backward(losses.discriminator)
+        self._discriminator_norm = adversary.clip_gradient()
+        if math.isfinite(self._discriminator_norm):
+            adversary.step(self.recipe.schedule.factor(self.step_number))
+        adversary.optimizer.zero_grad()
+        return {
+            "discriminator": losses.discriminator.detach(),
+            "discriminator_accuracy": losses.accuracy,
+        }
+
     def _limit_to_recordings(self, decoded: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return decoded audio (B, S) and its reference, both up to the recordings' bandwidth."""
+        if not self.recipe.objective.limit_bandwidth:
+            return decoded, batch.audio
         rate = self.model.config.sampling_rate
         estimate = losses.limit_bandwidth(decoded, batch.bandwidth, rate)
         reference = losses.limit_bandwidth(batch.audio, batch.bandwidth, rate)
@@ -356,7 +389,10 @@ class Trainer:
         report = {"learning_rate": self.recipe.lr * self._rate_factor(), "skipped": 0.0}
         adversary_norm = 0.0
         if self.adversary is not None and self.adversarial:
-            adversary_norm = self.adversary.clip_gradient()
+            if self.recipe.adversary.first:
+                adversary_norm = self._discriminator_norm
+            else:
+                adversary_norm = self.adversary.clip_gradient()
         for part, part_norm in (("codec", norm), ("discriminator", adversary_norm)):
             if not math.isfinite(part_norm):
                 self._skip(part)
@@ -427,7 +463,7 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate * shares[group["part"]]
             optimizer.step()
-        if self.adversary is not None and self.adversarial:
+        if self.adversary is not None and self.adversarial and not recipe.adversary.first:
             self.adversary.step(recipe.schedule.factor(self.step_number))
 
     def _rate_factor(self) -> float:
@@ -526,7 +562,7 @@ class Trainer:
         count = 0
         while count < settings.placement_vectors and len(latents) < max_batches:
             batch = self._next_batch()
-            own_latents = self.model.encoder(batch.audio.unsqueeze(1).to(self.dtype)).float()
+            own_latents = self.local_coding.encode(batch.audio).float()
             if settings.placement_floor is not None and len(latents) % _SENSITIVITY_EVERY == 0:
                 gradients = self._latent_gradient(own_latents, batch).transpose(1, 2).flatten(0, 1)
                 products.append(self.processes.sum(gradients.t() @ gradients))
@@ -549,7 +585,14 @@ class Trainer:
             gradient, _ = self._output_gradient(output_losses, decoded)
             return torch.autograd.grad((audio * gradient).sum(), latents)[0].float()
 
-    # ---- state
+    # ---- end and state
+
+    def close(self) -> None:
+        """End the workers, and drop what the group of processes shares. No step follows."""
+        self.batches.close()
+        self.coding = self.local_coding
+        if self.adversary is not None:
+            self.adversary.parallel = self.adversary.discriminator
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of this process.

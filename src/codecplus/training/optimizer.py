@@ -82,7 +82,12 @@ def _gram_matrices(x: Tensor, tall: bool) -> Tensor:
 
 
 def build_optimizers(
-    model: nn.Module, *, muon: bool, lr: float, train_codebooks: bool
+    model: nn.Module,
+    *,
+    muon: bool,
+    lr: float,
+    train_codebooks: bool,
+    weight_decay: float = 0.0,
 ) -> list[torch.optim.Optimizer]:
     """Return the optimizers of a codec.
 
@@ -95,6 +100,7 @@ def build_optimizers(
         muon: whether to use Muon.
         lr: the learning rate.
         train_codebooks: whether the optimizers train codebooks, together with the projections.
+        weight_decay: of AdamW; Muon has its own.
 
     Returns:
         The optimizers; each of their groups of parameters has a `part`: encoder, decoder or
@@ -116,7 +122,9 @@ def build_optimizers(
             for_adamw[part].append(parameter)
     optimizers: list[torch.optim.Optimizer] = []
     if for_adamw:
-        adamw = torch.optim.AdamW(_groups(for_adamw), lr=lr, betas=(0.8, 0.99), weight_decay=0.0)
+        adamw = torch.optim.AdamW(
+            _groups(for_adamw), lr=lr, betas=(0.8, 0.99), weight_decay=weight_decay
+        )
         optimizers.append(adamw)
     if for_muon:
         optimizers.append(Muon(_groups(for_muon), lr=lr))

@@ -1,9 +1,41 @@
-"""Tensors of the several processes that share a run. It knows nothing of models or losses."""
+"""Tensors of the several processes that share a run, and the end of these processes.
 
+It knows nothing of losses.
+"""
+
+import gc
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+
+
+@contextmanager
+def ended_group(accelerator: Any) -> Iterator[None]:
+    """End the group of processes after the block, whatever ends the block.
+
+    Models that share gradients must be dropped before the group. Otherwise the group's last owner
+    is such a model, and its destructor, which holds Python's lock, waits for threads of the group
+    that wait for this lock: the process never ends. The block must keep no such model.
+    """
+    failed = True
+    try:
+        yield
+        failed = False
+    except BaseException as error:
+        if accelerator.num_processes > 1:
+            traceback.clear_frames(error.__traceback__)  # whose variables may be such models
+        raise
+    finally:
+        if accelerator.num_processes > 1:
+            if not failed:  # a process that failed does not let the others wait
+                accelerator.wait_for_everyone()
+            accelerator.free_memory()
+            gc.collect()  # they are parts of reference cycles
+            accelerator.state.destroy_process_group()
 
 
 class Processes:

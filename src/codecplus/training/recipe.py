@@ -19,6 +19,13 @@ ADVERSARIAL = ("adversarial", "feature_matching")
 PARTS = ("encoder", "quantizer", "decoder")
 Settings = TypeVar("Settings")
 
+_CHOICES = {  # of settings that are words
+    "optimizer": ("adamw", "muon"),
+    "drawing": ("duration", "files"),
+    "precision": ("auto", "bf16", "no"),
+    "initialization": ("level", "pytorch"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
@@ -34,6 +41,8 @@ class Schedule:
     freeze_at: int | None = None
     # From here on the learning rate falls in a straight line, to zero at the last step.
     decay_at: int | None = None
+    # Steps whose checkpoints are kept as milestones.
+    keep_at: list[int] = field(default_factory=list)
     gamma: float = 1.0  # multiplies the learning rate at every step besides
 
     def __post_init__(self) -> None:
@@ -69,6 +78,7 @@ class Schedule:
             place_at=[round(step * share) for step in self.place_at],
             freeze_at=scale(self.freeze_at),
             decay_at=scale(self.decay_at),
+            keep_at=[round(step * share) for step in self.keep_at],
             gamma=self.gamma ** (1 / share),
         )
 
@@ -84,11 +94,12 @@ class Objective:
     balanced: bool = False
     mel_bands: dict[int, int] = field(default_factory=lambda: dict(PAPER_MEL_BANDS))  # by window
     stft_windows: list[int] = field(default_factory=lambda: list(PAPER_STFT_WINDOWS))
+    # Whether losses leave out what lies above the bandwidth of a recording.
+    limit_bandwidth: bool = True
     codebook: float = 1.0
     commitment: float = 0.25
-    latent_scale: float = (
-        0.0  # keeps the size of the latents at its value when codebooks are placed
-    )
+    # Keeps the size of the latents at its value when codebooks are placed.
+    latent_scale: float = 0.0
     # Shrinks the part of the latents that no codebook reads, which drifts under Muon.
     unread: float = 0.0
 
@@ -164,7 +175,7 @@ class Codebooks:
 
 @dataclass(frozen=True, kw_only=True)
 class Adversary:
-    """The discriminators and how they are trained; by default as in the paper."""
+    """The discriminators and how they are trained; by default with the sizes of the paper."""
 
     periods: list[int] = field(default_factory=lambda: [2, 3, 5, 7, 11])
     fft_sizes: list[int] = field(default_factory=lambda: [2048, 1024, 512])
@@ -173,13 +184,25 @@ class Adversary:
     )
     period_channels: list[int] = field(default_factory=lambda: [32, 128, 512, 1024, 1024])
     stft_channels: int = 32
+    # Magnitudes of spectra are raised to this power before convolutions see them: below 1, quiet
+    # bands count beside loud ones.
+    stft_power: float = 1.0
+    # Whether discriminators are changed before the codec in each step, so that the codec learns
+    # from the changed ones; takes one more pass through them.
+    first: bool = False
     lr: float = 1e-4
     clip: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.stft_power <= 1:
+            raise InputError(
+                f"expected adversary.stft_power above 0, up to 1, got {self.stft_power}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Random changes of crops. Peaks stay below 0.95."""
+    """Random changes of crops, and the crops that are drawn again because they are silent."""
 
     speed_share: float = 0.0  # share of the crops whose speed and pitch are changed
     speed: tuple[float, float] = (0.92, 1.08)
@@ -187,10 +210,17 @@ class Augmentation:
     loudness_lufs: tuple[float, float] = (-34.0, -14.0)
     gain_share: float = 0.0  # share that gets a random gain
     gain_db: tuple[float, float] = (-12.0, 6.0)
+    peak: float = 0.95  # the highest peak of amplified crops
     flip_share: float = 0.5  # share whose sign is turned
+    rotate_phase: bool = False  # turn the phase of all frequencies by one random angle
     silence_db: float = -54.0  # a crop below this, RMS in dB below full scale, is drawn again
+    # A crop below this loudness is drawn again, instead of one below `silence_db`.
+    silence_lufs: float | None = None
+    attempts: int = 20  # at a crop that is not silent; the last one is taken
 
     def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise InputError(f"expected at least 1 of augmentation.attempts, got {self.attempts}")
         if not 0.25 <= self.speed[0] <= self.speed[1] <= 4:
             raise InputError(
                 f"expected augmentation.speed as a range within 0.25 and 4, got {list(self.speed)}"
@@ -207,9 +237,18 @@ class Recipe:
     codebooks: Codebooks = field(default_factory=Codebooks)
     adversary: Adversary = field(default_factory=Adversary)
     augmentation: Augmentation = field(default_factory=Augmentation)
+    # How recordings are drawn. duration: in proportion to it. files: each file as often as any
+    # other of its class, and each class as often as any other; a class is one of the folders or
+    # files that are given as data.
+    drawing: str = "duration"
     batch: int = 72  # crops per step, of all processes together
-    seconds: float = 0.38  # of a crop; rounded to frames
+    seconds: float = 0.38  # of a crop
+    # Whether crops are rounded to 9 frames, which is faster; if not, zeros follow within the codec.
+    whole_frames: bool = True
+    precision: str = "auto"  # of the networks: bf16, no (fp32), or auto, which takes the fast one
+    initialization: str = "level"  # keeps the level of signals; or pytorch: its defaults
     optimizer: str = "adamw"  # or muon, for the convolutions
+    weight_decay: float = 0.0  # of AdamW
     lr: float = 1e-4
     # Share of `lr`: moving means cannot follow an encoder that changes fast.
     quantized_encoder_lr: float = 1.0
@@ -224,8 +263,11 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.optimizer not in ("adamw", "muon"):
-            raise InputError(f"expected the optimizer adamw or muon, got {self.optimizer!r}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise InputError(
+                    f"expected {name} {' or '.join(choices)}, got {getattr(self, name)!r}"
+                )
         if self.optimizer == "muon" and self.weight_norm:
             raise InputError("muon sets the size of its own steps: use it with weight_norm=false")
         if self.batch < 1 or self.seconds <= 0:
@@ -294,11 +336,14 @@ class Recipe:
     def crop_samples(self, config: DacConfig) -> int:
         """Return the number of samples of a crop for this architecture.
 
-        It is a multiple of 9 frames, so that dilated convolutions need no padding. Raises
-        InputError if a crop is too short for a window of a loss.
+        With `whole_frames` it is a multiple of 9 frames, so that dilated convolutions need no
+        padding. Raises InputError if a crop is too short for a window of a loss.
         """
-        frames = max(1, round(self.seconds * config.frame_rate / 9)) * 9
-        samples = frames * config.hop_length
+        if self.whole_frames:
+            frames = max(1, round(self.seconds * config.frame_rate / 9)) * 9
+            samples = frames * config.hop_length
+        else:
+            samples = int(self.seconds * config.sampling_rate)
         longest = max([*self.objective.mel_bands, *self.objective.stft_windows])
         if samples <= longest // 2:
             raise InputError(

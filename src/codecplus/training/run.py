@@ -9,9 +9,10 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from codecplus.system.devices import available_cores, multiplies_bf16
 from codecplus.training.data import Batches, Cutter
 from codecplus.training.initialization import new_model
 from codecplus.training.loop import Trainer
+from codecplus.training.processes import ended_group
 from codecplus.training.recipe import Recipe
 from codecplus.training.reporting import Window, banner
 from codecplus.training.saving import (
@@ -35,10 +37,10 @@ from codecplus.training.saving import (
     resumed_model,
     resumed_recipe,
 )
-from codecplus.training.sources import TableOptions, ValidationClip, open_data
+from codecplus.training.sources import Sampling, TableOptions, ValidationClip, open_data
 from codecplus.training.tracking import Tracker, check_tracker
 from codecplus.training.validation import Validator
-from codecplus.training.widening import with_wider_encoder
+from codecplus.training.widening import with_wider_decoder, with_wider_encoder
 
 _FIRST_CROPS = 16  # that are checked for silence before training begins
 _SHOWN_CLIPS = 4  # validation clips whose audio goes to the tracker
@@ -52,7 +54,7 @@ class RunOptions:
     workers: int | None = None
     # Batches per step, each of `recipe.batch / accumulate` crops over all processes.
     accumulate: int = 1
-    # bf16, no (fp32), or auto: bf16 where the hardware multiplies it.
+    # bf16, no (fp32), or auto: as the recipe says.
     precision: str = "auto"
     cpu: bool = False
     save_every: int = 500  # steps
@@ -78,9 +80,12 @@ def train(
     *,
     init_from: str | os.PathLike | DacModel | None = None,
     encoder_width: int | None = None,
+    decoder_width: int | None = None,
     resume: bool = False,
     validation: Any = None,
     table: TableOptions | None = None,
+    weights: Sequence[float] | Mapping[str, float] | None = None,
+    hold_out: str = "file",
     options: RunOptions | None = None,
 ) -> DacModel:
     """Train a codec on recordings, write it to `output`, and return its averaged weights.
@@ -94,10 +99,15 @@ def train(
             validation, `OUT@step-5000` one that `keep_every` kept.
         encoder_width: number of channels in the first layer of the encoder, more than `init_from`
             has; its encoder is widened to it.
+        decoder_width: the same for the decoder, which begins with its most channels.
         resume: continue the run in `output` from its last save, with the same recipe.
         validation: data to validate with; by default a small part of `data`, which is then not
             trained on.
         table: how a data set is read.
+        weights: share of each of several folders or files in `data`, in their order, or of each
+            kind of recording by its name in the manifest, such as `{"speech": 9, "music": 1}`.
+            Without it every second counts the same, or as `recipe.drawing` says.
+        hold_out: what is kept whole for validation: `file`, `speaker` or `folder`.
         options: how this machine carries out the recipe.
 
     Raises:
@@ -109,41 +119,28 @@ def train(
     options = options or RunOptions()
     check_tracker(options.tracker)
     folder = RunFolder(output)
-    if encoder_width is not None and (init_from is None or resume):
-        raise InputError(
-            "an encoder is widened where training begins, from a checkpoint: give it with "
-            "init_from alone"
-        )
+    for part, width in (("an encoder", encoder_width), ("a decoder", decoder_width)):
+        if width is not None and (init_from is None or resume):
+            raise InputError(
+                f"{part} is widened where training begins, from a checkpoint: give it with "
+                "init_from alone"
+            )
     if resume:
         start = _saved_start(folder.read_state(), recipe)
     else:
         folder.refuse_to_overwrite()
-        start = _new_start(recipe, init_from, encoder_width)
+        start = _new_start(recipe, init_from, encoder_width, decoder_width)
     recipe = start.recipe
     _check_recipe(recipe, start.fine_tune)
 
     accelerator = _accelerator(options, _leaves_parts_unused(recipe, start.fine_tune))
-    batches, clips = _open_batches(
-        recipe, start.model, data, validation, table, options, accelerator
-    )
-    if start.state is None:
-        _refuse_silence(batches, recipe)
-    use_training_layers(start.model)
-    trainer = Trainer(
-        start.model,
-        batches,
-        recipe,
-        accelerator,
-        dtype=_dtype(options.precision, accelerator.device),
-        accumulate=options.accumulate,
-        fine_tune=start.fine_tune,
-        steered=start.steered,
-    )
-    if start.state is not None:
-        load_state(trainer, start.state)
-    elif isinstance(init_from, str | os.PathLike):
-        load_discriminators(trainer, RunFolder.of_checkpoint(init_from).discriminators)
-    return Run(trainer, folder, options, clips).run()
+    sampling = Sampling(weights=weights, drawing=recipe.drawing, hold_out=hold_out)
+    with ended_group(accelerator):
+        batches, clips = _open_batches(
+            start, data, validation, table, sampling, options, accelerator
+        )
+        trainer = _new_trainer(start, batches, options, accelerator)
+        return Run(trainer, folder, options, clips).run()
 
 
 @dataclass(frozen=True)
@@ -155,6 +152,7 @@ class _Start:
     fine_tune: bool
     steered: bool | None  # None: the weights tell
     state: dict[str, Any] | None  # of the run that is resumed, still to be loaded
+    discriminators: Path | None  # of the checkpoint, if there are some
 
 
 def _saved_start(state: dict[str, Any], recipe: Recipe | None) -> _Start:
@@ -165,6 +163,7 @@ def _saved_start(state: dict[str, Any], recipe: Recipe | None) -> _Start:
         fine_tune=state["trainer"]["fine_tune"],
         steered=state["trainer"].get("steered", False),
         state=state,
+        discriminators=None,
     )
 
 
@@ -172,17 +171,45 @@ def _new_start(
     recipe: Recipe | None,
     init_from: str | os.PathLike | DacModel | None,
     encoder_width: int | None,
+    decoder_width: int | None,
 ) -> _Start:
     """Return the start of a new run. Raises InputError without a recipe."""
     if recipe is None:
         raise InputError("expected a recipe; one can be left out only to resume a run")
+    discriminators = None
+    if isinstance(init_from, str | os.PathLike):
+        discriminators = RunFolder.of_checkpoint(init_from).discriminators
     return _Start(
         recipe=recipe,
-        model=_model_to_start_from(recipe, init_from, encoder_width),
+        model=_model_to_start_from(recipe, init_from, encoder_width, decoder_width),
         fine_tune=init_from is not None,
         steered=None,
         state=None,
+        discriminators=discriminators,
     )
+
+
+def _new_trainer(start: _Start, batches: Batches, options: RunOptions, accelerator: Any) -> Trainer:
+    """Return the trainer of a run, with all that is loaded. Raises InputError for silent data."""
+    recipe = start.recipe
+    if start.state is None:
+        _refuse_silence(batches, recipe)
+    use_training_layers(start.model)
+    trainer = Trainer(
+        start.model,
+        batches,
+        recipe,
+        accelerator,
+        dtype=_dtype(options.precision, recipe.precision, accelerator.device),
+        accumulate=options.accumulate,
+        fine_tune=start.fine_tune,
+        steered=start.steered,
+    )
+    if start.state is not None:
+        load_state(trainer, start.state)
+    elif start.discriminators is not None:
+        load_discriminators(trainer, start.discriminators)
+    return trainer
 
 
 def adjusted(
@@ -208,7 +235,10 @@ def adjusted(
 
 
 def _model_to_start_from(
-    recipe: Recipe, init_from: str | os.PathLike | DacModel | None, encoder_width: int | None
+    recipe: Recipe,
+    init_from: str | os.PathLike | DacModel | None,
+    encoder_width: int | None,
+    decoder_width: int | None,
 ) -> DacModel:
     """Return the model of a run that begins: a new one, or that of a checkpoint."""
     if init_from is None:
@@ -219,6 +249,8 @@ def _model_to_start_from(
         model = load_model(checkpoint_to_load(init_from))
     if encoder_width is not None:
         model = with_wider_encoder(model, encoder_width, recipe.seed)
+    if decoder_width is not None:
+        model = with_wider_decoder(model, decoder_width, recipe.seed)
     return model
 
 
@@ -244,15 +276,16 @@ def _leaves_parts_unused(recipe: Recipe, fine_tune: bool) -> bool:
 
 
 def _open_batches(
-    recipe: Recipe,
-    model: DacModel,
+    start: _Start,
     data: Any,
     validation: Any,
     table: TableOptions | None,
+    sampling: Sampling,
     options: RunOptions,
     accelerator: Any,
 ) -> tuple[Batches, list[ValidationClip]]:
     """Return the crops of this process, and the clips to validate with."""
+    recipe = start.recipe
     processes = accelerator.num_processes
     batches_per_step = processes * options.accumulate
     if recipe.batch % batches_per_step:
@@ -261,7 +294,7 @@ def _open_batches(
             f"{options.accumulate} accumulated batches; choose a batch that is a multiple of "
             f"{batches_per_step}"
         )
-    config = model.config
+    config = start.model.config
     cutter = Cutter(config.sampling_rate, recipe.crop_samples(config), recipe.augmentation)
     workers = options.workers
     if workers is None:
@@ -272,6 +305,7 @@ def _open_batches(
         recipe.batch // batches_per_step,
         validation=validation,
         options=table,
+        sampling=sampling,
         seed=recipe.seed,
         rank=accelerator.process_index,
         processes=processes,
@@ -284,10 +318,11 @@ def _refuse_silence(batches: Batches, recipe: Recipe) -> None:
     silence_db = recipe.augmentation.silence_db
     num_batches = math.ceil(_FIRST_CROPS / batches.batch)
     crops = torch.cat([batch.audio for batch in batches.peek(num_batches)])
+    places = len(crops) * recipe.augmentation.attempts
     if bool((crops.square().mean(dim=1) <= 10 ** (silence_db / 10)).all()):
         raise InputError(
-            f"the recordings are silent: {len(crops) * Cutter.attempts} places were tried, and all "
-            f"lie below {silence_db:g} dB (augmentation.silence_db); give others to train on"
+            f"the recordings are silent: {places} places were tried, and all lie below "
+            f"{silence_db:g} dB (augmentation.silence_db); give others to train on"
         )
 
 
@@ -314,8 +349,13 @@ def _accelerator(options: RunOptions, unused_parts: bool) -> Any:
     )
 
 
-def _dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return the precision of the networks; `auto` is bf16 where the hardware multiplies it."""
+def _dtype(precision: str, recipe_precision: str, device: torch.device) -> torch.dtype:
+    """Return the precision of the networks, that of the recipe where `precision` is auto.
+
+    There, auto is bf16 where the hardware multiplies it.
+    """
+    if precision == "auto":
+        precision = recipe_precision
     if precision == "auto":
         bf16 = multiplies_bf16(device, processor_flags())
     else:
@@ -343,15 +383,22 @@ class Run:
         self.window = Window(trainer)
 
     def run(self) -> DacModel:
-        """Train to the last step; return the averaged weights."""
-        self._begin()
-        self._train()
-        self.trainer.batches.close()
+        """Train to the last step; return the averaged weights.
+
+        However it ends, no worker is left, and no model that the group of processes shares.
+        """
+        with ExitStack() as stack:
+            stack.callback(self._close)
+            self._begin()
+            stack.callback(self.tracker.close)
+            self._train()
+            self.save()
+        return _finished(self.trainer.average)
+
+    def _close(self) -> None:
+        self.trainer.close()
         if self.validator is not None:
             self.validator.speech.close()
-        self.save()
-        self.tracker.close()  # ends the group of processes, too
-        return _finished(self.trainer.average)
 
     def _begin(self) -> None:
         main = self.accelerator.is_main_process
@@ -416,7 +463,8 @@ class Run:
             self._validate(self.validator, step)
         if step % options.save_every == 0 and not last:
             self.save()
-        if options.keep_every and step % options.keep_every == 0:
+        every = options.keep_every
+        if (every and step % every == 0) or step in self.recipe.schedule.keep_at:
             self._keep(f"step-{step}")
 
     def _log(self, step: int, bar: Any) -> None:

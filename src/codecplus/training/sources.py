@@ -1,7 +1,8 @@
 """Opens data as training crops and validation clips."""
 
+import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from codecplus.audio.resampling import resample
-from codecplus.errors import CodecPlusError
+from codecplus.errors import CodecPlusError, InputError
 from codecplus.recordings import Recording, open_recordings
 from codecplus.recordings.folders import FileRecordings
 from codecplus.recordings.tables import StreamRecordings, TableRecordings
@@ -22,9 +23,11 @@ from codecplus.training.data import (
     StreamedCrops,
     TableSource,
     hold_out,
+    hold_out_groups,
     readable_files,
 )
 
+HOLD_OUTS = ("file", "speaker", "folder")
 _CLIP_SECONDS = 8.0
 _MOST_CLIPS = 16
 _HELD_ROWS = 8  # of a table or stream
@@ -50,6 +53,28 @@ class TableOptions:
     streaming: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Which recordings are drawn how often, and which are kept for validation.
+
+    Attributes:
+        weights: share of each of several data in a list, in its order; or of each kind of
+            recording, by its name in the manifest. They need not sum to 1. By default each counts
+            by its duration, or by `drawing`.
+        drawing: how recordings are drawn, as `Recipe.drawing` says.
+        hold_out: what is kept whole for validation: a `file`, all recordings of a `speaker`, or all
+            files in a `folder`.
+    """
+
+    weights: Sequence[float] | Mapping[str, float] | None = None
+    drawing: str = "duration"
+    hold_out: str = "file"
+
+    def __post_init__(self) -> None:
+        if self.hold_out not in HOLD_OUTS:
+            raise InputError(f"expected hold_out {' or '.join(HOLD_OUTS)}, got {self.hold_out!r}")
+
+
 @dataclass(frozen=True)
 class ValidationClip:
     """A recording to validate with, mono (S,) at the codec's rate."""
@@ -65,6 +90,7 @@ def open_data(
     *,
     validation: Any = None,
     options: TableOptions | None = None,
+    sampling: Sampling | None = None,
     seed: int = 0,
     rank: int = 0,
     processes: int = 1,
@@ -82,6 +108,7 @@ def open_data(
         validation: the same kinds of data; by default a small part of `data`, which is not trained
             on.
         options: how a data set is read.
+        sampling: how often recordings are drawn, and which are kept for validation.
         seed, rank, processes, workers: see `Crops` and `Batches`.
 
     Raises:
@@ -89,7 +116,11 @@ def open_data(
         FileFormatError: if a data set cannot be loaded.
     """
     options = options or TableOptions()
+    sampling = sampling or Sampling()
     recordings = _open(data, options)
+    by_duration = sampling.drawing == "duration"
+    if not isinstance(recordings, FileRecordings):
+        _refuse_sampling_of_tables(sampling)
     clips: list[ValidationClip] = []
     if validation is not None:
         held = _open(validation, options)
@@ -102,9 +133,10 @@ def open_data(
     if isinstance(recordings, FileRecordings):
         files = readable_files(recordings, report=rank == 0)
         if holds_out:
-            files, held_files = hold_out(files)
+            files, held_files = _hold_out(files, recordings, sampling.hold_out)
             clips = _file_clips(held_files, cutter)
-        crops = Crops(FileSource(files), cutter, seed)
+        weights = _file_weights(files, recordings, sampling)
+        crops = Crops(FileSource(files, weights), cutter, seed)
     elif isinstance(recordings, StreamRecordings):
         recordings = _share(recordings, rank, processes)
         # Rows are held out after the stream is split: no other process sees this share. Rows that
@@ -112,7 +144,7 @@ def open_data(
         if holds_out and rank == 0:
             clips = _clips(recordings.with_data(recordings.data.take(_HELD_ROWS)), cutter)
             recordings = recordings.with_data(recordings.data.skip(_HELD_ROWS))
-        crops = StreamedCrops(recordings, cutter, batch, seed=seed + rank)
+        crops = StreamedCrops(recordings, cutter, batch, seed=seed + rank, by_duration=by_duration)
     else:
         rows = len(recordings)
         held_rows = 0
@@ -122,7 +154,7 @@ def open_data(
         if held_rows:
             last = recordings.data.select(range(rows - held_rows, rows))
             clips = _clips(recordings.with_data(last), cutter)
-        crops = Crops(TableSource(train), cutter, seed)
+        crops = Crops(TableSource(train, by_duration=by_duration), cutter, seed)
     return Batches(crops, batch, rank=rank, processes=processes, workers=workers), clips
 
 
@@ -136,6 +168,140 @@ def _open(data: Any, options: TableOptions) -> FileRecordings | TableRecordings 
         config=options.config,
         revision=options.revision,
     )
+
+
+def _refuse_sampling_of_tables(sampling: Sampling) -> None:
+    """Raise InputError for what only audio files and folders offer."""
+    if sampling.weights is not None:
+        raise InputError("weights are for audio files and folders; a table is drawn as one")
+    if sampling.hold_out != "file":
+        raise InputError(
+            f"hold_out={sampling.hold_out!r} is for audio files and folders; give recordings to "
+            "validate with instead"
+        )
+
+
+def _hold_out(
+    files: Sequence[AudioFile], recordings: FileRecordings, unit: str
+) -> tuple[list[AudioFile], list[AudioFile]]:
+    """Return the files to train on, and those of whole files, speakers or folders to validate with.
+
+    Of whole groups, the clips are taken in turn, so that each speaker is heard.
+    """
+    if unit == "file":
+        return hold_out(files)
+    if unit == "folder":
+        groups = {file.path: str(file.path.resolve().parent) for file in files}
+        missing = "expected recordings in at least 2 folders to hold one out"
+    else:
+        groups = {}
+        for recording in recordings:
+            if recording.speaker is not None:
+                groups[Path(recording.cell)] = recording.speaker
+        missing = (
+            "expected at least 2 speakers to hold one out; a MANIFEST.csv or metadata.csv names "
+            "them in its column `speaker`"
+        )
+    if len(set(groups.values())) < 2:
+        raise InputError(f"{missing}, got {len(set(groups.values()))}")
+    train, held = hold_out_groups(files, groups)
+    turns: dict[str, int] = {}
+    order: dict[Path, int] = {}
+    for file in held:
+        group = groups[file.path]
+        order[file.path] = turns.get(group, 0)
+        turns[group] = order[file.path] + 1
+    return train, sorted(held, key=lambda file: order[file.path])
+
+
+def _file_weights(
+    files: Sequence[AudioFile], recordings: FileRecordings, sampling: Sampling
+) -> list[float] | None:
+    """Return the weight of each file in drawing; None where its duration is its weight."""
+    by_duration = sampling.drawing == "duration"
+    if sampling.weights is None and by_duration:
+        return None
+    classes = _classes(files, recordings, sampling.weights)
+    shares = _shares(classes, len(recordings.inputs), sampling.weights)
+    own = [file.seconds if by_duration else 1.0 for file in files]
+    sums: dict[int | str, float] = {}
+    for name, weight in zip(classes, own, strict=True):
+        sums[name] = sums.get(name, 0.0) + weight
+    weights = []
+    for name, weight in zip(classes, own, strict=True):
+        weights.append(shares[name] * weight / sums[name])
+    return weights
+
+
+def _classes(
+    files: Sequence[AudioFile],
+    recordings: FileRecordings,
+    weights: Sequence[float] | Mapping[str, float] | None,
+) -> list[int | str]:
+    """Return the class of each file: its kind if weights are of kinds, or the number of its input.
+
+    Raises InputError for a file whose kind is unknown.
+    """
+    if not isinstance(weights, Mapping):
+        return [_input_of(file.path, recordings) for file in files]
+    kinds = {Path(recording.cell): recording.kind for recording in recordings}
+    classes: list[int | str] = []
+    for file in files:
+        kind = kinds[file.path]
+        if kind is None:
+            raise InputError(
+                f"{file.path.name} is of no kind; weights by kind need a MANIFEST.csv or "
+                "metadata.csv that names it in its column `kind`"
+            )
+        classes.append(kind)
+    return classes
+
+
+def _input_of(path: Path, recordings: FileRecordings) -> int:
+    """Return the number of the input that a file belongs to, the first of several."""
+    for number, source in enumerate(recordings.inputs):
+        if path == source or source in path.parents:
+            return number
+    raise AssertionError(f"{path} is below none of the inputs")
+
+
+def _shares(
+    classes: Sequence[int | str],
+    num_inputs: int,
+    weights: Sequence[float] | Mapping[str, float] | None,
+) -> dict[int | str, float]:
+    """Return the share of each class of recordings.
+
+    Raises InputError for weights that do not fit.
+    """
+    present = set(classes)
+    if weights is None:
+        return dict.fromkeys(present, 1.0)
+    shares: dict[int | str, float]
+    if isinstance(weights, Mapping):
+        shares = {**weights}
+        described = "kind"
+    else:
+        if len(weights) != num_inputs:
+            raise InputError(
+                f"expected a weight for each of {num_inputs} data, got {len(weights)} weights"
+            )
+        shares = dict(enumerate(weights))
+        described = "data number"
+    unknown = sorted(str(name) for name in set(shares) - present)
+    if unknown:
+        raise InputError(
+            f"there are weights for {described} {', '.join(unknown)}, of which there is no "
+            "recording to train on"
+        )
+    missing = sorted(str(name) for name in present - set(shares))
+    if missing:
+        raise InputError(
+            f"there is no weight for {described} {', '.join(missing)}; give 0 to leave it out"
+        )
+    if min(shares.values()) < 0 or not 0 < sum(shares.values()) < math.inf:
+        raise InputError(f"expected weights of 0 or more, not all 0, got {list(shares.values())}")
+    return shares
 
 
 def _share(recordings: StreamRecordings, rank: int, processes: int) -> StreamRecordings:

@@ -90,8 +90,9 @@ class Tracker:
             tracker.log({f"{name}/audio": sound, f"{name}/mel": trackio.Image(image)}, step=step)
 
     def close(self) -> None:
-        """Finish the tracker's files, and the group of processes."""
-        self.accelerator.end_training()
+        """Finish the tracker's files."""
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
 
 
 def check_tracker(name: str) -> None:
