@@ -326,6 +326,23 @@ def test_codebooks_that_no_decoder_plays_alone_lose_what_they_stood_for(codec):
     assert (codes == np.asarray(codes)).mean() == 1
 
 
+def test_a_bad_file_of_a_batch_takes_no_other_along(codec, rng, tmp_path):
+    for name in ("a.wav", "c.wav"):
+        save_audio(rng.uniform(-0.5, 0.5, 1600), tmp_path / name, 16000)
+    (tmp_path / "b.wav").write_bytes(b"no audio")
+    for name in ("coded", "again"):
+        (tmp_path / name).mkdir()
+    sources = [tmp_path / name for name in ("a.wav", "b.wav", "c.wav")]
+    with pytest.raises(FileFormatError, match=r"1 of 3 files failed, the others .*b\.wav: "):
+        codec.compress(sources, tmp_path / "coded")
+    coded = [tmp_path / "coded" / name for name in ("a.dacp", "c.dacp")]
+    assert all(path.is_file() for path in coded)
+    coded[0].write_bytes(coded[0].read_bytes()[:-3])
+    with pytest.raises(FileFormatError, match=r"1 of 2 files failed, the others .*a\.dacp: "):
+        codec.decompress(coded, tmp_path / "again")
+    assert [path.name for path in (tmp_path / "again").iterdir()] == ["c.wav"]
+
+
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize(
     "settings",

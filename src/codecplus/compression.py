@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -341,10 +341,37 @@ def compress_files(
 ) -> list[Path | bytes]:
     """Compress files into a folder, or to bytes each: see `Codec.compress`."""
     outputs = batch_outputs(sources, folder, ".dacp")
-    return [
-        compress_audio(codec, source, output, options, **arguments)
-        for source, output in zip(sources, outputs, strict=True)
-    ]
+    return each_file(
+        lambda source, output: compress_audio(codec, source, output, options, **arguments),
+        sources,
+        outputs,
+    )
+
+
+def each_file(
+    function: Callable[[Any, Path | None], Any], sources: list, outputs: Sequence[Path | None]
+) -> list:
+    """Call a function with each source and its output; one failure takes no other file along.
+
+    Raises the kind of the first failure when all files were tried; its message names each that
+    failed, and why.
+    """
+    results = []
+    failures = []
+    for source, output in zip(sources, outputs, strict=True):
+        try:
+            results.append(function(source, output))
+        except CodecPlusError as error:
+            failures.append((source, error))
+    if not failures:
+        return results
+    if len(sources) == 1:
+        raise failures[0][1]
+    reasons = "; ".join(f"{os.fsdecode(source)}: {error}" for source, error in failures)
+    first = failures[0][1]
+    raise type(first)(
+        f"{len(failures)} of {len(sources)} files failed, the others were done: {reasons}"
+    ) from first
 
 
 def write_codes(

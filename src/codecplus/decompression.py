@@ -24,7 +24,7 @@ from codecplus.audio.resampling import resampled_length
 from codecplus.bitstream import Damage, Header, Reader, StreamInfo
 from codecplus.bitstream.codes import Codes
 from codecplus.checkpoints import read_dac_file
-from codecplus.compression import batch_outputs
+from codecplus.compression import batch_outputs, each_file
 from codecplus.encoding.stream_info import highest_rate
 from codecplus.encoding.user_codes import as_codes, codes_and_info
 from codecplus.errors import FileFormatError, InputError
@@ -169,10 +169,11 @@ def decompress_files(
 ) -> list[np.ndarray | Path]:
     """Decompress files into a folder, or to arrays: see `Codec.decompress`."""
     outputs = batch_outputs(sources, folder, ".wav")
-    return [
-        decompress_audio(codec, source, output, **arguments)
-        for source, output in zip(sources, outputs, strict=True)
-    ]
+    return each_file(
+        lambda source, output: decompress_audio(codec, source, output, **arguments),
+        sources,
+        outputs,
+    )
 
 
 def read_codes(codec: "Codec", source: Any, max_seconds: float | None = MAX_SECONDS) -> Codes:
