@@ -52,7 +52,7 @@ def _build_coding(shelf: Shelf) -> None:
         """Send a clip through a checkpoint, and through Opus at the same rate, and measure both.
 
         Args:
-            clip: a bundled clip, "Speech into music", "Speech", "Strings" or "Percussion"; or none
+            clip: a bundled clip, "Voice", "Orchestra" or "Percussion"; or none
             own: an audio file of your own, used instead
             checkpoint: one of those that `checkpoints` lists
             kbps: bitrate in kbit/s per channel

@@ -27,7 +27,7 @@ def page(server, browser):
     page.faults = []
     page.on("pageerror", lambda error: page.faults.append(str(error)))
     page.goto(server)
-    page.wait_for_selector("#encode")
+    page.wait_for_selector("#showcase .cp-root[data-playable]")
     yield page
     assert page.faults == []
     context.close()
@@ -40,11 +40,52 @@ def client(server):
 
 
 def open_tab(page, name):
-    page.get_by_role("tab", name=name).first.click()
+    page.get_by_role("tab", name=name, exact=True).first.click()
+
+
+def test_the_first_tap_plays_and_the_rate_changes_while_it_plays(page):
+    player = "document.querySelector('#showcase .cp-root').cpPlayer"
+    page.click("#showcase .cp-play")
+    page.wait_for_function(f"{player}.now > 0.2")
+    page.wait_for_selector("#showcase .cp-root[data-ready]")
+    before = page.evaluate(f"{player}.now")
+    page.locator("#showcase .cp-rate input").fill("0")
+    page.wait_for_function(f"{player}.audible === 1")
+    assert page.evaluate(f"{player}.sources !== null")
+    assert page.evaluate(f"{player}.now") >= before  # it goes on, from where it was
+    assert "0.3" in page.inner_text("#showcase .cp-rate output")
+    assert "version=codecplus-0" in page.evaluate("location.hash")
+    page.get_by_role("button", name="Original").click()
+    page.wait_for_function(f"{player}.audible === 0")
+
+
+def test_links_open_a_tab_and_a_recording(server, page):
+    page.goto(f"{server}/?again#tab=hear&clip=orchestra&version=opus")
+    page.wait_for_selector("#showcase [data-name=orchestra][aria-pressed=true]")
+    assert page.locator("#showcase [data-name=opus]").get_attribute("aria-pressed") == "true"
+    page.goto(f"{server}/?more#tab=quiz&right=4")
+    page.get_by_text("A friend found 4 of 5. Can you?").wait_for()
+
+
+def test_five_blind_rounds_end_with_a_result(page):
+    open_tab(page, "Can you hear it?")
+    page.click("#quiz .cp-primary")
+    for index in range(5):
+        page.wait_for_selector(f"#quiz .cp-root[data-ready='{index}']")
+        assert page.locator("#quiz [data-letter=A]").is_disabled()
+        for letter in "AB":
+            page.get_by_role("button", name=f"Hear {letter}").click()
+            page.wait_for_function(
+                f"!document.querySelector('#quiz [role=status]').textContent.includes('{letter}')"
+            )
+        page.click("#quiz [data-letter=A]")
+    page.get_by_text("You found the original in").wait_for()
+    assert page.locator("#quiz tbody tr").count() == 5
 
 
 def test_upload_encode_play_switch_and_download(page, world, tmp_path):
     folder, _ = world
+    open_tab(page, "Try it")
     page.set_input_files("#own input[type=file]", str(folder / "one.wav"))
     page.wait_for_function("document.querySelector('#size')?.textContent.includes('kbit/s')")
     page.click("#encode")
@@ -73,6 +114,7 @@ def test_upload_encode_play_switch_and_download(page, world, tmp_path):
 
 def test_a_bad_file_gives_a_sentence(page, tmp_path):
     (tmp_path / "evil.wav").write_bytes(b"PK\x03\x04" + bytes(500))
+    open_tab(page, "Try it")
     page.set_input_files("#own input[type=file]", str(tmp_path / "evil.wav"))
     page.wait_for_selector("#own button[aria-label='Clear'], #own audio, #own .icon-button-wrapper")
     page.click("#encode")
@@ -151,10 +193,18 @@ def test_every_tab_fits_its_window(server, browser, width, scheme):
     page = context.new_page()
     page.set_default_timeout(120_000)
     page.goto(f"{server}/?__theme={scheme}")
-    page.wait_for_selector("#encode")
+    open_tab(page, "Try it")
     page.click("#encode")
     page.wait_for_selector("#player .cp-root[data-ready]")
-    for tab in ("Try it", "Live", "Compare", "Listening test", "Leaderboard"):
+    for tab in (
+        "Hear it",
+        "Can you hear it?",
+        "Try it",
+        "Live",
+        "Compare",
+        "Listening test",
+        "Leaderboard",
+    ):
         open_tab(page, tab)
         page.wait_for_timeout(500)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
