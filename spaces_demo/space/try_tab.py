@@ -4,11 +4,12 @@ import html
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from codecplus.errors import CodecPlusError
 from codecplus.eval.stimuli import match_loudness
 
-from . import coding
+from . import coding, sound_link
 from .parts import (
     AT_A_TIME,
     BUSY,
@@ -74,6 +75,14 @@ def build(shelf: Shelf) -> None:
                 open_it = gr.Button("Decode", elem_id="decode")
         with gr.Column(scale=7, min_width=320):
             player = tracks(EMPTY, "player")
+            # The name of the event must stand here for Gradio to know it: "received".
+            receiver = gr.HTML(
+                "",
+                js_on_load='window.codecplus.links.receive(trigger); const EVENTS = ["received"];',
+                apply_default_css=False,
+                elem_id="receiver",
+                show_label=False,
+            )
             figures = announced("figures")
             with gr.Row():
                 dacp = gr.DownloadButton(
@@ -141,7 +150,7 @@ def build(shelf: Shelf) -> None:
         for path in (file, image):
             shelf.put(path)
         return (
-            {"tracks": shown, "chosen": 1},
+            {"tracks": shown, "chosen": 1, "link": sound_link.link_text(coded_clip.data)},
             table(measured),
             str(file),
             str(decoded),
@@ -192,7 +201,9 @@ def build(shelf: Shelf) -> None:
             the track to listen to, a line about it, nothing, the decoded WAV, nothing, what the
             file says of itself
         """
-        audio, rate, about = coding.decode_file(path)
+        return show_decoded(*coding.decode_file(path))
+
+    def show_decoded(audio: np.ndarray, rate: int, about: dict[str, Any]) -> tuple:
         url, decoded = shelve(shelf, audio, rate, f"{about['checkpoint']}-decoded.wav")
         note = f"{about['kbit/s']:.2f} kbit/s"
         about_it = (
@@ -208,6 +219,10 @@ def build(shelf: Shelf) -> None:
             about,
         )
 
+    @in_a_sentence
+    def receive(event: gr.EventData) -> tuple:
+        return show_decoded(*coding.decode_bytes(sound_link.file_of(str(event.sound))))
+
     def show(coded: bool) -> tuple:
         return (
             gr.DownloadButton(visible=coded),
@@ -222,6 +237,9 @@ def build(shelf: Shelf) -> None:
         lambda: show(True), None, [dacp, wav, picture], api_visibility="private", queue=False
     )
     open_it.click(decode, coded, outputs, api_visibility="private", **options).success(
+        lambda: show(False), None, [dacp, wav, picture], api_visibility="private", queue=False
+    )
+    receiver.received(receive, None, outputs, api_visibility="private", **options).success(
         lambda: show(False), None, [dacp, wav, picture], api_visibility="private", queue=False
     )
     gr.on(

@@ -40,10 +40,23 @@
 
   function follow() {
     const fields = wish();
-    const name = fields.get("tab");
+    const name = fields.has("dacp") ? "try" : fields.get("tab");
     if (!name || !openTab(name)) return Boolean(!name);
     if (name === "try") setTimeout(() => setControls(fields), 300);
     return true;
+  }
+
+  // A sound that came in the link: the server decodes it, once for each link.
+  function receive(trigger) {
+    let last = null;
+    const look = () => {
+      const sound = wish().get("dacp");
+      if (!sound || sound === last) return;
+      last = sound;
+      trigger("received", { sound });
+    };
+    window.addEventListener("hashchange", look);
+    look();
   }
 
   // The tabs are not there yet when this script is read.
@@ -62,6 +75,6 @@
     window.addEventListener("hashchange", follow);
   }
 
-  Object.assign(window.codecplus, { links: { wish, address, remember, copyButton, openTab } });
+  Object.assign(window.codecplus, { links: { wish, address, remember, copyButton, openTab, receive } });
   start(300);
 })();

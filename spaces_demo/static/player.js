@@ -249,6 +249,15 @@ window.codecplus = window.codecplus || {};
         return { row, pick, canvas, cursor };
       });
       root.append(make("p", "cp-hint", "Press a name to switch: the position stays. Keys 1 to 9 switch, space plays."));
+      if (value.link) {
+        const { links } = window.codecplus;
+        const share = make("div", "cp-share");
+        share.append(
+          links.copyButton("Copy a link to this sound", () => links.address({ dacp: value.link })),
+          make("small", "", `The link holds the coded file, ${value.link.length.toLocaleString("en")} characters: whoever opens it hears the sound.`),
+        );
+        root.append(share);
+      }
       root.tabIndex = 0;
       root.onkeydown = event => {
         const number = Number(event.key);

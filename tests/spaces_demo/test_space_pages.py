@@ -112,6 +112,23 @@ def test_upload_encode_play_switch_and_download(page, world, tmp_path):
     assert (tmp_path / "clip.dacp").stat().st_size < 3000
 
 
+def test_a_sound_in_a_link_is_decoded_by_whoever_opens_it(client, world, server, page):
+    from gradio_client import handle_file
+    from space.sound_link import link_text
+
+    folder, settings = world
+    name = settings["CODECPLUS_CHECKPOINTS"].split(",")[1]
+    _, dacp, _ = client.predict(
+        None, handle_file(folder / "one.wav"), name, 1.0, api_name="/encode"
+    )
+    with open(dacp, "rb") as file:
+        sound = link_text(file.read())
+    page.goto(f"{server}/?sound#dacp={sound}")
+    page.wait_for_selector("#player .cp-root[data-ready]")
+    assert page.locator("#player .cp-track").count() == 1
+    assert "tiny-live" in page.inner_text("#figures")
+
+
 def test_a_bad_file_gives_a_sentence(page, tmp_path):
     (tmp_path / "evil.wav").write_bytes(b"PK\x03\x04" + bytes(500))
     open_tab(page, "Try it")
@@ -164,7 +181,8 @@ def test_three_listeners_take_the_test_and_the_leaderboard_shows_it(server, brow
 def test_the_leaderboard_sorts(page):
     open_tab(page, "Leaderboard")
     page.wait_for_function("document.querySelector('#table')?.textContent.includes('opus@24')")
-    assert page.locator("#plot svg circle").count() > 0
+    page.locator("#plot .cp-dot").first.click()
+    assert re.search(r"at \d+\.\d\d kbit/s", page.inner_text("#plot [role=status]"))
     first = "document.querySelector('#table tbody tr').innerText.split(/\\s/)[0]"
     assert page.evaluate(first) == "opus@24"
     page.get_by_role("button", name="kbit/s").click()

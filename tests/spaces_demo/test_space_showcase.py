@@ -6,10 +6,17 @@ import numpy as np
 import pytest
 
 from codecplus.audio.loudness import integrated_loudness
-from codecplus.errors import InputError
+from codecplus.errors import CodecPlusError, InputError
 from codecplus.utils import load_audio
 
 pytestmark = pytest.mark.usefixtures("world")
+
+
+@pytest.fixture
+def names():
+    from space.settings import CHECKPOINTS
+
+    return CHECKPOINTS
 
 
 @pytest.fixture(scope="module")
@@ -203,3 +210,28 @@ def test_links_show_a_title_a_sentence_and_a_picture(monkeypatch):
     assert 'property="og:image" content="https://me-demo.hf.space/preview.jpg"' in tags
     assert 'property="og:title"' in tags
     assert 'name="description"' in tags
+
+
+# ---- sounds as links
+
+
+def test_a_sound_goes_through_a_link(world, names):
+    from space import coding, sound_link
+
+    clip = coding.read_clip(world[0] / "one.wav")
+    coded = coding.round_trip(clip, names[1], 1.0)
+    text = sound_link.link_text(coded.data)
+    assert set(text) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+    audio, rate, about = coding.decode_bytes(sound_link.file_of(text))
+    np.testing.assert_array_equal(audio, coded.audio)
+    assert (rate, about["bytes"]) == (clip.sample_rate, coded.size)
+    for damaged in (text[: len(text) // 2], "%" + text[1:], "", "A" * 99999):
+        with pytest.raises(CodecPlusError):
+            coding.decode_bytes(sound_link.file_of(damaged))
+
+
+def test_a_large_file_becomes_no_link():
+    from space import sound_link
+
+    assert sound_link.link_text(bytes(sound_link.MAX_BYTES)) is not None
+    assert sound_link.link_text(bytes(sound_link.MAX_BYTES + 1)) is None
