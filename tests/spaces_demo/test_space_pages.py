@@ -5,6 +5,7 @@ its own.
 import os
 import re
 import sqlite3
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,6 +227,27 @@ def test_every_tab_fits_its_window(server, browser, width, scheme):
         open_tab(page, tab)
         page.wait_for_timeout(500)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
+    context.close()
+
+
+@pytest.mark.skipif(
+    not os.environ.get("CODECPLUS_AXE"),
+    reason="set CODECPLUS_AXE to axe.min.js of the npm package axe-core",
+)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_in_any_tab(server, browser, scheme):
+    context = browser.new_context(viewport={"width": 1280, "height": 844}, color_scheme=scheme)
+    page = context.new_page()
+    page.set_default_timeout(120_000)
+    page.goto(f"{server}/?__theme={scheme}")
+    page.wait_for_selector("#showcase .cp-root[data-playable]")
+    page.evaluate(Path(os.environ["CODECPLUS_AXE"]).read_text())
+    for tab in ("hear", "quiz", "try", "live", "compare", "listening", "leaderboard"):
+        assert page.evaluate(f"window.codecplus.links.openTab('{tab}')")
+        page.wait_for_timeout(1000)  # colours fade
+        found = page.evaluate("axe.run({runOnly: ['wcag2a', 'wcag2aa']})")["violations"]
+        serious = [v["id"] for v in found if v["impact"] in ("serious", "critical")]
+        assert serious == [], tab
     context.close()
 
 
