@@ -833,6 +833,15 @@ def test_every_action_has_a_name_and_so_has_everything_it_returns(page):
             assert not value["label"].startswith("value_"), name
 
 
+def test_an_agent_need_not_name_both_a_bundled_clip_and_a_file(page):
+    endpoints = page.get_api_info()["named_endpoints"]
+    for name in ("/encode", "/size", "/stream", "/compare"):
+        parameters = {p["parameter_name"]: p for p in endpoints[name]["parameters"]}
+        assert list(parameters)[:2] == ["clip", "own"]
+        for parameter in parameters.values():
+            assert parameter["parameter_has_default"], (name, parameter["parameter_name"])
+
+
 def test_nothing_is_fetched_when_the_page_is_loaded(page):
     events = [event for fn in page.fns.values() for _, event in fn.targets]
     assert "select" in events

@@ -186,7 +186,7 @@ def test_the_leaderboard_sorts(page):
     assert re.search(r"at \d+\.\d\d kbit/s", page.inner_text("#plot [role=status]"))
     first = "document.querySelector('#table tbody tr').innerText.split(/\\s/)[0]"
     assert page.evaluate(first) == "opus@24"
-    page.get_by_role("button", name="kbit/s").click()
+    page.get_by_role("button", name="kbit/s", exact=True).click()
     assert page.evaluate(first) == "dac@3"
     page.get_by_role("button", name="PESQ").click()  # where more is better, the best comes first
     assert page.evaluate(first) == "opus@24"
