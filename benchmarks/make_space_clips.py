@@ -81,7 +81,7 @@ RECORDINGS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Make the clips of spaces_demo/clips.")
     parser.add_argument("--recordings", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
