@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-CLIPS = ["Speech into music", "Speech", "Strings", "Percussion"]
+CLIPS = ["Voice", "Orchestra", "Percussion"]
 SPACE = Path(__file__).resolve().parents[1] / "spaces_demo"
 
 

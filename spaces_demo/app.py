@@ -8,23 +8,39 @@ import gradio as gr
 from gradio.themes import Base
 from space import (
     compare_tab,
+    hear_tab,
     leaderboard_tab,
     listening_tab,
     live,
     live_tab,
+    quiz_tab,
     scripts,
     settings,
     try_tab,
 )
 from space.coding import checkpoint, load
 from space.listening import Definition, ListeningTest
+from space.quiz import Quiz
 from space.ratings import VoteStore
 from space.shelf import Shelf
-from starlette.routing import Route, WebSocketRoute
+from starlette.requests import Request
+from starlette.responses import FileResponse
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
 
-HEAD = "".join(
+SCRIPTS = "".join(
     f"<script>{(settings.FOLDER / 'static' / name).read_text(encoding='utf-8')}</script>"
-    for name in ("player.js", "listening.js", "jitter.js", "live.js", "plot.js", "table.js")
+    for name in (
+        "player.js",
+        "links.js",
+        "showcase.js",
+        "quiz.js",
+        "listening.js",
+        "jitter.js",
+        "live.js",
+        "plot.js",
+        "table.js",
+    )
 )
 THEME = Base(
     primary_hue="teal",
@@ -35,10 +51,37 @@ THEME = Base(
     font_mono=["ui-monospace", "monospace"],
 )
 TITLE = "codecplus: hear a neural codec"
+DESCRIPTION = (
+    "A voice in a hundredth of its bytes: hear the codec beside Opus and MP3, find out whether you "
+    "can tell, and send it your own clip."
+)
+
+
+def preview_tags() -> str:
+    """Return the tags from which chats and social networks show a link to this page."""
+    tags = [
+        f'<meta name="description" content="{DESCRIPTION}">',
+        '<meta name="twitter:card" content="summary_large_image">',
+    ]
+    properties = {
+        "type": "website",
+        "title": TITLE,
+        "description": DESCRIPTION,
+        "image": settings.public_address("preview.jpg"),
+    }
+    for name, content in properties.items():
+        tags.append(f'<meta property="og:{name}" content="{content}">')
+    return "".join(tags)
+
+
+async def serve_preview(_: Request) -> FileResponse:
+    """Answer with the picture that `preview_tags` names."""
+    return FileResponse(settings.FOLDER / "static" / "preview.jpg")
 
 
 def build(shelf: Shelf, test: ListeningTest) -> gr.Blocks:
     """The page: a tab for each thing to do."""
+    votes = VoteStore(test.store.path.parent, test.store.hub)
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         scripts.build(shelf, test)  # first: a name that is taken gets a number
         gr.HTML(
@@ -48,15 +91,19 @@ def build(shelf: Shelf, test: ListeningTest) -> gr.Blocks:
             apply_default_css=False,
         )
         with gr.Tabs(overflow_behavior="wrap"):
-            with gr.Tab("Try it", id="try"):
+            with gr.Tab("Hear it", id="hear", elem_id="tab-hear"):
+                hear_tab.build()
+            with gr.Tab("Can you hear it?", id="quiz", elem_id="tab-quiz"):
+                quiz_tab.build(Quiz(hear_tab.read_showcase(), shelf, votes))
+            with gr.Tab("Try it", id="try", elem_id="tab-try"):
                 try_tab.build(shelf)
-            with gr.Tab("Live", id="live"):
+            with gr.Tab("Live", id="live", elem_id="tab-live"):
                 live_tab.build(shelf)
-            with gr.Tab("Compare", id="compare"):
-                compare_tab.build(shelf, VoteStore(test.store.path.parent, test.store.hub))
-            with gr.Tab("Listening test", id="listening"):
+            with gr.Tab("Compare", id="compare", elem_id="tab-compare"):
+                compare_tab.build(shelf, votes)
+            with gr.Tab("Listening test", id="listening", elem_id="tab-listening"):
                 listening_tab.build(test)
-            with gr.Tab("Leaderboard", id="leaderboard") as tab:
+            with gr.Tab("Leaderboard", id="leaderboard", elem_id="tab-leaderboard") as tab:
                 leaderboard_tab.build(test, tab)
     return page.queue(max_size=settings.MAX_QUEUE, default_concurrency_limit=2)
 
@@ -78,12 +125,14 @@ def launch(**options):
     threading.Thread(target=_warm, args=(test,), daemon=True).start()
     routes = [
         Route("/shelf/{name}", shelf.serve),
+        Mount("/clips", StaticFiles(directory=settings.CLIPS_FOLDER)),
+        Route("/preview.jpg", serve_preview),
         WebSocketRoute("/live-socket", live.serve),
     ]
     page.launch(
         theme=THEME,
         css_paths=settings.FOLDER / "static" / "style.css",
-        head=HEAD,
+        head=preview_tags() + SCRIPTS,
         max_file_size=settings.MAX_UPLOAD,
         app_kwargs={"routes": routes},
         footer_links=["api"],

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import io
 import math
 import threading
 import time
@@ -330,11 +331,14 @@ def decode_file(path: str | Path | None) -> tuple[np.ndarray, int, dict[str, Any
         raise InputError("There is no file yet: upload a .dacp.")
     path = Path(path)
     _check_size(path)
-    data = path.read_bytes()
+    return decode_bytes(path.read_bytes())
+
+
+def decode_bytes(data: bytes) -> tuple[np.ndarray, int, dict[str, Any]]:
+    """Return what `decode_file` returns, of the bytes of a `.dacp` file; with the same errors."""
     if not data:
         raise FileFormatError("Expected a .dacp file, got an empty one.")
-    with open(path, "rb") as file:
-        header = Reader(file).header
+    header = Reader(io.BytesIO(data)).header
     seconds = header.num_samples / header.original_sample_rate
     if (
         seconds > MAX_SECONDS

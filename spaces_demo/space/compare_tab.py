@@ -123,6 +123,7 @@ def build(shelf: Shelf, votes: VoteStore) -> None:
             {
                 "label": names[key][0],
                 "note": names[key][1],
+                # Unlike FLAC, WAV files of equal length have equal sizes, which tell nothing.
                 "url": shelve(shelf, audio, clip.sample_rate, "clip.wav")[0],
             }
             for key, audio in match_loudness(signals, clip.sample_rate).items()

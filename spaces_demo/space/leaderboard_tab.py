@@ -153,45 +153,47 @@ def cells(part: dict[str, Any], bands: Sequence[float] = ()) -> dict[str, Any]:
     """One board as the table takes it: columns, and rows of values with their intervals, in groups
     of about one rate.
 
+    The metric that ranks and the rate come first: a phone shows these two beside the codec.
     `bands` are the bounds of the groups in kbit/s per channel.
     """
-    arrows = {True: "↑", False: "↓", None: ""}
     failed = any(entry.get("failures") for entry in part["entries"])
-    columns = [
-        {"title": title, "better": ""}
-        for title in ("codec", "rank", "kbit/s", *(["failures"] if failed else []))
-    ]
-    for name, title in titles(part).items():
-        about = part["metrics"][name]
-        unit = f", {about['unit']}" if about.get("unit") in ("dB", "Hz", "ms") else ""
-        columns.append(
-            {
-                "title": f"{title}{unit}",
-                "better": arrows[about.get("higher_is_better")],
-                "about": about.get("source"),
-            }
-        )
+    ranking = [name for name in titles(part) if name == part["primary"]]
+    others = [name for name in titles(part) if name != part["primary"]]
+    columns = [{"title": "codec", "better": ""}]
+    columns += [_metric_column(part, name) for name in ranking]
+    columns += [{"title": "kbit/s", "better": ""}, {"title": "rank", "better": ""}]
+    if failed:
+        columns.append({"title": "failures", "better": ""})
+    columns += [_metric_column(part, name) for name in others]
     columns.append({"title": "latency, ms", "better": "↓"})
     rows = []
     for entry in part["entries"]:
-        found = [entry["metrics"].get(name, {}) for name in titles(part)]
+        row = [{"value": entry["codec"]}]
+        row += [_metric_cell(entry, name) for name in ranking]
+        row += [{"value": entry["payload_kbps"]}, {"value": entry["rank"]}]
+        if failed:
+            row.append({"value": entry.get("failures")})
+        row += [_metric_cell(entry, name) for name in others]
         latency = entry.get("latency_seconds")
-        values = [
-            entry["codec"],
-            entry["rank"],
-            entry["payload_kbps"],
-            *([entry.get("failures")] if failed else []),
-        ]
-        row = [{"value": value} for value in values]
-        row += [
-            {"value": score.get("mean"), "low": score.get("low"), "high": score.get("high")}
-            for score in found
-        ]
         row.append({"value": None if latency is None else 1000 * latency})
-        rows.append(
-            {"anchor": bool(entry.get("anchor")), "group": _group(entry, bands), "cells": row}
-        )
+        is_anchor = bool(entry.get("anchor"))
+        rows.append({"anchor": is_anchor, "group": _group(entry, bands), "cells": row})
     return {"columns": columns, "rows": rows}
+
+
+def _metric_column(part: dict[str, Any], name: str) -> dict[str, Any]:
+    arrows = {True: "↑", False: "↓", None: ""}
+    about = part["metrics"][name]
+    title = about["title"]
+    if about.get("unit") in ("dB", "Hz", "ms"):
+        title = f"{title}, {about['unit']}"
+    better = arrows[about.get("higher_is_better")]
+    return {"title": title, "better": better, "about": about.get("source")}
+
+
+def _metric_cell(entry: dict[str, Any], name: str) -> dict[str, Any]:
+    score = entry["metrics"].get(name, {})
+    return {"value": score.get("mean"), "low": score.get("low"), "high": score.get("high")}
 
 
 def _group(entry: dict[str, Any], bands: Sequence[float]) -> str:
@@ -266,13 +268,12 @@ def build(test: ListeningTest, tab: gr.Tab) -> None:
         names = [board_name(part) for part in board["boards"]]
         part = board["boards"][names.index(which) if which in names else 0]
         known = titles(part)
-        chosen = (
-            metric
-            if metric in known
-            else part["primary"]
-            if part["primary"] in known
-            else next(iter(known), None)
-        )
+        if metric in known:
+            chosen = metric
+        elif part["primary"] in known:
+            chosen = part["primary"]
+        else:
+            chosen = next(iter(known), None)
         return (
             gr.Markdown(visible=False),
             gr.Dropdown(choices=names, value=which if which in names else names[0], visible=True),
@@ -290,13 +291,13 @@ def build(test: ListeningTest, tab: gr.Tab) -> None:
         return path
 
     outputs: list[Any] = [empty, which, metric, plot, board_table, rule]
-    given: list[Any] = [opened, which, metric]
+    inputs: list[Any] = [opened, which, metric]
     quiet: dict[str, Any] = {
         "api_visibility": "private",
         "concurrency_limit": 8,
         "show_progress": "hidden",
     }
-    gr.on([refresh.click, which.input, metric.input], show, given, outputs, **quiet)
-    own.upload(open_own, own, opened, api_visibility="private").then(show, given, outputs, **quiet)
+    gr.on([refresh.click, which.input, metric.input], show, inputs, outputs, **quiet)
+    own.upload(open_own, own, opened, api_visibility="private").then(show, inputs, outputs, **quiet)
     # Not when the page is loaded: a large answer would hold up the first tap on a slow line.
-    tab.select(show, given, outputs, **quiet)
+    tab.select(show, inputs, outputs, **quiet)

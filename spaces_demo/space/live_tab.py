@@ -49,11 +49,11 @@ def build(shelf: Shelf) -> None:
                 checkpoint=names[0],
                 kbps=rates[-1],
                 rate=first.model_sample_rate,
-                clip=shelf.put(CLIPS["Speech"], keep=True),
+                clip=shelf.put(CLIPS["Voice"], keep=True),
             )
     with gr.Accordion("Without a microphone: what computing takes on this server", open=False):
         with gr.Row():
-            bundled = gr.Radio(list(CLIPS), value="Speech", label="Clip")
+            bundled = gr.Radio(list(CLIPS), value="Voice", label="Clip")
             own = gr.Audio(
                 sources=["upload"],
                 type="filepath",

@@ -1,6 +1,7 @@
 """The actions for scripts and agents: plain values in, one small dictionary out, files beside it.
 
-The tabs have events of their own, which no script can call.
+The tabs have events of their own, which no script can call. Arguments have defaults: those without
+are required of agents, who could then name no bundled clip without a file of their own.
 """
 
 import os
@@ -47,12 +48,16 @@ def build(shelf: Shelf, test: ListeningTest) -> None:
 def _build_coding(shelf: Shelf) -> None:
     @in_a_sentence
     def encode(
-        clip: str | None, own: str | None, checkpoint: str, kbps: float, request: gr.Request
+        request: gr.Request,
+        clip: str | None = None,
+        own: str | None = None,
+        checkpoint: str = CHECKPOINTS[0],
+        kbps: float = 6.0,
     ) -> tuple[dict[str, Any], str, str]:
         """Send a clip through a checkpoint, and through Opus at the same rate, and measure both.
 
         Args:
-            clip: a bundled clip, "Speech into music", "Speech", "Strings" or "Percussion"; or none
+            clip: a bundled clip, "Voice", "Orchestra" or "Percussion"; or none
             own: an audio file of your own, used instead
             checkpoint: one of those that `checkpoints` lists
             kbps: bitrate in kbit/s per channel
@@ -76,7 +81,12 @@ def _build_coding(shelf: Shelf) -> None:
         return figures, str(dacp), str(decoded)
 
     @in_a_sentence
-    def size(clip: str | None, own: str | None, checkpoint: str, kbps: float) -> dict[str, float]:
+    def size(
+        clip: str | None = None,
+        own: str | None = None,
+        checkpoint: str = CHECKPOINTS[0],
+        kbps: float = 6.0,
+    ) -> dict[str, float]:
         """Return bytes and bitrate of a clip's file, without decoding it.
 
         Args:
@@ -103,7 +113,12 @@ def _build_coding(shelf: Shelf) -> None:
         return about, str(decoded)
 
     @in_a_sentence
-    def stream(clip: str | None, own: str | None, checkpoint: str, kbps: float) -> tuple[dict, str]:
+    def stream(
+        clip: str | None = None,
+        own: str | None = None,
+        checkpoint: str = CHECKPOINTS[0],
+        kbps: float = 6.0,
+    ) -> tuple[dict, str]:
         """Stream a clip through a checkpoint in packets of 20 ms, and time each.
 
         Args:
@@ -140,13 +155,13 @@ def _build_coding(shelf: Shelf) -> None:
 def _build_comparing(shelf: Shelf) -> None:
     @in_a_sentence
     def compare(
-        clip: str | None,
-        own: str | None,
-        one: str,
-        one_kbps: float,
-        other: str,
-        other_kbps: float,
         request: gr.Request,
+        clip: str | None = None,
+        own: str | None = None,
+        one: str = CHECKPOINTS[0],
+        one_kbps: float = 6.0,
+        other: str = "opus",
+        other_kbps: float = 6.0,
     ) -> dict[str, Any]:
         """Send one clip through two codecs, and measure both.
 

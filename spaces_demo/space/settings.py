@@ -5,6 +5,9 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[1]
 
+CLIPS_FOLDER = FOLDER / "clips"
+"""Recordings of the demo, with what codecs make of them; see ATTRIBUTION.txt there."""
+
 CHECKPOINTS = os.environ.get("CODECPLUS_CHECKPOINTS", "dac-44khz-small,dac-16khz-live").split(",")
 """What the demo offers: embedded names, Hub ids or folders; the first is chosen."""
 
@@ -36,3 +39,13 @@ MAX_QUEUE = 100  # waiting visitors; the next one is asked to come back
 # minute.
 KEEP_SECONDS = 3600 - 120
 KEEP_BYTES = 2 * 2**30
+
+
+def public_address(path: str) -> str:
+    """Return the address of a path of this app as visitors of a Space see it; elsewhere relative
+    to the host.
+    """
+    host = os.environ.get("SPACE_HOST")
+    if host:
+        return f"https://{host}/{path}"
+    return f"/{path}"

@@ -4,18 +4,21 @@ import html
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from codecplus.errors import CodecPlusError
 from codecplus.eval.stimuli import match_loudness
 
-from . import coding
+from . import coding, sound_link
 from .parts import (
     AT_A_TIME,
     BUSY,
     CLIPS,
     announced,
+    checkpoint_for,
     chosen_clip,
     in_a_sentence,
+    rate_of_interest,
     shelve,
     size_text,
     table,
@@ -31,10 +34,12 @@ EMPTY = "Press “Encode and decode”, and switch between the two while they pl
 
 def build(shelf: Shelf) -> None:
     """Put the tab together."""
-    rates = coding.rates(CHECKPOINTS[0])
+    first_clip = next(iter(CLIPS))
+    first_checkpoint = checkpoint_for(first_clip)
+    rates = coding.rates(first_checkpoint)
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=320):
-            bundled = gr.Radio(list(CLIPS), value=next(iter(CLIPS)), label="Clip", elem_id="clip")
+            bundled = gr.Radio(list(CLIPS), value=first_clip, label="Clip", elem_id="clip")
             own = gr.Audio(
                 sources=["upload", "microphone"],
                 type="filepath",
@@ -51,14 +56,14 @@ def build(shelf: Shelf) -> None:
             )
             name = gr.Radio(
                 [(coding.title(c), c) for c in CHECKPOINTS],
-                value=CHECKPOINTS[0],
+                value=first_checkpoint,
                 label="Checkpoint",
                 elem_id="checkpoint",
             )
             kbps = gr.Slider(
                 round(rates[0], 2),
                 round(rates[-1], 2),
-                value=round(rates[-1], 2),
+                value=rate_of_interest(first_checkpoint, rates),
                 step=0.01,
                 label="Bitrate, kbit/s per channel",
                 elem_id="bitrate",
@@ -70,6 +75,14 @@ def build(shelf: Shelf) -> None:
                 open_it = gr.Button("Decode", elem_id="decode")
         with gr.Column(scale=7, min_width=320):
             player = tracks(EMPTY, "player")
+            # The name of the event must stand here for Gradio to know it: "received".
+            receiver = gr.HTML(
+                "",
+                js_on_load='window.codecplus.links.receive(trigger); const EVENTS = ["received"];',
+                apply_default_css=False,
+                elem_id="receiver",
+                show_label=False,
+            )
             figures = announced("figures")
             with gr.Row():
                 dacp = gr.DownloadButton(
@@ -95,8 +108,7 @@ def build(shelf: Shelf) -> None:
         """Send a clip through a checkpoint, beside Opus at the same rate, and measure both.
 
         Args:
-            bundled: a bundled clip, "Speech into music", "Speech", "Strings" or "Percussion"; or
-                nothing
+            bundled: a bundled clip, "Voice", "Orchestra" or "Percussion"; or nothing
             own: an audio file of your own, used instead
             name: the checkpoint, one of those that `checkpoints` lists
             kbps: bitrate in kbit/s per channel
@@ -106,34 +118,39 @@ def build(shelf: Shelf) -> None:
             line about the size
         """
         clip = coding.read_clip(chosen_clip(bundled, own))
-        done = coding.round_trip(clip, name, min(kbps, coding.rates(name)[-1]))
-        opus = coding.any_codec(clip, "opus", round(done.kbps / len(clip.audio), 1))
-        measured = [coding.figures(clip, done), coding.figures(clip, opus)]
+        coded_clip = coding.round_trip(clip, name, min(kbps, coding.rates(name)[-1]))
+        opus = coding.any_codec(clip, "opus", round(coded_clip.kbps / len(clip.audio), 1))
+        measured = [coding.figures(clip, coded_clip), coding.figures(clip, opus)]
         heard = match_loudness(
-            {"Original": clip.audio, "Decoded": done.audio, "Opus": opus.audio}, clip.sample_rate
+            {"Original": clip.audio, "Decoded": coded_clip.audio, "Opus": opus.audio},
+            clip.sample_rate,
         )
         notes = {
             "Original": f"{size_text(clip.pcm_bytes)} PCM",
-            "Decoded": f"{coding.rate_text(done.kbps, clip)}",
+            "Decoded": f"{coding.rate_text(coded_clip.kbps, clip)}",
             "Opus": f"{coding.rate_text(opus.kbps, clip)}",
         }
         shown = [
             {
                 "label": label,
                 "note": notes[label],
-                "url": shelve(shelf, audio, clip.sample_rate, "clip.wav")[0],
+                "url": shelve(shelf, audio, clip.sample_rate, "clip.flac")[0],
             }
             for label, audio in heard.items()
         ]
-        file = shelf.new(coding.file_name(done, ".dacp"))
-        file.write_bytes(done.data)
-        _, decoded = shelve(shelf, done.audio, clip.sample_rate, coding.file_name(done, ".wav"))
+        file = shelf.new(coding.file_name(coded_clip, ".dacp"))
+        file.write_bytes(coded_clip.data)
+        _, decoded = shelve(
+            shelf, coded_clip.audio, clip.sample_rate, coding.file_name(coded_clip, ".wav")
+        )
         image = shelf.new("spectrograms.png")
-        draw_spectrograms(coding.checkpoint(name), clip.audio, done.audio, clip.sample_rate, image)
+        draw_spectrograms(
+            coding.checkpoint(name), clip.audio, coded_clip.audio, clip.sample_rate, image
+        )
         for path in (file, image):
             shelf.put(path)
         return (
-            {"tracks": shown, "chosen": 1},
+            {"tracks": shown, "chosen": 1, "link": sound_link.link_text(coded_clip.data)},
             table(measured),
             str(file),
             str(decoded),
@@ -141,9 +158,9 @@ def build(shelf: Shelf) -> None:
             {
                 "codec": measured[0],
                 "opus": measured[1],
-                "size": coding.size_figures(clip, done.data),
+                "size": coding.size_figures(clip, coded_clip.data),
             },
-            _size_line(clip, done.data),
+            _size_line(clip, coded_clip.data),
         )
 
     @in_a_sentence
@@ -169,7 +186,9 @@ def build(shelf: Shelf) -> None:
     @in_a_sentence
     def new_checkpoint(name: str) -> dict:
         rates = [round(rate, 2) for rate in coding.rates(name)]
-        return gr.Slider(rates[0], rates[-1], value=rates[-1])  # pyright: ignore[reportReturnType]
+        return gr.Slider(  # pyright: ignore[reportReturnType]
+            rates[0], rates[-1], value=rate_of_interest(name, rates)
+        )
 
     @in_a_sentence
     def decode(path: str | None) -> tuple:
@@ -182,7 +201,9 @@ def build(shelf: Shelf) -> None:
             the track to listen to, a line about it, nothing, the decoded WAV, nothing, what the
             file says of itself
         """
-        audio, rate, about = coding.decode_file(path)
+        return show_decoded(*coding.decode_file(path))
+
+    def show_decoded(audio: np.ndarray, rate: int, about: dict[str, Any]) -> tuple:
         url, decoded = shelve(shelf, audio, rate, f"{about['checkpoint']}-decoded.wav")
         note = f"{about['kbit/s']:.2f} kbit/s"
         about_it = (
@@ -198,6 +219,10 @@ def build(shelf: Shelf) -> None:
             about,
         )
 
+    @in_a_sentence
+    def receive(event: gr.EventData) -> tuple:
+        return show_decoded(*coding.decode_bytes(sound_link.file_of(str(event.sound))))
+
     def show(coded: bool) -> tuple:
         return (
             gr.DownloadButton(visible=coded),
@@ -205,25 +230,33 @@ def build(shelf: Shelf) -> None:
             gr.Image(visible=coded),
         )
 
-    given: list[Any] = [bundled, own, name, kbps]
+    inputs: list[Any] = [bundled, own, name, kbps]
     outputs: list[Any] = [player, figures, dacp, wav, picture, data]
-    work: dict[str, Any] = {"concurrency_id": BUSY, "concurrency_limit": AT_A_TIME}
-    go.click(encode, given, [*outputs, size_line], api_visibility="private", **work).success(
+    options: dict[str, Any] = {"concurrency_id": BUSY, "concurrency_limit": AT_A_TIME}
+    go.click(encode, inputs, [*outputs, size_line], api_visibility="private", **options).success(
         lambda: show(True), None, [dacp, wav, picture], api_visibility="private", queue=False
     )
-    open_it.click(decode, coded, outputs, api_visibility="private", **work).success(
+    open_it.click(decode, coded, outputs, api_visibility="private", **options).success(
+        lambda: show(False), None, [dacp, wav, picture], api_visibility="private", queue=False
+    )
+    receiver.received(receive, None, outputs, api_visibility="private", **options).success(
         lambda: show(False), None, [dacp, wav, picture], api_visibility="private", queue=False
     )
     gr.on(
         [kbps.release, own.change],
         size,
-        given,
+        inputs,
         size_line,
         api_visibility="private",
         show_progress="hidden",
         trigger_mode="always_last",
-        **work,
+        **options,
     )
+
+    def suit(bundled: str) -> tuple:
+        """Take the visitor's own clip away, and choose what suits the bundled one."""
+        suited = checkpoint_for(bundled)
+        return None, suited, new_checkpoint(suited)
 
     # What was coded before belongs to another clip.
     def forget() -> tuple:
@@ -239,12 +272,12 @@ def build(shelf: Shelf) -> None:
         queue=False,
         show_progress="hidden",
     )
-    bundled.input(lambda: None, None, own, api_visibility="private", queue=False).then(
-        size, given, size_line, api_visibility="private", show_progress="hidden", **work
+    bundled.input(suit, bundled, [own, name, kbps], api_visibility="private", queue=False).then(
+        size, inputs, size_line, api_visibility="private", show_progress="hidden", **options
     )
-    name.change(
+    name.input(
         new_checkpoint, name, kbps, api_visibility="private", queue=False, show_progress="hidden"
-    ).then(size, given, size_line, api_visibility="private", show_progress="hidden", **work)
+    ).then(size, inputs, size_line, api_visibility="private", show_progress="hidden", **options)
 
 
 def _size_line(clip: coding.Clip, data: bytes) -> str:

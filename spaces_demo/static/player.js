@@ -12,24 +12,62 @@ window.codecplus = window.codecplus || {};
   class Player {
     constructor(onChange) {
       this.onChange = onChange;
-      this.buffers = [];
+      this.buffers = []; // null while a track is on its way
       this.chosen = 0;
       this.position = 0; // seconds, while it stands still
-      this.sources = null;
+      this.sources = null; // of every loaded track, while it plays
+      this.audible = 0; // the track that sounds; differs from the chosen one while that is loaded
       this.loop = false;
+      this.generation = 0;
+      this.wantsToPlay = false;
     }
 
-    async load(paths) {
+    // Load tracks, the chosen one before the others. It can be played as soon as it is there.
+    async load(paths, first = 0) {
       this.stop();
       this.position = 0;
-      this.buffers = await Promise.all(paths.map(async path => {
-        const answer = await fetch(url(path));
+      this.chosen = first;
+      this.buffers = paths.map(() => null);
+      const mine = ++this.generation;
+      const missing = new Set(paths.keys());
+      while (missing.size) {
+        const next = missing.has(this.chosen) ? this.chosen : Math.min(...missing);
+        missing.delete(next);
+        const answer = await fetch(url(paths[next]));
         if (!answer.ok) throw new Error(await answer.text());
-        return context().decodeAudioData(await answer.arrayBuffer());
-      }));
+        const buffer = await context().decodeAudioData(await answer.arrayBuffer());
+        if (mine !== this.generation) return;
+        this.buffers[next] = buffer;
+        this.join(next);
+        this.onChange();
+      }
     }
 
-    get duration() { return Math.max(0, ...this.buffers.map(buffer => buffer.duration)); }
+    // Let a track that has just been loaded take part.
+    join(track) {
+      if (this.sources) {
+        const at = context().currentTime + 0.03;
+        const passed = at - this.started;
+        this.attach(track, at, this.loop ? passed % this.duration : passed);
+        if (track === this.chosen) this.fadeTo(track);
+      } else if (this.wantsToPlay && track === this.chosen) {
+        this.play();
+      }
+    }
+
+    attach(track, at, offset) {
+      const buffer = this.buffers[track];
+      const source = context().createBufferSource();
+      const gain = context().createGain();
+      source.buffer = buffer;
+      source.loop = this.loop;
+      gain.gain.value = track === this.audible ? 1 : 0;
+      source.connect(gain).connect(context().destination);
+      source.start(at, offset);
+      this.sources[track] = { source, gain };
+    }
+
+    get duration() { return Math.max(0, ...this.buffers.map(buffer => buffer?.duration ?? 0)); }
 
     get now() {
       if (!this.sources) return this.position;
@@ -40,46 +78,53 @@ window.codecplus = window.codecplus || {};
     async play() {
       if (this.sources || !this.buffers.length) return;
       await context().resume();
+      if (this.sources) return;
+      this.wantsToPlay = !this.buffers[this.chosen];
+      if (this.wantsToPlay) return;
       for (const other of playing) other.stop();
       const at = context().currentTime + 0.03;
       if (this.position >= this.duration - 0.02) this.position = 0;
       this.started = at - this.position;
       this.free = at; // until when a switch is under way
-      this.sources = this.buffers.map((buffer, i) => {
-        const source = context().createBufferSource(), gain = context().createGain();
-        source.buffer = buffer;
-        source.loop = this.loop;
-        gain.gain.value = i === this.chosen ? 1 : 0;
-        source.connect(gain).connect(context().destination);
-        source.start(at, this.position);
-        return { source, gain };
-      });
+      this.audible = this.chosen;
+      this.sources = [];
+      this.buffers.forEach((buffer, track) => { if (buffer) this.attach(track, at, this.position); });
       const mine = this.sources;
-      mine[0].source.onended = () => { if (this.sources === mine) { this.stop(); this.position = 0; this.onChange(); } };
+      mine[this.audible].source.onended = () => {
+        if (this.sources !== mine) return;
+        this.stop();
+        this.position = 0;
+        this.onChange();
+      };
       playing.add(this);
       const tick = () => { if (this.sources === mine) { this.onChange(); requestAnimationFrame(tick); } };
       tick();
     }
 
     stop() {
+      this.wantsToPlay = false;
       if (!this.sources) return;
       this.position = this.now;
       const old = this.sources;
       this.sources = null;
-      for (const { source } of old) { source.onended = null; source.stop(); }
+      old.forEach(({ source }) => { source.onended = null; source.stop(); });
       playing.delete(this);
       this.onChange();
     }
 
-    choose(i) {
-      if (this.sources && i !== this.chosen) {
-        const at = Math.max(context().currentTime, this.free);
-        this.sources[this.chosen].gain.gain.setValueCurveAtTime(fall, at, FADE);
-        this.sources[i].gain.gain.setValueCurveAtTime(rise, at + FADE, FADE);
-        this.free = at + 2 * FADE + 0.001;
-      }
-      this.chosen = i;
+    choose(track) {
+      this.chosen = track;
+      this.fadeTo(track);
       this.onChange();
+    }
+
+    fadeTo(track) {
+      if (!this.sources?.[track] || track === this.audible) return;
+      const at = Math.max(context().currentTime, this.free);
+      this.sources[this.audible].gain.gain.setValueCurveAtTime(fall, at, FADE);
+      this.sources[track].gain.gain.setValueCurveAtTime(rise, at + FADE, FADE);
+      this.free = at + 2 * FADE + 0.001;
+      this.audible = track;
     }
 
     async seek(seconds) {
@@ -169,12 +214,17 @@ window.codecplus = window.codecplus || {};
       };
       const player = new Player(() => {
         controls.show();
-        if (player.sources && since.track === player.chosen) {
-          if (context().currentTime - since.time >= Math.min(1, 0.9 * player.duration)) heard.add(player.chosen);
-        } else Object.assign(since, { track: player.sources ? player.chosen : -1, time: context().currentTime });
+        if (player.sources && since.track === player.audible) {
+          if (context().currentTime - since.time >= Math.min(1, 0.9 * player.duration)) heard.add(player.audible);
+        } else Object.assign(since, { track: player.sources ? player.audible : -1, time: context().currentTime });
         unlock();
-        rows.forEach(({ row, pick, cursor }, i) => {
+        rows.forEach(({ row, pick, canvas, cursor }, i) => {
           row.classList.toggle("cp-on", i === player.chosen);
+          row.classList.toggle("cp-loading", !player.buffers[i]);
+          if (player.buffers[i] && !canvas.dataset.drawn && !value.blind) {
+            canvas.dataset.drawn = "true";
+            wave(canvas, player.buffers[i]);
+          }
           pick.setAttribute("aria-pressed", i === player.chosen);
           cursor.style.left = `${player.duration ? 100 * player.now / player.duration : 0}%`;
         });
@@ -199,6 +249,15 @@ window.codecplus = window.codecplus || {};
         return { row, pick, canvas, cursor };
       });
       root.append(make("p", "cp-hint", "Press a name to switch: the position stays. Keys 1 to 9 switch, space plays."));
+      if (value.link) {
+        const { links } = window.codecplus;
+        const share = make("div", "cp-share");
+        share.append(
+          links.copyButton("Copy a link to this sound", () => links.address({ dacp: value.link })),
+          make("small", "", `The link holds the coded file, ${value.link.length.toLocaleString("en")} characters: whoever opens it hears the sound.`),
+        );
+        root.append(share);
+      }
       root.tabIndex = 0;
       root.onkeydown = event => {
         const number = Number(event.key);
@@ -206,17 +265,15 @@ window.codecplus = window.codecplus || {};
         if (event.key === " " && event.target === root) { player.sources ? player.stop() : player.play(); event.preventDefault(); }
       };
       try {
-        await player.load(value.tracks.map(track => track.url));
+        await player.load(value.tracks.map(track => track.url), Math.min(value.chosen ?? 0, rows.length - 1));
       } catch (error) {
         root.replaceChildren(make("p", "cp-empty", error.message));
         return;
       }
       if (mine !== generation) return;
       const paint = () => value.blind || rows.forEach(({ canvas }, i) => wave(canvas, player.buffers[i]));
-      paint();
       root.dataset.ready = "true";
       new ResizeObserver(paint).observe(root);
-      player.choose(Math.min(value.chosen ?? 0, rows.length - 1));
     };
     watch("value", () => { delete root.dataset.ready; build(); });
     build();

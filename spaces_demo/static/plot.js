@@ -22,7 +22,7 @@ window.codecplus.plot = (element, props, watch) => {
     if (!points.length) return;
     const width = Math.max(320, root.clientWidth || 800), height = width < 560 ? 280 : 340;
     const left = 52, right = 14, top = 14, bottom = 46;
-    const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img" });
+    const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "group" });
     picture.setAttribute("aria-label", `${value.title} against bitrate`);
     const rates = points.map(point => point.kbps), all = points.flatMap(({ mean, low, high }) => [mean, low ?? mean, high ?? mean]);
     const lowest = Math.log2(Math.min(...rates)) - 0.2, highest = Math.log2(Math.max(...rates)) + 0.2;
@@ -40,13 +40,24 @@ window.codecplus.plot = (element, props, watch) => {
     }
     picture.append(svg("text", { x: (left + width - right) / 2, y: height - 8, "text-anchor": "middle" }, "kbit/s per channel, measured"));
     const legend = make("div", "cp-legend");
+    const told = make("p", "cp-hint", "Press a dot for its numbers.");
+    told.setAttribute("role", "status");
     [...new Set(points.map(point => point.codec))].forEach((codec, i) => {
       const colour = COLOURS[i % COLOURS.length], mine = points.filter(point => point.codec === codec).sort((a, b) => a.kbps - b.kbps);
       picture.append(svg("polyline", { points: mine.map(p => `${x(p.kbps)},${y(p.mean)}`).join(" "), fill: "none", stroke: colour, "stroke-width": 2 }));
       for (const { kbps, mean, low, high } of mine) {
         if (low !== null) picture.append(svg("line", { x1: x(kbps), x2: x(kbps), y1: y(low), y2: y(high), stroke: colour, "stroke-width": 1.5, opacity: 0.6 }));
-        const dot = svg("circle", { cx: x(kbps), cy: y(mean), r: 4.5, fill: colour });
-        dot.append(svg("title", {}, `${codec}: ${mean.toPrecision(4)} at ${kbps.toFixed(2)} kbit/s`));
+        const text = `${codec}: ${mean.toPrecision(4)} at ${kbps.toFixed(2)} kbit/s`;
+        // A finger needs more than the dot: a larger circle, which is not seen, takes the press.
+        const dot = svg("g", { tabindex: 0, role: "button", "aria-label": text, class: "cp-dot" });
+        dot.append(
+          svg("circle", { cx: x(kbps), cy: y(mean), r: 16, fill: "transparent" }),
+          svg("circle", { cx: x(kbps), cy: y(mean), r: 4.5, fill: colour }),
+          svg("title", {}, text),
+        );
+        const say = () => { told.textContent = text; };
+        dot.addEventListener("click", say);
+        dot.addEventListener("focus", say);
         picture.append(dot);
       }
       const entry = make("span", "", codec), mark = make("i");
@@ -54,7 +65,7 @@ window.codecplus.plot = (element, props, watch) => {
       entry.prepend(mark);
       legend.append(entry);
     });
-    root.append(make("b", "cp-plot-title", value.title + (value.better ? ` (${value.better} is better)` : "")), picture, legend);
+    root.append(make("b", "cp-plot-title", value.title + (value.better ? ` (${value.better} is better)` : "")), picture, told, legend);
   }
 
   watch("value", draw);

@@ -37,7 +37,7 @@ def test_the_folder_has_the_package_its_weights_and_clips_and_nothing_private(fo
         "requirements.txt",
         "README.md",
         "LICENSE",
-        "clips/speech.flac",
+        "clips/voice-original.flac",
         "codecplus/assets/demo.flac",
         "codecplus/configuration/presets/dac-44khz.json",
         "codecplus/checkpoints/embedded/dac-16khz-live/model.safetensors",
@@ -124,7 +124,7 @@ def test_wheel_and_sdist_hold_package_data_and_the_demo_once():
     assert {
         "codecplus/spaces_demo/app.py",
         "codecplus/spaces_demo/space/coding.py",
-        "codecplus/spaces_demo/clips/speech.flac",
+        "codecplus/spaces_demo/clips/voice-original.flac",
         "codecplus/assets/demo.flac",
         "codecplus/checkpoints/embedded/dac-16khz-live/model.safetensors",
         "codecplus/configuration/presets/dac-44khz.json",
@@ -262,7 +262,7 @@ def test_the_folder_alone_runs_with_its_own_requirements(folder, tmp_path):
         script = (
             f"from gradio_client import Client; space = Client('http://127.0.0.1:{port}', "
             "verbose=False);"
-            "print(space.predict('Speech', None, 'dac-16khz-live', 6.0, "
+            "print(space.predict('Voice', None, 'dac-16khz-live', 6.0, "
             "api_name='/encode')[5]['codec']['bytes'])"
         )
         done = subprocess.run(

@@ -773,18 +773,16 @@ def test_the_table_groups_codecs_of_about_one_rate_and_shows_failures_where_ther
 
     part = read_board(world[0] / "board.json")["boards"][0]
     table = cells(part, [1.75, 3.5])
-    assert [column["title"] for column in table["columns"][:3]] == ["codec", "rank", "kbit/s"]
+    titles = [column["title"] for column in table["columns"]]
+    # A phone shows three columns: the codec, and the two that matter most.
+    assert titles[:4] == ["codec", "PESQ wide band", "kbit/s", "rank"]
+    assert [cell["value"] for cell in table["rows"][0]["cells"][:4]] == ["opus@24", 4.2, 24.0, 1]
     assert {row["group"] for row in table["rows"]} == {"From 3.5 kbit/s per channel"}
     part["entries"][0] |= {"band": 0, "failures": 1}
     part["entries"][1] |= {"band": 1}
     part["entries"][2] |= {"band": None, "anchor": True}
     table = cells(part, [1.75, 3.5])
-    assert [column["title"] for column in table["columns"][:4]] == [
-        "codec",
-        "rank",
-        "kbit/s",
-        "failures",
-    ]
+    assert [column["title"] for column in table["columns"][2:5]] == ["kbit/s", "rank", "failures"]
     assert [row["group"] for row in table["rows"][:3]] == [
         "Below 1.75 kbit/s per channel",
         "1.75 to 3.5 kbit/s per channel",
@@ -833,6 +831,15 @@ def test_every_action_has_a_name_and_so_has_everything_it_returns(page):
     for name, endpoint in endpoints.items():
         for value in endpoint["returns"]:
             assert not value["label"].startswith("value_"), name
+
+
+def test_an_agent_need_not_name_both_a_bundled_clip_and_a_file(page):
+    endpoints = page.get_api_info()["named_endpoints"]
+    for name in ("/encode", "/size", "/stream", "/compare"):
+        parameters = {p["parameter_name"]: p for p in endpoints[name]["parameters"]}
+        assert list(parameters)[:2] == ["clip", "own"]
+        for parameter in parameters.values():
+            assert parameter["parameter_has_default"], (name, parameter["parameter_name"])
 
 
 def test_nothing_is_fetched_when_the_page_is_loaded(page):

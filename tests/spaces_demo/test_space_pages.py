@@ -5,6 +5,7 @@ its own.
 import os
 import re
 import sqlite3
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def page(server, browser):
     page.faults = []
     page.on("pageerror", lambda error: page.faults.append(str(error)))
     page.goto(server)
-    page.wait_for_selector("#encode")
+    page.wait_for_selector("#showcase .cp-root[data-playable]")
     yield page
     assert page.faults == []
     context.close()
@@ -40,11 +41,52 @@ def client(server):
 
 
 def open_tab(page, name):
-    page.get_by_role("tab", name=name).first.click()
+    page.get_by_role("tab", name=name, exact=True).first.click()
+
+
+def test_the_first_tap_plays_and_the_rate_changes_while_it_plays(page):
+    player = "document.querySelector('#showcase .cp-root').cpPlayer"
+    page.click("#showcase .cp-play")
+    page.wait_for_function(f"{player}.now > 0.2")
+    page.wait_for_selector("#showcase .cp-root[data-ready]")
+    before = page.evaluate(f"{player}.now")
+    page.locator("#showcase .cp-rate input").fill("0")
+    page.wait_for_function(f"{player}.audible === 1")
+    assert page.evaluate(f"{player}.sources !== null")
+    assert page.evaluate(f"{player}.now") >= before  # it goes on, from where it was
+    assert "0.3" in page.inner_text("#showcase .cp-rate output")
+    assert "version=codecplus-0" in page.evaluate("location.hash")
+    page.get_by_role("button", name="Original").click()
+    page.wait_for_function(f"{player}.audible === 0")
+
+
+def test_links_open_a_tab_and_a_recording(server, page):
+    page.goto(f"{server}/?again#tab=hear&clip=orchestra&version=opus")
+    page.wait_for_selector("#showcase [data-name=orchestra][aria-pressed=true]")
+    assert page.locator("#showcase [data-name=opus]").get_attribute("aria-pressed") == "true"
+    page.goto(f"{server}/?more#tab=quiz&right=4")
+    page.get_by_text("A friend found 4 of 5. Can you?").wait_for()
+
+
+def test_five_blind_rounds_end_with_a_result(page):
+    open_tab(page, "Can you hear it?")
+    page.click("#quiz .cp-primary")
+    for index in range(5):
+        page.wait_for_selector(f"#quiz .cp-root[data-ready='{index}']")
+        assert page.locator("#quiz [data-letter=A]").is_disabled()
+        for letter in "AB":
+            page.get_by_role("button", name=f"Hear {letter}").click()
+            page.wait_for_function(
+                f"!document.querySelector('#quiz [role=status]').textContent.includes('{letter}')"
+            )
+        page.click("#quiz [data-letter=A]")
+    page.get_by_text("You found the original in").wait_for()
+    assert page.locator("#quiz tbody tr").count() == 5
 
 
 def test_upload_encode_play_switch_and_download(page, world, tmp_path):
     folder, _ = world
+    open_tab(page, "Try it")
     page.set_input_files("#own input[type=file]", str(folder / "one.wav"))
     page.wait_for_function("document.querySelector('#size')?.textContent.includes('kbit/s')")
     page.click("#encode")
@@ -71,8 +113,26 @@ def test_upload_encode_play_switch_and_download(page, world, tmp_path):
     assert (tmp_path / "clip.dacp").stat().st_size < 3000
 
 
+def test_a_sound_in_a_link_is_decoded_by_whoever_opens_it(client, world, server, page):
+    from gradio_client import handle_file
+    from space.sound_link import link_text
+
+    folder, settings = world
+    name = settings["CODECPLUS_CHECKPOINTS"].split(",")[1]
+    _, dacp, _ = client.predict(
+        None, handle_file(folder / "one.wav"), name, 1.0, api_name="/encode"
+    )
+    with open(dacp, "rb") as file:
+        sound = link_text(file.read())
+    page.goto(f"{server}/?sound#dacp={sound}")
+    page.wait_for_selector("#player .cp-root[data-ready]")
+    assert page.locator("#player .cp-track").count() == 1
+    assert "tiny-live" in page.inner_text("#figures")
+
+
 def test_a_bad_file_gives_a_sentence(page, tmp_path):
     (tmp_path / "evil.wav").write_bytes(b"PK\x03\x04" + bytes(500))
+    open_tab(page, "Try it")
     page.set_input_files("#own input[type=file]", str(tmp_path / "evil.wav"))
     page.wait_for_selector("#own button[aria-label='Clear'], #own audio, #own .icon-button-wrapper")
     page.click("#encode")
@@ -122,10 +182,11 @@ def test_three_listeners_take_the_test_and_the_leaderboard_shows_it(server, brow
 def test_the_leaderboard_sorts(page):
     open_tab(page, "Leaderboard")
     page.wait_for_function("document.querySelector('#table')?.textContent.includes('opus@24')")
-    assert page.locator("#plot svg circle").count() > 0
+    page.locator("#plot .cp-dot").first.click()
+    assert re.search(r"at \d+\.\d\d kbit/s", page.inner_text("#plot [role=status]"))
     first = "document.querySelector('#table tbody tr').innerText.split(/\\s/)[0]"
     assert page.evaluate(first) == "opus@24"
-    page.get_by_role("button", name="kbit/s").click()
+    page.get_by_role("button", name="kbit/s", exact=True).click()
     assert page.evaluate(first) == "dac@3"
     page.get_by_role("button", name="PESQ").click()  # where more is better, the best comes first
     assert page.evaluate(first) == "opus@24"
@@ -151,13 +212,42 @@ def test_every_tab_fits_its_window(server, browser, width, scheme):
     page = context.new_page()
     page.set_default_timeout(120_000)
     page.goto(f"{server}/?__theme={scheme}")
-    page.wait_for_selector("#encode")
+    open_tab(page, "Try it")
     page.click("#encode")
     page.wait_for_selector("#player .cp-root[data-ready]")
-    for tab in ("Try it", "Live", "Compare", "Listening test", "Leaderboard"):
+    for tab in (
+        "Hear it",
+        "Can you hear it?",
+        "Try it",
+        "Live",
+        "Compare",
+        "Listening test",
+        "Leaderboard",
+    ):
         open_tab(page, tab)
         page.wait_for_timeout(500)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
+    context.close()
+
+
+@pytest.mark.skipif(
+    not os.environ.get("CODECPLUS_AXE"),
+    reason="set CODECPLUS_AXE to axe.min.js of the npm package axe-core",
+)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_in_any_tab(server, browser, scheme):
+    context = browser.new_context(viewport={"width": 1280, "height": 844}, color_scheme=scheme)
+    page = context.new_page()
+    page.set_default_timeout(120_000)
+    page.goto(f"{server}/?__theme={scheme}")
+    page.wait_for_selector("#showcase .cp-root[data-playable]")
+    page.evaluate(Path(os.environ["CODECPLUS_AXE"]).read_text())
+    for tab in ("hear", "quiz", "try", "live", "compare", "listening", "leaderboard"):
+        assert page.evaluate(f"window.codecplus.links.openTab('{tab}')")
+        page.wait_for_timeout(1000)  # colours fade
+        found = page.evaluate("axe.run({runOnly: ['wcag2a', 'wcag2aa']})")["violations"]
+        serious = [v["id"] for v in found if v["impact"] in ("serious", "critical")]
+        assert serious == [], tab
     context.close()
 
 

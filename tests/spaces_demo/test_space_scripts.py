@@ -75,6 +75,69 @@ def test_a_steady_line_is_left_alone():
     assert set(said["least"][1:]) == {said["least"][1]}
 
 
+# A page without a browser, whose tracks arrive when the test says so.
+PAGE = """
+const asked = [], arrivals = {};
+const clock = { currentTime: 0 };
+const started = [];
+class Context {
+  get currentTime() { return clock.currentTime; }
+  async resume() {}
+  async decodeAudioData(name) { return { name, duration: 7 }; }
+  createGain() { return { gain: { setValueCurveAtTime() {} }, connect: x => x }; }
+  createBufferSource() {
+    return {
+      connect: x => x, stop() {},
+      start(at, offset) { started.push([this.buffer.name, offset - (at - clock.currentTime)]); },
+    };
+  }
+}
+globalThis.window = { AudioContext: Context };
+globalThis.document = { documentElement: {} };
+globalThis.MutationObserver = class { observe() {} };
+globalThis.requestAnimationFrame = () => {};
+globalThis.fetch = path => {
+  asked.push(path);
+  return new Promise(resolve => {
+    arrivals[path] = () => resolve({ ok: true, arrayBuffer: async () => path });
+  });
+};
+require(process.argv[1]);
+const settle = () => new Promise(resolve => setTimeout(resolve, 0));
+(async () => {
+  const player = new window.codecplus.Player(() => {});
+  player.load(["a", "b", "c"], 1);
+  player.play(); // before anything is there
+  await settle();
+  arrivals["/b"]();
+  await settle();
+  const first = { asked: [...asked], plays: player.sources !== null, audible: player.audible };
+  clock.currentTime = 2;
+  player.choose(2); // not there yet: the present one goes on
+  const meanwhile = player.audible;
+  arrivals["/a"]();
+  await settle();
+  arrivals["/c"]();
+  await settle();
+  const last = { audible: player.audible, now: player.now, started };
+  console.log(JSON.stringify({ first, meanwhile, last }));
+})();
+"""
+
+
+def test_the_chosen_track_comes_first_and_later_ones_join_at_the_same_position():
+    command = [NODE, "-e", PAGE, str(STATIC / "player.js")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["first"] == {"asked": ["/b", "/a"], "plays": True, "audible": 1}
+    assert said["meanwhile"] == 1
+    assert said["last"]["audible"] == 2
+    assert [name for name, _ in said["last"]["started"]] == ["/b", "/a", "/c"]
+    for name, offset in said["last"]["started"][1:]:
+        assert offset == pytest.approx(said["last"]["now"], abs=1e-6), name
+
+
 @pytest.mark.parametrize("path", sorted(STATIC.glob("*.js")), ids=lambda path: path.name)
 def test_every_script_is_javascript(path):
     done = subprocess.run([NODE, "--check", str(path)], capture_output=True, text=True)

@@ -1,0 +1,80 @@
+// Links to a tab, a recording or a setting: they are written behind the #, which no server sees.
+(() => {
+  const { make } = window.codecplus;
+
+  const wish = () => new URLSearchParams(location.hash.slice(1));
+  const address = fields => `${location.href.split("#")[0]}#${new URLSearchParams(fields)}`;
+  const remember = fields => history.replaceState(null, "", address(fields));
+
+  function copyButton(text, makeAddress) {
+    const button = Object.assign(make("button", "cp-secondary", text), { type: "button" });
+    button.onclick = async () => {
+      const link = makeAddress();
+      try {
+        await navigator.clipboard.writeText(link);
+        button.textContent = "Copied";
+      } catch {
+        window.prompt("Copy this link:", link); // no clipboard without https
+      }
+      setTimeout(() => { button.textContent = text; }, 2000);
+    };
+    return button;
+  }
+
+  const tabButton = name => document.querySelector(`#tab-${CSS.escape(name)}-button`);
+
+  function openTab(name) {
+    const button = tabButton(name);
+    if (button && button.getAttribute("aria-selected") !== "true") button.click();
+    return Boolean(button);
+  }
+
+  // Set a Gradio control that a link names; its own events then run as after a visitor's hand.
+  function setControls(fields) {
+    const radios = { clip: "clip", checkpoint: "checkpoint" };
+    for (const [field, id] of Object.entries(radios)) {
+      const value = fields.get(field);
+      if (value !== null) document.querySelector(`#${id} input[value="${CSS.escape(value)}"]`)?.click();
+    }
+  }
+
+  function follow() {
+    const fields = wish();
+    const name = fields.has("dacp") ? "try" : fields.get("tab");
+    if (!name || !openTab(name)) return Boolean(!name);
+    if (name === "try") setTimeout(() => setControls(fields), 300);
+    return true;
+  }
+
+  // A sound that came in the link: the server decodes it, once for each link.
+  function receive(trigger) {
+    let last = null;
+    const look = () => {
+      const sound = wish().get("dacp");
+      if (!sound || sound === last) return;
+      last = sound;
+      trigger("received", { sound });
+    };
+    window.addEventListener("hashchange", look);
+    look();
+  }
+
+  // The tabs are not there yet when this script is read.
+  function start(tries) {
+    if (!tabButton("hear")) {
+      if (tries > 0) setTimeout(() => start(tries - 1), 100);
+      return;
+    }
+    follow();
+    for (const button of document.querySelectorAll("[role=tab][id^=tab-]")) {
+      button.addEventListener("click", event => {
+        const name = button.id.slice("tab-".length, -"-button".length);
+        if (event.isTrusted && wish().get("tab") !== name) remember({ tab: name });
+      });
+    }
+    window.addEventListener("hashchange", follow);
+  }
+
+  Object.assign(window.codecplus, { links: { wish, address, remember, copyButton, openTab, receive } });
+  start(300);
+})();

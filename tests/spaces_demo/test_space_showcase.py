@@ -1,0 +1,237 @@
+"""What is there at once: the recordings and their versions, the blind rounds, links and figures in
+words.
+"""
+
+import numpy as np
+import pytest
+
+from codecplus.audio.loudness import integrated_loudness
+from codecplus.errors import CodecPlusError, InputError
+from codecplus.utils import load_audio
+
+pytestmark = pytest.mark.usefixtures("world")
+
+
+@pytest.fixture
+def names():
+    from space.settings import CHECKPOINTS
+
+    return CHECKPOINTS
+
+
+@pytest.fixture(scope="module")
+def showcase(world):
+    from space.hear_tab import read_showcase
+
+    return read_showcase()
+
+
+def test_every_version_is_there_as_long_and_as_loud_as_the_original(showcase):
+    from space.settings import CLIPS_FOLDER
+
+    for clip in showcase["clips"]:
+        lengths = set()
+        for version in clip["versions"]:
+            audio, rate = load_audio(CLIPS_FOLDER / version["file"])
+            lengths.add((audio.shape, rate))
+            assert integrated_loudness(np.atleast_2d(audio), rate) == pytest.approx(-23, abs=1.5)
+            measured = 8 * version["bytes"] / clip["seconds"] / 1000
+            assert version["kbps"] == pytest.approx(measured, abs=0.01)
+        assert len(lengths) == 1, clip["name"]
+    assert sum(path.stat().st_size for path in CLIPS_FOLDER.iterdir()) < 2e6
+
+
+def test_the_versions_are_of_the_weights_in_the_package(showcase):
+    """After new weights, run benchmarks/make_space_clips.py again."""
+    from codecplus import load_codec
+
+    for clip in showcase["clips"]:
+        assert load_codec(clip["checkpoint"]).fingerprint.hex() == clip["fingerprint"]
+
+
+def test_every_recording_has_its_source_and_licence_on_the_page_and_beside_it(showcase):
+    from space.settings import CLIPS_FOLDER
+
+    text = (CLIPS_FOLDER / "ATTRIBUTION.txt").read_text()
+    for clip in showcase["clips"]:
+        assert clip["licence"] in ("CC BY 4.0", "public domain")
+        for fact in (clip["credit"], clip["licence"], clip["url"]):
+            assert fact in text
+
+
+def test_what_is_heard_first_is_the_strong_case(showcase):
+    for clip in showcase["clips"]:
+        versions = {version["name"]: version for version in clip["versions"]}
+        assert clip["versions"][0]["name"] == "original"
+        assert versions[clip["chosen"]]["kbps"] < versions["opus"]["kbps"]
+
+
+# ---- blind rounds
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def quiz(showcase, clock, tmp_path):
+    from space.quiz import Quiz
+    from space.ratings import VoteStore
+    from space.shelf import Shelf
+
+    shelf = Shelf()
+    yield Quiz(showcase, shelf, VoteStore(tmp_path), clock)
+    shelf.close()
+
+
+def fetch(shelf, url: str) -> bytes:
+    from starlette.applications import Starlette
+    from starlette.routing import Route
+    from starlette.testclient import TestClient
+
+    client = TestClient(Starlette(routes=[Route("/shelf/{name}", shelf.serve)]))
+    return client.get(f"/{url}").content
+
+
+def hear(quiz, clock, page) -> list[bytes]:
+    clock.now += 2
+    return [fetch(quiz.shelf, sound["url"]) for sound in page["sounds"]]
+
+
+def letter_of_original(quiz, page) -> str:
+    return quiz._sessions[page["session"]].originals[page["index"]]
+
+
+def test_five_rounds_are_counted_and_kept(quiz, clock):
+    page = quiz.start()
+    session = page["session"]
+    wrong = 2
+    for index in range(5):
+        assert (page["stage"], page["index"], page["total"]) == ("round", index, 5)
+        hear(quiz, clock, page)
+        letter = letter_of_original(quiz, page)
+        if index < wrong:
+            letter = {"A": "B", "B": "A"}[letter]
+        page = quiz.vote(session, index, letter)
+    assert (page["stage"], page["right"], page["total"]) == ("result", 3, 5)
+    assert [one["right"] for one in page["rounds"]] == [False, False, True, True, True]
+    assert [one["others"] for one in page["rounds"]] == [1] * 5
+    assert quiz.vote(session, 4, "A") == page  # asked for again: nothing is counted twice
+    assert len(quiz.votes.path.read_text().splitlines()) == 5
+
+
+def test_nothing_is_answered_before_both_were_heard(quiz, clock):
+    page = quiz.start()
+    with pytest.raises(InputError, match="Listen to A before"):
+        quiz.vote(page["session"], 0, "A")
+    fetch(quiz.shelf, page["sounds"][0]["url"])
+    with pytest.raises(InputError, match="Listen to B before"):
+        quiz.vote(page["session"], 0, "A")
+    fetch(quiz.shelf, page["sounds"][1]["url"])
+    with pytest.raises(InputError, match="1 s each"):
+        quiz.vote(page["session"], 0, "A")
+    clock.now += 2
+    for letter in ("C", "", None):
+        with pytest.raises(InputError, match="A or B"):
+            quiz.vote(page["session"], 0, letter)
+    for index in (1, -1, True, "0"):
+        with pytest.raises(InputError, match="round 0"):
+            quiz.vote(page["session"], index, "A")
+    with pytest.raises(InputError, match="begin again"):
+        quiz.vote("nonsense", 0, "A")
+    assert not quiz.votes.path.exists()
+    assert quiz.vote(page["session"], 0, "A")["index"] == 1
+
+
+def test_files_do_not_tell_which_is_the_original(quiz, clock):
+    pages = [quiz.start() for _ in range(2)]
+    files = [content for page in pages for content in hear(quiz, clock, page)]
+    assert len(set(files)) == 4
+    assert len({len(content) for content in files}) == 1
+
+
+def test_old_and_too_many_rounds_are_forgotten(quiz, clock, monkeypatch):
+    from space import quiz as module
+
+    monkeypatch.setattr(module, "_MAX_SESSIONS", 3)
+    first = quiz.start()
+    for _ in range(3):
+        clock.now += 1
+        quiz.start()
+    assert len(quiz._sessions) == 3
+    with pytest.raises(InputError, match="begin again"):
+        quiz.vote(first["session"], 0, "A")
+
+
+# ---- figures in words, defaults, previews
+
+
+def test_the_better_value_of_a_pair_is_marked_and_each_score_has_its_words():
+    from space.parts import table
+
+    row = {"codec": "a", "bytes": 100, "kbps": 1.0, "smaller": 20.0, "reasons": {}}
+    one = {**row, "pesq_wb": 2.0, "stoi": 0.9, "si_sdr": 1.0}
+    other = {**row, "bytes": 200, "pesq_wb": 3.0, "stoi": 0.9, "si_sdr": None}
+    other["reasons"] = {"si_sdr": "silent"}
+    text = table([one, other])
+    better = [part.split("<")[0] for part in text.split("class='cp-better'>")[1:]]
+    assert better == ["100 bytes", "3.00"]  # equal and missing values have no better one
+    assert "4.6 perfect" in text
+    assert "cp-better" not in table([one])
+
+
+def test_the_checkpoint_suits_the_clip_where_there_is_one(monkeypatch):
+    from space import parts
+
+    monkeypatch.setattr(parts, "CHECKPOINTS", ["dac-44khz-small", "dac-16khz-live"])
+    assert parts.checkpoint_for("Voice") == "dac-16khz-live"
+    assert parts.checkpoint_for("Orchestra") == "dac-44khz-small"
+    monkeypatch.setattr(parts, "CHECKPOINTS", ["mine"])
+    assert parts.checkpoint_for("Voice") == "mine"
+    assert parts.rate_of_interest("mine", [1.0, 9.0]) == 9.0
+    assert parts.rate_of_interest("dac-16khz-live", [0.5, 7.5]) == 2.0
+
+
+def test_links_show_a_title_a_sentence_and_a_picture(monkeypatch):
+    import app
+
+    monkeypatch.setenv("SPACE_HOST", "me-demo.hf.space")
+    tags = app.preview_tags()
+    assert 'property="og:image" content="https://me-demo.hf.space/preview.jpg"' in tags
+    assert 'property="og:title"' in tags
+    assert 'name="description"' in tags
+
+
+# ---- sounds as links
+
+
+def test_a_sound_goes_through_a_link(world, names):
+    from space import coding, sound_link
+
+    clip = coding.read_clip(world[0] / "one.wav")
+    coded = coding.round_trip(clip, names[1], 1.0)
+    text = sound_link.link_text(coded.data)
+    assert set(text) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+    audio, rate, about = coding.decode_bytes(sound_link.file_of(text))
+    np.testing.assert_array_equal(audio, coded.audio)
+    assert (rate, about["bytes"]) == (clip.sample_rate, coded.size)
+    for damaged in (text[: len(text) // 2], "%" + text[1:], "", "A" * 99999):
+        with pytest.raises(CodecPlusError):
+            coding.decode_bytes(sound_link.file_of(damaged))
+
+
+def test_a_large_file_becomes_no_link():
+    from space import sound_link
+
+    assert sound_link.link_text(bytes(sound_link.MAX_BYTES)) is not None
+    assert sound_link.link_text(bytes(sound_link.MAX_BYTES + 1)) is None
