@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-lowest check bench clean
+.PHONY: demo test test-slow test-lowest check bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/codecplus demo
@@ -17,6 +17,10 @@ check: $(VENV)/installed
 	$(BIN)/ruff check src tests benchmarks spaces_demo
 	$(BIN)/ruff format --check src tests benchmarks spaces_demo
 	$(BIN)/pyright
+
+# What takes most of a minute each: processes that are killed, whole runs twice, a device that stands for a GPU.
+test-slow: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m slow
 
 # The lowest versions that pyproject.toml allows, in a virtual environment of their own. They need Python 3.10 to 3.12,
 # for which all of them have wheels. torch is the one of constraints.txt, unless TORCH=2.6.0 or another is given.

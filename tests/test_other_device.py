@@ -94,6 +94,7 @@ def test_a_snake_trains_the_same_and_keeps_its_input_alone(dtype):
     )  # on each device, and the loss keeps its weights
 
 
+@pytest.mark.slow
 def test_codes_are_searched_and_refined_there(codecs, audio):
     for codec in codecs:
         plain, refined = (

@@ -215,6 +215,7 @@ def script(tmp_path, data, out) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_killed_in_each_stage_it_resumes_to_the_same_rows(tmp_path):
     data = write_clips(tmp_path / "data", 6)
     expected = run(data, tmp_path / "whole", ["half", "opus"], bitrates=[8])
@@ -312,6 +313,7 @@ def save_codec(folder: Path) -> None:
     DacFeatureExtractor(sampling_rate=16_000).save_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_two_processes_give_exactly_the_rows_of_one(tmp_path):
     pytest.importorskip("accelerate")
     data = write_clips(tmp_path / "data", 3)

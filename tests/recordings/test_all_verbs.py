@@ -145,4 +145,5 @@ def test_train_and_the_entropy_trainer_see_the_same_recordings(
         assert drawn == known
         opened.clear()
         fit_entropy_model(codec, data, minutes=0.02)
-        assert opened == {audio.tobytes() for audio in expected(folder)}
+        # and, as far as time goes, varied ones
+        assert opened >= {audio.tobytes() for audio in expected(folder)}

@@ -408,6 +408,7 @@ def launched(script, arguments, die_at):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_one_of_them_killed_compute_what_one_does_with_the_whole_batch(
     place, tmp_path
 ):

@@ -80,8 +80,11 @@ def losses(folder):
 @pytest.mark.filterwarnings("ignore::UserWarning:torch")
 @pytest.mark.parametrize(
     ("fields", "alike", "own_snake"),
-    [(PHASED, 3, False), (PHASED, 2, True), (PAPER, 8, True)],
-    ids=["phased", "phased-own-snake", "paper"],
+    [
+        pytest.param(PHASED, 3, False, id="phased"),
+        pytest.param(PHASED, 2, True, id="phased-own-snake"),
+        pytest.param(PAPER, 8, True, id="paper", marks=pytest.mark.slow),
+    ],
 )
 def test_losses_are_the_same_in_a_resumed_run_too(
     recordings, tmp_path, monkeypatch, request, fields, alike, own_snake

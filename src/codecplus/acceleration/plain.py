@@ -1,7 +1,12 @@
 """Whether weights may be read instead of running the modules that hold them."""
 
+from codecplus.acceleration.training import TrainedConv1d
 from codecplus.errors import InputError
-from codecplus.modeling_dac.layers_dac import DacResidualVectorQuantizer
+from codecplus.modeling_dac.layers_dac import (
+    DacConv1d,
+    DacResidualVectorQuantizer,
+    DacVectorQuantize,
+)
 
 
 def check_plain(quantizer: DacResidualVectorQuantizer) -> DacResidualVectorQuantizer:
@@ -12,10 +17,14 @@ def check_plain(quantizer: DacResidualVectorQuantizer) -> DacResidualVectorQuant
 
     Raises InputError for a quantizer with any of these.
     """
-    layers = quantizer.quantizers
-    if not all(layer.is_plain() for layer in layers):  # pyright: ignore[reportCallIssue]
-        raise InputError(
-            "expected a quantizer without adapters and forward hooks, since its weights alone are "
-            "used here; merge the adapters, remove the hooks"
-        )
+    for layer in quantizer.quantizers:
+        assert isinstance(layer, DacVectorQuantize)
+        convolution = DacConv1d
+        if isinstance(layer.in_proj, TrainedConv1d):  # computes the same, in a `forward` of its own
+            convolution = TrainedConv1d
+        if not layer.is_plain(convolution):
+            raise InputError(
+                "expected a quantizer without adapters and forward hooks, since its weights alone "
+                "are used here; merge the adapters, remove the hooks"
+            )
     return quantizer

@@ -88,7 +88,7 @@ def _find_samples(file: BinaryIO, size: int) -> Samples | None:
     if container == "mp4":
         return _mp4(file, size)
     if container == "matroska":
-        return _matroska(file)
+        return _matroska(file, size)
     return None
 
 
@@ -280,11 +280,11 @@ def _mp4(file: BinaryIO, size: int) -> Samples | None:
     return last
 
 
-def _matroska(file: BinaryIO) -> Samples | None:
+def _matroska(file: BinaryIO, size: int) -> Samples | None:
     """The segment of a Matroska or WebM file, which holds everything but its first bytes."""
     file.seek(4)
     length = _ebml_size(file)
-    if length is None:
+    if length is None or length > size:
         return None
     file.seek(length, os.SEEK_CUR)
     if file.read(4) != b"\x18\x53\x80\x67":

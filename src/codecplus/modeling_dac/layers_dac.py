@@ -14,7 +14,6 @@ batch gives the results of its items.
 # torch types every part of a module as "Tensor | Module": what is read off one is an error above.
 
 import importlib
-import importlib.util
 import math
 import os
 from contextlib import contextmanager
@@ -101,16 +100,14 @@ def _global_hooks() -> bool:
 
 @cache
 def compiled_kernels():
-    """Return the module of codecplus that runs compiled kernels, or None without codecplus.
+    """Return the module of codecplus that runs compiled kernels; None in a model repository.
 
-    By name: this file also lies in model repositories, where codecplus need not be installed.
+    A copy there may be of another version than the codecplus that is installed, and computes by
+    itself.
     """
-    if importlib.util.find_spec("codecplus") is None:
+    if __package__ != "codecplus.modeling_dac":
         return None
-    try:
-        return importlib.import_module("codecplus.acceleration.inference")
-    except ImportError:  # of another version
-        return None
+    return importlib.import_module("codecplus.acceleration.inference")
 
 
 def may_use_kernels(module: nn.Module) -> bool:
@@ -911,12 +908,15 @@ class DacVectorQuantize(nn.Module):
         entries = projected + (entries - projected).detach()
         return self.out_proj(entries), commitment_loss, codebook_loss, indices, projected
 
-    def is_plain(self) -> bool:
-        """Return whether no adapter and no hook changes what its parts compute."""
+    def is_plain(self, convolution=DacConv1d) -> bool:
+        """Return whether no adapter and no hook changes what its parts compute.
+
+        Its projections must be of the class `convolution`.
+        """
         return (
             is_plain(self, DacVectorQuantize)
-            and is_plain(self.in_proj, DacConv1d)
-            and is_plain(self.out_proj, DacConv1d)
+            and is_plain(self.in_proj, convolution)
+            and is_plain(self.out_proj, convolution)
             and is_plain(self.codebook, nn.Embedding)
             and self.codebook.max_norm is None
         )

@@ -55,8 +55,7 @@ def eval_result_entries(results: Results, codec: str, dataset_id: str) -> list[d
             task_id=f"{domain}_{metric}",
             value=round(float(entry["mean"]), 4),
             date=results.provenance["date"],
-            notes=f"{codec}, {number(rate)} kbit/s measured, 95 % interval {_interval(entry)}, "
-            "codecplus eval",
+            notes=f"{codec}, {number(rate)} kbit/s measured{_interval(entry)}, codecplus eval",
         )
         for domain, metric, entry, rate in _values(results, codec)
     ]
@@ -142,7 +141,10 @@ def _values(results: Results, codec: str) -> list[tuple[str, str, dict[str, Any]
 
 
 def _interval(entry: dict[str, Any]) -> str:
-    return f"{number(entry['low'], 4)} to {number(entry['high'], 4)}"
+    """Return the interval of a mean as the end of a list; nothing where recordings are too few."""
+    if entry.get("low") is None:
+        return ""
+    return f", 95 % interval {number(entry['low'], 4)} to {number(entry['high'], 4)}"
 
 
 def file_name(name: str) -> str:
