@@ -256,7 +256,7 @@ def _parse(text: str, stem: str, path: str) -> CommandSettings:
 
 def _toml() -> Any:
     try:
-        import tomllib
+        import tomllib  # pyright: ignore[reportMissingImports]
     except ImportError:  # Python 3.10
         import tomli as tomllib  # pyright: ignore[reportMissingImports]
     return tomllib
