@@ -164,7 +164,15 @@ def test_a_folder_that_others_may_write_to_is_refused(cache, how, tmp_path):
 
 
 @needs_kernels
-@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be another user")
+def test_a_system_without_owners_of_files_builds_none(cache, monkeypatch):
+    monkeypatch.delattr(os, "getuid")
+    with pytest.raises(kernels.KernelError, match="expected a wheel with kernels"):
+        loading.own_folder()
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "getuid") or os.getuid() != 0, reason="needs root, to be another user"
+)
 def test_a_folder_of_another_user_is_refused(cache):
     folder = cache / "kernels-0"
     folder.mkdir(parents=True, mode=0o700)

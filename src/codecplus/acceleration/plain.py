@@ -3,6 +3,7 @@
 from codecplus.acceleration.training import TrainedConv1d
 from codecplus.errors import InputError
 from codecplus.modeling_dac.layers_dac import (
+    NOT_PLAIN,
     DacConv1d,
     DacResidualVectorQuantizer,
     DacVectorQuantize,
@@ -23,8 +24,5 @@ def check_plain(quantizer: DacResidualVectorQuantizer) -> DacResidualVectorQuant
         if isinstance(layer.in_proj, TrainedConv1d):  # computes the same, in a `forward` of its own
             convolution = TrainedConv1d
         if not layer.is_plain(convolution):
-            raise InputError(
-                "expected a quantizer without adapters and forward hooks, since its weights alone "
-                "are used here; merge the adapters, remove the hooks"
-            )
+            raise InputError(NOT_PLAIN)
     return quantizer

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+# Patterns of the files that hold a checkpoint's weights, and its entropy models.
+WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json")
+ENTROPY_FILES = "entropy*.safetensors"
+
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 
 

@@ -146,6 +146,7 @@ def _holds_a_model(path: str | Path) -> bool:
                 return False
             data = archive.read(pickles[0])
     except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError):
+        # no archive, or one with a compression or password that PyTorch does not write
         return False
     # Every module pickles this field of its own.
     return b"_forward_pre_hooks" in data

@@ -5,11 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from codecplus.checkpoints.identity import EMBEDDED_FOLDER, embedded_names
+from codecplus.checkpoints.identity import (
+    EMBEDDED_FOLDER,
+    ENTROPY_FILES,
+    WEIGHT_FILES,
+    embedded_names,
+)
 from codecplus.errors import CheckpointError
 
 # What a codec is loaded from; nothing that would have to be unpickled, and no training state.
-CHECKPOINT_FILES = ("config.json", "model*.safetensors", "model.safetensors.index.json", "entropy*")
+CHECKPOINT_FILES = ("config.json", *WEIGHT_FILES, ENTROPY_FILES)
 
 
 def is_hub_id(name: str) -> bool:

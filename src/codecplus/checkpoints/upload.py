@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from codecplus._version import __version__
+from codecplus.checkpoints.identity import ENTROPY_FILES, WEIGHT_FILES
 from codecplus.checkpoints.remote import explain
 from codecplus.errors import CodecPlusError, HubError, InputError
 
 # Files of a repository that belong to the weights being replaced, and results measured with them.
-_FILES_OF_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "entropy*.safetensors")
+_FILES_OF_WEIGHTS = (*WEIGHT_FILES, ENTROPY_FILES)
 _FILES_ABOUT_WEIGHTS = (".eval_results/*.yaml", "training/*")
 
 

@@ -31,7 +31,7 @@ SHARED: dict[str, dict[str, Any]] = {
     },
     "compile": {
         "action": "store_true",
-        "help": "use compiled kernels; needs a C++ compiler",
+        "help": "compile the network for a GPU, too; kernels of CPUs need no option",
     },
     "bitrate": {
         "type": float,

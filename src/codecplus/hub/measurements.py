@@ -217,7 +217,7 @@ class Measurements:
         recordings = {source for source, _ in clips}
         return (
             f"{len(recordings)} recordings, {sum(clips.values()) / 60:.1f} minutes. Means over "
-            "recordings with 95 % bootstrap intervals; rates are measured, all bits of the payload "
+            "recordings with 95 % intervals; rates are measured, all bits of the payload "
             "over all seconds, per channel."
         )
 

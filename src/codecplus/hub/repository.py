@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from codecplus.checkpoints import embedded_names, fingerprint, load_model
+from codecplus.checkpoints.identity import ENTROPY_FILES
 from codecplus.errors import CheckpointError, InputError
 from codecplus.hub.folders import (
     PathLike,
@@ -19,7 +20,7 @@ from codecplus.hub.template import SAMPLES_MARK, card_path, checkpoint_folder, r
 from codecplus.modeling_dac import DacFeatureExtractor, DacModel
 
 # Files to upload beside weights and configuration, and no others: a folder may hold private ones.
-_CHECKPOINT_EXTRAS = ("entropy*.safetensors", "LICENSE*", "training/recipe.json")
+_CHECKPOINT_EXTRAS = (ENTROPY_FILES, "LICENSE*", "training/recipe.json")
 _DISCRIMINATORS = "training/discriminators.safetensors"
 _CARD_EXTRAS = ("assets/*.png", "assets/*.svg", ".eval_results/*.yaml")
 

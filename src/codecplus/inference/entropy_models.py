@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from codecplus.bitstream import EntropyModel
-from codecplus.checkpoints.identity import EMBEDDED_FOLDER, find_embedded
+from codecplus.checkpoints.identity import EMBEDDED_FOLDER, ENTROPY_FILES, find_embedded
 from codecplus.checkpoints.untrusted import MAX_ENTROPY_SIZE, check_file
 
 ENTROPY_FILE = "entropy.safetensors"
@@ -18,7 +18,7 @@ def read_entropy_models(folder: Path) -> list[EntropyModel]:
     file.
     """
     paths = sorted(
-        folder.glob("entropy*.safetensors"), key=lambda path: (path.name != ENTROPY_FILE, path.name)
+        folder.glob(ENTROPY_FILES), key=lambda path: (path.name != ENTROPY_FILE, path.name)
     )
     for path in paths:
         check_file(path, MAX_ENTROPY_SIZE)

@@ -8,6 +8,7 @@ from typing import Any
 
 from codecplus._version import __version__
 from codecplus.bitstream import EntropyModel
+from codecplus.checkpoints.identity import ENTROPY_FILES, WEIGHT_FILES
 from codecplus.checkpoints.upload import explained_errors, full_repo_name, upload_folder
 from codecplus.errors import InputError
 from codecplus.inference.entropy_models import ENTROPY_FILE
@@ -47,7 +48,7 @@ def save_codec(
                 path.replace(folder / path.name)
     except OSError as error:
         raise InputError(f"cannot save a codec in {folder}: {error.strerror or error}") from error
-    for pattern in ("entropy*.safetensors", "model*.safetensors", "model.safetensors.index.json"):
+    for pattern in (ENTROPY_FILES, *WEIGHT_FILES):
         for path in folder.glob(pattern):
             if path.name not in names:
                 path.unlink()
