@@ -89,6 +89,7 @@ def test_a_snake_has_the_gradients_of_autograd(dtype):
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_the_snake_of_a_gpu_compiles_once_for_all_sizes():
     compiled = [torch.compile(function, dynamic=True) for function in (snake, snake_gradients)]
     for rows, channels in ((48, 16), (100, 24), (33, 7)):

@@ -77,7 +77,10 @@ assert not any(name.startswith("codecplus") for name in sys.modules)
 """
 
 
-@pytest.mark.parametrize(("causal", "trust"), [(False, "no"), (False, "trust"), (True, "trust")])
+@pytest.mark.parametrize(
+    ("causal", "trust"),
+    [(False, "no"), pytest.param(False, "trust", marks=pytest.mark.slow), (True, "trust")],
+)
 def test_a_saved_folder_loads_in_a_process_without_codecplus(tmp_path, causal, trust):
     model = tiny_model(causal, **GEOMETRIES["16khz"])
     model.save_pretrained(tmp_path / "m")

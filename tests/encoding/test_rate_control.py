@@ -113,8 +113,15 @@ def test_an_entropy_model_of_another_checkpoint_is_left_alone(trained):
     assert not other.entropy_models
 
 
-@pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("share", [0.5, 0.85])
+@pytest.mark.parametrize(
+    ("share", "channels"),
+    [
+        (0.5, 2),
+        (0.85, 1),
+        pytest.param(0.5, 1, marks=pytest.mark.slow),
+        pytest.param(0.85, 2, marks=pytest.mark.slow),
+    ],
+)
 def test_abr_meets_its_target(channels, share):
     codec = plain_codec()
     rng = np.random.default_rng(1)

@@ -24,6 +24,10 @@ NETS = {
     **GEOMETRIES,
     "causal": {"causal": True, "downsampling_ratios": [2, 4, 5, 8], "sampling_rate": 16000},
 }
+# The net at 44.1 kHz takes half the time of all.
+MOSTLY_QUICK = [
+    pytest.param(net, marks=pytest.mark.slow) if net == "44khz" else net for net in NETS
+]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,7 @@ def lively(samples, channels=1):
     return (rng.standard_normal((channels, samples)) * swell).astype("f4")
 
 
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("net", MOSTLY_QUICK)
 @pytest.mark.parametrize("frames", [9, 1000])
 def test_without_steps_codes_are_the_plain_ones_for_any_chunking(net, frames, monkeypatch):
     model = tiny_model(**NETS[net])
@@ -51,7 +55,7 @@ def test_without_steps_codes_are_the_plain_ones_for_any_chunking(net, frames, mo
     np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("net", MOSTLY_QUICK)
 @pytest.mark.parametrize("frames", [40, 1000])
 def test_what_is_decoded_comes_nearer_in_one_piece_or_many(net, frames, monkeypatch):
     model = tiny_model(hidden_size=32, **NETS[net])

@@ -363,6 +363,7 @@ def test_the_graphs_have_metadata_for_any_runtime(exports):
         onnx.checker.check_model(onnx.load(folder / f"model.{half}.onnx"), full_check=True)
 
 
+@pytest.mark.slow
 def test_torch_export_takes_both_halves():
     model = tiny_model(downsampling_ratios=[2, 5], sampling_rate=8000)
 

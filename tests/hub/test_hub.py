@@ -321,10 +321,11 @@ def test_a_pull_that_fails_says_why_in_one_sentence(pulled, case, sentence):
     ("settings", "missing", "push"),
     [
         ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set", "HF_HUB_OFFLINE is set"),
-        (
+        pytest.param(
             {"HF_ENDPOINT": "http://127.0.0.1:1"},
             "http://127.0.0.1:1 cannot be reached",
             "cannot be reached",
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["offline", "no network"],
@@ -379,6 +380,7 @@ def test_the_demo_is_pushed_as_a_space_with_the_package_it_needs(hub, place):
     } == set(files)
 
 
+@pytest.mark.slow
 def test_the_files_of_a_push_can_be_written_into_a_folder(place, first, tmp_path):
     env = environment(place / "nobody", "http://127.0.0.1:1")
     answer = run(env, "write_folder", first, tmp_path / "out")
@@ -396,6 +398,7 @@ def test_the_files_of_a_push_can_be_written_into_a_folder(place, first, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_page_work(hub, place, first):
     shutil.copytree(first, place / "my-codec")
     env = environment(place / "writer", hub.endpoint, HF_TOKEN=WRITER)
