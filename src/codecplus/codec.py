@@ -19,14 +19,7 @@ from codecplus.audio.sources import check_integer_rate, is_batch, is_paths, open
 from codecplus.bitstream import Damage, EntropyModel, StreamInfo
 from codecplus.bitstream.codes import Codes
 from codecplus.checkpoints.identity import find_embedded
-from codecplus.compression import (
-    CompressionOptions,
-    compress_audio,
-    compress_files,
-    each,
-    encode_clip,
-    write_codes,
-)
+from codecplus.compression import compress_audio, compress_files, each, encode_clip, write_codes
 from codecplus.decompression import (
     MAX_SECONDS,
     decode_codes,
@@ -36,6 +29,7 @@ from codecplus.decompression import (
     read_codes,
 )
 from codecplus.encoding.dataset_rows import batch_features, encode_rows
+from codecplus.encoding.options import CompressionOptions
 from codecplus.encoding.stream_info import (
     bitrates,
     check_model,

@@ -1,7 +1,6 @@
 """`.dacp` files, and `.dac` files of the original implementation, to audio."""
 
 import io
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -21,22 +20,22 @@ from codecplus.audio.blocks import (
 )
 from codecplus.audio.files import AudioFileWriter
 from codecplus.audio.resampling import resampled_length
-from codecplus.bitstream import Damage, Header, Reader, StreamInfo
+from codecplus.bitstream import Damage, Reader, StreamInfo
 from codecplus.bitstream.codes import Codes
 from codecplus.checkpoints import read_dac_file
-from codecplus.compression import batch_outputs, each_file
 from codecplus.encoding.stream_info import highest_rate
 from codecplus.encoding.user_codes import as_codes, codes_and_info
 from codecplus.errors import FileFormatError, InputError
 from codecplus.inference.concealment import decode_around_losses, fade_lost_spans
 from codecplus.inference.network import Network
 from codecplus.inference.official import decode_official
+from codecplus.inference.parts import Part
+from codecplus.recordings.outputs import batch_outputs, each_file
 from codecplus.system.paths import PathLike, refuse_own_source
 
 if TYPE_CHECKING:
     from codecplus.codec import Codec
 
-_RESAMPLER_FRAMES = 16  # that a resampler may look at around a sample, with room to spare
 _OFFICIAL_MAGIC = b"\x93NUMPY"
 
 
@@ -228,7 +227,7 @@ def _open_dacp(
     header = reader.header
     codec.check_model(header)
     _check_rate(header.original_sample_rate, header.sample_rate)
-    part = _Part.of(header, start, duration, codec.network.decoder_context)
+    part = Part.of(header, start, duration, codec.network.decoder_context)
     _check_length(part.num_samples / header.original_sample_rate, max_seconds)
     damage = reader.damage
     if damage:
@@ -273,66 +272,3 @@ def _check_rate(original_rate: int, model_rate: int) -> None:
             f"expected audio of at most {highest} Hz from a model of {model_rate} Hz, "
             f"got a file of {original_rate} Hz; no encoder of codecplus writes such a file"
         )
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A part of a file: its samples, and the frames that they depend on.
-
-    Neither the network nor the resampler can tell that the frames were cut out of more.
-    """
-
-    first_sample: int
-    num_samples: int
-    first_frame: int
-    stop_frame: int
-    samples_per_frame: float
-    """At the original rate; it need not be whole."""
-    origin: int
-    """The sample at which `first_frame` begins."""
-    until: int
-    """The sample up to which audio is decoded."""
-
-    @classmethod
-    def of(
-        cls, header: Header, start: float, duration: float | None, context_frames: int
-    ) -> "_Part":
-        """The part of a file that begins and lasts these seconds.
-
-        Raises InputError if the file does not have it.
-        """
-        first_sample, num_samples = _part_samples(header, start, duration)
-        samples_per_frame = header.hop_length * header.original_sample_rate / header.sample_rate
-        margin = context_frames + _RESAMPLER_FRAMES
-        first_frame = max(0, int(first_sample / samples_per_frame) - margin)
-        last_frame = int((first_sample + num_samples) / samples_per_frame)
-        stop_frame = min(header.num_frames, last_frame + 1 + margin)
-        # Resampled audio can only be cut where the grids of both rates meet.
-        grid = header.sample_rate // math.gcd(header.sample_rate, header.original_sample_rate)
-        first_frame -= first_frame % (grid // math.gcd(grid, header.hop_length))
-        origin = first_frame * header.hop_length * header.original_sample_rate
-        reaches_end = stop_frame == header.num_frames
-        return cls(
-            first_sample=first_sample,
-            num_samples=num_samples,
-            first_frame=first_frame,
-            stop_frame=stop_frame,
-            samples_per_frame=samples_per_frame,
-            origin=origin // header.sample_rate,
-            until=header.num_samples if reaches_end else first_sample + num_samples,
-        )
-
-
-def _part_samples(header: Header, start: float, duration: float | None) -> tuple[int, int]:
-    """First sample and number of samples of a part given in seconds."""
-    rate = header.original_sample_rate
-    total = header.num_samples
-    first = round(start * rate)
-    if not 0 <= first <= total or (duration is not None and duration < 0):
-        raise InputError(
-            f"expected a part within the {total / rate:.3f} s of the file, "
-            f"got start={start}, duration={duration}"
-        )
-    if duration is None:
-        return first, total - first
-    return first, min(total - first, round(duration * rate))
