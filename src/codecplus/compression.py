@@ -1,4 +1,7 @@
-"""Audio to codes to `.dacp` files. Compressing is encoding, then writing: both stand here."""
+"""Audio to codes to `.dacp` files. Compressing is encoding, then writing: both stand here.
+
+The public functions are methods of `Codec`, which is their first argument.
+"""
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,18 +17,20 @@ from codecplus.audio.levels import watch_level
 from codecplus.audio.sources import (
     AudioSource,
     array_and_rate,
+    is_batch,
+    is_paths,
     measure_gain,
     open_audio,
     refuse_rate,
 )
-from codecplus.bitstream import StreamInfo, Writer
+from codecplus.bitstream import EntropyModel, StreamInfo, Writer
 from codecplus.bitstream.codes import Codes
 from codecplus.encoding.options import CompressionOptions
 from codecplus.encoding.selection import select_codes
-from codecplus.encoding.stream_info import entropy_coding
+from codecplus.encoding.stream_info import with_entropy_model
 from codecplus.encoding.user_codes import as_codes, codes_and_info
-from codecplus.errors import CodecPlusError, InputError
-from codecplus.recordings.outputs import batch_outputs, each_file
+from codecplus.errors import InputError
+from codecplus.recordings.batches import batch_outputs, each, each_file
 from codecplus.system.paths import (
     PathLike,
     atomic_path,
@@ -37,31 +42,113 @@ if TYPE_CHECKING:
     from codecplus.codec import Codec
 
 
-class EncodedAudio:
-    """Codes as they come out of the encoder, and what is known of the signal.
+def encode(
+    codec: "Codec",
+    audio: Any,
+    sample_rate: int | None = None,
+    bitrate: float | None = None,
+    n_quantizers: int | None = None,
+    *,
+    options: CompressionOptions | None = None,
+    **settings: Any,
+) -> Any:
+    """Encode audio to integer codes.
 
-    Iterate once over pieces of codes, int16 (C, K, T); after that `num_samples` is the length of
-    the signal.
+    Args:
+        audio: (samples,) for mono, (channels, samples), or (batch, channels, samples) of clips of
+            one length; an array or tensor, float within ±1 or integer, or a list of numbers; the
+            path of a file; `(audio, rate)`; `{"array", "sampling_rate"}` or `{"bytes", "path"}`. A
+            list of such clips, of any lengths, gives a list.
+        sample_rate: of an array, Hz; `codec.sample_rate` by default.
+        bitrate, n_quantizers, options, **settings: see `CompressionOptions`.
+
+    Returns:
+        `Codes`, int16: (codebooks, frames) for mono, (channels, codebooks, frames), or (batch,
+        channels, codebooks, frames). For tensors `CodesTensor`, int64, on their device.
+
+    Raises:
+        InputError: for audio, a rate or options that cannot be used.
     """
-
-    def __init__(self, pieces: Iterable[np.ndarray], info: StreamInfo, samples: CountedBlocks):
-        self.info = info
-        self._pieces = pieces
-        self._samples = samples
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return iter(self._pieces)
-
-    @property
-    def num_samples(self) -> int:
-        """Samples per channel read so far, at the original rate."""
-        return self._samples.num_samples
+    options = CompressionOptions.from_settings(
+        options, {"bitrate": bitrate, "n_quantizers": n_quantizers, **settings}
+    )
+    if is_batch(audio):
+        return each(lambda clip: _encode_clip(codec, clip, sample_rate, options), audio)
+    return _encode_clip(codec, audio, sample_rate, options)
 
 
-def encode_clip(
+def compress(
+    codec: "Codec",
+    source: Any,
+    output: PathLike | None = None,
+    *,
+    sample_rate: int | None = None,
+    overwrite: bool = True,
+    progress: Callable[[float], Any] | None = None,
+    options: CompressionOptions | None = None,
+    **settings: Any,
+) -> Any:
+    """Compress audio to a `.dacp` file: the codes of `encode`, written as by `write_codes`.
+
+    Args:
+        source: one clip as for `encode`. A file may have any length, in bounded memory. A list of
+            paths is a batch: `output` is then the folder for the files.
+        output: path of the file to write; bytes are returned if it is not given.
+        sample_rate: of an array, Hz.
+        overwrite: whether an existing `output` may be replaced.
+        progress: called with the seconds of audio just read, again and again.
+        options, **settings: see `CompressionOptions`.
+
+    Returns:
+        The path written to, or the bytes; a list of them for a list.
+
+    Raises:
+        InputError, FileFormatError: for audio or options that cannot be used.
+        OutputExistsError: if `output` exists and may not be overwritten.
+    """
+    options = CompressionOptions.from_settings(options, settings)
+    if not is_paths(source):
+        return _compress_one(codec, source, output, options, sample_rate, overwrite, progress)
+    outputs = batch_outputs(source, output, ".dacp")
+    return each_file(
+        lambda file, path: _compress_one(codec, file, path, options, None, overwrite, progress),
+        source,
+        outputs,
+    )
+
+
+def write_codes(
+    codec: "Codec",
+    codes: Any,
+    output: PathLike | None = None,
+    *,
+    entropy_coding: bool = True,
+    overwrite: bool = True,
+) -> Path | bytes:
+    """Write codes to a `.dacp` file: the second half of `compress`, equal byte for byte.
+
+    Args:
+        codes: as for `decode`.
+        output: path of the file; bytes are returned if it is not given.
+        entropy_coding: False packs codes as they are.
+        overwrite: whether an existing `output` may be replaced.
+
+    Raises InputError, ModelMismatchError and OutputExistsError as `decode` and `compress` do.
+    """
+    codes = as_codes(codes)
+    array, info = codes_and_info(codes, codec.config, codec.fingerprint, codec.sample_rate)
+    info, entropy = with_entropy_model(info, codec.entropy_models.values(), entropy_coding)
+    with _open_output(output, overwrite) as sink:
+        writer = Writer(sink.file, info, entropy)
+        writer.write(array)
+        writer.close(num_samples=getattr(codes, "num_samples", None))
+    return sink.result()
+
+
+def _encode_clip(
     codec: "Codec", audio: Any, sample_rate: int | None, options: CompressionOptions
 ) -> Any:
-    """Encode one clip, or the clips of an array (B, C, S): see `Codec.encode`."""
+    """Encode one clip, or the clips of an array (B, C, S)."""
     _refuse_codes(audio, "decode them first")
     array, rate = array_and_rate(audio)
     if rate is not None:
@@ -76,17 +163,6 @@ def encode_clip(
     from codecplus.inference.tensors import codes_to_tensor
 
     return codes_to_tensor(codes, array.device)
-
-
-def each(function: Callable[[Any], Any], items: Iterable[Any]) -> list:
-    """Call a function with each of several items; an error names the item that it came of."""
-    results = []
-    for number, item in enumerate(items):
-        try:
-            results.append(function(item))
-        except CodecPlusError as error:
-            raise type(error)(f"item {number}: {error}") from error
-    return results
 
 
 def _encode_array(
@@ -107,7 +183,7 @@ def _encode_one(
     codec: "Codec", audio: Any, sample_rate: int | None, options: CompressionOptions
 ) -> Codes:
     with open_audio(audio, sample_rate, codec.sample_rate) as source:
-        encoded = encode_audio(codec, source, options)
+        encoded = _encode_source(codec, source, options)
         codes = np.concatenate(list(encoded), axis=-1)  # (C, K, T)
         if source.is_vector:
             codes = codes[0]
@@ -119,47 +195,76 @@ def _refuse_codes(audio: Any, advice: str) -> None:
         raise InputError(f"expected audio, but these are codes already; {advice}")
 
 
-def encode_audio(
+class _EncodedAudio:
+    """Codes as they come out of the encoder, and what is known of the signal.
+
+    Iterate once over pieces of codes, int16 (C, K, T); after that `num_samples` is the length of
+    the signal.
+
+    Attributes:
+        info: of the codes.
+        file_info, entropy: of a file with these codes, and the entropy model that writes it.
+    """
+
+    def __init__(
+        self,
+        pieces: Iterable[np.ndarray],
+        info: StreamInfo,
+        file_info: StreamInfo,
+        entropy: EntropyModel | None,
+        samples: CountedBlocks,
+    ):
+        self.info = info
+        self.file_info = file_info
+        self.entropy = entropy
+        self._pieces = pieces
+        self._samples = samples
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(self._pieces)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples per channel read so far, at the original rate."""
+        return self._samples.num_samples
+
+
+def _encode_source(
     codec: "Codec",
     source: AudioSource,
     options: CompressionOptions,
     progress: Callable[[float], Any] | None = None,
-) -> EncodedAudio:
+) -> _EncodedAudio:
     """Encode an open source, piece by piece."""
-    meets_rate = options.rate_control == "abr"
+    bitrate = options.bitrate
+    if options.rate_control == "abr":
+        bitrate = None  # of all codebooks as many are left out as the bitrate wants
     info = codec.stream_info(
-        source.sample_rate,
-        source.channels,
-        bitrate=None if meets_rate else options.bitrate,
-        n_quantizers=options.n_quantizers,
+        source.sample_rate, source.channels, bitrate=bitrate, n_quantizers=options.n_quantizers
     )
     if options.loudness is not None:
         info = replace(info, gain=measure_gain(source, options.loudness))
+    file_info, entropy = with_entropy_model(
+        info, codec.entropy_models.values(), options.entropy_coding
+    )
     counted = CountedBlocks(watch_level(source.blocks()), source.sample_rate, progress)
     samples = resample_blocks(
         scale_blocks(counted, info.gain), source.sample_rate, info.sample_rate, info.channels
     )
-    coded_info, entropy = entropy_coding(
-        codec.entropy_models.values(), info, options.entropy_coding
-    )
-    pieces = select_codes(codec.network, samples, coded_info, entropy, options, counted)
-    return EncodedAudio(pieces, info, counted)
+    pieces = select_codes(codec.network, samples, file_info, entropy, options, counted)
+    return _EncodedAudio(pieces, info, file_info, entropy, counted)
 
 
-def compress_audio(
+def _compress_one(
     codec: "Codec",
     source: Any,
     output: PathLike | None,
     options: CompressionOptions,
-    *,
-    sample_rate: int | None = None,
-    overwrite: bool = True,
-    progress: Callable[[float], Any] | None = None,
+    sample_rate: int | None,
+    overwrite: bool,
+    progress: Callable[[float], Any] | None,
 ) -> Path | bytes:
-    """Encode audio and write a `.dacp` file, in memory for one block of codes.
-
-    Arguments, results and errors: see `Codec.compress`.
-    """
+    """Encode one clip and write its file, in memory for one block of codes."""
     _refuse_codes(source, "write_codes writes them")
     if output is not None:
         file = source.get("path") if isinstance(source, Mapping) else source
@@ -168,49 +273,11 @@ def compress_audio(
         _open_output(output, overwrite) as sink,
         open_audio(source, sample_rate, codec.sample_rate) as audio,
     ):
-        encoded = encode_audio(codec, audio, options, progress)
-        info, entropy = entropy_coding(
-            codec.entropy_models.values(), encoded.info, options.entropy_coding
-        )
-        writer = Writer(sink.file, info, entropy)
+        encoded = _encode_source(codec, audio, options, progress)
+        writer = Writer(sink.file, encoded.file_info, encoded.entropy)
         for codes in encoded:
             writer.write(codes)
         writer.close(num_samples=encoded.num_samples)
-    return sink.result()
-
-
-def compress_files(
-    codec: "Codec",
-    sources: list,
-    folder: PathLike | None,
-    options: CompressionOptions,
-    **arguments: Any,
-) -> list[Path | bytes]:
-    """Compress files into a folder, or to bytes each: see `Codec.compress`."""
-    outputs = batch_outputs(sources, folder, ".dacp")
-    return each_file(
-        lambda source, output: compress_audio(codec, source, output, options, **arguments),
-        sources,
-        outputs,
-    )
-
-
-def write_codes(
-    codec: "Codec",
-    codes: Any,
-    output: PathLike | None,
-    *,
-    entropy_coded: bool = True,
-    overwrite: bool = True,
-) -> Path | bytes:
-    """Write codes to a `.dacp` file: see `Codec.write_codes`."""
-    codes = as_codes(codes)
-    array, info = codes_and_info(codes, codec.config, codec.fingerprint, codec.sample_rate)
-    info, entropy = entropy_coding(codec.entropy_models.values(), info, entropy_coded)
-    with _open_output(output, overwrite) as sink:
-        writer = Writer(sink.file, info, entropy)
-        writer.write(array)
-        writer.close(num_samples=getattr(codes, "num_samples", None))
     return sink.result()
 
 

@@ -90,10 +90,10 @@ def make_stream_info(
     )
 
 
-def entropy_coding(
-    entropy_models: Iterable[EntropyModel], info: StreamInfo, wanted: bool
+def with_entropy_model(
+    info: StreamInfo, entropy_models: Iterable[EntropyModel], wanted: bool
 ) -> tuple[StreamInfo, EntropyModel | None]:
-    """Return how a stream is written: its info, and the first of the entropy models that fits.
+    """Return how a signal is written: its info, and the first of the entropy models that fits.
 
     The model is None where none fits, and where no entropy coding is wanted.
     """
