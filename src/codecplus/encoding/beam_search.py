@@ -51,12 +51,12 @@ class BeamSearch:
         self.beam = beam
         self.rate_weight = rate_weight
         self.metric = _metric(quantizer)  # (D, D)
-        _, out, _, biases, books = quantizer._weights(quantizer.quantizers[:num_codebooks])
-        out = self.metric.t() @ out
-        biases = biases @ self.metric
-        width = books[0].shape[1]
+        weights = quantizer.weights(num_codebooks)
+        out = self.metric.t() @ weights.out
+        biases = weights.out_bias @ self.metric
+        width = weights.codebooks[0].shape[1]
         self.codebooks = []
-        for k, book in enumerate(books):
+        for k, book in enumerate(weights.codebooks):
             into = out[:, k * width : (k + 1) * width]  # (D, d)
             lengths = (book @ into.t()).square().sum(dim=1)  # (2**W,)
             self.codebooks.append((into, biases[k], book, lengths))
@@ -131,7 +131,7 @@ def _metric(quantizer: DacResidualVectorQuantizer) -> Tensor:
     What no codebook looks at costs nothing. Weighed by the decoder's first convolution instead,
     what takes the same bits sounds worse.
     """
-    into = quantizer._weights(quantizer.quantizers)[0].detach()  # (all d, D)
+    into = quantizer.weights().into.detach()  # (all d, D)
     power, axes = torch.linalg.eigh(into.t() @ into)
     return axes * power.clamp(min=0).sqrt()
 

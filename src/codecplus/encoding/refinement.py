@@ -232,15 +232,18 @@ class _CheapestEntries:
         entropy: EntropyModel | None,
     ):
         self.quantizer = quantizer
-        weights = check_plain(quantizer)._weights(quantizer.quantizers[:num_codebooks])
-        into, out, bias, self.biases, self.books = weights
-        d = self.books[0].shape[1]
-        self.into = into.split(d)  # (d, D) each
-        self.bias = bias.split(d)  # (d,) each
-        self.out = out.split(d, dim=1)  # (D, d) each
+        weights = check_plain(quantizer).weights(num_codebooks)
+        self.codebooks = weights.codebooks  # (E, d) each
+        d = self.codebooks[0].shape[1]
+        self.into = weights.into.split(d)  # (d, D) each
+        self.into_bias = weights.into_bias.split(d)  # (d,) each
+        self.out = weights.out.split(d, dim=1)  # (D, d) each
+        self.out_bias = weights.out_bias  # (K, D)
         # Coordinates that only steer a search (`training.codebooks`) are no error that is heard.
         self.audible = [projection.any(dim=0).float() for projection in self.out]
-        self.costs = None if entropy is None else EntropyCosts(entropy, num_codebooks, into.device)
+        self.costs: EntropyCosts | None = None
+        if entropy is not None:
+            self.costs = EntropyCosts(entropy, num_codebooks, weights.into.device)
         # Squared errors of the last codes of the model's own search; λ is a share of them.
         self.errors: dict[int, Tensor] = {}
 
@@ -254,24 +257,24 @@ class _CheapestEntries:
         if codes is None:
             return self._nearest(latents)
         residual = latents.transpose(1, 2).flatten(0, 1)  # (N, D)
-        earlier = _frames_before(codes, last, len(self.books[0]))  # (N, K)
+        earlier = _frames_before(codes, last, len(self.codebooks[0]))  # (N, K)
         chosen = earlier[:, :0]  # (N, k)
-        for k, book in enumerate(self.books):
-            points = residual @ self.into[k].t() + self.bias[k]
+        for k, codebook in enumerate(self.codebooks):
+            points = residual @ self.into[k].t() + self.into_bias[k]
             bits = None
             if self.costs is not None:
                 bits = self.costs(k, earlier, chosen[:, None])[:, 0]
-            index = cheapest_entry(points, book, bits, _RATE_WEIGHT * self.errors[k])
+            index = cheapest_entry(points, codebook, bits, _RATE_WEIGHT * self.errors[k])
             chosen = torch.cat([chosen, index[:, None]], dim=1)
-            residual = residual - book[index] @ self.out[k].t() - self.biases[k]
+            residual = residual - codebook[index] @ self.out[k].t() - self.out_bias[k]
         return chosen.unflatten(0, (len(latents), -1)).transpose(1, 2)
 
     def _nearest(self, latents: Tensor) -> Tensor:
         """Return the codes of the model's own search, and note the squared errors it leaves."""
-        d = self.books[0].shape[1]
-        _, codes, projected, _, _ = self.quantizer(latents, len(self.books))
+        d = self.codebooks[0].shape[1]
+        _, codes, projected, _, _ = self.quantizer(latents, len(self.codebooks))
         for k, points in enumerate(projected.split(d, dim=1)):  # (C, d, T)
-            off = (points.transpose(1, 2) - self.books[k][codes[:, k]]) * self.audible[k]
+            off = (points.transpose(1, 2) - self.codebooks[k][codes[:, k]]) * self.audible[k]
             self.errors[k] = off.square().sum(dim=2).mean()
         return codes
 
@@ -283,7 +286,7 @@ class _CheapestEntries:
         """
         if self.costs is None:
             return 0.0
-        earlier = _frames_before(codes, last, len(self.books[0]))  # (N, K)
+        earlier = _frames_before(codes, last, len(self.codebooks[0]))  # (N, K)
         frames = codes.transpose(1, 2).flatten(0, 1)  # (N, K)
         total = 0.0
         for k in range(frames.shape[1]):

@@ -332,11 +332,12 @@ class Lookup:
     """`DacResidualVectorQuantizer.from_codes`, with its weights side by side."""
 
     def __init__(self, quantizer: DacResidualVectorQuantizer):
-        _, out, _, out_bias, codebooks = quantizer._weights(quantizer.quantizers)
-        self.entries = torch.cat(codebooks)  # (K * N, d)
-        self.first = torch.arange(len(codebooks), device=out.device)[:, None] * len(codebooks[0])
-        self.out = out.t().contiguous()  # (K * d, D)
-        self.biases = out_bias.cumsum(0)  # (K, D)
+        weights = quantizer.weights()
+        self.entries = torch.cat(weights.codebooks)  # (K * N, d)
+        numbers = torch.arange(len(weights.codebooks), device=self.entries.device)
+        self.first = numbers[:, None] * len(weights.codebooks[0])  # (K, 1)
+        self.out = weights.out.t().contiguous()  # (K * d, D)
+        self.biases = weights.out_bias.cumsum(0)  # (K, D)
         self.dtype = quantizer.quantizers[0].out_proj.weight.dtype
 
     def __call__(self, codes: Tensor) -> Tensor:

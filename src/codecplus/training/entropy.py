@@ -117,16 +117,16 @@ class CodebookGeometry:
         """Return the codebooks of a codec."""
         quantizer = codec.model.quantizer
         with torch.no_grad():
-            into, out, _, _, books = quantizer._weights(quantizer.quantizers)
-            entries = torch.stack(books).cpu()
+            weights = quantizer.weights()
+            entries = torch.stack(weights.codebooks).cpu()
             K, _, d = entries.shape
             # Coordinates that only steer the search (`training.codebooks.initialize`) are not
             # decoded, and say nothing about the audio.
-            decoded = (out != 0).any(dim=0).cpu().view(K, 1, d)
+            decoded = (weights.out != 0).any(dim=0).cpu().view(K, 1, d)
             return cls(
                 entries=entries * decoded,
                 directions=F.normalize(entries, dim=-1) * decoded,
-                views=(into @ out).cpu().view(K, d, K, d),
+                views=(weights.into @ weights.out).cpu().view(K, d, K, d),
             )
 
 
