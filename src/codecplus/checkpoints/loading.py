@@ -2,7 +2,6 @@
 none.
 """
 
-import difflib
 import os
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from codecplus.checkpoints.identity import EMBEDDED_FOLDER, embedded_names, fing
 from codecplus.checkpoints.official import fold_weight_norm, read_official
 from codecplus.checkpoints.remote import fetch_checkpoint, is_hub_id
 from codecplus.checkpoints.untrusted import check_elements, check_file, check_folder, read_config
-from codecplus.errors import CheckpointError, InputError
+from codecplus.errors import CheckpointError, InputError, closest, first_line
 from codecplus.modeling_dac import CausalDacConfig, CausalDacModel, DacConfig, DacModel
 
 _CLASSES = {DacConfig.model_type: DacModel, CausalDacConfig.model_type: CausalDacModel}
@@ -51,11 +50,10 @@ def load_model(name: str | os.PathLike[str], *, revision: str | None = None) -> 
         raise CheckpointError(f"expected a folder, a .safetensors or a .pth file, got {path}")
     if is_hub_id(str(name)):
         return _load_pretrained(fetch_checkpoint(str(name), revision), str(name))
-    hint = difflib.get_close_matches(str(name), embedded_names(), n=1) or embedded_names()
+    hint = closest(str(name), embedded_names())
     raise CheckpointError(
         f"there is no checkpoint {str(name)!r}; give {' or '.join(hint)}, an existing path, or a "
-        "Hub id like "
-        "descript/dac_44khz"
+        "Hub id like descript/dac_44khz"
     )
 
 
@@ -80,15 +78,14 @@ def _load_pretrained(folder: Path, source: str | None = None) -> DacModel:
         raise
     except Exception as error:
         raise CheckpointError(
-            f"cannot load the model at {source!r}: {_first_line(error)}"
+            f"cannot load the model at {source!r}: {first_line(error)}"
         ) from error
     missing = sorted(report["missing_keys"])
     if missing:
         # transformers only warns, and goes on with random weights.
         raise CheckpointError(
             f"the weights at {source!r} lack {len(missing)} tensors of this model, {missing[0]} "
-            "among them; "
-            "the configuration and the weights do not belong together"
+            "among them; the configuration and the weights do not belong together"
         )
     model.name_or_path = source
     model.config.name_or_path = source
@@ -118,7 +115,7 @@ def _load_safetensors(path: Path) -> DacModel:
     except CheckpointError:
         raise
     except Exception as error:
-        raise CheckpointError(f"cannot load {path}: {_first_line(error)}") from error
+        raise CheckpointError(f"cannot load {path}: {first_line(error)}") from error
     return model.eval()
 
 
@@ -149,8 +146,3 @@ def fingerprint(model: DacModel) -> bytes:
     return fingerprint_of(
         config.model_type, config.sampling_rate, config.downsampling_ratios, tensors
     )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -11,7 +11,7 @@ from codecplus.checkpoints.identity import (
     WEIGHT_FILES,
     embedded_names,
 )
-from codecplus.errors import CheckpointError
+from codecplus.errors import CheckpointError, first_line
 
 # What a codec is loaded from; nothing that would have to be unpickled, and no training state.
 CHECKPOINT_FILES = ("config.json", *WEIGHT_FILES, ENTROPY_FILES)
@@ -117,7 +117,7 @@ def explain(error: BaseException, repo: str, revision: str | None = None) -> str
         )
     if "TransportError" in kinds:
         return f"{host} cannot be reached; check the network, or HF_ENDPOINT"
-    return _first_line(error)
+    return first_line(error)
 
 
 def _explain_answer(error: Any, host: str) -> str:
@@ -131,7 +131,7 @@ def _explain_answer(error: Any, host: str) -> str:
         )
     if status == 403:
         return f"the token may not do that ({message}); make one that may on {host}/settings/tokens"
-    return f"{host} answered {status} ({message or _first_line(error)})"
+    return f"{host} answered {status} ({message or first_line(error)})"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -140,8 +140,3 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while seen is not None:
         yield seen
         seen = seen.__cause__ or seen.__context__
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

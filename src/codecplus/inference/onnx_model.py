@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
-from codecplus.errors import CheckpointError, InputError, MissingExtraError
+from codecplus.errors import CheckpointError, InputError, MissingExtraError, first_line
 from codecplus.inference.windows import frame_context, windows
 from codecplus.streaming.steps import check_frame_end
 from codecplus.streaming.stream import DecoderStream, EncoderStream
@@ -435,9 +435,8 @@ def _open(path: Path, device: str) -> tuple[ExportInfo, Any]:
     try:
         session = runtime.InferenceSession(str(path), options, providers=[_PROVIDERS[device]])
     except Exception as error:  # its errors have no common class but Exception
-        line = str(error).strip().splitlines()[0]
         raise CheckpointError(
-            f"onnxruntime cannot load {path}: {line}; export the model again"
+            f"onnxruntime cannot load {path}: {first_line(error)}; export the model again"
         ) from error
     return ExportInfo.from_metadata(session.get_modelmeta().custom_metadata_map, path), session
 

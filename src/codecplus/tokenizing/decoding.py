@@ -18,6 +18,7 @@ from codecplus.codec import Codec, Codes, load_codec
 from codecplus.errors import CodecPlusError, FileFormatError, InputError, ModelMismatchError
 from codecplus.recordings.tables import load_dataset
 from codecplus.system.paths import atomic_path
+from codecplus.system.progress import progress_bar
 from codecplus.tokenizing.shards import NEW_COLUMNS
 
 FORMATS = ("wav", "flac", "ogg", "mp3")
@@ -142,17 +143,12 @@ def detokenize(
 
 def _first_rows(rows: Any, limit: int | None, progress: bool) -> Iterable[Mapping[str, Any]]:
     """Return up to `limit` rows, with a progress bar where there is a terminal."""
-    from tqdm import tqdm
-
     total = limit  # of a stream, whose length is unknown
     if hasattr(rows, "__len__"):
         total = len(rows)
         if limit is not None:
             total = min(total, limit)
-    disable = None  # where there is no terminal
-    if not progress:
-        disable = True
-    return tqdm(islice(rows, limit), "detokenising", total, disable=disable)
+    return progress_bar(islice(rows, limit), shown=progress, desc="detokenising", total=total)
 
 
 @dataclass

@@ -27,6 +27,7 @@ from codecplus.recordings import Recordings, open_recordings
 from codecplus.recordings.cells import DecodedAudio, MixedBlocks, open_cell
 from codecplus.recordings.columns import AUDIO
 from codecplus.system.devices import available_cores
+from codecplus.system.progress import progress_bar
 from codecplus.tokenizing.outputs import LocalOutput, open_output
 from codecplus.tokenizing.shards import CodesFolder, CodesFormat, ShardWriter, open_shard
 from codecplus.tokenizing.statistics import Statistics, describe
@@ -191,12 +192,10 @@ class _Job:
 
     def run(self, pieces: Iterable[int], workers: int, progress: bool) -> None:
         """Write the missing shards of these pieces."""
-        from tqdm import tqdm
-
         cells = ((row, row.cell) for row in self._rows(pieces))
         rows = read_ordered(cells, self._codec.model_sample_rate, self._format.channels, workers)
-        hidden = None if progress else True  # None: where there is no terminal
-        with tqdm(total=self._total(pieces), desc="tokenising", unit="clip", disable=hidden) as bar:
+        total = self._total(pieces)
+        with progress_bar(shown=progress, total=total, desc="tokenising", unit="clip") as bar:
             for target, shard in groupby(rows, key=lambda read: read[0].target):
                 with open_shard(target, self._format, self._features) as writer:
                     for window in self._windows(shard):

@@ -23,6 +23,7 @@ from codecplus.errors import InputError, MissingExtraError
 from codecplus.kernels import processor_flags
 from codecplus.modeling_dac import DacModel
 from codecplus.system.devices import available_cores, multiplies_bf16
+from codecplus.system.progress import progress_bar
 from codecplus.training.data import Batches, Cutter
 from codecplus.training.initialization import new_model
 from codecplus.training.loop import Trainer
@@ -427,17 +428,12 @@ class Run:
             print(text, file=sys.stderr, flush=True)
 
     def _train(self) -> None:
-        from tqdm import tqdm
-
-        disable = None  # where there is no terminal
-        if not (self.accelerator.is_main_process and self.options.progress):
-            disable = True
-        bar = tqdm(
+        bar = progress_bar(
+            shown=self.accelerator.is_main_process and self.options.progress,
             total=self.steps,
             initial=self.trainer.step_number,
             desc="training",
             unit="step",
-            disable=disable,
         )
         with _asked_to_stop() as stop, bar:
             while self.trainer.step_number < self.steps:
