@@ -251,7 +251,7 @@ class Codec:
         return self.network.encoder_stream(info.num_codebooks, batch)
 
     def decoder_stream(self, *, batch: int | None = None) -> DecoderStream:
-        """A live decoder: `push(codes)` gives samples at the model's rate, `flush` the rest."""
+        """Make a live decoder: `push(codes)` gives samples at the model's rate, `flush` the rest."""
         return self.network.decoder_stream(batch)
 
     # ---- seen and heard
@@ -272,7 +272,7 @@ class Codec:
             return AudioPlayer(source.read(), source.sample_rate)
 
     def mel_spectrogram(self, audio: Any, sample_rate: int | None = None) -> Any:
-        """Magnitudes on the mel scale, by the options in `codec.mel`.
+        """Return mel magnitudes, by the options in `codec.mel`.
 
         Args:
             audio: one clip as for `encode`.
@@ -287,7 +287,8 @@ class Codec:
     # ---- rates and checks
 
     def n_quantizers_for(self, bitrate: float, channels: int = 1) -> int:
-        """The number of codebooks with the nearest rate, in kbit/s for all channels together.
+        """Return the number of codebooks with the nearest rate, in kbit/s for all channels
+        together.
 
         Raises InputError if the rate is out of reach, and says which rates exist.
         """

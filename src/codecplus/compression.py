@@ -297,7 +297,7 @@ class _Sink:
 
 @contextmanager
 def _open_output(output: PathLike | None, overwrite: bool) -> Iterator[_Sink]:
-    """A file that appears when the block ends without an error, or bytes in memory."""
+    """Yield a file that appears when the block ends without an error, or bytes in memory."""
     if output is None:
         yield _Sink(io.BytesIO(), None)
         return

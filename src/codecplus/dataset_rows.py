@@ -140,7 +140,7 @@ def _check_batch(batch: Any, audio_column: str) -> None:
 def _read(
     cell: Any, model_sample_rate: int, default_rate: int, channels: int
 ) -> DecodedAudio | str:
-    """The recording of a cell at the model's rate, or why there is none."""
+    """Return the recording of a cell at the model's rate, or why there is none."""
     try:
         return read_cell(cell, model_sample_rate, channels, default_rate=default_rate)
     except (CodecPlusError, OSError) as error:

@@ -72,7 +72,7 @@ def open_coded(source: Any):
 
 
 def is_official(file) -> bool:
-    """Whether an open file starts like a `.dac` of the original; the position stays at 0."""
+    """Return whether an open file starts like a `.dac` of the original; the position stays at 0."""
     magic = file.read(len(_OFFICIAL_MAGIC))
     file.seek(0)
     return magic == _OFFICIAL_MAGIC
@@ -342,5 +342,5 @@ def _as_recorded(
 
 
 def _samples_of(frames: int, info: StreamInfo) -> int:
-    """Samples that whole frames decode to, at the original rate."""
+    """Return samples that whole frames decode to, at the original rate."""
     return resampled_length(frames * info.hop_length, info.sample_rate, info.original_sample_rate)

@@ -1,6 +1,4 @@
-"""From a name, a path or a Hub id to a model: which of them it is, and what is wrong when it is
-none.
-"""
+"""Loads a model by a name, a path or a Hub id, or says why it cannot."""
 
 import os
 from pathlib import Path
@@ -31,7 +29,7 @@ def load_model(name: str | os.PathLike[str], *, revision: str | None = None) -> 
 
     Raises:
         CheckpointError: if there is no such checkpoint, or it cannot be read, or is no DAC.
-        InputError: for a revision of what is no repository.
+        InputError: for a revision where `name` is no repository.
     """
     path = Path(name)
     if revision is not None and (str(name) in embedded_names() or path.exists()):
@@ -138,7 +136,7 @@ def _check_elements(
 
 
 def fingerprint(model: DacModel) -> bytes:
-    """16 bytes that tell models apart, see `identity.fingerprint_of`: the same in fp32 and bf16."""
+    """Return the 16 bytes of `identity.fingerprint_of` for a model, equal in fp32 and bf16."""
     config = model.config
     tensors = (
         (name, tensor.float().cpu().numpy()) for name, tensor in model.folded_state_dict().items()

@@ -18,7 +18,7 @@ CHECKPOINT_FILES = ("config.json", *WEIGHT_FILES, ENTROPY_FILES)
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name has the form OWNER/NAME."""
+    """Return whether a name has the form OWNER/NAME."""
     parts = name.split("/")
     return len(parts) == 2 and all(parts) and not name.startswith((".", "~"))
 

@@ -84,7 +84,7 @@ def _meet_bitrate(
     bitrate: float,
     counted: CountedBlocks,
 ) -> Iterator[np.ndarray]:
-    """Codes whose file has a bitrate. All of them must be known first: they are held in memory."""
+    """Yield codes whose file has a bitrate. All of them are held in memory to find them."""
     from codecplus.encoding.rate_control import leave_out, tolerance_for_size
 
     all_codes, all_errors = (np.concatenate(part, axis=-1) for part in zip(*pieces, strict=True))

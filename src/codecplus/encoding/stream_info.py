@@ -17,7 +17,7 @@ _USUAL_RATE = 192_000  # Hz
 
 
 def highest_rate(model_rate: int) -> int:
-    """The highest rate in Hz of audio that a model of this rate codes."""
+    """Return the highest rate in Hz of audio that a model of this rate codes."""
     return max(_USUAL_RATE, _MAX_RATE_RATIO * model_rate)
 
 
@@ -28,7 +28,7 @@ def bitrates(config: Geometry) -> list[float]:
 
 
 def codebooks_for_bitrate(config: Geometry, bitrate: float, channels: int = 1) -> int:
-    """The number of codebooks with the nearest rate, in kbit/s for all channels together.
+    """Return the number of codebooks with the nearest rate, in kbit/s for all channels together.
 
     Raises InputError if the rate is out of reach, and says which rates exist.
     """

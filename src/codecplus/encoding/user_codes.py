@@ -17,7 +17,7 @@ from codecplus.inference.network import Geometry
 
 
 def is_code_batch(codes: Any) -> bool:
-    """Whether a list holds the codes of several clips, rather than the numbers of one."""
+    """Return whether a list holds the codes of several clips, rather than the numbers of one."""
     if not isinstance(codes, (list, tuple)) or not codes:
         return False
     return all(getattr(item, "ndim", 0) >= 2 for item in codes)
@@ -66,7 +66,8 @@ def as_codes(codes: Any) -> Any:
 def codes_and_info(
     codes: Any, config: Geometry, fingerprint: bytes, sample_rate: int
 ) -> tuple[np.ndarray, StreamInfo]:
-    """Codes as integers (C, K, T), and what they stand for; both are checked against a model.
+    """Return codes as integers (C, K, T), and what they stand for; both are checked against a
+    model.
 
     Args:
         codes: from `as_codes`.

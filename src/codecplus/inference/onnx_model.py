@@ -236,7 +236,7 @@ class OnnxModel:
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Run the encoder once: audio (B, S) of whole frames to all codes (B, K, T), int16.
 
-        A stateful graph takes what it remembered, `memory`, and gives what it remembers now, too.
+        A stateful graph takes its `memory` and returns the next one, too.
         """
         inputs = {"audio": np.asarray(audio, np.float32)[:, None]}
         codes, memory = _run(self._encoder, inputs, memory)
@@ -387,7 +387,7 @@ def _frames(elements: int, config: ExportInfo, least: int = _MIN_CHUNK_FRAMES) -
 def _run(
     session: Any, inputs: dict[str, np.ndarray], memory: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Run a graph; return its result, and what it remembers if it is stateful."""
+    """Run a graph; return its result, and its next memory if it is stateful."""
     if memory is not None:
         inputs = {**inputs, "state": memory}
     outputs = session.run(None, inputs)

@@ -31,7 +31,7 @@ class Part:
     def of(
         cls, header: Header, start: float, duration: float | None, context_frames: int
     ) -> "Part":
-        """The part of a file that begins and lasts these seconds.
+        """Return the part of a file that begins and lasts these seconds.
 
         Raises InputError if the file does not have it.
         """

@@ -30,7 +30,7 @@ class CodesTensor(Tensor):
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        """Compute as for plain tensors; label what holds codes still."""
+        """Compute as for plain tensors, and label results that still are codes."""
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **(kwargs or {}))
         if type(result) is not Tensor or not isinstance(args[0], CodesTensor):
@@ -48,7 +48,7 @@ class CodesTensor(Tensor):
 
 
 def label(codes: Tensor, info: StreamInfo | None, num_samples: int | None) -> Tensor:
-    """View an integer tensor as `CodesTensor`; without `info` it stays what it is."""
+    """View an integer tensor as `CodesTensor`; without `info` return it unchanged."""
     if info is None:
         return codes
     labelled = codes.as_subclass(CodesTensor)

@@ -12,7 +12,8 @@ from codecplus.system.paths import PathLike, as_path
 
 
 def batch_outputs(sources: list, folder: PathLike | None, suffix: str) -> list[Path | None]:
-    """Where each of several files goes: into a folder, under its own name with another suffix.
+    """Return where each of several files goes: into a folder, under its own name with another
+    suffix.
 
     Files of one name get the folders that tell them apart, which are made; files that differ in
     their suffix alone keep it, as in `take.mp3.dacp`.

@@ -334,7 +334,7 @@ def _load_files(paths: Sequence[Path], origin: Origin, streaming: bool) -> tuple
 
 
 def is_dataset_id(name: str) -> bool:
-    """Whether this may be the id of a data set on the Hub, such as owner/name."""
+    """Return whether this may be the id of a data set on the Hub, such as owner/name."""
     parts = name.removeprefix("hf://datasets/").split("/")
     is_file = Path(name).suffix.lower() in {*FILE_KINDS, *AUDIO_SUFFIXES}
     return len(parts) == 2 and all(parts) and not name.startswith((".", "~")) and not is_file

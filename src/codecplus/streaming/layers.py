@@ -45,7 +45,9 @@ class LayerState(NamedTuple):
 
     def rows(self, rows: Sequence[int]) -> "LayerState":
         """Return the state of these rows of the batch alone."""
-        skip = None if self.skip is None else self.skip[rows]
+        skip = None
+        if self.skip is not None:
+            skip = self.skip[rows]
         return self._replace(tail=self.tail[rows], skip=skip)
 
     def zeroed(self, rows: Sequence[int]) -> "LayerState":
@@ -178,7 +180,9 @@ class Convolution:
     def __init__(
         self, conv: DacConv1d | DacConvTranspose1d, snake: Snake1d | None, inputs_per_frame: int
     ):
-        self.snake = None if snake is None else Snake(snake)
+        self.snake: Snake | None = None
+        if snake is not None:
+            self.snake = Snake(snake)
         self.product = product_of(conv)
         self.channels = conv.in_channels
         self.inputs_per_frame = inputs_per_frame
@@ -205,8 +209,12 @@ class Convolution:
         windows = max(0, (inputs.shape[1] - product.span) // product.stride + 1)
         y = product(inputs, windows)
         if product.crop:
-            first = product.crop if state.position == 0 else 0
-            end = y.shape[1] - (product.crop if last else 0)
+            first = 0
+            end = y.shape[1]
+            if state.position == 0:
+                first = product.crop
+            if last:
+                end -= product.crop
             y = y[:, first:end]
         return y, LayerState(position, copy_from(inputs, windows * product.stride))
 

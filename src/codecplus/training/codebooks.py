@@ -128,7 +128,7 @@ def _steered(points: Tensor, costs: Tensor, offset: Tensor) -> Tensor:
 
 
 def is_steered(quantize: DacVectorQuantize) -> bool:
-    """Whether the last coordinates of a codebook only steer its search.
+    """Return whether the last coordinates of a codebook only steer its search.
 
     Training must leave those as they are.
     """

@@ -110,7 +110,7 @@ class Trainer:
     # ---- parts
 
     def _keeps_steering(self, steered: bool | None) -> bool:
-        """Whether the codebooks steer their search, and stay in this run."""
+        """Return whether the codebooks steer their search, and stay in this run."""
         settings = self.recipe.codebooks
         if steered is None:
             first = cast(Any, self.model.quantizer.quantizers[0])

@@ -270,7 +270,9 @@ def _check_recipe(recipe: Recipe, fine_tune: bool) -> None:
 
 
 def _leaves_parts_unused(recipe: Recipe, fine_tune: bool) -> bool:
-    """Whether some steps leave out parts of the codec: the quantizer at first, a frozen encoder."""
+    """Return whether some steps leave out parts of the codec: the quantizer at first, a frozen
+    encoder.
+    """
     schedule = recipe.schedule
     begins_without_quantizer = not fine_tune and schedule.quantize_at != 0
     return schedule.freeze_at is not None or begins_without_quantizer
@@ -504,7 +506,7 @@ class Run:
             self.folder.keep(name, self.trainer.average)
 
     def _agreed(self, stop: threading.Event) -> bool:
-        """Whether any process was asked to stop; all must do so at the same step."""
+        """Return whether any process was asked to stop; all must do so at the same step."""
         if self.accelerator.num_processes == 1:
             return stop.is_set()
         asked = torch.tensor(float(stop.is_set()), device=self.accelerator.device)

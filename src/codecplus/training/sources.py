@@ -162,7 +162,7 @@ def _open(data: Any, options: TableOptions) -> FileRecordings | TableRecordings 
 
 
 def _refuse_sampling_of_tables(sampling: Sampling) -> None:
-    """Raise InputError for what only audio files and folders offer."""
+    """Raise InputError for options that only audio files and folders have."""
     if sampling.weights is not None:
         raise InputError("weights are for audio files and folders; a table is drawn as one")
     if sampling.hold_out != "file":
