@@ -45,7 +45,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
 
 
 def check_file(path: Path, max_size: int | None) -> None:
-    """Raise CheckpointError unless a path is a file of at most `max_size` bytes, or a link to one."""
+    """Raise CheckpointError unless a path is a file of at most `max_size` bytes."""
     if not path.is_file():
         kind = "a pipe, a device or a link that leads nowhere"
         if path.is_dir():
