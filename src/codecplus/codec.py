@@ -251,7 +251,7 @@ class Codec:
         return self.network.encoder_stream(info.num_codebooks, batch)
 
     def decoder_stream(self, *, batch: int | None = None) -> DecoderStream:
-        """Make a live decoder: `push(codes)` gives samples at the model's rate, `flush` the last."""
+        """Make a live decoder: `push(codes)` gives samples at the model's rate, `flush` ends it."""
         return self.network.decoder_stream(batch)
 
     # ---- seen and heard
