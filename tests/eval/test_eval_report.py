@@ -389,7 +389,7 @@ def parse(*arguments):
     return args.run(args)
 
 
-def test_compare_leaderboard_and_submit_as_commands(tmp_path, capsys):
+def test_compare_and_leaderboard_as_commands(tmp_path, capsys):
     path = folder(
         tmp_path / "r",
         [
