@@ -16,7 +16,7 @@ EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 
 
 def embedded_names() -> list[str]:
-    """Return names of the checkpoints that the package brings along."""
+    """Names of the checkpoints that the package brings along."""
     return sorted(path.parent.name for path in EMBEDDED_FOLDER.glob("*/config.json"))
 
 

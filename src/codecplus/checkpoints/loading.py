@@ -1,5 +1,6 @@
 """Loads a model by a name, a path or a Hub id, or says why it cannot."""
 
+import difflib
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from codecplus.checkpoints.identity import EMBEDDED_FOLDER, embedded_names, fing
 from codecplus.checkpoints.official import fold_weight_norm, read_official
 from codecplus.checkpoints.remote import fetch_checkpoint, is_hub_id
 from codecplus.checkpoints.untrusted import check_elements, check_file, check_folder, read_config
-from codecplus.errors import CheckpointError, InputError, closest, first_line
+from codecplus.errors import CheckpointError, InputError, first_line
 from codecplus.modeling_dac import CausalDacConfig, CausalDacModel, DacConfig, DacModel
 
 _CLASSES = {DacConfig.model_type: DacModel, CausalDacConfig.model_type: CausalDacModel}
@@ -48,7 +49,7 @@ def load_model(name: str | os.PathLike[str], *, revision: str | None = None) -> 
         raise CheckpointError(f"expected a folder, a .safetensors or a .pth file, got {path}")
     if is_hub_id(str(name)):
         return _load_pretrained(fetch_checkpoint(str(name), revision), str(name))
-    hint = closest(str(name), embedded_names())
+    hint = difflib.get_close_matches(str(name), embedded_names(), n=1) or embedded_names()
     raise CheckpointError(
         f"there is no checkpoint {str(name)!r}; give {' or '.join(hint)}, an existing path, or a "
         "Hub id like descript/dac_44khz"

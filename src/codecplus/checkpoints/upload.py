@@ -69,9 +69,7 @@ def full_repo_name(repo: str, revision: str | None = None) -> str:
 def _make_repo(repo: str, kind: str, private: bool, revision: str | None = None) -> None:
     """Make the repository, and the branch, where they are missing."""
     api = _api()
-    sdk = None
-    if kind == "space":
-        sdk = "gradio"
+    sdk = "gradio" if kind == "space" else None
     api.create_repo(repo, repo_type=kind, private=private or None, exist_ok=True, space_sdk=sdk)
     if private and not api.repo_info(repo, repo_type=kind).private:
         raise HubError(
