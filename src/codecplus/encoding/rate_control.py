@@ -26,7 +26,7 @@ Encoder = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
 
 
 def codebook_levels(num_codebooks: int) -> list[int]:
-    """Return the numbers of codebooks that a frame of a variable-rate file may have."""
+    """The numbers of codebooks that a frame of a variable-rate file may have."""
     return sorted({max(1, round(num_codebooks * i / _LEVELS)) for i in range(_LEVELS + 1)})
 
 
@@ -76,7 +76,7 @@ def _level_errors(
 
 
 def _frame_mels(model: DacModel, audio: np.ndarray, n_fft: int) -> Tensor:
-    """Return mel spectra at the middle of each frame: (C, S) -> (C, M, T)."""
+    """Mel spectra at the middle of each frame: (C, S) -> (C, M, T)."""
     hop_length = model.config.hop_length
     padded = np.pad(audio, ((0, 0), (0, hop_length)))[:, hop_length // 2 :]
     spectrum = mel_spectrogram(
@@ -111,7 +111,7 @@ def leave_out(codes: np.ndarray, errors: np.ndarray, tolerance: float) -> np.nda
 
 
 def quality_tolerance(quality: float) -> float:
-    """Return the tolerance in dB of a quality from 0 to 10; 10 allows none."""
+    """The tolerance in dB of a quality from 0 to 10; 10 allows none."""
     return 0.4 * (10 - quality) ** 1.25
 
 

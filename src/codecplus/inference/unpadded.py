@@ -18,7 +18,7 @@ from codecplus.modeling_dac.layers_dac import DacConv1d, DacConvTranspose1d, Dac
 
 
 def decode_unpadded(model: DacModel, codes: np.ndarray, window: int) -> np.ndarray:
-    """Decode codes (C, K, T) in windows of `window` frames, every convolution unpadded.
+    """Decode codes (C, K, T) in windows of so many frames, every convolution unpadded.
 
     Returns float32 audio (C, S). A last window that is too short to give a sample is left out; the
     original fails there.

@@ -152,12 +152,12 @@ def hold_out_groups(
         raise InputError(
             f"expected at least 2 groups of recordings to hold one out, got {len(members)}"
         )
-    enough = sum(map(len, members.values())) / 20
+    wanted = sum(map(len, members.values())) / 20
     order = sorted(members, key=lambda name: (zlib.crc32(name.encode()), name))
     held_paths: set[Path] = set()
     for name in order[:-1]:
         held_paths.update(members[name])
-        if len(held_paths) >= enough:
+        if len(held_paths) >= wanted:
             break
     return _without(files, held_paths)
 
@@ -323,9 +323,9 @@ class Cutter:
             speed = random.uniform(*self.augmentation.speed)
         with soundfile.SoundFile(_readable(as_file(file))) as audio:
             rate = audio.samplerate * speed
-            frames = int(np.ceil(self.samples * rate / self.sample_rate))
-            audio.seek(int(random.integers(0, max(0, audio.frames - frames) + 1)))
-            channels = audio.read(frames, dtype="float32", always_2d=True)  # (S', C)
+            wanted = int(np.ceil(self.samples * rate / self.sample_rate))
+            audio.seek(int(random.integers(0, max(0, audio.frames - wanted) + 1)))
+            channels = audio.read(wanted, dtype="float32", always_2d=True)  # (S', C)
             original_rate = audio.samplerate
         mono = channels.mean(axis=1)
         if not len(mono) or not np.isfinite(mono).all():
@@ -361,7 +361,7 @@ class Cutter:
 
     def _decibels_to(self, loudness: float, crop: np.ndarray) -> float:
         """Return the gain in dB that brings a crop (S,) to a loudness in LUFS."""
-        if self.augmentation.silence_lufs is not None:  # as in audiotools
+        if self.augmentation.silence_lufs is not None:  # then silence is what it is in audiotools
             return loudness - max(_SILENT_LUFS, integrated_loudness(crop, self.sample_rate))
         # Silence stays as it is: loud noise would teach the codec to make noise.
         if self._is_silent(crop):
