@@ -46,10 +46,13 @@ MAX_SECONDS = 86400.0  # that a file may become, by default: a day
 
 
 class DamageWarning(UserWarning):
-    """Recovery could not read all of a file; `damage` says what is missing."""
+    """Recovery could not read all of a file; `damage` says what is missing.
 
-    def __init__(self, damage: Damage):
-        super().__init__(f"the file is damaged; {damage.describe()}")
+    The message names the file: of two equal warnings Python shows the first alone.
+    """
+
+    def __init__(self, damage: Damage, name: str = "the file"):
+        super().__init__(f"{name} is damaged; {damage.describe()}")
         self.damage = damage
 
 
@@ -69,6 +72,13 @@ def open_coded(source: Any):
         return open(source, "rb")
     except OSError as error:
         raise InputError(f"cannot open {source}: {error.strerror}") from error
+
+
+def _name(source: Any) -> str:
+    """Return what a message calls a coded file."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fsdecode(source)
+    return "the file"
 
 
 def is_official(file) -> bool:
@@ -157,7 +167,7 @@ def read_codes(codec: "Codec", source: Any, *, max_seconds: float | None = MAX_S
         header = reader.header
         codec.check_model(header)
         _check_rate(header.original_sample_rate, header.sample_rate)
-        _check_length(header.num_frames * header.hop_length / header.sample_rate, max_seconds)
+        check_length(header.num_frames * header.hop_length / header.sample_rate, max_seconds)
         codes = reader.read()
     facts = {field.name: getattr(header, field.name) for field in fields(StreamInfo)}
     # How the file was cut into blocks is no property of the codes, and a writer finds it again.
@@ -231,7 +241,7 @@ def _decompress_one(
             options.check_official()
             decoded = _open_official(codec, file, options.max_seconds)
         else:
-            decoded = _open_dacp(codec, file, options)
+            decoded = _open_dacp(codec, file, options, _name(source))
         blocks = CountedBlocks(decoded.blocks, decoded.sample_rate, progress)
         if output is None:
             audio = join_blocks(blocks, decoded.channels, decoded.num_samples)
@@ -266,21 +276,21 @@ def _open_official(codec: "Codec", file: Any, max_seconds: float | None) -> _Dec
     model_rate = codec.model_sample_rate
     _check_rate(content.sample_rate, model_rate)
     decoded_seconds = content.codes.shape[-1] * codec.hop_length / model_rate
-    _check_length(max(decoded_seconds, content.original_length / content.sample_rate), max_seconds)
+    check_length(max(decoded_seconds, content.original_length / content.sample_rate), max_seconds)
     channels, rate, blocks = decode_official(codec.network, content)
     return _DecodedFile(rate, channels, content.original_length, blocks)
 
 
-def _open_dacp(codec: "Codec", file: Any, options: _DecodingOptions) -> _DecodedFile:
+def _open_dacp(codec: "Codec", file: Any, options: _DecodingOptions, name: str) -> _DecodedFile:
     reader = Reader(file, codec.entropy_models, recover=options.recover)
     header = reader.header
     codec.check_model(header)
     _check_rate(header.original_sample_rate, header.sample_rate)
     part = Part.of(header, options.start, options.duration, codec.network.decoder_context)
-    _check_length(part.num_samples / header.original_sample_rate, options.max_seconds)
+    check_length(part.num_samples / header.original_sample_rate, options.max_seconds)
     damage = reader.damage
     if damage:
-        warnings.warn(DamageWarning(damage), stacklevel=4)
+        warnings.warn(DamageWarning(damage, name), stacklevel=4)
     num_samples = part.until - part.origin
     if damage.lost:
         audio = decode_around_losses(
@@ -302,7 +312,7 @@ def _open_dacp(codec: "Codec", file: Any, options: _DecodingOptions) -> _Decoded
     return _DecodedFile(header.original_sample_rate, header.channels, part.num_samples, audio)
 
 
-def _check_length(seconds: float, max_seconds: float | None) -> None:
+def check_length(seconds: float, max_seconds: float | None) -> None:
     """Raise InputError if a file would become longer than it may, before anything is allocated."""
     if max_seconds is not None and not max_seconds > 0:
         raise InputError(f"expected max_seconds above 0, or None for no limit, got {max_seconds}")

@@ -12,7 +12,7 @@ from codecplus.checkpoints.identity import EMBEDDED_FOLDER, embedded_names, fing
 from codecplus.checkpoints.official import fold_weight_norm, read_official
 from codecplus.checkpoints.remote import fetch_checkpoint, is_hub_id
 from codecplus.checkpoints.untrusted import check_elements, check_file, check_folder, read_config
-from codecplus.errors import CheckpointError, InputError, first_line
+from codecplus.errors import CheckpointError, InputError
 from codecplus.modeling_dac import CausalDacConfig, CausalDacModel, DacConfig, DacModel
 
 _CLASSES = {DacConfig.model_type: DacModel, CausalDacConfig.model_type: CausalDacModel}
@@ -77,7 +77,7 @@ def _load_pretrained(folder: Path, source: str | None = None) -> DacModel:
         raise
     except Exception as error:
         raise CheckpointError(
-            f"cannot load the model at {source!r}: {first_line(error)}"
+            f"cannot load the model at {source!r}: {_first_line(error)}"
         ) from error
     missing = sorted(report["missing_keys"])
     if missing:
@@ -114,7 +114,7 @@ def _load_safetensors(path: Path) -> DacModel:
     except CheckpointError:
         raise
     except Exception as error:
-        raise CheckpointError(f"cannot load {path}: {first_line(error)}") from error
+        raise CheckpointError(f"cannot load {path}: {_first_line(error)}") from error
     return model.eval()
 
 
@@ -137,7 +137,7 @@ def _check_elements(
 
 
 def fingerprint(model: DacModel) -> bytes:
-    """Return the 16 bytes of `identity.fingerprint_of` for a model, equal in fp32 and bf16."""
+    """16 bytes that tell models apart, see `identity.fingerprint_of`: the same in fp32 and bf16."""
     config = model.config
     tensors = (
         (name, tensor.float().cpu().numpy()) for name, tensor in model.folded_state_dict().items()
@@ -145,3 +145,8 @@ def fingerprint(model: DacModel) -> bytes:
     return fingerprint_of(
         config.model_type, config.sampling_rate, config.downsampling_ratios, tensors
     )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

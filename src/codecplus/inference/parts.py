@@ -61,12 +61,13 @@ def _part_samples(header: Header, start: float, duration: float | None) -> tuple
     """First sample and number of samples of a part given in seconds."""
     rate = header.original_sample_rate
     total = header.num_samples
-    first = round(start * rate)
-    if not 0 <= first <= total or (duration is not None and duration < 0):
+    # Half a sample beyond the end is rounded to it. NaN is within nothing.
+    if not 0 <= start * rate <= total + 0.5 or (duration is not None and not duration >= 0):
         raise InputError(
             f"expected a part within the {total / rate:.3f} s of the file, "
             f"got start={start}, duration={duration}"
         )
-    if duration is None:
+    first = min(total, round(start * rate))
+    if duration is None or duration * rate > total:
         return first, total - first
     return first, min(total - first, round(duration * rate))

@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -18,7 +18,6 @@ from codecplus.codec import Codec, Codes, load_codec
 from codecplus.errors import CodecPlusError, FileFormatError, InputError, ModelMismatchError
 from codecplus.recordings.tables import load_dataset
 from codecplus.system.paths import atomic_path
-from codecplus.system.progress import progress_bar
 from codecplus.tokenizing.shards import NEW_COLUMNS
 
 FORMATS = ("wav", "flac", "ogg", "mp3")
@@ -112,14 +111,25 @@ def detokenize(
             unknown model.
         ModelMismatchError: for codes of another model.
     """
+    from tqdm import tqdm
+
     if suffix not in FORMATS:
         raise InputError(f"expected a suffix of {', '.join(FORMATS)}, got {suffix!r}")
     rows, name = _load_rows(data, split=split, revision=revision, streaming=streaming)
+    total = limit
+    if not streaming:
+        total = len(rows)
+        if limit is not None:
+            total = min(total, limit)
+    disable = None  # where there is no terminal
+    if not progress:
+        disable = True
     models = _Models(codec, name)
     writer = _FolderWriter(_make_folder(out), suffix, overwrite)
     failures: dict[int, str] = {}
+    bar = tqdm(islice(rows, limit), "detokenising", total, disable=disable)
     with atomic_path(writer.root / METADATA) as path, path.open("w", encoding="utf-8") as metadata:
-        for number, row in enumerate(_first_rows(rows, limit, progress)):
+        for number, row in enumerate(bar):
             if row.get("codes") is None:
                 failures[number] = f"no codes: {row.get('error') or 'they are null'}"
                 continue
@@ -139,16 +149,6 @@ def detokenize(
         "failed": len(failures),
         "failures": failures,
     }
-
-
-def _first_rows(rows: Any, limit: int | None, progress: bool) -> Iterable[Mapping[str, Any]]:
-    """Return up to `limit` rows, with a progress bar where there is a terminal."""
-    total = limit  # of a stream, whose length is unknown
-    if hasattr(rows, "__len__"):
-        total = len(rows)
-        if limit is not None:
-            total = min(total, limit)
-    return progress_bar(islice(rows, limit), shown=progress, desc="detokenising", total=total)
 
 
 @dataclass
