@@ -125,7 +125,7 @@ class Codec:
         return save_codec(self.model, folder, self.entropy_models.values(), self._settings())
 
     def push_to_hub(self, repo: str, **options: Any) -> str:
-        """Upload what `save_pretrained` writes to the Hub, in one commit; return its address.
+        """Upload the files of `save_pretrained` to the Hub, in one commit; return its address.
 
         Options and errors are those of `push_codec`: `private`, `revision`, `message`. A folder of
         `codecplus train`, with card and results, goes there by `codecplus push`.
@@ -153,9 +153,10 @@ class Codec:
         return self
 
     def compile(self) -> "Codec":
-        """Compile what is not compiled by default, see `DacModel.compile_layers`; return the codec.
+        """Compile the network for a GPU, see `DacModel.compile_layers`; return the codec.
 
-        Results are the same but for rounding. Raises InputError where this cannot be done.
+        Compiled kernels of CPUs run without it. Results are the same but for rounding. Raises
+        InputError where this cannot be done.
         """
         compile_model(self.model)
         return self
@@ -209,7 +210,7 @@ class Codec:
 
     @property
     def dtype(self) -> str:
-        """What the codec computes in, such as `"float32"`."""
+        """The precision of the computation, such as `"float32"`."""
         return str(self.model.dtype).removeprefix("torch.")
 
     @property
@@ -337,7 +338,7 @@ def load_codec(
         n_mels, n_fft, hop_length, win_length: the analysis spectrogram, see `MelOptions`, for the
             defaults, too. They have no part in coding: the codec's own hop is `codec.hop_length`.
         device: where to compute, see `resolve_device`; the CPU by default, as in transformers.
-        dtype: what to compute in, such as `"bfloat16"`; fp32 by default, an export's own.
+        dtype: precision of the computation, such as `"bfloat16"`; fp32 by default, an export's own.
         revision: branch, tag or commit of a Hub repository.
         kernels: whether compiled kernels run where this processor has them. They are faster, hold
             the weights of the residual units a second time, and differ by rounding.

@@ -196,7 +196,7 @@ def _refuse_codes(audio: Any, advice: str) -> None:
 
 
 class _EncodedAudio:
-    """Codes as they come out of the encoder, and what is known of the signal.
+    """Codes as they come out of the encoder, with facts about the signal.
 
     Iterate once over pieces of codes, int16 (C, K, T); after that `num_samples` is the length of
     the signal.
@@ -238,7 +238,7 @@ def _encode_source(
     """Encode an open source, piece by piece."""
     bitrate = options.bitrate
     if options.rate_control == "abr":
-        bitrate = None  # of all codebooks as many are left out as the bitrate wants
+        bitrate = None  # all codebooks are searched, and some left out later
     info = codec.stream_info(
         source.sample_rate, source.channels, bitrate=bitrate, n_quantizers=options.n_quantizers
     )
@@ -283,7 +283,7 @@ def _compress_one(
 
 @dataclass
 class _Sink:
-    """An open binary file, and what the caller gets when it is complete."""
+    """An open binary file, and the result for the caller when it is complete."""
 
     file: BinaryIO
     path: Path | None

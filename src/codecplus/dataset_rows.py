@@ -107,7 +107,7 @@ def encode_batch(
 
 
 def batch_features(features: Any = None, *, channels: int = 1) -> Any:
-    """Return the `datasets.Features` of rows with these features and what `encode_batch` adds.
+    """Return the `datasets.Features` of rows with these features and those of `encode_batch`.
 
     Args:
         features: of the rows; None for the new columns alone.

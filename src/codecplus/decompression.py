@@ -75,7 +75,7 @@ def open_coded(source: Any):
 
 
 def _name(source: Any) -> str:
-    """Return what a message calls a coded file."""
+    """Return the name of a coded file for messages."""
     if isinstance(source, (str, os.PathLike)):
         return os.fsdecode(source)
     return "the file"
@@ -191,7 +191,7 @@ def find_damage(source: Any) -> Damage:
 
 @dataclass(frozen=True)
 class _DecodingOptions:
-    """What of a file is decoded, see `decompress`."""
+    """Which part of a file is decoded, and how; see `decompress`."""
 
     start: float
     duration: float | None

@@ -57,7 +57,7 @@ def load_model(name: str | os.PathLike[str], *, revision: str | None = None) -> 
 
 
 def _load_pretrained(folder: Path, source: str | None = None) -> DacModel:
-    """Load a folder; `source` is what messages and the model call it, its path if not given."""
+    """Load a folder; `source` is its name in messages and in the model, by default its path."""
     source = source or str(folder)
     if not (folder / "config.json").exists() and not (folder / "config.json").is_symlink():
         raise CheckpointError(

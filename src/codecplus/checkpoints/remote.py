@@ -13,7 +13,7 @@ from codecplus.checkpoints.identity import (
 )
 from codecplus.errors import CheckpointError, first_line
 
-# What a codec is loaded from; nothing that would have to be unpickled, and no training state.
+# Files that a codec is loaded from: none that would have to be unpickled, and no training state.
 CHECKPOINT_FILES = ("config.json", *WEIGHT_FILES, ENTROPY_FILES)
 
 
@@ -72,10 +72,10 @@ def checkpoint_folder(name: str | os.PathLike[str], revision: str | None = None)
 
 
 def explain(error: BaseException, repo: str, revision: str | None = None) -> str:
-    """Say in one sentence what an error of the Hub's client means and what to do about it.
+    """Explain an error of the Hub's client in one sentence, and say how to mend it.
 
     Args:
-        error: what the client raised.
+        error: the error of the client.
         repo: OWNER/NAME, which was asked for.
         revision: which was asked for.
     """
@@ -121,7 +121,7 @@ def explain(error: BaseException, repo: str, revision: str | None = None) -> str
 
 
 def _explain_answer(error: Any, host: str) -> str:
-    """Say what an answer of the Hub means, by its status."""
+    """Explain an answer of the Hub by its status."""
     status = error.response.status_code
     message = error.response.headers.get("X-Error-Message")
     if status == 401:

@@ -90,7 +90,7 @@ def check_elements(wanted: int, held: Mapping[str, tuple[int, ...]], where: str)
     Args:
         wanted: elements of the network.
         held: shapes of the tensors in the file, by their names.
-        where: what a message calls the file.
+        where: the name of the file in a message.
     """
     present = sum(math.prod(shape) for shape in held.values())
     if wanted > 2 * present + _SPARE_ELEMENTS:

@@ -100,7 +100,7 @@ def _add_what_to_train(group: Any) -> None:
         "--adversarial",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="train against discriminators, or not, whatever the recipe says",
+        help="train against discriminators, or not, instead of as the recipe says",
     )
     group.add_argument(
         "--set",
@@ -131,7 +131,7 @@ def _add_recordings(group: Any) -> None:
         "--hold-out",
         choices=("file", "speaker", "folder"),
         default="file",
-        help="what is kept whole for validation (default: %(default)s)",
+        help="unit that is kept for validation (default: %(default)s)",
     )
     add_data_options(group)
     add_shared(group, "audio-column")

@@ -1,4 +1,4 @@
-"""What a user may choose when audio is compressed. It checks the choice, and knows no model."""
+"""Options of compression. They check themselves, and know no model."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -19,7 +19,7 @@ class CompressionOptions:
         loudness: LUFS to bring the audio to before encoding (ITU-R BS.1770-4). Decoding undoes it.
         rate_control: `"cbr"` writes the same codebooks for every frame; `"vbr"` the fewest that
             sound alike by `quality`; `"abr"` as many as make the file have `bitrate`, within 2 %.
-        quality: 0 to 10, for `"vbr"`; 10 is what all codebooks give, 8 the default.
+        quality: 0 to 10, for `"vbr"`; 10 is the quality of all codebooks, 8 the default.
         effort: 0 to 3. The encoder looks for better codes by decoding them and comparing, 3, 10 or
             30 times (docs/bitrate.md). Each time takes about three times as long as decoding.
         entropy_coding: False packs codes as they are.

@@ -1,9 +1,9 @@
-"""Codes chosen by what they sound like: analysis by synthesis.
+"""Codes chosen by their sound: analysis by synthesis.
 
-It knows the model, the losses and an entropy model, and nothing of files. An encoder guesses in one
-pass what the decoder will play well. Here the decoder is asked: latents move, step by step, down
-the gradient of losses between decoded and original audio, and are quantized anew at every step, to
-the entries of least squared error plus λ times the bits that the entropy model asks for. The codes
+It knows the model, the losses and an entropy model, and nothing of files. An encoder computes
+codes in one pass, without the decoder. Here the decoder plays them: latents move, step by step,
+down the gradient of losses between decoded and original audio, and are quantized anew at every
+step, to the entries of least squared error plus λ times the bits that the entropy model asks for. The codes
 are the same model's: any decoder plays them. For images this is content-adaptive encoding (Campos
 et al. 2019); as in training, the gradient passes straight through the quantizer.
 
@@ -54,7 +54,7 @@ _SPEECH = {
 }
 _BANDS = {1024: 80, 512: 64, 128: 16}  # {window: mel bands} at 16 kHz
 _SPEECH_RATE = 16_000  # up to here a codec is one for speech
-_SHORTEST = 0.5  # seconds that losses need; what is shorter is followed by silence
+_SHORTEST = 0.5  # seconds that losses need; shorter audio is followed by silence
 _STEP = 0.1  # of the standard deviation of the latents
 _BETAS = (0.5, 0.9)  # moving averages forget soon: codes change under them
 # Towards the codes, as a share of the gradient: latents that wander off are quantized worse.
@@ -238,7 +238,7 @@ class _CheapestEntries:
     """Quantizes coarse to fine by squared error plus λ times bits.
 
     Every codebook is searched in its own d dimensions. It is no search of the model: a DAC takes
-    the nearest direction, whatever its bits.
+    the nearest direction, and ignores bits.
     """
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What is known of a signal before its first frame: rates, sizes, and the model that codes it."""
+"""Facts about a signal before its first frame: rates, sizes, and the model that codes it."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -10,7 +10,7 @@ from codecplus.inference.network import Geometry
 
 FINGERPRINT_SIZE = 8  # bytes of it in a file: every byte counts, and 2⁻⁶⁴ is small
 
-# A file may ask a reader for so many samples per sample of the model, or for this rate: a kilobyte
+# The most samples of a file per sample of the model, unless its rate is usual: otherwise a kilobyte
 # of silence could become gigabytes.
 _MAX_RATE_RATIO = 16
 _USUAL_RATE = 192_000  # Hz

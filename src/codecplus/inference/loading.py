@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model, its fingerprint before it was cast, and what lies beside it.
+    """A model, its fingerprint before it was cast, and the files beside it.
 
     `sample_rate` and `mel` are settings of a codec that was saved with some.
     """

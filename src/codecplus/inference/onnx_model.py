@@ -44,7 +44,7 @@ class ExportInfo:
     n_codebooks: int
     codebook_size: int
     fingerprint: str
-    """In hexadecimal, of the model in fp32 whatever the precision here: the codes mean the same."""
+    """Hexadecimal, of the model in fp32 at any precision of the export: the codes mean the same."""
     precision: str
     """fp32, fp16 or int8."""
     encoder_past: int
@@ -96,7 +96,7 @@ class ExportInfo:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> "ExportInfo":
-        """Read what `to_metadata` gave; raise CheckpointError for a graph that is no export."""
+        """Read the result of `to_metadata`. Raises CheckpointError for any other graph."""
         if metadata.get("codecplus_export") != _FORMAT:
             raise CheckpointError(
                 f"{path} is an ONNX graph, but not one that this version of codecplus export "
@@ -126,7 +126,7 @@ def export_paths(output: str | os.PathLike[str]) -> tuple[Path, Path]:
 def find_export(name: str | os.PathLike[str]) -> tuple[Path, Path] | None:
     """Return the two files of the export that a name stands for; None for anything else.
 
-    A folder that holds a checkpoint is that checkpoint, whatever lies beside it. Raises
+    A folder that holds a checkpoint is that checkpoint, even with an export beside it. Raises
     CheckpointError if one of the files is missing.
     """
     path = Path(name)
@@ -175,7 +175,7 @@ class OnnxModel:
 
     @property
     def dtype(self) -> str:
-        """What the graphs compute in, such as "float32"."""
+        """The precision of the graphs, such as "float32"."""
         return _DTYPES.get(self.config.precision, self.config.precision)
 
     @property
@@ -282,7 +282,7 @@ class OnnxState:
     """All that a stream of B rows remembers. It never changes: a step gives the next one."""
 
     memory: np.ndarray
-    """What the graph remembers, float32 (B, N)."""
+    """The memory of the graph, float32 (B, N)."""
     pending: np.ndarray
     """Samples (B, n) of a frame that is not whole yet."""
     received: int = 0
@@ -299,7 +299,7 @@ class OnnxState:
 
 
 class _Steps:
-    """What both halves share.
+    """The parts that both halves share.
 
     A causal net owes nothing at the end of a frame, so rows come and go there.
     """
@@ -425,7 +425,7 @@ def _onnxruntime() -> Any:
 
 
 def _open(path: Path, device: str) -> tuple[ExportInfo, Any]:
-    """Return what a graph says of itself, and a session that runs it."""
+    """Return the metadata of a graph, and a session that runs it."""
     runtime = _onnxruntime()
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # its warnings are about its own optimizations

@@ -19,8 +19,8 @@ _SAME_CODES = {"clone", "contiguous", "cpu", "cuda", "detach", "int", "long", "p
 class CodesTensor(Tensor):
     """`Codes` as a tensor: int64 (K, T), (C, K, T), or (B, C, K, T) of a batch.
 
-    It is what embeddings and `DacModel.decode` take. Copies, moves to a device and indexing keep
-    `info` and `num_samples` as they do in `Codes`; what any other operation gives is a plain
+    Embeddings and `DacModel.decode` take it. Copies, moves to a device and indexing keep
+    `info` and `num_samples` as they do in `Codes`; any other operation gives a plain
     tensor. Pickles and `torch.save` keep them too; `torch.load` must have imported codecplus's
     codec, or be given `CodesTensor` as a safe class.
     """
@@ -64,7 +64,7 @@ def codes_to_tensor(codes: Codes, device: torch.device) -> Tensor:
 
 
 def tensor_to_codes(codes: Tensor) -> np.ndarray:
-    """Return a tensor as `Codes` if it knows what it stands for, else as a plain array."""
+    """Return a tensor as `Codes` if it has an `info`, else as a plain array."""
     array = codes.detach().cpu().numpy()
     info = getattr(codes, "info", None)
     if info is None:
@@ -86,5 +86,5 @@ def _to_numpy(index: Any) -> Any:
     return index
 
 
-# Data alone: what `torch.load(weights_only=True)` rebuilds of them executes nothing.
+# They are data: `torch.load(weights_only=True)` rebuilds them and executes nothing.
 torch.serialization.add_safe_globals([CodesTensor, StreamInfo])

@@ -34,7 +34,7 @@ from codecplus.modeling_dac.layers_dac import (
 
 
 class LayerState(NamedTuple):
-    """What one layer remembers; never changed, only replaced."""
+    """The memory of one layer. It is never changed, only replaced."""
 
     position: int
     """Inputs taken so far."""
@@ -314,7 +314,7 @@ def network_layers(network: DacChain, inputs_per_frame: int) -> list[Layer]:
 
 
 def convolutions(modules: Sequence[tuple[str, nn.Module]], inputs_per_frame: int) -> list:
-    """Return modules in the order in which they run as layers; a snake goes with what follows."""
+    """Return modules in their order as layers; a snake goes with the layer behind it."""
     rate = inputs_per_frame
     layers = []
     snake = None

@@ -6,7 +6,7 @@
 
 Integers are big-endian. `number` is that of the packet's first frame, modulo 2^32, so a receiver
 knows from any packet how many frames it missed. No frames mean the end of the stream. Codes are
-packed as in a .dacp file: for each frame, channel and codebook so many bits, the most significant
+packed as in a .dacp file: for each frame, channel and codebook its bits, the most significant
 first, and zero bits to fill the last byte. The CRC-32 covers the header, whether the packet carries
 it or not, and then all of the packet before it: packets of other streams fail.
 """
@@ -60,7 +60,7 @@ class PacketFormat:
     channels: int = 1
     """Channels, 1 to 255."""
     header: bytes = b""
-    """What the application tells the receiver, 0 to 255 bytes: which model, which rate."""
+    """A message of the application to the receiver, 0 to 255 bytes: which model, which rate."""
 
     def __post_init__(self) -> None:
         counts = (self.channels, self.num_codebooks)
@@ -169,7 +169,7 @@ class PacketReader:
     def __init__(self, max_gap: int = 3000):
         self.max_gap = max_gap
         self.format: PacketFormat | None = None
-        """What the header said, once there was one."""
+        """The format that the header gave, once there was one."""
         self.ended = False
         """Whether the end of the stream has come."""
         self.lost = 0
@@ -179,7 +179,7 @@ class PacketReader:
         self._next: int | None = None  # number of the frame that should come next
 
     def read(self, packet: bytes) -> Received | None:
-        """Return what a packet brings; None if there is no header yet, or it is late.
+        """Return the codes of a packet; None if there is no header yet, or it is late.
 
         Raises FileFormatError, and forgets the packet, if it is damaged or of another stream, and
         its child PacketGapError if it is further ahead than `max_gap`; see `rejoin`.
@@ -225,7 +225,7 @@ class PacketReader:
             self.lost += frames
 
     def rejoin(self) -> None:
-        """Go on from whatever packet comes next, however far ahead or behind it is."""
+        """Go on from the next packet, however far ahead or behind it is."""
         self._next = None
 
     def _parse(self, packet: bytes) -> tuple[PacketFormat, int, int, bytes] | None:

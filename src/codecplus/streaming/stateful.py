@@ -66,7 +66,7 @@ class StreamState:
 
 
 class _StatefulNetwork:
-    """What encoder and decoder share: layers, and rows that begin anew."""
+    """The parts that encoder and decoder share: layers, and rows that begin anew."""
 
     layers: Sequence[Layer]
     hop_length: int

@@ -1,4 +1,4 @@
-"""What a network offers to a stream: pure steps, state in and state out. Knows no network."""
+"""The steps of a network that a stream calls: state in, state out. It knows no network."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol

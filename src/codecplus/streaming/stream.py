@@ -3,7 +3,7 @@
 `EncoderStream` and `DecoderStream` keep the state of one stream; a network, in torch
 (`stateful.py`) or not, takes the steps. They know arrays alone.
 
-Put together, the pieces are what `DacModel.encode` and `DacModel.decode` give for the whole.
+Put together, the pieces equal the results of `DacModel.encode` and `DacModel.decode` for the whole.
 Nothing is computed twice, and nothing is held back longer than the network's look-ahead: frame t is
 out with sample `t * hop_length + encoder_reach[1]`, its audio with frame `t + decoder_reach[1]`.
 """
@@ -208,7 +208,7 @@ def _streaming_decoder(model: Any) -> DecoderSteps:
 
 
 def _array(x: Any, batch: int | None, axes: tuple[str, ...], kinds: str) -> np.ndarray:
-    """Return what is pushed as an array with a batch axis, after checking shape and type."""
+    """Return samples or codes as an array with a batch axis, after checking shape and type."""
     if hasattr(x, "detach"):  # a tensor
         x = x.detach().cpu()
         if x.is_floating_point():

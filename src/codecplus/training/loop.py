@@ -588,7 +588,7 @@ class Trainer:
     # ---- end and state
 
     def close(self) -> None:
-        """End the workers, and drop what the group of processes shares. No step follows."""
+        """End the workers, and drop models that the processes share. No step follows."""
         self.batches.close()
         self.coding = self.local_coding
         if self.adversary is not None:

@@ -108,7 +108,7 @@ def train(
         weights: share of each of several folders or files in `data`, in their order, or of each
             kind of recording by its name in the manifest, such as `{"speech": 9, "music": 1}`.
             Without it every second counts the same, or as `recipe.drawing` says.
-        hold_out: what is kept whole for validation: `file`, `speaker` or `folder`.
+        hold_out: the unit that is kept for validation: `file`, `speaker` or `folder`.
         options: how this machine carries out the recipe.
 
     Raises:

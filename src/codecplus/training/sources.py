@@ -62,8 +62,8 @@ class Sampling:
             recording, by its name in the manifest. They need not sum to 1. By default each counts
             by its duration, or by `drawing`.
         drawing: how recordings are drawn, as `Recipe.drawing` says.
-        hold_out: what is kept whole for validation: a `file`, all recordings of a `speaker`, or all
-            files in a `folder`.
+        hold_out: the unit that is kept for validation: a `file`, all recordings of a `speaker`, or
+            all files in a `folder`.
     """
 
     weights: Sequence[float] | Mapping[str, float] | None = None
@@ -101,7 +101,7 @@ def open_data(
     Of a stream, only process 0 gets validation clips.
 
     Args:
-        data: what `codecplus.recordings.open_recordings` takes: folders, files, tables, the id of a
+        data: as for `codecplus.recordings.open_recordings`: folders, files, tables, the id of a
             data set on the Hub, or a `datasets` object.
         cutter: makes the crops.
         batch: crops per batch of this process.
