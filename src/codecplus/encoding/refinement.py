@@ -1,11 +1,11 @@
 """Codes chosen by their sound: analysis by synthesis.
 
-It knows the model, the losses and an entropy model, and nothing of files. An encoder computes
-codes in one pass, without the decoder. Here the decoder plays them: latents move, step by step,
-down the gradient of losses between decoded and original audio, and are quantized anew at every
-step, to the entries of least squared error plus λ times the bits that the entropy model asks for. The codes
-are the same model's: any decoder plays them. For images this is content-adaptive encoding (Campos
-et al. 2019); as in training, the gradient passes straight through the quantizer.
+It knows the model, the losses and an entropy model, and nothing of files. An encoder computes codes
+in one pass, without the decoder. Here the decoder plays them: latents move, step by step, down the
+gradient of losses between decoded and original audio, and are quantized anew at every step, to the
+entries of least squared error plus λ times the bits that the entropy model asks for. The codes are
+the same model's: any decoder plays them. For images this is content-adaptive encoding (Campos et
+al. 2019); as in training, the gradient passes straight through the quantizer.
 
 Letters: C channels, K codebooks, T frames, D width of the latents, d of a codebook's search, E
 entries, S samples.

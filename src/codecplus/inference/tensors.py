@@ -19,8 +19,8 @@ _SAME_CODES = {"clone", "contiguous", "cpu", "cuda", "detach", "int", "long", "p
 class CodesTensor(Tensor):
     """`Codes` as a tensor: int64 (K, T), (C, K, T), or (B, C, K, T) of a batch.
 
-    Embeddings and `DacModel.decode` take it. Copies, moves to a device and indexing keep
-    `info` and `num_samples` as they do in `Codes`; any other operation gives a plain
+    It is what embeddings and `DacModel.decode` take. Copies, moves to a device and indexing keep
+    `info` and `num_samples` as they do in `Codes`; what any other operation gives is a plain
     tensor. Pickles and `torch.save` keep them too; `torch.load` must have imported codecplus's
     codec, or be given `CodesTensor` as a safe class.
     """
@@ -30,7 +30,7 @@ class CodesTensor(Tensor):
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        """Compute as for plain tensors, and label results that still are codes."""
+        """Compute as for plain tensors; label what holds codes still."""
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **(kwargs or {}))
         if type(result) is not Tensor or not isinstance(args[0], CodesTensor):
@@ -48,7 +48,7 @@ class CodesTensor(Tensor):
 
 
 def label(codes: Tensor, info: StreamInfo | None, num_samples: int | None) -> Tensor:
-    """View an integer tensor as `CodesTensor`; without `info` return it unchanged."""
+    """View an integer tensor as `CodesTensor`; without `info` it stays what it is."""
     if info is None:
         return codes
     labelled = codes.as_subclass(CodesTensor)
@@ -64,7 +64,7 @@ def codes_to_tensor(codes: Codes, device: torch.device) -> Tensor:
 
 
 def tensor_to_codes(codes: Tensor) -> np.ndarray:
-    """Return a tensor as `Codes` if it has an `info`, else as a plain array."""
+    """Return a tensor as `Codes` if it knows what it stands for, else as a plain array."""
     array = codes.detach().cpu().numpy()
     info = getattr(codes, "info", None)
     if info is None:
@@ -86,5 +86,5 @@ def _to_numpy(index: Any) -> Any:
     return index
 
 
-# They are data: `torch.load(weights_only=True)` rebuilds them and executes nothing.
+# Data alone: what `torch.load(weights_only=True)` rebuilds of them executes nothing.
 torch.serialization.add_safe_globals([CodesTensor, StreamInfo])
