@@ -143,8 +143,7 @@ def open_data(
         crops = StreamedCrops(recordings, cutter, batch, seed=seed + rank, by_duration=by_duration)
     else:
         if holds_out:
-            recordings, held_rows = _hold_out_rows(recordings)
-            clips = _clips(held_rows, cutter)
+            recordings, clips = _hold_out_rows(recordings, cutter)
         crops = Crops(TableSource(recordings, by_duration=by_duration), cutter, seed)
     return Batches(crops, batch, rank=rank, processes=processes, workers=workers), clips
 
@@ -181,13 +180,17 @@ def _validation_clips(
     return _clips(recordings, cutter)
 
 
-def _hold_out_rows(recordings: TableRecordings) -> tuple[TableRecordings, TableRecordings]:
-    """Return the rows of a table to train on, and its last rows to validate with."""
+def _hold_out_rows(
+    recordings: TableRecordings, cutter: Cutter
+) -> tuple[TableRecordings, list[ValidationClip]]:
+    """Return the rows of a table to train on, and clips of its last rows to validate with."""
     rows = len(recordings)
     first_held = rows - min(_HELD_ROWS, rows // 20)
+    if first_held == rows:  # too few rows, and `select` takes no empty range at the end
+        return recordings, []
     train = recordings.data.select(range(first_held))
     held = recordings.data.select(range(first_held, rows))
-    return recordings.with_data(train), recordings.with_data(held)
+    return recordings.with_data(train), _clips(recordings.with_data(held), cutter)
 
 
 def _hold_out(
