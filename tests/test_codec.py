@@ -317,7 +317,7 @@ def test_some_frames_keep_rate_gain_and_model(codec, rng):
     assert codec.decode(codes[1]).shape == (16000,)  # one channel of two
 
 
-def test_codebooks_that_no_decoder_plays_alone_lose_what_they_stood_for(codec):
+def test_codebooks_other_than_the_first_ones_lose_their_info(codec):
     codes = codec.encode(np.zeros(3200, np.float32))
     for view in (codes[1:], codes[::-1], codes[[0, 2]], codes[0], codes[:0]):
         assert view.info is None
@@ -452,7 +452,7 @@ def test_a_codec_says_what_it_is(codec):
 
 
 @pytest.mark.parametrize("bad", [{0, 1, 2, 3}, {4, 5, 6, 7}, {1, 6}, set(range(8))], ids=str)
-def test_a_map_goes_on_over_bad_clips_wherever_they_come(codec, rng, tmp_path, bad):
+def test_map_of_datasets_goes_on_over_bad_clips(codec, rng, tmp_path, bad):
     datasets = pytest.importorskip("datasets")
     cells = []
     for i in range(8):

@@ -39,7 +39,7 @@ def small_blocks(codec: Codec, frames: int = 1000):
     return pack(codes, info), codes[0]
 
 
-def test_what_is_lost_is_silent_and_all_else_is_as_in_the_whole_file(codec):
+def test_lost_spans_are_silent_and_the_rest_is_unchanged(codec):
     data, codes = small_blocks(codec)
     whole = codec.decode(codes)
     damaged = bytearray(data)
@@ -83,7 +83,7 @@ def test_lost_spans_do_not_go_through_the_network(codec, monkeypatch):
     assert sum(decoded) <= 1000 - lost + 4 + 2 * codec.network.decoder_context
 
 
-def test_a_missing_end_is_warned_of_and_junk_behind_the_end_is_not(codec):
+def test_a_missing_end_gives_a_warning_and_extra_bytes_give_none(codec):
     data, _ = small_blocks(codec)
     with pytest.warns(DamageWarning, match="the end is missing"):
         assert len(codec.decompress(data[:-1], recover=True)) == 1000 * HOP
@@ -135,7 +135,7 @@ def long_silence(info, frames: int) -> bytes:
     return data
 
 
-def test_no_rate_blows_a_file_up(codec):
+def test_a_rate_that_would_make_audio_huge_is_refused(codec):
     info = codec.stream_info(16000, 1)
     data = pack(some_codes(codec, 100), dataclasses.replace(info, original_sample_rate=1_000_000))
     for read in (codec.decompress, codec.read_codes):

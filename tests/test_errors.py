@@ -3,6 +3,6 @@
 from codecplus.errors import CodecPlusError, InputError
 
 
-def test_errors_are_what_callers_catch():
+def test_errors_are_of_the_builtin_types_that_callers_catch():
     assert issubclass(InputError, CodecPlusError)
     assert issubclass(InputError, ValueError)

@@ -70,7 +70,7 @@ def test_batches_are_the_same(codecs, audio):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_snake_trains_the_same_and_keeps_its_input_alone(dtype):
+def test_a_snake_trains_the_same_and_keeps_only_its_input_in_memory(dtype):
     found, kept = [], []
     x, weights = torch.randn(2, 6, 50, dtype=dtype), torch.randn(2, 6, 50)
     for device in ("cpu", DEVICE):

@@ -9,6 +9,7 @@ audio.
 from typing import TYPE_CHECKING
 
 from codecplus._auto_classes import register_when_imported
+from codecplus._lazy import lazy_names
 from codecplus._version import __version__
 
 if TYPE_CHECKING:
@@ -22,26 +23,20 @@ if TYPE_CHECKING:
     )
 
 # Loaded when first used, so that `import codecplus` and the command line's --help need no torch.
-_HOMES = {
-    "Codec": "codec",
-    "Codes": "codec",
-    "CompressionOptions": "codec",
-    "load_codec": "codec",
-    "CausalDacConfig": "modeling_dac",
-    "CausalDacModel": "modeling_dac",
-    "DacConfig": "modeling_dac",
-    "DacFeatureExtractor": "modeling_dac",
-    "DacModel": "modeling_dac",
-}
-
-
-def __getattr__(name: str):
-    from importlib import import_module
-
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
-
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Codec": "codec",
+        "Codes": "codec",
+        "CompressionOptions": "codec",
+        "load_codec": "codec",
+        "CausalDacConfig": "modeling_dac",
+        "CausalDacModel": "modeling_dac",
+        "DacConfig": "modeling_dac",
+        "DacFeatureExtractor": "modeling_dac",
+        "DacModel": "modeling_dac",
+    },
+)
 
 register_when_imported()
 

@@ -8,8 +8,8 @@ from typing import Any
 
 
 def lazy_names(package: str, homes: dict[str, str]) -> Callable[[str], Any]:
-    """A module's `__getattr__` (PEP 562): `homes` says in which submodule of `package` each public
-    name lives.
+    """Return a module's `__getattr__` (PEP 562): `homes` says in which submodule of `package` each
+    public name lives.
     """
 
     def getattr_(name: str) -> Any:

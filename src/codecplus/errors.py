@@ -77,3 +77,15 @@ def closest(name: str, known: Iterable[str]) -> list[str]:
     """
     names = list(known)
     return get_close_matches(name, names, n=1) or names
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type if it has none.
+
+    Errors of other packages may have pages of text.
+
+    >>> first_line(ValueError("no such key\nin this file")), first_line(KeyError())
+    ('no such key', 'KeyError')
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0]

@@ -152,7 +152,7 @@ def test_weights_may_change_between_calls_in_any_way(change):
 
 @every_case
 @torch.inference_mode()
-def test_snakes(instruction_set, dtype):
+def test_the_snake_by_kernel_equals_the_layer(instruction_set, dtype):
     snake = Snake1d(48).eval()
     snake.alpha.data = torch.linspace(-3, 3, 48).view(1, -1, 1)
     x = steps(2, 1000, 48, dtype) * 4
@@ -286,7 +286,7 @@ def switched_off(model, audio):
         switched_off,
     ],
 )
-def test_what_needs_the_layers_gets_them(use, units_by_kernel):
+def test_hooks_gradients_and_other_weights_run_the_layers_instead_of_kernels(use, units_by_kernel):
     model = model_of_kernels()
     audio = torch.randn(1, 1, 4000) * 0.3
     keys = list(model.state_dict())

@@ -127,7 +127,7 @@ def test_a_codec_computes_what_it_did_before(geometry):
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_without_gradients_of_weights_those_of_the_input_are_the_same(dtype, causal):
+def test_frozen_weights_give_the_same_gradients_of_the_input(dtype, causal):
     model = tiny_model(causal, decoder_hidden_size=64, downsampling_ratios=[2, 2], hidden_size=32)
     decoder = model.to(dtype).decoder
     use_training_layers(decoder)

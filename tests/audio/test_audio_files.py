@@ -189,7 +189,7 @@ def test_load_refuses_headerless_audio(tmp_path):
         load_audio(tmp_path / "x.raw")
 
 
-def test_a_header_that_promises_too_much_costs_no_memory(tmp_path):
+def test_a_header_that_claims_too_much_takes_no_memory(tmp_path):
     (tmp_path / "x.wav").write_bytes(wav_header(claim=0xFFFFFFF0))
     assert load_audio(tmp_path / "x.wav")[0].shape == (500,)
 
@@ -344,7 +344,7 @@ def test_a_stream_is_written_as_one_shot_is(tmp_path_factory, sizes):
     assert (folder / "stream.wav").read_bytes() == (folder / "once.wav").read_bytes()
 
 
-def test_a_wav_stream_that_leaves_full_scale_becomes_float(tmp_path):
+def test_a_wav_stream_beyond_full_scale_becomes_float(tmp_path):
     audio = noise(100_000, seed=1)
     audio[70_000] = 1.5
     with pytest.warns(

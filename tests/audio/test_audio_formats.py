@@ -74,7 +74,7 @@ def test_the_refusal_says_how_much_is_missing_and_what_to_do(tmp_path):
         load_audio(io.BytesIO(written("WAV")[:-4000]))
 
 
-def test_bytes_behind_the_samples_may_be_missing_or_too_many(tmp_path):
+def test_a_wav_is_read_whatever_follows_its_samples(tmp_path):
     data = written("WAV")
     behind = b"LIST" + struct.pack("<I", 1000) + b"INFO"
     for more in (behind, b"junk", bytes(100)):
@@ -125,7 +125,7 @@ def test_a_file_of_open_length_is_read_to_its_end(tmp_path, format, order, sizes
     np.testing.assert_array_equal(load_audio(tmp_path / "x")[0], exact(written(format)))
 
 
-def test_a_wav_of_no_samples_and_other_chunks_is_empty(tmp_path):
+def test_a_wav_without_samples_is_refused(tmp_path):
     data = written("WAV")[:40] + bytes(4) + b"LIST" + struct.pack("<I", 4) + b"INFO"
     (tmp_path / "x.wav").write_bytes(data)
     with pytest.raises(FileFormatError, match="has 0 samples by its header"):
@@ -262,7 +262,9 @@ def test_a_container_gives_the_samples_that_went_in(tmp_path, container, encoder
 @pytest.mark.parametrize(
     ("container", "encoder", "most"), [("adts", "aac", 2048), ("ac3", "ac3", 1792)]
 )
-def test_a_stream_without_marks_keeps_priming_and_padding(tmp_path, container, encoder, most):
+def test_a_container_without_gapless_marks_keeps_priming_and_padding(
+    tmp_path, container, encoder, most
+):
     (tmp_path / "x").write_bytes(encoded(container, encoder, 30_001))
     assert 30_001 <= load_audio(tmp_path / "x")[0].shape[-1] <= 30_001 + most
 
@@ -286,7 +288,7 @@ def test_a_live_recording_says_no_length_and_is_read_to_its_end(tmp_path):
     assert load_audio(tmp_path / "x.webm")[0].shape == (30_001,)
 
 
-def test_what_is_no_recording_is_refused(tmp_path):
+def test_playlists_and_empty_containers_are_refused(tmp_path):
     playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n/etc/passwd\n"
     for content in (playlist, b"ffconcat version 1.0\nfile x\n", b"\0\0\0\x10ftypM4A \0\0\0\0"):
         (tmp_path / "x.m4a").write_bytes(content)

@@ -15,7 +15,7 @@ from codecplus.errors import InputError
 
 @few_examples
 @given(st.integers(1, 20000), st.sampled_from(RATES), st.sampled_from(RATES))
-def test_there_and_back_is_never_shorter(n, from_rate, to_rate):
+def test_resampling_there_and_back_never_shortens(n, from_rate, to_rate):
     there = resampled_length(n, from_rate, to_rate)
     assert there == math.ceil(n * to_rate / from_rate) >= 1
     back = resampled_length(there, to_rate, from_rate)

@@ -134,7 +134,7 @@ def test_a_decoder_written_from_the_documentation_agrees(stream):
 
 @given(st.integers(0, 10**7), st.integers(-1, 300), st.sampled_from([8000, 16000, 44100, 48000]))
 @settings(max_examples=100, deadline=None)
-def test_any_length_goes_with_any_number_of_frames_that_holds_it(num_samples, excess, rate):
+def test_lengths_and_numbers_of_frames_survive_the_file(num_samples, excess, rate):
     info = dataclasses.replace(INFO, original_sample_rate=rate, num_codebooks=1, codebook_size=2)
     frames = max(0, math.ceil(num_samples * 16000 / (rate * 320)) + excess)
     header, codes = unpack(pack(np.zeros((1, 1, frames), np.int8), info, num_samples=num_samples))
@@ -226,7 +226,7 @@ def test_ten_seconds_are_within_one_percent_of_the_nominal_bitrate(
     assert size <= 1.01 * codebooks * 10 * rate / hop * 10 / 8
 
 
-def test_all_that_surrounds_the_codes_of_a_short_clip_is_33_bytes():
+def test_a_short_file_has_33_bytes_beside_its_codes():
     assert len(pack(random_codes(INFO, 500), INFO, num_samples=160000)) == 2500 + 33
 
 
@@ -241,7 +241,7 @@ def test_all_that_surrounds_the_codes_of_a_short_clip_is_33_bytes():
         (np.full((1, 4, 3), 2**64 - 1, np.uint64), "expected codes from 0 to 1023"),
     ],
 )
-def test_codes_that_cannot_be_are_refused_before_anything_is_written(codes, message):
+def test_impossible_codes_are_refused_before_anything_is_written(codes, message):
     file = io.BytesIO()
     writer = Writer(file, INFO)
     size = len(file.getvalue())

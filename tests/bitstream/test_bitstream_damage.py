@@ -65,7 +65,7 @@ def test_a_file_cut_anywhere_is_refused(name):
 
 @given(st.sampled_from(sorted(FILES)), st.binary(min_size=1, max_size=60))
 @settings(max_examples=200, deadline=None)
-def test_anything_after_the_end_or_before_the_start_is_refused(name, garbage):
+def test_bytes_before_the_start_or_after_the_end_are_refused(name, garbage):
     for data in (FILES[name] + garbage, garbage + FILES[name], FILES[name] + FILES[name]):
         with pytest.raises(FileFormatError):
             unpack(data)
@@ -144,7 +144,7 @@ def sealed(head, counts):
         b"",
     ],
 )
-def test_a_claim_is_held_against_the_size_of_the_file(counts):
+def test_counts_beyond_the_size_of_the_file_are_refused_with_little_memory(counts):
     head = FILES["plain"][:25] + (22500).to_bytes(3, "big")
     assert unpack(sealed(head, b"\x00"))[1].shape == (1, 3, 0)
     tracemalloc.start()

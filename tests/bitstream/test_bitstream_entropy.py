@@ -137,7 +137,7 @@ def test_a_decoder_written_from_the_documentation_agrees(file):
     "way", [{}, {"rate_control": "vbr", "quality": 8}], ids=["constant", "variable"]
 )
 @pytest.mark.parametrize("name", ["dac-16khz-live", "dac-44khz-small"])
-def test_that_decoder_reads_files_of_the_embedded_models(name, way):
+def test_a_decoder_written_from_the_documentation_reads_files_of_the_embedded_models(name, way):
     codec = load_codec(name)
     (model,) = codec.entropy_models.values()
     samples = np.arange(8 * codec.hop_length)
@@ -261,7 +261,7 @@ def test_the_right_model_is_asked_for():
         ({"block_length": 1 << 20}, "at most 1048576 codes"),
     ],
 )
-def test_what_cannot_be_entropy_coded_is_refused(fields, message):
+def test_shapes_that_cannot_be_entropy_coded_are_refused(fields, message):
     with pytest.raises(InputError, match=message):
         dataclasses.replace(INFO, **fields)
 
@@ -309,7 +309,7 @@ def test_a_file_cut_anywhere_is_refused_and_recovered_up_to_there():
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_damage_costs_its_block_alone(packed):
+def test_damage_loses_only_the_block_it_is_in(packed):
     info = dataclasses.replace(DAMAGED, entropy_model=None) if packed else DAMAGED
     whole = pack(CODES, info)
     for position in range(20, len(whole)):  # behind the head
@@ -326,7 +326,7 @@ def test_damage_costs_its_block_alone(packed):
         assert frames == 36 or reader.damage  # a shorter or longer recording is never silent
 
 
-def test_lost_and_doubled_bytes_cost_their_block_alone():
+def test_lost_and_doubled_bytes_lose_only_their_block():
     for position in range(40, len(FILE) - 40, 7):
         for data in (
             FILE[:position] + FILE[position + 3 :],

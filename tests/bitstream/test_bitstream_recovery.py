@@ -60,7 +60,7 @@ def lost_frames(reader: Reader) -> int:
 
 @both_codings
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_a_lost_byte_costs_the_blocks_it_was_in(name, count):
+def test_a_lost_byte_loses_only_the_blocks_it_was_in(name, count):
     data = FILES[name]
     for position in range(HEAD_SIZE, len(data) - 40, 41):
         reader = recover(data[:position] + data[position + count :])
@@ -71,7 +71,7 @@ def test_a_lost_byte_costs_the_blocks_it_was_in(name, count):
 
 @both_codings
 @pytest.mark.parametrize("noise", [b"x", bytes(3000), bytes(range(256)) * 8])
-def test_added_bytes_cost_the_block_they_are_in(name, noise):
+def test_added_bytes_lose_only_the_block_they_are_in(name, noise):
     data = FILES[name]
     for position in range(HEAD_SIZE, len(data) - 40, 193):
         reader = recover(data[:position] + noise + data[position:])
@@ -80,7 +80,7 @@ def test_added_bytes_cost_the_block_they_are_in(name, noise):
 
 
 @both_codings
-def test_a_long_piece_that_is_overwritten_or_cut_out_costs_no_more_than_itself(name):
+def test_overwriting_or_cutting_out_a_long_piece_loses_that_piece_alone(name):
     data = FILES[name]
     start, stop = len(data) * 2 // 5, len(data) * 4 // 5  # 22 blocks
     for damaged in (data[:start] + bytes(stop - start) + data[stop:], data[:start] + data[stop:]):
@@ -91,7 +91,7 @@ def test_a_long_piece_that_is_overwritten_or_cut_out_costs_no_more_than_itself(n
 
 
 @both_codings
-def test_what_is_appended_costs_nothing(name):
+def test_appended_bytes_lose_nothing(name):
     data = FILES[name]
     another_head = pack(walk(99), dataclasses.replace(CODINGS[name], gain=0.5))
     for extra in (
@@ -147,7 +147,7 @@ def test_a_whole_file_is_no_damage(name):
     assert damage.describe() == ""
 
 
-def test_a_claim_of_lost_blocks_is_held_against_the_size_of_the_file():
+def test_more_lost_blocks_than_the_file_could_hold_are_refused():
     info = dataclasses.replace(PACKED, block_length=1 << 20, num_codebooks=1)
     head = pack(np.zeros((1, 1, 0), np.int16), info)[:HEAD_SIZE]
     for block in range(1, 9):  # the end says that so many blocks of 20 hours come before it

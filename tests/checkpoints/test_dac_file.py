@@ -92,7 +92,7 @@ def test_every_pickle_protocol_and_numpy_generation_reads(protocol, rename, dtyp
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_codes_in_column_order_and_scalars_read(protocol):
+def test_codes_in_column_order_and_numpy_scalars_are_read(protocol):
     codes = np.asfortranarray(np.arange(36, dtype=np.uint16).reshape(2, 3, 6))
     content = artifacts(
         codes, channels=2, input_db=np.float32(-20.5), sample_rate=np.int64(48000), padding=np.True_
@@ -150,7 +150,7 @@ def test_a_batch_is_read_as_one_recording_each():
         (artifacts(input_db=None), "got nonetype"),
     ],
 )
-def test_facts_that_cannot_be_are_refused(content, message):
+def test_impossible_facts_are_refused(content, message):
     with pytest.raises(FileFormatError, match=message):
         read_dac_file(dac_file(content))
 

@@ -103,7 +103,7 @@ def test_large_networks_in_small_files_cost_no_memory(folder):
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "entropy.safetensors"])
 @pytest.mark.parametrize("kind", ["folder", "pipe", "link"])
-def test_what_is_no_file_under_the_name_of_one_is_refused(folder, name, kind):
+def test_pipes_and_folders_under_the_name_of_a_file_are_refused(folder, name, kind):
     path = folder / name
     path.unlink(missing_ok=True)
     if kind == "folder":
@@ -164,7 +164,7 @@ def test_side_files_of_another_kind_are_one_error(header):
         EntropyModel.from_bytes(data)
 
 
-def test_all_of_it_is_an_error_of_this_package(folder):
+def test_a_whole_folder_loads_and_its_errors_are_errors_of_this_package(folder):
     assert issubclass(CheckpointError, CodecPlusError)
     assert isinstance(load_model(folder), DacModel)
     assert not isinstance(load_model(folder), CausalDacModel)

@@ -12,7 +12,7 @@ FAULTS = Path(__file__).parents[2] / "benchmarks" / "faults.py"
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs forks")
 @pytest.mark.parametrize("verb", ["encode", "tokenize"])
-def test_a_disturbed_job_ends_as_an_undisturbed_one(verb, tmp_path, capfd):
+def test_an_interrupted_job_writes_what_an_uninterrupted_one_writes(verb, tmp_path, capfd):
     pytest.importorskip("datasets")
     spec = importlib.util.spec_from_file_location("faults", FAULTS)
     assert spec is not None

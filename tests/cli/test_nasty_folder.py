@@ -119,7 +119,7 @@ def test_encode_info_and_decode(nasty, tmp_path, capfd):
 
 
 @linux
-def test_tokenize(nasty, tmp_path, capfd):
+def test_tokenize_writes_bad_files_as_failed_rows(nasty, tmp_path, capfd):
     pytest.importorskip("datasets")
     import pyarrow.parquet as pq
 
@@ -135,7 +135,7 @@ def test_tokenize(nasty, tmp_path, capfd):
 
 
 @linux
-def test_eval(nasty, tmp_path, capfd):
+def test_eval_excludes_bad_files_with_reasons(nasty, tmp_path, capfd):
     pytest.importorskip("av")
     out = tmp_path / "results"
     arguments = ["eval", "--codec", "opus", "--bitrate-per-channel", "12", "--metric", "si_sdr"]
@@ -251,13 +251,13 @@ def test_a_name_is_printed_as_its_bytes_or_spelt(odd, encoding, name):
         ('"$@" 2> /dev/full', 0, b""),
     ],
 )
-def test_streams_that_are_closed_or_full(odd, script, status, said):
+def test_closed_and_full_output_streams_end_with_their_status(odd, script, status, said):
     done = run(script, "info", str(odd))
     assert (done.returncode, done.stderr) == (status, said)
 
 
 @linux
-def test_errors_that_cannot_be_said_still_have_their_status(odd):
+def test_an_error_that_cannot_be_printed_keeps_its_status(odd):
     assert run('"$@" 2> /dev/full', "info", "missing").returncode == 2
     assert run('"$@" 2>&-', "info", "missing").returncode == 2
 

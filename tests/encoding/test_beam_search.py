@@ -24,7 +24,7 @@ def costs(k, before, codes):
 
 @torch.no_grad()
 @pytest.mark.parametrize("frames", [1, 2, 301])
-def test_a_beam_is_never_farther_than_the_greedy_sum_and_bits_count(quantizer, frames):
+def test_beam_search_is_never_worse_than_the_greedy_search_and_weighs_bits(quantizer, frames):
     latents = torch.randn(2, 32, frames, generator=torch.Generator().manual_seed(1))
 
     def error_and_bits(codes):

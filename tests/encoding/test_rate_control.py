@@ -84,7 +84,7 @@ def test_codebooks_see_each_other_through_their_projections():
     torch.testing.assert_close(books.views[1, :, 0] @ books.entries[0, 3], seen[0, :, 0])
 
 
-def test_integers_cost_what_the_rounded_floats_say(audio):
+def test_the_integer_network_takes_the_bits_that_the_rounded_floats_predict(audio):
     codec = plain_codec()
     books, codes = CodebookGeometry.of(codec), np.asarray(codec.encode(np.tile(audio, 4)))
     frames = torch.from_numpy(_windows(codes, books.entries.shape[1]))

@@ -57,7 +57,7 @@ def test_without_steps_codes_are_the_plain_ones_for_any_chunking(net, frames, mo
 
 @pytest.mark.parametrize("net", MOSTLY_QUICK)
 @pytest.mark.parametrize("frames", [40, 1000])
-def test_what_is_decoded_comes_nearer_in_one_piece_or_many(net, frames, monkeypatch):
+def test_effort_brings_decoded_audio_nearer_in_one_piece_or_many(net, frames, monkeypatch):
     model = tiny_model(hidden_size=32, **NETS[net])
     audio = 0.3 * lively(150 * model.config.hop_length)
     with torch.no_grad():
@@ -118,7 +118,7 @@ def test_the_model_in_use_stays_as_it_is():
     )
 
 
-def test_bits_weigh_where_an_entropy_model_tells_them():
+def test_the_search_weighs_bits_where_there_is_an_entropy_model():
     codec = Codec(tiny_model(**NETS["16khz"]))
     audio = lively(32000)
     codes = np.asarray(codec.encode(audio[0]))

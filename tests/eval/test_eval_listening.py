@@ -197,7 +197,7 @@ def test_ratings_of_who_is_left_out_do_not_count():
 # ---- means and intervals
 
 
-def test_means_order_and_counts():
+def test_conditions_have_means_in_order_and_counts():
     result = analyse(panel())["mushra"]
     assert list(result.conditions) == ["identity", "lowpass-7000", "opus@6", "lowpass-3500"]
     score = result.conditions["opus@6"]

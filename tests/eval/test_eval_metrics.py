@@ -40,7 +40,7 @@ def pair():
     return reference, (reference + 0.01 * noise).astype(np.float32)
 
 
-def test_docstrings_tell_the_truth():
+def test_the_doctests_pass():
     for module in (waveform, spectral):
         assert doctest.testmod(module).failed == 0
 

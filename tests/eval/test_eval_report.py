@@ -110,7 +110,7 @@ def folder(path, groups, date="2026-01-01T00:00:00+00:00", dataset=None):
     return path
 
 
-def test_docstrings_tell_the_truth():
+def test_the_doctests_pass():
     from codecplus.eval import statistics
     from codecplus.eval.codecs import base
 
@@ -389,7 +389,7 @@ def parse(*arguments):
     return args.run(args)
 
 
-def test_verbs(tmp_path, capsys):
+def test_compare_and_leaderboard_as_commands(tmp_path, capsys):
     path = folder(
         tmp_path / "r",
         [

@@ -464,7 +464,7 @@ def test_a_clip_set_names_samples_and_kinds(tmp_path):
     assert len(known) == 3
 
 
-def test_settings_that_cannot_be_meant_are_refused(tmp_path):
+def test_contradictory_settings_are_refused(tmp_path):
     with pytest.raises(InputError, match="put it in a list"):
         EvaluationConfig(codecs="opus", data="x", out=tmp_path)
     with pytest.raises(InputError, match="at least 1 worker"):

@@ -20,7 +20,7 @@ MODELS = {(g, c): tiny_model(c, **GEOMETRIES[g]) for g in GEOMETRIES for c in (F
     frames=st.integers(4, 70),
     channels=st.integers(1, 2),
 )
-def test_any_cutting_gives_the_codes_and_audio_of_the_whole(key, length, block, frames, channels):
+def test_any_chunking_gives_the_codes_and_audio_of_one_pass(key, length, block, frames, channels):
     model = MODELS[key]
     hop = model.config.hop_length
     samples, block = max(1, int(length * hop)), max(1, int(block * hop))
@@ -43,7 +43,7 @@ def test_no_audio_gives_no_codes():
 
 
 @pytest.mark.parametrize("codebooks", [1, 3])
-def test_the_first_codebooks_alone(codebooks):
+def test_chunks_of_the_first_codebooks_equal_one_pass(codebooks):
     model = MODELS["odd", True]
     audio = np.random.default_rng(0).standard_normal((1, 500), np.float32)
     few = np.concatenate(list(encode_blocks(model, [audio], codebooks)), axis=-1)

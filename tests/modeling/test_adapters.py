@@ -183,7 +183,7 @@ def test_a_module_around_any_layer_is_called_with_audio_alone(model, name):
             )
 
 
-def test_what_reads_weights_refuses_adapters_and_hooks():
+def test_functions_that_read_weights_refuse_adapters_and_hooks():
     codec = Codec(tiny_model(downsampling_ratios=[2, 4, 5, 8], sampling_rate=16000))
     handle = codec.model.encoder.block[1].res_unit2.conv1.register_forward_hook(lambda *_: None)
     with pytest.raises(ValueError, match="without adapters and forward hooks"):

@@ -184,7 +184,7 @@ def test_causal_output_never_depends_on_later_input():
     )
 
 
-def test_reach_is_where_an_impulse_is_felt(model):
+def test_reach_is_how_far_an_impulse_has_effect(model):
     hop, (past, future) = model.config.hop_length, model.encoder_reach
     frames = 2 * (past // hop + 2) + 8
     middle = frames // 2
@@ -423,7 +423,7 @@ def test_without_a_compiler_the_model_stays_as_it_was(model, monkeypatch):
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_long_inputs_take_the_same_way_as_gradients(causal, dtype):
+def test_long_inputs_give_the_same_with_and_without_gradients(causal, dtype):
     # Strided convolutions without gradients run as another kernel from 512 outputs on.
     model = tiny_model(causal, downsampling_ratios=[3, 4]).to(dtype)
     audio = (torch.randn(2, 1, 12 * 700) * 0.3).to(dtype)

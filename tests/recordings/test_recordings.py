@@ -200,7 +200,7 @@ def test_columns_can_be_chosen_and_labels_stay(table):
     assert [r.speaker for r in recordings.select_columns([])] == ["0", "1", "2"]
 
 
-def test_data_that_hold_nothing_are_refused(folder, table, tmp_path):
+def test_data_without_recordings_are_refused(folder, table, tmp_path):
     (tmp_path / "empty").mkdir()
     for data, said in [
         (tmp_path / "empty", "no audio file in .*empty, and no table"),

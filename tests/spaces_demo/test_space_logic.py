@@ -131,7 +131,7 @@ def record(path, container, codec, seconds=1.0, rate=48000, channels=1):
     ("container", "codec", "channels"),
     [("mp4", "aac", 1), ("ipod", "aac", 2), ("webm", "libopus", 1), ("mov", "alac", 2)],
 )
-def test_what_phones_and_browsers_record_is_read(tmp_path, container, codec, channels):
+def test_recordings_of_phones_and_browsers_are_read(tmp_path, container, codec, channels):
     from space.coding import read_clip
 
     path = record(tmp_path / "recording.bin", container, codec, channels=channels)

@@ -64,7 +64,7 @@ def test_examples():
     per_packet=st.integers(1, 255),
     header=st.binary(max_size=255),
 )
-def test_what_is_packed_is_read(channels, codebooks, bits, frames, per_packet, header):
+def test_packed_codes_are_read_back(channels, codebooks, bits, frames, per_packet, header):
     form = PacketFormat(
         channels=channels, num_codebooks=codebooks, codebook_size=1 << bits, header=header
     )
@@ -188,7 +188,7 @@ def test_packets_that_come_twice_or_late_are_dropped():
     assert (reader.lost, reader.late) == (1, 3)
 
 
-def test_a_loss_before_the_end_is_told_by_the_end():
+def test_the_end_of_a_stream_tells_of_losses_just_before_it():
     packets, reader = packed(some_codes(6)), PacketReader()
     reader.read(packets[0])
     received = reader.read(packets[-1])
@@ -209,7 +209,7 @@ def test_numbers_begin_anew_after_four_billion_frames():
 
 
 @given(data=st.data(), known=st.booleans())
-def test_damage_is_refused_and_forgotten(data, known):
+def test_a_damaged_packet_is_refused_and_changes_nothing(data, known):
     packets, reader = (
         packed(some_codes(6), frames=2, header_every=data.draw(st.integers(1, 2))),
         PacketReader(),
@@ -232,7 +232,7 @@ def test_damage_is_refused_and_forgotten(data, known):
 
 
 @given(st.binary(max_size=64), st.booleans())
-def test_any_bytes_are_refused(noise, marked):
+def test_arbitrary_bytes_are_refused(noise, marked):
     reader = PacketReader()
     with pytest.raises(FileFormatError):
         reader.read(b"\xda\x11" + noise if marked else noise)
@@ -249,7 +249,7 @@ def forged(number: int, frames: int, form: PacketFormat = FORMAT) -> bytes:
     return packet + zlib.crc32(packet, zlib.crc32(form.to_bytes())).to_bytes(4, "big")
 
 
-def test_no_packet_can_ask_for_more_silence_than_the_reader_allows():
+def test_a_packet_too_far_ahead_is_refused():
     packets, reader = packed(some_codes(3)), PacketReader(max_gap=100)
     reader.read(packets[0])
     assert reader.read(forged(101, 1)).lost == 100
@@ -274,7 +274,7 @@ def test_a_packet_of_another_stream_is_refused():
         reader.read(other[1])
 
 
-def test_what_no_packet_can_hold_is_refused():
+def test_codes_that_no_packet_can_hold_are_refused():
     writer = PacketWriter(FORMAT)
     with pytest.raises(InputError, match=r"shape \(1, 4, 1 to 255\), got \(1, 4, 256\)"):
         writer.pack(np.zeros((1, 4, 256), int))

@@ -76,7 +76,7 @@ def assert_close(audio: np.ndarray, expected: np.ndarray):
     sizes=PIECES,
     frame_sizes=PIECES,
 )
-def test_any_cutting_gives_the_codes_and_audio_of_the_whole(key, frames, batch, sizes, frame_sizes):
+def test_any_chunking_gives_the_codes_and_audio_of_one_pass(key, frames, batch, sizes, frame_sizes):
     model = MODELS[key]
     audio = noise(batch or 1, max(1, int(frames * model.config.hop_length)))
     sizes = (
@@ -112,7 +112,7 @@ def test_long_pushes_are_taken_in_steps(key, monkeypatch):
     assert_close(through(DecoderStream(decoder), codes[0], [10**9]), decoded[0])
 
 
-def test_the_first_codebooks_alone_and_a_rate_that_changes():
+def test_streams_take_fewer_codebooks_and_a_changing_rate():
     model, key = MODELS["16khz", True], ("16khz", True)
     audio = noise(20 * 320)
     codes, _ = offline(model, audio[None])
@@ -178,7 +178,7 @@ def test_frames_come_with_the_last_sample_that_they_depend_on(key):
 
 
 @pytest.mark.parametrize("key", KEYS, ids=str)
-def test_an_impulse_is_heard_when_the_latency_says(key):
+def test_an_impulse_comes_out_after_the_latency(key):
     model = MODELS[key]
     hop, latency = model.config.hop_length, model.latency_samples
     frame = 20  # of which we watch the audio
@@ -349,7 +349,7 @@ def test_rows_come_and_go(key, lives):
     )
 
 
-def test_what_a_plain_row_still_owed_when_it_was_reset_is_zero():
+def test_frames_left_of_a_row_that_was_reset_are_zero():
     key = ("odd", False)
     encoder, decoder = EncoderStream(ENCODERS[key], batch=2), DecoderStream(DECODERS[key], batch=2)
     codes = encoder.push(noise(2, 40 * 15))

@@ -75,14 +75,14 @@ def test_jobs_go_there_and_answers_come_back(worker):
 
 
 @pytest.mark.parametrize(("kind", "status"), [("die", 7), ("segfault", -signal.SIGSEGV)])
-def test_a_death_is_told_with_its_status_and_the_next_job_has_a_new_process(worker, kind, status):
+def test_a_dead_worker_is_reported_with_its_status_and_replaced(worker, kind, status):
     with pytest.raises(WorkerDied) as death:
         ask(worker, kind, 7)
     assert death.value.status == status
     assert ask(worker, "echo", 1)[0]["value"] == 1
 
 
-def test_work_without_an_end_is_cut_off_and_waiting_is_not(worker):
+def test_endless_work_is_stopped_and_waiting_is_not(worker):
     ask(worker, "echo")
     with pytest.raises(WorkerTimeout):
         ask(worker, "spin", seconds=0.2)
@@ -92,7 +92,7 @@ def test_work_without_an_end_is_cut_off_and_waiting_is_not(worker):
         ask(worker, "sleep", 60, seconds=0.02)  # ten times the limit on the clock is a hang
 
 
-def test_what_cannot_be_pickled_leaves_the_worker_as_it_was(worker):
+def test_a_job_that_cannot_be_pickled_leaves_the_worker_as_it_was(worker):
     with pytest.raises(Exception, match=r"pickle|local object"):
         worker.send(lambda: None)
     assert ask(worker, "echo", 1)[0]["value"] == 1

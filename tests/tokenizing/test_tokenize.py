@@ -329,7 +329,7 @@ def test_data_without_other_columns_give_codes_alone(codec, tmp_path):
     assert [len(codes) for codes in found["codes"]] == [4, 4, 4]
 
 
-def test_encode_batch_maps(parquet, codec, tokenized, tmp_path):
+def test_encode_batch_works_in_map_of_datasets(parquet, codec, tokenized, tmp_path):
     rows = datasets.load_dataset(str(parquet), split="train", cache_dir=str(tmp_path))
     mapped = rows.map(
         codec.encode_batch, batched=True, batch_size=7, fn_kwargs={"audio_column": "sound"}

@@ -359,7 +359,7 @@ def test_a_stream_resumes_with_the_same_crops(table, stop):
     assert torch.equal(crop_levels(second, 5), expected[-25:])
 
 
-def test_a_resumed_stream_goes_round_like_one_that_never_stopped(table):
+def test_a_resumed_stream_goes_on_like_one_that_never_stopped(table):
     def stream():
         rows = table.select([0, 1]).to_iterable_dataset(num_shards=2)
         return opened(rows, validation=table.select([0]))[0]

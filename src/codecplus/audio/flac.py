@@ -121,7 +121,7 @@ _CRC16 = _crc_table(16, 0x8005)
 
 
 def _is_intact(data: bytes, table: list[int], width: int) -> bool:
-    """Whether bytes end in their own cyclic redundancy check."""
+    """Return whether bytes end in their own cyclic redundancy check."""
     mask = (1 << width) - 1
     crc = 0
     for byte in data:

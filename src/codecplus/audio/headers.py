@@ -112,7 +112,7 @@ def _chunks(
 
 
 def _is_open(length: int) -> bool:
-    """Whether 32 bits say no length: SoX writes 2³¹ − 4096, arecord 2³¹, others near 2³²."""
+    """Return whether 32 bits say no length: SoX writes 2³¹ − 4096, arecord 2³¹, others near 2³²."""
     return 2**31 - 4096 <= length <= 2**31 + 64 or length >= 2**32 - 4096
 
 
@@ -143,7 +143,9 @@ def _riff(file: BinaryIO, size: int, order: str) -> Samples | None:
 
 
 def _ends_well(file: BinaryIO, position: int, size: int, head: struct.Struct, even: int) -> bool:
-    """Whether chunks follow from here that end where the file ends: no samples are among them."""
+    """Return whether chunks follow from here that end where the file ends: no samples are among
+    them.
+    """
     end = position
     for name, start, length in _chunks(file, position, size, head, even):
         if not name.isascii():
@@ -237,7 +239,7 @@ def _nist(file: BinaryIO) -> Samples | None:
 
 
 def _ogg(file: BinaryIO, size: int) -> Samples | None:
-    """The last page of an Ogg file: its header says how long it is."""
+    """Return the last page of an Ogg file: its header says how long it is."""
     offset = max(0, size - _TAIL_BYTES)
     file.seek(offset)
     tail = file.read(_TAIL_BYTES)
@@ -256,7 +258,7 @@ def _ogg(file: BinaryIO, size: int) -> Samples | None:
 
 
 def _mp4(file: BinaryIO, size: int) -> Samples | None:
-    """The last of the boxes that an MP4 file is made of."""
+    """Return the last of the boxes that an MP4 file is made of."""
     position = 0
     last = None
     for _ in range(_MOST_CHUNKS):
@@ -281,7 +283,7 @@ def _mp4(file: BinaryIO, size: int) -> Samples | None:
 
 
 def _matroska(file: BinaryIO, size: int) -> Samples | None:
-    """The segment of a Matroska or WebM file, which holds everything but its first bytes."""
+    """Return the segment of a Matroska or WebM file, which holds everything but its first bytes."""
     file.seek(4)
     length = _ebml_size(file)
     if length is None or length > size:

@@ -40,7 +40,7 @@ def watch_level(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def _callers_level() -> int:
-    """The `stacklevel`, as seen from `check_level`, of the first line outside this package."""
+    """Return the `stacklevel`, seen from `check_level`, of the first line outside this package."""
     frame = sys._getframe(2)
     level = 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):

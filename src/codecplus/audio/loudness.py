@@ -35,7 +35,7 @@ class LoudnessMeter:
             (stage.b, stage.a) for stage in pyloudnorm.Meter(self.sample_rate)._filters.values()
         ]
         self._states = [np.zeros((self.channels, 2)) for _ in self._filters]
-        self._seen = 0
+        self._samples = 0
         self._powers: list[float] = []  # of the gating blocks so far
         self._open = np.zeros(0)  # weighted squares since the first unfinished gating block
         self._open_start = 0
@@ -59,8 +59,8 @@ class LoudnessMeter:
         for i, (b, a) in enumerate(self._filters):
             x, self._states[i] = lfilter(b, a, x, axis=-1, zi=self._states[i])
         self._open = np.concatenate([self._open, self._weights @ np.square(x)])
-        self._seen += x.shape[1]
-        while self._bounds(len(self._powers))[1] <= self._seen:
+        self._samples += x.shape[1]
+        while self._bounds(len(self._powers))[1] <= self._samples:
             self._powers.append(self._power(len(self._powers)))
         start = self._bounds(len(self._powers))[0]
         self._open = self._open[start - self._open_start :]
@@ -78,13 +78,13 @@ class LoudnessMeter:
 
     def loudness(self) -> float:
         """Return the loudness so far in LUFS; -inf when no gating block reaches -70 LUFS."""
-        missing = int(0.5 * self.sample_rate) - self._seen
+        missing = int(0.5 * self.sample_rate) - self._samples
         if missing > 0:
             padded = copy.deepcopy(self)
             padded.push_block(np.zeros((self.channels, missing), np.float32))
             return padded.loudness()
         # the last gating block counts from half of its quarter on, as in pyloudnorm
-        count = round((self._seen / self.sample_rate - _GATE) / (_GATE * 0.25)) + 1
+        count = round((self._samples / self.sample_rate - _GATE) / (_GATE * 0.25)) + 1
         powers = self._powers[:count] + [
             self._power(block) for block in range(len(self._powers), count)
         ]

@@ -72,7 +72,7 @@ def mel_spectrogram(
     win_length: int | None = None,
     power: float = 1.0,
 ) -> "torch.Tensor":
-    """Mel spectrogram of audio (..., samples), differentiable: (..., n_mels, 1 + samples //
+    """Return mel spectrogram of audio (..., samples), differentiable: (..., n_mels, 1 + samples //
     hop_length).
 
     Magnitudes to the `power`, weighted by `mel_filterbank`; no logarithm. Frames are centred, under
@@ -108,7 +108,7 @@ def mel_spectrogram(
 
 
 def mel_of_clip(audio: Any, sample_rate: int | None, default_rate: int, options: MelOptions) -> Any:
-    """Magnitudes on the mel scale of one clip: see `Codec.mel_spectrogram`."""
+    """Return magnitudes on the mel scale of one clip: see `Codec.mel_spectrogram`."""
     import torch
 
     array, rate = array_and_rate(audio)

@@ -10,7 +10,7 @@ from codecplus.errors import InputError
 
 
 def resampled_length(num_samples: int, from_rate: int, to_rate: int) -> int:
-    """Samples after resampling: ceil(num_samples * to_rate / from_rate).
+    """Return samples after resampling: ceil(num_samples * to_rate / from_rate).
 
     Rounding up keeps every signal (1 sample stays at least 1), and there and back is never shorter
     than the original, so that cutting gives its exact length.

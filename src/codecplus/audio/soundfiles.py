@@ -182,7 +182,7 @@ class _LongFile:
 
 
 def _has_index(path_or_file: Path | BinaryIO) -> bool:
-    """Whether an MP3 says in its first frame how many frames it has."""
+    """Return whether an MP3 says in its first frame how many frames it has."""
     if isinstance(path_or_file, Path):
         with path_or_file.open("rb") as file:
             return _has_index(file)

@@ -131,7 +131,7 @@ def array_and_rate(source: Any) -> tuple[Any, int | None]:
 
 
 def is_pair(source: Any) -> bool:
-    """Whether this is an array and its rate, in either order."""
+    """Return whether this is an array and its rate, in either order."""
     if not isinstance(source, (list, tuple)) or len(source) != 2:
         return False
     first, second = source
@@ -141,7 +141,9 @@ def is_pair(source: Any) -> bool:
 
 
 def is_batch(audio: Any) -> bool:
-    """Whether a sequence holds several clips, rather than the numbers or the channels of one."""
+    """Return whether a sequence holds several clips, rather than the numbers or the channels of
+    one.
+    """
     if isinstance(audio, (str, bytes)) or not isinstance(audio, Sequence) or not audio:
         return False
     if is_pair(audio) or not any(_is_clip(item) for item in audio):
@@ -150,7 +152,7 @@ def is_batch(audio: Any) -> bool:
 
 
 def is_paths(source: Any) -> bool:
-    """Whether this is a list of paths."""
+    """Return whether this is a list of paths."""
     if not isinstance(source, (list, tuple)) or not source:
         return False
     return all(isinstance(item, (str, os.PathLike)) for item in source)
@@ -207,7 +209,7 @@ def refuse_other_than_audio(source: Any) -> None:
 
 
 def measure_gain(source: AudioSource, loudness: float) -> float:
-    """The factor that brings a signal to a loudness in LUFS (ITU-R BS.1770-4).
+    """Return the factor that brings a signal to a loudness in LUFS (ITU-R BS.1770-4).
 
     Raising the level stops where the peak reaches full scale. Silence keeps its level.
     """
@@ -226,7 +228,7 @@ def measure_gain(source: AudioSource, loudness: float) -> float:
 
 
 def _encoded_file(source: Any) -> Any:
-    """The path or the open file of encoded audio; None for anything else."""
+    """Return the path or the open file of encoded audio; None for anything else."""
     if isinstance(source, Mapping) and source.get("array") is None:
         if source.get("bytes") is not None:
             return io.BytesIO(source["bytes"])
@@ -256,7 +258,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_array(value: Any) -> bool:
-    """Whether this is an array or a tensor with at least one axis."""
+    """Return whether this is an array or a tensor with at least one axis."""
     return getattr(value, "ndim", 0) > 0
 
 

@@ -36,7 +36,7 @@ Code = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def can_code(channels: int, num_codebooks: int, codebook_size: int) -> bool:
-    """Whether blocks of this shape may be entropy-coded; others must be packed."""
+    """Return whether blocks of this shape may be entropy-coded; others must be packed."""
     return (
         codebook_size >= 4
         and channels * num_codebooks * max(codebook_size, 8 * num_codebooks) <= MAX_WEIGHTS
@@ -172,7 +172,7 @@ class _Grid:
         self._padded[channel, self._places[k] + step] = codes
 
     def codes(self) -> np.ndarray:
-        """All codes, int16 (C, K, T)."""
+        """Return all codes, int16 (C, K, T)."""
         channels, num_codebooks, frames = self.shape
         codes = self._padded.reshape(channels, num_codebooks, -1)[
             ..., -frames - num_codebooks : -num_codebooks

@@ -99,11 +99,11 @@ def check_codes(codes: Any, num_codebooks: int, codebook_size: int) -> np.ndarra
 
 
 def _is_cut_short(codes: np.ndarray) -> bool:
-    """Whether -1 stands in the finer codebooks of a frame alone, never in its first."""
+    """Return whether -1 stands in the finer codebooks of a frame alone, never in its first."""
     left_out = codes < 0  # (C, K, T)
     return bool(not left_out[:, 0].any() and (left_out[:, 1:] >= left_out[:, :-1]).all())
 
 
 def info_for(codes: np.ndarray, info: StreamInfo) -> StreamInfo:
-    """The info of codes (C, K, T) that were cut out of a signal with this info."""
+    """Return the info of codes (C, K, T) that were cut out of a signal with this info."""
     return replace(info, channels=codes.shape[0], num_codebooks=codes.shape[1])

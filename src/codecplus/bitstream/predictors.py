@@ -61,7 +61,7 @@ class Predictor(Protocol):
     """Frames L that it looks at, the one that is coded included."""
 
     def high(self, window: np.ndarray) -> np.ndarray:
-        """Weights (C * K, highs) of the high symbols of this step.
+        """Return weights (C * K, highs) of the high symbols of this step.
 
         `window` (C, K, L, K) holds the codes before: [c, k, l, j] is codebook j of channel c, l
         frames before the frame that codebook k is at; 2**W where there is none, anything where it
@@ -80,11 +80,11 @@ class Predictor(Protocol):
         ...
 
     def ranks(self, rows: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """The ranks of codes (N,) of these rows."""
+        """Return the ranks of codes (N,) of these rows."""
         ...
 
     def codes(self, rows: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-        """The codes of these ranks (N,): the inverse of `ranks`."""
+        """Return the codes of these ranks (N,): the inverse of `ranks`."""
         ...
 
 
@@ -109,11 +109,11 @@ class Uniform:
         """Nothing to learn."""
 
     def ranks(self, rows: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """A code is its own rank."""
+        """Return the codes: a code is its own rank."""
         return codes
 
     def codes(self, rows: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-        """A code is its own rank."""
+        """Return the codes: a code is its own rank."""
         return ranks
 
 
@@ -194,7 +194,7 @@ class EntropyModel:
         return digest.digest()[:4]
 
     def to_bytes(self) -> bytes:
-        """The network as a safetensors file."""
+        """Return the network as a safetensors file."""
         from safetensors.numpy import save
 
         about = {"version": NETWORK_VERSION, "fingerprint": self.fingerprint.hex()}
@@ -224,7 +224,7 @@ class EntropyModel:
         return cls(arrays, fingerprint)
 
     def fits(self, num_codebooks: int, codebook_size: int) -> bool:
-        """Whether it predicts so many codebooks of that size."""
+        """Return whether it predicts so many codebooks of that size."""
         return num_codebooks <= self.num_codebooks and codebook_size == self.codebook_size
 
     def predictor(self, num_codebooks: int) -> "NetworkPredictor":
@@ -322,8 +322,8 @@ def low_bits(codebook_size: int) -> int:
 
 
 def _powers(logits: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """Weights of logits (..., n), integers in floats: 2 ** (20 - d / 32), d being what a logit
-    lacks to the largest.
+    """Return weights of logits (..., n), integers in floats: 2 ** (20 - d / 32), d being what a
+    logit lacks to the largest.
     """
     lacks = logits.max(axis=-1, keepdims=True) - logits
     lacks *= scales

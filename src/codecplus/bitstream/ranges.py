@@ -31,8 +31,8 @@ class Encoder:
         self._coder.encode(np.ascontiguousarray(symbols, np.int32), _FAMILY, _frequencies(weights))
 
     def to_bytes(self) -> bytes:
-        """All that was encoded; zero bytes at the end are left out, since a decoder reads them
-        there anyway.
+        """Return all that was encoded; zero bytes at the end are left out, since a decoder reads
+        them there anyway.
         """
         return self._coder.get_compressed().astype(">u4").tobytes().rstrip(b"\0")
 
@@ -64,8 +64,8 @@ class Decoder:
 
 
 def _frequencies(weights: np.ndarray) -> np.ndarray:
-    """Weights (N, n) as integers in floats which constriction adds 1 to, and which sum up to 2**24
-    then.
+    """Return weights (N, n) as integers in floats which constriction adds 1 to, and which sum up to
+    2**24 then.
     """
     weights = weights.astype(np.int64)
     total = (1 << PRECISION) - weights.shape[-1]

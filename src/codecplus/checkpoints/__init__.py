@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from codecplus.checkpoints.loading import fingerprint, load_model
     from codecplus.checkpoints.official import read_official, write_official
 
-# What needs torch is imported when it is used.
+# Modules that need torch are imported when they are used.
 __getattr__ = lazy_names(
     __name__,
     {

@@ -1,6 +1,4 @@
-"""Official `.dac` files as codes and facts. Knows their pickle, of which nothing is ever executed;
-knows neither models nor audio.
-"""
+"""Reads official `.dac` files. It knows their pickle and never executes it, and knows no model."""
 
 import io
 import math
@@ -24,9 +22,9 @@ _NPY_HEADERS = tuple(
     for fortran in (False, True)
 )
 _VERSIONS = ("1.0.0",)
-# Ten times what resampling 16 kHz to 192 kHz gives; the hop is not in the file.
+# Ten times the factor from 16 kHz to 192 kHz; the hop is not in the file.
 _MAX_SAMPLES_PER_FRAME = 1 << 16
-_MAX_DECIBELS = 200  # what float32 audio can be scaled by, with room
+_MAX_DECIBELS = 200  # range of gains for float32 audio, with room
 _DTYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 _OBJECTS = "O8"
 
@@ -335,7 +333,7 @@ class _Call:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes what numpy's pickles name out of the file's own bytes, and refuses every other name."""
+    """Makes the types that numpy's pickles name from the file's bytes, and refuses other names."""
 
     def __init__(self, data: bytes):
         super().__init__(io.BytesIO(data))

@@ -1,6 +1,4 @@
-"""Which model is which: the embedded checkpoints, and the fingerprint of any. Knows arrays, not
-torch.
-"""
+"""The embedded checkpoints, and fingerprints that tell models apart. It knows arrays, not torch."""
 
 import hashlib
 import json
@@ -28,11 +26,11 @@ def fingerprint_of(
     ratios: Iterable[int],
     tensors: Iterable[tuple[str, np.ndarray]],
 ) -> bytes:
-    """16 bytes that tell models apart: the same for the same weights in fp32 and bf16, another
+    """Return 16 bytes that tell models apart: equal for equal weights in fp32 and bf16, and others
     after any training.
 
-    A SHA-256 over the geometry and up to 1024 evenly spaced elements of every tensor, rounded to
-    bf16.
+    They are a SHA-256 over the geometry and up to 1024 evenly spaced elements of every tensor,
+    rounded to bf16.
     """
     digest = hashlib.sha256()
     digest.update(repr((model_type, sampling_rate, list(ratios))).encode())
@@ -43,29 +41,29 @@ def fingerprint_of(
 
 
 def _to_bf16(x: np.ndarray) -> np.ndarray:
-    """The upper half of float32, rounded to the nearest, ties to even: uint16."""
+    """Return the upper half of float32, rounded to the nearest, ties to even: uint16."""
     bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
     return ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype(np.uint16)
 
 
 @cache
 def embedded_fingerprints() -> dict[bytes, str]:
-    """Fingerprint -> name of every embedded checkpoint, to say which one made a file."""
+    """Return the name of every embedded checkpoint by its fingerprint."""
     from safetensors import safe_open
 
-    found = {}
+    names = {}
     for name in embedded_names():
         fields = json.loads((EMBEDDED_FOLDER / name / "config.json").read_text(encoding="utf-8"))
         with safe_open(EMBEDDED_FOLDER / name / "model.safetensors", framework="numpy") as file:
             tensors = ((key, file.get_tensor(key)) for key in file.keys())  # noqa: SIM118
-            mark = fingerprint_of(
+            fingerprint = fingerprint_of(
                 fields["model_type"],
                 fields["sampling_rate"],
                 fields["downsampling_ratios"],
                 tensors,
             )
-        found[mark] = name
-    return found
+        names[fingerprint] = name
+    return names
 
 
 def find_embedded(fingerprint: bytes) -> str | None:

@@ -1,6 +1,4 @@
-"""From a name, a path or a Hub id to a model: which of them it is, and what is wrong when it is
-none.
-"""
+"""Loads a model by a name, a path or a Hub id, or says why it cannot."""
 
 import difflib
 import os
@@ -32,7 +30,7 @@ def load_model(name: str | os.PathLike[str], *, revision: str | None = None) -> 
 
     Raises:
         CheckpointError: if there is no such checkpoint, or it cannot be read, or is no DAC.
-        InputError: for a revision of what is no repository.
+        InputError: for a revision where `name` is no repository.
     """
     path = Path(name)
     if revision is not None and (str(name) in embedded_names() or path.exists()):
@@ -54,13 +52,12 @@ def load_model(name: str | os.PathLike[str], *, revision: str | None = None) -> 
     hint = difflib.get_close_matches(str(name), embedded_names(), n=1) or embedded_names()
     raise CheckpointError(
         f"there is no checkpoint {str(name)!r}; give {' or '.join(hint)}, an existing path, or a "
-        "Hub id like "
-        "descript/dac_44khz"
+        "Hub id like descript/dac_44khz"
     )
 
 
 def _load_pretrained(folder: Path, source: str | None = None) -> DacModel:
-    """Load a folder; `source` is what messages and the model call it, its path if not given."""
+    """Load a folder; `source` is its name in messages and in the model, by default its path."""
     source = source or str(folder)
     if not (folder / "config.json").exists() and not (folder / "config.json").is_symlink():
         raise CheckpointError(
@@ -87,8 +84,7 @@ def _load_pretrained(folder: Path, source: str | None = None) -> DacModel:
         # transformers only warns, and goes on with random weights.
         raise CheckpointError(
             f"the weights at {source!r} lack {len(missing)} tensors of this model, {missing[0]} "
-            "among them; "
-            "the configuration and the weights do not belong together"
+            "among them; the configuration and the weights do not belong together"
         )
     model.name_or_path = source
     model.config.name_or_path = source

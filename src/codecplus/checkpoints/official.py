@@ -153,7 +153,7 @@ def _holds_a_model(path: str | Path) -> bool:
 
 
 def _config(kwargs: dict) -> DacConfig:
-    """The configuration that stands for the arguments of the original class."""
+    """Return the configuration that stands for the arguments of the original class."""
     fields = {_ARGUMENTS[name]: value for name, value in kwargs.items() if name in _ARGUMENTS}
     fields["quantizer_dropout"] = float(
         fields.get("quantizer_dropout", 0.0)

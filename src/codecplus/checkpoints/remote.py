@@ -11,14 +11,14 @@ from codecplus.checkpoints.identity import (
     WEIGHT_FILES,
     embedded_names,
 )
-from codecplus.errors import CheckpointError
+from codecplus.errors import CheckpointError, first_line
 
-# What a codec is loaded from; nothing that would have to be unpickled, and no training state.
+# Files that a codec is loaded from: none that would have to be unpickled, and no training state.
 CHECKPOINT_FILES = ("config.json", *WEIGHT_FILES, ENTROPY_FILES)
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name has the form OWNER/NAME."""
+    """Return whether a name has the form OWNER/NAME."""
     parts = name.split("/")
     return len(parts) == 2 and all(parts) and not name.startswith((".", "~"))
 
@@ -72,10 +72,10 @@ def checkpoint_folder(name: str | os.PathLike[str], revision: str | None = None)
 
 
 def explain(error: BaseException, repo: str, revision: str | None = None) -> str:
-    """Say in one sentence what an error of the Hub's client means and what to do about it.
+    """Explain an error of the Hub's client in one sentence, and say how to mend it.
 
     Args:
-        error: what the client raised.
+        error: the error of the client.
         repo: OWNER/NAME, which was asked for.
         revision: which was asked for.
     """
@@ -117,11 +117,11 @@ def explain(error: BaseException, repo: str, revision: str | None = None) -> str
         )
     if "TransportError" in kinds:
         return f"{host} cannot be reached; check the network, or HF_ENDPOINT"
-    return _first_line(error)
+    return first_line(error)
 
 
 def _explain_answer(error: Any, host: str) -> str:
-    """Say what an answer of the Hub means, by its status."""
+    """Explain an answer of the Hub by its status."""
     status = error.response.status_code
     message = error.response.headers.get("X-Error-Message")
     if status == 401:
@@ -131,7 +131,7 @@ def _explain_answer(error: Any, host: str) -> str:
         )
     if status == 403:
         return f"the token may not do that ({message}); make one that may on {host}/settings/tokens"
-    return f"{host} answered {status} ({message or _first_line(error)})"
+    return f"{host} answered {status} ({message or first_line(error)})"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -140,8 +140,3 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while seen is not None:
         yield seen
         seen = seen.__cause__ or seen.__context__
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -22,8 +22,8 @@ _SPARE_ELEMENTS = 1 << 20  # that a network may have beyond those in its file
 def check_folder(folder: Path) -> dict[str, Any]:
     """Check the files of a checkpoint's folder, and return its configuration.
 
-    Raises CheckpointError for files that cannot be ones, for shards outside the folder, and for
-    what `read_config` refuses.
+    Raises CheckpointError for pipes and links under these names, for shards outside the folder,
+    and for a configuration that `read_config` refuses.
     """
     config = read_config(folder / "config.json")
     for name in _WEIGHTS:
@@ -45,10 +45,12 @@ def check_folder(folder: Path) -> dict[str, Any]:
 
 
 def check_file(path: Path, max_size: int | None) -> None:
-    """Raise CheckpointError unless a path is a file, or a link to one, of at most so many bytes."""
+    """Raise CheckpointError unless a path is a file of at most `max_size` bytes."""
     if not path.is_file():
-        kind = "a folder" if path.is_dir() else "a pipe, a device or a link that leads nowhere"
-        if not _lexists(path):
+        kind = "a pipe, a device or a link that leads nowhere"
+        if path.is_dir():
+            kind = "a folder"
+        elif not _lexists(path):
             kind = "nothing"
         raise CheckpointError(f"expected a file at {path}, got {kind}")
     if max_size is not None and path.stat().st_size > max_size:
@@ -58,7 +60,7 @@ def check_file(path: Path, max_size: int | None) -> None:
 
 
 def read_json(path: Path, max_size: int = MAX_CONFIG_SIZE) -> dict[str, Any]:
-    """Read a JSON object; raises CheckpointError for anything else under that name."""
+    """Read a JSON object. Raises CheckpointError for anything else."""
     check_file(path, max_size)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -71,7 +73,7 @@ def read_json(path: Path, max_size: int = MAX_CONFIG_SIZE) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read the configuration of a model; raises CheckpointError for what describes none.
+    """Read the configuration of a model. Raises CheckpointError for anything else.
 
     Whether its sizes are possible is known to the class of the configuration.
     """
@@ -88,7 +90,7 @@ def check_elements(wanted: int, held: Mapping[str, tuple[int, ...]], where: str)
     Args:
         wanted: elements of the network.
         held: shapes of the tensors in the file, by their names.
-        where: what a message calls the file.
+        where: the name of the file in a message.
     """
     present = sum(math.prod(shape) for shape in held.values())
     if wanted > 2 * present + _SPARE_ELEMENTS:

@@ -1,6 +1,4 @@
-"""Uploads to the Hub, each in one commit. Knows the Hub's client and folders, nothing of what is in
-them.
-"""
+"""Uploads of folders to the Hub, each in one commit. It knows the Hub's client, not the files."""
 
 import hashlib
 import re
@@ -49,8 +47,9 @@ def upload_folder(
 
 
 def full_repo_name(repo: str, revision: str | None = None) -> str:
-    """Return OWNER/NAME for what may be NAME alone; refuse what cannot be pushed to before any work
-    is done.
+    """Return OWNER/NAME for OWNER/NAME or NAME alone, before any work is done.
+
+    Raises InputError for a revision that is a commit, HubError without a login.
     """
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.utils import validate_repo_id
@@ -107,12 +106,15 @@ def _stale(stored: dict[str, Any], files: dict[str, Path]) -> list[str]:
     patterns: list[str] = [*_FILES_OF_WEIGHTS]
     if _weights_change(stored.get("model.safetensors"), files.get("model.safetensors")):
         patterns += _FILES_ABOUT_WEIGHTS
-    left = [path for path in stored if path not in files]
-    return [path for path in left if any(fnmatch(path, pattern) for pattern in patterns)]
+    stale = []
+    for path in stored:
+        if path not in files and any(fnmatch(path, pattern) for pattern in patterns):
+            stale.append(path)
+    return stale
 
 
 def _weights_change(stored: Any, file: Path | None) -> bool:
-    """Whether a stored file of weights is replaced by other bytes."""
+    """Return whether a stored file of weights is replaced by other bytes."""
     if stored is None or file is None:
         return False
     if stored.lfs is None:

@@ -62,14 +62,14 @@ def find(inputs: Iterable[Path], suffixes: Collection[str]) -> Batch:
     left_out: Counter[str] = Counter()
     for path in dict.fromkeys(inputs):
         try:
-            found = find_files(path, suffixes)
+            files = find_files(path, suffixes)
         except (CodecPlusError, OSError) as error:
             batch.fail(path, error)
             continue
         batch.inputs.append(path)
-        batch.groups.append(found.files)
-        left_out.update(found.left_out)
-        unreadable = found.left_out.get(UNREADABLE)
+        batch.groups.append(files.files)
+        left_out.update(files.left_out)
+        unreadable = files.left_out.get(UNREADABLE)
         if unreadable:
             batch.fail(path, InputError(f"{unreadable} {UNREADABLE} in it; check the permissions"))
     if left_out:
@@ -172,7 +172,7 @@ def run_jobs(
 
 
 def is_done(job: Job) -> bool:
-    """Whether the output of a job is there, whole, and not older than its input.
+    """Return whether the output of a job is there, whole, and not older than its input.
 
     Outputs appear under their names whole or not at all, so that one which exists is whole.
     """
@@ -204,7 +204,7 @@ def _run_one(
 def _seconds_or_nothing(seconds: Callable[[Path], float], source: Path) -> float:
     try:
         return seconds(source)
-    except Exception:  # whatever it is, the job of that file meets it again and reports it
+    except Exception:  # the job of that file will report it
         return 0.0
 
 

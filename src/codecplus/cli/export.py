@@ -9,6 +9,7 @@ from typing import Any
 
 from codecplus.cli.loading import quiet_transformers
 from codecplus.cli.options import add_output, add_shared, add_verb
+from codecplus.export import PRECISIONS
 
 
 def add_verbs(verbs: Any) -> None:
@@ -34,7 +35,7 @@ def add_verbs(verbs: Any) -> None:
     add_shared(verb, "force")
     verb.add_argument(
         "--precision",
-        choices=("fp32", "fp16", "int8"),
+        choices=PRECISIONS,
         default="fp32",
         help="precision of the weights (default: %(default)s)",
     )

@@ -1,4 +1,4 @@
-"""From the options of a verb to a codec. It knows options, and nothing of what a codec is used for.
+"""From the options of a verb to a codec. It knows options, and no use of a codec.
 
 Light to import: torch and transformers are imported when a codec is loaded.
 """

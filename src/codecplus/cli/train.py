@@ -100,7 +100,7 @@ def _add_what_to_train(group: Any) -> None:
         "--adversarial",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="train against discriminators, or not, whatever the recipe says",
+        help="train against discriminators, or not, instead of as the recipe says",
     )
     group.add_argument(
         "--set",
@@ -113,13 +113,7 @@ def _add_what_to_train(group: Any) -> None:
 
 
 def _add_recordings(group: Any) -> None:
-    group.add_argument(
-        "--data",
-        required=True,
-        nargs="+",
-        metavar="DATA",
-        help="audio files, folders of them, tables, or the id of a data set on the Hub",
-    )
+    _add_data(group)
     group.add_argument(
         "--validation",
         nargs="+",
@@ -137,7 +131,7 @@ def _add_recordings(group: Any) -> None:
         "--hold-out",
         choices=("file", "speaker", "folder"),
         default="file",
-        help="what is kept whole for validation (default: %(default)s)",
+        help="unit that is kept for validation (default: %(default)s)",
     )
     add_data_options(group)
     add_shared(group, "audio-column")
@@ -210,13 +204,7 @@ def _add_entropy(verbs: Any) -> None:
         ),
     )
     add_codec_options(verb, required=True)
-    verb.add_argument(
-        "--data",
-        required=True,
-        nargs="+",
-        metavar="DATA",
-        help="audio files, folders of them, tables, or the id of a data set on the Hub",
-    )
+    _add_data(verb)
     add_output(verb, "file to write (default: entropy.safetensors beside the weights)")
     add_shared(verb, "force", "quiet")
     verb.add_argument(
@@ -225,6 +213,16 @@ def _add_entropy(verbs: Any) -> None:
         default=15.0,
         metavar="N",
         help="time to take (default: %(default)g)",
+    )
+
+
+def _add_data(verb: Any) -> None:
+    verb.add_argument(
+        "--data",
+        required=True,
+        nargs="+",
+        metavar="DATA",
+        help="audio files, folders of them, tables, or the id of a data set on the Hub",
     )
 
 

@@ -1,1 +1,1 @@
-"""Which codes to write: beam search, refinement (`effort`), rate control, and what codes cost."""
+"""The choice of codes: beam search, refinement (`effort`), rate control, and the bits of codes."""

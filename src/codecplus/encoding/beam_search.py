@@ -51,12 +51,12 @@ class BeamSearch:
         self.beam = beam
         self.rate_weight = rate_weight
         self.metric = _metric(quantizer)  # (D, D)
-        _, out, _, biases, books = quantizer._weights(quantizer.quantizers[:num_codebooks])
-        out = self.metric.t() @ out
-        biases = biases @ self.metric
-        width = books[0].shape[1]
+        weights = quantizer.weights(num_codebooks)
+        out = self.metric.t() @ weights.out
+        biases = weights.out_bias @ self.metric
+        width = weights.codebooks[0].shape[1]
         self.codebooks = []
-        for k, book in enumerate(books):
+        for k, book in enumerate(weights.codebooks):
             into = out[:, k * width : (k + 1) * width]  # (D, d)
             lengths = (book @ into.t()).square().sum(dim=1)  # (2**W,)
             self.codebooks.append((into, biases[k], book, lengths))
@@ -113,8 +113,8 @@ class BeamSearch:
                 width = 1
             else:
                 width = min(self.beam, scores[0].numel())
-                # The greedy sum stays, in place 0: what looks worse on the way may be the best in
-                # the end.
+                # The greedy sum stays, in place 0: it may be worse on the way and the best in the
+                # end.
                 scores[:, 0].scatter_(1, greedy[:, k : k + 1], -torch.inf)
             best = scores.flatten(1).topk(width, dim=1, largest=False).indices  # the best first
             parent = best // len(book)
@@ -126,12 +126,12 @@ class BeamSearch:
 
 
 def _metric(quantizer: DacResidualVectorQuantizer) -> Tensor:
-    """Return a matrix (D, D): |x @ metric|² is what all codebooks together see of x.
+    """Return a matrix (D, D): |x @ metric|² is the energy of x that all codebooks together see.
 
-    What no codebook looks at costs nothing. Weighed by the decoder's first convolution instead,
-    what takes the same bits sounds worse.
+    Directions that no codebook looks at cost nothing. With the weights of the decoder's first
+    convolution instead, the same bits sound worse.
     """
-    into = quantizer._weights(quantizer.quantizers)[0].detach()  # (all d, D)
+    into = quantizer.weights().into.detach()  # (all d, D)
     power, axes = torch.linalg.eigh(into.t() @ into)
     return axes * power.clamp(min=0).sqrt()
 

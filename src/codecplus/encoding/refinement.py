@@ -1,11 +1,11 @@
-"""Codes chosen by what they sound like: analysis by synthesis.
+"""Codes chosen by their sound: analysis by synthesis.
 
-It knows the model, the losses and an entropy model, and nothing of files. An encoder guesses in one
-pass what the decoder will play well. Here the decoder is asked: latents move, step by step, down
-the gradient of losses between decoded and original audio, and are quantized anew at every step, to
-the entries of least squared error plus λ times the bits that the entropy model asks for. The codes
-are the same model's: any decoder plays them. For images this is content-adaptive encoding (Campos
-et al. 2019); as in training, the gradient passes straight through the quantizer.
+It knows the model, the losses and an entropy model, and nothing of files. An encoder computes codes
+in one pass, without the decoder. Here the decoder plays them: latents move, step by step, down the
+gradient of losses between decoded and original audio, and are quantized anew at every step, to the
+entries of least squared error plus λ times the bits that the entropy model asks for. The codes are
+the same model's: any decoder plays them. For images this is content-adaptive encoding (Campos et
+al. 2019); as in training, the gradient passes straight through the quantizer.
 
 Letters: C channels, K codebooks, T frames, D width of the latents, d of a codebook's search, E
 entries, S samples.
@@ -54,9 +54,9 @@ _SPEECH = {
 }
 _BANDS = {1024: 80, 512: 64, 128: 16}  # {window: mel bands} at 16 kHz
 _SPEECH_RATE = 16_000  # up to here a codec is one for speech
-_SHORTEST = 0.5  # seconds that losses need; what is shorter is followed by silence
+_SHORTEST = 0.5  # seconds that losses need; shorter audio is followed by silence
 _STEP = 0.1  # of the standard deviation of the latents
-_BETAS = 0.5, 0.9  # moving averages forget soon: codes change under them
+_BETAS = (0.5, 0.9)  # moving averages forget soon: codes change under them
 # Towards the codes, as a share of the gradient: latents that wander off are quantized worse.
 _PULL = 0.2
 _RATE_WEIGHT = 0.05  # λ, as a share of a codebook's squared error per bit
@@ -114,14 +114,17 @@ class Refiner:
     def __init__(
         self, model: DacModel, num_codebooks: int, steps: int, entropy: EntropyModel | None
     ):
-        self.model, self.steps = model, steps
+        self.model = model
+        self.steps = steps
         self.quantizer = cast(DacResidualVectorQuantizer, model.quantizer)
         # A copy, in the precision that is fastest with gradients: the model in use stays as it is.
         decoder = copy.deepcopy(model.decoder).to(_working_dtype(model.device))
         self.decoder = decoder.requires_grad_(False)
         use_training_layers(self.decoder)
         rate = model.config.sampling_rate
-        self.shares = _SPEECH if rate <= _SPEECH_RATE else _OBJECTIVE
+        self.shares = _OBJECTIVE
+        if rate <= _SPEECH_RATE:
+            self.shares = _SPEECH
         self.shortest = round(_SHORTEST * rate)
         scale = 2.0 ** round(math.log2(rate / _SPEECH_RATE))
         bands = {
@@ -139,33 +142,26 @@ class Refiner:
         `held` are codes (C, K, H) that stay; `audio` (C, S) is the original of all H + T frames;
         with `whole` nothing was before them.
         """
-        past = self._quantized(held) if held.shape[-1] else latents[..., :0]
-        unheard = 0  # samples at the beginning that frames before `held` are heard in, too
-        if not whole:
-            frames = min(self.model.decoder_reach[0], held.shape[-1])
-            unheard = frames * self.model.config.hop_length
-        last = held[..., -1] if held.shape[-1] else None
+        last = None  # the frame before the first
+        past = latents[..., :0]
+        if held.shape[-1]:
+            last = held[..., -1]
+            past = self._quantized(held)
+        first = self._first_sample(held, whole)
         moved = latents.clone().requires_grad_()
         rate = _STEP * float(latents.std(unbiased=False))
         optimizer = torch.optim.Adam([moved], lr=rate, betas=_BETAS)
-        codes = best_codes = self.search(latents, None, last)
-        norms: dict[str, Tensor] = {}
-        first_error = first_bits = 0.0
+        codes = self.search(latents, None, last)
+        best_codes = codes
         best_score = math.inf
+        norms: dict[str, Tensor] = {}  # of the losses' gradients, at the first step
+        score_of = _Score()
         for step in range(self.steps + 1):
             quantized = self._quantized(codes).requires_grad_()
             decoded = self._decoded(torch.cat([past, quantized], dim=-1), audio.shape[-1])
             heard = decoded.detach().requires_grad_()
-            values = self._losses(heard[:, unheard:], audio[:, unheard:])
-            norms = norms or {name: _norm_at(value, heard) for name, value in values.items()}
-            weighted = [self.shares[name] / norms[name] * value for name, value in values.items()]
-            objective = torch.stack(weighted).sum()
-            error = float(objective.detach())
-            bits = self.search.bits(codes, last)
-            if step == 0:
-                first_error = max(error, 1e-12)
-                first_bits = max(bits, 1e-12)
-            score = error / first_error + _BITS * bits / first_bits
+            objective = self._objective(heard, audio, first, norms)
+            score = score_of(float(objective.detach()), self.search.bits(codes, last))
             if score < best_score:  # never where it is not a number
                 best_score = score
                 best_codes = codes
@@ -175,12 +171,32 @@ class Refiner:
             (gradient,) = torch.autograd.grad(decoded, quantized, at_output)
             if not bool(gradient.isfinite().all()):
                 break
-            away = (moved - quantized).detach()
-            moved.grad = gradient + _PULL * gradient.norm() / away.norm().clamp(min=1e-12) * away
+            moved.grad = gradient + _pull((moved - quantized).detach(), gradient)
             optimizer.param_groups[0]["lr"] = rate * max(0.1, 1 - step / self.steps)
             optimizer.step()
             codes = self.search(moved.detach(), codes, last)
         return best_codes
+
+    def _first_sample(self, held: Tensor, whole: bool) -> int:
+        """Return the first sample to compare: in those before it earlier frames are heard, too."""
+        if whole:
+            return 0
+        frames = min(self.model.decoder_reach[0], held.shape[-1])
+        return frames * self.model.config.hop_length
+
+    def _objective(
+        self, heard: Tensor, audio: Tensor, first: int, norms: dict[str, Tensor]
+    ) -> Tensor:
+        """Return the sum of the losses of decoded audio (C, S) from a sample on.
+
+        Each loss is divided by the norm of its gradient at the first step, which is kept in
+        `norms`.
+        """
+        values = self._losses(heard[:, first:], audio[:, first:])
+        if not norms:
+            norms.update({name: _norm_at(value, heard) for name, value in values.items()})
+        weighted = [self.shares[name] / norms[name] * value for name, value in values.items()]
+        return torch.stack(weighted).sum()
 
     @torch.no_grad()
     def _quantized(self, codes: Tensor) -> Tensor:
@@ -195,7 +211,8 @@ class Refiner:
     def _losses(self, estimate: Tensor, reference: Tensor) -> dict[str, Tensor]:
         """Return the losses of audio (C, S) by name."""
         missing = max(0, self.shortest - reference.shape[-1])
-        estimate, reference = F.pad(estimate, (0, missing)), F.pad(reference, (0, missing))
+        estimate = F.pad(estimate, (0, missing))
+        reference = F.pad(reference, (0, missing))
         with losses.shared_spectra():
             return {name: loss(estimate, reference) for name, loss in self.losses.items()}
 
@@ -221,7 +238,7 @@ class _CheapestEntries:
     """Quantizes coarse to fine by squared error plus λ times bits.
 
     Every codebook is searched in its own d dimensions. It is no search of the model: a DAC takes
-    the nearest direction, whatever its bits.
+    the nearest direction, and ignores bits.
     """
 
     @torch.no_grad()
@@ -232,15 +249,18 @@ class _CheapestEntries:
         entropy: EntropyModel | None,
     ):
         self.quantizer = quantizer
-        weights = check_plain(quantizer)._weights(quantizer.quantizers[:num_codebooks])
-        into, out, bias, self.biases, self.books = weights
-        d = self.books[0].shape[1]
-        self.into = into.split(d)  # (d, D) each
-        self.bias = bias.split(d)  # (d,) each
-        self.out = out.split(d, dim=1)  # (D, d) each
+        weights = check_plain(quantizer).weights(num_codebooks)
+        self.codebooks = weights.codebooks  # (E, d) each
+        d = self.codebooks[0].shape[1]
+        self.into = weights.into.split(d)  # (d, D) each
+        self.into_bias = weights.into_bias.split(d)  # (d,) each
+        self.out = weights.out.split(d, dim=1)  # (D, d) each
+        self.out_bias = weights.out_bias  # (K, D)
         # Coordinates that only steer a search (`training.codebooks`) are no error that is heard.
         self.audible = [projection.any(dim=0).float() for projection in self.out]
-        self.costs = None if entropy is None else EntropyCosts(entropy, num_codebooks, into.device)
+        self.costs: EntropyCosts | None = None
+        if entropy is not None:
+            self.costs = EntropyCosts(entropy, num_codebooks, weights.into.device)
         # Squared errors of the last codes of the model's own search; λ is a share of them.
         self.errors: dict[int, Tensor] = {}
 
@@ -254,24 +274,24 @@ class _CheapestEntries:
         if codes is None:
             return self._nearest(latents)
         residual = latents.transpose(1, 2).flatten(0, 1)  # (N, D)
-        earlier = _frames_before(codes, last, len(self.books[0]))  # (N, K)
+        earlier = _frames_before(codes, last, len(self.codebooks[0]))  # (N, K)
         chosen = earlier[:, :0]  # (N, k)
-        for k, book in enumerate(self.books):
-            points = residual @ self.into[k].t() + self.bias[k]
+        for k, codebook in enumerate(self.codebooks):
+            points = residual @ self.into[k].t() + self.into_bias[k]
             bits = None
             if self.costs is not None:
                 bits = self.costs(k, earlier, chosen[:, None])[:, 0]
-            index = cheapest_entry(points, book, bits, _RATE_WEIGHT * self.errors[k])
+            index = cheapest_entry(points, codebook, bits, _RATE_WEIGHT * self.errors[k])
             chosen = torch.cat([chosen, index[:, None]], dim=1)
-            residual = residual - book[index] @ self.out[k].t() - self.biases[k]
+            residual = residual - codebook[index] @ self.out[k].t() - self.out_bias[k]
         return chosen.unflatten(0, (len(latents), -1)).transpose(1, 2)
 
     def _nearest(self, latents: Tensor) -> Tensor:
         """Return the codes of the model's own search, and note the squared errors it leaves."""
-        d = self.books[0].shape[1]
-        _, codes, projected, _, _ = self.quantizer(latents, len(self.books))
+        d = self.codebooks[0].shape[1]
+        _, codes, projected, _, _ = self.quantizer(latents, len(self.codebooks))
         for k, points in enumerate(projected.split(d, dim=1)):  # (C, d, T)
-            off = (points.transpose(1, 2) - self.books[k][codes[:, k]]) * self.audible[k]
+            off = (points.transpose(1, 2) - self.codebooks[k][codes[:, k]]) * self.audible[k]
             self.errors[k] = off.square().sum(dim=2).mean()
         return codes
 
@@ -283,7 +303,7 @@ class _CheapestEntries:
         """
         if self.costs is None:
             return 0.0
-        earlier = _frames_before(codes, last, len(self.books[0]))  # (N, K)
+        earlier = _frames_before(codes, last, len(self.codebooks[0]))  # (N, K)
         frames = codes.transpose(1, 2).flatten(0, 1)  # (N, K)
         total = 0.0
         for k in range(frames.shape[1]):
@@ -304,6 +324,26 @@ def _frames_before(codes: Tensor, last: Tensor | None, none: int) -> Tensor:
     return torch.cat([start, codes[..., :-1]], dim=-1).transpose(1, 2).flatten(0, 1)
 
 
+class _Score:
+    """Weighs errors and bits of codes, both as shares of those of the first step."""
+
+    def __init__(self) -> None:
+        self.first_error: float | None = None
+        self.first_bits = 0.0
+
+    def __call__(self, error: float, bits: float) -> float:
+        """Return the score of codes with this error and these bits; less is better."""
+        if self.first_error is None:
+            self.first_error = max(error, 1e-12)
+            self.first_bits = max(bits, 1e-12)
+        return error / self.first_error + _BITS * bits / self.first_bits
+
+
+def _pull(away: Tensor, gradient: Tensor) -> Tensor:
+    """Return a gradient that pulls latents back to their codes, `away` (C, D, T) behind them."""
+    return _PULL * gradient.norm() / away.norm().clamp(min=1e-12) * away
+
+
 def _norm_at(loss: Tensor, signal: Tensor) -> Tensor:
     """Return the norm of a loss's gradient at a signal."""
     return torch.autograd.grad(loss, signal, retain_graph=True)[0].norm().clamp(min=1e-12)
@@ -311,4 +351,6 @@ def _norm_at(loss: Tensor, signal: Tensor) -> Tensor:
 
 def _working_dtype(device: torch.device) -> torch.dtype:
     """Return bf16 where the hardware multiplies it, else fp32; fp16 has no room for gradients."""
-    return torch.bfloat16 if multiplies_bf16(device, processor_flags()) else torch.float32
+    if multiplies_bf16(device, processor_flags()):
+        return torch.bfloat16
+    return torch.float32

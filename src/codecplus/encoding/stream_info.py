@@ -1,20 +1,23 @@
-"""What is known of a signal before its first frame: rates, sizes, and the model that codes it."""
+"""Facts about a signal before its first frame: rates, sizes, and the model that codes it."""
 
-from codecplus.bitstream import StreamInfo
+from collections.abc import Iterable
+from dataclasses import replace
+
+from codecplus.bitstream import EntropyModel, StreamInfo, can_code
 from codecplus.checkpoints.identity import find_embedded
 from codecplus.errors import FileFormatError, InputError, ModelMismatchError
 from codecplus.inference.network import Geometry
 
 FINGERPRINT_SIZE = 8  # bytes of it in a file: every byte counts, and 2⁻⁶⁴ is small
 
-# A file may ask a reader for so many samples per sample of the model, or for this rate: a kilobyte
+# The most samples of a file per sample of the model, unless its rate is usual: otherwise a kilobyte
 # of silence could become gigabytes.
 _MAX_RATE_RATIO = 16
 _USUAL_RATE = 192_000  # Hz
 
 
 def highest_rate(model_rate: int) -> int:
-    """The highest rate in Hz of audio that a model of this rate codes."""
+    """Return the highest rate in Hz of audio that a model of this rate codes."""
     return max(_USUAL_RATE, _MAX_RATE_RATIO * model_rate)
 
 
@@ -25,7 +28,7 @@ def bitrates(config: Geometry) -> list[float]:
 
 
 def codebooks_for_bitrate(config: Geometry, bitrate: float, channels: int = 1) -> int:
-    """The number of codebooks with the nearest rate, in kbit/s for all channels together.
+    """Return the number of codebooks with the nearest rate, in kbit/s for all channels together.
 
     Raises InputError if the rate is out of reach, and says which rates exist.
     """
@@ -85,6 +88,21 @@ def make_stream_info(
         codebook_size=config.codebook_size,
         hop_length=config.hop_length,
     )
+
+
+def with_entropy_model(
+    info: StreamInfo, entropy_models: Iterable[EntropyModel], wanted: bool
+) -> tuple[StreamInfo, EntropyModel | None]:
+    """Return how a signal is written: its info, and the first of the entropy models that fits.
+
+    The model is None where none fits, and where no entropy coding is wanted.
+    """
+    if not wanted or not can_code(info.channels, info.num_codebooks, info.codebook_size):
+        return replace(info, entropy_model=None), None
+    for entropy in entropy_models:
+        if entropy.fits(info.num_codebooks, info.codebook_size):
+            return replace(info, entropy_model=entropy.identity), entropy
+    return replace(info, entropy_model=b""), None
 
 
 def check_model(config: Geometry, fingerprint: bytes, info: StreamInfo) -> None:

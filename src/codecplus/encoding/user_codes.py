@@ -1,4 +1,4 @@
-"""What users hand over as codes: told from other things, and checked against a model.
+"""Codes that users hand over: told from other things, and checked against a model.
 
 Letters: C channels, K codebooks, T frames.
 """
@@ -17,7 +17,7 @@ from codecplus.inference.network import Geometry
 
 
 def is_code_batch(codes: Any) -> bool:
-    """Whether a list holds the codes of several clips, rather than the numbers of one."""
+    """Return whether a list holds the codes of several clips, rather than the numbers of one."""
     if not isinstance(codes, (list, tuple)) or not codes:
         return False
     return all(getattr(item, "ndim", 0) >= 2 for item in codes)
@@ -26,7 +26,7 @@ def is_code_batch(codes: Any) -> bool:
 def as_codes(codes: Any) -> Any:
     """Return codes as `Codes` or another array.
 
-    Raises InputError for what is often mistaken for codes; it says what to call instead.
+    Raises InputError for things that are often mistaken for codes, and names the right call.
     """
     if codes is None:
         raise InputError("expected codes, got None")
@@ -66,7 +66,7 @@ def as_codes(codes: Any) -> Any:
 def codes_and_info(
     codes: Any, config: Geometry, fingerprint: bytes, sample_rate: int
 ) -> tuple[np.ndarray, StreamInfo]:
-    """Codes as integers (C, K, T), and what they stand for; both are checked against a model.
+    """Return codes as integers (C, K, T) with their info; both are checked against a model.
 
     Args:
         codes: from `as_codes`.

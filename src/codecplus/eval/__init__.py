@@ -6,8 +6,9 @@ out = run_evaluation(EvaluationConfig(codecs=["opus"], bitrates=[6, 12], data="r
 out="results")) build_leaderboard([out], html="board.html")
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from codecplus._lazy import lazy_names
 
 if TYPE_CHECKING:
     from codecplus.eval.comparison import Comparison, compare
@@ -19,20 +20,23 @@ if TYPE_CHECKING:
     from codecplus.eval.runner import run_evaluation
 
 # Imported when first used, so that the command line can list its verbs at once.
-_HOMES = {
-    "METRICS": "metrics",
-    "analyse": "listening",
-    "load_ratings": "listening",
-    "Score": "metrics",
-    "score": "metrics",
-    "Comparison": "comparison",
-    "compare": "comparison",
-    "EvaluationConfig": "config",
-    "build_leaderboard": "report.leaderboard",
-    "Results": "results",
-    "load_results": "results",
-    "run_evaluation": "runner",
-}
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "METRICS": "metrics",
+        "analyse": "listening",
+        "load_ratings": "listening",
+        "Score": "metrics",
+        "score": "metrics",
+        "Comparison": "comparison",
+        "compare": "comparison",
+        "EvaluationConfig": "config",
+        "build_leaderboard": "report.leaderboard",
+        "Results": "results",
+        "load_results": "results",
+        "run_evaluation": "runner",
+    },
+)
 __all__ = [
     "METRICS",
     "Comparison",
@@ -47,9 +51,3 @@ __all__ = [
     "run_evaluation",
     "score",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"codecplus.eval.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

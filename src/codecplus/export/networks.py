@@ -92,7 +92,7 @@ class _NetworkGraph:
         raise AssertionError(f"{name} is a {type(module).__name__}, which no graph has")
 
     def snake(self, x: str, module: Snake1d, name: str) -> str:
-        """Add a snake, in fp32 whatever the rest is: 1e-9 is zero in fp16."""
+        """Add a snake, always in fp32: 1e-9 is zero in fp16."""
         graph = self.graph
         alpha = graph.constant(_numpy(module.alpha)[..., None], f"{name}.alpha")  # (1, C, 1, 1)
         x = self.widened(x)

@@ -9,11 +9,10 @@ import numpy as np
 
 from codecplus.checkpoints import fingerprint
 from codecplus.errors import InputError
+from codecplus.export import PRECISIONS
 from codecplus.inference.onnx_model import ExportInfo, export_paths
 from codecplus.modeling_dac import DacModel
 from codecplus.system.paths import atomic_path, check_output
-
-PRECISIONS = ("fp32", "fp16", "int8")
 
 
 def export_onnx(
@@ -115,4 +114,4 @@ def _check_options(model: DacModel, precision: str, stateful: bool, calibration:
         )
 
 
-__all__ = ["PRECISIONS", "export_info", "export_onnx"]
+__all__ = ["export_info", "export_onnx"]

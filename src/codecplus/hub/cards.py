@@ -61,67 +61,91 @@ def write_card(
         FileFormatError: for a curve or facts that cannot be read.
         MissingExtraError: without matplotlib.
     """
-    embedded = str(source) in embedded_names()
-    if embedded and card is None and not in_repository():
+    is_embedded = str(source) in embedded_names()
+    if is_embedded and card is None and not in_repository():
         raise InputError(
             f"the card of {source} is made in a checkout of the repository, "
             "installed with pip install -e"
         )
     name = Path(source).resolve().name
     model = load_model(source)
-    usual_path = card_path(source)
-    path = usual_path
+    path = card_path(source)
+    facts_name = "card.yaml"
+    if is_embedded:
+        facts_name = f"{name}.yaml"
+    facts = _read_facts(path.with_name(facts_name))
     if card is not None:
         path = Path(card)
-    facts_name = "card.yaml"
-    if embedded:
-        facts_name = f"{name}.yaml"
-    facts = _read_facts(usual_path.with_name(facts_name))
     weights = fingerprint(model).hex()
     # All runs are checked before anything is written.
     runs = [
         Measurements(folder, str(source), name, weights, facts.get("domains")) for folder in results
     ]
-    sections = []
-    entries = []
-    written: set[Path] = set()
+    page = _Page(path.parent, name)
     for run in runs:
-        picture = f"assets/{name}-{run.task_file_name}.png"
-        save_figure(run.draw(), path.parent / picture)
-        written.add(path.parent / picture)
-        written |= run.write_eval_results(path.parent, dataset_id)
-        sections.append(run.section(picture))
-        entries += run.metadata()
-    training = None
+        page.add_results(run, dataset_id)
     if curve is not None:
-        points = read_curve(curve)
-        chosen = point_at(points, step)
-        picture = f"assets/{name}-training.png"
-        save_figure(draw_curve(points, chosen), path.parent / picture)
-        written.add(path.parent / picture)
-        training = describe_curve(points, chosen, picture)
+        page.add_curve(curve, step)
     text = render_card(
         model,
         name,
-        embedded=embedded,
+        embedded=is_embedded,
         facts=facts,
-        evaluation=sections,
-        training=training,
-        eval_results=entries,
+        evaluation=page.sections,
+        training=page.training,
+        eval_results=page.entries,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    _remove_others(path.parent, name, written)
+    page.remove_others()
     return path
 
 
-def _remove_others(folder: Path, name: str, written: set[Path]) -> None:
-    """Remove pictures and results that an older card left behind."""
-    for pattern in (f"assets/{name}-*.png", f".eval_results/{name}-*.yaml"):
-        for file in folder.glob(pattern):
-            if file not in written:
-                file.unlink()
+class _Page:
+    """What is measured of a checkpoint: sections of its card, and the files beside it.
+
+    Attributes:
+        sections: on results, one for each run.
+        training: the section on training, if there is a curve.
+        entries: results as metadata of the card.
+    """
+
+    def __init__(self, folder: Path, name: str):
+        self.sections: list[dict[str, str]] = []
+        self.training: dict[str, str] | None = None
+        self.entries: list[Any] = []
+        self._folder = folder
+        self._name = name
+        self._written: set[Path] = set()
+
+    def add_results(self, run: Measurements, dataset_id: str | None) -> None:
+        """Write the picture and results of a run, and describe it."""
+        picture = self._save(run.draw(), run.task_file_name)
+        self._written |= run.write_eval_results(self._folder, dataset_id)
+        self.sections.append(run.section(picture))
+        self.entries += run.metadata()
+
+    def add_curve(self, curve: str | Path, step: int | None) -> None:
+        """Draw and describe a learning curve up to a step."""
+        points = read_curve(curve)
+        chosen = point_at(points, step)
+        picture = self._save(draw_curve(points, chosen), "training")
+        self.training = describe_curve(points, chosen, picture)
+
+    def _save(self, figure: Any, topic: str) -> str:
+        """Save a picture; return its path, relative to the card."""
+        picture = f"assets/{self._name}-{topic}.png"
+        save_figure(figure, self._folder / picture)
+        self._written.add(self._folder / picture)
+        return picture
+
+    def remove_others(self) -> None:
+        """Remove pictures and results that an older card left behind."""
+        for pattern in (f"assets/{self._name}-*.png", f".eval_results/{self._name}-*.yaml"):
+            for file in self._folder.glob(pattern):
+                if file not in self._written:
+                    file.unlink()
 
 
 def _read_facts(path: Path) -> dict[str, Any]:

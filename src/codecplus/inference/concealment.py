@@ -1,4 +1,4 @@
-"""What is played where codes of a file are lost: the sound before, faded out, then silence.
+"""Concealment where codes of a file are lost: the sound before, faded out, then silence.
 
 Letters: C channels, K codebooks, T frames, n samples of a block.
 """
@@ -36,7 +36,7 @@ def decode_around_losses(
         read_codes: gives the codes (C, K, T) from a frame up to another in blocks, of frames that
             are not lost.
         lost: first frame and the frame behind the last one, of every lost span, in order.
-        first_frame, stop_frame: what to decode.
+        first_frame, stop_frame: the frames to decode.
         channels, num_codebooks: of the stream.
 
     Yields audio (C, n) at the model's rate; `fade_lost_spans` fades it.
@@ -73,7 +73,7 @@ def _silent_spans(lost: Sequence[Span], first: int, stop: int, context: int) -> 
 
 
 def _overlapping(spans: Sequence[Span], start: int, stop: int) -> list[Span]:
-    """Return what of the spans, which are in order, lies between two frames."""
+    """Return the parts of spans, which are in order, between two frames."""
     first = max(0, bisect_right(spans, (start, start)) - 1)
     overlapping = []
     for span_start, span_stop in spans[first:]:

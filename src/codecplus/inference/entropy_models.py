@@ -14,8 +14,7 @@ def read_entropy_models(folder: Path) -> list[EntropyModel]:
 
     `entropy.safetensors` comes first, then others named `entropy*.safetensors` in their order.
 
-    Raises FileFormatError for one that is damaged, CheckpointError for a name of one that is no
-    file.
+    Raises FileFormatError for a damaged one, CheckpointError for a folder or pipe of that name.
     """
     paths = sorted(
         folder.glob(ENTROPY_FILES), key=lambda path: (path.name != ENTROPY_FILE, path.name)
@@ -26,6 +25,8 @@ def read_entropy_models(folder: Path) -> list[EntropyModel]:
 
 
 def embedded_entropy_models(fingerprint: bytes) -> list[EntropyModel]:
-    """The entropy models of the embedded checkpoint with this fingerprint; none for others."""
+    """Return the entropy models of the embedded checkpoint with this fingerprint, or none."""
     name = find_embedded(fingerprint)
-    return [] if name is None else read_entropy_models(EMBEDDED_FOLDER / name)
+    if name is None:
+        return []
+    return read_entropy_models(EMBEDDED_FOLDER / name)

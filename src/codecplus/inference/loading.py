@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model, its fingerprint before it was cast, and what lies beside it.
+    """A model, its fingerprint before it was cast, and the files beside it.
 
     `sample_rate` and `mel` are settings of a codec that was saved with some.
     """
@@ -98,7 +98,7 @@ def compile_model(model: Any) -> None:
 
 
 def network_of(model: Any) -> Any:
-    """The `Network` of a model: an exported one is a network already."""
+    """Return the `Network` of a model: an exported one is a network already."""
     if hasattr(model, "encode_blocks"):
         return model
     from codecplus.inference.torch_network import TorchNetwork
@@ -107,7 +107,7 @@ def network_of(model: Any) -> Any:
 
 
 def _settings(settings: Any, name: PathLike) -> tuple[int | None, MelOptions | None]:
-    """Rate and spectrogram of a saved codec; None for what it left at its default."""
+    """Return rate and spectrogram of a saved codec, None for defaults."""
     if settings is None:
         return None, None
     known = {field.name for field in fields(MelOptions)}

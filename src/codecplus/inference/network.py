@@ -1,4 +1,4 @@
-"""All that a codec asks of a network, whatever it runs on. Knows arrays and sizes."""
+"""What a codec needs of a network, in torch or not. It knows arrays and sizes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
@@ -40,7 +40,7 @@ class Network(Protocol):
 
     @property
     def fingerprint(self) -> bytes:
-        """16 bytes that tell models apart, as of `checkpoints.fingerprint`."""
+        """16 bytes that tell models apart, from `checkpoints.fingerprint`."""
         ...
 
     @property
@@ -56,29 +56,32 @@ class Network(Protocol):
     def encode_blocks(
         self, blocks: Iterable[np.ndarray], n_quantizers: int
     ) -> Iterator[np.ndarray]:
-        """Codes, int16 (C, K, T) in pieces, of float32 audio (C, S) in blocks of any length, at
-        least one sample.
+        """Encode float32 audio (C, S) in blocks to codes, int16 (C, K, T) in pieces.
+
+        Blocks have any length; there is at least one sample.
         """
         ...
 
     def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Audio, float32 (C, S) in pieces, of integer codes (C, K, T) in blocks: `hop_length`
-        samples per frame.
+        """Decode integer codes (C, K, T) in blocks to audio, float32 (C, S) in pieces.
+
+        Each frame gives `hop_length` samples.
         """
         ...
 
     def decode_unpadded(self, codes: np.ndarray, window: int) -> np.ndarray:
-        """Codes (C, K, T) to audio (C, S) in windows of so many frames, as the original
-        implementation does.
+        """Decode codes (C, K, T) to audio (C, S) in windows of `window` frames.
+
+        No convolution is padded, as in the original implementation.
         """
         ...
 
     def encoder_stream(self, n_quantizers: int, batch: int | None) -> EncoderStream:
-        """A live encoder."""
+        """Return a live encoder."""
         ...
 
     def decoder_stream(self, batch: int | None) -> DecoderStream:
-        """A live decoder."""
+        """Return a live decoder."""
         ...
 
 

@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
-from codecplus.errors import CheckpointError, InputError, MissingExtraError
+from codecplus.errors import CheckpointError, InputError, MissingExtraError, first_line
 from codecplus.inference.windows import frame_context, windows
 from codecplus.streaming.steps import check_frame_end
 from codecplus.streaming.stream import DecoderStream, EncoderStream
@@ -44,7 +44,7 @@ class ExportInfo:
     n_codebooks: int
     codebook_size: int
     fingerprint: str
-    """In hexadecimal, of the model in fp32 whatever the precision here: the codes mean the same."""
+    """Hexadecimal, of the model in fp32 at any precision of the export: the codes mean the same."""
     precision: str
     """fp32, fp16 or int8."""
     encoder_past: int
@@ -96,7 +96,7 @@ class ExportInfo:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> "ExportInfo":
-        """Read what `to_metadata` gave; raise CheckpointError for a graph that is no export."""
+        """Read the result of `to_metadata`. Raises CheckpointError for any other graph."""
         if metadata.get("codecplus_export") != _FORMAT:
             raise CheckpointError(
                 f"{path} is an ONNX graph, but not one that this version of codecplus export "
@@ -126,7 +126,7 @@ def export_paths(output: str | os.PathLike[str]) -> tuple[Path, Path]:
 def find_export(name: str | os.PathLike[str]) -> tuple[Path, Path] | None:
     """Return the two files of the export that a name stands for; None for anything else.
 
-    A folder that holds a checkpoint is that checkpoint, whatever lies beside it. Raises
+    A folder that holds a checkpoint is that checkpoint, even with an export beside it. Raises
     CheckpointError if one of the files is missing.
     """
     path = Path(name)
@@ -175,7 +175,7 @@ class OnnxModel:
 
     @property
     def dtype(self) -> str:
-        """What the graphs compute in, such as "float32"."""
+        """The precision of the graphs, such as "float32"."""
         return _DTYPES.get(self.config.precision, self.config.precision)
 
     @property
@@ -236,7 +236,7 @@ class OnnxModel:
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Run the encoder once: audio (B, S) of whole frames to all codes (B, K, T), int16.
 
-        A stateful graph takes what it remembered, `memory`, and gives what it remembers now, too.
+        A stateful graph takes its `memory` and returns the next one, too.
         """
         inputs = {"audio": np.asarray(audio, np.float32)[:, None]}
         codes, memory = _run(self._encoder, inputs, memory)
@@ -282,7 +282,7 @@ class OnnxState:
     """All that a stream of B rows remembers. It never changes: a step gives the next one."""
 
     memory: np.ndarray
-    """What the graph remembers, float32 (B, N)."""
+    """The memory of the graph, float32 (B, N)."""
     pending: np.ndarray
     """Samples (B, n) of a frame that is not whole yet."""
     received: int = 0
@@ -299,7 +299,7 @@ class OnnxState:
 
 
 class _Steps:
-    """What both halves share.
+    """The parts that both halves share.
 
     A causal net owes nothing at the end of a frame, so rows come and go there.
     """
@@ -387,7 +387,7 @@ def _frames(elements: int, config: ExportInfo, least: int = _MIN_CHUNK_FRAMES) -
 def _run(
     session: Any, inputs: dict[str, np.ndarray], memory: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Run a graph; return its result, and what it remembers if it is stateful."""
+    """Run a graph; return its result, and its next memory if it is stateful."""
     if memory is not None:
         inputs = {**inputs, "state": memory}
     outputs = session.run(None, inputs)
@@ -425,7 +425,7 @@ def _onnxruntime() -> Any:
 
 
 def _open(path: Path, device: str) -> tuple[ExportInfo, Any]:
-    """Return what a graph says of itself, and a session that runs it."""
+    """Return the metadata of a graph, and a session that runs it."""
     runtime = _onnxruntime()
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # its warnings are about its own optimizations
@@ -435,9 +435,8 @@ def _open(path: Path, device: str) -> tuple[ExportInfo, Any]:
     try:
         session = runtime.InferenceSession(str(path), options, providers=[_PROVIDERS[device]])
     except Exception as error:  # its errors have no common class but Exception
-        line = str(error).strip().splitlines()[0]
         raise CheckpointError(
-            f"onnxruntime cannot load {path}: {line}; export the model again"
+            f"onnxruntime cannot load {path}: {first_line(error)}; export the model again"
         ) from error
     return ExportInfo.from_metadata(session.get_modelmeta().custom_metadata_map, path), session
 

@@ -14,7 +14,7 @@ from codecplus.errors import InputError
 from codecplus.inference.entropy_models import ENTROPY_FILE
 from codecplus.system.paths import PathLike
 
-SETTINGS = "codec"  # the name in config.json for what a codec adds to its model
+SETTINGS = "codec"  # the name in config.json for settings that a codec adds to its model
 
 
 def save_codec(
@@ -65,7 +65,7 @@ def push_codec(
     revision: str | None = None,
     message: str | None = None,
 ) -> str:
-    """Upload what `save_codec` writes, in one commit; return the commit's address.
+    """Upload the files of `save_codec`, in one commit; return the commit's address.
 
     A repository without a card gets a short one; `codecplus push` writes one with results.
 
@@ -91,7 +91,7 @@ def push_codec(
 
 
 def refuse_export(model: Any, action: str) -> None:
-    """Raise InputError for an exported model, which cannot do what torch's can."""
+    """Raise InputError for an exported model, which cannot do this."""
     if not hasattr(model, "save_pretrained"):
         raise InputError(
             f"an exported codec cannot {action}: it is two files, ready to run where they lie; "

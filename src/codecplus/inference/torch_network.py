@@ -31,7 +31,7 @@ class TorchNetwork:
 
     @property
     def fingerprint(self) -> bytes:
-        """Of the weights as they are now; a pass over all of them."""
+        """The fingerprint of the weights as they are now, which takes a pass over all of them."""
         return fingerprint(self.model)
 
     @property
@@ -42,10 +42,11 @@ class TorchNetwork:
         target = usable_set()
         if target is None:
             return None
-        takes = self.model.dtype == torch.float32 or (
-            self.model.dtype == torch.bfloat16 and target.bf16
-        )
-        return target.name if takes else None
+        is_fp32 = self.model.dtype == torch.float32
+        is_bf16 = self.model.dtype == torch.bfloat16
+        if is_fp32 or (is_bf16 and target.bf16):
+            return target.name
+        return None
 
     @property
     def latency_samples(self) -> int:
@@ -91,11 +92,11 @@ class TorchNetwork:
         return decode_unpadded(self.model, codes, window)
 
     def encoder_stream(self, n_quantizers: int, batch: int | None) -> EncoderStream:
-        """All streams share one copy of the weights."""
+        """Return a live encoder; all of them share one copy of the weights."""
         return EncoderStream(self._streaming_encoder, n_quantizers, batch)
 
     def decoder_stream(self, batch: int | None) -> DecoderStream:
-        """All streams share one copy of the weights."""
+        """Return a live decoder; all of them share one copy of the weights."""
         return DecoderStream(self._streaming_decoder, batch)
 
     @cached_property

@@ -1,8 +1,6 @@
-"""Signals of any length in overlapping windows, for which a network gives what it gives for the
-whole.
+"""Signals of any length in overlapping windows. A network gives the same for them as for the whole.
 
-A chunk is coded with so many frames of context on both sides that no frame of it can tell the
-difference:
+A chunk is coded with enough context on both sides that its frames come out as in one pass:
 
     audio    ....|context|  chunk  |context|....
     codes                |  kept   |

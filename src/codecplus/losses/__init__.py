@@ -2,7 +2,7 @@
 
 A loss compares an estimate with its reference and is 0 where they are equal. Three families: those
 of the DAC paper, to be summed with its weights; relative ones, in units of each item's own level,
-to be balanced; and those that follow what metrics of speech hear. A loss is registered where it is
+to be balanced; and those that follow metrics of speech. A loss is registered where it is
 defined, with `@loss(name)`.
 
 Letters: B batch, S samples, T time frames, F frequency bins, M mel bands.

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .modeling_dac import CausalDacModel, DacModel
 
 # Imported when first used: transformers' `AutoConfig` needs configurations alone, without torch.
+# `codecplus._lazy` does the same, but this folder imports nothing of the package.
 _HOMES = {
     "CausalDacConfig": "configuration_dac",
     "CausalDacFeatureExtractor": "feature_extraction_dac",

@@ -18,6 +18,7 @@ import math
 import os
 from contextlib import contextmanager
 from functools import cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -922,6 +923,21 @@ class DacVectorQuantize(nn.Module):
         )
 
 
+class QuantizerWeights(NamedTuple):
+    """The weights of several codebooks side by side, in fp32."""
+
+    into: Tensor
+    """(K * d, D), the projections of latents into the spaces of the codebooks."""
+    out: Tensor
+    """(D, K * d), the projections back."""
+    into_bias: Tensor
+    """(K * d,)"""
+    out_bias: Tensor
+    """(K, D)"""
+    codebooks: list[Tensor]
+    """(N, d) each."""
+
+
 class DacResidualVectorQuantizer(nn.Module):
     """Codebooks in a row, each coding what the ones before it left over (Zeghidour et al. 2021).
 
@@ -1000,21 +1016,21 @@ class DacResidualVectorQuantizer(nn.Module):
         latents = latents.transpose(1, 2).to(z.dtype)
         return quantized, codes, latents, commitment_loss, commitment_loss.clone()
 
-    @staticmethod
-    def _weights(quantizers) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
-        """Return all weights side by side in fp32.
+    def weights(self, n_quantizers: int | None = None) -> QuantizerWeights:
+        """Return the weights of the first codebooks, all of them by default, side by side in fp32.
 
-        Projections in (K * d, D) and out (D, K * d), their biases (K * d,) and (K, D), and the
-        codebooks (N, d) each.
+        They are all that a quantizer does only where it `is_plain`.
         """
+        quantizers = self.quantizers[:n_quantizers]
         parts = [part for q in quantizers for part in (q.in_proj, q.out_proj, q.codebook)]
         with weights_in_place(*parts):
-            into = torch.cat([q.in_proj.weight.float().squeeze(-1) for q in quantizers], dim=0)
-            out = torch.cat([q.out_proj.weight.float().squeeze(-1) for q in quantizers], dim=1)
-            into_bias = torch.cat([q.in_proj.bias.float() for q in quantizers])
-            out_bias = torch.stack([q.out_proj.bias.float() for q in quantizers])
-            codebooks = [q.codebook.weight.float() for q in quantizers]
-        return into, out, into_bias, out_bias, codebooks
+            return QuantizerWeights(
+                into=torch.cat([q.in_proj.weight.float().squeeze(-1) for q in quantizers], dim=0),
+                out=torch.cat([q.out_proj.weight.float().squeeze(-1) for q in quantizers], dim=1),
+                into_bias=torch.cat([q.in_proj.bias.float() for q in quantizers]),
+                out_bias=torch.stack([q.out_proj.bias.float() for q in quantizers]),
+                codebooks=[q.codebook.weight.float() for q in quantizers],
+            )
 
     def from_codes(self, audio_codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Look up codes (B, K, T).
@@ -1034,11 +1050,12 @@ class DacResidualVectorQuantizer(nn.Module):
         indices = audio_codes.long()
         if not all(quantizer.is_plain() for quantizer in quantizers):
             return self._look_up_in_turn(indices, audio_codes)
-        _, out, _, out_bias, codebooks = self._weights(quantizers)
+        weights = self.weights(len(quantizers))
         entries = torch.cat(
-            [codebook[indices[:, i]] for i, codebook in enumerate(codebooks)], dim=-1
+            [codebook[indices[:, i]] for i, codebook in enumerate(weights.codebooks)], dim=-1
         )
-        quantized = entries @ out.t() + out_bias.sum(dim=0)  # (B, T, K * d) -> (B, T, D)
+        # (B, T, K * d) -> (B, T, D)
+        quantized = entries @ weights.out.t() + weights.out_bias.sum(dim=0)
         dtype = quantizers[0].out_proj.weight.dtype
         return quantized.transpose(1, 2).to(dtype), entries.transpose(1, 2).to(dtype), audio_codes
 
@@ -1103,7 +1120,7 @@ class CodebookSearch:
         quantizers = quantizer.quantizers[:n_quantizers]
         if not all(quantizer.is_plain() for quantizer in quantizers):
             raise ValueError(NOT_PLAIN)
-        into, out, into_bias, out_bias, codebooks = quantizer._weights(quantizers)
+        into, out, into_bias, out_bias, codebooks = quantizer.weights(n_quantizers)
         self.width = d = codebooks[0].shape[1]
         self.into = into  # (K * d, D)
         self.out = out  # (D, K * d)

@@ -89,7 +89,7 @@ def _feature_at(features: Any, path: Sequence[str]) -> Any:
 
 
 def is_audio(feature: Any) -> bool:
-    """Whether this is an `Audio` feature."""
+    """Return whether this is an `Audio` feature."""
     return isinstance(feature, import_datasets().Audio)
 
 
@@ -121,5 +121,7 @@ def _looks_like_audio(feature: Any) -> bool:
 
 
 def _is_encoded_file(name: str, feature: Any) -> bool:
-    """Whether a column holds files of an audio format, by its name, as webdataset names them."""
+    """Return whether a column holds files of an audio format, by its name, as webdataset names
+    them.
+    """
     return getattr(feature, "dtype", None) == "binary" and f".{name.lower()}" in AUDIO_SUFFIXES

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from codecplus.errors import FileFormatError, InputError
+from codecplus.errors import FileFormatError, InputError, first_line
 from codecplus.recordings.columns import AUDIO, READ_ROWS, checked_columns, import_datasets
 from codecplus.recordings.files import (
     MANIFESTS,
@@ -240,7 +240,7 @@ def _read_column_table(path: Path) -> _ColumnTable:
         else:
             table = pa.Table.from_pylist(_json_rows(path))
     except Exception as error:
-        raise FileFormatError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+        raise FileFormatError(f"cannot read {path}: {first_line(error)}") from error
     key = _key_column(path)
     _check_key(path, table.column_names)
     rows = {str(name): row for row, name in enumerate(table[key].to_pylist())}

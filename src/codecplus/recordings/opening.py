@@ -143,7 +143,7 @@ def _as_names(data: PathLike | Iterable[PathLike]) -> list[str]:
 
 
 def _is_audio(path: Path) -> bool:
-    """Whether this is an audio file, or a folder that holds some."""
+    """Return whether this is an audio file, or a folder that holds some."""
     if path.is_dir():
         names, _ = files_in_folder(path)
         return bool(names)

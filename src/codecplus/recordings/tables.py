@@ -6,7 +6,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from codecplus.errors import CodecPlusError, FileFormatError, InputError
+from codecplus.errors import CodecPlusError, FileFormatError, InputError, first_line
 from codecplus.recordings.columns import (
     AUDIO,
     READ_ROWS,
@@ -285,7 +285,7 @@ def load_dataset(
         what = data
         if not path.is_dir():
             what = f"the data set {origin.name} at revision {origin.revision or 'main'}"
-        raise FileFormatError(f"cannot load {what}: {_first_line(error)}") from error
+        raise FileFormatError(f"cannot load {what}: {first_line(error)}") from error
     return loaded, origin
 
 
@@ -329,12 +329,12 @@ def _load_files(paths: Sequence[Path], origin: Origin, streaming: bool) -> tuple
         raise
     except Exception as error:
         names = ", ".join(str(path) for path in paths)
-        raise FileFormatError(f"cannot load {names}: {_first_line(error)}") from error
+        raise FileFormatError(f"cannot load {names}: {first_line(error)}") from error
     return loaded, replace(origin, revision=None)
 
 
 def is_dataset_id(name: str) -> bool:
-    """Whether this may be the id of a data set on the Hub, such as owner/name."""
+    """Return whether this may be the id of a data set on the Hub, such as owner/name."""
     parts = name.removeprefix("hf://datasets/").split("/")
     is_file = Path(name).suffix.lower() in {*FILE_KINDS, *AUDIO_SUFFIXES}
     return len(parts) == 2 and all(parts) and not name.startswith((".", "~")) and not is_file
@@ -354,8 +354,3 @@ def hub_commit(name: str, revision: str | None) -> str | None:
         return HfApi().dataset_info(name, revision=revision).sha
     except Exception:  # offline: the cache of `datasets` may still have it
         return revision
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

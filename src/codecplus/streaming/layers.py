@@ -34,7 +34,7 @@ from codecplus.modeling_dac.layers_dac import (
 
 
 class LayerState(NamedTuple):
-    """What one layer remembers; never changed, only replaced."""
+    """The memory of one layer. It is never changed, only replaced."""
 
     position: int
     """Inputs taken so far."""
@@ -45,7 +45,9 @@ class LayerState(NamedTuple):
 
     def rows(self, rows: Sequence[int]) -> "LayerState":
         """Return the state of these rows of the batch alone."""
-        skip = None if self.skip is None else self.skip[rows]
+        skip = None
+        if self.skip is not None:
+            skip = self.skip[rows]
         return self._replace(tail=self.tail[rows], skip=skip)
 
     def zeroed(self, rows: Sequence[int]) -> "LayerState":
@@ -178,7 +180,9 @@ class Convolution:
     def __init__(
         self, conv: DacConv1d | DacConvTranspose1d, snake: Snake1d | None, inputs_per_frame: int
     ):
-        self.snake = None if snake is None else Snake(snake)
+        self.snake: Snake | None = None
+        if snake is not None:
+            self.snake = Snake(snake)
         self.product = product_of(conv)
         self.channels = conv.in_channels
         self.inputs_per_frame = inputs_per_frame
@@ -205,8 +209,12 @@ class Convolution:
         windows = max(0, (inputs.shape[1] - product.span) // product.stride + 1)
         y = product(inputs, windows)
         if product.crop:
-            first = product.crop if state.position == 0 else 0
-            end = y.shape[1] - (product.crop if last else 0)
+            first = 0
+            end = y.shape[1]
+            if state.position == 0:
+                first = product.crop
+            if last:
+                end -= product.crop
             y = y[:, first:end]
         return y, LayerState(position, copy_from(inputs, windows * product.stride))
 
@@ -306,7 +314,7 @@ def network_layers(network: DacChain, inputs_per_frame: int) -> list[Layer]:
 
 
 def convolutions(modules: Sequence[tuple[str, nn.Module]], inputs_per_frame: int) -> list:
-    """Return modules in the order in which they run as layers; a snake goes with what follows."""
+    """Return modules in their order as layers; a snake goes with the layer behind it."""
     rate = inputs_per_frame
     layers = []
     snake = None
@@ -332,11 +340,12 @@ class Lookup:
     """`DacResidualVectorQuantizer.from_codes`, with its weights side by side."""
 
     def __init__(self, quantizer: DacResidualVectorQuantizer):
-        _, out, _, out_bias, codebooks = quantizer._weights(quantizer.quantizers)
-        self.entries = torch.cat(codebooks)  # (K * N, d)
-        self.first = torch.arange(len(codebooks), device=out.device)[:, None] * len(codebooks[0])
-        self.out = out.t().contiguous()  # (K * d, D)
-        self.biases = out_bias.cumsum(0)  # (K, D)
+        weights = quantizer.weights()
+        self.entries = torch.cat(weights.codebooks)  # (K * N, d)
+        numbers = torch.arange(len(weights.codebooks), device=self.entries.device)
+        self.first = numbers[:, None] * len(weights.codebooks[0])  # (K, 1)
+        self.out = weights.out.t().contiguous()  # (K * d, D)
+        self.biases = weights.out_bias.cumsum(0)  # (K, D)
         self.dtype = quantizer.quantizers[0].out_proj.weight.dtype
 
     def __call__(self, codes: Tensor) -> Tensor:

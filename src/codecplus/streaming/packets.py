@@ -1,12 +1,12 @@
 """Codes on a line that loses packets: framed, numbered, checked; and a decoder that plays on.
 
-    packet = mark (1 byte, da), version and flags (1), number (4), frames (1), [header], codes,
+    packet = magic (1 byte, da), version and flags (1), number (4), frames (1), [header], codes,
     crc32 (4) header = channels (1), codebooks (1), bits per code (1), size n (1), n bytes of the
     application's
 
 Integers are big-endian. `number` is that of the packet's first frame, modulo 2^32, so a receiver
 knows from any packet how many frames it missed. No frames mean the end of the stream. Codes are
-packed as in a .dacp file: for each frame, channel and codebook so many bits, the most significant
+packed as in a .dacp file: for each frame, channel and codebook its bits, the most significant
 first, and zero bits to fill the last byte. The CRC-32 covers the header, whether the packet carries
 it or not, and then all of the packet before it: packets of other streams fail.
 """
@@ -26,7 +26,7 @@ from codecplus.streaming.stream import DecoderStream
 if TYPE_CHECKING:
     from codecplus.modeling_dac import DacModel
 
-_MARK = 0xDA
+_MAGIC = 0xDA
 _VERSION = 1
 _WITH_HEADER = 1  # the one flag
 _FIXED_SIZE = 7  # bytes before the header
@@ -60,7 +60,7 @@ class PacketFormat:
     channels: int = 1
     """Channels, 1 to 255."""
     header: bytes = b""
-    """What the application tells the receiver, 0 to 255 bytes: which model, which rate."""
+    """A message of the application to the receiver, 0 to 255 bytes: which model, which rate."""
 
     def __post_init__(self) -> None:
         counts = (self.channels, self.num_codebooks)
@@ -81,11 +81,11 @@ class PacketFormat:
         return self.codebook_size.bit_length() - 1
 
     def codes_size(self, frames: int) -> int:
-        """Bytes that the codes of so many frames take."""
+        """Return the number of bytes that the codes of some frames take."""
         return packed_size(frames * self.channels * self.num_codebooks, self.bits)
 
     def to_bytes(self) -> bytes:
-        """The header as it stands in a packet."""
+        """Return the header as it stands in a packet."""
         return bytes([self.channels, self.num_codebooks, self.bits, len(self.header)]) + self.header
 
 
@@ -140,7 +140,7 @@ class PacketWriter:
         return packet
 
     def end(self) -> bytes:
-        """The packet that ends the stream; it tells the receiver of losses just before it."""
+        """Return the packet that ends the stream; a receiver then knows of losses before it."""
         return self._packet(0, b"", with_header=False)
 
     def _packet(self, frames: int, body: bytes, with_header: bool) -> bytes:
@@ -151,7 +151,7 @@ class PacketWriter:
             flags = _WITH_HEADER
             carried = header
         number = (self.frames % _NUMBERS).to_bytes(4, "big")
-        packet = bytes([_MARK, _VERSION << 4 | flags]) + number + bytes([frames]) + carried + body
+        packet = bytes([_MAGIC, _VERSION << 4 | flags]) + number + bytes([frames]) + carried + body
         return packet + _crc(header, packet)
 
 
@@ -169,7 +169,7 @@ class PacketReader:
     def __init__(self, max_gap: int = 3000):
         self.max_gap = max_gap
         self.format: PacketFormat | None = None
-        """What the header said, once there was one."""
+        """The format that the header gave, once there was one."""
         self.ended = False
         """Whether the end of the stream has come."""
         self.lost = 0
@@ -179,7 +179,7 @@ class PacketReader:
         self._next: int | None = None  # number of the frame that should come next
 
     def read(self, packet: bytes) -> Received | None:
-        """What a packet brings; None if there is no header yet, or it is late.
+        """Return the codes of a packet; None if there is no header yet, or it is late.
 
         Raises FileFormatError, and forgets the packet, if it is damaged or of another stream, and
         its child PacketGapError if it is further ahead than `max_gap`; see `rejoin`.
@@ -210,7 +210,7 @@ class PacketReader:
         return Received(np.ascontiguousarray(codes[..., already_known:]), lost)
 
     def _frames_ahead(self, number: int) -> int:
-        """How many frames lie between the one that should come next and this one; may be < 0."""
+        """Return how many frames this one is ahead of the next one expected; negative if late."""
         if self._next is None:
             return 0
         half = _NUMBERS // 2
@@ -225,7 +225,7 @@ class PacketReader:
             self.lost += frames
 
     def rejoin(self) -> None:
-        """Go on from whatever packet comes next, however far ahead or behind it is."""
+        """Go on from the next packet, however far ahead or behind it is."""
         self._next = None
 
     def _parse(self, packet: bytes) -> tuple[PacketFormat, int, int, bytes] | None:
@@ -233,7 +233,7 @@ class PacketReader:
         unknown.
         """
         is_long_enough = len(packet) >= _FIXED_SIZE + _CRC_SIZE
-        if not is_long_enough or packet[0] != _MARK or packet[1] >> 4 != _VERSION:
+        if not is_long_enough or packet[0] != _MAGIC or packet[1] >> 4 != _VERSION:
             raise FileFormatError(
                 f"expected a packet of version {_VERSION}, got {packet[:2].hex(' ') or 'nothing'}"
             )
@@ -334,7 +334,7 @@ class ConcealingDecoder:
         return self._faded(samples)
 
     def _faded(self, samples: np.ndarray) -> np.ndarray:
-        """Samples (..., S) of the frames that left the decoder, under their gains."""
+        """Return samples (..., S) of the frames that left the decoder, under their gains."""
         for start in range(0, samples.shape[-1], self.hop_length):
             first, last = self._fades.popleft()
             if (first, last) != (1.0, 1.0):
@@ -351,7 +351,7 @@ class ConcealingDecoder:
 
 
 def _format_from_bytes(packet: bytes) -> tuple[PacketFormat, int]:
-    """The header of a packet that has one, and where the codes begin."""
+    """Return the header of a packet that has one, and where the codes begin."""
     start = _FIXED_SIZE + 4
     if len(packet) < start:
         raise FileFormatError("expected a whole header in the packet, got a part; it is damaged")

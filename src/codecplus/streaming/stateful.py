@@ -51,18 +51,22 @@ class StreamState:
 
     def rows(self, rows: Sequence[int]) -> "StreamState":
         """Return the state of these rows alone, as if they were a stream of their own."""
-        starts = None if self.starts is None else tuple(self.starts[row] for row in rows)
+        starts = None
+        if self.starts is not None:
+            starts = tuple(self.starts[row] for row in rows)
         return replace(self, layers=tuple(layer.rows(rows) for layer in self.layers), starts=starts)
 
     def after(self, frames: int) -> "StreamState":
-        """Return the state after so many more frames came out."""
-        out = self.frames + frames
-        starts = None if self.starts is None else _starts_ahead(self.starts, out)
-        return replace(self, frames=out, starts=starts)
+        """Return the state after `frames` more frames came out."""
+        frames_out = self.frames + frames
+        starts = None
+        if self.starts is not None:
+            starts = _starts_ahead(self.starts, frames_out)
+        return replace(self, frames=frames_out, starts=starts)
 
 
 class _StatefulNetwork:
-    """What encoder and decoder share: layers, and rows that begin anew."""
+    """The parts that encoder and decoder share: layers, and rows that begin anew."""
 
     layers: Sequence[Layer]
     hop_length: int
@@ -76,8 +80,8 @@ class _StatefulNetwork:
     def reset_rows(self, state: StreamState, rows: Sequence[int]) -> StreamState:
         """Return the state in which these rows begin anew and the others go on.
 
-        Frames that these rows still had to give come out as zeros, so that all rows keep one
-        clock; a causal net owes none. Raises InputError within a frame.
+        Frames that these rows still had to return are zeros, so that all rows stay in step; a
+        causal net has none left. Raises InputError within a frame.
         """
         check_frame_end(state.received, self.unit)
         starts = list(state.starts or [0] * state.batch)

@@ -1,4 +1,4 @@
-"""What a network offers to a stream: pure steps, state in and state out. Knows no network."""
+"""The steps of a network that a stream calls: state in, state out. It knows no network."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -18,11 +18,11 @@ class Steps(Protocol):
     """Samples or frames to take in one step at most, so that memory is bounded."""
 
     def start(self, batch: int = 1) -> Any:
-        """The state of `batch` rows that have heard nothing."""
+        """Return the state of `batch` rows that have heard nothing."""
         ...
 
     def reset_rows(self, state: Any, rows: Sequence[int]) -> Any:
-        """The state in which these rows begin anew and the others go on."""
+        """Return the state in which these rows begin anew and the others go on."""
         ...
 
 

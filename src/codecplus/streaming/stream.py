@@ -3,7 +3,7 @@
 `EncoderStream` and `DecoderStream` keep the state of one stream; a network, in torch
 (`stateful.py`) or not, takes the steps. They know arrays alone.
 
-Put together, the pieces are what `DacModel.encode` and `DacModel.decode` give for the whole.
+Put together, the pieces equal the results of `DacModel.encode` and `DacModel.decode` for the whole.
 Nothing is computed twice, and nothing is held back longer than the network's look-ahead: frame t is
 out with sample `t * hop_length + encoder_reach[1]`, its audio with frame `t + decoder_reach[1]`.
 """
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from codecplus.modeling_dac import DacModel
 
 
+# By the kinds of NumPy's types that a push may have.
+_NUMBERS = {"f": "floats", "iu": "integers"}
+_TYPES = {"f": np.float32, "iu": np.int64}
+
+
 class _Stream:
     """One network, one state."""
 
@@ -35,8 +40,8 @@ class _Stream:
         """Begin anew, in all rows or only in these.
 
         A row keeps the clock of its batch: it can begin anew only where a frame ends (InputError
-        within one), and what it still had to give comes out as zeros. A causal net owes nothing at
-        the end of a frame.
+        within one). Frames that it still had to return are zeros; a causal net has none left at the
+        end of a frame.
         """
         if rows is None:
             self.state = self.network.start(self.batch or 1)
@@ -44,19 +49,26 @@ class _Stream:
             self.state = self.network.reset_rows(self.state, self._rows(rows))
 
     def _rows(self, rows: int | Sequence[int]) -> list[int]:
-        chosen = [rows] if isinstance(rows, (int, np.integer)) else list(rows)
+        if isinstance(rows, (int, np.integer)):
+            chosen = [rows]
+        else:
+            chosen = list(rows)
         if not all(0 <= row < self.state.batch for row in chosen):
             raise InputError(f"expected rows from 0 to {self.state.batch - 1}, got {rows}")
         return [int(row) for row in chosen]
 
     def _ending(self, rows: int | Sequence[int] | None) -> Any:
-        """The state of the rows that end here; they begin anew in the stream."""
+        """Return the state of the rows that end here; they begin anew in the stream."""
         state = self.state
         self.reset(rows)
-        return state if rows is None else state.rows(self._rows(rows))
+        if rows is None:
+            return state
+        return state.rows(self._rows(rows))
 
     def _unbatched(self, x: np.ndarray) -> np.ndarray:
-        return x[0] if self.batch is None else x
+        if self.batch is None:
+            return x[0]
+        return x
 
 
 class EncoderStream(_Stream):
@@ -83,7 +95,9 @@ class EncoderStream(_Stream):
     ):
         network = _streaming_encoder(model)
         super().__init__(network, batch)
-        self.n_quantizers = network.n_codebooks if n_quantizers is None else n_quantizers
+        if n_quantizers is None:
+            n_quantizers = network.n_codebooks
+        self.n_quantizers = n_quantizers
         self._warned = False
         if not 1 <= self.n_quantizers <= network.n_codebooks:
             raise InputError(
@@ -116,7 +130,9 @@ class EncoderStream(_Stream):
         state = self._ending(rows)
         nothing = np.zeros((state.batch, 0), np.float32)
         codes = np.asarray(self.network.step(state, nothing, self.n_quantizers, last=True)[0])
-        return codes if rows is not None else self._unbatched(codes)
+        if rows is not None:
+            return codes
+        return self._unbatched(codes)
 
 
 class DecoderStream(_Stream):
@@ -170,7 +186,9 @@ class DecoderStream(_Stream):
         state = self._ending(rows)
         nothing = np.zeros((state.batch, 1, 0), np.int64)
         audio = np.asarray(self.network.step(state, nothing, last=True)[0])
-        return audio if rows is not None else self._unbatched(audio)
+        if rows is not None:
+            return audio
+        return self._unbatched(audio)
 
 
 def _streaming_encoder(model: Any) -> EncoderSteps:
@@ -190,7 +208,7 @@ def _streaming_decoder(model: Any) -> DecoderSteps:
 
 
 def _array(x: Any, batch: int | None, axes: tuple[str, ...], kinds: str) -> np.ndarray:
-    """A push as an array with a batch axis, checked for shape and the kind of its numbers."""
+    """Return samples or codes as an array with a batch axis, after checking shape and type."""
     if hasattr(x, "detach"):  # a tensor
         x = x.detach().cpu()
         if x.is_floating_point():
@@ -201,27 +219,28 @@ def _array(x: Any, batch: int | None, axes: tuple[str, ...], kinds: str) -> np.n
         raise InputError(
             f"expected an array alone, got {type(x).__name__}; a stream has the model's rate"
         ) from error
-    expected = axes if batch is None else (batch, *axes)
-    if (
-        array.dtype.kind not in kinds
-        or array.ndim != len(expected)
-        or (batch and array.shape[0] != batch)
-    ):
-        names = ", ".join(map(str, expected)) + "," * (len(expected) == 1)
-        numbers = "floats" if kinds == "f" else "integers"
+    expected: tuple[int | str, ...] = axes
+    if batch is not None:
+        expected = (batch, *axes)
+    is_shaped = array.ndim == len(expected) and batch in (None, array.shape[0])
+    if array.dtype.kind not in kinds or not is_shaped:
+        names = ", ".join(map(str, expected))
+        if len(expected) == 1:
+            names += ","
         raise InputError(
-            f"expected {numbers} of shape ({names}), got {array.dtype} of shape {array.shape}"
+            f"expected {_NUMBERS[kinds]} of shape ({names}), "
+            f"got {array.dtype} of shape {array.shape}"
         )
     if kinds == "f" and not np.isfinite(array).all():
         raise InputError(
             "expected finite samples, got NaN or infinite ones; clean them before they are pushed"
         )
-    array = array.astype(
-        np.float32 if kinds == "f" else np.int64
-    )  # a copy: the caller may reuse its buffer
-    return array if batch else array[None]
+    array = array.astype(_TYPES[kinds])  # a copy: the caller may reuse its buffer
+    if batch is None:
+        return array[None]
+    return array
 
 
 def _pieces(x: np.ndarray, length: int) -> Iterator[np.ndarray]:
-    """x (..., n) in pieces of at most `length` steps; one, of none, if n is 0."""
+    """Return pieces of x (..., n) of at most `length` steps; one empty piece if n is 0."""
     return (x[..., i : i + length] for i in range(0, max(1, x.shape[-1]), length))

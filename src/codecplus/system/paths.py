@@ -191,7 +191,7 @@ def remove_unfinished(folder: Path) -> list[str]:
 
 
 def _is_abandoned(path: Path) -> bool:
-    """Whether no process holds the lock of a file; raise OSError where that is unknown."""
+    """Return whether no process holds the lock of a file; raise OSError where that is unknown."""
     assert fcntl is not None, "nothing is removed without locks"
     if path.is_symlink():
         return False

@@ -169,7 +169,7 @@ class Worker:
         )
 
     def _death(self, process: "subprocess.Popen[bytes]") -> Exception:
-        """The error for a process whose pipe broke. The process is ended and forgotten."""
+        """Return the error for a process whose pipe broke. The process is ended and forgotten."""
         if self._stopped:
             return WorkerStopped("the worker was stopped")
         with suppress(subprocess.TimeoutExpired):
@@ -223,7 +223,7 @@ class _TimeLimit:
 
 
 def _processor_seconds(pid: int) -> float:
-    """The processor time that a process has used; NaN where the system does not tell."""
+    """Return the processor time that a process has used; NaN where the system does not tell."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
         fields = text.rpartition(")")[2].split()  # proc_pid_stat(5)
@@ -346,7 +346,7 @@ class WorkerPool(Generic[Job, Answer]):
             slot.done.set()
 
     def _reserving(self, slot: _Slot) -> Reserve:
-        """A function that waits until so many more bytes may be held for a job."""
+        """Return a function that waits until so many more bytes may be held for a job."""
 
         def reserve(size: int) -> None:
             def has_room() -> bool:

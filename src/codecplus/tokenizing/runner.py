@@ -27,6 +27,7 @@ from codecplus.recordings import Recordings, open_recordings
 from codecplus.recordings.cells import DecodedAudio, MixedBlocks, open_cell
 from codecplus.recordings.columns import AUDIO
 from codecplus.system.devices import available_cores
+from codecplus.system.progress import progress_bar
 from codecplus.tokenizing.outputs import LocalOutput, open_output
 from codecplus.tokenizing.shards import CodesFolder, CodesFormat, ShardWriter, open_shard
 from codecplus.tokenizing.statistics import Statistics, describe
@@ -191,12 +192,10 @@ class _Job:
 
     def run(self, pieces: Iterable[int], workers: int, progress: bool) -> None:
         """Write the missing shards of these pieces."""
-        from tqdm import tqdm
-
         cells = ((row, row.cell) for row in self._rows(pieces))
         rows = read_ordered(cells, self._codec.model_sample_rate, self._format.channels, workers)
-        hidden = None if progress else True  # None: where there is no terminal
-        with tqdm(total=self._total(pieces), desc="tokenising", unit="clip", disable=hidden) as bar:
+        total = self._total(pieces)
+        with progress_bar(shown=progress, total=total, desc="tokenising", unit="clip") as bar:
             for target, shard in groupby(rows, key=lambda read: read[0].target):
                 with open_shard(target, self._format, self._features) as writer:
                     for window in self._windows(shard):
@@ -207,7 +206,7 @@ class _Job:
                 self._output.shard_written(target)
 
     def _total(self, pieces: Iterable[int]) -> int | None:
-        """The number of rows to do, where it is known."""
+        """Return the number of rows to do, where it is known."""
         count = self._recordings.num_recordings
         if count is None:
             return None
@@ -280,7 +279,7 @@ class _Job:
                 writer.write(row.columns, codes, audio.num_samples, audio.sample_rate)
 
     def _encoded(self, window: list[_ReadRow]) -> list[np.ndarray]:
-        """The codes (C, K, T) of all clips of a window that were read at once."""
+        """Return the codes (C, K, T) of all clips of a window that were read at once."""
         clips = [
             audio.audio
             for _, audio in window
@@ -393,21 +392,22 @@ def _join(
         folder.write_text(README, _readme(folder.split, recordings.name, codes_format, None))
         output.begin([JOB, README])
     try:
-        theirs = json.loads(path.read_text(encoding="utf-8"))
+        begun = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise FileFormatError(f"{path} is damaged: {error}") from error
-    ours = json.loads(json.dumps(job, default=str))
+    wanted = json.loads(json.dumps(job, default=str))
     free = {"threads"}
     if coding.batch_seconds is None:
         free.add("batch_seconds")
-    for key in ours.keys() - free:
-        if theirs.get(key) != ours[key]:
+    for key in wanted.keys() - free:
+        if begun.get(key) != wanted[key]:
+            difference = _difference(key, begun.get(key), wanted[key])
             raise InputError(
-                f"{folder.root} holds another job: {_difference(key, theirs.get(key), ours[key])}; "
+                f"{folder.root} holds another job: {difference}; "
                 "name another folder, or give the settings it was begun with"
             )
-    torch.set_num_threads(int(theirs["threads"]))
-    return replace(coding, batch_seconds=float(theirs["batch_seconds"]))
+    torch.set_num_threads(int(begun["threads"]))
+    return replace(coding, batch_seconds=float(begun["batch_seconds"]))
 
 
 def _job_description(
@@ -428,21 +428,23 @@ def _job_description(
     }
 
 
-def _difference(key: str, theirs: Any, ours: Any) -> str:
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        inner = next(name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name))
-        return _difference(f"{key}.{inner}", theirs.get(inner), ours.get(inner))
-    return f"{key} is {theirs!r} there and {ours!r} here"
+def _difference(key: str, begun: Any, wanted: Any) -> str:
+    """Say where two settings differ: those of the job in the folder, and those of this one."""
+    if isinstance(begun, dict) and isinstance(wanted, dict):
+        names = {**begun, **wanted}
+        inner = next(name for name in names if begun.get(name) != wanted.get(name))
+        return _difference(f"{key}.{inner}", begun.get(inner), wanted.get(inner))
+    return f"{key} is {begun!r} there and {wanted!r} here"
 
 
 def _check_vacant(root: Path) -> None:
     if root.exists() and not root.is_dir():
         raise InputError(f"expected a folder to write to, got the file {root}")
-    ours = {"data", JOB, README, STATISTICS}
+    known = {"data", JOB, README, STATISTICS}
     strangers = [
         path.name
         for path in root.glob("*")
-        if path.name not in ours and not path.name.startswith(".")
+        if path.name not in known and not path.name.startswith(".")
     ]
     shards = [path for path in (root / "data").glob("*") if not path.name.startswith(".")]
     if strangers or shards:
@@ -467,14 +469,14 @@ def _finish(folder: CodesFolder, output: LocalOutput, codes_format: CodesFormat)
 def _readme(
     split: str, data: str, codes_format: CodesFormat, summary: dict[str, Any] | None
 ) -> str:
-    said = codes_format.describe()
-    rate = said["sample_rate"]
+    facts = codes_format.describe()
+    rate = facts["sample_rate"]
     if summary is None:
         state = "This is unfinished: more shards are to come."
     else:
         state = f"```\n{describe(summary)}\n```"
-    shape = said["codes_shape"]
-    count = said["num_codebooks"]
+    shape = facts["codes_shape"]
+    count = facts["num_codebooks"]
     return f"""---
 configs:
 - config_name: default
@@ -487,22 +489,22 @@ tags:
 - codes
 ---
 
-# {data}, as codes of {said["model"]}
+# {data}, as codes of {facts["model"]}
 
 Each row is a recording of {data}: its other columns, and
 
 | column | |
 |---|---|
-| `codes` | uint16 {shape}, {count} codebooks of {said["codebook_size"]} entries |
-| `num_frames` | {said["frame_rate"]:g} per second |
+| `codes` | uint16 {shape}, {count} codebooks of {facts["codebook_size"]} entries |
+| `num_frames` | {facts["frame_rate"]:g} per second |
 | `num_samples`, `sample_rate` | of the recording, before it was resampled to {rate} Hz |
-| `model_fingerprint`, `model_revision` | {said["model_fingerprint"]}, {said["model_revision"]} |
+| `model_fingerprint`, `model_revision` | {facts["model_fingerprint"]}, {facts["model_revision"]} |
 | `error` | null, or why there are no codes |
 
 ```python
 from codecplus import load_codec
 
-audio = load_codec("{said["model"]}").decode(row["codes"])    # at {rate} Hz
+audio = load_codec("{facts["model"]}").decode(row["codes"])    # at {rate} Hz
 ```
 
 {state}

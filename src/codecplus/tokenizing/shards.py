@@ -104,17 +104,17 @@ class ShardWriter:
         self._format = codes_format
         self._schema = features.arrow_schema
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
-        self._kept: list[Any] = []
+        self._columns: list[Any] = []
         self._rows: list[tuple] = []
         self._codes = 0
         self.footer: dict[str, Any] = {}
         self.statistics = Statistics.empty(codes_format.num_codebooks, codes_format.codebook_size)
 
-    def write(self, kept: Any, codes: np.ndarray, num_samples: int, sample_rate: int) -> None:
+    def write(self, columns: Any, codes: np.ndarray, num_samples: int, sample_rate: int) -> None:
         """Append a clip.
 
         Args:
-            kept: a table of one row with the columns that were kept.
+            columns: a table of one row with the columns that were kept.
             codes: integers (C, K, T).
             num_samples, sample_rate: of the recording.
         """
@@ -122,15 +122,15 @@ class ShardWriter:
         codes = codes.astype(np.uint16)
         if self._format.channels == 1:
             codes = codes[0]
-        self._append(kept, (codes, num_samples, sample_rate, None))
+        self._append(columns, (codes, num_samples, sample_rate, None))
 
-    def fail(self, kept: Any, reason: str) -> None:
+    def fail(self, columns: Any, reason: str) -> None:
         """Append a clip that has no codes, with the reason."""
         self.statistics.fail(reason)
-        self._append(kept, (None, None, None, reason))
+        self._append(columns, (None, None, None, reason))
 
-    def _append(self, kept: Any, row: tuple) -> None:
-        self._kept.append(kept)
+    def _append(self, columns: Any, row: tuple) -> None:
+        self._columns.append(columns)
         self._rows.append(row)
         if row[0] is not None:
             self._codes += row[0].size
@@ -141,7 +141,7 @@ class ShardWriter:
         import pyarrow as pa
 
         codes, num_samples, sample_rates, errors = zip(*self._rows, strict=True)
-        table = pa.concat_tables(self._kept)
+        table = pa.concat_tables(self._columns)
         frames = [None if item is None else item.shape[-1] for item in codes]
         new = [nested(codes, 2 + (self._format.channels > 1)), frames, num_samples, sample_rates]
         new += [
@@ -154,14 +154,17 @@ class ShardWriter:
             columns[name] = array.cast(self._schema.field(name).type)
         written = pa.table({name: columns[name] for name in self._schema.names})
         self._writer.write_table(written.cast(self._schema))
-        self._kept, self._rows, self._codes = [], [], 0
+        self._columns = []
+        self._rows = []
+        self._codes = 0
 
     def close(self) -> None:
         """Write the remaining rows, and the footer: the format, the statistics, and `footer`."""
         if self._rows:
             self._flush()
-        said = {**self._format.describe(), **self.footer, "statistics": self.statistics.as_counts()}
-        self._writer.add_key_value_metadata({KEY.decode(): json.dumps(said, sort_keys=True)})
+        statistics = self.statistics.as_counts()
+        footer = {**self._format.describe(), **self.footer, "statistics": statistics}
+        self._writer.add_key_value_metadata({KEY.decode(): json.dumps(footer, sort_keys=True)})
         self._writer.close()
 
     def abandon(self) -> None:
@@ -244,7 +247,7 @@ class CodesFolder:
             ) from error
 
     def complete(self) -> bool:
-        """Whether all shards exist."""
+        """Return whether all shards exist."""
         return all(self.done(piece)[1] for piece in range(self.pieces))
 
     def shards(self) -> Iterator[Path]:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
-from codecplus.errors import CodecPlusError
+from codecplus.errors import CodecPlusError, first_line
 from codecplus.recordings.cells import DecodedAudio, read_cell
 from codecplus.system.workers import (
     Message,
@@ -92,8 +92,7 @@ def _read(cell: Any, settings: tuple[int, int, float]) -> DecodedAudio | str:
     except MemoryError:
         return "the recording needs more memory than there is"
     except Exception as error:  # whatever a library makes of a hostile file: one row, not the run
-        first_line = (str(error).splitlines() or [""])[0]
-        return f"the recording cannot be read: {type(error).__name__}: {first_line}"
+        return f"the recording cannot be read: {type(error).__name__}: {first_line(error)}"
 
 
 def _answers(cell: Any, settings: tuple[int, int, float]) -> Iterator[Message]:

@@ -128,7 +128,7 @@ def _steered(points: Tensor, costs: Tensor, offset: Tensor) -> Tensor:
 
 
 def is_steered(quantize: DacVectorQuantize) -> bool:
-    """Whether the last coordinates of a codebook only steer its search.
+    """Return whether the last coordinates of a codebook only steer its search.
 
     Training must leave those as they are.
     """
@@ -315,34 +315,45 @@ class MovingCodebooks:
             How many entries were moved to random latents.
         """
         num_codebooks = codes.shape[1]
-        num_entries = self.counts.shape[1]
-        counts = self.counts[:num_codebooks]
-        sums = self.sums[:num_codebooks]
-        books = _codebooks(self.quantizer)[:num_codebooks]
-        weights = [quantize.codebook.weight for quantize in books]
+        quantizers = _codebooks(self.quantizer)[:num_codebooks]
+        codebooks = [quantize.codebook.weight for quantize in quantizers]  # (E, d) each
         latents, index, _ = zip(*_by_codebook(self.quantizer, projected, codes), strict=True)
         points = torch.stack(latents)  # (K, N, d)
-        average = points.shape[1] / num_entries
-        # A codebook begins as if all its entries had been chosen equally often.
-        new = ~counts.any(dim=1)[:, None]
-        counts.masked_fill_(new, average)
-        sums.copy_(torch.where(new[:, None], torch.stack(weights) * average, sums))
-        counts.lerp_(code_counts(codes, num_entries), 1 - self.decay)
-        entry_of_point = torch.stack(index)[..., None].expand_as(points)
-        batch_sums = torch.zeros_like(sums).scatter_add_(1, entry_of_point, points)
-        sums.lerp_(batch_sums, 1 - self.decay)
+        self._count(codes, points, torch.stack(index), codebooks)
+        counts = self.counts[:num_codebooks]
+        sums = self.sums[:num_codebooks]
+        average = points.shape[1] / counts.shape[1]  # latents per entry
         # `nonzero` waits for a GPU, once a step.
         book, entry = (counts < self.revive_below * average).nonzero(as_tuple=True)
         drawn = torch.randint(points.shape[1], (len(book),), generator=generator)
         replacements = points[book, drawn.to(points.device)]
         counts[book, entry] = _REVIVED_COUNT * average
         sums[book, entry] = _REVIVED_COUNT * average * replacements
-        for k, weight in enumerate(weights):
+        for k, codebook in enumerate(codebooks):
             if self.follow:
-                weight.copy_(sums[k] / counts[k][:, None])
+                codebook.copy_(sums[k] / counts[k][:, None])
             elif len(book):
-                weight[entry[book == k]] = replacements[book == k].to(weight.dtype)
+                codebook[entry[book == k]] = replacements[book == k].to(codebook.dtype)
         return len(book)
+
+    def _count(self, codes: Tensor, points: Tensor, index: Tensor, codebooks: list[Tensor]) -> None:
+        """Update the moving counts and sums by the codes (B, K, T) of points (K, N, d).
+
+        `index` (K, N) are the same codes, by codebook.
+        """
+        num_codebooks, num_points, _ = points.shape
+        num_entries = self.counts.shape[1]
+        counts = self.counts[:num_codebooks]
+        sums = self.sums[:num_codebooks]
+        # A codebook begins as if all its entries had been chosen equally often.
+        average = num_points / num_entries
+        new = ~counts.any(dim=1)[:, None]
+        counts.masked_fill_(new, average)
+        sums.copy_(torch.where(new[:, None], torch.stack(codebooks) * average, sums))
+        counts.lerp_(code_counts(codes, num_entries), 1 - self.decay)
+        entry_of_point = index[..., None].expand_as(points)
+        batch_sums = torch.zeros_like(sums).scatter_add_(1, entry_of_point, points)
+        sums.lerp_(batch_sums, 1 - self.decay)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the moving counts and sums."""

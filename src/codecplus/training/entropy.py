@@ -14,6 +14,7 @@ Letters: N windows or entries, L lags, K codebooks, d width of a code's vector, 
 P terms of the polynomial.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -117,16 +118,16 @@ class CodebookGeometry:
         """Return the codebooks of a codec."""
         quantizer = codec.model.quantizer
         with torch.no_grad():
-            into, out, _, _, books = quantizer._weights(quantizer.quantizers)
-            entries = torch.stack(books).cpu()
+            weights = quantizer.weights()
+            entries = torch.stack(weights.codebooks).cpu()
             K, _, d = entries.shape
             # Coordinates that only steer the search (`training.codebooks.initialize`) are not
             # decoded, and say nothing about the audio.
-            decoded = (out != 0).any(dim=0).cpu().view(K, 1, d)
+            decoded = (weights.out != 0).any(dim=0).cpu().view(K, 1, d)
             return cls(
                 entries=entries * decoded,
                 directions=F.normalize(entries, dim=-1) * decoded,
-                views=(into @ out).cpu().view(K, d, K, d),
+                views=(weights.into @ weights.out).cpu().view(K, d, K, d),
             )
 
 
@@ -137,7 +138,7 @@ def fit_network(
     *,
     silence: np.ndarray | None = None,
     steps: int | None = None,
-    deadline: float = float("inf"),
+    deadline: float = math.inf,
     seed: int = 0,
     progress: Callable[[str], Any] | None = None,
 ) -> EntropyModel:
@@ -165,19 +166,15 @@ def fit_network(
     silent_frames = frames[:0]
     if silence is not None:
         silent_frames = torch.from_numpy(_windows(silence, size))
-    most = steps or max(200, _MAX_PASSES * len(frames) // _BATCH)
+    if steps is None:
+        schedule = _Schedule(max(200, _MAX_PASSES * len(frames) // _BATCH), deadline)
+    else:
+        schedule = _Schedule(steps)
     model = _FloatNetwork(frames, codebooks, generator)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.03, fused=True
     )
-    started = time.monotonic()
-    for step in range(most):
-        done = step / most
-        if not steps:  # the clock may end the training first, and then sets its schedule
-            clock = (time.monotonic() - started) / max(1e-9, deadline - started)
-            done = max(done, clock)
-        if done >= 1:
-            break
+    for step, done in schedule:
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(step, done)
         batch = frames[torch.randint(len(frames), (_BATCH,), generator=generator)]
@@ -193,6 +190,28 @@ def fit_network(
     if not model.rounded:
         model.round(frames[:_BATCH])
     return EntropyModel(model.arrays(), fingerprint)
+
+
+class _Schedule:
+    """The steps of a training, each with the share of the training that is done before it.
+
+    With a deadline by `time.monotonic` the clock may end the training before its last step; it then
+    sets the share, too.
+    """
+
+    def __init__(self, steps: int, deadline: float = math.inf):
+        self.steps = steps
+        self.deadline = deadline
+
+    def __iter__(self) -> Iterator[tuple[int, float]]:
+        start = time.monotonic()
+        time_allowed = max(1e-9, self.deadline - start)
+        for step in range(self.steps):
+            clock = (time.monotonic() - start) / time_allowed
+            done = max(step / self.steps, clock)
+            if done >= 1:
+                return
+            yield step, done
 
 
 def _learning_rate(step: int, done: float) -> float:

@@ -110,7 +110,7 @@ class Trainer:
     # ---- parts
 
     def _keeps_steering(self, steered: bool | None) -> bool:
-        """Whether the codebooks steer their search, and stay in this run."""
+        """Return whether the codebooks steer their search, and stay in this run."""
         settings = self.recipe.codebooks
         if steered is None:
             first = cast(Any, self.model.quantizer.quantizers[0])
@@ -588,7 +588,7 @@ class Trainer:
     # ---- end and state
 
     def close(self) -> None:
-        """End the workers, and drop what the group of processes shares. No step follows."""
+        """End the workers, and drop models that the processes share. No step follows."""
         self.batches.close()
         self.coding = self.local_coding
         if self.adversary is not None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 @contextmanager
 def ended_group(accelerator: Any) -> Iterator[None]:
-    """End the group of processes after the block, whatever ends the block.
+    """End the group of processes after the block, also after an error.
 
     Models that share gradients must be dropped before the group. Otherwise the group's last owner
     is such a model, and its destructor, which holds Python's lock, waits for threads of the group

@@ -94,7 +94,7 @@ class Objective:
     balanced: bool = False
     mel_bands: dict[int, int] = field(default_factory=lambda: dict(PAPER_MEL_BANDS))  # by window
     stft_windows: list[int] = field(default_factory=lambda: list(PAPER_STFT_WINDOWS))
-    # Whether losses leave out what lies above the bandwidth of a recording.
+    # Whether losses ignore frequencies above the bandwidth of a recording.
     limit_bandwidth: bool = True
     codebook: float = 1.0
     commitment: float = 0.25

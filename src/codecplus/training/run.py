@@ -23,6 +23,7 @@ from codecplus.errors import InputError, MissingExtraError
 from codecplus.kernels import processor_flags
 from codecplus.modeling_dac import DacModel
 from codecplus.system.devices import available_cores, multiplies_bf16
+from codecplus.system.progress import progress_bar
 from codecplus.training.data import Batches, Cutter
 from codecplus.training.initialization import new_model
 from codecplus.training.loop import Trainer
@@ -107,7 +108,7 @@ def train(
         weights: share of each of several folders or files in `data`, in their order, or of each
             kind of recording by its name in the manifest, such as `{"speech": 9, "music": 1}`.
             Without it every second counts the same, or as `recipe.drawing` says.
-        hold_out: what is kept whole for validation: `file`, `speaker` or `folder`.
+        hold_out: the unit that is kept for validation: `file`, `speaker` or `folder`.
         options: how this machine carries out the recipe.
 
     Raises:
@@ -269,7 +270,9 @@ def _check_recipe(recipe: Recipe, fine_tune: bool) -> None:
 
 
 def _leaves_parts_unused(recipe: Recipe, fine_tune: bool) -> bool:
-    """Whether some steps leave out parts of the codec: the quantizer at first, a frozen encoder."""
+    """Return whether some steps leave out parts of the codec: the quantizer at first, a frozen
+    encoder.
+    """
     schedule = recipe.schedule
     begins_without_quantizer = not fine_tune and schedule.quantize_at != 0
     return schedule.freeze_at is not None or begins_without_quantizer
@@ -427,17 +430,12 @@ class Run:
             print(text, file=sys.stderr, flush=True)
 
     def _train(self) -> None:
-        from tqdm import tqdm
-
-        disable = None  # where there is no terminal
-        if not (self.accelerator.is_main_process and self.options.progress):
-            disable = True
-        bar = tqdm(
+        bar = progress_bar(
+            shown=self.accelerator.is_main_process and self.options.progress,
             total=self.steps,
             initial=self.trainer.step_number,
             desc="training",
             unit="step",
-            disable=disable,
         )
         with _asked_to_stop() as stop, bar:
             while self.trainer.step_number < self.steps:
@@ -508,7 +506,7 @@ class Run:
             self.folder.keep(name, self.trainer.average)
 
     def _agreed(self, stop: threading.Event) -> bool:
-        """Whether any process was asked to stop; all must do so at the same step."""
+        """Return whether any process was asked to stop; all must do so at the same step."""
         if self.accelerator.num_processes == 1:
             return stop.is_set()
         asked = torch.tensor(float(stop.is_set()), device=self.accelerator.device)

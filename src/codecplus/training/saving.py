@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from codecplus.errors import CheckpointError, InputError, OutputExistsError
+from codecplus.errors import CheckpointError, InputError, OutputExistsError, first_line
 from codecplus.modeling_dac import (
     CausalDacConfig,
     CausalDacModel,
@@ -193,7 +193,7 @@ def load_state(trainer: Trainer, state: dict[str, Any]) -> None:
         trainer.load_state_dict({**state["trainer"], "batches": batches[processes.index]})
     except (KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"the saved state does not fit its recipe: {str(error).splitlines()[0]}"
+            f"the saved state does not fit its recipe: {first_line(error)}"
         ) from error
 
 

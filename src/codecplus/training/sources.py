@@ -62,8 +62,8 @@ class Sampling:
             recording, by its name in the manifest. They need not sum to 1. By default each counts
             by its duration, or by `drawing`.
         drawing: how recordings are drawn, as `Recipe.drawing` says.
-        hold_out: what is kept whole for validation: a `file`, all recordings of a `speaker`, or all
-            files in a `folder`.
+        hold_out: the unit that is kept for validation: a `file`, all recordings of a `speaker`, or
+            all files in a `folder`.
     """
 
     weights: Sequence[float] | Mapping[str, float] | None = None
@@ -101,7 +101,7 @@ def open_data(
     Of a stream, only process 0 gets validation clips.
 
     Args:
-        data: what `codecplus.recordings.open_recordings` takes: folders, files, tables, the id of a
+        data: as for `codecplus.recordings.open_recordings`: folders, files, tables, the id of a
             data set on the Hub, or a `datasets` object.
         cutter: makes the crops.
         batch: crops per batch of this process.
@@ -118,17 +118,13 @@ def open_data(
     options = options or TableOptions()
     sampling = sampling or Sampling()
     recordings = _open(data, options)
-    by_duration = sampling.drawing == "duration"
     if not isinstance(recordings, FileRecordings):
         _refuse_sampling_of_tables(sampling)
     clips: list[ValidationClip] = []
     if validation is not None:
-        held = _open(validation, options)
-        if isinstance(held, FileRecordings):
-            clips = _file_clips(readable_files(held, report=rank == 0), cutter)
-        else:
-            clips = _clips(held, cutter)
+        clips = _validation_clips(_open(validation, options), cutter, report=rank == 0)
     holds_out = validation is None
+    by_duration = sampling.drawing == "duration"
     crops: Crops | StreamedCrops
     if isinstance(recordings, FileRecordings):
         files = readable_files(recordings, report=rank == 0)
@@ -146,15 +142,9 @@ def open_data(
             recordings = recordings.with_data(recordings.data.skip(_HELD_ROWS))
         crops = StreamedCrops(recordings, cutter, batch, seed=seed + rank, by_duration=by_duration)
     else:
-        rows = len(recordings)
-        held_rows = 0
         if holds_out:
-            held_rows = min(_HELD_ROWS, rows // 20)
-        train = recordings.with_data(recordings.data.select(range(rows - held_rows)))
-        if held_rows:
-            last = recordings.data.select(range(rows - held_rows, rows))
-            clips = _clips(recordings.with_data(last), cutter)
-        crops = Crops(TableSource(train, by_duration=by_duration), cutter, seed)
+            recordings, clips = _hold_out_rows(recordings, cutter)
+        crops = Crops(TableSource(recordings, by_duration=by_duration), cutter, seed)
     return Batches(crops, batch, rank=rank, processes=processes, workers=workers), clips
 
 
@@ -171,7 +161,7 @@ def _open(data: Any, options: TableOptions) -> FileRecordings | TableRecordings 
 
 
 def _refuse_sampling_of_tables(sampling: Sampling) -> None:
-    """Raise InputError for what only audio files and folders offer."""
+    """Raise InputError for options that only audio files and folders have."""
     if sampling.weights is not None:
         raise InputError("weights are for audio files and folders; a table is drawn as one")
     if sampling.hold_out != "file":
@@ -179,6 +169,28 @@ def _refuse_sampling_of_tables(sampling: Sampling) -> None:
             f"hold_out={sampling.hold_out!r} is for audio files and folders; give recordings to "
             "validate with instead"
         )
+
+
+def _validation_clips(
+    recordings: FileRecordings | TableRecordings | StreamRecordings, cutter: Cutter, *, report: bool
+) -> list[ValidationClip]:
+    """Return the clips of data that were given for validation."""
+    if isinstance(recordings, FileRecordings):
+        return _file_clips(readable_files(recordings, report=report), cutter)
+    return _clips(recordings, cutter)
+
+
+def _hold_out_rows(
+    recordings: TableRecordings, cutter: Cutter
+) -> tuple[TableRecordings, list[ValidationClip]]:
+    """Return the rows of a table to train on, and clips of its last rows to validate with."""
+    rows = len(recordings)
+    first_held = rows - min(_HELD_ROWS, rows // 20)
+    if first_held == rows:  # too few rows, and `select` takes no empty range at the end
+        return recordings, []
+    train = recordings.data.select(range(first_held))
+    held = recordings.data.select(range(first_held, rows))
+    return recordings.with_data(train), _clips(recordings.with_data(held), cutter)
 
 
 def _hold_out(

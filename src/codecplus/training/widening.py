@@ -1,4 +1,4 @@
-"""Widens parts of a codec without changing what they give, for further training."""
+"""Widens parts of a codec without changing their outputs, for further training."""
 
 import torch
 from torch import Tensor
