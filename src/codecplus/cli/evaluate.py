@@ -55,6 +55,13 @@ def _add_eval(verbs: Any) -> None:
     verb.add_argument(
         "--kind", nargs="+", metavar="KIND", help="only recordings of these kinds, such as speech"
     )
+    verb.add_argument(
+        "--condition",
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="what is done to every recording: noise=10 (dB), level=-30 (dBFS), loss=5 (%% of "
+        "packets)",
+    )
     add_output(verb, "folder of the results", required=True)
     add_shared(verb, "metric", type=_metric, note="or all, or list; default: those that are quick")
     verb.add_argument(
@@ -313,6 +320,7 @@ def _evaluation_settings(args: argparse.Namespace) -> dict[str, Any]:
         "revision": args.revision,
         "bitrates": args.bitrate_per_channel,
         "kinds": args.kind or [],
+        "conditions": args.condition or [],
         "metrics": args.metric,
         "limit": args.limit,
         "segment_seconds": args.segment_seconds,

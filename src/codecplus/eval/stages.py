@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from codecplus.errors import CodecPlusError, InputError
 from codecplus.eval.codecs import CodecAdapter, DecodedFolder, Original, codec_hash, is_anchor
-from codecplus.eval.codecs.isolation import CodecFailed, CodecProcesses, RoundTrip
+from codecplus.eval.codecs.isolation import CodecFailed, CodecProcesses, Loss, RoundTrip
 from codecplus.eval.metrics import METRICS, Metric, Score, output_problem
 from codecplus.eval.metrics.worker import Estimates, score_in, scoring_worker
 from codecplus.eval.store import Line, Store
@@ -38,6 +38,7 @@ class ClipRecord:
     samples: int
     sample_rate: int
     channels: int
+    loss: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -109,6 +110,7 @@ def _record(clip: Clip) -> ClipRecord:
         samples=samples,
         sample_rate=clip.sample_rate,
         channels=channels,
+        loss=clip.loss,
     )
 
 
@@ -176,7 +178,8 @@ def encode(
         if outcome.codes is not None:
             store.save(store.codes_path(key, clip.hash), outcome.codes)
         store.add_encoded(key, share.rank, {"clip": clip.hash, **outcome.line})
-    store.add_encoded(key, share.rank, {"peak_memory": processes.peak_memory})
+    costs = {"peak_memory": processes.peak_memory, "complexity": processes.complexity(codec)}
+    store.add_encoded(key, share.rank, costs)
 
 
 @dataclass(frozen=True)
@@ -205,7 +208,7 @@ def _outcome(
         if is_anchor(codec.name):  # the harness's own: no process is needed
             result = _round_trip_here(codec, reference, clip.sample_rate)
         else:
-            result = processes.round_trip(codec, reference, clip.sample_rate)
+            result = processes.round_trip(codec, reference, clip.sample_rate, _loss(clip))
     except CodecFailed as error:
         return _failure(str(error), error.passing)
     measured = {
@@ -223,6 +226,11 @@ def _outcome(
         return _failure(problem, **measured)
     line = {"status": "ok", "reason": None, **measured}
     return _Outcome(line, result.audio, result.codes)
+
+
+def _loss(clip: ClipRecord) -> Loss | None:
+    """Which packets are lost: the same ones for every codec with as many packets."""
+    return None if clip.loss is None else Loss(clip.loss / 100, seed=int(clip.hash, 16))
 
 
 def _round_trip_here(codec: CodecAdapter, reference: np.ndarray, rate: int) -> RoundTrip:

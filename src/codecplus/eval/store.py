@@ -45,6 +45,7 @@ class EncodedClips:
 
     lines: dict[str, Line] = field(default_factory=dict)  # by clip hash
     peak_memory: int | None = None  # bytes, where the system could tell
+    complexity: dict[str, float] | None = None  # of the codec, where it could tell
 
     def add(self, line: Line) -> None:
         """Take in one line of a journal. A clip that was tried again counts as coded once it is."""
@@ -54,6 +55,8 @@ class EncodedClips:
                 self.lines[line["clip"]] = line
         if line.get("peak_memory"):
             self.peak_memory = max(self.peak_memory or 0, line["peak_memory"])
+        if line.get("complexity"):
+            self.complexity = line["complexity"]
 
 
 class Store:
@@ -128,7 +131,7 @@ class Store:
         return self._encoded[codec]
 
     def add_encoded(self, codec: str, rank: int, line: Line) -> None:
-        """Note what the process of that rank has encoded, or how much memory it took."""
+        """Note what the process of that rank has encoded, or what that took."""
         self.encoded(codec).add(line)
         self._append(self.root / "encoded" / f"{codec}.{rank}.jsonl", line)
 

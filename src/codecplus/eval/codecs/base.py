@@ -48,9 +48,16 @@ class Original:
 class CodecAdapter(Protocol):
     """A codec at one setting.
 
-    Three attributes are optional: `latency` in seconds; `nominal_kbps` per channel; and a method
-    `codes(data)`, which returns the codes (K, T) inside the bytes and the size of a codebook, for
-    the statistics of codebooks. It is called after `decode`, outside the time that is measured.
+    These are optional:
+
+    - `latency` in seconds; `nominal_kbps` per channel.
+    - `codes(data)` returns the codes inside the bytes and the size of a codebook, or None. Codes are
+      (K, T), or a list of arrays where codebooks have several frame rates. It is called after
+      `decode`, outside the time that is measured.
+    - `complexity()` returns `parameters` and `operations_per_second` of one channel, or None.
+    - `packets(data)` and `decode_packets(packets, original)`, for tasks that lose packets. The
+      first packet is never lost: it holds what both sides agree on. Of the others None stands for
+      one that was lost.
     """
 
     name: str  # names the codec and its rate in every table, for example opus@6

@@ -10,6 +10,7 @@ from codecplus.bitstream.packing import pack_codes, packed_size, unpack_codes
 from codecplus.errors import CheckpointError, FileFormatError, MissingExtraError
 from codecplus.eval.audio import fit, resample
 from codecplus.eval.codecs.base import Original, Payload, row_name
+from codecplus.eval.codecs.complexity import Complexity, complexity_of
 from codecplus.eval.codecs.stock import weights_hash
 from codecplus.system.devices import resolve_device
 
@@ -77,6 +78,16 @@ class SnacCodec:
         with torch.inference_mode():
             audio = model.decode(tensors)[:, 0].float().cpu().numpy()
         return resample(audio, model.sampling_rate, original.sample_rate, original.samples)
+
+    def complexity(self) -> Complexity:
+        """Parameters, and operations for a second of audio."""
+        import torch
+
+        model = load_snac(self.source, self.device)
+        frames = self._frames(model.sampling_rate // 2, model)
+        audio = torch.zeros(1, 1, frames * model.hop_length, device=self.device)
+        seconds = audio.shape[-1] / model.sampling_rate
+        return complexity_of(model, lambda: model.decode(model.encode(audio)), seconds)
 
     def _frames(self, samples: int, model: Any) -> int:
         """Frames of the fastest codebook, filled up for the slowest one and for the attention."""

@@ -219,23 +219,28 @@ def _plots(plots: Sequence[str], note: str | None) -> str:
 
 
 def _tokens(results: Results) -> str:
-    """What each codec asks of a language model, for those that have codes."""
+    """What each codec asks of a language model, for those that have codes or a network."""
     lines = []
     for name, codec in results.summary["codecs"].items():
-        tokens = codec.get("tokens")
-        if tokens:
-            measured = codec["domains"]["all"]["payload_kbps_per_channel"]
-            lines.append(
-                [
-                    name,
-                    number(tokens["frame_rate"]),
-                    number(tokens["tokens_per_second"]),
-                    str(tokens["codebooks"]),
-                    str(tokens["codebook_size"]),
-                    number(tokens["nominal_kbps_per_channel"]),
-                    number(measured),
-                ]
-            )
+        tokens = codec.get("tokens") or {}
+        network = codec.get("complexity") or {}
+        if not tokens and not network:
+            continue
+        measured = codec["domains"]["all"]["payload_kbps_per_channel"]
+        lines.append(
+            [
+                name,
+                number(tokens.get("frame_rate")),
+                number(tokens.get("tokens_per_second")),
+                str(tokens.get("codebooks", "–")),
+                str(tokens.get("codebook_size", "–")),
+                number(tokens.get("nominal_kbps_per_channel")),
+                number(tokens.get("entropy_kbps_per_channel")),
+                number(measured),
+                number(_in(1e6, network.get("parameters"))),
+                number(_in(1e9, network.get("operations_per_second"))),
+            ]
+        )
     if not lines:
         return ""
     header = [
@@ -245,9 +250,21 @@ def _tokens(results: Results) -> str:
         "codebooks",
         "entries",
         "nominal kbit/s",
+        "entropy kbit/s",
         "measured kbit/s",
+        "parameters, millions",
+        "operations, 10⁹ per second of audio",
     ]
-    return "## Tokens\n\nOf one channel, counted.\n\n" + table(header, lines)
+    introduction = (
+        "Of one channel, counted. *Nominal*: at whole bits; *entropy*: at the entropy of each "
+        "codebook in these recordings, too low where they are few; *measured*: the payload. "
+        "Operations are multiplications and additions, of encoder and decoder."
+    )
+    return f"## Tokens\n\n{introduction}\n\n" + table(header, lines)
+
+
+def _in(unit: float, value: float | None) -> float | None:
+    return None if value is None else value / unit
 
 
 def _failures(results: Results) -> str:
