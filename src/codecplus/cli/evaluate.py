@@ -125,15 +125,27 @@ def _add_leaderboard(verbs: Any) -> None:
         examples=(
             "codecplus leaderboard results/ -o board.html",
             "codecplus leaderboard results/ --json > leaderboard.json",
+            "codecplus leaderboard hf://datasets/ada/codec-results --space ada/codec-leaderboard",
         ),
     )
-    verb.add_argument("results", nargs="+", help="results folders, or folders that hold some")
+    verb.add_argument(
+        "results",
+        nargs="+",
+        help="results folders, folders that hold some, or hf://datasets/OWNER/NAME for what "
+        "codecplus submit pushed there",
+    )
     add_output(verb, "HTML page to write; it needs no server and no network")
     verb.add_argument(
         "--rank-by",
         metavar="METRIC",
         help="metric that ranks (default: pesq_wb for speech, else mel_distance)",
     )
+    verb.add_argument(
+        "--space",
+        metavar="OWNER/NAME",
+        help="push the page as a static Space on the Hub, from results that hold together",
+    )
+    add_shared(verb, "private")
     add_shared(verb, "json")
 
 
@@ -400,7 +412,11 @@ def leaderboard(args: argparse.Namespace) -> None:
     """Merge results; print a table for each kind of audio, or JSON, and write a page."""
     from codecplus.eval.report.leaderboard import build_leaderboard
 
-    merged = build_leaderboard(args.results, html=args.output, rank_by=args.rank_by)
+    folders, links = _local_results(args.results)
+    if args.space:
+        print(_push_leaderboard(args, folders, links))
+        return
+    merged = build_leaderboard(folders, html=args.output, rank_by=args.rank_by, links=links)
     if args.json:
         _print_json(merged)
         return
@@ -409,6 +425,51 @@ def leaderboard(args: argparse.Namespace) -> None:
         print(_board_table(board))
     if merged["boards"] and args.output is None:
         print("\n" + merged["boards"][0]["rule"], file=sys.stderr)
+
+
+_DATASETS = "hf://datasets/"
+
+
+def _local_results(names: list[str]) -> tuple[list[Path], dict[Path, str]]:
+    """Download what is on the Hub; return all results folders, and the addresses of those.
+
+    Of downloaded results, those that do not hold together are named on stderr and left out.
+    """
+    from codecplus.eval.report.leaderboard import results_folders
+
+    folders = []
+    links = {}
+    for name in names:
+        if not name.startswith(_DATASETS):
+            folders += results_folders([name])
+            continue
+        from codecplus.eval.report.space import sound_submissions
+        from codecplus.eval.report.submission import FILES
+        from codecplus.hub.download import pull_dataset_files
+
+        repo = name.removeprefix(_DATASETS)
+        root = pull_dataset_files(repo, FILES)
+        good, refused = sound_submissions([root])
+        for folder, reason in refused.items():
+            print(f"left out: {folder.relative_to(root)}: {reason}", file=sys.stderr)
+        for folder in good:
+            place = folder.relative_to(root).as_posix()
+            links[folder] = f"https://huggingface.co/datasets/{repo}/tree/main/{place}"
+        folders += good
+    return folders, links
+
+
+def _push_leaderboard(args: argparse.Namespace, folders: list[Path], links: dict[Path, str]) -> str:
+    import tempfile
+
+    from codecplus.eval.report.space import write_space
+    from codecplus.hub.upload import push_static_space
+
+    datasets = [n.removeprefix(_DATASETS) for n in args.results if n.startswith(_DATASETS)]
+    with tempfile.TemporaryDirectory() as folder:
+        write_space(folders, folder, datasets=datasets, links=links, rank_by=args.rank_by)
+        message = f"Leaderboard of {len(folders)} results"
+        return push_static_space(folder, args.space, message, private=args.private)
 
 
 def submit(args: argparse.Namespace) -> None:

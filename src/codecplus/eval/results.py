@@ -270,6 +270,29 @@ def metric_estimate(rows: Iterable[Row], metric: str) -> Estimate | None:
     return estimate(metric_by_file(rows, metric), speakers_by_file(rows))
 
 
+def drop_equal(rows: dict[str, list[Row]]) -> dict[str, list[str]]:
+    """Drop codecs whose rates and scores are those of another rate of the same codec.
+
+    An encoder that cannot go lower gives the same files for two targets. Returns the names that
+    were dropped, by the name that stays.
+    """
+    first: dict[str, str] = {}
+    dropped: dict[str, list[str]] = {}
+    for codec in list(rows):
+        results = [
+            (row.clip, row.payload_bits, row.file_bits, row.scores)
+            for row in rows[codec]
+            if row.status == "ok"
+        ]
+        key = repr((codec.rpartition("@")[0], results))
+        if not results or "@" not in codec or key not in first:
+            first[key] = codec
+            continue
+        dropped.setdefault(first[key], []).append(codec)
+        del rows[codec]
+    return dropped
+
+
 # What a listener notices and the scores may not: beyond these a codec gets a warning.
 _GAIN_DB = 1.5
 _INVERTED = -0.5  # mean polarity: three clips of four have the other sign

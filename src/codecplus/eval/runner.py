@@ -269,6 +269,7 @@ def _write(
             anchor=is_anchor(codec.name),
             nominal_kbps_per_channel=getattr(codec, "nominal_kbps", None),
             latency_seconds=getattr(codec, "latency", None),
+            homepage=getattr(codec, "homepage", None),
             complexity=encoded.complexity,
             tokens=use.tokens() if use else None,
             lag_ms=_lags(keys, codec.name, clips),

@@ -1,4 +1,4 @@
-"""A task under other conditions: with noise, at another level, or over a network that loses packets.
+"""A task under other conditions: with noise, at another level, or with lost packets.
 
 Noise and level change the recordings, so codecs are given the changed ones and are scored against
 them. Lost packets change what a decoder is given.
