@@ -23,9 +23,9 @@ import torch
 from codecplus import Codec, load_codec
 from codecplus.audio.resampling import resample
 from codecplus.bitstream import Reader, pack, unpack
-from codecplus.compression import entropy_coding
 from codecplus.encoding.beam_search import BeamSearch, EntropyCosts
 from codecplus.encoding.refinement import EFFORTS
+from codecplus.encoding.stream_info import with_entropy_model
 from codecplus.eval.metrics import score
 from codecplus.recordings.files import files_in_folder
 from codecplus.utils import load_audio
@@ -178,7 +178,9 @@ def table_of_control(codec: Codec, clips: list[tuple[np.ndarray, int]], books: i
 
 def nearest(codec: Codec, audio: np.ndarray, rate: int, books: int) -> bytes:
     """A file of the codes whose sum a beam of 8 finds nearest, whatever they cost."""
-    info, model = entropy_coding(codec, codec.stream_info(rate, 1, n_quantizers=books), True)
+    info, model = with_entropy_model(
+        codec.stream_info(rate, 1, n_quantizers=books), codec.entropy_models.values(), True
+    )
     assert model is not None
     samples = resample(audio, rate, codec.model_sample_rate)[None]
     samples = np.pad(samples, ((0, 0), (0, -samples.shape[-1] % codec.hop_length)))
@@ -209,7 +211,7 @@ def latent_error(codec: Codec, audio: np.ndarray, rate: int, data: bytes) -> flo
 
 def written(codec: Codec, codes: np.ndarray, coded: bool, block: int = 0) -> bytes:
     plain = codec.stream_info(codec.sample_rate, 1, n_quantizers=len(codes))
-    info, model = entropy_coding(codec, plain, coded)
+    info, model = with_entropy_model(plain, codec.entropy_models.values(), coded)
     return pack(codes[None], replace(info, block_length=block), entropy=model)
 
 

@@ -33,6 +33,7 @@ FLOORS = {
     "streaming": 3,
     "codec": 4,
     "compression": 4,
+    "dataset_rows": 4,
     "decompression": 4,
     "eval": 5,
     "export": 5,

@@ -5,47 +5,28 @@ The walk of a signal: `audio` opens and resamples it, `inference` encodes it in 
 model in torch brings it along, an exported one does without.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from codecplus import compression, dataset_rows, decompression
 from codecplus.audio.mel import MelOptions, mel_of_clip
 from codecplus.audio.player import AudioPlayer
-from codecplus.audio.sources import check_integer_rate, is_batch, is_paths, open_audio
-from codecplus.bitstream import Damage, EntropyModel, StreamInfo
+from codecplus.audio.sources import check_integer_rate, open_audio
+from codecplus.bitstream import EntropyModel, StreamInfo
 from codecplus.bitstream.codes import Codes
 from codecplus.checkpoints.identity import find_embedded
-from codecplus.compression import (
-    CompressionOptions,
-    compress_audio,
-    compress_files,
-    each,
-    encode_clip,
-    write_codes,
-)
-from codecplus.decompression import (
-    MAX_SECONDS,
-    decode_codes,
-    decompress_audio,
-    decompress_files,
-    find_damage,
-    read_codes,
-)
-from codecplus.encoding.dataset_rows import batch_features, encode_rows
+from codecplus.encoding.options import CompressionOptions
 from codecplus.encoding.stream_info import (
     bitrates,
     check_model,
     codebooks_for_bitrate,
     make_stream_info,
 )
-from codecplus.encoding.user_codes import is_code_batch
 from codecplus.inference.entropy_models import embedded_entropy_models
 from codecplus.inference.loading import compile_model, load_network, move_model, network_of
-from codecplus.inference.network import Geometry, Network, encode_clips
+from codecplus.inference.network import Geometry, Network
 from codecplus.inference.saving import push_codec, save_codec
 from codecplus.streaming import DecoderStream, EncoderStream
 from codecplus.system.paths import PathLike
@@ -236,248 +217,18 @@ class Codec:
         """Instruction set of the compiled kernels that run, such as `"avx2"`; None without them."""
         return getattr(self.network, "kernels", None)
 
-    # ---- audio <-> codes
+    # ---- audio, codes and files: functions of a codec, described where they stand
 
-    def encode(
-        self,
-        audio: Any,
-        sample_rate: int | None = None,
-        bitrate: float | None = None,
-        n_quantizers: int | None = None,
-        *,
-        options: CompressionOptions | None = None,
-        **settings: Any,
-    ) -> Any:
-        """Encode audio to integer codes.
-
-        Args:
-            audio: (samples,) for mono, (channels, samples), or (batch, channels, samples) of clips
-                of one length; an array or tensor, float within ±1 or integer, or a list of numbers;
-                the path of a file; `(audio, rate)`; `{"array", "sampling_rate"}` or `{"bytes",
-                "path"}`. A list of such clips, of any lengths, gives a list.
-            sample_rate: of an array, Hz; `codec.sample_rate` by default.
-            bitrate, n_quantizers, options, **settings: see `CompressionOptions`.
-
-        Returns:
-            `Codes`, int16: (codebooks, frames) for mono, (channels, codebooks, frames), or (batch,
-            channels, codebooks, frames). For tensors `CodesTensor`, int64, on their device.
-
-        Raises:
-            InputError: for audio, a rate or options that cannot be used.
-        """
-        options = CompressionOptions.from_settings(
-            options, {"bitrate": bitrate, "n_quantizers": n_quantizers, **settings}
-        )
-        if is_batch(audio):
-            return each(partial(encode_clip, self, sample_rate=sample_rate, options=options), audio)
-        return encode_clip(self, audio, sample_rate, options)
-
-    def decode(self, codes: Any) -> Any:
-        """Decode codes to float32 audio, in the shape and at the rate it was encoded from.
-
-        Args:
-            codes: from `encode`; or plain integers (codebooks, frames), (channels, codebooks,
-                frames) or (batch, channels, codebooks, frames), which decode to `hop_length`
-                samples per frame at the model's rate, resampled to `codec.sample_rate`. A list of
-                arrays or tensors gives a list; a tensor gives a tensor on its device.
-
-        Raises:
-            InputError: for another shape, or codes that the codebooks do not have.
-            ModelMismatchError: for `Codes` of another model.
-        """
-        if is_code_batch(codes):
-            return each(partial(decode_codes, self), codes)
-        return decode_codes(self, codes)
-
-    def encode_batch(
-        self,
-        batch: Mapping[str, Sequence],
-        *,
-        audio_column: str = "audio",
-        bitrate: float | None = None,
-        n_quantizers: int | None = None,
-        channels: int = 1,
-        batch_seconds: float | None = None,
-    ) -> dict[str, list]:
-        """Encode a batch of rows, for `dataset.map(codec.encode_batch, batched=True)`.
-
-        Args:
-            batch: columns; cells of the audio column are as `datasets` gives them, decoded or
-                `Audio(decode=False)`, encoded bytes, paths, or arrays at `codec.sample_rate`.
-            audio_column: its name.
-            bitrate, n_quantizers: see `CompressionOptions`.
-            channels: channels of every clip; 1 is the mean of those it has.
-            batch_seconds: see `encode_clips`.
-
-        Returns:
-            New columns, those of `encode_rows`: `codes`, `num_frames`, `num_samples`,
-            `sample_rate`, and `error` with the reason for a clip that failed.
-
-        Raises:
-            InputError: for a missing column, or a rate or number of codebooks that does not exist.
-        """
-        rate = self.model_sample_rate
-        info = self.stream_info(rate, channels, bitrate=bitrate, n_quantizers=n_quantizers)
-        return encode_rows(
-            batch,
-            audio_column,
-            partial(
-                encode_clips,
-                self.network,
-                num_codebooks=info.num_codebooks,
-                batch_seconds=batch_seconds,
-            ),
-            num_codebooks=info.num_codebooks,
-            model_sample_rate=rate,
-            default_rate=self.sample_rate,
-            channels=channels,
-        )
-
-    def batch_features(self, features: Any = None, *, channels: int = 1) -> Any:
-        """`datasets.Features` of what `encode_batch` adds to rows with these features."""
-        return batch_features(features, channels)
-
-    def encode_clips(
-        self,
-        clips: Sequence[np.ndarray],
-        n_quantizers: int | None = None,
-        *,
-        batch_seconds: float | None = None,
-    ) -> list[np.ndarray]:
-        """Encode clips, float32 (channels, samples) at the model's rate, to int16 (C, K, T) each.
-
-        Each clip gets the codes that `encode` gives it. On a CPU they are coded one by one, to the
-        same bits. Elsewhere they are padded into batches of up to `batch_seconds` of audio, 100 by
-        default. There float sums are in another order, so that a code may differ now and then where
-        two entries are equally near; 0 codes one by one there too.
-        """
-        info = self.stream_info(self.model_sample_rate, 1, n_quantizers=n_quantizers)
-        return encode_clips(self.network, clips, info.num_codebooks, batch_seconds)
-
-    # ---- files
-
-    def compress(
-        self,
-        source: Any,
-        output: PathLike | None = None,
-        *,
-        sample_rate: int | None = None,
-        overwrite: bool = True,
-        progress: Callable[[float], Any] | None = None,
-        options: CompressionOptions | None = None,
-        **settings: Any,
-    ) -> Any:
-        """Compress audio to a `.dacp` file: the codes of `encode`, written as by `write_codes`.
-
-        Args:
-            source: one clip as for `encode`. A file may have any length, in bounded memory. A list
-                of paths is a batch: `output` is then the folder for the files.
-            output: path of the file to write; bytes are returned if it is not given.
-            sample_rate: of an array, Hz.
-            overwrite: whether an existing `output` may be replaced.
-            progress: called with the seconds of audio just read, again and again.
-            options, **settings: see `CompressionOptions`.
-
-        Returns:
-            The path written to, or the bytes; a list of them for a list.
-
-        Raises:
-            InputError, FileFormatError: for audio or options that cannot be used.
-            OutputExistsError: if `output` exists and may not be overwritten.
-        """
-        options = CompressionOptions.from_settings(options, settings)
-        arguments: dict[str, Any] = {"overwrite": overwrite, "progress": progress}
-        if is_paths(source):
-            return compress_files(self, source, output, options, **arguments)
-        return compress_audio(self, source, output, options, sample_rate=sample_rate, **arguments)
-
-    def decompress(
-        self,
-        source: Any,
-        output: PathLike | None = None,
-        *,
-        start: float = 0.0,
-        duration: float | None = None,
-        recover: bool = False,
-        max_seconds: float | None = MAX_SECONDS,
-        overwrite: bool = True,
-        progress: Callable[[float], Any] | None = None,
-    ) -> Any:
-        """Decompress a `.dacp` file, or a `.dac` of the original, which is read, never run.
-
-        Args:
-            source: bytes, or the path of a file. A list of paths is a batch: `output` is then the
-                folder for the files.
-            output: audio file to write, its format chosen by the suffix; audio is returned if it is
-                not given.
-            start, duration: seconds of a `.dacp` file to decode, by default all; only the blocks
-                needed are read.
-            recover: decode what a damaged `.dacp` file still holds. Lost spans repeat the sound
-                before them and fade out. A `DamageWarning` names them, and says whether the end is
-                missing; `find_damage` gives the same as data. Without it, damage is an error.
-            max_seconds: of audio that a file may become, a day by default; None for any length.
-            overwrite: whether an existing `output` may be replaced.
-            progress: called with the seconds of audio just decoded, again and again.
-
-        Returns:
-            float32 audio at the rate it had, (samples,) for mono, else (channels, samples); or the
-            path written to.
-
-        Raises:
-            FileFormatError: for a file that is damaged or of another format.
-            ModelMismatchError: for a file of another model, or without its entropy model.
-            InputError: for a part that the file does not have, and for more than `max_seconds`.
-        """
-        arguments: dict[str, Any] = {
-            "start": start,
-            "duration": duration,
-            "recover": recover,
-            "max_seconds": max_seconds,
-            "overwrite": overwrite,
-            "progress": progress,
-        }
-        if isinstance(source, (list, tuple)):
-            return decompress_files(self, list(source), output, **arguments)
-        return decompress_audio(self, source, output, **arguments)
-
-    def write_codes(
-        self,
-        codes: Any,
-        output: PathLike | None = None,
-        *,
-        entropy_coding: bool = True,
-        overwrite: bool = True,
-    ) -> Path | bytes:
-        """Write codes to a `.dacp` file: the second half of `compress`, equal byte for byte.
-
-        Args:
-            codes: as for `decode`.
-            output: path of the file; bytes are returned if it is not given.
-            entropy_coding: False packs codes as they are.
-            overwrite: whether an existing `output` may be replaced.
-
-        Raises InputError, ModelMismatchError and OutputExistsError as `decode` and `compress` do.
-        """
-        return write_codes(self, codes, output, entropy_coded=entropy_coding, overwrite=overwrite)
-
-    def read_codes(self, source: Any, *, max_seconds: float | None = MAX_SECONDS) -> Codes:
-        """Read the codes of a `.dacp` file, bytes or a path: the inverse of `write_codes`.
-
-        Takes `max_seconds` and raises FileFormatError, ModelMismatchError and InputError as
-        `decompress` does.
-        """
-        return read_codes(self, source, max_seconds)
-
-    def find_damage(self, source: Any) -> Damage:
-        """Say what `decompress(source, recover=True)` cannot read of a `.dacp` file.
-
-        Returns a `Damage`, which is false for a whole file: the lost spans, `lost` in frames and
-        `lost_seconds`; `end_missing`, whether the recording may have been longer; and
-        `extra_bytes` behind its end, which cost nothing. Nothing is decoded.
-
-        Raises FileFormatError for a file of which nothing can be recovered.
-        """
-        return find_damage(source)
+    encode = compression.encode  # audio -> codes
+    decode = decompression.decode  # codes -> audio
+    compress = compression.compress  # audio -> file
+    decompress = decompression.decompress  # file -> audio
+    write_codes = compression.write_codes  # codes -> file
+    read_codes = decompression.read_codes  # file -> codes
+    find_damage = staticmethod(decompression.find_damage)
+    encode_clips = dataset_rows.encode_clips  # clips at the model's rate -> codes
+    encode_batch = dataset_rows.encode_batch  # rows of a dataset -> rows with codes
+    batch_features = staticmethod(dataset_rows.batch_features)
 
     # ---- live streams
 

@@ -1,7 +1,9 @@
-"""`.dacp` files, and `.dac` files of the original implementation, to audio."""
+"""Codes, `.dacp` files, and `.dac` files of the original implementation, to audio.
+
+The public functions are methods of `Codec`, which is their first argument.
+"""
 
 import io
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -21,22 +23,22 @@ from codecplus.audio.blocks import (
 )
 from codecplus.audio.files import AudioFileWriter
 from codecplus.audio.resampling import resampled_length
-from codecplus.bitstream import Damage, Header, Reader, StreamInfo
+from codecplus.bitstream import Damage, Reader, StreamInfo
 from codecplus.bitstream.codes import Codes
 from codecplus.checkpoints import read_dac_file
-from codecplus.compression import batch_outputs, each_file
 from codecplus.encoding.stream_info import highest_rate
-from codecplus.encoding.user_codes import as_codes, codes_and_info
+from codecplus.encoding.user_codes import as_codes, codes_and_info, is_code_batch
 from codecplus.errors import FileFormatError, InputError
 from codecplus.inference.concealment import decode_around_losses, fade_lost_spans
 from codecplus.inference.network import Network
 from codecplus.inference.official import decode_official
+from codecplus.inference.parts import Part
+from codecplus.recordings.batches import batch_outputs, each, each_file
 from codecplus.system.paths import PathLike, refuse_own_source
 
 if TYPE_CHECKING:
     from codecplus.codec import Codec
 
-_RESAMPLER_FRAMES = 16  # that a resampler may look at around a sample, with room to spare
 _OFFICIAL_MAGIC = b"\x93NUMPY"
 
 
@@ -49,16 +51,6 @@ class DamageWarning(UserWarning):
     def __init__(self, damage: Damage):
         super().__init__(f"the file is damaged; {damage.describe()}")
         self.damage = damage
-
-
-@dataclass(frozen=True)
-class DecodedFile:
-    """Audio that is decoded while it is read: blocks (C, n), `num_samples` in all."""
-
-    sample_rate: int
-    channels: int
-    num_samples: int
-    blocks: Iterator[np.ndarray]
 
 
 def open_coded(source: Any):
@@ -86,52 +78,28 @@ def is_official(file) -> bool:
     return magic == _OFFICIAL_MAGIC
 
 
-def decode_codes(codec: "Codec", codes: Any) -> Any:
-    """Decode the codes of one clip, or of a batch (B, C, K, T): see `Codec.decode`."""
-    if hasattr(codes, "detach"):
-        import torch
+def decode(codec: "Codec", codes: Any) -> Any:
+    """Decode codes to float32 audio, in the shape and at the rate it was encoded from.
 
-        audio = decode_codes(codec, as_codes(codes))
-        return torch.from_numpy(audio).to(codes.device)
-    codes = as_codes(codes)
-    if np.ndim(codes) == 4 and len(codes):
-        return np.stack([decode_codes(codec, clip) for clip in codes])
-    array, info = codes_and_info(codes, codec.config, codec.fingerprint, codec.sample_rate)
-    num_samples = getattr(codes, "num_samples", None)
-    if num_samples is None:
-        num_samples = samples_of(array.shape[-1], info)
-    blocks = decode_blocks(codec.network, [array], info, num_samples)
-    audio = join_blocks(blocks, len(array), num_samples)
-    return audio[0] if np.ndim(codes) == 2 else audio
+    Args:
+        codes: from `encode`; or plain integers (codebooks, frames), (channels, codebooks, frames)
+            or (batch, channels, codebooks, frames), which decode to `hop_length` samples per frame
+            at the model's rate, resampled to `codec.sample_rate`. A list of arrays or tensors gives
+            a list; a tensor gives a tensor on its device.
 
-
-def decode_blocks(
-    network: Network, codes: Iterable[np.ndarray], info: StreamInfo, num_samples: int
-) -> Iterator[np.ndarray]:
-    """Decode codes (C, K, T) to audio (C, n) in blocks, `num_samples` in all, original rate."""
-    return _as_recorded(network.decode_blocks(codes), info, num_samples)
+    Raises:
+        InputError: for another shape, or codes that the codebooks do not have.
+        ModelMismatchError: for `Codes` of another model.
+    """
+    if is_code_batch(codes):
+        return each(lambda clip: _decode_clip(codec, clip), codes)
+    return _decode_clip(codec, codes)
 
 
-def _as_recorded(
-    audio: Iterable[np.ndarray], info: StreamInfo, num_samples: int
-) -> Iterator[np.ndarray]:
-    """Bring audio (C, n) at the model's rate to the level and rate of the original."""
-    length = resampled_length(num_samples, info.original_sample_rate, info.sample_rate)
-    audio = take_samples(audio, length)
-    audio = unscale_blocks(audio, info.gain)
-    audio = resample_blocks(audio, info.sample_rate, info.original_sample_rate, info.channels)
-    return take_samples(audio, num_samples)
-
-
-def samples_of(frames: int, info: StreamInfo) -> int:
-    """Samples that whole frames decode to, at the original rate."""
-    return resampled_length(frames * info.hop_length, info.sample_rate, info.original_sample_rate)
-
-
-def decompress_audio(
+def decompress(
     codec: "Codec",
     source: Any,
-    output: PathLike | None,
+    output: PathLike | None = None,
     *,
     start: float = 0.0,
     duration: float | None = None,
@@ -139,45 +107,50 @@ def decompress_audio(
     max_seconds: float | None = MAX_SECONDS,
     overwrite: bool = True,
     progress: Callable[[float], Any] | None = None,
-) -> np.ndarray | Path:
-    """Decode a coded file to an array or to an audio file: see `Codec.decompress`."""
-    if output is not None:
-        refuse_own_source(source, output)
-    with open_coded(source) as file:
-        if is_official(file):
-            if start or duration is not None or recover:
-                raise InputError(
-                    "start, duration and recover are for .dacp files, got a .dac; decode all of it"
-                )
-            decoded = _open_official(codec, file, max_seconds)
-        else:
-            decoded = _open_dacp(codec, file, start, duration, recover, max_seconds)
-        blocks = CountedBlocks(decoded.blocks, decoded.sample_rate, progress)
-        if output is None:
-            audio = join_blocks(blocks, decoded.channels, decoded.num_samples)
-            return audio[0] if decoded.channels == 1 else audio
-        with AudioFileWriter(
-            output, decoded.sample_rate, decoded.channels, overwrite=overwrite
-        ) as writer:
-            for block in blocks:
-                writer.write(block)
-    return Path(output)
+) -> Any:
+    """Decompress a `.dacp` file, or a `.dac` of the original, which is read, never run.
 
+    Args:
+        source: bytes, or the path of a file. A list of paths is a batch: `output` is then the
+            folder for the files.
+        output: audio file to write, its format chosen by the suffix; audio is returned if it is not
+            given.
+        start, duration: seconds of a `.dacp` file to decode, by default all; only the blocks needed
+            are read.
+        recover: decode what a damaged `.dacp` file still holds. Lost spans repeat the sound before
+            them and fade out. A `DamageWarning` names them, and says whether the end is missing;
+            `find_damage` gives the same as data. Without it, damage is an error.
+        max_seconds: of audio that a file may become, a day by default; None for any length.
+        overwrite: whether an existing `output` may be replaced.
+        progress: called with the seconds of audio just decoded, again and again.
 
-def decompress_files(
-    codec: "Codec", sources: list, folder: PathLike | None, **arguments: Any
-) -> list[np.ndarray | Path]:
-    """Decompress files into a folder, or to arrays: see `Codec.decompress`."""
-    outputs = batch_outputs(sources, folder, ".wav")
+    Returns:
+        float32 audio at the rate it had, (samples,) for mono, else (channels, samples); or the path
+        written to.
+
+    Raises:
+        FileFormatError: for a file that is damaged or of another format.
+        ModelMismatchError: for a file of another model, or without its entropy model.
+        InputError: for a part that the file does not have, and for more than `max_seconds`.
+    """
+    options = _DecodingOptions(start, duration, recover, max_seconds)
+    if not isinstance(source, (list, tuple)):
+        return _decompress_one(codec, source, output, options, overwrite, progress)
+    sources = list(source)
+    outputs = batch_outputs(sources, output, ".wav")
     return each_file(
-        lambda source, output: decompress_audio(codec, source, output, **arguments),
+        lambda file, path: _decompress_one(codec, file, path, options, overwrite, progress),
         sources,
         outputs,
     )
 
 
-def read_codes(codec: "Codec", source: Any, max_seconds: float | None = MAX_SECONDS) -> Codes:
-    """The codes of a `.dacp` file: see `Codec.read_codes`."""
+def read_codes(codec: "Codec", source: Any, *, max_seconds: float | None = MAX_SECONDS) -> Codes:
+    """Read the codes of a `.dacp` file, bytes or a path: the inverse of `write_codes`.
+
+    Takes `max_seconds` and raises FileFormatError, ModelMismatchError and InputError as
+    `decompress` does.
+    """
     with open_coded(source) as file:
         _refuse_official(file)
         reader = Reader(file, codec.entropy_models)
@@ -193,10 +166,92 @@ def read_codes(codec: "Codec", source: Any, max_seconds: float | None = MAX_SECO
 
 
 def find_damage(source: Any) -> Damage:
-    """What recovery could not read of a `.dacp` file: see `Codec.find_damage`."""
+    """Say what `decompress(source, recover=True)` cannot read of a `.dacp` file.
+
+    Returns a `Damage`, which is false for a whole file: the lost spans, `lost` in frames and
+    `lost_seconds`; `end_missing`, whether the recording may have been longer; and `extra_bytes`
+    behind its end, which cost nothing. Nothing is decoded.
+
+    Raises FileFormatError for a file of which nothing can be recovered.
+    """
     with open_coded(source) as file:
         _refuse_official(file)
         return Reader(file, recover=True).damage
+
+
+@dataclass(frozen=True)
+class _DecodingOptions:
+    """What of a file is decoded, see `decompress`."""
+
+    start: float
+    duration: float | None
+    recover: bool
+    max_seconds: float | None
+
+    def check_official(self) -> None:
+        """Raise InputError for a choice that a `.dac` does not offer."""
+        if self.start or self.duration is not None or self.recover:
+            raise InputError(
+                "start, duration and recover are for .dacp files, got a .dac; decode all of it"
+            )
+
+
+def _decode_clip(codec: "Codec", codes: Any) -> Any:
+    """Decode the codes of one clip, or of a batch (B, C, K, T)."""
+    if hasattr(codes, "detach"):
+        import torch
+
+        audio = _decode_clip(codec, as_codes(codes))
+        return torch.from_numpy(audio).to(codes.device)
+    codes = as_codes(codes)
+    if np.ndim(codes) == 4 and len(codes):
+        return np.stack([_decode_clip(codec, clip) for clip in codes])
+    array, info = codes_and_info(codes, codec.config, codec.fingerprint, codec.sample_rate)
+    num_samples = getattr(codes, "num_samples", None)
+    if num_samples is None:
+        num_samples = _samples_of(array.shape[-1], info)
+    blocks = _decode_blocks(codec.network, [array], info, num_samples)
+    audio = join_blocks(blocks, len(array), num_samples)
+    return audio[0] if np.ndim(codes) == 2 else audio
+
+
+def _decompress_one(
+    codec: "Codec",
+    source: Any,
+    output: PathLike | None,
+    options: _DecodingOptions,
+    overwrite: bool,
+    progress: Callable[[float], Any] | None,
+) -> np.ndarray | Path:
+    """Decode one coded file to an array or to an audio file."""
+    if output is not None:
+        refuse_own_source(source, output)
+    with open_coded(source) as file:
+        if is_official(file):
+            options.check_official()
+            decoded = _open_official(codec, file, options.max_seconds)
+        else:
+            decoded = _open_dacp(codec, file, options)
+        blocks = CountedBlocks(decoded.blocks, decoded.sample_rate, progress)
+        if output is None:
+            audio = join_blocks(blocks, decoded.channels, decoded.num_samples)
+            return audio[0] if decoded.channels == 1 else audio
+        with AudioFileWriter(
+            output, decoded.sample_rate, decoded.channels, overwrite=overwrite
+        ) as writer:
+            for block in blocks:
+                writer.write(block)
+    return Path(output)
+
+
+@dataclass(frozen=True)
+class _DecodedFile:
+    """Audio that is decoded while it is read: blocks (C, n), `num_samples` in all."""
+
+    sample_rate: int
+    channels: int
+    num_samples: int
+    blocks: Iterator[np.ndarray]
 
 
 def _refuse_official(file: Any) -> None:
@@ -206,30 +261,23 @@ def _refuse_official(file: Any) -> None:
         )
 
 
-def _open_official(codec: "Codec", file: Any, max_seconds: float | None) -> DecodedFile:
+def _open_official(codec: "Codec", file: Any, max_seconds: float | None) -> _DecodedFile:
     content = read_dac_file(file.read())
     model_rate = codec.model_sample_rate
     _check_rate(content.sample_rate, model_rate)
     decoded_seconds = content.codes.shape[-1] * codec.hop_length / model_rate
     _check_length(max(decoded_seconds, content.original_length / content.sample_rate), max_seconds)
     channels, rate, blocks = decode_official(codec.network, content)
-    return DecodedFile(rate, channels, content.original_length, blocks)
+    return _DecodedFile(rate, channels, content.original_length, blocks)
 
 
-def _open_dacp(
-    codec: "Codec",
-    file: Any,
-    start: float,
-    duration: float | None,
-    recover: bool,
-    max_seconds: float | None,
-) -> DecodedFile:
-    reader = Reader(file, codec.entropy_models, recover=recover)
+def _open_dacp(codec: "Codec", file: Any, options: _DecodingOptions) -> _DecodedFile:
+    reader = Reader(file, codec.entropy_models, recover=options.recover)
     header = reader.header
     codec.check_model(header)
     _check_rate(header.original_sample_rate, header.sample_rate)
-    part = _Part.of(header, start, duration, codec.network.decoder_context)
-    _check_length(part.num_samples / header.original_sample_rate, max_seconds)
+    part = Part.of(header, options.start, options.duration, codec.network.decoder_context)
+    _check_length(part.num_samples / header.original_sample_rate, options.max_seconds)
     damage = reader.damage
     if damage:
         warnings.warn(DamageWarning(damage), stacklevel=4)
@@ -248,10 +296,10 @@ def _open_dacp(
         audio = fade_lost_spans(audio, damage.lost, part.first_frame, part.samples_per_frame)
     else:
         codes = reader.blocks(part.first_frame, part.stop_frame)
-        audio = decode_blocks(codec.network, codes, header, num_samples)
+        audio = _decode_blocks(codec.network, codes, header, num_samples)
     audio = drop_samples(audio, part.first_sample - part.origin)
     audio = take_samples(audio, part.num_samples)
-    return DecodedFile(header.original_sample_rate, header.channels, part.num_samples, audio)
+    return _DecodedFile(header.original_sample_rate, header.channels, part.num_samples, audio)
 
 
 def _check_length(seconds: float, max_seconds: float | None) -> None:
@@ -275,64 +323,24 @@ def _check_rate(original_rate: int, model_rate: int) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A part of a file: its samples, and the frames that they depend on.
-
-    Neither the network nor the resampler can tell that the frames were cut out of more.
-    """
-
-    first_sample: int
-    num_samples: int
-    first_frame: int
-    stop_frame: int
-    samples_per_frame: float
-    """At the original rate; it need not be whole."""
-    origin: int
-    """The sample at which `first_frame` begins."""
-    until: int
-    """The sample up to which audio is decoded."""
-
-    @classmethod
-    def of(
-        cls, header: Header, start: float, duration: float | None, context_frames: int
-    ) -> "_Part":
-        """The part of a file that begins and lasts these seconds.
-
-        Raises InputError if the file does not have it.
-        """
-        first_sample, num_samples = _part_samples(header, start, duration)
-        samples_per_frame = header.hop_length * header.original_sample_rate / header.sample_rate
-        margin = context_frames + _RESAMPLER_FRAMES
-        first_frame = max(0, int(first_sample / samples_per_frame) - margin)
-        last_frame = int((first_sample + num_samples) / samples_per_frame)
-        stop_frame = min(header.num_frames, last_frame + 1 + margin)
-        # Resampled audio can only be cut where the grids of both rates meet.
-        grid = header.sample_rate // math.gcd(header.sample_rate, header.original_sample_rate)
-        first_frame -= first_frame % (grid // math.gcd(grid, header.hop_length))
-        origin = first_frame * header.hop_length * header.original_sample_rate
-        reaches_end = stop_frame == header.num_frames
-        return cls(
-            first_sample=first_sample,
-            num_samples=num_samples,
-            first_frame=first_frame,
-            stop_frame=stop_frame,
-            samples_per_frame=samples_per_frame,
-            origin=origin // header.sample_rate,
-            until=header.num_samples if reaches_end else first_sample + num_samples,
-        )
+def _decode_blocks(
+    network: Network, codes: Iterable[np.ndarray], info: StreamInfo, num_samples: int
+) -> Iterator[np.ndarray]:
+    """Decode codes (C, K, T) to audio (C, n) in blocks, `num_samples` in all, original rate."""
+    return _as_recorded(network.decode_blocks(codes), info, num_samples)
 
 
-def _part_samples(header: Header, start: float, duration: float | None) -> tuple[int, int]:
-    """First sample and number of samples of a part given in seconds."""
-    rate = header.original_sample_rate
-    total = header.num_samples
-    first = round(start * rate)
-    if not 0 <= first <= total or (duration is not None and duration < 0):
-        raise InputError(
-            f"expected a part within the {total / rate:.3f} s of the file, "
-            f"got start={start}, duration={duration}"
-        )
-    if duration is None:
-        return first, total - first
-    return first, min(total - first, round(duration * rate))
+def _as_recorded(
+    audio: Iterable[np.ndarray], info: StreamInfo, num_samples: int
+) -> Iterator[np.ndarray]:
+    """Bring audio (C, n) at the model's rate to the level and rate of the original."""
+    length = resampled_length(num_samples, info.original_sample_rate, info.sample_rate)
+    audio = take_samples(audio, length)
+    audio = unscale_blocks(audio, info.gain)
+    audio = resample_blocks(audio, info.sample_rate, info.original_sample_rate, info.channels)
+    return take_samples(audio, num_samples)
+
+
+def _samples_of(frames: int, info: StreamInfo) -> int:
+    """Samples that whole frames decode to, at the original rate."""
+    return resampled_length(frames * info.hop_length, info.sample_rate, info.original_sample_rate)

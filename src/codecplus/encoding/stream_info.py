@@ -1,6 +1,9 @@
 """What is known of a signal before its first frame: rates, sizes, and the model that codes it."""
 
-from codecplus.bitstream import StreamInfo
+from collections.abc import Iterable
+from dataclasses import replace
+
+from codecplus.bitstream import EntropyModel, StreamInfo, can_code
 from codecplus.checkpoints.identity import find_embedded
 from codecplus.errors import FileFormatError, InputError, ModelMismatchError
 from codecplus.inference.network import Geometry
@@ -85,6 +88,21 @@ def make_stream_info(
         codebook_size=config.codebook_size,
         hop_length=config.hop_length,
     )
+
+
+def with_entropy_model(
+    info: StreamInfo, entropy_models: Iterable[EntropyModel], wanted: bool
+) -> tuple[StreamInfo, EntropyModel | None]:
+    """Return how a signal is written: its info, and the first of the entropy models that fits.
+
+    The model is None where none fits, and where no entropy coding is wanted.
+    """
+    if not wanted or not can_code(info.channels, info.num_codebooks, info.codebook_size):
+        return replace(info, entropy_model=None), None
+    for entropy in entropy_models:
+        if entropy.fits(info.num_codebooks, info.codebook_size):
+            return replace(info, entropy_model=entropy.identity), entropy
+    return replace(info, entropy_model=b""), None
 
 
 def check_model(config: Geometry, fingerprint: bytes, info: StreamInfo) -> None:

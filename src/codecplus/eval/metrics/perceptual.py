@@ -4,20 +4,18 @@ PESQ's C code writes past its buffers on long speech, so `worker` runs these, wh
 """
 
 import warnings
+from functools import partial
 
 import numpy as np
 
 from codecplus.eval.metrics.base import OutputUnscorable, ReferenceUnscorable, metric
 
-
-@metric(
-    title="PESQ wide band",
+_pesq_metric = partial(
+    metric,
     unit="MOS-LQO",
     higher_is_better=True,
     lowest=1.0,
     highest=4.65,
-    sample_rate=16_000,
-    min_sample_rate=16_000,
     min_seconds=0.25,
     max_seconds=30,
     domains=("speech",),
@@ -25,26 +23,28 @@ from codecplus.eval.metrics.base import OutputUnscorable, ReferenceUnscorable, m
     modules=("pesq",),
     source="ITU-T P.862, by the pesq package",
 )
+_stoi_metric = partial(
+    metric,
+    unit="",
+    higher_is_better=True,
+    lowest=-1,
+    highest=1,
+    min_sample_rate=8_000,
+    min_seconds=0.4,
+    max_seconds=30,
+    domains=("speech",),
+    library="pystoi",
+    modules=("pystoi",),
+)
+
+
+@_pesq_metric(title="PESQ wide band", sample_rate=16_000, min_sample_rate=16_000)
 def pesq_wb(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
     """PESQ, wide band (ITU-T P.862.2), of (S,) against (S,) at 16 kHz."""
     return _pesq(reference, estimate, sample_rate, "wb")
 
 
-@metric(
-    title="PESQ narrow band",
-    unit="MOS-LQO",
-    higher_is_better=True,
-    lowest=1.0,
-    highest=4.65,
-    sample_rate=8_000,
-    min_sample_rate=8_000,
-    min_seconds=0.25,
-    max_seconds=30,
-    domains=("speech",),
-    library="pesq",
-    modules=("pesq",),
-    source="ITU-T P.862, by the pesq package",
-)
+@_pesq_metric(title="PESQ narrow band", sample_rate=8_000, min_sample_rate=8_000)
 def pesq_nb(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
     """PESQ, narrow band (ITU-T P.862 mapped by P.862.1), of (S,) against (S,) at 8 kHz."""
     return _pesq(reference, estimate, sample_rate, "nb")
@@ -76,39 +76,13 @@ def _text(error: Exception) -> str:
     return message.decode() if isinstance(message, bytes) else str(message)
 
 
-@metric(
-    title="STOI",
-    unit="",
-    higher_is_better=True,
-    lowest=-1,
-    highest=1,
-    min_sample_rate=8_000,
-    min_seconds=0.4,
-    max_seconds=30,
-    domains=("speech",),
-    library="pystoi",
-    modules=("pystoi",),
-    source="Taal et al. 2011, by the pystoi package",
-)
+@_stoi_metric(title="STOI", source="Taal et al. 2011, by the pystoi package")
 def stoi(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
     """Short-time objective intelligibility (Taal et al. 2011) of (S,) against (S,)."""
     return _stoi(reference, estimate, sample_rate, extended=False)
 
 
-@metric(
-    title="ESTOI",
-    unit="",
-    higher_is_better=True,
-    lowest=-1,
-    highest=1,
-    min_sample_rate=8_000,
-    min_seconds=0.4,
-    max_seconds=30,
-    domains=("speech",),
-    library="pystoi",
-    modules=("pystoi",),
-    source="Jensen and Taal 2016, by the pystoi package",
-)
+@_stoi_metric(title="ESTOI", source="Jensen and Taal 2016, by the pystoi package")
 def estoi(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
     """Extended STOI (Jensen and Taal 2016) of (S,) against (S,)."""
     return _stoi(reference, estimate, sample_rate, extended=True)

@@ -7,37 +7,37 @@ say how clean it sounds, and not whether it is still what was said.
 import importlib.util
 import sys
 import types
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from codecplus.eval.metrics.base import ReferenceUnscorable, metric
 
-_RATE = 16_000
+_speech_metric = partial(
+    metric,
+    higher_is_better=True,
+    sample_rate=16_000,
+    min_seconds=1.0,
+    max_seconds=30,
+    domains=("speech",),
+    by_default=False,  # each is a network, and none comes with the extra `eval`
+)
+_opinion_score = partial(
+    _speech_metric, unit="MOS", lowest=1, highest=5, min_sample_rate=16_000, needs_reference=False
+)
 
 
-@metric(
+@_opinion_score(
     outputs={
         "ovrl": {"title": "DNSMOS overall"},
         "sig": {"title": "DNSMOS signal"},
         "bak": {"title": "DNSMOS background"},
         "p808": {"title": "DNSMOS P.808"},
     },
-    unit="MOS",
-    higher_is_better=True,
-    lowest=1,
-    highest=5,
-    sample_rate=_RATE,
-    min_sample_rate=_RATE,
-    min_seconds=1.0,
-    max_seconds=30,
-    domains=("speech",),
-    needs_reference=False,
     library="speechmos",
     modules=("speechmos", "librosa", "onnxruntime"),
     extra="mos",
-    by_default=False,
     source="DNSMOS P.835 and P.808, by speechmos",
 )
 def dnsmos(estimate: np.ndarray, sample_rate: int) -> dict[str, float]:
@@ -49,22 +49,11 @@ def dnsmos(estimate: np.ndarray, sample_rate: int) -> dict[str, float]:
     return {name: float(scores[key]) for name, key in names.items()}
 
 
-@metric(
+@_opinion_score(
     title="PLCMOS",
-    unit="MOS",
-    higher_is_better=True,
-    lowest=1,
-    highest=5,
-    sample_rate=_RATE,
-    min_sample_rate=_RATE,
-    min_seconds=1.0,
-    max_seconds=30,
-    domains=("speech",),
-    needs_reference=False,
     library="speechmos",
     modules=("speechmos", "onnxruntime"),
     extra="mos",
-    by_default=False,
     source="PLCMOS v2, of concealed losses, by speechmos",
 )
 def plcmos(estimate: np.ndarray, sample_rate: int) -> float:
@@ -74,22 +63,11 @@ def plcmos(estimate: np.ndarray, sample_rate: int) -> float:
     return float(model.run(np.clip(estimate, -1.0, 1.0), sample_rate)["plcmos"])
 
 
-@metric(
+@_opinion_score(
     title="DistillMOS",
-    unit="MOS",
-    higher_is_better=True,
-    lowest=1,
-    highest=5,
-    sample_rate=_RATE,
-    min_sample_rate=_RATE,
-    min_seconds=1.0,
-    max_seconds=30,
-    domains=("speech",),
-    needs_reference=False,
     library="distillmos",
     modules=("distillmos", "xls_r_sqa"),
     install="pip install --no-deps distillmos xls-r-sqa",
-    by_default=False,
     source="Stahl and Gamper 2025, by distillmos",
 )
 def distillmos(estimate: np.ndarray, sample_rate: int) -> float:
@@ -100,21 +78,15 @@ def distillmos(estimate: np.ndarray, sample_rate: int) -> float:
         return float(_distillmos()(torch.from_numpy(estimate)[None])[0])
 
 
-@metric(
+@_speech_metric(
     title="Speaker similarity",
     unit="",
-    higher_is_better=True,
     lowest=-1,
     highest=1,
-    sample_rate=_RATE,
     min_sample_rate=8000,
-    min_seconds=1.0,
-    max_seconds=30,
-    domains=("speech",),
     library="Resemblyzer",
     modules=("resemblyzer", "librosa", "webrtcvad"),
     extra="mos",
-    by_default=False,
     source="cosine of GE2E embeddings, by Resemblyzer",
 )
 def speaker_similarity(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:

@@ -7,7 +7,7 @@ evaluation takes the mean absolute difference of magnitudes plus that of log pow
 2048 and 512 samples, at 44.1 kHz.
 """
 
-from functools import cache
+from functools import cache, partial
 from math import inf
 
 import numpy as np
@@ -21,9 +21,8 @@ WINDOWS = (2048, 512)
 MEL_BANDS = (150, 80)
 FLOOR = 1e-5  # below it two magnitudes count as equal
 
-
-@metric(
-    title="Mel distance",
+_paper_distance = partial(
+    metric,
     unit="",
     higher_is_better=False,
     lowest=0,
@@ -31,6 +30,9 @@ FLOOR = 1e-5  # below it two magnitudes count as equal
     sample_rate=PAPER_RATE,
     source=PAPER,
 )
+
+
+@_paper_distance(title="Mel distance")
 def mel_distance(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
     """Mel distance of the DAC paper between (S,) and (S,); 0 for equal signals."""
     total = 0.0
@@ -42,15 +44,7 @@ def mel_distance(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) 
     return total
 
 
-@metric(
-    title="STFT distance",
-    unit="",
-    higher_is_better=False,
-    lowest=0,
-    highest=inf,
-    sample_rate=PAPER_RATE,
-    source=PAPER,
-)
+@_paper_distance(title="STFT distance")
 def stft_distance(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
     """Multi-scale STFT distance of the DAC paper between (S,) and (S,); 0 for equal signals."""
     return sum(

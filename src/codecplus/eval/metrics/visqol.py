@@ -1,26 +1,30 @@
 """ViSQOL, by the package visqol-python."""
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from codecplus.eval.metrics.base import metric
 
-
-@metric(
-    title="ViSQOL speech",
+_visqol_metric = partial(
+    metric,
     unit="MOS-LQO",
     higher_is_better=True,
     lowest=1,
     highest=5,
-    sample_rate=16_000,
     min_seconds=1.0,
     max_seconds=30,
     library="visqol-python",
     extra="visqol",
     by_default=False,  # it takes about as long as the audio lasts
     timeout=600,
+)
+
+
+@_visqol_metric(
+    title="ViSQOL speech",
+    sample_rate=16_000,
     min_sample_rate=16_000,
     domains=("speech",),
     modules=("visqol", "ai_edge_litert"),
@@ -32,19 +36,9 @@ def visqol_speech(reference: np.ndarray, estimate: np.ndarray, sample_rate: int)
     return _visqol("speech", reference, estimate, sample_rate)
 
 
-@metric(
+@_visqol_metric(
     title="ViSQOL audio",
-    unit="MOS-LQO",
-    higher_is_better=True,
-    lowest=1,
-    highest=5,
     sample_rate=48_000,
-    min_seconds=1.0,
-    max_seconds=30,
-    library="visqol-python",
-    extra="visqol",
-    by_default=False,  # it takes about as long as the audio lasts
-    timeout=600,
     modules=("visqol",),
     source="ViSQOL v3 by visqol-python",
 )

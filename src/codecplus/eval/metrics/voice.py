@@ -1,5 +1,7 @@
 """Pitch and timbre of a voice: F0, voicing and mel cepstra. It knows speech and no model of it."""
 
+from functools import partial
+
 import numpy as np
 
 from codecplus.eval.metrics.base import OutputUnscorable, ReferenceUnscorable, metric
@@ -9,26 +11,30 @@ _CEPSTRA = 13
 _FRAME_MS = 5.0
 _MIN_VOICED = 10  # frames: fewer say nothing about a correlation
 
+_voice_metric = partial(
+    metric,
+    higher_is_better=False,
+    lowest=0,
+    sample_rate=16_000,
+    min_sample_rate=8000,
+    domains=("speech",),
+    by_default=False,
+)
 
-@metric(
+
+@_voice_metric(
     outputs={
         "correlation": {"title": "F0 correlation", "higher_is_better": True, "lowest": -1},
         "error_cents": {"title": "F0 error", "unit": "cent", "highest": 6000},
         "voicing_error": {"title": "Voicing error", "unit": "%", "highest": 100},
     },
     unit="",
-    higher_is_better=False,
-    lowest=0,
     highest=1,
-    sample_rate=16_000,
-    min_sample_rate=8000,
     min_seconds=0.5,
     max_seconds=30,
-    domains=("speech",),
     library="pyworld",
     modules=("pyworld",),
     extra="mos",
-    by_default=False,
     source="Harvest, every 5 ms, by pyworld",
 )
 def f0(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> dict[str, float]:
@@ -49,16 +55,10 @@ def f0(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> dict[st
     }
 
 
-@metric(
+@_voice_metric(
     title="Mel-cepstral distortion",
     unit="dB",
-    higher_is_better=False,
-    lowest=0,
     highest=100,
-    sample_rate=16_000,
-    min_sample_rate=8000,
-    domains=("speech",),
-    by_default=False,
     source="Kubichek 1993, cepstra 1 to 13 of 80 mel bands, without warping of time",
 )
 def mcd(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:

@@ -4,21 +4,23 @@ Ratios are computed in float64 and limited to ±100 dB, so that a perfect copy h
 with both signals centred follows Le Roux et al., "SDR, half-baked or well done?" (ICASSP 2019).
 """
 
+from functools import partial
+
 import numpy as np
 
 from codecplus.eval.metrics.base import OutputUnscorable, metric
 
-LIMIT_DB = 100.0
+LIMIT_DB = 100
 MAX_LAG_SECONDS = 0.05
 FULL_SCALE = 1 - 2**-15
 
+_ratio = partial(metric, unit="dB", lowest=-LIMIT_DB, highest=LIMIT_DB)
+_description = partial(metric, higher_is_better=None)
 
-@metric(
+
+@_ratio(
     title="SI-SDR",
-    unit="dB",
     higher_is_better=True,
-    lowest=-100,
-    highest=100,
     source="Le Roux et al. 2019, centred signals",
 )
 def si_sdr(reference: np.ndarray, estimate: np.ndarray, sample_rate: int = 0) -> float:
@@ -37,12 +39,9 @@ def si_sdr(reference: np.ndarray, estimate: np.ndarray, sample_rate: int = 0) ->
     return _ratio_db(float(target @ target), float(noise @ noise))
 
 
-@metric(
+@_ratio(
     title="SI-SDR, aligned",
-    unit="dB",
     higher_is_better=True,
-    lowest=-100,
-    highest=100,
     source="SI-SDR after the codec's own lag within 50 ms, the median over its clips",
     uses_lag=True,
     version=2,
@@ -65,12 +64,9 @@ def si_sdr_aligned(
     return si_sdr(reference[-shift:], estimate[:shift])
 
 
-@metric(
+@_ratio(
     title="SNR",
-    unit="dB",
     higher_is_better=True,
-    lowest=-100,
-    highest=100,
     source="power of the reference over power of the difference",
 )
 def snr(reference: np.ndarray, estimate: np.ndarray, sample_rate: int = 0) -> float:
@@ -83,10 +79,9 @@ def snr(reference: np.ndarray, estimate: np.ndarray, sample_rate: int = 0) -> fl
     return _ratio_db(np.sum(np.square(reference, dtype=np.float64)), np.sum(noise**2))
 
 
-@metric(
+@_description(
     title="Lag",
     unit="ms",
-    higher_is_better=None,
     lowest=-50,
     highest=50,
     source="peak of the whitened cross-correlation within 50 ms",
@@ -97,12 +92,9 @@ def lag(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
     return 1000 * best_lag(reference, estimate, int(MAX_LAG_SECONDS * sample_rate)) / sample_rate
 
 
-@metric(
+@_ratio(
     title="Gain",
-    unit="dB",
     higher_is_better=None,
-    lowest=-100,
-    highest=100,
     source="power of the output over that of the reference",
 )
 def gain(reference: np.ndarray, estimate: np.ndarray, sample_rate: int = 0) -> float:
@@ -116,10 +108,9 @@ def gain(reference: np.ndarray, estimate: np.ndarray, sample_rate: int = 0) -> f
     return _ratio_db(float(y @ y), float(x @ x))
 
 
-@metric(
+@_description(
     title="Polarity",
     unit="",
-    higher_is_better=None,
     lowest=-1,
     highest=1,
     source="sign of the cross-correlation where it is strongest, within 50 ms",
@@ -135,10 +126,9 @@ def polarity(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> f
     return float(np.sign(correlation[np.argmax(np.abs(correlation))])) or 1.0
 
 
-@metric(
+@_description(
     title="Clipping",
     unit="%",
-    higher_is_better=None,
     lowest=0,
     highest=100,
     source="samples at full scale where the reference is not",
@@ -192,7 +182,7 @@ def _centred(signal: np.ndarray) -> np.ndarray:
 
 def _ratio_db(signal: float, noise: float) -> float:
     if noise == 0:
-        return LIMIT_DB
+        return float(LIMIT_DB)
     if signal == 0:
-        return -LIMIT_DB
+        return float(-LIMIT_DB)
     return float(np.clip(round(10 * np.log10(signal / noise), 12), -LIMIT_DB, LIMIT_DB))
