@@ -259,17 +259,23 @@ def _metric(name: str) -> str:
     """Return the name of a metric; print all of them for `list`."""
     if name != "list":
         return name
-    from codecplus.eval.metrics import METRICS, load_registered
+    from codecplus.eval.metrics import FAMILIES, METRICS, SET_METRICS, load_registered
 
     load_registered()
-    lines = {}
+    lines = {f"{family}:ID": help_text for family, (_, help_text) in FAMILIES.items()}
+    lines["fad:ID"] = "FAD with the last hidden states of the audio model ID of transformers"
+    for entry in SET_METRICS.values():
+        notes = [", ".join(entry.domains), "on request, over all recordings of a kind"]
+        if not entry.available:
+            notes.append(entry.how_to_install)
+        lines[entry.name] = f"{entry.title}; {'; '.join(notes)}"
     for entry in METRICS.values():
         unit = f" ({entry.unit})" if entry.unit else ""
         notes = [", ".join(entry.domains)]
         if not entry.by_default:
             notes.append("on request")
         if not entry.available:
-            notes.append(entry.install or f"pip install 'codecplus[{entry.extra}]'")
+            notes.append(entry.how_to_install)
         lines[entry.name] = f"{entry.title}{unit}; {'; '.join(notes)}"
     _list_and_exit(lines)
     raise AssertionError("it has exited")

@@ -33,7 +33,7 @@ from codecplus.eval.codecs import (
 )
 from codecplus.eval.codecs.isolation import CodecProcesses
 from codecplus.eval.config import EvaluationConfig, shown_path
-from codecplus.eval.metrics import Metric, Score, metrics_by_name
+from codecplus.eval.metrics import Metric, Score, metrics_by_name, set_metrics_by_name
 from codecplus.eval.report import write_report
 from codecplus.eval.report.model_repository import file_name
 from codecplus.eval.results import (
@@ -74,6 +74,7 @@ def run_evaluation(config: EvaluationConfig) -> Path:
     """
     team = _Team()
     metrics = metrics_by_name(config.metrics)
+    set_metrics = set_metrics_by_name(config.metrics or ())
     task = load_task(
         config.data,
         kinds=config.kinds or None,
@@ -108,7 +109,12 @@ def run_evaluation(config: EvaluationConfig) -> Path:
                 config.progress,
                 config.retry_failed,
             )
-            _write(out, config, task, codecs, metrics, prepared, store, keys)
+            workers = config.workers or available_cores()
+            clips = prepared.clips
+            problems = stages.embed(codecs, clips, set_metrics, store, workers, config.progress)
+            sets = stages.set_values(codecs, clips, set_metrics, store, problems)
+            described = {metric.name: metric.describe() for metric in set_metrics}
+            _write(out, config, task, codecs, metrics, prepared, store, keys, described, sets)
         team.wait()
     return out
 
@@ -217,7 +223,7 @@ def _final_score(encoded: Line, reference: Line, own: Line | None) -> Score:
     if encoded["status"] != "ok":
         return Score.failed("codec_failure", encoded["reason"])
     assert own is not None, "what was coded has been scored"
-    return Score(own["value"], own["status"], own["reason"])
+    return Score(own["value"], own["status"], own["reason"], own.get("weight"))
 
 
 def _row(codec: str, key: str, clip: ClipRecord, line: Line, scores: dict[str, Score]) -> Row:
@@ -253,6 +259,8 @@ def _write(
     prepared: Prepared,
     store: Store,
     keys: ScoreKeys,
+    set_metrics: dict[str, dict[str, Any]],
+    sets: dict[str, dict[str, dict[str, Any]]],
 ) -> None:
     clips = prepared.clips
     rows = build_rows(codecs, clips, metrics, store, keys)
@@ -271,6 +279,7 @@ def _write(
             latency_seconds=getattr(codec, "latency", None),
             homepage=getattr(codec, "homepage", None),
             complexity=encoded.complexity,
+            sets=sets.get(codec.name, {}),
             tokens=use.tokens() if use else None,
             lag_ms=_lags(keys, codec.name, clips),
             codebooks=use.codebooks() if use else None,
@@ -283,6 +292,7 @@ def _write(
             "schema": SCHEMA,
             "task": task.describe(),
             "metrics": {metric.name: metric.describe() for metric in metrics},
+            "set_metrics": set_metrics,
             "codecs": summary,
         },
     )

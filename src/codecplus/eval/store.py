@@ -4,6 +4,7 @@
       clips/FINGERPRINT.jsonl    clips and problems of a task; the last line says that all are there
       audio/CODEC/CLIP.npy       decoded audio (C, S) float32; that of `identity` is the reference
       codes/CODEC/CLIP.npy       codes (K, T), of codecs that have them
+      embeddings/METRIC/CODEC/CLIP.npy   embeddings (N, D), for metrics of whole sets
       encoded/CODEC.RANK.jsonl   bits, times and failures, a line per clip
       scores/CODEC.jsonl         a line per clip and metric version
       lock                       held by the run that writes here
@@ -13,6 +14,7 @@ anew and an unchanged one never again. Every write is whole or absent: a run may
 point. A journal is read once; what this process adds to it is remembered.
 """
 
+import hashlib
 import json
 import os
 import threading
@@ -101,6 +103,11 @@ class Store:
     def codes_path(self, codec: str, clip: str) -> Path:
         """Return where the codes of a clip lie."""
         return self.root / "codes" / codec / f"{clip}.npy"
+
+    def embeddings_path(self, metric: str, codec: str, clip: str) -> Path:
+        """Return where the embeddings of a clip lie, for a set metric of that identity."""
+        name = hashlib.sha256(metric.encode()).hexdigest()[:16]
+        return self.root / "embeddings" / name / codec / f"{clip}.npy"
 
     def save(self, path: Path, array: np.ndarray) -> None:
         """Write an array, whole or not at all."""

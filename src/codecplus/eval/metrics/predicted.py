@@ -100,7 +100,7 @@ def speaker_similarity(reference: np.ndarray, estimate: np.ndarray, sample_rate:
             if signal is reference:
                 raise ReferenceUnscorable("Resemblyzer finds no voice in the reference")
             voiced = signal
-        embeddings.append(_voice_encoder().embed_utterance(voiced))
+        embeddings.append(voice_encoder().embed_utterance(voiced))
     return float(np.dot(*embeddings))
 
 
@@ -115,7 +115,8 @@ def _distillmos() -> Any:
 
 
 @cache
-def _voice_encoder() -> Any:
+def voice_encoder() -> Any:
+    """Return Resemblyzer's network, which is loaded once."""
     from resemblyzer import VoiceEncoder  # pyright: ignore[reportMissingImports]
 
     return VoiceEncoder("cpu", verbose=False)

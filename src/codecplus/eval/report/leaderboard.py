@@ -29,6 +29,7 @@ from codecplus.eval.results import (
     metric_estimate,
     signal_warnings,
     speakers_by_file,
+    weights_of,
     write_json,
 )
 from codecplus.eval.statistics import (
@@ -146,6 +147,7 @@ class _MergedRuns:
     outdated: dict[str, list[str]]  # by codec: metrics whose scores are left out
     listening: dict[str, ListeningResult]  # by method
     folders: dict[str, Path] = field(default_factory=dict)  # by codec: its results
+    set_metrics: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name
     runs: list[dict[str, Any]] = field(default_factory=list)  # date, command and commit of each
 
 
@@ -156,6 +158,7 @@ def _merge(runs: list[Results], links: Mapping[Path, str]) -> _MergedRuns:
     merged = _MergedRuns(newest.summary["task"], newest.clip_set, {}, {}, {}, {}, {})
     for results in runs:
         merged.metrics.update(results.summary["metrics"])
+        merged.set_metrics.update(results.summary.get("set_metrics", {}))
         merged.listening.update(read_listening(results.path))
     for results in runs:
         known = {key: results.provenance.get(key) for key in ("date", "command", "commit")}
@@ -174,6 +177,7 @@ def _merge(runs: list[Results], links: Mapping[Path, str]) -> _MergedRuns:
                 "payload_counted_here": summary.get("payload_counted_here", False),
                 "tokens": summary.get("tokens"),
                 "complexity": summary.get("complexity"),
+                "sets": summary.get("sets", {}),
                 "link": summary.get("homepage"),
                 "date": results.provenance["date"],
             }
@@ -220,6 +224,7 @@ def _board(runs: _MergedRuns, kind: str, rank_by: str | None) -> dict[str, Any]:
     for entry in entries:
         entry["also"] = also.get(entry["codec"], [])
         entry["metrics"].update(_listening_scores(runs, entry["codec"]))
+        entry["metrics"].update(_set_scores(runs, entry["codec"], kind))
     listening = {name: describe(result) for name, result in runs.listening.items()}
     first_codec = next(iter(rows))
     return {
@@ -229,7 +234,7 @@ def _board(runs: _MergedRuns, kind: str, rank_by: str | None) -> dict[str, Any]:
         "primary": primary,
         "rule": RULE.format(metric=METRICS[primary].title),
         "clips": len(rows[first_codec]),
-        "metrics": {**listening, **runs.metrics},
+        "metrics": {**listening, **runs.metrics, **runs.set_metrics},
         "outdated": {codec: metrics for codec, metrics in runs.outdated.items() if metrics},
         "licence": runs.task.get("licence"),
         "link": _task_link(runs.task),
@@ -244,6 +249,15 @@ def _listening_scores(runs: _MergedRuns, codec: str) -> dict[str, dict[str, Any]
     for method, result in runs.listening.items():
         if codec in result.conditions:
             scores[method] = as_metric(result.conditions[codec])
+    return scores
+
+
+def _set_scores(runs: _MergedRuns, codec: str, kind: str) -> dict[str, dict[str, Any]]:
+    """Metrics of all recordings of a kind together: values without an interval."""
+    scores = {}
+    for metric, entry in runs.details[codec]["sets"].get(kind, {}).items():
+        if entry["value"] is not None:
+            scores[metric] = {"mean": entry["value"], "low": None, "high": None}
     return scores
 
 
@@ -367,7 +381,7 @@ def _pairs(rows: dict[str, list[Row]], metric: str) -> list[dict[str, Any]]:
     values, speakers = _values_on_common_clips(rows, metric)
     pairs = []
     for a, b in combinations(values, 2):
-        difference = paired_difference(values[a], values[b], speakers)
+        difference = paired_difference(values[a], values[b], speakers, weights_of(values[a]))
         if difference is not None and difference.p is not None:
             pairs.append({"a": a, "b": b, **asdict(difference)})
     for pair, p in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
@@ -388,7 +402,7 @@ def rank(rows: dict[str, list[Row]], metric: str) -> dict[str, Standing]:
     values, speakers = _values_on_common_clips(rows, metric)
     estimates: dict[str, Estimate] = {}
     for codec, by_source in values.items():
-        value = estimate(by_source, speakers)
+        value = estimate(by_source, speakers, weights_of(by_source))
         if value is not None:
             estimates[codec] = value
     sign = _ascending(metric)
@@ -399,7 +413,11 @@ def rank(rows: dict[str, list[Row]], metric: str) -> dict[str, Standing]:
         leader = order[start]
         if _units(estimates[leader]) < MIN_RANKED_UNITS:
             return {codec: Standing(estimate=estimates[codec]) for codec in order}
-        tests = [paired_difference(values[leader], values[c], speakers) for c in order[start + 1 :]]
+        weights = weights_of(values[leader])
+        tests = [
+            paired_difference(values[leader], values[codec], speakers, weights)
+            for codec in order[start + 1 :]
+        ]
         p_values = holm([1.0 if test is None or test.p is None else test.p for test in tests])
         standings[leader] = replace(
             standings.get(leader, Standing(leader=leader)),

@@ -13,6 +13,7 @@ def markdown_report(results: Results, plots: Sequence[str] = (), note: str | Non
         _head(results),
         _warnings(results),
         *(_domain(results, domain) for domain in domains(results)),
+        _sets(results),
         _bands(results),
         _plots(plots, note),
         _tokens(results),
@@ -167,6 +168,25 @@ def _domain(results: Results, domain: str) -> str:
             ]
             rows.append([name, *rates, *(cell(part["metrics"].get(metric)) for metric in metrics)])
     return f"## {domain.capitalize()}\n\n{table(header, rows)}"
+
+
+def _sets(results: Results) -> str:
+    """Metrics of all recordings of a kind together."""
+    described = results.summary.get("set_metrics", {})
+    lines = []
+    for name, codec in results.summary["codecs"].items():
+        for kind, values in codec.get("sets", {}).items():
+            for metric, entry in values.items():
+                if entry["value"] is None:
+                    text = entry["reason"]
+                else:
+                    text = f"{entry['embeddings']} of {entry['clips']} clips"
+                lines.append([name, kind, described[metric]["title"], number(entry["value"]), text])
+    if not lines:
+        return ""
+    header = ["codec", "kind", "metric ↓", "value", "embeddings"]
+    sources = " ".join(f"{entry['title']}: {entry['source']}." for entry in described.values())
+    return f"## Over all recordings\n\n{sources}\n\n{table(header, lines)}"
 
 
 _BANDS = "band_power_"  # the power of each band: a table of its own
