@@ -8,7 +8,7 @@ Intervals are Student's t over the units. A percentile bootstrap, which is commo
 mean in 50 % of all cases with two recordings and in 88 % with six, where it promises 95 %.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,18 +64,6 @@ class Difference:
     def units(self) -> int:
         """The number of independent units."""
         return self.files if self.speakers is None else self.speakers
-
-
-def by_file(values: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Return the mean of each file's segments.
-
-    >>> by_file([("a", 1.0), ("a", 3.0), ("b", 5.0)])
-    {'a': 2.0, 'b': 5.0}
-    """
-    grouped: dict[str, list[float]] = {}
-    for source, value in values:
-        grouped.setdefault(source, []).append(value)
-    return {source: float(np.mean(group)) for source, group in grouped.items()}
 
 
 def estimate(

@@ -74,6 +74,7 @@ class Weighted(float):
     weight: float
 
     def __new__(cls, value: float, weight: float) -> "Weighted":
+        """Make a float that carries a weight."""
         weighted = super().__new__(cls, value)
         weighted.weight = weight
         return weighted
@@ -212,7 +213,7 @@ METRICS: dict[str, Metric] = {}
 
 Family = Callable[[str, str], Metric]  # the whole name, and what stands behind the colon
 FAMILIES: dict[str, tuple[Family, str]] = {}
-"""Metrics that a model belongs to, such as `wer:ID`: by the name before the colon, with its help."""
+"""Metrics that a model belongs to, such as `wer:ID`, by the name before the colon; and help."""
 
 
 def metric_family(name: str, help_text: str) -> Callable[[Family], Family]:

@@ -1,8 +1,8 @@
 """Metrics of a whole set of recordings: the Fréchet distance between two clouds of embeddings.
 
-A set metric is one function, from a signal to its embeddings, decorated with `@set_metric`. It says
-how far what a codec made lies from the recordings as a whole, and nothing of a single one, so it has
-no interval and ranks nobody.
+A set metric is one function, from a signal to its embeddings, decorated with `@set_metric`. It
+says how far what a codec made lies from the recordings as a whole, and nothing of a single one, so
+it has no interval and ranks nobody.
 """
 
 from collections.abc import Callable
