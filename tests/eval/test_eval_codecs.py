@@ -263,7 +263,7 @@ def test_a_stock_model_of_latents_pays_for_every_one_of_them(tmp_path):
 def test_a_model_that_is_no_codec_says_so(tmp_path):
     import transformers
 
-    config = transformers.Wav2Vec2Config(hidden_size=16)
+    config = transformers.Wav2Vec2Config(hidden_size=16, num_attention_heads=2)
     config.save_pretrained(tmp_path)
     with pytest.raises(
         InputError, match="holds a 'wav2vec2' model; expected a codec, whose encode"
