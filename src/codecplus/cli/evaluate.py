@@ -419,17 +419,20 @@ def leaderboard(args: argparse.Namespace) -> None:
     from codecplus.eval.report.leaderboard import build_leaderboard
 
     folders, links = _local_results(args.results)
+    merged = build_leaderboard(folders, html=args.output, rank_by=args.rank_by, links=links)
     if args.space:
         print(_push_leaderboard(args, folders, links))
-        return
-    merged = build_leaderboard(folders, html=args.output, rank_by=args.rank_by, links=links)
-    if args.json:
+    elif args.json:
         _print_json(merged)
-        return
+    else:
+        _print_boards(merged, args.output is None)
+
+
+def _print_boards(merged: dict[str, Any], with_rule: bool) -> None:
     for board in merged["boards"]:
         print(f"\n{board['task']}: {board['kind']}\n")
         print(_board_table(board))
-    if merged["boards"] and args.output is None:
+    if merged["boards"] and with_rule:
         print("\n" + merged["boards"][0]["rule"], file=sys.stderr)
 
 

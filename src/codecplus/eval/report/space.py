@@ -1,5 +1,6 @@
 """The leaderboard as a folder for a static Space: a page, its data, and the card of the Space."""
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -44,10 +45,12 @@ def sound_submissions(paths: Iterable[str | Path]) -> tuple[list[Path], dict[Pat
     for folder in results_folders(paths):
         try:
             check_results(load_results(folder))
+            json.dumps(build_leaderboard([folder]), allow_nan=False)
             good.append(folder)
-        except (CodecPlusError, KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = str(error) if isinstance(error, CodecPlusError) else "its summary is damaged"
-            refused[folder] = reason
+        except CodecPlusError as error:
+            refused[folder] = str(error)
+        except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+            refused[folder] = f"its files are damaged ({type(error).__name__}: {error})"
     return good, refused
 
 
