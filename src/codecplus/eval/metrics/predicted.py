@@ -4,10 +4,12 @@ Their weights are in the packages, so they need no network. Most of them hear th
 say how clean it sounds, and not whether it is still what was said.
 """
 
+import importlib
 import importlib.util
 import sys
 import types
 from functools import cache, partial
+from importlib.metadata import distribution
 from typing import Any
 
 import numpy as np
@@ -91,6 +93,7 @@ def distillmos(estimate: np.ndarray, sample_rate: int) -> float:
 )
 def speaker_similarity(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
     """Cosine between embeddings of the speakers of (S,) and (S,) at 16 kHz."""
+    import_webrtcvad()
     from resemblyzer import preprocess_wav  # pyright: ignore[reportMissingImports]
 
     embeddings = []
@@ -117,6 +120,24 @@ def _distillmos() -> Any:
 @cache
 def voice_encoder() -> Any:
     """Return Resemblyzer's network, which is loaded once."""
+    import_webrtcvad()
     from resemblyzer import VoiceEncoder  # pyright: ignore[reportMissingImports]
 
     return VoiceEncoder("cpu", verbose=False)
+
+
+def import_webrtcvad() -> None:
+    """Import webrtcvad, which Resemblyzer and WARP-Q need, where setuptools is new or missing.
+
+    It asks `pkg_resources` for its own version and for nothing else; setuptools 82 has none.
+    """
+    if importlib.util.find_spec("pkg_resources") is not None:
+        importlib.import_module("webrtcvad")
+        return
+    stand_in: Any = types.ModuleType("pkg_resources")
+    stand_in.get_distribution = distribution
+    sys.modules["pkg_resources"] = stand_in
+    try:
+        importlib.import_module("webrtcvad")
+    finally:
+        del sys.modules["pkg_resources"]
