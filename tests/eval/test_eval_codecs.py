@@ -294,8 +294,8 @@ from codecplus.eval.codecs import Original, StockCodec
 
 hubert = t.HubertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
                         conv_dim=[8] * 7, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2)
-acoustic = t.DacConfig(encoder_hidden_size=4, downsampling_ratios=[8, 5, 4, 2], decoder_hidden_size=32,
-                       hidden_size=16, codebook_dim=4, upsampling_ratios=[8, 5, 4, 2])
+acoustic = t.DacConfig(encoder_hidden_size=4, downsampling_ratios=[8, 5, 4, 3, 2], decoder_hidden_size=32,
+                       hidden_size=16, codebook_dim=4, upsampling_ratios=[8, 5, 4, 3, 2])
 bert = t.Wav2Vec2BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
                             intermediate_size=16, feature_projection_input_dim=160)
 small = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,

@@ -58,7 +58,7 @@ def test_results_reach_the_repository_without_their_audio(results, tmp_path):
             env,
             "leaderboard",
             "hf://datasets/ada/codec-results",
-            "--space",
+            "--push-to",
             "ada/codec-leaderboard",
             "--rank-by",
             "snr",

@@ -124,8 +124,7 @@ def _add_leaderboard(verbs: Any) -> None:
         help="merge results into a table or a sortable page",
         examples=(
             "codecplus leaderboard results/ -o board.html",
-            "codecplus leaderboard results/ --json > leaderboard.json",
-            "codecplus leaderboard hf://datasets/ada/codec-results --space ada/codec-leaderboard",
+            "codecplus leaderboard hf://datasets/ada/codec-results --push-to ada/codec-leaderboard",
         ),
     )
     verb.add_argument(
@@ -141,7 +140,7 @@ def _add_leaderboard(verbs: Any) -> None:
         help="metric that ranks (default: pesq_wb for speech, else mel_distance)",
     )
     verb.add_argument(
-        "--space",
+        "--push-to",
         metavar="OWNER/NAME",
         help="push the page as a static Space on the Hub, from results that hold together",
     )
@@ -420,7 +419,7 @@ def leaderboard(args: argparse.Namespace) -> None:
 
     folders, links = _local_results(args.results)
     merged = build_leaderboard(folders, html=args.output, rank_by=args.rank_by, links=links)
-    if args.space:
+    if args.push_to:
         print(_push_leaderboard(args, folders, links))
     elif args.json:
         _print_json(merged)
@@ -478,7 +477,7 @@ def _push_leaderboard(args: argparse.Namespace, folders: list[Path], links: dict
     with tempfile.TemporaryDirectory() as folder:
         write_space(folders, folder, datasets=datasets, links=links, rank_by=args.rank_by)
         message = f"Leaderboard of {len(folders)} results"
-        return push_static_space(folder, args.space, message, private=args.private)
+        return push_static_space(folder, args.push_to, message, private=args.private)
 
 
 def submit(args: argparse.Namespace) -> None:

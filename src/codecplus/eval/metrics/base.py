@@ -8,7 +8,7 @@ import hashlib
 import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -48,7 +48,8 @@ class Score:
     value: float | None
     status: Status = "ok"
     reason: str | None = None
-    weight: float | None = None  # of the value in a mean over clips; None: all weigh the same
+    # Of the value in a mean over clips; None: all weigh the same.
+    weight: float | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         assert (self.status == "ok") == (self.value is not None), (
