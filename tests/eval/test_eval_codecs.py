@@ -346,7 +346,7 @@ def test_stock_models_that_need_features_run(tmp_path):
     for name in ("xcodec2", "neucodec"):
         assert 2 * 50 * 16 <= int(lines[name][1]) <= 2 * 52 * 16
         assert lines[name][2:] == ["True", "1", "65536"]
-    assert lines["higgs"][2:] == ["True", "1", "1024"]
+    assert lines["higgs"][2:] == ["True", "4", "1024"]
 
 
 def test_stock_dac_equals_the_model_called_by_hand(tmp_path):

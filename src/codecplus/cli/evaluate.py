@@ -103,7 +103,7 @@ def _add_compare(verbs: Any) -> None:
         "compare",
         compare,
         help="compare two results of codecplus eval",
-        description="Say which of two codecs is better in each metric, by paired bootstrap. "
+        description="Say which of two codecs is better in each metric, by paired tests. "
         "A result is FOLDER, or FOLDER:CODEC for one codec in it.",
         examples=(
             "codecplus compare results/:opus@6 results/:dac-16khz-live@6",

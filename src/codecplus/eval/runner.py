@@ -218,6 +218,8 @@ def build_rows(
 
 def _final_score(encoded: Line, reference: Line, own: Line | None) -> Score:
     """The reference decides first, by the identity's score; then the codec; then the metric."""
+    if reference["status"] in ("metric_error", "timeout"):  # even a perfect copy has no score
+        return Score.failed(reference["status"], reference["reason"])
     if reference["status"] != "ok":
         return Score.failed("reference_unscorable", reference["reason"])
     if encoded["status"] != "ok":

@@ -93,7 +93,7 @@ def distillmos(estimate: np.ndarray, sample_rate: int) -> float:
 )
 def speaker_similarity(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
     """Cosine between embeddings of the speakers of (S,) and (S,) at 16 kHz."""
-    import_webrtcvad()
+    import_without_setuptools("webrtcvad")
     from resemblyzer import preprocess_wav  # pyright: ignore[reportMissingImports]
 
     embeddings = []
@@ -110,34 +110,38 @@ def speaker_similarity(reference: np.ndarray, estimate: np.ndarray, sample_rate:
 @cache
 def _distillmos() -> Any:
     # It imports torchaudio, which has no builds for many machines, for its command line alone.
-    if importlib.util.find_spec("torchaudio") is None:
-        sys.modules.setdefault("torchaudio", types.ModuleType("torchaudio"))
-    from distillmos import ConvTransformerSQAModel  # pyright: ignore[reportMissingImports]
-
+    is_missing = importlib.util.find_spec("torchaudio") is None
+    if is_missing:
+        sys.modules["torchaudio"] = types.ModuleType("torchaudio")
+    try:
+        from distillmos import ConvTransformerSQAModel  # pyright: ignore[reportMissingImports]
+    finally:
+        if is_missing:  # others ask whether it is installed
+            del sys.modules["torchaudio"]
     return ConvTransformerSQAModel().eval()
 
 
 @cache
 def voice_encoder() -> Any:
     """Return Resemblyzer's network, which is loaded once."""
-    import_webrtcvad()
+    import_without_setuptools("webrtcvad")
     from resemblyzer import VoiceEncoder  # pyright: ignore[reportMissingImports]
 
     return VoiceEncoder("cpu", verbose=False)
 
 
-def import_webrtcvad() -> None:
-    """Import webrtcvad, which Resemblyzer and WARP-Q need, where setuptools is new or missing.
+def import_without_setuptools(name: str) -> None:
+    """Import a module that asks `pkg_resources` for its own version, and for nothing else.
 
-    It asks `pkg_resources` for its own version and for nothing else; setuptools 82 has none.
+    webrtcvad and pyworld do; setuptools 82 has no `pkg_resources` any more.
     """
     if importlib.util.find_spec("pkg_resources") is not None:
-        importlib.import_module("webrtcvad")
+        importlib.import_module(name)
         return
     stand_in: Any = types.ModuleType("pkg_resources")
     stand_in.get_distribution = distribution
     sys.modules["pkg_resources"] = stand_in
     try:
-        importlib.import_module("webrtcvad")
+        importlib.import_module(name)
     finally:
         del sys.modules["pkg_resources"]

@@ -1,4 +1,4 @@
-"""Pitch and timbre of a voice: F0, voicing, mel cepstra, and their alignment. It knows no model."""
+"""Pitch and timbre of a voice: F0, voicing and mel cepstra. It knows speech and no model of it."""
 
 from functools import partial
 
@@ -71,43 +71,10 @@ def mcd(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
     return float(10 / np.log(10) * distances.mean())
 
 
-@metric(
-    title="WARP-Q",
-    unit="",
-    higher_is_better=True,
-    lowest=0,
-    highest=1,
-    sample_rate=16_000,
-    min_sample_rate=16_000,
-    min_seconds=1.0,
-    max_seconds=30,
-    domains=("speech",),
-    library="warpq",
-    modules=("warpq", "webrtcvad"),
-    install="pip install warpq",
-    by_default=False,
-    timeout=600,
-    source="Jassim et al. 2022, normalized, by warpq",
-)
-def warpq(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
-    """WARP-Q of (S,) against (S,) at 16 kHz, from 0 to 1: how well pieces of speech align."""
-    from codecplus.eval.metrics.predicted import import_webrtcvad
-
-    import_webrtcvad()
-    from warpq.core import warpqMetric  # pyright: ignore[reportMissingImports]
-
-    model = warpqMetric(sr=sample_rate, n_jobs=1)
-    signals = [signal.astype(np.float64) for signal in (reference, estimate)]
-    value = model.evaluate(*signals, arr_sr=sample_rate)["normalized_warpq_score"]
-    if np.isnan(value):  # under 0.4 s of voice is left of one of them
-        own = model.evaluate(signals[0], signals[0], arr_sr=sample_rate)
-        if np.isnan(own["normalized_warpq_score"]):
-            raise ReferenceUnscorable("WARP-Q finds under 0.4 s of voice in the reference")
-        raise OutputUnscorable("WARP-Q finds under 0.4 s of voice in the output")
-    return float(value)
-
-
 def _pitch(signal: np.ndarray, sample_rate: int) -> np.ndarray:
+    from codecplus.eval.metrics.predicted import import_without_setuptools
+
+    import_without_setuptools("pyworld")
     import pyworld  # pyright: ignore[reportMissingImports]
 
     pitch, _ = pyworld.harvest(signal.astype(np.float64), sample_rate, frame_period=_FRAME_MS)
