@@ -51,7 +51,7 @@ VOCABULARY = {
     "--streaming": "train tokenize detokenize",
     "--audio-column": "train tokenize",
     "--dataset-id": "eval card",
-    "--private": "tokenize push submit",
+    "--private": "tokenize push leaderboard submit",
 }
 # Each verb says itself what it reads, what it writes, and on which side of it a pipe is.
 OWN_HELP = {"--data", "--output", "--raw"}

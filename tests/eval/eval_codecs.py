@@ -148,3 +148,43 @@ class Unloadable(HalfCodec):
 
 
 ISOLATED = {c.name: c for c in (HalfCodec, Dictionary, Crashing, Hanging, Greedy, Slow, Unloadable)}
+
+
+# ---- codecs whose packets may be lost
+
+
+class Packets(HalfCodec):
+    """A packet of 100 samples each; what is lost is silent."""
+
+    name = "packets"
+    first = b"head"
+
+    def packets(self, data):
+        return [self.first] + [data[i : i + 200] for i in range(0, len(data), 200)]
+
+    def decode_packets(self, packets, original):
+        assert packets[0] == self.first
+        data = b"".join(bytes(200) if packet is None else packet for packet in packets[1:])
+        return self.decode(data[: 2 * original.channels * original.samples], original)
+
+
+class Smuggler(Packets):
+    """All of the sound is in the packet that always arrives."""
+
+    name = "smuggler"
+
+    def packets(self, data):
+        return [data, b"", b""]
+
+
+class Inflating(Packets):
+    """Its packets hold more than the file that it claims."""
+
+    name = "inflating"
+
+    def packets(self, data):
+        return [packet * (1 + (index > 0)) for index, packet in enumerate(super().packets(data))]
+
+    def decode_packets(self, packets, original):
+        halves = [packet and packet[: len(packet) // 2] for packet in packets[1:]]
+        return super().decode_packets([packets[0], *halves], original)

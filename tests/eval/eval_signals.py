@@ -1,13 +1,15 @@
 """Signals that every test of the harness shares; all synthetic, all seeded."""
 
 import numpy as np
-from scipy.signal import lfilter
 
 
 def speech_like(seconds: float = 2.0, rate: int = 16_000, seed: int = 0) -> np.ndarray:
     """A voice as PESQ and STOI see one: a gliding pulse train through two formants, in syllables
     with pauses.
     """
+    # Codecs of tests run in processes that import this module and have no use for SciPy.
+    from scipy.signal import lfilter
+
     rng = np.random.default_rng(seed)
     t = np.arange(int(seconds * rate)) / rate
     pitch = 120 + 30 * np.sin(2 * np.pi * 0.7 * t + seed)

@@ -18,6 +18,8 @@ from codecplus.eval import results as results_module
 from codecplus.eval.metrics import METRICS, Score, score
 from codecplus.eval.report import leaderboard, markdown, write_report
 from codecplus.eval.report.model_repository import eval_result_entries, write_hub_files
+from codecplus.eval.report.space import sound_submissions, write_space
+from codecplus.eval.report.terminal import terminal_report
 from codecplus.eval.results import Row, summarize, write_json, write_rows
 from codecplus.eval.tasks import clips
 
@@ -366,7 +368,11 @@ def test_the_report_names_failures(tmp_path):
     results = load_results(
         folder(
             tmp_path / "r",
-            [rows("identity", [4.6] * 3), rows("opus@6", [2.0, 2.1, 2.2], failed={1})],
+            [
+                rows("identity", [4.6] * 3),
+                rows("opus@6", [2.0, 2.1, 2.2], failed={1}),
+                rows("opus@24", [4.0, 4.1, 4.2], 24),
+            ],
         )
     )
     write_report(results)
@@ -487,3 +493,77 @@ def test_results_of_an_older_version_can_still_be_read(tmp_path):
     write_report(load_results(path))
     (board,) = build_leaderboard([path], html=tmp_path / "board.html")["boards"]
     assert {entry["codec"] for entry in board["entries"]} == {"identity", "opus@6"}
+
+
+def test_one_rate_makes_no_plot(tmp_path):
+    path = folder(tmp_path / "r", [rows("identity", [4.6] * 3), rows("opus@6", [2.0, 2.1, 2.2])])
+    write_report(load_results(path))
+    assert not (path / "plots").exists()
+
+
+def test_every_pair_of_a_band_is_tested_and_corrected(tmp_path):
+    hard = RNG.normal(0, 0.5, 12)
+    groups = {
+        "a@6": 3.0 + hard + RNG.normal(0, 0.01, 12),
+        "b@6": 3.5 + hard + RNG.normal(0, 0.01, 12),
+        "c@6": 3.5 + hard + RNG.normal(0, 0.01, 12),
+    }
+    made = [rows("identity", [4.6] * 12), *(rows(name, v) for name, v in groups.items())]
+    made.append(rows("far@24", [4.0] * 12, 24))  # of another band: in no pair
+    (board,) = build_leaderboard([folder(tmp_path / "r", made)])["boards"]
+    pairs = {(pair["a"], pair["b"]): pair for pair in board["pairs"]}
+    assert set(pairs) == {("a@6", "b@6"), ("a@6", "c@6"), ("b@6", "c@6")}
+    first = pairs["a@6", "b@6"]
+    assert first["mean"] == pytest.approx(np.mean(groups["b@6"] - groups["a@6"]))
+    assert first["low"] < first["mean"] < first["high"]
+    assert first["p"] == 2 / 2**12
+    assert first["p_corrected"] == pytest.approx(3 * first["p"])
+    assert pairs["b@6", "c@6"]["p_corrected"] > 0.05
+
+
+def test_runs_on_the_same_audio_merge_whatever_the_clips_are_called(tmp_path):
+    """A folder calls a clip by its file, a table by its row and file."""
+    folder(tmp_path / "a", [rows("identity", [4.6] * 6), rows("opus@6", [2.0] * 6)])
+    table = [rows("identity", [4.6] * 6), rows("mp3@6", [1.5] * 6)]
+    named = []
+    for group in table:
+        named.append(
+            [replace(row, clip=f"00 {row.clip}", source=f"00 {row.source}") for row in group]
+        )
+    folder(tmp_path / "b", named, date="2026-02-01T00:00:00+00:00")
+    (board,) = build_leaderboard([tmp_path])["boards"]
+    ranks = {entry["codec"]: entry["rank"] for entry in board["entries"]}
+    assert ranks == {"identity": None, "opus@6": 1, "mp3@6": 2}
+
+
+def test_the_terminal_shows_rates_that_give_the_same_files_once(tmp_path):
+    values = [2.0, 2.1, 2.2, 2.0, 2.1, 2.3]
+    groups = [rows("identity", [4.6] * 6), rows("opus@5", values), rows("opus@6", values)]
+    text = terminal_report(load_results(folder(tmp_path / "r", groups)), 100)
+    assert text.count("opus@5") == 2
+    assert "opus@5 stands for opus@6, too: the same files" in text
+
+
+def test_submissions_that_do_not_hold_together_are_named_and_left_out(tmp_path):
+    path = folder(tmp_path / "r", [rows("identity", [4.6] * 3), rows("opus@6", [2.0] * 3)])
+    good, refused = sound_submissions([path])
+    assert good == []
+    assert "the hash of identity is not that of its settings" in refused[path]
+    with pytest.raises(InputError, match="no results that hold together"):
+        write_space([], tmp_path / "space")
+
+
+def test_links_of_a_page_are_addresses_of_the_web(tmp_path):
+    path = folder(tmp_path / "r", [rows("identity", [4.6] * 6), rows("opus@6", [2.0] * 6)])
+    summary = json.loads((path / "summary.json").read_text())
+    summary["codecs"]["opus@6"]["homepage"] = "https://opus-codec.org"
+    summary["task"]["homepage"] = "https://example.org/set"
+    write_json(path / "summary.json", summary)
+    links = {path: "https://huggingface.co/datasets/ada/x/tree/main/r"}
+    (board,) = build_leaderboard([path], links=links)["boards"]
+    assert board["link"] == "https://example.org/set"
+    assert board["runs"][0]["link"] == links[path]
+    assert {entry["codec"]: entry["link"] for entry in board["entries"]} == {
+        "identity": None,
+        "opus@6": "https://opus-codec.org",
+    }

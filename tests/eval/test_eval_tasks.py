@@ -160,3 +160,31 @@ def test_a_clip_is_known_by_its_samples_and_rate(voice):
     assert clip.hash == Clip("b", 3, voice[None].copy(), 16_000).hash
     assert clip.hash != Clip("a", 0, voice[None], 8_000).hash
     assert clip.hash != Clip("a", 0, voice[None] * 1.0001, 16_000).hash
+
+
+def test_the_same_audio_is_the_same_clip_from_files_tables_and_saved_folders(tmp_path):
+    import datasets
+
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    rows = []
+    for i, kind in enumerate(["speech", "music", "speech"]):
+        path = folder / f"{i}.flac"
+        soundfile.write(path, speech_like(0.3, seed=i), 16_000)
+        audio = {"bytes": path.read_bytes(), "path": path.name}
+        rows.append({"audio": audio, "kind": kind, "speaker": f"s{i}"})
+    lines = [f"{i}.flac,{row['kind']},{row['speaker']}" for i, row in enumerate(rows)]
+    (folder / "MANIFEST.csv").write_text("\n".join(["path,kind,speaker", *lines]))
+    table = datasets.Dataset.from_list(rows)
+    table.to_parquet(tmp_path / "table.parquet")
+    table.save_to_disk(tmp_path / "saved")
+    splits = datasets.DatasetDict({"train": table, "test": table.select([1])})
+    splits.save_to_disk(tmp_path / "splits")
+
+    def known(data, **options):
+        return [(c.hash, c.kind, c.speaker) for c in load_task(str(tmp_path / data), **options)]
+
+    expected = known("folder")
+    assert [kind for _, kind, _ in expected] == ["speech", "music", "speech"]
+    assert known("table.parquet") == known("saved") == known("splits") == expected
+    assert known("splits", split="test") == known("saved", kinds=["music"]) == expected[1:2]

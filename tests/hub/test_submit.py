@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import soundfile
-from hub_server import running_hub
+from hub_server import Entry, running_hub
 from test_hub import environment
 
 from codecplus.errors import FileFormatError
@@ -28,7 +28,11 @@ def results(tmp_path_factory):
 
 
 def submit(env, *arguments):
-    command = [sys.executable, "-m", "codecplus", "submit", *map(str, arguments)]
+    return codecplus(env, "submit", *arguments)
+
+
+def codecplus(env, *arguments):
+    command = [sys.executable, "-m", "codecplus", *map(str, arguments)]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
 
 
@@ -47,6 +51,28 @@ def test_results_reach_the_repository_without_their_audio(results, tmp_path):
             for file in ("rows.jsonl", "summary.json", "costs.json", "provenance.json", "report.md")
         }
         assert commit[f"{name}/rows.jsonl"].data == (results / "rows.jsonl").read_bytes()
+        damaged = Entry(b"{}", lfs=False)
+        files = {**commit, "set/bad/rows.jsonl": damaged, "set/bad/summary.json": damaged}
+        hub.repos["dataset", "ada/codec-results"].commit("main", files)
+        built = codecplus(
+            env,
+            "leaderboard",
+            "hf://datasets/ada/codec-results",
+            "--push-to",
+            "ada/codec-leaderboard",
+            "--rank-by",
+            "snr",
+        )
+        assert built.returncode == 0, built.stderr
+        assert "left out: set/bad: a line of rows.jsonl is damaged" in built.stderr
+        space = hub.repos["space", "ada/codec-leaderboard"]
+        assert space.sdk == "static"
+        assert b"sdk: static" in space.files["README.md"].data
+        assert b"ada/codec-results" in space.files["README.md"].data
+        (board,) = json.loads(space.files["leaderboard.json"].data)["boards"]
+        assert board["runs"][0]["link"].endswith(f"datasets/ada/codec-results/tree/main/{name}")
+        page = space.files["index.html"].data.decode()
+        assert board["clip_set"] in page
 
 
 @pytest.mark.parametrize("change", ["mean", "hash", "command"])

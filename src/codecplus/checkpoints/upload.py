@@ -24,6 +24,7 @@ def upload_folder(
     message: str,
     *,
     kind: str = "model",
+    sdk: str = "gradio",
     private: bool = False,
     revision: str | None = None,
 ) -> str:
@@ -36,13 +37,14 @@ def upload_folder(
         repo: OWNER/NAME, from `full_repo_name`.
         message: of the commit.
         kind: `"model"`, `"dataset"` or `"space"`.
+        sdk: of a Space that is made.
         private: make it a private repository.
         revision: branch to push to, made from `main` if it does not exist.
 
     Returns the commit's address. Raises HubError for a repository that exists and is public where
     a private one is wanted, and the errors of the Hub's client, see `explained_errors`.
     """
-    _make_repo(repo, kind, private, revision)
+    _make_repo(repo, kind, sdk, private, revision)
     return _commit(folder, repo, kind, revision, message)
 
 
@@ -66,11 +68,15 @@ def full_repo_name(repo: str, revision: str | None = None) -> str:
     return f"{HfApi().whoami()['name']}/{repo}"
 
 
-def _make_repo(repo: str, kind: str, private: bool, revision: str | None = None) -> None:
+def _make_repo(
+    repo: str, kind: str, sdk: str, private: bool, revision: str | None = None
+) -> None:
     """Make the repository, and the branch, where they are missing."""
     api = _api()
-    sdk = "gradio" if kind == "space" else None
-    api.create_repo(repo, repo_type=kind, private=private or None, exist_ok=True, space_sdk=sdk)
+    space_sdk = sdk if kind == "space" else None
+    api.create_repo(
+        repo, repo_type=kind, private=private or None, exist_ok=True, space_sdk=space_sdk
+    )
     if private and not api.repo_info(repo, repo_type=kind).private:
         raise HubError(
             f"{repo} exists and is public; make it private in its settings first, "

@@ -55,6 +55,13 @@ def _add_eval(verbs: Any) -> None:
     verb.add_argument(
         "--kind", nargs="+", metavar="KIND", help="only recordings of these kinds, such as speech"
     )
+    verb.add_argument(
+        "--condition",
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="what is done to every recording: noise=10 (dB), level=-30 (dBFS), loss=5 (%% of "
+        "packets)",
+    )
     add_output(verb, "folder of the results", required=True)
     add_shared(verb, "metric", type=_metric, note="or all, or list; default: those that are quick")
     verb.add_argument(
@@ -96,7 +103,7 @@ def _add_compare(verbs: Any) -> None:
         "compare",
         compare,
         help="compare two results of codecplus eval",
-        description="Say which of two codecs is better in each metric, by paired bootstrap. "
+        description="Say which of two codecs is better in each metric, by paired tests. "
         "A result is FOLDER, or FOLDER:CODEC for one codec in it.",
         examples=(
             "codecplus compare results/:opus@6 results/:dac-16khz-live@6",
@@ -117,16 +124,27 @@ def _add_leaderboard(verbs: Any) -> None:
         help="merge results into a table or a sortable page",
         examples=(
             "codecplus leaderboard results/ -o board.html",
-            "codecplus leaderboard results/ --json > leaderboard.json",
+            "codecplus leaderboard hf://datasets/ada/codec-results --push-to ada/codec-leaderboard",
         ),
     )
-    verb.add_argument("results", nargs="+", help="results folders, or folders that hold some")
+    verb.add_argument(
+        "results",
+        nargs="+",
+        help="results folders, folders that hold some, or hf://datasets/OWNER/NAME for what "
+        "codecplus submit pushed there",
+    )
     add_output(verb, "HTML page to write; it needs no server and no network")
     verb.add_argument(
         "--rank-by",
         metavar="METRIC",
         help="metric that ranks (default: pesq_wb for speech, else mel_distance)",
     )
+    verb.add_argument(
+        "--push-to",
+        metavar="OWNER/NAME",
+        help="push the page as a static Space on the Hub, from results that hold together",
+    )
+    add_shared(verb, "private")
     add_shared(verb, "json")
 
 
@@ -240,17 +258,23 @@ def _metric(name: str) -> str:
     """Return the name of a metric; print all of them for `list`."""
     if name != "list":
         return name
-    from codecplus.eval.metrics import METRICS, load_registered
+    from codecplus.eval.metrics import FAMILIES, METRICS, SET_METRICS, load_registered
 
     load_registered()
-    lines = {}
+    lines = {f"{family}:ID": help_text for family, (_, help_text) in FAMILIES.items()}
+    lines["fad:ID"] = "FAD with the last hidden states of the audio model ID of transformers"
+    for entry in SET_METRICS.values():
+        notes = [", ".join(entry.domains), "on request, over all recordings of a kind"]
+        if not entry.available:
+            notes.append(entry.how_to_install)
+        lines[entry.name] = f"{entry.title}; {'; '.join(notes)}"
     for entry in METRICS.values():
         unit = f" ({entry.unit})" if entry.unit else ""
         notes = [", ".join(entry.domains)]
         if not entry.by_default:
             notes.append("on request")
         if not entry.available:
-            notes.append(entry.install or f"pip install 'codecplus[{entry.extra}]'")
+            notes.append(entry.how_to_install)
         lines[entry.name] = f"{entry.title}{unit}; {'; '.join(notes)}"
     _list_and_exit(lines)
     raise AssertionError("it has exited")
@@ -313,6 +337,7 @@ def _evaluation_settings(args: argparse.Namespace) -> dict[str, Any]:
         "revision": args.revision,
         "bitrates": args.bitrate_per_channel,
         "kinds": args.kind or [],
+        "conditions": args.condition or [],
         "metrics": args.metric,
         "limit": args.limit,
         "segment_seconds": args.segment_seconds,
@@ -392,15 +417,67 @@ def leaderboard(args: argparse.Namespace) -> None:
     """Merge results; print a table for each kind of audio, or JSON, and write a page."""
     from codecplus.eval.report.leaderboard import build_leaderboard
 
-    merged = build_leaderboard(args.results, html=args.output, rank_by=args.rank_by)
-    if args.json:
+    folders, links = _local_results(args.results)
+    merged = build_leaderboard(folders, html=args.output, rank_by=args.rank_by, links=links)
+    if args.push_to:
+        print(_push_leaderboard(args, folders, links))
+    elif args.json:
         _print_json(merged)
-        return
+    else:
+        _print_boards(merged, args.output is None)
+
+
+def _print_boards(merged: dict[str, Any], with_rule: bool) -> None:
     for board in merged["boards"]:
         print(f"\n{board['task']}: {board['kind']}\n")
         print(_board_table(board))
-    if merged["boards"] and args.output is None:
+    if merged["boards"] and with_rule:
         print("\n" + merged["boards"][0]["rule"], file=sys.stderr)
+
+
+_DATASETS = "hf://datasets/"
+
+
+def _local_results(names: list[str]) -> tuple[list[Path], dict[Path, str]]:
+    """Download what is on the Hub; return all results folders, and the addresses of those.
+
+    Of downloaded results, those that do not hold together are named on stderr and left out.
+    """
+    from codecplus.eval.report.leaderboard import results_folders
+
+    folders = []
+    links = {}
+    for name in names:
+        if not name.startswith(_DATASETS):
+            folders += results_folders([name])
+            continue
+        from codecplus.eval.report.space import sound_submissions
+        from codecplus.eval.report.submission import FILES
+        from codecplus.hub.download import pull_dataset_files
+
+        repo = name.removeprefix(_DATASETS)
+        root = pull_dataset_files(repo, FILES)
+        good, refused = sound_submissions([root])
+        for folder, reason in refused.items():
+            print(f"left out: {folder.relative_to(root)}: {reason}", file=sys.stderr)
+        for folder in good:
+            place = folder.relative_to(root).as_posix()
+            links[folder] = f"https://huggingface.co/datasets/{repo}/tree/main/{place}"
+        folders += good
+    return folders, links
+
+
+def _push_leaderboard(args: argparse.Namespace, folders: list[Path], links: dict[Path, str]) -> str:
+    import tempfile
+
+    from codecplus.eval.report.space import write_space
+    from codecplus.hub.upload import push_static_space
+
+    datasets = [n.removeprefix(_DATASETS) for n in args.results if n.startswith(_DATASETS)]
+    with tempfile.TemporaryDirectory() as folder:
+        write_space(folders, folder, datasets=datasets, links=links, rank_by=args.rank_by)
+        message = f"Leaderboard of {len(folders)} results"
+        return push_static_space(folder, args.push_to, message, private=args.private)
 
 
 def submit(args: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from codecplus.eval.results import (
     load_results,
     metric_by_file,
     speakers_by_file,
+    weights_of,
 )
 from codecplus.eval.statistics import SIGNIFICANCE, Difference, holm, paired_difference
 
@@ -108,8 +109,9 @@ def _compare_rows(
             scored.append((x, replace(y, source=x.source)))
     left = [x for x, _ in scored]
     right = [y for _, y in scored]
+    values = metric_by_file(left, metric)
     difference = paired_difference(
-        metric_by_file(left, metric), metric_by_file(right, metric), speakers_by_file(left)
+        values, metric_by_file(right, metric), speakers_by_file(left), weights_of(values)
     )
     if difference is None:
         return None

@@ -26,6 +26,8 @@ class EvaluationConfig:
     """Folder of the results; a run that was stopped goes on from what it holds."""
     kinds: tuple[str, ...] = ()
     """Only recordings of these kinds are read; none: all."""
+    conditions: tuple[str, ...] = ()
+    """What is done to every clip: `noise=10` (dB), `level=-30` (dBFS), `loss=5` (% of packets)."""
     bitrates: tuple[float, ...] = ()
     """Targets in kbit/s per channel; none: each codec's own default."""
     revision: str | None = None
@@ -56,7 +58,7 @@ class EvaluationConfig:
     """Show progress bars on stderr."""
 
     def __post_init__(self) -> None:
-        for name in ("codecs", "metrics", "decoded", "kinds"):
+        for name in ("codecs", "metrics", "decoded", "kinds", "conditions"):
             if isinstance(getattr(self, name), str):
                 raise InputError(
                     f"expected a list of {name}, got the string {getattr(self, name)!r}; put it in "
@@ -65,6 +67,7 @@ class EvaluationConfig:
         object.__setattr__(self, "codecs", tuple(self.codecs))
         object.__setattr__(self, "decoded", tuple(self.decoded))
         object.__setattr__(self, "kinds", tuple(self.kinds))
+        object.__setattr__(self, "conditions", tuple(self.conditions))
         object.__setattr__(self, "bitrates", tuple(float(rate) for rate in self.bitrates))
         if self.metrics is not None:
             object.__setattr__(self, "metrics", tuple(self.metrics))
@@ -101,6 +104,7 @@ class EvaluationConfig:
             "--decoded": [shown_path(text) for text in self.decoded],
             "--data": shown_path(self.data),
             "--kind": self.kinds,
+            "--condition": self.conditions,
             "--metric": self.metrics,
             "--limit": self.limit,
             "--segment-seconds": self.segment_seconds,

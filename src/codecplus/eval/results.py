@@ -9,14 +9,14 @@ provenance.json  command, versions, hardware, settings, and what was left out an
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from codecplus.errors import FileFormatError, InputError
-from codecplus.eval.metrics.base import STATUSES, Score, Status
-from codecplus.eval.statistics import Estimate, by_file, estimate
+from codecplus.eval.metrics.base import STATUSES, Score, Status, Weighted, find_metric, mean_of
+from codecplus.eval.statistics import Estimate, estimate
 from codecplus.system.paths import atomic_path
 
 SCHEMA = 1
@@ -50,7 +50,8 @@ class Row:
 
     def to_json(self) -> str:
         """One line of rows.jsonl."""
-        return json.dumps({"schema": SCHEMA, **asdict(self)}, sort_keys=True)
+        scores = {name: score.as_dict() for name, score in self.scores.items()}
+        return json.dumps({"schema": SCHEMA, **asdict(self), "scores": scores}, sort_keys=True)
 
     @classmethod
     def from_json(cls, line: str) -> "Row":
@@ -107,6 +108,8 @@ def load_results(path: str | Path) -> Results:
             parts.append(json.loads((folder / name).read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
             raise FileFormatError(f"{folder / name} cannot be read: {error}") from error
+    for name in parts[0].get("metrics", {}):
+        find_metric(name)  # one that belongs to a model is known from its name
     return Results(folder, rows, *parts)
 
 
@@ -257,17 +260,56 @@ def metric_by_file(
     rows: Iterable[Row], metric: str, keep: Callable[[Row], bool] = lambda row: True
 ) -> dict[str, float]:
     """The metric of each file, over the clips that have it."""
-    return by_file(
-        (row.source, cast(float, row.scores[metric].value))
-        for row in rows
-        if keep(row) and metric in row.scores and row.scores[metric].value is not None
-    )
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        score = row.scores.get(metric)
+        if score is None or score.value is None or not keep(row):
+            continue
+        value = score.value
+        if score.weight is not None:
+            value = Weighted(value, score.weight)
+        values.setdefault(row.source, []).append(value)
+    return {source: mean_of(group) for source, group in values.items()}
+
+
+def weights_of(values: Mapping[str, float]) -> dict[str, float] | None:
+    """Return the weights of what `metric_by_file` returned; None where all weigh the same."""
+    weights = {}
+    for source, value in values.items():
+        if not isinstance(value, Weighted):
+            return None
+        weights[source] = value.weight
+    return weights or None
 
 
 def metric_estimate(rows: Iterable[Row], metric: str) -> Estimate | None:
     """Mean and interval of a metric over recordings."""
     rows = list(rows)
-    return estimate(metric_by_file(rows, metric), speakers_by_file(rows))
+    values = metric_by_file(rows, metric)
+    return estimate(values, speakers_by_file(rows), weights_of(values))
+
+
+def drop_equal(rows: dict[str, list[Row]]) -> dict[str, list[str]]:
+    """Drop codecs whose rates and scores are those of another rate of the same codec.
+
+    An encoder that cannot go lower gives the same files for two targets. Returns the names that
+    were dropped, by the name that stays.
+    """
+    first: dict[str, str] = {}
+    dropped: dict[str, list[str]] = {}
+    for codec in list(rows):
+        results = [
+            (row.clip, row.payload_bits, row.file_bits, row.scores)
+            for row in rows[codec]
+            if row.status == "ok"
+        ]
+        key = repr((codec.rpartition("@")[0], results))
+        if not results or "@" not in codec or key not in first:
+            first[key] = codec
+            continue
+        dropped.setdefault(first[key], []).append(codec)
+        del rows[codec]
+    return dropped
 
 
 # What a listener notices and the scores may not: beyond these a codec gets a warning.

@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from codecplus.eval.codecs import (
 )
 from codecplus.eval.codecs.isolation import CodecProcesses
 from codecplus.eval.config import EvaluationConfig, shown_path
-from codecplus.eval.metrics import Metric, Score, metrics_by_name
+from codecplus.eval.metrics import Metric, Score, metrics_by_name, set_metrics_by_name
 from codecplus.eval.report import write_report
 from codecplus.eval.report.model_repository import file_name
 from codecplus.eval.results import (
@@ -50,7 +50,7 @@ from codecplus.eval.results import (
 )
 from codecplus.eval.stages import ClipRecord, Prepared, ScoreKeys, Share
 from codecplus.eval.store import EncodedClips, Line, Store
-from codecplus.eval.tasks import Task, load_task
+from codecplus.eval.tasks import Conditions, Task, load_task
 from codecplus.system.devices import available_cores
 
 
@@ -74,9 +74,11 @@ def run_evaluation(config: EvaluationConfig) -> Path:
     """
     team = _Team()
     metrics = metrics_by_name(config.metrics)
+    set_metrics = set_metrics_by_name(config.metrics or ())
     task = load_task(
         config.data,
         kinds=config.kinds or None,
+        conditions=Conditions.parse(config.conditions),
         limit=config.limit,
         segment_seconds=config.segment_seconds,
         segments_per_file=config.segments_per_file,
@@ -107,7 +109,12 @@ def run_evaluation(config: EvaluationConfig) -> Path:
                 config.progress,
                 config.retry_failed,
             )
-            _write(out, config, task, codecs, metrics, prepared, store, keys)
+            workers = config.workers or available_cores()
+            clips = prepared.clips
+            problems = stages.embed(codecs, clips, set_metrics, store, workers, config.progress)
+            sets = stages.set_values(codecs, clips, set_metrics, store, problems)
+            described = {metric.name: metric.describe() for metric in set_metrics}
+            _write(out, config, task, codecs, metrics, prepared, store, keys, described, sets)
         team.wait()
     return out
 
@@ -211,12 +218,14 @@ def build_rows(
 
 def _final_score(encoded: Line, reference: Line, own: Line | None) -> Score:
     """The reference decides first, by the identity's score; then the codec; then the metric."""
+    if reference["status"] in ("metric_error", "timeout"):  # even a perfect copy has no score
+        return Score.failed(reference["status"], reference["reason"])
     if reference["status"] != "ok":
         return Score.failed("reference_unscorable", reference["reason"])
     if encoded["status"] != "ok":
         return Score.failed("codec_failure", encoded["reason"])
     assert own is not None, "what was coded has been scored"
-    return Score(own["value"], own["status"], own["reason"])
+    return Score(own["value"], own["status"], own["reason"], own.get("weight"))
 
 
 def _row(codec: str, key: str, clip: ClipRecord, line: Line, scores: dict[str, Score]) -> Row:
@@ -252,6 +261,8 @@ def _write(
     prepared: Prepared,
     store: Store,
     keys: ScoreKeys,
+    set_metrics: dict[str, dict[str, Any]],
+    sets: dict[str, dict[str, dict[str, Any]]],
 ) -> None:
     clips = prepared.clips
     rows = build_rows(codecs, clips, metrics, store, keys)
@@ -261,15 +272,19 @@ def _write(
     for codec in codecs:
         key = codec_hash(codec)
         encoded = store.encoded(key)
+        use = _CodeUse.read(key, clips, store)
         summary[codec.name].update(
             hash=key,
             config=codec.config(),
             anchor=is_anchor(codec.name),
             nominal_kbps_per_channel=getattr(codec, "nominal_kbps", None),
             latency_seconds=getattr(codec, "latency", None),
-            tokens=_token_use(key, clips, store),
+            homepage=getattr(codec, "homepage", None),
+            complexity=encoded.complexity,
+            sets=sets.get(codec.name, {}),
+            tokens=use.tokens() if use else None,
             lag_ms=_lags(keys, codec.name, clips),
-            codebooks=_codebook_use(key, clips, store),
+            codebooks=use.codebooks() if use else None,
         )
         costs[codec.name] = _cost(encoded, clips)
     write_rows(out / ROWS, rows)
@@ -279,6 +294,7 @@ def _write(
             "schema": SCHEMA,
             "task": task.describe(),
             "metrics": {metric.name: metric.describe() for metric in metrics},
+            "set_metrics": set_metrics,
             "codecs": summary,
         },
     )
@@ -308,58 +324,57 @@ def _cost(encoded: EncodedClips, clips: list[ClipRecord]) -> dict[str, Any]:
     return cost
 
 
-def _codebook_use(key: str, clips: list[ClipRecord], store: Store) -> list[dict[str, float]] | None:
-    """For each codebook the share of its entries that occur, and the entropy in bits."""
-    counts: dict[int, Counter[int]] = {}
-    size = 0
-    encoded = store.encoded(key).lines
-    for clip_hash in {clip.hash for clip in clips}:
-        line = encoded[clip_hash]
-        path = store.codes_path(key, clip_hash)
-        if line["status"] != "ok" or not line.get("codebook_size") or not path.exists():
-            continue
-        size = line["codebook_size"]
-        for codebook, codes in enumerate(np.load(path)):  # (K, T)
-            values, times = np.unique(codes[codes >= 0], return_counts=True)
-            occurrences = dict(zip(values.tolist(), times.tolist(), strict=True))
-            counts.setdefault(codebook, Counter()).update(occurrences)
-    if not counts:
-        return None
-    return [
-        {"used": len(counter) / size, "entropy_bits": _entropy(counter)}
-        for _, counter in sorted(counts.items())
-    ]
+@dataclass
+class _CodeUse:
+    """How often each codebook's entries occur, over the distinct clips of a codec."""
 
+    counts: dict[int, Counter[int]] = field(default_factory=dict)  # by codebook
+    size: int = 0
+    channel_seconds: float = 0.0
 
-def _token_use(key: str, clips: list[ClipRecord], store: Store) -> dict[str, Any] | None:
-    """What a language model would have to predict: tokens of one channel, counted; None without.
+    @classmethod
+    def read(cls, key: str, clips: list[ClipRecord], store: Store) -> "_CodeUse | None":
+        """Count the codes that the store has; None without any."""
+        use = cls()
+        encoded = store.encoded(key).lines
+        for clip in {clip.hash: clip for clip in clips}.values():
+            line = encoded[clip.hash]
+            path = store.codes_path(key, clip.hash)
+            if line["status"] != "ok" or not line.get("codebook_size") or not path.exists():
+                continue
+            use.size = line["codebook_size"]
+            use.channel_seconds += clip.seconds * clip.channels
+            for codebook, codes in enumerate(np.load(path)):  # (K, T)
+                values, times = np.unique(codes[codes >= 0], return_counts=True)
+                occurrences = dict(zip(values.tolist(), times.tolist(), strict=True))
+                use.counts.setdefault(codebook, Counter()).update(occurrences)
+        return use if use.counts else None
 
-    `nominal_kbps_per_channel` is what the tokens take at whole bits; the measured payload says what
-    an entropy coder makes of them.
-    """
-    encoded = store.encoded(key).lines
-    seconds = 0.0
-    counts: Counter[int] = Counter()  # tokens by codebook
-    size = 0
-    for clip in {clip.hash: clip for clip in clips}.values():
-        line = encoded[clip.hash]
-        path = store.codes_path(key, clip.hash)
-        if line["status"] != "ok" or not line.get("codebook_size") or not path.exists():
-            continue
-        size = line["codebook_size"]
-        seconds += clip.seconds * clip.channels
-        for codebook, codes in enumerate(np.load(path)):  # (K, T)
-            counts[codebook] += int(np.count_nonzero(codes >= 0))
-    if not counts:
-        return None
-    tokens = sum(counts.values()) / seconds
-    return {
-        "codebooks": len(counts),
-        "codebook_size": size,
-        "frame_rate": max(counts.values()) / seconds,
-        "tokens_per_second": tokens,
-        "nominal_kbps_per_channel": tokens * (size - 1).bit_length() / 1000,
-    }
+    def codebooks(self) -> list[dict[str, float]]:
+        """For each codebook the share of its entries that occur, and the entropy in bits."""
+        return [
+            {"used": len(counter) / self.size, "entropy_bits": _entropy(counter)}
+            for _, counter in sorted(self.counts.items())
+        ]
+
+    def tokens(self) -> dict[str, Any]:
+        """What a language model would have to predict: tokens of one channel, counted.
+
+        `nominal_kbps_per_channel` is what they take at whole bits. `entropy_kbps_per_channel` is
+        what an ideal coder would need that knows how often each entry of each codebook occurs in
+        these very recordings; few recordings make it too low.
+        """
+        totals = {codebook: sum(counter.values()) for codebook, counter in self.counts.items()}
+        tokens = sum(totals.values()) / self.channel_seconds
+        bits = sum(totals[codebook] * _entropy(self.counts[codebook]) for codebook in totals)
+        return {
+            "codebooks": len(self.counts),
+            "codebook_size": self.size,
+            "frame_rate": max(totals.values()) / self.channel_seconds,
+            "tokens_per_second": tokens,
+            "nominal_kbps_per_channel": tokens * (self.size - 1).bit_length() / 1000,
+            "entropy_kbps_per_channel": bits / self.channel_seconds / 1000,
+        }
 
 
 def _entropy(counter: Counter) -> float:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,16 @@ from tqdm import tqdm
 
 from codecplus.errors import CodecPlusError, InputError
 from codecplus.eval.codecs import CodecAdapter, DecodedFolder, Original, codec_hash, is_anchor
-from codecplus.eval.codecs.isolation import CodecFailed, CodecProcesses, RoundTrip
-from codecplus.eval.metrics import METRICS, Metric, Score, output_problem
+from codecplus.eval.codecs.isolation import CodecFailed, CodecProcesses, Loss, RoundTrip
+from codecplus.eval.metrics import (
+    METRICS,
+    Metric,
+    Score,
+    SetMetric,
+    frechet_distance,
+    output_problem,
+)
+from codecplus.eval.metrics.embedding import EmbeddingFailed, embed_in, embedding_worker
 from codecplus.eval.metrics.worker import Estimates, score_in, scoring_worker
 from codecplus.eval.store import Line, Store
 from codecplus.eval.tasks import Clip, Problem, Task
@@ -38,6 +47,7 @@ class ClipRecord:
     samples: int
     sample_rate: int
     channels: int
+    loss: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -109,6 +119,7 @@ def _record(clip: Clip) -> ClipRecord:
         samples=samples,
         sample_rate=clip.sample_rate,
         channels=channels,
+        loss=clip.loss,
     )
 
 
@@ -176,7 +187,8 @@ def encode(
         if outcome.codes is not None:
             store.save(store.codes_path(key, clip.hash), outcome.codes)
         store.add_encoded(key, share.rank, {"clip": clip.hash, **outcome.line})
-    store.add_encoded(key, share.rank, {"peak_memory": processes.peak_memory})
+    costs = {"peak_memory": processes.peak_memory, "complexity": processes.complexity(codec)}
+    store.add_encoded(key, share.rank, costs)
 
 
 @dataclass(frozen=True)
@@ -205,7 +217,7 @@ def _outcome(
         if is_anchor(codec.name):  # the harness's own: no process is needed
             result = _round_trip_here(codec, reference, clip.sample_rate)
         else:
-            result = processes.round_trip(codec, reference, clip.sample_rate)
+            result = processes.round_trip(codec, reference, clip.sample_rate, _loss(clip))
     except CodecFailed as error:
         return _failure(str(error), error.passing)
     measured = {
@@ -223,6 +235,11 @@ def _outcome(
         return _failure(problem, **measured)
     line = {"status": "ok", "reason": None, **measured}
     return _Outcome(line, result.audio, result.codes)
+
+
+def _loss(clip: ClipRecord) -> Loss | None:
+    """Which packets are lost: the same ones for every codec with as many packets."""
+    return None if clip.loss is None else Loss(clip.loss / 100, seed=int(clip.hash, 16))
 
 
 def _round_trip_here(codec: CodecAdapter, reference: np.ndarray, rate: int) -> RoundTrip:
@@ -364,7 +381,7 @@ def _run_scoring(
     def score_clip(worker: Worker, job: ScoringJob, reserve: Reserve) -> None:
         def note(name: str, metric: str, result: Score) -> None:
             identity = keys.identity(name, job.clip, METRICS[metric])
-            line = {"clip": job.clip.hash, "metric": identity, **asdict(result)}
+            line = {"clip": job.clip.hash, "metric": identity, **result.as_dict()}
             store.add_score(hashes[name], line)
 
         reference = store.audio_path(hashes[codecs[0].name], job.clip.hash)
@@ -417,3 +434,115 @@ def _metrics_of_clips(clips: list[ClipRecord], metrics: list[Metric]) -> dict[st
             if metric.applies_to(clip.kind) and metric not in chosen:
                 chosen.append(metric)
     return wanted
+
+
+# ---- embedding
+
+
+@dataclass(frozen=True)
+class EmbeddingJob:
+    """One audio file of which a set metric wants embeddings, and where they go."""
+
+    metric: SetMetric
+    audio: Path
+    sample_rate: int
+    target: Path
+
+
+def embed(
+    codecs: list[CodecAdapter],
+    clips: list[ClipRecord],
+    metrics: list[SetMetric],
+    store: Store,
+    workers: int,
+    progress: bool,
+) -> dict[Path, str]:
+    """Compute the embeddings that the store does not have, over several processes.
+
+    Returns:
+        Why embeddings are missing, by the path where they would be.
+    """
+    jobs = []
+    for codec in codecs:
+        key = codec_hash(codec)
+        coded = store.encoded(key).lines
+        for clip in {clip.hash: clip for clip in clips}.values():
+            if coded.get(clip.hash, {}).get("status") != "ok":
+                continue
+            for metric in metrics:
+                target = store.embeddings_path(metric.identity, key, clip.hash)
+                if metric.applies_to(clip.kind) and not target.exists():
+                    audio = store.audio_path(key, clip.hash)
+                    jobs.append(EmbeddingJob(metric, audio, clip.sample_rate, target))
+    failures: dict[Path, str] = {}
+    if not jobs:
+        return failures
+
+    def embed_clip(worker: Worker, job: EmbeddingJob, reserve: Reserve) -> None:
+        try:
+            store.save(job.target, embed_in(worker, job.metric, job.audio, job.sample_rate))
+        except EmbeddingFailed as error:
+            failures[job.target] = str(error)
+
+    pool = WorkerPool([embedding_worker() for _ in range(min(workers, len(jobs)))], embed_clip)
+    label = "embed"
+    with closing(pool.run(jobs)) as done:
+        for _ in tqdm(done, label, len(jobs), unit="clip", disable=not progress, file=sys.stderr):
+            pass
+    return failures
+
+
+def set_values(
+    codecs: list[CodecAdapter],
+    clips: list[ClipRecord],
+    metrics: list[SetMetric],
+    store: Store,
+    failures: dict[Path, str],
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return what each codec has in each set metric, by codec, kind of audio and metric.
+
+    A value is over the recordings that the codec coded: `value`, the number of `clips` and of
+    `embeddings`; or a `reason` why there is none.
+    """
+    reference = codec_hash(codecs[0])
+    kinds = list(dict.fromkeys(clip.kind for clip in clips))
+    values: dict[str, dict[str, dict[str, Any]]] = {}
+    for codec in codecs:
+        key = codec_hash(codec)
+        for kind in kinds:
+            hashes = list(dict.fromkeys(clip.hash for clip in clips if clip.kind == kind))
+            hashes = [h for h in hashes if store.encoded(key).lines[h]["status"] == "ok"]
+            for metric in metrics:
+                if not metric.applies_to(kind):
+                    continue
+                paths = [
+                    [store.embeddings_path(metric.identity, side, clip) for clip in hashes]
+                    for side in (reference, key)
+                ]
+                value = _set_value(paths[0], paths[1], failures)
+                by_kind = values.setdefault(codec.name, {}).setdefault(kind or "unknown", {})
+                by_kind[metric.name] = value
+    return values
+
+
+def _set_value(
+    references: list[Path], estimates: list[Path], failures: dict[Path, str]
+) -> dict[str, Any]:
+    if not estimates:
+        return {"value": None, "reason": "no clip was coded"}
+    pairs = zip(references, estimates, strict=True)
+    # A silent reference says nothing, whatever became of it.
+    scored = [(x, y) for x, y in pairs if x.exists()]
+    for _, path in scored:
+        if not path.exists():
+            reason = failures.get(path, "embeddings are missing")
+            return {"value": None, "reason": reason}
+    if not scored:
+        return {"value": None, "reason": failures.get(references[0], "embeddings are missing")}
+    x = np.concatenate([np.load(path, allow_pickle=False) for path, _ in scored])
+    y = np.concatenate([np.load(path, allow_pickle=False) for _, path in scored])
+    try:
+        value = frechet_distance(x, y)
+    except (CodecPlusError, np.linalg.LinAlgError) as error:
+        return {"value": None, "reason": str(error)}
+    return {"value": value, "clips": len(scored), "embeddings": len(y)}

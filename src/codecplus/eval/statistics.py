@@ -8,7 +8,7 @@ Intervals are Student's t over the units. A percentile bootstrap, which is commo
 mean in 50 % of all cases with two recordings and in 88 % with six, where it promises 95 %.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,33 +66,25 @@ class Difference:
         return self.files if self.speakers is None else self.speakers
 
 
-def by_file(values: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Return the mean of each file's segments.
-
-    >>> by_file([("a", 1.0), ("a", 3.0), ("b", 5.0)])
-    {'a': 2.0, 'b': 5.0}
-    """
-    grouped: dict[str, list[float]] = {}
-    for source, value in values:
-        grouped.setdefault(source, []).append(value)
-    return {source: float(np.mean(group)) for source, group in grouped.items()}
-
-
 def estimate(
-    values: Mapping[str, float], speaker_of: Mapping[str, str | None] | None = None
+    values: Mapping[str, float],
+    speaker_of: Mapping[str, str | None] | None = None,
+    weights: Mapping[str, float] | None = None,
 ) -> Estimate | None:
     """Return mean, median and interval of one value per recording; None without values.
 
     Args:
         values: by recording.
         speaker_of: the speaker of each recording, or None where nobody knows.
+        weights: of each recording in the mean; None: all weigh the same.
     """
     if not values:
         return None
     array = np.array(list(values.values()), dtype=np.float64)
     units = _units(list(values), speaker_of)
-    mean = float(array.mean())
-    low, high = _interval(mean, _sums(array - mean, units), array.size)
+    shares = _shares(list(values), weights)
+    mean = float((shares * array).mean())
+    low, high = _interval(mean, _sums(shares * (array - mean), units), array.size)
     return Estimate(mean, float(np.median(array)), low, high, array.size, _speakers(units))
 
 
@@ -100,21 +92,24 @@ def paired_difference(
     a: Mapping[str, float],
     b: Mapping[str, float],
     speaker_of: Mapping[str, str | None] | None = None,
+    weights: Mapping[str, float] | None = None,
 ) -> Difference | None:
     """Return how much higher b is than a on the recordings that both have; None without any.
 
     Args:
         a, b: a value for each recording.
         speaker_of: the speaker of each recording, or None where nobody knows.
+        weights: of each recording in the mean; None: all weigh the same.
     """
     common = sorted(a.keys() & b.keys())
     if not common:
         return None
     differences = np.array([b[source] - a[source] for source in common])
     units = _units(common, speaker_of)
-    mean = float(differences.mean())
-    low, high = _interval(mean, _sums(differences - mean, units), len(common))
-    p = float(sign_flip_p(_sums(differences, units)))
+    shares = _shares(common, weights)
+    mean = float((shares * differences).mean())
+    low, high = _interval(mean, _sums(shares * (differences - mean), units), len(common))
+    p = float(sign_flip_p(_sums(shares * differences, units)))
     return Difference(mean, low, high, p, len(common), _speakers(units))
 
 
@@ -216,6 +211,14 @@ def _speakers(units: tuple[np.ndarray, bool]) -> int | None:
     if not are_speakers:
         return None
     return int(numbers.max()) + 1
+
+
+def _shares(sources: Sequence[str], weights: Mapping[str, float] | None) -> np.ndarray:
+    """Weights (N,) of recordings whose mean is 1, so that a mean of products is a weighted mean."""
+    if weights is None:
+        return np.ones(len(sources))
+    shares = np.array([weights[source] for source in sources], dtype=np.float64)
+    return shares / shares.mean()
 
 
 def _sums(values: np.ndarray, units: tuple[np.ndarray, bool]) -> np.ndarray:

@@ -4,6 +4,7 @@
       clips/FINGERPRINT.jsonl    clips and problems of a task; the last line says that all are there
       audio/CODEC/CLIP.npy       decoded audio (C, S) float32; that of `identity` is the reference
       codes/CODEC/CLIP.npy       codes (K, T), of codecs that have them
+      embeddings/METRIC/CODEC/CLIP.npy   embeddings (N, D), for metrics of whole sets
       encoded/CODEC.RANK.jsonl   bits, times and failures, a line per clip
       scores/CODEC.jsonl         a line per clip and metric version
       lock                       held by the run that writes here
@@ -13,6 +14,7 @@ anew and an unchanged one never again. Every write is whole or absent: a run may
 point. A journal is read once; what this process adds to it is remembered.
 """
 
+import hashlib
 import json
 import os
 import threading
@@ -45,6 +47,7 @@ class EncodedClips:
 
     lines: dict[str, Line] = field(default_factory=dict)  # by clip hash
     peak_memory: int | None = None  # bytes, where the system could tell
+    complexity: dict[str, float] | None = None  # of the codec, where it could tell
 
     def add(self, line: Line) -> None:
         """Take in one line of a journal. A clip that was tried again counts as coded once it is."""
@@ -54,6 +57,8 @@ class EncodedClips:
                 self.lines[line["clip"]] = line
         if line.get("peak_memory"):
             self.peak_memory = max(self.peak_memory or 0, line["peak_memory"])
+        if line.get("complexity"):
+            self.complexity = line["complexity"]
 
 
 class Store:
@@ -99,6 +104,11 @@ class Store:
         """Return where the codes of a clip lie."""
         return self.root / "codes" / codec / f"{clip}.npy"
 
+    def embeddings_path(self, metric: str, codec: str, clip: str) -> Path:
+        """Return where the embeddings of a clip lie, for a set metric of that identity."""
+        name = hashlib.sha256(metric.encode()).hexdigest()[:16]
+        return self.root / "embeddings" / name / codec / f"{clip}.npy"
+
     def save(self, path: Path, array: np.ndarray) -> None:
         """Write an array, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +138,7 @@ class Store:
         return self._encoded[codec]
 
     def add_encoded(self, codec: str, rank: int, line: Line) -> None:
-        """Note what the process of that rank has encoded, or how much memory it took."""
+        """Note what the process of that rank has encoded, or what that took."""
         self.encoded(codec).add(line)
         self._append(self.root / "encoded" / f"{codec}.{rank}.jsonl", line)
 

@@ -67,6 +67,25 @@ def push_space(repo: str, *, private: bool = False) -> str:
         return upload_folder(folder, repo, message, kind="space", private=private)
 
 
+def push_static_space(folder: PathLike, repo: str, message: str, *, private: bool = False) -> str:
+    """Upload a folder's files as a static Space, in one commit; return its address.
+
+    Args:
+        folder: with an `index.html` and a `README.md` that says `sdk: static`.
+        repo: `OWNER/NAME`, made if it does not exist; `NAME` alone belongs to the user who is
+            logged in.
+        message: of the commit.
+        private: make it a private Space.
+
+    Raises:
+        HubError: if the Hub cannot be reached, or refuses.
+    """
+    with explained_errors(repo):
+        repo = full_repo_name(repo)
+        folder = Path(folder)
+        return upload_folder(folder, repo, message, kind="space", sdk="static", private=private)
+
+
 def push_dataset_files(folder: PathLike, repo: str, message: str, *, private: bool = False) -> str:
     """Upload a folder's files to a dataset repository, in one commit; return its address.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from codecplus.errors import CheckpointError, InputError, suggest
-from codecplus.eval.codecs import own, snac, stock
+from codecplus.eval.codecs import own, snac, stock_model
 from codecplus.eval.codecs.anchors import Identity, LowPass, anchors, is_anchor
 from codecplus.eval.codecs.base import (
     CODECS,
@@ -31,7 +31,7 @@ from codecplus.eval.codecs.libav import Aac, Mp3, Opus, OpusVbr
 from codecplus.eval.codecs.lyra import LyraCodec
 from codecplus.eval.codecs.own import OwnCodec
 from codecplus.eval.codecs.snac import SnacCodec
-from codecplus.eval.codecs.stock import MODEL_TYPES, StockCodec
+from codecplus.eval.codecs.stock import StockCodec
 
 __all__ = [
     "CODECS",
@@ -137,7 +137,7 @@ def counts_payload(codec: CodecAdapter) -> bool:
 def release_models() -> None:
     """Free the models that were loaded to learn the rates of codecs; they run elsewhere."""
     own._load.cache_clear()
-    stock.load_model.cache_clear()
+    stock_model.load_model.cache_clear()
     snac.load_snac.cache_clear()
 
 
@@ -162,7 +162,8 @@ def _factory(name: str, device: str | None, revision: str | None) -> AdapterFact
         return registered[name].load()
     if name.startswith(STOCK):
         return lambda rate: StockCodec(name.removeprefix(STOCK), rate, device)
-    if _model_type(name) in set(MODEL_TYPES) - {"dac"}:
+    model_type = _model_type(name)
+    if model_type not in (None, "dac") and stock_model.codec_class(model_type) is not None:
         return lambda rate: StockCodec(name, rate, device)
     hint = suggest(name, [*CODECS, *registered])
     return lambda rate: _own(name, rate, device, revision, hint)

@@ -17,6 +17,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -48,9 +49,16 @@ class Original:
 class CodecAdapter(Protocol):
     """A codec at one setting.
 
-    Three attributes are optional: `latency` in seconds; `nominal_kbps` per channel; and a method
-    `codes(data)`, which returns the codes (K, T) inside the bytes and the size of a codebook, for
-    the statistics of codebooks. It is called after `decode`, outside the time that is measured.
+    These are optional:
+
+    - `latency` in seconds; `nominal_kbps` per channel; `homepage`, an address for readers.
+    - `codes(data)` returns the codes inside the bytes and the size of a codebook, or None. They are
+      (K, T), or a list of arrays where codebooks have several frame rates. It is called after
+      `decode`, outside the time that is measured.
+    - `complexity()` returns `parameters` and `operations_per_second` of one channel, or None.
+    - `packets(data)` and `decode_packets(packets, original)`, for tasks that lose packets. The
+      first packet is never lost: it holds what both sides agree on. Of the others None stands for
+      one that was lost.
     """
 
     name: str  # names the codec and its rate in every table, for example opus@6
@@ -83,6 +91,16 @@ def codec_adapter(name: str) -> Callable[[_Class], _Class]:
         return adapter
 
     return register
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a checkpoint's name is an id on the Hub, and no folder here.
+
+    >>> is_hub_id("kyutai/mimi"), is_hub_id("/tmp/mimi"), is_hub_id("dac")
+    (True, False, False)
+    """
+    owner, slash, name = source.partition("/")
+    return bool(owner and slash and name) and "/" not in name and not Path(source).exists()
 
 
 def codec_hash(codec: CodecAdapter) -> str:

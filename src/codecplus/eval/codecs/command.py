@@ -53,6 +53,7 @@ class CommandSettings:
         latency: in seconds.
         values: texts for braces, one for each of `rates`.
         package: what a system's package manager calls the program.
+        homepage: an address for readers.
     """
 
     name: str
@@ -68,6 +69,7 @@ class CommandSettings:
     latency: float | None = None
     values: dict[str, list[str]] = field(default_factory=dict)
     package: str | None = None
+    homepage: str | None = None
 
     def __post_init__(self) -> None:
         if self.format not in _FORMATS:
@@ -118,6 +120,7 @@ class CommandCodec:
             self._versions[program] = _file_hash(Path(found))
         self.nominal_kbps = _nearest(settings, kbps)
         self.name = row_name(settings.name, self.nominal_kbps)
+        self.homepage = settings.homepage
         if settings.latency is not None:
             self.latency = settings.latency
 
@@ -126,6 +129,7 @@ class CommandCodec:
         settings = {item.name: getattr(self.settings, item.name) for item in fields(self.settings)}
         settings.pop("latency")
         settings.pop("package")
+        settings.pop("homepage")
         return {**settings, "programs": self._versions, "kbps": self.nominal_kbps, "version": 1}
 
     def encode(self, audio: np.ndarray, sample_rate: int) -> Payload:

@@ -11,7 +11,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +25,7 @@ from codecplus.system.workers import Message, Worker, WorkerDied, WorkerTimeout,
 _LOAD_SECONDS = 900.0  # to load a model for the first time, perhaps from the Hub
 _GRACE_SECONDS = 120.0  # for a clip of no length
 _SECONDS_PER_SECOND = 60.0  # of audio
+_MAX_FIRST_PACKET = 128  # bytes: no loss reaches it, so it must not hold sound
 _MODULE = "codecplus.eval.codecs.isolation"
 
 
@@ -34,6 +35,20 @@ class CodecFailed(Exception):
     def __init__(self, reason: str, passing: bool = False):
         super().__init__(reason)
         self.passing = passing
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Packets that never arrive, each with the same chance from 0 to 1."""
+
+    chance: float
+    seed: int
+
+    def arrivals(self, packets: int) -> np.ndarray:
+        """Which of some packets arrive; the first one always does."""
+        arrives = np.random.default_rng(self.seed).random(packets) >= self.chance
+        arrives[:1] = True
+        return arrives
 
 
 @dataclass(frozen=True)
@@ -81,8 +96,10 @@ class CodecProcesses:
     _encoder: _Side = field(default_factory=lambda: _Side(Worker(_MODULE, threads=None)))
     _decoder: _Side = field(default_factory=lambda: _Side(Worker(_MODULE, threads=None)))
 
-    def round_trip(self, codec: CodecAdapter, audio: np.ndarray, sample_rate: int) -> RoundTrip:
-        """Encode (C, S) in one process and decode the bytes in the other.
+    def round_trip(
+        self, codec: CodecAdapter, audio: np.ndarray, sample_rate: int, loss: Loss | None = None
+    ) -> RoundTrip:
+        """Encode (C, S) in one process and decode the bytes, or the packets left, in the other.
 
         A process that dies is tried once more, because the first death may be the machine's fault.
 
@@ -90,6 +107,8 @@ class CodecProcesses:
             CodecFailed: with the reason, if the codec raises, dies twice or takes too long.
             InputError: if the codec cannot be sent to a process.
         """
+        if loss is not None and not hasattr(codec, "decode_packets"):
+            raise CodecFailed("does not say how it decodes without lost packets")
         data = pickled(codec)
         limit = self._limit(audio, sample_rate)
         original = Original(audio.shape[0], audio.shape[1], sample_rate)
@@ -97,13 +116,24 @@ class CodecProcesses:
         self._warm_up(data, audio[:, :sample_rate], sample_rate)
         try:
             self._load(data)
-            return self._try(audio, original, limit)
+            return self._try(audio, original, limit, loss)
         except WorkerDied:
             self._load(data)
         try:
-            return self._try(audio, original, limit)
+            return self._try(audio, original, limit, loss)
         except WorkerDied as death:
             raise _death(death) from None
+
+    def complexity(self, codec: CodecAdapter) -> dict[str, float] | None:
+        """Return the codec's parameters and operations; None where it cannot tell."""
+        if not hasattr(codec, "complexity"):
+            return None
+        try:
+            self._load(pickled(codec))
+            answer, _ = self._ask(self._encoder, ("complexity",), _LOAD_SECONDS)
+        except (CodecFailed, WorkerDied):
+            return None  # the codec works or fails without it
+        return answer["complexity"]
 
     def reset_peak_memory(self) -> None:
         """Measure anew, from the next codec on."""
@@ -145,11 +175,20 @@ class CodecProcesses:
         with suppress(WorkerDied, CodecFailed):  # the clips themselves will tell
             self._try(beginning, original, limit)
 
-    def _try(self, audio: np.ndarray, original: Original, limit: float) -> RoundTrip:
+    def _try(
+        self, audio: np.ndarray, original: Original, limit: float, loss: Loss | None = None
+    ) -> RoundTrip:
         job = ("encode", audio, original.sample_rate)
         encoded, _ = self._ask(self._encoder, job, limit)
         data = base64.b64decode(encoded["data"])
-        decoded, samples = self._ask(self._decoder, ("decode", data, original), limit)
+        size = len(data)
+        if loss is None:
+            job = ("decode", data, original)
+        else:
+            packets = self._packets(data, limit)
+            size = max(size, sum(map(len, packets)))
+            job = ("decode_packets", _after(packets, loss), original)
+        decoded, samples = self._ask(self._decoder, job, limit)
         if samples is None:
             samples = np.empty(decoded["array_shape"], np.float32)
         codes = None
@@ -159,13 +198,23 @@ class CodecProcesses:
             codes = values.astype(np.int32)
         return RoundTrip(
             bits=encoded["bits"],
-            file_bits=8 * len(data),
+            file_bits=8 * size,
             encode_seconds=encoded["seconds"],
             decode_seconds=decoded["seconds"],
             audio=samples,
             codes=codes,
             codebook_size=decoded["codebook_size"],
         )
+
+    def _packets(self, data: bytes, limit: float) -> list[bytes]:
+        answer, _ = self._ask(self._encoder, ("packets", data), limit)
+        packets = [base64.b64decode(text) for text in answer["packets"]]
+        if len(packets) < 2 or len(packets[0]) > _MAX_FIRST_PACKET:
+            raise CodecFailed(
+                f"expected a first packet of at most {_MAX_FIRST_PACKET} bytes and others, got "
+                f"{len(packets)} packets, the first of {len(packets[0]) if packets else 0} bytes"
+            )
+        return packets
 
     def _ask(self, side: _Side, job: tuple, limit: float) -> Message:
         try:
@@ -189,6 +238,12 @@ class CodecProcesses:
         if "error" in answer:
             raise CodecFailed(answer["error"], answer["passing"])
         return answer, samples
+
+
+def _after(packets: list[bytes], loss: Loss) -> list[bytes | None]:
+    """The packets that arrive, and None for each of the others."""
+    arrives = loss.arrivals(len(packets))
+    return [packet if here else None for packet, here in zip(packets, arrives, strict=True)]
 
 
 def pickled(codec: CodecAdapter) -> bytes:
@@ -239,10 +294,17 @@ def _answers(job: tuple) -> Iterator[Message]:
             _reset_peak_memory()
             _codec = _unpickled(arguments[0])
             yield {}, None
+        elif kind == "complexity":
+            yield {"complexity": _complexity()}, None
         elif kind == "encode":
             yield _encode(*arguments), None
+        elif kind == "packets":
+            packets = _codec.packets(*arguments)
+            yield {"packets": [base64.b64encode(packet).decode() for packet in packets]}, None
+        elif kind == "decode_packets":
+            yield from _decode(_codec.decode_packets, *arguments, codes_from=None)
         else:
-            yield from _decode(*arguments)
+            yield from _decode(_codec.decode, *arguments, codes_from=arguments[0])
     except Exception as error:  # somebody else's code: whatever it raises belongs in the report
         text = f"{type(error).__name__}: {error}"
         passing = isinstance(error, MemoryError) or "out of memory" in text.lower()
@@ -266,15 +328,23 @@ def _encode(audio: np.ndarray, sample_rate: int) -> dict[str, Any]:
     return {"bits": int(payload.bits), "data": text, "seconds": seconds, "memory": memory}
 
 
-def _decode(data: bytes, original: Original) -> Iterator[Message]:
+def _decode(
+    decode: Callable[[Any, Original], Any],
+    coded: Any,
+    original: Original,
+    codes_from: bytes | None,
+) -> Iterator[Message]:
     start = time.perf_counter()
-    decoded = _codec.decode(data, original)
+    decoded = decode(coded, original)
     seconds = time.perf_counter() - start
     audio = np.asarray(decoded, np.float32)
     header: dict[str, Any] = {"seconds": seconds, "codebook_size": None, "memory": _peak_memory()}
     codes = None
-    if hasattr(_codec, "codes"):
-        values, header["codebook_size"] = _codec.codes(data)
+    found = None
+    if codes_from is not None and hasattr(_codec, "codes"):
+        found = _codec.codes(codes_from)
+    if found is not None:
+        values, header["codebook_size"] = found
         codes = as_matrix(values)
     if audio.ndim == 2:
         yield header, audio
@@ -282,6 +352,13 @@ def _decode(data: bytes, original: Original) -> Iterator[Message]:
         yield {**header, "array_shape": audio.shape}, None
     if codes is not None:
         yield {}, codes.astype(np.float32)  # exact up to 2^24
+
+
+def _complexity() -> dict[str, float] | None:
+    found = _codec.complexity()
+    if found is None:
+        return None
+    return {name: float(found[name]) for name in ("parameters", "operations_per_second")}
 
 
 def as_matrix(codes: Any) -> np.ndarray:

@@ -151,6 +151,7 @@ class Opus(LibavCodec):
     container = "ogg"
     sample_format = "flt"
     default_kbps = 24.0
+    homepage = "https://opus-codec.org"
     # A frame and 6.5 ms of look-ahead (RFC 6716, section 2.1.3, and libopus' default).
     latency = 0.0265
 

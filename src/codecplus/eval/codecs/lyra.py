@@ -41,6 +41,7 @@ class LyraCodec:
     """
 
     latency = 0.02
+    homepage = "https://github.com/google/lyra"
 
     def __init__(self, folder: str | Path, kbps: float | None = None) -> None:
         self.folder = Path(folder)

@@ -9,8 +9,17 @@ import numpy as np
 
 from codecplus._version import __version__
 from codecplus.bitstream import Reader, unpack
+from codecplus.bitstream.header import (
+    counts_from_bytes,
+    counts_to_bytes,
+    info_from_bytes,
+    info_to_bytes,
+)
+from codecplus.bitstream.packing import pack_codes, unpack_codes
 from codecplus.errors import InputError
-from codecplus.eval.codecs.base import Original, Payload, row_name
+from codecplus.eval.codecs.base import Original, Payload, is_hub_id, row_name
+from codecplus.eval.codecs.complexity import Complexity, complexity_of
+from codecplus.inference.concealment import fade_lost_spans
 from codecplus.inference.onnx_model import find_export
 from codecplus.system.devices import resolve_device
 
@@ -51,6 +60,8 @@ class OwnCodec:
         self.nominal_kbps = _nearest([float(rate) for rate in codec.bitrates], kbps)
         self.name = row_name(named, round(self.nominal_kbps, 2))
         self.latency = codec.latency
+        if is_hub_id(source):
+            self.homepage = f"https://huggingface.co/{source}"
         self._config = {
             "source": source,
             "model": codec.fingerprint.hex(),
@@ -101,6 +112,71 @@ class OwnCodec:
         if self._decoded is None or self._decoded[0] is not data:
             raise InputError("expected the bytes that were decoded last")
         return self._decoded[1]
+
+    def packets(self, data: bytes) -> list[bytes]:
+        """Split a file into its header and a packet for each frame of all channels."""
+        codec = _load(self.source, self.device, self.revision)
+        header, codes = unpack(data, codec.entropy_models)  # (C, K, T)
+        first = info_to_bytes(header) + counts_to_bytes(header)
+        frames = np.moveaxis(codes, -1, 0)
+        packets = [pack_codes(frame.reshape(-1), header.bits_per_code) for frame in frames]
+        return [first, *packets]
+
+    def decode_packets(self, packets: list[bytes | None], original: Original) -> np.ndarray:
+        """Decode to (C, S); for a lost packet the frame before it is repeated and faded out."""
+        from codecplus.codec import Codes
+
+        codec = _load(self.source, self.device, self.revision)
+        first, *frames = packets
+        assert first is not None, "the first packet is never lost"
+        info, _ = info_from_bytes(first)
+        header, _ = counts_from_bytes(info, first)
+        shape = header.channels, header.num_codebooks
+        codes = np.zeros((*shape, header.num_frames), np.int16)
+        last = codes[..., 0].copy()
+        for index, packet in enumerate(frames):
+            if packet is not None:
+                last = unpack_codes(packet, last.size, header.bits_per_code).reshape(shape)
+            codes[..., index] = last
+        audio = codec.decode(Codes(codes, header, header.num_samples))
+        lost = [(index, index + 1) for index, packet in enumerate(frames) if packet is None]
+        samples_per_frame = header.hop_length * header.original_sample_rate / header.sample_rate
+        audio = np.atleast_2d(audio).astype(np.float32)
+        return next(iter(fade_lost_spans([audio], _joined(lost), 0, samples_per_frame)))
+
+    def complexity(self) -> Complexity | None:
+        """Parameters, and operations for a second of one channel; None for an exported network."""
+        codec = _load(self.source, self.device, self.revision)
+        if not hasattr(codec.model, "parameters"):
+            return None
+        import torch
+
+        rate = codec.model_sample_rate
+        samples = max(4, round(rate / 2 / codec.hop_length)) * codec.hop_length
+        model = codec.model
+        parameter = next(model.parameters())
+        audio = torch.zeros(1, 1, samples, device=parameter.device, dtype=parameter.dtype)
+
+        def both_ways() -> None:
+            # Without gradients the layers write into buffers, by operations that nobody counts.
+            with torch.enable_grad():
+                model.decode(audio_codes=model.encode(audio).audio_codes)
+
+        return complexity_of(model, both_ways, samples / rate)
+
+
+def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Join spans that touch.
+
+    >>> _joined([(1, 2), (2, 3), (5, 6)])
+    [(1, 3), (5, 6)]
+    """
+    joined: list[tuple[int, int]] = []
+    for start, stop in spans:
+        if joined and joined[-1][1] == start:
+            start = joined.pop()[0]
+        joined.append((start, stop))
+    return joined
 
 
 def _nearest(rates: list[float], kbps: float | None) -> float:

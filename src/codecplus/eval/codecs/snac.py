@@ -9,7 +9,8 @@ import numpy as np
 from codecplus.bitstream.packing import pack_codes, packed_size, unpack_codes
 from codecplus.errors import CheckpointError, FileFormatError, MissingExtraError
 from codecplus.eval.audio import fit, resample
-from codecplus.eval.codecs.base import Original, Payload, row_name
+from codecplus.eval.codecs.base import Original, Payload, is_hub_id, row_name
+from codecplus.eval.codecs.complexity import Complexity, complexity_of
 from codecplus.eval.codecs.stock import weights_hash
 from codecplus.system.devices import resolve_device
 
@@ -31,6 +32,8 @@ class SnacCodec:
         per_frame = sum(1 / stride for stride in model.vq_strides)
         self.nominal_kbps = round(frames * per_frame * _width(model) / 1000, 3)
         self.name = row_name(f"snac:{source}", self.nominal_kbps)
+        if is_hub_id(source):
+            self.homepage = f"https://huggingface.co/{source}"
         self._config = {"source": source, "weights": weights_hash(model), "version": 1}
 
     def config(self) -> dict[str, Any]:
@@ -77,6 +80,16 @@ class SnacCodec:
         with torch.inference_mode():
             audio = model.decode(tensors)[:, 0].float().cpu().numpy()
         return resample(audio, model.sampling_rate, original.sample_rate, original.samples)
+
+    def complexity(self) -> Complexity:
+        """Parameters, and operations for a second of audio."""
+        import torch
+
+        model = load_snac(self.source, self.device)
+        frames = self._frames(model.sampling_rate // 2, model)
+        audio = torch.zeros(1, 1, frames * model.hop_length, device=self.device)
+        seconds = audio.shape[-1] / model.sampling_rate
+        return complexity_of(model, lambda: model.decode(model.encode(audio)), seconds)
 
     def _frames(self, samples: int, model: Any) -> int:
         """Frames of the fastest codebook, filled up for the slowest one and for the attention."""

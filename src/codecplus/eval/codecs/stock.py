@@ -1,27 +1,27 @@
-"""Codecs as transformers ships them: DAC, EnCodec, Mimi and X-Codec, by Hub id or folder.
+"""Codecs as transformers ships them, by Hub id or folder.
 
-The models only make codes. Here the codes become bytes at the width that the codebook needs, so
-that their bits are real.
+The models only make codes or latents. Here these become bytes at the width that they need, so that
+their bits are real.
 """
 
-import gc
 import hashlib
 import math
 import struct
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from codecplus.bitstream.packing import pack_codes, packed_size, unpack_codes
-from codecplus.errors import CheckpointError, FileFormatError, InputError
+from codecplus.errors import FileFormatError, InputError
 from codecplus.eval.audio import fit, resample
-from codecplus.eval.codecs.base import Original, Payload, row_name
+from codecplus.eval.codecs.base import Original, Payload, is_hub_id, row_name
+from codecplus.eval.codecs.complexity import Complexity
+from codecplus.eval.codecs.stock_model import Encoded, StockModel, grouped, load_model
 from codecplus.system.devices import resolve_device
 
-MODEL_TYPES = ("dac", "encodec", "mimi", "xcodec")
 # Groups of channels, chunks, K, frames of a chunk, frames missing in the last chunk.
 _HEAD = struct.Struct("<HHHII")
+_LATENTS = struct.Struct("<HII")  # groups of channels, and two sizes
 
 
 class StockCodec:
@@ -37,17 +37,20 @@ class StockCodec:
         self.source = source
         self.device = str(resolve_device(device))
         model = load_model(source, self.device)
-        self._rates = _rates(model)  # kbit/s -> the argument that asks for it
+        rates = model.rates()
         if kbps is None:
-            self.nominal_kbps = max(self._rates)
+            self.nominal_kbps = max(rates)
         else:
-            self.nominal_kbps = min(self._rates, key=lambda rate: abs(rate - kbps))
+            self.nominal_kbps = min(rates, key=lambda rate: abs(rate - kbps))
+        self._setting = rates[self.nominal_kbps]  # the argument of `encode` that asks for it
         self.name = row_name(f"stock:{source}", self.nominal_kbps)
+        if is_hub_id(source):
+            self.homepage = f"https://huggingface.co/{source}"
         self._config = {
             "source": source,
-            "model_type": model.config.model_type,
-            "revision": getattr(model.config, "_commit_hash", None),
-            "weights": weights_hash(model),
+            "model_type": model.model.config.model_type,
+            "revision": getattr(model.model.config, "_commit_hash", None),
+            "weights": weights_hash(model.model),
             "kbps": self.nominal_kbps,
             "version": 1,
         }
@@ -57,80 +60,43 @@ class StockCodec:
         return dict(self._config)
 
     def encode(self, audio: np.ndarray, sample_rate: int) -> Payload:
-        """Encode (C, S), zero-padded to whole frames: some of these models would cut a rest off."""
-        import torch
-
+        """Encode (C, S)."""
         model = load_model(self.source, self.device)
-        width = _channels(model)
-        hop = _hop(model)
-        audio = resample(audio, sample_rate, _sample_rate(model))
-        frames = max(2, math.ceil(audio.shape[-1] / hop))
-        audio = fit(audio, frames * hop)
-        groups = [fit_channels(audio[i : i + width], width) for i in range(0, len(audio), width)]
-        with torch.inference_mode():
-            inputs = torch.from_numpy(np.stack(groups)).to(self.device)  # (G, width, S)
-            codes, scales, missing = _encode(model, inputs, self._rates[self.nominal_kbps])
-        return _pack(codes, scales, missing, _codebook_size(model))
+        audio = resample(audio, sample_rate, model.sample_rate)
+        encoded = model.encode(grouped(audio, model), **self._setting)
+        if model.codebook_size is None:
+            return _pack_latents(encoded.values[0])
+        return _pack(encoded, model.code_bits)
 
-    def codes(self, data: bytes) -> tuple[np.ndarray, int]:
-        """Return the codes of all channels, (K, frames), and the size of a codebook."""
-        size = _codebook_size(load_model(self.source, self.device))
-        codes, _, missing = _unpack(data, size)
-        flat = _joined(codes, missing)  # (G, K, T)
-        return np.concatenate(list(flat), axis=-1).astype(np.int32), size
+    def codes(self, data: bytes) -> tuple[np.ndarray, int] | None:
+        """Return the codes of all channels, (K, frames), and the size of a codebook.
+
+        None for latents.
+        """
+        model = load_model(self.source, self.device)
+        if model.codebook_size is None:
+            return None
+        flat = _joined(_unpack(data, model.code_bits))  # (G, K, T)
+        return np.concatenate(list(flat), axis=-1).astype(np.int32), model.codebook_size
 
     def decode(self, data: bytes, original: Original) -> np.ndarray:
         """Decode to (C, S) of the original."""
-        import torch
-
         model = load_model(self.source, self.device)
-        # (chunks, G, K, T), (chunks, G) or None
-        codes, scales, missing = _unpack(data, _codebook_size(model))
-        with torch.inference_mode():
-            tensor = torch.from_numpy(codes).to(self.device)
-            audio = _decode(model, tensor, scales, missing).float().cpu().numpy()  # (G, width, S)
+        if model.codebook_size is None:
+            encoded = Encoded(_unpack_latents(data)[None])
+        else:
+            encoded = _unpack(data, model.code_bits)
+        audio = model.decode(encoded)  # (G, width, S)
         audio = audio.reshape(-1, audio.shape[-1])[: original.channels]
-        wanted = math.ceil(original.samples * _sample_rate(model) / original.sample_rate)
-        if audio.shape[-1] <= wanted - _hop(model):
+        wanted = math.ceil(original.samples * model.output_rate / original.sample_rate)
+        if audio.shape[-1] <= wanted - _output_hop(model):
             raise InputError(f"{self.name} decoded {audio.shape[-1]} samples of {wanted}")
-        return resample(
-            fit(audio, wanted), _sample_rate(model), original.sample_rate, original.samples
-        )
+        audio = fit(audio, wanted)
+        return resample(audio, model.output_rate, original.sample_rate, original.samples)
 
-
-def fit_channels(audio: np.ndarray, width: int) -> np.ndarray:
-    """Repeat the last channel of (C, S) until there are `width`: a stereo model gets mono twice."""
-    return audio[np.minimum(np.arange(width), len(audio) - 1)]
-
-
-@lru_cache(maxsize=1)  # one model at a time: the next one's memory is needed
-def load_model(source: str, device: str) -> Any:
-    """Load the stock model of an id or folder, in evaluation mode.
-
-    Raises:
-        InputError: for a model of another type.
-        CheckpointError: if it cannot be loaded.
-    """
-    import transformers
-
-    gc.collect()
-    classes = {
-        "dac": transformers.DacModel,
-        "encodec": transformers.EncodecModel,
-        "mimi": transformers.MimiModel,
-        "xcodec": transformers.XcodecModel,
-    }
-    try:
-        kind = transformers.AutoConfig.from_pretrained(source).model_type
-        if kind not in classes:
-            raise InputError(
-                f"{source} holds a {kind!r} model; expected one of {', '.join(classes)}"
-            )
-        return classes[kind].from_pretrained(source).to(device).eval()
-    except (OSError, KeyError) as error:
-        raise CheckpointError(
-            f"cannot load the stock model {source!r}: {str(error).splitlines()[0]}"
-        ) from error
+    def complexity(self) -> Complexity:
+        """Parameters, and operations for a second of one channel."""
+        return load_model(self.source, self.device).complexity(**self._setting)
 
 
 def weights_hash(model: Any) -> str:
@@ -145,105 +111,31 @@ def weights_hash(model: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def _sample_rate(model: Any) -> int:
-    return getattr(model.config, "sampling_rate", None) or model.config.sample_rate
+def _output_hop(model: StockModel) -> float:
+    return model.hop * model.output_rate / model.sample_rate
 
 
-def _channels(model: Any) -> int:
-    return getattr(model.config, "audio_channels", None) or 1
+def _joined(encoded: Encoded) -> np.ndarray:
+    """Codes as one stretch without the frames that fill up: (G, K, frames)."""
+    chunks, groups, codebooks, frames = encoded.values.shape
+    flat = np.moveaxis(encoded.values, 0, 2).reshape(groups, codebooks, chunks * frames)
+    return flat[..., : chunks * frames - encoded.missing]
 
 
-def _codebook_size(model: Any) -> int:
-    return model.config.codebook_size
-
-
-def _hop(model: Any) -> int:
-    config = model.config
-    if config.model_type == "dac":  # the field hop_length of the 16 and 24 kHz releases is stale
-        return math.prod(config.downsampling_ratios)
-    if config.model_type == "mimi":
-        return round(config.sampling_rate / config.frame_rate)
-    return config.hop_length
-
-
-def _rates(model: Any) -> dict[float, Any]:
-    """Each rate in kbit/s with the argument of `encode` that asks for it."""
-    config = model.config
-    if config.model_type in ("encodec", "xcodec"):
-        return {float(rate): rate for rate in config.target_bandwidths}
-    if config.model_type == "dac":
-        codebooks = config.n_codebooks
-    else:
-        codebooks = config.num_quantizers
-    one = _code_bits(config.codebook_size) * _sample_rate(model) / _hop(model) / 1000
-    return {round(count * one, 6): count for count in range(1, codebooks + 1)}
-
-
-def _code_bits(codebook_size: int) -> int:
-    return max(1, (codebook_size - 1).bit_length())
-
-
-def _encode(model: Any, inputs: Any, setting: Any) -> tuple[np.ndarray, np.ndarray | None, int]:
-    """Codes (chunks, G, K, T), scales (chunks, G) or None, and the frames that fill the rest."""
-    kind = model.config.model_type
-    if kind == "encodec":
-        result = model.encode(inputs, bandwidth=setting)
-        scales = None
-        if result.audio_scales is not None and result.audio_scales[0] is not None:
-            chunks = [scale.reshape(-1).cpu().numpy() for scale in result.audio_scales]
-            scales = np.stack(chunks).astype(np.float32)
-        return result.audio_codes.cpu().numpy(), scales, int(result.last_frame_pad_length or 0)
-    if kind == "dac":
-        codes = model.encode(inputs, n_quantizers=setting).audio_codes
-    elif kind == "mimi":
-        codes = model.encode(inputs, num_quantizers=setting).audio_codes
-    else:
-        codes = model.encode(inputs, bandwidth=setting).audio_codes
-    return codes.cpu().numpy()[None], None, 0
-
-
-def _decode(model: Any, codes: Any, scales: np.ndarray | None, missing: int) -> Any:
-    """Codes (chunks, G, K, T) to audio (G, channels, S)."""
-    import torch
-
-    kind = model.config.model_type
-    if kind == "encodec":
-        factors: list[Any] = [None] * len(codes)
-        if scales is not None:
-            factors = list(torch.from_numpy(scales).to(codes.device)[..., None])
-        return model.decode(codes, factors, last_frame_pad_length=missing).audio_values
-    if kind == "dac":
-        audio = model.decode(audio_codes=codes[0]).audio_values
-    else:
-        audio = model.decode(codes[0]).audio_values
-    if audio.ndim == 2:
-        audio = audio[:, None]
-    return audio
-
-
-def _joined(codes: np.ndarray, missing: int) -> np.ndarray:
-    """Codes (chunks, G, K, T) as one stretch without the frames that fill up: (G, K, frames)."""
-    chunks, groups, codebooks, frames = codes.shape
-    flat = np.moveaxis(codes, 0, 2).reshape(groups, codebooks, chunks * frames)
-    return flat[..., : chunks * frames - missing]
-
-
-def _pack(
-    codes: np.ndarray, scales: np.ndarray | None, missing: int, codebook_size: int
-) -> Payload:
-    chunks, groups, codebooks, frames = codes.shape
-    width = _code_bits(codebook_size)
-    flat = _joined(codes, missing)
+def _pack(encoded: Encoded, width: int) -> Payload:
+    chunks, groups, codebooks, frames = encoded.values.shape
+    flat = _joined(encoded)
     factors = b""
-    if scales is not None:
-        factors = scales.tobytes()
-    head = _HEAD.pack(groups, chunks, codebooks, frames, missing) + bytes([len(factors) > 0])
+    if encoded.scales is not None:
+        factors = encoded.scales.tobytes()
+    head = _HEAD.pack(groups, chunks, codebooks, frames, encoded.missing)
+    head += bytes([len(factors) > 0])
     data = head + factors + pack_codes(flat.reshape(-1), width)
     return Payload(data, flat.size * width + 8 * len(factors))
 
 
-def _unpack(data: bytes, codebook_size: int) -> tuple[np.ndarray, np.ndarray | None, int]:
-    """Codes (chunks, G, K, T), scales (chunks, G) or None, and `missing`, as `_pack` had them."""
+def _unpack(data: bytes, width: int) -> Encoded:
+    """Return what `_pack` had."""
     try:
         groups, chunks, codebooks, frames, missing = _HEAD.unpack_from(data)
         position = _HEAD.size + 1
@@ -253,7 +145,6 @@ def _unpack(data: bytes, codebook_size: int) -> tuple[np.ndarray, np.ndarray | N
             scales = flat_scales.reshape(chunks, groups).copy()
             position += scales.nbytes
         count = groups * codebooks * (chunks * frames - missing)
-        width = _code_bits(codebook_size)
         if len(data) - position != packed_size(count, width):
             raise ValueError("the length does not fit the head")
         flat = unpack_codes(data[position:], count, width).reshape(groups, codebooks, -1)
@@ -261,4 +152,20 @@ def _unpack(data: bytes, codebook_size: int) -> tuple[np.ndarray, np.ndarray | N
         raise FileFormatError(f"not the codes of a stock codec: {error}") from error
     padded = np.pad(flat, ((0, 0), (0, 0), (0, missing)))
     codes = padded.reshape(groups, codebooks, chunks, frames)
-    return np.moveaxis(codes, 2, 0).astype(np.int64), scales, missing
+    return Encoded(np.moveaxis(codes, 2, 0).astype(np.int64), scales, missing)
+
+
+def _pack_latents(latents: np.ndarray) -> Payload:
+    """Latents (G, A, B) as floats of half precision."""
+    values = latents.astype("<f2").tobytes()
+    return Payload(_LATENTS.pack(*latents.shape) + values, 8 * len(values))
+
+
+def _unpack_latents(data: bytes) -> np.ndarray:
+    """Return latents (G, A, B) as float32."""
+    try:
+        shape = _LATENTS.unpack_from(data)
+        values = np.frombuffer(data, "<f2", offset=_LATENTS.size).reshape(shape)
+    except (struct.error, ValueError) as error:
+        raise FileFormatError(f"not the latents of a stock codec: {error}") from error
+    return values.astype(np.float32)

@@ -11,7 +11,19 @@ from importlib.metadata import entry_points
 import numpy as np
 
 from codecplus.errors import InputError, MissingExtraError, suggest
-from codecplus.eval.metrics.base import METRICS, STATUSES, Metric, Score, Status, metric
+from codecplus.eval.metrics.base import (
+    FAMILIES,
+    METRICS,
+    STATUSES,
+    Measure,
+    Metric,
+    Score,
+    Status,
+    Weighted,
+    find_metric,
+    metric,
+    metric_family,
+)
 from codecplus.eval.metrics.compute import Signal, compute_score, output_problem
 
 # isort: off
@@ -23,24 +35,41 @@ from codecplus.eval.metrics import bands as bands
 from codecplus.eval.metrics import visqol as visqol
 from codecplus.eval.metrics import predicted as predicted
 from codecplus.eval.metrics import voice as voice
+from codecplus.eval.metrics import words as words
+from codecplus.eval.metrics.sets import (
+    SET_METRICS,
+    SetMetric,
+    frechet_distance,
+    set_metric,
+    set_metric_by_name,
+)
 # isort: on
 
 __all__ = [
     "ALIASES",
+    "FAMILIES",
     "METRICS",
+    "SET_METRICS",
     "STATUSES",
     "Metric",
     "Score",
+    "SetMetric",
     "Signal",
     "Status",
+    "Weighted",
     "compute_score",
     "default_metrics",
+    "find_metric",
+    "frechet_distance",
     "load_registered",
     "metric",
     "metric_by_name",
+    "metric_family",
     "metrics_by_name",
     "output_problem",
     "score",
+    "set_metric",
+    "set_metrics_by_name",
 ]
 
 
@@ -91,15 +120,37 @@ def metric_by_name(name: str) -> Metric:
     """
     load_registered()
     name = ALIASES.get(name.lower(), name)
-    if name not in METRICS:
-        hint = suggest(name.lower(), [*METRICS, *ALIASES])
+    chosen = find_metric(name)
+    if chosen is None:
+        families = [f"{family}:ID" for family in FAMILIES]
+        hint = suggest(name.lower(), [*METRICS, *SET_METRICS, *families, *ALIASES])
         raise InputError(f"unknown metric {name!r}{hint}; `--metric list` lists all of them")
-    chosen = METRICS[name]
-    if not chosen.available:
-        needed = chosen.library or " and ".join(chosen.modules)
-        command = chosen.install or f"pip install 'codecplus[{chosen.extra}]'"
-        raise MissingExtraError(f"the metric {name!r} needs {needed}: {command}")
+    _check_available(chosen)
     return chosen
+
+
+def set_metrics_by_name(names: Iterable[str]) -> list[SetMetric]:
+    """Return those of some names that are metrics of whole sets, in their order.
+
+    Raises:
+        MissingExtraError: if the package that computes one is not installed.
+    """
+    load_registered()
+    chosen = []
+    for name in dict.fromkeys(names):
+        metric = set_metric_by_name(name)
+        if metric is not None:
+            _check_available(metric)
+            chosen.append(metric)
+    return chosen
+
+
+def _check_available(metric: Measure) -> None:
+    if not metric.available:
+        needed = metric.library or " and ".join(metric.modules)
+        raise MissingExtraError(
+            f"the metric {metric.name!r} needs {needed}: {metric.how_to_install}"
+        )
 
 
 def default_metrics() -> list[str]:
@@ -118,6 +169,7 @@ def metrics_by_name(names: Iterable[str] | None = None) -> list[Metric]:
         wanted = default_metrics()
     else:
         wanted = list(names)
+    wanted = [name for name in wanted if set_metric_by_name(name) is None]
     if "all" in wanted:
         wanted = [name for name, entry in METRICS.items() if entry.available]
     chosen = {metric_by_name(name).name for name in wanted}

@@ -4,11 +4,14 @@ A score is a number with the status `ok`, or no number with the reason why. Ther
 a metric that cannot be computed never becomes a 0 or a 1 that an average would swallow.
 """
 
+import hashlib
 import importlib.util
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -45,6 +48,8 @@ class Score:
     value: float | None
     status: Status = "ok"
     reason: str | None = None
+    # Of the value in a mean over clips; None: all weigh the same.
+    weight: float | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         assert (self.status == "ok") == (self.value is not None), (
@@ -56,79 +61,135 @@ class Score:
         """A score without a value."""
         return cls(None, status, reason)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data; without a weight, where there is none."""
+        fields = {"value": self.value, "status": self.status, "reason": self.reason}
+        if self.weight is not None:
+            fields["weight"] = self.weight
+        return fields
+
+
+class Weighted(float):
+    """A value with a weight, by which it counts in means: an error rate, and how many words."""
+
+    weight: float
+
+    def __new__(cls, value: float, weight: float) -> "Weighted":
+        """Make a float that carries a weight."""
+        weighted = super().__new__(cls, value)
+        weighted.weight = weight
+        return weighted
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """Return the mean of values; of weighted ones the weighted mean, with the sum of the weights.
+
+    >>> mean_of([1.0, 3.0])
+    2.0
+    >>> mean_of([Weighted(0, 1), Weighted(100, 3)])
+    75.0
+    """
+    weights = [getattr(value, "weight", None) for value in values]
+    if None in weights:
+        return float(np.mean(values))
+    total = float(np.sum(weights))
+    return Weighted(float(np.dot(values, weights)) / total, total)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Metric:
-    """A pure function of two 1-D float32 arrays of equal length and rate, and what it needs.
+class Measure:
+    """What metrics of single recordings and metrics of sets declare alike.
 
     Attributes:
-        function: called with reference, estimate and sample rate in Hz; returns the value.
-        higher_is_better: None for a metric that describes and does not rank.
-        lowest, highest: the range of its values.
+        name: by which it is asked for.
+        title: for readers.
         source: the publication or the rule it follows.
-        sample_rate: both signals are resampled to it; None: the reference's own rate.
-        min_sample_rate: of the reference, in Hz.
-        min_seconds: length of the reference.
-        max_seconds: longer clips are cut into equal pieces, whose values are averaged.
+        sample_rate: signals are resampled to it; None: their own rate.
         domains: the kinds of audio it is meant for.
         library: the distribution that computes it; its version is part of the cache key.
         modules: importable names without which it cannot be computed.
         extra: the extra of this package that brings them.
         install: the command that brings them, where no extra does.
-        by_default: whether it is computed when no metric is named.
-        needs_reference: whether the function takes the reference; if not, it is called with the
-            estimate and the rate.
-        uses_lag: whether the function takes `lag_ms`, the delay of the codec in milliseconds.
         timeout: seconds of processor time for one clip.
-        version: to be raised when the function's results change.
+        version: to be raised when the results change.
+        mark: returns a text that changes with whatever else the values depend on, such as weights.
     """
 
     name: str
     title: str
-    unit: str
-    function: MetricFunction
-    higher_is_better: bool | None
-    lowest: float
-    highest: float
     source: str
     sample_rate: int | None = None
-    min_sample_rate: int = 4000
-    min_seconds: float = 0.1
-    max_seconds: float | None = None
     domains: tuple[str, ...] = DOMAINS
     library: str | None = None
     modules: tuple[str, ...] = ()
     extra: str = "eval"
     install: str | None = None
-    by_default: bool = True
-    needs_reference: bool = True
-    uses_lag: bool = False
     timeout: float = 120.0
     version: int = 1
-
-    @property
-    def module(self) -> str:
-        """The module that registers the metric, which a scoring process imports."""
-        return self.function.__module__
+    mark: Callable[[], str] | None = None
 
     @property
     def identity(self) -> str:
         """Names every version the value depends on: part of the cache key."""
-        if self.library is None:
-            return f"{self.name}/{self.version}"
-        try:
-            return f"{self.name}/{self.version}+{self.library}-{version(self.library)}"
-        except PackageNotFoundError:
-            return f"{self.name}/{self.version}+{self.library}-missing"
+        identity = f"{self.name}/{self.version}"
+        if self.library is not None:
+            try:
+                identity += f"+{self.library}-{version(self.library)}"
+            except PackageNotFoundError:
+                identity += f"+{self.library}-missing"
+        if self.mark is not None:
+            identity += f"+{self.mark()}"
+        return identity
 
     @property
     def available(self) -> bool:
         """Whether what computes it is installed."""
         return all(importlib.util.find_spec(module) is not None for module in self.modules)
 
+    @property
+    def how_to_install(self) -> str:
+        """The command that brings what it needs."""
+        return self.install or f"pip install 'codecplus[{self.extra}]'"
+
     def applies_to(self, kind: str | None) -> bool:
-        """Whether the metric is meant for a kind of audio; for an unknown kind every metric is."""
+        """Whether it is meant for a kind of audio; for an unknown kind every metric is."""
         return kind is None or kind not in DOMAINS or kind in self.domains
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric(Measure):
+    """A pure function of two 1-D float32 arrays of equal length and rate, and what it needs.
+
+    Attributes:
+        function: called with reference, estimate and sample rate in Hz; returns the value.
+        unit: of the value.
+        higher_is_better: None for a metric that describes and does not rank.
+        lowest, highest: the range of its values.
+        min_sample_rate: of the reference, in Hz.
+        min_seconds: length of the reference.
+        max_seconds: longer clips are cut into equal pieces, whose values are averaged.
+        by_default: whether it is computed when no metric is named.
+        needs_reference: whether the function takes the reference; if not, it is called with the
+            estimate and the rate.
+        uses_lag: whether the function takes `lag_ms`, the delay of the codec in milliseconds.
+    """
+
+    unit: str
+    function: MetricFunction
+    higher_is_better: bool | None
+    lowest: float
+    highest: float
+    min_sample_rate: int = 4000
+    min_seconds: float = 0.1
+    max_seconds: float | None = None
+    by_default: bool = True
+    needs_reference: bool = True
+    uses_lag: bool = False
+
+    @property
+    def module(self) -> str:
+        """The module that registers the metric, which a scoring process imports."""
+        return self.function.__module__
 
     def describe(self) -> dict[str, Any]:
         """What a reader of results must know, as plain data."""
@@ -150,6 +211,44 @@ class Metric:
 
 METRICS: dict[str, Metric] = {}
 """Every metric by its name, in the order of all tables."""
+
+Family = Callable[[str, str], Metric]  # the whole name, and what stands behind the colon
+FAMILIES: dict[str, tuple[Family, str]] = {}
+"""Metrics that a model belongs to, such as `wer:ID`, by the name before the colon; and help."""
+
+
+def metric_family(name: str, help_text: str) -> Callable[[Family], Family]:
+    """Register the decorated function, which makes the metric of a name such as `wer:ID`."""
+
+    def register(function: Family) -> Family:
+        FAMILIES[name] = function, help_text
+        return function
+
+    return register
+
+
+def find_metric(name: str) -> Metric | None:
+    """Return the metric of a name, one of a family among them; None if there is none."""
+    family, colon, source = name.partition(":")
+    if name not in METRICS and colon and source and family in FAMILIES:
+        make, _ = FAMILIES[family]
+        METRICS[name] = make(name, source)
+    return METRICS.get(name)
+
+
+@cache
+def content_mark(source: str) -> str:
+    """Return what names the content of a model: a commit of the Hub, or a hash of a folder."""
+    folder = Path(source)
+    if not folder.is_dir():
+        from transformers import AutoConfig
+
+        return str(getattr(AutoConfig.from_pretrained(source), "_commit_hash", None))
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
 
 
 def metric(

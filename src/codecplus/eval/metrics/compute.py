@@ -18,6 +18,7 @@ from codecplus.eval.metrics.base import (
     ReferenceUnscorable,
     Score,
     is_silent,
+    mean_of,
 )
 
 
@@ -100,7 +101,7 @@ def compute_score(
         return Score.failed("metric_error", f"{type(error).__name__}: {error}")
     if not np.isfinite(value):
         return Score.failed("metric_error", f"{metric.name} returned {value}")
-    return Score(value)
+    return Score(float(value), weight=getattr(value, "weight", None))
 
 
 def _check_reference(metric: Metric, reference: Signal) -> None:
@@ -137,7 +138,7 @@ def _mean_over_channels(
             refusal = error
     if not values:
         raise refusal
-    return float(np.mean(values))
+    return mean_of(values)
 
 
 def _mean_over_pieces(
@@ -160,7 +161,7 @@ def _mean_over_pieces(
             refusal = error
     if not values:
         raise refusal
-    return float(np.mean(values))
+    return mean_of(values)
 
 
 def _rms(signal: np.ndarray) -> float:

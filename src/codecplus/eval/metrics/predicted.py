@@ -4,10 +4,12 @@ Their weights are in the packages, so they need no network. Most of them hear th
 say how clean it sounds, and not whether it is still what was said.
 """
 
+import importlib
 import importlib.util
 import sys
 import types
 from functools import cache, partial
+from importlib.metadata import distribution
 from typing import Any
 
 import numpy as np
@@ -91,6 +93,7 @@ def distillmos(estimate: np.ndarray, sample_rate: int) -> float:
 )
 def speaker_similarity(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
     """Cosine between embeddings of the speakers of (S,) and (S,) at 16 kHz."""
+    import_without_setuptools("webrtcvad")
     from resemblyzer import preprocess_wav  # pyright: ignore[reportMissingImports]
 
     embeddings = []
@@ -100,22 +103,45 @@ def speaker_similarity(reference: np.ndarray, estimate: np.ndarray, sample_rate:
             if signal is reference:
                 raise ReferenceUnscorable("Resemblyzer finds no voice in the reference")
             voiced = signal
-        embeddings.append(_voice_encoder().embed_utterance(voiced))
+        embeddings.append(voice_encoder().embed_utterance(voiced))
     return float(np.dot(*embeddings))
 
 
 @cache
 def _distillmos() -> Any:
     # It imports torchaudio, which has no builds for many machines, for its command line alone.
-    if importlib.util.find_spec("torchaudio") is None:
-        sys.modules.setdefault("torchaudio", types.ModuleType("torchaudio"))
-    from distillmos import ConvTransformerSQAModel  # pyright: ignore[reportMissingImports]
-
+    is_missing = importlib.util.find_spec("torchaudio") is None
+    if is_missing:
+        sys.modules["torchaudio"] = types.ModuleType("torchaudio")
+    try:
+        from distillmos import ConvTransformerSQAModel  # pyright: ignore[reportMissingImports]
+    finally:
+        if is_missing:  # others ask whether it is installed
+            del sys.modules["torchaudio"]
     return ConvTransformerSQAModel().eval()
 
 
 @cache
-def _voice_encoder() -> Any:
+def voice_encoder() -> Any:
+    """Return Resemblyzer's network, which is loaded once."""
+    import_without_setuptools("webrtcvad")
     from resemblyzer import VoiceEncoder  # pyright: ignore[reportMissingImports]
 
     return VoiceEncoder("cpu", verbose=False)
+
+
+def import_without_setuptools(name: str) -> None:
+    """Import a module that asks `pkg_resources` for its own version, and for nothing else.
+
+    webrtcvad and pyworld do; setuptools 82 has no `pkg_resources` any more.
+    """
+    if importlib.util.find_spec("pkg_resources") is not None:
+        importlib.import_module(name)
+        return
+    stand_in: Any = types.ModuleType("pkg_resources")
+    stand_in.get_distribution = distribution
+    sys.modules["pkg_resources"] = stand_in
+    try:
+        importlib.import_module(name)
+    finally:
+        del sys.modules["pkg_resources"]

@@ -72,6 +72,9 @@ def mcd(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
 
 
 def _pitch(signal: np.ndarray, sample_rate: int) -> np.ndarray:
+    from codecplus.eval.metrics.predicted import import_without_setuptools
+
+    import_without_setuptools("pyworld")
     import pyworld  # pyright: ignore[reportMissingImports]
 
     pitch, _ = pyworld.harvest(signal.astype(np.float64), sample_rate, frame_period=_FRAME_MS)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from codecplus.eval.metrics.base import METRICS, Score
+from codecplus.eval.metrics.base import METRICS, Score, find_metric
 from codecplus.eval.metrics.compute import Signal, compute_score
 from codecplus.system.workers import Message, Worker, WorkerDied, WorkerTimeout, serve
 
@@ -160,12 +160,14 @@ def _answers(job: tuple[Audio, Estimates, int, list[str], Lags]) -> Iterator[Mes
         estimate = Signal(_load(audio), sample_rate)
         for metric in metrics:
             yield {"start": metric}, None
-            score = compute_score(METRICS[metric], original, estimate, lags.get(name))
+            declared = find_metric(metric)
+            assert declared is not None, "its module has registered it"
+            score = compute_score(declared, original, estimate, lags.get(name))
             yield {"score": _fields(score)}, None
 
 
 def _fields(score: Score) -> list[Any]:
-    return [score.value, score.status, score.reason]
+    return [score.value, score.status, score.reason, score.weight]
 
 
 def _load(audio: Audio) -> np.ndarray:

@@ -4,9 +4,10 @@ It knows results folders, and nothing of how they came to be.
 """
 
 import json as json_module
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ from codecplus.eval.results import (
     Results,
     Row,
     bit_rates,
+    drop_equal,
     load_results,
     metric_by_file,
     metric_estimate,
     signal_warnings,
     speakers_by_file,
+    weights_of,
     write_json,
 )
 from codecplus.eval.statistics import (
@@ -64,6 +67,7 @@ def build_leaderboard(
     json: str | Path | None = None,
     rank_by: str | None = None,
     clips: int = 3,
+    links: Mapping[Path, str] | None = None,
 ) -> dict[str, Any]:
     """Merge results folders into a leaderboard.
 
@@ -76,6 +80,7 @@ def build_leaderboard(
         rank_by: a metric's name; None: PESQ wide band for speech, else the mel distance.
         clips: how many clips of each codec the page plays, from a folder that is written beside it;
             only those whose audio is still in the cache of the results.
+        links: addresses of results folders, for readers.
 
     Returns:
         The leaderboard, as plain data.
@@ -90,7 +95,7 @@ def build_leaderboard(
         runs_by_clips.setdefault(results.clip_set, []).append(results)
     boards = []
     for runs in runs_by_clips.values():
-        boards += _boards(_merge(runs), rank_by)
+        boards += _boards(_merge(runs, links or {}), rank_by)
     leaderboard = {"schema": 1, "bands": list(BAND_EDGES), "boards": boards}
     if json is not None:
         Path(json).parent.mkdir(parents=True, exist_ok=True)
@@ -142,34 +147,47 @@ class _MergedRuns:
     outdated: dict[str, list[str]]  # by codec: metrics whose scores are left out
     listening: dict[str, ListeningResult]  # by method
     folders: dict[str, Path] = field(default_factory=dict)  # by codec: its results
+    set_metrics: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name
     runs: list[dict[str, Any]] = field(default_factory=list)  # date, command and commit of each
 
 
-def _merge(runs: list[Results]) -> _MergedRuns:
+def _merge(runs: list[Results], links: Mapping[Path, str]) -> _MergedRuns:
     runs = sorted(runs, key=lambda results: results.provenance["date"])
     newest = runs[-1]
+    names = {row.clip_hash: row for row in newest.rows}
     merged = _MergedRuns(newest.summary["task"], newest.clip_set, {}, {}, {}, {}, {})
     for results in runs:
         merged.metrics.update(results.summary["metrics"])
+        merged.set_metrics.update(results.summary.get("set_metrics", {}))
         merged.listening.update(read_listening(results.path))
     for results in runs:
         known = {key: results.provenance.get(key) for key in ("date", "command", "commit")}
+        known["link"] = links.get(results.path)
         merged.runs.append(known)
         outdated = _outdated_metrics(results, merged.metrics)
         for codec in results.codecs:
             rows = [row for row in results.rows if row.codec == codec]
-            merged.rows[codec] = [_without(row, outdated) for row in rows]
+            merged.rows[codec] = [_without(_renamed(row, names), outdated) for row in rows]
             merged.outdated[codec] = outdated
             merged.folders[codec] = results.path
+            summary = results.summary["codecs"][codec]
             merged.details[codec] = {
                 **results.costs[codec],
-                "latency_seconds": results.summary["codecs"][codec]["latency_seconds"],
-                "payload_counted_here": results.summary["codecs"][codec].get(
-                    "payload_counted_here", False
-                ),
+                "latency_seconds": summary["latency_seconds"],
+                "payload_counted_here": summary.get("payload_counted_here", False),
+                "tokens": summary.get("tokens"),
+                "complexity": summary.get("complexity"),
+                "sets": summary.get("sets", {}),
+                "link": summary.get("homepage"),
                 "date": results.provenance["date"],
             }
     return merged
+
+
+def _renamed(row: Row, names: dict[str, Row]) -> Row:
+    """Call a clip what the newest run calls it: a table has other names than a folder."""
+    known = names[row.clip_hash]
+    return replace(row, clip=known.clip, source=known.source, speaker=known.speaker)
 
 
 def _outdated_metrics(results: Results, newest: dict[str, dict[str, Any]]) -> list[str]:
@@ -197,11 +215,16 @@ def _board(runs: _MergedRuns, kind: str, rank_by: str | None) -> dict[str, Any]:
         rows[codec] = [row for row in all_rows if row.domain == kind]
     every_row = [row for codec_rows in rows.values() for row in codec_rows]
     primary = rank_by or primary_metric(kind, every_row, [n for n in runs.metrics if n in METRICS])
-    also = _merge_equal(rows)
-    entries = _entries(rows, runs.details, primary)
+    also = drop_equal(rows)
+    rates = {}
+    for codec, codec_rows in rows.items():
+        rates[codec] = bit_rates(codec_rows, runs.details[codec]["payload_counted_here"])
+    bands = _competitors(rows, rates)
+    entries = _entries(rows, rates, bands, runs.details, primary)
     for entry in entries:
         entry["also"] = also.get(entry["codec"], [])
         entry["metrics"].update(_listening_scores(runs, entry["codec"]))
+        entry["metrics"].update(_set_scores(runs, entry["codec"], kind))
     listening = {name: describe(result) for name, result in runs.listening.items()}
     first_codec = next(iter(rows))
     return {
@@ -211,35 +234,14 @@ def _board(runs: _MergedRuns, kind: str, rank_by: str | None) -> dict[str, Any]:
         "primary": primary,
         "rule": RULE.format(metric=METRICS[primary].title),
         "clips": len(rows[first_codec]),
-        "metrics": {**listening, **runs.metrics},
+        "metrics": {**listening, **runs.metrics, **runs.set_metrics},
         "outdated": {codec: metrics for codec, metrics in runs.outdated.items() if metrics},
         "licence": runs.task.get("licence"),
+        "link": _task_link(runs.task),
         "runs": runs.runs,
         "entries": entries,
+        "pairs": [pair for band in bands.values() for pair in _pairs(band, primary)],
     }
-
-
-def _merge_equal(rows: dict[str, list[Row]]) -> dict[str, list[str]]:
-    """Drop codecs whose rates and scores are those of another rate of the same codec.
-
-    An encoder that cannot go lower gives the same files for two targets. Returns the names that
-    were dropped, by the name that stays.
-    """
-    first: dict[str, str] = {}
-    dropped: dict[str, list[str]] = {}
-    for codec in list(rows):
-        results = [
-            (row.clip, row.payload_bits, row.file_bits, row.scores)
-            for row in rows[codec]
-            if row.status == "ok"
-        ]
-        key = repr((codec.rpartition("@")[0], results))
-        if not results or "@" not in codec or key not in first:
-            first[key] = codec
-            continue
-        dropped.setdefault(first[key], []).append(codec)
-        del rows[codec]
-    return dropped
 
 
 def _listening_scores(runs: _MergedRuns, codec: str) -> dict[str, dict[str, Any]]:
@@ -247,6 +249,15 @@ def _listening_scores(runs: _MergedRuns, codec: str) -> dict[str, dict[str, Any]
     for method, result in runs.listening.items():
         if codec in result.conditions:
             scores[method] = as_metric(result.conditions[codec])
+    return scores
+
+
+def _set_scores(runs: _MergedRuns, codec: str, kind: str) -> dict[str, dict[str, Any]]:
+    """Metrics of all recordings of a kind together: values without an interval."""
+    scores = {}
+    for metric, entry in runs.details[codec]["sets"].get(kind, {}).items():
+        if entry["value"] is not None:
+            scores[metric] = {"mean": entry["value"], "low": None, "high": None}
     return scores
 
 
@@ -269,14 +280,26 @@ def primary_metric(kind: str, rows: Iterable[Row], available: Sequence[str] = ()
     return candidates[-1]
 
 
+def _task_link(task: dict[str, Any]) -> str | None:
+    """Where the data of a task are, if that is known."""
+    if task.get("homepage"):
+        return task["homepage"]
+    if task.get("dataset"):
+        return f"https://huggingface.co/datasets/{task['dataset']}"
+    return None
+
+
 def _entries(
-    rows: dict[str, list[Row]], details: dict[str, dict[str, Any]], primary: str
+    rows: dict[str, list[Row]],
+    rates: dict[str, dict[str, Any]],
+    bands: dict[int, dict[str, list[Row]]],
+    details: dict[str, dict[str, Any]],
+    primary: str,
 ) -> list[dict[str, Any]]:
     """What a board says of each codec, best first."""
-    rates = {}
-    for codec, codec_rows in rows.items():
-        rates[codec] = bit_rates(codec_rows, details[codec]["payload_counted_here"])
-    standings = _standings_within_bands(rows, rates, primary)
+    standings: dict[str, Standing] = {}
+    for competitors in bands.values():
+        standings.update(rank(competitors, primary))
     entries = []
     for codec, codec_rows in rows.items():
         standing = standings.get(codec, Standing())
@@ -341,18 +364,29 @@ class Standing:
     behind: Difference | None = None
 
 
-def _standings_within_bands(
-    rows: dict[str, list[Row]], rates: dict[str, dict[str, Any]], metric: str
-) -> dict[str, Standing]:
+def _competitors(
+    rows: dict[str, list[Row]], rates: dict[str, dict[str, Any]]
+) -> dict[int, dict[str, list[Row]]]:
+    """The codecs of each band whose rate was measured, with their rows."""
     bands: dict[int, dict[str, list[Row]]] = {}
     for codec, codec_rows in rows.items():
         band = _band(codec, rates[codec])
         if band is not None and rates[codec]["rate_from"] != "declared":
             bands.setdefault(band, {})[codec] = codec_rows
-    standings: dict[str, Standing] = {}
-    for competitors in bands.values():
-        standings.update(rank(competitors, metric))
-    return standings
+    return bands
+
+
+def _pairs(rows: dict[str, list[Row]], metric: str) -> list[dict[str, Any]]:
+    """How every two codecs of a band that failed on no clip differ; p corrected for all of them."""
+    values, speakers = _values_on_common_clips(rows, metric)
+    pairs = []
+    for a, b in combinations(values, 2):
+        difference = paired_difference(values[a], values[b], speakers, weights_of(values[a]))
+        if difference is not None and difference.p is not None:
+            pairs.append({"a": a, "b": b, **asdict(difference)})
+    for pair, p in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
+        pair["p_corrected"] = p
+    return pairs
 
 
 def rank(rows: dict[str, list[Row]], metric: str) -> dict[str, Standing]:
@@ -368,7 +402,7 @@ def rank(rows: dict[str, list[Row]], metric: str) -> dict[str, Standing]:
     values, speakers = _values_on_common_clips(rows, metric)
     estimates: dict[str, Estimate] = {}
     for codec, by_source in values.items():
-        value = estimate(by_source, speakers)
+        value = estimate(by_source, speakers, weights_of(by_source))
         if value is not None:
             estimates[codec] = value
     sign = _ascending(metric)
@@ -379,7 +413,11 @@ def rank(rows: dict[str, list[Row]], metric: str) -> dict[str, Standing]:
         leader = order[start]
         if _units(estimates[leader]) < MIN_RANKED_UNITS:
             return {codec: Standing(estimate=estimates[codec]) for codec in order}
-        tests = [paired_difference(values[leader], values[c], speakers) for c in order[start + 1 :]]
+        weights = weights_of(values[leader])
+        tests = [
+            paired_difference(values[leader], values[codec], speakers, weights)
+            for codec in order[start + 1 :]
+        ]
         p_values = holm([1.0 if test is None or test.p is None else test.p for test in tests])
         standings[leader] = replace(
             standings.get(leader, Standing(leader=leader)),

@@ -13,6 +13,7 @@ def markdown_report(results: Results, plots: Sequence[str] = (), note: str | Non
         _head(results),
         _warnings(results),
         *(_domain(results, domain) for domain in domains(results)),
+        _sets(results),
         _bands(results),
         _plots(plots, note),
         _tokens(results),
@@ -169,6 +170,25 @@ def _domain(results: Results, domain: str) -> str:
     return f"## {domain.capitalize()}\n\n{table(header, rows)}"
 
 
+def _sets(results: Results) -> str:
+    """Metrics of all recordings of a kind together."""
+    described = results.summary.get("set_metrics", {})
+    lines = []
+    for name, codec in results.summary["codecs"].items():
+        for kind, values in codec.get("sets", {}).items():
+            for metric, entry in values.items():
+                if entry["value"] is None:
+                    text = entry["reason"]
+                else:
+                    text = f"{entry['embeddings']} of {entry['clips']} clips"
+                lines.append([name, kind, described[metric]["title"], number(entry["value"]), text])
+    if not lines:
+        return ""
+    header = ["codec", "kind", "metric ↓", "value", "embeddings"]
+    sources = " ".join(f"{entry['title']}: {entry['source']}." for entry in described.values())
+    return f"## Over all recordings\n\n{sources}\n\n{table(header, lines)}"
+
+
 _BANDS = "band_power_"  # the power of each band: a table of its own
 
 
@@ -219,23 +239,28 @@ def _plots(plots: Sequence[str], note: str | None) -> str:
 
 
 def _tokens(results: Results) -> str:
-    """What each codec asks of a language model, for those that have codes."""
+    """What each codec asks of a language model, for those that have codes or a network."""
     lines = []
     for name, codec in results.summary["codecs"].items():
-        tokens = codec.get("tokens")
-        if tokens:
-            measured = codec["domains"]["all"]["payload_kbps_per_channel"]
-            lines.append(
-                [
-                    name,
-                    number(tokens["frame_rate"]),
-                    number(tokens["tokens_per_second"]),
-                    str(tokens["codebooks"]),
-                    str(tokens["codebook_size"]),
-                    number(tokens["nominal_kbps_per_channel"]),
-                    number(measured),
-                ]
-            )
+        tokens = codec.get("tokens") or {}
+        network = codec.get("complexity") or {}
+        if not tokens and not network:
+            continue
+        measured = codec["domains"]["all"]["payload_kbps_per_channel"]
+        lines.append(
+            [
+                name,
+                number(tokens.get("frame_rate")),
+                number(tokens.get("tokens_per_second")),
+                str(tokens.get("codebooks", "–")),
+                str(tokens.get("codebook_size", "–")),
+                number(tokens.get("nominal_kbps_per_channel")),
+                number(tokens.get("entropy_kbps_per_channel")),
+                number(measured),
+                number(_in(1e6, network.get("parameters"))),
+                number(_in(1e9, network.get("operations_per_second"))),
+            ]
+        )
     if not lines:
         return ""
     header = [
@@ -245,9 +270,21 @@ def _tokens(results: Results) -> str:
         "codebooks",
         "entries",
         "nominal kbit/s",
+        "entropy kbit/s",
         "measured kbit/s",
+        "parameters, millions",
+        "operations, 10⁹ per second of audio",
     ]
-    return "## Tokens\n\nOf one channel, counted.\n\n" + table(header, lines)
+    introduction = (
+        "Of one channel, counted. *Nominal*: at whole bits; *entropy*: at the entropy of each "
+        "codebook in these recordings, too low where they are few; *measured*: the payload. "
+        "Operations are multiplications and additions, of encoder and decoder."
+    )
+    return f"## Tokens\n\n{introduction}\n\n" + table(header, lines)
+
+
+def _in(unit: float, value: float | None) -> float | None:
+    return None if value is None else value / unit
 
 
 def _failures(results: Results) -> str:

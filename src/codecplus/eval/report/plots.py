@@ -13,7 +13,11 @@ _TICKS = (0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 def write_plots(results: Results) -> list[str]:
     """Write plots/METRIC.png for every metric that ranks; return their paths relative to the
     folder.
+
+    Nothing is drawn of codecs that all have one rate: the tables say as much.
     """
+    if not _has_rates(results):
+        return []
     try:
         import matplotlib
     except ImportError as error:
@@ -30,6 +34,15 @@ def write_plots(results: Results) -> list[str]:
             _draw(panels, metric).savefig(path, dpi=110, metadata={"Software": None})
             paths.append(path.relative_to(results.path).as_posix())
     return paths
+
+
+def _has_rates(results: Results) -> bool:
+    """Whether there are codecs of two rates."""
+    rates = set()
+    for codec in results.summary["codecs"].values():
+        if not codec["anchor"]:
+            rates.add(codec["domains"]["all"]["payload_kbps_per_channel"])
+    return len(rates - {None}) > 1
 
 
 def panels_of(results: Results, metric: str) -> dict[str, dict[str, list[tuple]]]:

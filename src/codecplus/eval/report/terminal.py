@@ -8,7 +8,7 @@ from typing import Any
 
 from codecplus.eval.report.leaderboard import primary_metric
 from codecplus.eval.report.markdown import domains, interval, number, sample_size
-from codecplus.eval.results import Results, signal_warnings
+from codecplus.eval.results import Results, Row, drop_equal, signal_warnings
 
 
 def terminal_report(results: Results, width: int | None = None) -> str:
@@ -39,12 +39,19 @@ def _domain_table(results: Results, domain: str, width: int) -> str:
     description = results.summary["metrics"].get(metric)
     title = description["title"] if description else "no metric"
     header = ["codec", "kbit/s", title, "95 %", "n", "failed", "encode ×", "decode ×"]
+    by_codec: dict[str, list[Row]] = {codec: [] for codec in results.codecs}
+    for row in rows:
+        by_codec[row.codec].append(row)
+    equal = drop_equal(by_codec)
     lines = []
-    for codec, summary in results.summary["codecs"].items():
-        part = summary["domains"].get(domain)
+    for codec in by_codec:
+        part = results.summary["codecs"][codec]["domains"].get(domain)
         if part:
             lines.append(_line(results, codec, part, metric, domain))
-    return f"\n{results.summary['task']['name']}: {domain}\n" + aligned(header, lines, width)
+    text = f"\n{results.summary['task']['name']}: {domain}\n" + aligned(header, lines, width)
+    for codec, others in equal.items():
+        text += f"\n{codec} stands for {', '.join(others)}, too: the same files"
+    return text
 
 
 def _line(

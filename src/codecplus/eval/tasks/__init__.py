@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from codecplus.errors import FileFormatError, InputError
 from codecplus.eval.tasks.clips import Clip, Problem, SegmentPolicy
+from codecplus.eval.tasks.conditions import Conditions, ConditionTask
 from codecplus.eval.tasks.folder import FolderTask
 from codecplus.eval.tasks.kinds import KindTask
 from codecplus.eval.tasks.table import MemoryTask, TableTask
@@ -22,6 +23,8 @@ from codecplus.recordings.tables import FILE_KINDS, is_dataset_id
 
 __all__ = [
     "Clip",
+    "ConditionTask",
+    "Conditions",
     "FolderTask",
     "KindTask",
     "MemoryTask",
@@ -69,6 +72,7 @@ def load_task(
     data: Any,
     *,
     kinds: Iterable[str] | None = None,
+    conditions: Conditions | None = None,
     limit: int | None = None,
     segment_seconds: float | None = None,
     segments_per_file: int | None = None,
@@ -81,6 +85,7 @@ def load_task(
             `codecplus.recordings.open_recordings` takes: files, folders, tables, a Hub id, a
             `datasets` object.
         kinds: only recordings of these kinds are read; None: all.
+        conditions: what is done to every clip; None: nothing.
         limit: recordings at most.
         segment_seconds, segments_per_file: how long recordings are cut, see `SegmentPolicy`.
         table: other fields of `TableTask`, such as `split` and `audio_column`, for data that are
@@ -92,6 +97,16 @@ def load_task(
     """
     if limit is not None and limit < 1:
         raise InputError(f"expected a limit of 1 or more recordings, got {limit}")
+    if conditions is not None and conditions.as_dict():
+        task = load_task(
+            data,
+            kinds=kinds,
+            limit=limit,
+            segment_seconds=segment_seconds,
+            segments_per_file=segments_per_file,
+            **table,
+        )
+        return ConditionTask(task, conditions)
     if kinds:
         task = load_task(
             data,

@@ -54,6 +54,7 @@ class Clip:
     sample_rate: int
     kind: str | None = None  # speech, music, sound; None if unknown
     speaker: str | None = None
+    loss: float | None = None  # packets that a codec loses on its way, in percent
 
     @property
     def id(self) -> str:
@@ -62,8 +63,10 @@ class Clip:
 
     @property
     def hash(self) -> str:
-        """A short hash of the samples and their rate: part of the cache key."""
+        """A short hash of the samples, their rate and the loss: part of the cache key."""
         digest = hashlib.sha256(f"{self.audio.shape} {self.sample_rate} ".encode())
+        if self.loss is not None:
+            digest.update(f"loss {self.loss:g} ".encode())
         digest.update(np.ascontiguousarray(self.audio, dtype="<f4").tobytes())
         return digest.hexdigest()[:20]
 
