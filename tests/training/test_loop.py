@@ -301,6 +301,19 @@ def test_resting_parts_keep_their_weights_and_others_train(tone, fields, resting
         assert same == (name in resting), name
 
 
+def test_modules_within_a_part_rest_and_those_behind_them_train(tone):
+    resting = ["encoder", "quantizer", "decoder.conv1", "decoder.block.0"]
+    run = trainer(tone, changed(PHASED, resting=resting), fine_tune=True)
+    before = copy.deepcopy(run.model.state_dict())
+    run.step()
+    for name, value in run.model.state_dict().items():
+        rests = name.startswith(tuple(f"{part}." for part in resting))
+        if rests or name.endswith("weight"):
+            assert torch.equal(value, before[name]) == rests, name
+    with pytest.raises(InputError, match=r"decoder\.block\.9, which .* decoder\.block\.0"):
+        trainer(tone, changed(PHASED, resting=["decoder.block.9"]), fine_tune=True)
+
+
 @pytest.mark.parametrize("resting", [["encoder", "quantizer", "decoder"], ["coder"]])
 def test_resting_parts_are_some_of_three(resting):
     with pytest.raises(
