@@ -8,6 +8,7 @@ from codecplus.losses import (
     LOSSES,
     PAPER_MEL_BANDS,
     BandLevelLoss,
+    CellPowerLoss,
     CompressedSTFTLoss,
     DisturbanceLoss,
     EnvelopeLoss,
@@ -390,6 +391,47 @@ def test_band_level_of_a_narrow_recording_counts_its_own_bands_alone():
     assert float(loss(heard, reference)) < 1e-3
     halves = limit_bandwidth(0.5 * noise, narrow, RATE)
     assert float(loss(halves, reference)) == pytest.approx(math.log(4) / 2, rel=0.05)
+
+
+@pytest.mark.parametrize("rate", [16_000, 24_000, 44_100])
+def test_cell_power_is_the_divergence_of_powers_at_any_rate(rate):
+    noise = torch.randn(1, rate, generator=torch.Generator().manual_seed(0))
+    loss = CellPowerLoss(rate)
+    for gain in (0.7, 1.4):
+        ratio = gain**-2
+        expected = ratio - math.log(ratio) - 1
+        assert float(loss(gain * noise, noise)) == pytest.approx(expected, rel=1e-3)
+
+
+def test_cell_power_of_a_far_too_quiet_estimate_rises_with_its_decibels():
+    noise = torch.randn(1, RATE, generator=torch.Generator().manual_seed(0))
+    loss = CellPowerLoss(RATE)
+    quiet = float(loss(0.3 * noise, noise))
+    quieter = float(loss(0.15 * noise, noise))
+    slope = (math.exp(1.5) - 1) * math.log(4)
+    assert quieter - quiet == pytest.approx(slope, rel=0.01)
+
+
+def test_cell_power_costs_least_at_the_mean_of_an_uncertain_power():
+    generator = torch.Generator().manual_seed(0)
+    loud = torch.randn(1, RATE, generator=generator)
+    guess = torch.randn(1, RATE, generator=generator)
+    costs = {}
+    for power in (0.25, 0.505, 1.0):  # the reference's is 1 or 0.01, the mean is 0.505
+        estimate = math.sqrt(power) * guess
+        both = [float(CellPowerLoss(RATE)(estimate, gain * loud)) for gain in (1.0, 0.1)]
+        costs[power] = sum(both)
+    assert min(costs, key=costs.__getitem__) == 0.505
+
+
+def test_cell_power_hears_where_in_the_crop_the_power_lies_but_no_phase():
+    generator = torch.Generator().manual_seed(0)
+    fade = torch.linspace(0.05, 1, RATE)
+    noise = torch.randn(1, RATE, generator=generator) * fade
+    other = torch.randn(1, RATE, generator=generator) * fade
+    loss = CellPowerLoss(RATE)
+    assert float(loss(other, noise)) < 0.15
+    assert float(loss(noise.flip(1), noise)) > 1
 
 
 def test_losses_on_samples_are_mean_differences():

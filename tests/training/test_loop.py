@@ -10,7 +10,7 @@ from training_recipes import CONFIG, PAPER, PHASED, RATE
 from codecplus.configuration import preset_names
 from codecplus.errors import InputError, TrainingError
 from codecplus.modeling_dac import CausalDacConfig, CausalDacModel, DacConfig, DacModel
-from codecplus.training import loop
+from codecplus.training import loop, optimizer
 from codecplus.training.codebooks import initialize, is_steered
 from codecplus.training.data import AudioFile, Batches, Crops, Cutter, FileSource
 from codecplus.training.initialization import initialize_weights, new_model
@@ -301,6 +301,19 @@ def test_resting_parts_keep_their_weights_and_others_train(tone, fields, resting
         assert same == (name in resting), name
 
 
+def test_modules_within_a_part_rest_and_those_behind_them_train(tone):
+    resting = ["encoder", "quantizer", "decoder.conv1", "decoder.block.0"]
+    run = trainer(tone, changed(PHASED, resting=resting), fine_tune=True)
+    before = copy.deepcopy(run.model.state_dict())
+    run.step()
+    for name, value in run.model.state_dict().items():
+        rests = name.startswith(tuple(f"{part}." for part in resting))
+        if rests or name.endswith("weight"):
+            assert torch.equal(value, before[name]) == rests, name
+    with pytest.raises(InputError, match=r"decoder\.block\.9, which .* decoder\.block\.0"):
+        trainer(tone, changed(PHASED, resting=["decoder.block.9"]), fine_tune=True)
+
+
 @pytest.mark.parametrize("resting", [["encoder", "quantizer", "decoder"], ["coder"]])
 def test_resting_parts_are_some_of_three(resting):
     with pytest.raises(
@@ -475,12 +488,29 @@ def test_a_short_run_warms_up_over_a_tenth_of_its_steps():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("flags", [frozenset(), frozenset({"amx_bf16"})])
 @pytest.mark.parametrize("shape", [(2, 16, 40), (1, 40, 16)])
-def test_orthogonalized_brings_singular_values_near_one(shape):
+def test_orthogonalized_brings_singular_values_near_one(shape, flags, monkeypatch):
+    monkeypatch.setattr(optimizer, "processor_flags", lambda: flags)
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     values = torch.linalg.svdvals(orthogonalized(matrices))
     assert values.min() > 0.4
     assert values.max() < 1.4
+
+
+def test_muon_multiplies_in_bf16_only_where_the_processor_does(monkeypatch):
+    products = []
+    multiply = optimizer._gram_matrices
+
+    def gram_matrices(x, tall):
+        products.append(x.dtype)
+        return multiply(x, tall)
+
+    monkeypatch.setattr(optimizer, "_gram_matrices", gram_matrices)
+    for flags in (frozenset({"avx2"}), frozenset({"avx512_bf16"})):
+        monkeypatch.setattr(optimizer, "processor_flags", lambda flags=flags: flags)
+        assert orthogonalized(torch.randn(1, 16, 16)).dtype == torch.float32
+    assert products == [torch.float32] * 5 + [torch.bfloat16] * 5
 
 
 def test_muon_moves_against_the_gradient():

@@ -18,6 +18,7 @@ from codecplus.losses.paper import (
 from codecplus.losses.registry import LOSSES, Loss, loss, losses_by_name
 from codecplus.losses.relative import (
     BandLevelLoss,
+    CellPowerLoss,
     CompressedSTFTLoss,
     LoudnessMelLoss,
     QuietMelLoss,
@@ -32,6 +33,7 @@ __all__ = [
     "PAPER_MEL_BANDS",
     "PAPER_STFT_WINDOWS",
     "BandLevelLoss",
+    "CellPowerLoss",
     "CompressedSTFTLoss",
     "DisturbanceLoss",
     "EnvelopeLoss",

@@ -127,7 +127,17 @@ class Trainer:
         if self.recipe.weight_norm:
             self.model.apply_weight_norm()
         for part in self.resting:
-            getattr(self.model, part).requires_grad_(False)
+            self._part(part).requires_grad_(False)
+
+    def _part(self, name: str) -> nn.Module:
+        """Return a part of the codec, or a module within one. Raises InputError for another."""
+        try:
+            return self.model.get_submodule(name)
+        except AttributeError as error:
+            raise InputError(
+                f"resting names {name}, which this codec does not have; its decoder, for example, "
+                f"has {', '.join(f'decoder.{child}' for child, _ in self.model.decoder.steps())}"
+            ) from error
 
     def _new_optimizers(self) -> list[torch.optim.Optimizer]:
         recipe = self.recipe

@@ -257,7 +257,8 @@ class Recipe:
     clip: float | None = 1000.0  # of the gradient's norm; none: three times its running mean
     weight_norm: bool = True
     quantizer_dropout: float = 0.5
-    # Parts whose weights are frozen: encoder, quantizer, decoder.
+    # Parts whose weights are frozen: encoder, quantizer, decoder, or modules within one, such as
+    # decoder.block.0.
     resting: list[str] = field(default_factory=list)
     average_decay: float = 0.999
     seed: int = 0
@@ -274,9 +275,11 @@ class Recipe:
             raise InputError(
                 f"expected a batch and seconds above 0, got {self.batch} and {self.seconds}"
             )
-        if not {*self.resting} < {*PARTS}:
+        known = all(name.split(".")[0] in PARTS for name in self.resting)
+        if not known or {*PARTS} <= {*self.resting}:
             raise InputError(
-                f"expected resting parts from {', '.join(PARTS)}, but not all, got {self.resting}"
+                f"expected resting parts from {', '.join(PARTS)}, but not all, or modules within "
+                f"one, got {self.resting}"
             )
         if {"quantizer", "decoder"} & {*self.resting} and not self.codebooks.kept:
             raise InputError(
