@@ -120,6 +120,10 @@ def test_gradio_and_scipy_give_the_rate_first_and_channels_last(codec, clips):
     np.testing.assert_array_equal(codec.encode((torch.from_numpy(audio), 8000)), expected)
     assert codec.compress((8000, audio.T)) == codec.compress(audio, sample_rate=8000)
     np.testing.assert_array_equal(codec.encode((8000.0, audio[0])), codec.encode(audio[0], 8000))
+    # A row of a data set in the format of tensors or arrays has its rate as one, too.
+    for rate in (torch.tensor(8000), np.array(8000)):
+        for same in ((audio, rate), {"array": audio, "sampling_rate": rate}):
+            np.testing.assert_array_equal(codec.encode(same), expected)
     with pytest.raises(InputError, match=r"positive integer, got 8000\.5"):
         codec.encode({"array": audio, "sampling_rate": 8000.5})
 
@@ -264,6 +268,18 @@ def test_a_saved_codec_keeps_entropy_models_and_spectrogram(clips, tmp_path):
     assert codec.compress(clips[0]) != data
     embedded = (EMBEDDED_FOLDER / "dac-16khz-live" / "entropy.safetensors").read_bytes()
     assert (tmp_path / "entropy-01.safetensors").read_bytes() == embedded
+
+
+def test_a_codec_saved_without_entropy_models_has_none_when_it_is_loaded(clips, tmp_path):
+    model = load_codec("dac-16khz-live").model
+    codec = Codec(model, entropy_models=[])
+    codec.save_pretrained(tmp_path / "once")
+    load_codec(tmp_path / "once").save_pretrained(tmp_path / "twice")
+    loaded = load_codec(tmp_path / "twice")
+    assert loaded.entropy_models == {}
+    assert loaded.compress(clips[0, 0]) == codec.compress(clips[0, 0])
+    model.save_pretrained(tmp_path / "model")  # knows nothing of entropy models
+    assert len(load_codec(tmp_path / "model").entropy_models) == 1
 
 
 @pytest.mark.parametrize(

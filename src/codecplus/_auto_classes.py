@@ -1,11 +1,13 @@
-"""`causal_dac` for transformers' Auto classes, as soon as these are there.
+"""`causal_dac` for transformers' Auto classes and our codes for `torch.load`, as soon as both are
+there.
 
 `import codecplus` imports neither transformers nor torch. Where transformers' Auto classes are
 imported already they learn of the causal model at once, else when they are: a finder on
-`sys.meta_path` sees the import of each. It waits until no part of transformers or of our model is
-half imported, as such parts cannot be used.
+`sys.meta_path` sees the import of each, and that of torch. It waits until no part of transformers,
+torch or our model is half imported, as such parts cannot be used.
 """
 
+import importlib
 import importlib.util
 import logging
 import sys
@@ -25,11 +27,12 @@ def _register_configuration() -> None:
 
 
 def _register_model() -> None:
-    from transformers import AutoModel
+    from transformers import AutoModel, AutoModelForAudioTokenization
 
     from codecplus.modeling_dac import CausalDacConfig, CausalDacModel
 
-    AutoModel.register(CausalDacConfig, CausalDacModel, exist_ok=True)
+    for auto_class in (AutoModel, AutoModelForAudioTokenization):
+        auto_class.register(CausalDacConfig, CausalDacModel, exist_ok=True)
 
 
 def _register_feature_extractor() -> None:
@@ -48,12 +51,17 @@ def _register_processor() -> None:
     AutoProcessor.register(CausalDacConfig, CausalDacFeatureExtractor, exist_ok=True)
 
 
-# What is not registered yet, by the module that an Auto class is in.
+def _register_codes() -> None:
+    importlib.import_module("codecplus.inference.tensors")  # makes them safe for torch.load
+
+
+# What is not registered yet, by the module that it is registered with.
 _pending: dict[str, Callable[[], None]] = {
     "transformers.models.auto.configuration_auto": _register_configuration,
     "transformers.models.auto.modeling_auto": _register_model,
     "transformers.models.auto.feature_extraction_auto": _register_feature_extractor,
     "transformers.models.auto.processing_auto": _register_processor,
+    "torch": _register_codes,
 }
 _WATCHED = ("transformers.", "codecplus.modeling_dac")
 _lock = threading.RLock()
@@ -69,7 +77,7 @@ class _Watch(MetaPathFinder):
 
     def find_spec(self, fullname, path=None, target=None):
         """Return the spec that the other finders find, with a loader that tells."""
-        if not fullname.startswith(_WATCHED) or not _pending:
+        if not (fullname.startswith(_WATCHED) or fullname == "torch") or not _pending:
             return None
         if getattr(self._searching, "name", None) == fullname:
             return None
@@ -124,7 +132,7 @@ def _register() -> None:
         try:
             function()
         except Exception as error:  # somebody's import of transformers must not fail for it
-            logger.warning("causal_dac is unknown to transformers' Auto classes: %s", error)
+            logger.warning("%s failed: %s", function.__name__.strip("_"), error)
 
 
 def _is_imported(name: str) -> bool:
@@ -136,6 +144,6 @@ def _is_imported(name: str) -> bool:
 
 
 def register_when_imported() -> None:
-    """Register with transformers' Auto classes, now or when they are imported."""
+    """Register with transformers' Auto classes and torch, now or when they are imported."""
     sys.meta_path.insert(0, _Watch())
     _register()

@@ -139,6 +139,8 @@ class Codec:
             settings["sample_rate"] = self.sample_rate
         if self.mel != MelOptions():
             settings["mel"] = asdict(self.mel)
+        if not self.entropy_models and embedded_entropy_models(self.fingerprint):
+            settings["entropy_models"] = []  # or it would be loaded with those
         return settings
 
     def to(self, device: Any = None, dtype: Any = None) -> "Codec":

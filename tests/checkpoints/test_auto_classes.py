@@ -6,24 +6,30 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from tiny import GEOMETRIES, tiny_model
 from transformers import AutoProcessor
 
-from codecplus import DacFeatureExtractor
+from codecplus import Codec, DacFeatureExtractor
 from codecplus.modeling_dac import CausalDacFeatureExtractor
 
 PROBE = """
 import json, sys
-plain, causal, first = sys.argv[1:]
+plain, causal, codes, first = sys.argv[1:]
 if first == "codecplus":
     import codecplus
     assert "torch" not in sys.modules and "transformers" not in sys.modules
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
+import torch
 if first == "transformers":
+    import transformers.models.auto.modeling_auto
     import codecplus
-seen = {}
+seen = {"codes": [type(torch.load(codes)).__name__, torch.load(codes).num_samples]}
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
+from transformers import AutoModelForAudioTokenization
 for name, folder in (("plain", plain), ("causal", causal)):
-    for auto in (AutoConfig, AutoModel, AutoFeatureExtractor, AutoProcessor):
+    for auto in (
+        AutoConfig, AutoModel, AutoModelForAudioTokenization, AutoFeatureExtractor, AutoProcessor
+    ):
         try:
             kind = type(auto.from_pretrained(folder))
             seen[f"{name} {auto.__name__}"] = [kind.__module__.split(".")[0], kind.__name__]
@@ -31,6 +37,9 @@ for name, folder in (("plain", plain), ("causal", causal)):
             seen[f"{name} {auto.__name__}"] = ["trust_remote_code" in str(error)]
 print(json.dumps(seen))
 """
+
+
+FILES = ("plain", "causal", "codes.pt")
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +51,13 @@ def folders(tmp_path_factory):
         saved = [model, extractor] if causal else [extractor, model]
         for part in saved:
             part.save_pretrained(root / name)
+    torch.save(Codec(model).encode(torch.zeros(700)), root / "codes.pt")
     return root
 
 
 def probe(folders, first: str) -> dict:
     run = subprocess.run(
-        [sys.executable, "-c", PROBE, folders / "plain", folders / "causal", first],
+        [sys.executable, "-c", PROBE, *(folders / name for name in FILES), first],
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
@@ -59,14 +69,17 @@ def probe(folders, first: str) -> dict:
 
 
 @pytest.mark.parametrize("first", ["codecplus", "transformers"])
-def test_every_auto_class_loads_what_we_saved_and_asks_nothing(folders, first):
+def test_auto_classes_and_torch_load_what_we_saved_and_ask_nothing(folders, first):
     assert probe(folders, first) == {
+        "codes": ["CodesTensor", 700],
         "plain AutoConfig": ["transformers", "DacConfig"],
         "plain AutoModel": ["transformers", "DacModel"],
+        "plain AutoModelForAudioTokenization": ["transformers", "DacModel"],
         "plain AutoFeatureExtractor": ["transformers", "DacFeatureExtractor"],
         "plain AutoProcessor": ["transformers", "DacFeatureExtractor"],
         "causal AutoConfig": ["codecplus", "CausalDacConfig"],
         "causal AutoModel": ["codecplus", "CausalDacModel"],
+        "causal AutoModelForAudioTokenization": ["codecplus", "CausalDacModel"],
         "causal AutoFeatureExtractor": ["codecplus", "CausalDacFeatureExtractor"],
         "causal AutoProcessor": ["codecplus", "CausalDacFeatureExtractor"],
     }

@@ -1,6 +1,7 @@
 """The models: equal to transformers' own, without its bugs."""
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from tiny import GEOMETRIES, tiny_model
 from transformers import DacConfig as StockConfig
 from transformers import DacModel as StockModel
 
-from codecplus import DacConfig, DacFeatureExtractor, DacModel
+from codecplus import CausalDacConfig, CausalDacModel, DacConfig, DacFeatureExtractor, DacModel
+from codecplus.audio import levels
+from codecplus.modeling_dac.feature_extraction_dac import MAX_PEAK
 from codecplus.modeling_dac.layers_dac import (
     CodebookSearch,
     DacConv1d,
@@ -264,6 +267,32 @@ def test_decode_refuses_what_it_cannot_decode():
         tiny_model().decode()
     with pytest.raises(ValueError, match=r"1 to 4, frames\), got \(1, 5, 3\)"):
         tiny_model().decode(audio_codes=torch.zeros(1, 5, 3, dtype=torch.long))
+
+
+@pytest.mark.parametrize("dtype", [torch.long, torch.float32])
+@pytest.mark.parametrize("shape", [(1, 4, 3), (1, 128, 0), (128, 3), (1, 128, 3)])
+def test_codes_in_place_of_latents_are_refused(dtype, shape):
+    model = tiny_model(downsampling_ratios=[2, 4, 5, 8])
+    wrong = torch.zeros(shape, dtype=dtype)
+    if dtype == torch.float32 and shape == (1, 128, 3):
+        assert model.decode(wrong).audio_values.shape == (1, 960)
+        return
+    with pytest.raises(
+        ValueError, match=r"\(batch_size, 128, frames\).*decode\(audio_codes=codes\)"
+    ):
+        model.decode(wrong)
+    with pytest.raises(ValueError, match=r"8 per codebook, frames\), got .* go to from_codes"):
+        model.quantizer.from_latents(wrong[:, :5] if wrong.is_floating_point() else wrong)
+
+
+def test_what_is_no_tensor_is_refused():
+    model = tiny_model()
+    with pytest.raises(ValueError, match=r"as a tensor, got ndarray; .* feature extractor"):
+        model(np.zeros((1, 1, 320), np.float32))
+    with pytest.raises(ValueError, match="codes as a tensor, got ndarray"):
+        model.decode(audio_codes=np.zeros((1, 4, 3), int))
+    with pytest.raises(ValueError, match=r"\(batch_size, 1, samples\), got \(0, 1, 64\)"):
+        model(torch.zeros(0, 1, 64))
 
 
 @pytest.mark.parametrize("wrong", [-1, -100, 64, 1024])
@@ -657,13 +686,33 @@ def test_the_extractor_takes_one_channel_with_its_axis(kind):
         ([0.0, float("nan")], "NaN"),
         (np.zeros(5, np.int16), "floating-point audio .* got int16"),
         (torch.zeros(5, dtype=torch.int32), "floating-point audio .* got int32"),
-        (torch.zeros(2, 5), "mono"),
+        (torch.zeros(2, 5), r"mono audio, .* got shape \(2, 5\)"),
+        (np.zeros((5, 1)), r"got shape \(5, 1\); give channels as clips"),
+        ({"array": np.zeros(5), "sampling_rate": 16000}, "got .*dict; of a row of a data set"),
+        ("speech.wav", "got .*str; .* of a file its samples"),
     ],
 )
 def test_the_extractor_refuses_what_is_no_audio(clip, message):
     for raw in (clip, [clip]):
         with pytest.raises(ValueError, match=message):
             DacFeatureExtractor()(raw, sampling_rate=16000)
+
+
+def test_the_extractor_refuses_a_rate_in_place_of_a_clip():
+    with pytest.raises(ValueError, match=r"got shape \(\); .* rates as sampling_rate"):
+        DacFeatureExtractor()((np.zeros(5), 16000))
+
+
+def test_the_extractor_warns_of_peaks_far_beyond_full_scale_as_the_codec_does():
+    extractor = DacFeatureExtractor()
+    assert MAX_PEAK == levels.MAX_PEAK
+    loud = [np.array([0.1, -20000.0]), [100, 200]]
+    with pytest.warns(UserWarning, match="peak of 20000; .* divide them by 32768") as all_:
+        extractor(loud, sampling_rate=16000)
+    assert [warning.filename for warning in all_] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        extractor(np.array([0.1, -2.0]), sampling_rate=16000)
 
 
 def test_a_replica_of_data_parallel_computes_the_same(model):
@@ -701,3 +750,25 @@ def test_models_and_configurations_are_those_of_transformers_too(model):
     assert model.state_dict().keys() == stock(model).state_dict().keys()
     assert type(model).config_class is type(model.config)
     assert DacConfig(hidden_size=24).hidden_size == 24
+
+
+def test_a_configuration_of_transformers_makes_our_model(tmp_path):
+    fields = {"encoder_hidden_size": 8, "decoder_hidden_size": 16, "downsampling_ratios": [2, 4]}
+    model = DacModel(StockConfig(**fields, hop_length=512))
+    assert type(model.config) is DacConfig
+    assert (model.config.hop_length, model.config.sampling_rate) == (8, 16000)
+    model.save_pretrained(tmp_path)
+    config = StockConfig.from_pretrained(tmp_path)
+    loaded = DacModel.from_pretrained(tmp_path, config=config, dtype=torch.bfloat16)
+    assert loaded.dtype == loaded.config.dtype == torch.bfloat16
+    assert loaded.config.name_or_path == str(tmp_path)
+
+
+def test_a_configuration_of_another_network_is_refused():
+    for kind, config, right in (
+        (DacModel, CausalDacConfig(), "CausalDacModel"),
+        (CausalDacModel, DacConfig(), "DacModel"),
+        (CausalDacModel, StockConfig(), "DacModel"),
+    ):
+        with pytest.raises(ValueError, match=f"expected a model of type .* load it by {right}"):
+            kind(config)

@@ -160,6 +160,8 @@ def is_paths(source: Any) -> bool:
 
 def check_integer_rate(rate: Any) -> int:
     """Return a rate in Hz; raise InputError unless it is a positive integer."""
+    if _is_zero_dimensional(rate):
+        rate = rate.item()
     if not _is_number(rate) or rate % 1 or rate < 1:
         raise InputError(f"expected a sample rate in Hz as a positive integer, got {rate!r}")
     return int(rate)
@@ -254,7 +256,14 @@ def _mapping_advice(source: Mapping) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float, np.number)) or _is_zero_dimensional(value)
+
+
+def _is_zero_dimensional(value: Any) -> bool:
+    """Whether this is a number as rows of data sets in the format of arrays or tensors have it."""
+    return hasattr(value, "item") and getattr(value, "ndim", None) == 0
 
 
 def _is_array(value: Any) -> bool:

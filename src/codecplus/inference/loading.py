@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class LoadedModel:
     """A model, its fingerprint before it was cast, and the files beside it.
 
-    `sample_rate` and `mel` are settings of a codec that was saved with some.
+    `sample_rate` and `mel` are settings of a codec that was saved with some. Without
+    `entropy_models` those of the embedded checkpoint with these weights hold.
     """
 
     model: Any
@@ -56,8 +57,11 @@ def load_network(
     if device is None:  # as transformers does: a process that forks later must not hold a GPU
         device = "cpu"
     model.to(device=resolve_device(device), dtype=check_dtype(dtype))  # pyright: ignore[reportCallIssue]
-    entropy_models = read_entropy_models(checkpoint_folder(name, revision)) or None
-    sample_rate, mel = _settings(getattr(model.config, SETTINGS, None), name)
+    settings = getattr(model.config, SETTINGS, None)
+    sample_rate, mel = _settings(settings, name)
+    entropy_models = read_entropy_models(checkpoint_folder(name, revision))
+    if not entropy_models and (settings or {}).get("entropy_models") != []:
+        entropy_models = None
     return LoadedModel(model, identity, entropy_models, sample_rate, mel)
 
 

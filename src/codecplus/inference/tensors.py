@@ -21,8 +21,8 @@ class CodesTensor(Tensor):
 
     It is what embeddings and `DacModel.decode` take. Copies, moves to a device and indexing keep
     `info` and `num_samples` as they do in `Codes`; what any other operation gives is a plain
-    tensor. Pickles and `torch.save` keep them too; `torch.load` must have imported codecplus's
-    codec, or be given `CodesTensor` as a safe class.
+    tensor. Pickles and `torch.save` keep them too; `torch.load` can read them after
+    `import codecplus`.
     """
 
     info: StreamInfo | None = None

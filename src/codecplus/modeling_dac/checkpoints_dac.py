@@ -11,8 +11,13 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 from transformers.utils import logging
 
-# In a card that transformers makes for want of another.
+CARD_TAGS = ("audio", "audio-codec", "dac", "codecplus")
+
+# In a card that transformers makes for want of another, and in one of its Trainer, which asks those
+# who complete the card to remove the sentence.
 _EMPTY_CARD = "This model card has been automatically generated."
+_TRAINER_CARD = "generated automatically according to the information the Trainer had access to"
+_PROCEDURE = "## Training procedure"  # the part of a Trainer's card that says something
 
 
 def embedded_folder(name) -> str | None:
@@ -66,25 +71,43 @@ def replace_empty_card(folder, repo_id: str, model) -> None:
     if not path.is_file():
         return
     card = ModelCard.load(path)
-    if _EMPTY_CARD in card.text:
-        describe(model, repo_id, card.data.to_dict().get("tags") or []).save(path)
+    if is_empty_card(card.text):
+        procedure = training_procedure(card.text)
+        describe(model, repo_id, card.data.to_dict(), procedure).save(path)
 
 
-def describe(model, repo_id: str, tags=()) -> ModelCard:
+def is_empty_card(text: str) -> bool:
+    """Return whether transformers or its Trainer made a card, and nobody has completed it."""
+    return _EMPTY_CARD in text or _TRAINER_CARD in text
+
+
+def training_procedure(text: str) -> str:
+    """Return what the card of a Trainer says on hyperparameters and results; "" for other cards."""
+    if _TRAINER_CARD not in text or _PROCEDURE not in text:
+        return ""
+    return _PROCEDURE + text.partition(_PROCEDURE)[2].rstrip() + "\n"
+
+
+def describe(model, repo_id: str, metadata: dict | None = None, procedure: str = "") -> ModelCard:
     """Return a short card: what the network is, and how it is loaded.
 
+    Tags and other metadata of the card before stay, and so does a section on the training.
     `codecplus push` writes a longer one, with measured results.
     """
+    metadata = dict(metadata or {})
     config = model.config
     causal = config.model_type == "causal_dac"
     kind = "causal DAC" if causal else "DAC"
     highest = config.n_codebooks * config.bits_per_codebook * config.frame_rate / 1000
     remote = ", trust_remote_code=True" if causal else ""
-    all_tags = ["audio", "audio-codec", "dac", "codecplus"]
-    all_tags += [tag for tag in tags if tag not in all_tags]
-    data = ModelCardData(
-        library_name="transformers", pipeline_tag="feature-extraction", tags=all_tags
-    )
+    tags = list(CARD_TAGS)
+    tags += [tag for tag in metadata.get("tags") or [] if tag not in tags]
+    metadata["tags"] = tags
+    metadata["library_name"] = "transformers"
+    metadata["pipeline_tag"] = "feature-extraction"
+    if embedded_folder(metadata.get("base_model")):  # no repository of the Hub
+        del metadata["base_model"]
+    data = ModelCardData(**metadata)
     name = repo_id.split("/")[-1]
     frame_rate = f"{config.frame_rate:.4g} frames a second"
     text = f"""---
@@ -115,4 +138,6 @@ codec.decompress("output.dacp", "again.wav")
 
 With transformers alone: `AutoModel.from_pretrained("{repo_id}"{remote})`.
 """
+    if procedure:
+        text += f"\n{procedure}"
     return ModelCard(text)

@@ -118,6 +118,18 @@ class DacConfig(StockDacConfig):
             )
         return super().from_dict(config_dict, **kwargs)
 
+    @classmethod
+    def of(cls, config):
+        """Return a configuration as one of this class, which transformers' own is made into.
+
+        Raises `ValueError` for one of another model type.
+        """
+        if isinstance(config, cls) and config.model_type == cls.model_type:
+            return config
+        converted = cls.from_dict(config.to_dict())
+        converted.name_or_path = config.name_or_path
+        return converted
+
     def _check_sizes(self):
         if not self.downsampling_ratios or any(ratio < 1 for ratio in self.downsampling_ratios):
             raise ValueError(

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from transformers.models.dac.feature_extraction_dac import (
 )
 
 from .checkpoints_dac import embedded_folder
+
+# Full scale is 1. codecplus warns of peaks beyond the same level, see its `audio.levels`.
+MAX_PEAK = 16.0
 
 
 class DacFeatureExtractor(StockDacFeatureExtractor):
@@ -43,22 +47,28 @@ class DacFeatureExtractor(StockDacFeatureExtractor):
 
         Raises:
             `ValueError`: for audio that is empty, not mono, not finite, of an integer type, or of
-                another sampling rate.
+                another sampling rate; and for what is no audio.
+
+        Warns (`UserWarning`) of a peak far beyond full scale.
         """
         if (raw_audio is None) == (audio is None):
             raise ValueError("expected audio as raw_audio or as audio, got neither or both")
         sound = audio if raw_audio is None else raw_audio
         if _is_batch(sound):
             assert sound is not None
-            raw_audio = clips = [_as_mono(clip) for clip in sound]
+            raw_audio = clips = [_as_clip(clip) for clip in sound]
         else:
-            raw_audio = _as_mono(sound)
+            raw_audio = _as_clip(sound)
             clips = [raw_audio]
-        if not clips or any(np.shape(np.asarray(clip))[-1:] == (0,) for clip in clips):
+        if not clips:
             raise ValueError("expected audio of at least one sample, got an empty clip")
-        for clip in clips:
-            if not np.isfinite(np.asarray(clip, dtype=np.float32)).all():
-                raise ValueError("expected finite audio, got samples that are NaN or infinite")
+        peak = max(float(np.abs(clip).max()) for clip in clips)
+        if peak > MAX_PEAK:
+            warnings.warn(
+                f"expected audio within ±1, got a peak of {peak:g}; if these are 16-bit samples, "
+                "divide them by 32768",
+                stacklevel=2,
+            )
         return super().__call__(raw_audio, *args, **kwargs)  # pyright: ignore[reportArgumentType]
 
     @classmethod
@@ -125,19 +135,51 @@ def _is_batch(raw_audio) -> bool:
     return not raw_audio or np.ndim(raw_audio[0]) > 0
 
 
-def _as_mono(clip):
-    """Return one clip, a tensor as an array, with a single channel's axis taken away."""
+def _as_clip(clip) -> np.ndarray:
+    """Return one clip as floats (samples,); raise `ValueError` for what the model cannot take."""
+    array = _as_array(clip)
+    if array.ndim == 2 and array.shape[0] == 1:
+        array = array[0]
+    if array.ndim != 1:
+        raise ValueError(
+            "expected mono audio, (samples,) or (1, samples), as one clip or in a list, got shape "
+            f"{array.shape}; give channels as clips of a list, and rates as sampling_rate"
+        )
+    if not array.size:
+        raise ValueError("expected audio of at least one sample, got an empty clip")
+    if not np.isfinite(array).all():
+        raise ValueError("expected finite audio, got samples that are NaN or infinite")
+    return array
+
+
+def _as_array(clip) -> np.ndarray:
+    """Return a clip as an array of floats; raise `ValueError` for what is none."""
     if isinstance(clip, torch.Tensor):
         clip = clip.detach().cpu()
-        clip = clip.float().numpy() if clip.is_floating_point() else clip.numpy()
-    if not isinstance(clip, np.ndarray):
-        return clip
-    if not np.issubdtype(clip.dtype, np.floating):
+        if clip.dtype == torch.bfloat16:  # which NumPy does not know
+            clip = clip.float()
+        clip = clip.numpy()
+    numbers = isinstance(clip, np.ndarray)
+    try:
+        array = np.asarray(clip)
+    except ValueError:  # lists of different lengths
+        array = np.empty(0, object)
+    if array.dtype.kind in "iu" and not numbers:  # numbers of Python
+        array = array.astype(np.float32)
+    if array.dtype.kind in "biu" or array.dtype.kind == "c":
         raise ValueError(
-            f"expected floating-point audio between -1 and 1, got {clip.dtype}; "
+            f"expected floating-point audio between -1 and 1, got {array.dtype}; "
             "divide 16-bit samples by 32768"
         )
-    return clip[0] if clip.ndim == 2 and clip.shape[0] == 1 else clip
+    if array.dtype.kind != "f":
+        kind = type(clip).__name__
+        if isinstance(clip, (list, tuple)):
+            kind = f"a list of {type(clip[0]).__name__}"
+        raise ValueError(
+            f"expected audio as an array, a tensor or a list of numbers, got {kind}; "
+            "of a row of a data set give the array, of a file its samples"
+        )
+    return array
 
 
 DacFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")

@@ -1072,9 +1072,17 @@ class DacResidualVectorQuantizer(nn.Module):
     def from_latents(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Quantize projected latents (B, K * d, T).
 
-        Returns quantized latents (B, D, T) and the entries (B, K * d, T).
+        Returns quantized latents (B, D, T) and the entries (B, K * d, T). Raises `ValueError` for
+        latents of another shape or type.
         """
         d = self.quantizers[0].codebook_dim
+        check_tensor(latents, "latents", "codes go to from_codes")
+        floats = latents.is_floating_point()
+        if not floats or latents.ndim != 3 or latents.shape[1] % d or 0 in latents.shape:
+            raise ValueError(
+                f"expected floats of shape (batch_size, {d} per codebook, frames), "
+                f"got {latents.dtype} of shape {tuple(latents.shape)}; codes go to from_codes"
+            )
         quantized, entries = 0, []
         for quantizer, part in zip(self.quantizers, latents.split(d, dim=1), strict=False):
             entry, _ = quantizer.decode_latents(part)
@@ -1083,11 +1091,18 @@ class DacResidualVectorQuantizer(nn.Module):
         return quantized, torch.cat(entries, dim=1)
 
 
+def check_tensor(value, name: str, advice: str) -> None:
+    """Raise `ValueError` for what is no tensor, such as an array, and say what to do."""
+    if not hasattr(value, "is_floating_point"):  # what torch.fx records has it, too
+        raise ValueError(f"expected {name} as a tensor, got {type(value).__name__}; {advice}")
+
+
 def check_codes(codes: Tensor, n_codebooks: int, codebook_size: int) -> None:
     """Raise `ValueError` unless codes (B, K, T) are integers that name entries of the codebooks.
 
     Values are not looked at while the work is recorded as a graph, which knows none.
     """
+    check_tensor(codes, "codes", "make one of an array by torch.as_tensor")
     if codes.ndim != 3 or not 1 <= codes.shape[1] <= n_codebooks or codes.shape[-1] < 1:
         raise ValueError(
             f"expected codes of shape (batch_size, 1 to {n_codebooks}, frames), "

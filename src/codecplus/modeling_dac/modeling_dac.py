@@ -23,7 +23,7 @@ from transformers.models.dac.modeling_dac import DacModel as StockDacModel
 from transformers.models.dac.modeling_dac import DacPreTrainedModel as StockDacPreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from .checkpoints_dac import embedded_folder, no_bars, replace_empty_card
+from .checkpoints_dac import CARD_TAGS, embedded_folder, no_bars, replace_empty_card
 from .configuration_dac import CausalDacConfig, DacConfig
 from .feature_extraction_dac import DacFeatureExtractor
 from .layers_dac import (
@@ -34,6 +34,7 @@ from .layers_dac import (
     DacResidualUnit,
     DacResidualVectorQuantizer,
     Snake1d,
+    check_tensor,
     compiled_snake,
     fold_weight_norm,
     give_directions,
@@ -261,8 +262,10 @@ class DacModel(DacPreTrainedModel, StockDacModel):
     """
 
     def __init__(self, config: DacConfig):
+        config = self.config_class.of(config)
         # Not that of StockDacModel, which would build its layers too.
         PreTrainedAudioTokenizerBase.__init__(self, config)
+        self.add_model_tags(list(CARD_TAGS))  # cards of transformers have them, too
         self.encoder = DacEncoder(config)
         self.decoder = DacDecoder(config)
         self.quantizer = DacResidualVectorQuantizer(config)
@@ -351,14 +354,15 @@ class DacModel(DacPreTrainedModel, StockDacModel):
             lacks at the very end is zero.
 
         Raises:
-            `ValueError`: if neither is given, the shape is another, or a code is no integer or
-                names no entry of its codebook.
+            `ValueError`: if neither is given, the shape is another, the quantized representation is
+                no tensor of floats, or a code is no integer or names no entry of its codebook.
         """
         if quantized_representation is None and audio_codes is None:
             raise ValueError("expected quantized_representation or audio_codes, got neither")
         if audio_codes is not None:
             quantized_representation = self.quantizer.from_codes(audio_codes)[0]
         assert quantized_representation is not None
+        check_latents(quantized_representation, self.config.hidden_size)
         hop = self.config.hop_length
         lengths = mask_lengths(padding_mask, quantized_representation, samples_per_step=hop)
         frames = None if lengths is None else -(-lengths // hop)
@@ -458,17 +462,31 @@ def audio_of(input_values: Tensor | None, keywords: dict) -> Tensor:
 
 
 def check_audio(input_values: Tensor) -> None:
-    """Raise `ValueError` unless the audio is (B, 1, S) with S >= 1, of floats."""
+    """Raise `ValueError` unless the audio is a tensor (B, 1, S) of floats, none of them empty."""
+    check_tensor(input_values, "audio", "give arrays and lists to the feature extractor first")
     if not input_values.is_floating_point():
         raise ValueError(
             f"expected floating-point audio between -1 and 1, got {input_values.dtype}; "
             "divide 16-bit samples by 32768"
         )
-    if input_values.ndim != 3 or input_values.shape[1] != 1 or input_values.shape[-1] < 1:
+    if input_values.ndim != 3 or input_values.shape[1] != 1 or 0 in input_values.shape:
         raise ValueError(
             f"expected audio of shape (batch_size, 1, samples), got {tuple(input_values.shape)}; "
             "give channels as batch items and mono audio as audio[None, None, :]"
         )
+
+
+def check_latents(quantized_representation: Tensor, hidden_size: int) -> None:
+    """Raise `ValueError` unless a quantized representation is a tensor (B, D, T) of floats."""
+    expected = f"expected a quantized_representation of shape (batch_size, {hidden_size}, frames)"
+    advice = "codes are decoded by decode(audio_codes=codes)"
+    check_tensor(quantized_representation, "quantized_representation", advice)
+    shape = tuple(quantized_representation.shape)
+    if not quantized_representation.is_floating_point():
+        dtype = quantized_representation.dtype
+        raise ValueError(f"{expected}, of floats, got {dtype} of shape {shape}; {advice}")
+    if len(shape) != 3 or shape[1] != hidden_size or 0 in shape:
+        raise ValueError(f"{expected}, got {shape}; {advice}")
 
 
 def mask_lengths(
