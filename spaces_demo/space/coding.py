@@ -328,17 +328,37 @@ def _code(name: str, codec: Any, clip: Clip) -> Coded:
     )
 
 
+def read_coded(path: str | Path | None) -> bytes:
+    """Return the bytes of an uploaded `.dacp`; raises InputError for none, or one too large."""
+    if not path:
+        raise InputError("There is no file yet: upload a .dacp.")
+    path = Path(path)
+    _check_size(path)
+    return path.read_bytes()
+
+
 def decode_file(path: str | Path | None) -> tuple[np.ndarray, int, dict[str, Any]]:
     """Audio (C, S) of an uploaded `.dacp`, its rate, and what the file says of itself.
 
     Raises InputError or FileFormatError with one sentence for a file that is no `.dacp`, is too
     long, or comes from another model.
     """
-    if not path:
-        raise InputError("There is no file yet: upload a .dacp.")
-    path = Path(path)
-    _check_size(path)
-    return decode_bytes(path.read_bytes())
+    return decode_bytes(read_coded(path))
+
+
+def checkpoint_of(data: bytes) -> str:
+    """Return the checkpoint that made a `.dacp` file; raises ModelMismatchError for another's."""
+    return _checkpoint_of(Reader(io.BytesIO(data)).header)
+
+
+def _checkpoint_of(header: Any) -> str:
+    for name in CHECKPOINTS:
+        # A file has the first bytes of its model's fingerprint.
+        if checkpoint(name).fingerprint.startswith(header.fingerprint):
+            return name
+    raise ModelMismatchError(
+        f"Another model made this file; here are {', '.join(map(title, CHECKPOINTS))}."
+    )
 
 
 def decode_bytes(data: bytes) -> tuple[np.ndarray, int, dict[str, Any]]:
@@ -357,19 +377,7 @@ def decode_bytes(data: bytes) -> tuple[np.ndarray, int, dict[str, Any]]:
             f"{header.channels} "
             "channels; use `codecplus decode`, which takes any length."
         )
-    # A file has the first bytes of its model's fingerprint.
-    name = next(
-        (
-            name
-            for name in CHECKPOINTS
-            if checkpoint(name).fingerprint.startswith(header.fingerprint)
-        ),
-        None,
-    )
-    if name is None:
-        raise ModelMismatchError(
-            f"Another model made this file; here are {', '.join(map(title, CHECKPOINTS))}."
-        )
+    name = _checkpoint_of(header)
     audio = _decompress(name, data)
     about = {
         "checkpoint": title(name),

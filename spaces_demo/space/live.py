@@ -195,7 +195,7 @@ class OpusCall:
         self._resampler = av.AudioResampler(format="flt", layout="mono", rate=self._rate)
 
     def set_rate(self, kbps: float) -> None:
-        """Code at another rate from the next frame on. libopus begins anew, with 6.5 ms of silence."""
+        """Code at another rate from the next frame on; libopus begins anew, with 6.5 ms of silence."""
         self._open(kbps)
 
     def push(self, samples: np.ndarray) -> tuple[np.ndarray, int]:
@@ -239,7 +239,7 @@ class Line:
 
     @property
     def latency(self) -> float:
-        """Delay in seconds of the way that was chosen last, without the network and the sound card."""
+        """Delay in seconds of the way chosen last, without the network and the sound card."""
         return (self._next or self._way).call.latency
 
     def switch(self, settings: Mapping[str, Any]) -> None:

@@ -34,8 +34,8 @@ def build(shelf: Shelf) -> None:
                 elem_id="live-bitrate",
             )
             gr.Markdown(
-                "What you say is encoded in pieces of 20 ms, decoded, and played to you. Nothing "
-                "is kept. Up to "
+                "What you say is encoded in pieces of 20 ms, decoded, and played to you. You may "
+                "change checkpoint and rate during the call. Nothing is kept. Up to "
                 f"{MAX_LIVE_SECONDS} s a call and {MAX_LIVE_CALLS} calls at a time.",
                 elem_classes="cp-note",
             )

@@ -49,7 +49,7 @@ def draw_change(before: np.ndarray, after: np.ndarray, loudest: float, path: Pat
     floor = loudest - _RANGE
     change = np.maximum(after, floor) - np.maximum(before, floor)
     share = 0.5 + change / (2 * _CHANGE)
-    return _draw(_colours("berlin")[_as_index(share)], path)
+    return _draw(_colours("change")[_as_index(share)], path)
 
 
 def _as_index(share: np.ndarray) -> np.ndarray:
@@ -59,8 +59,13 @@ def _as_index(share: np.ndarray) -> np.ndarray:
 @functools.cache
 def _colours(name: str) -> np.ndarray:  # (256, 3) uint8
     from matplotlib import colormaps
+    from matplotlib.colors import LinearSegmentedColormap
 
-    colours = colormaps[name](np.arange(256))
+    if name == "change":
+        ends = [(0.25, 0.6, 1.0), (0.04, 0.05, 0.09), (1.0, 0.38, 0.26)]
+        colours = LinearSegmentedColormap.from_list(name, ends)(np.arange(256))
+    else:
+        colours = colormaps[name](np.arange(256))
     return np.rint(255 * colours[:, :3]).astype(np.uint8)
 
 
