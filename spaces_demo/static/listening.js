@@ -6,7 +6,7 @@ window.codecplus.listening = (element, props, watch, trigger) => {
   const KEY = "codecplus-listener";
   const OPEN = "codecplus-listening-open";
   const WORDS = ["Bad", "Poor", "Fair", "Good", "Excellent"];
-  const TRAINING_SECONDS = 1; // of each sound
+  const TRAINING_SECONDS = 1; // of each sound, or all of a shorter one
   const METHODS = {
     mushra: {
       title: "Compare with a reference",
@@ -81,6 +81,11 @@ window.codecplus.listening = (element, props, watch, trigger) => {
     if (note) root.prepend(make("p", "cp-empty", note));
   }
 
+  function wasHeard(heard, name) {
+    const { duration } = heard.player;
+    return duration > 0 && heard.atLeast(name, Math.min(TRAINING_SECONDS, 0.9 * duration));
+  }
+
   // A beep far below speech: who cannot hear it listens too softly, or in too much noise.
   function beep() {
     const node = context().createOscillator();
@@ -116,7 +121,7 @@ window.codecplus.listening = (element, props, watch, trigger) => {
     });
     const missing = makeStatus("cp-hint cp-missing", "");
     function update() {
-      const isHeard = heard.atLeast("reference", TRAINING_SECONDS);
+      const isHeard = wasHeard(heard, "reference");
       next.disabled = !(isHeard && beeped);
       const todo = [];
       if (!isHeard) todo.push("play the clip");
@@ -170,10 +175,10 @@ window.codecplus.listening = (element, props, watch, trigger) => {
     });
     const missing = makeStatus("cp-hint cp-missing", "");
     function update() {
-      const unheard = names.filter(name => !heard.atLeast(name, TRAINING_SECONDS)).length;
+      const unheard = names.filter(name => !wasHeard(heard, name)).length;
       rows.forEach((row, i) => {
         row.setAttribute("aria-pressed", i === player.chosen);
-        row.classList.toggle("cp-heard", heard.atLeast(names[i], TRAINING_SECONDS));
+        row.classList.toggle("cp-heard", wasHeard(heard, names[i]));
       });
       next.disabled = unheard > 0;
       say(missing, unheard ? `Still to do: listen to ${unheard}.` : "");

@@ -87,8 +87,8 @@
 
   // A colour for each code. Codes have no order: neighbours get colours that differ.
   function colourOf(code) {
-    const hue = 150 + 210 * ((code * 0.61803) % 1);
-    const lightness = 28 + 44 * ((code * 0.38197) % 1);
+    const hue = 160 + 230 * ((code * 0.61803) % 1);
+    const lightness = 28 + 44 * ((code * 0.75488) % 1);
     return `hsl(${hue.toFixed(0)} 70% ${lightness.toFixed(0)}%)`;
   }
 

@@ -155,9 +155,9 @@ window.codecplus.showcase = (element, props) => {
     share.append(links.copyButton("Copy a link to this", address));
     root.append(
       clips.root,
-      stage,
       controls.root,
       listed.root,
+      stage,
       rate,
       share,
       creditLine(clip),
