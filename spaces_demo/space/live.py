@@ -24,10 +24,10 @@ import numpy as np
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from codecplus import Codec
-from codecplus.audio.resampling import Resampler
 from codecplus.errors import CodecPlusError, InputError
 
 from .coding import Clip, checkpoint, title
+from .live_resampling import LiveResampler
 from .settings import MAX_LIVE_CALLS, MAX_LIVE_CALLS_EACH, MAX_LIVE_SECONDS
 
 PACKET = 0.02  # seconds
@@ -111,12 +111,12 @@ class Call:
 
     def __init__(self, codec: Codec, kbps: float, sample_rate: int | None = None):
         rate = codec.model_sample_rate if sample_rate is None else sample_rate
-        self.latency = codec.latency
         self._codec = codec
         self._encoder = codec.encoder_stream(n_quantizers=codec.n_quantizers_for(kbps))
         self._decoder = codec.decoder_stream()
-        self._down = Resampler(rate, codec.model_sample_rate)
-        self._up = Resampler(codec.model_sample_rate, rate)
+        self._down = LiveResampler(rate, codec.model_sample_rate)
+        self._up = LiveResampler(codec.model_sample_rate, rate)
+        self.latency = codec.latency + self._down.delay + self._up.delay
 
     def set_rate(self, kbps: float) -> None:
         """Use another number of codebooks from the next frame on; the sound is not interrupted.
@@ -133,16 +133,14 @@ class Call:
 
     def push(self, samples: np.ndarray) -> tuple[np.ndarray, int]:
         """Give the samples that are ready, and how many bits the codes have."""
-        codes = self._encoder.push(self._down.push(samples[None])[0])
-        audio = self._up.push(self._decoder.push(codes)[None])[0]
+        codes = self._encoder.push(self._down.push(samples))
+        audio = self._up.push(self._decoder.push(codes))
         return audio, round(codes.shape[-1] * self.bits_per_frame)
 
     def flush(self) -> np.ndarray:
         """The samples that are left."""
-        codes = self._encoder.push(self._down.flush()[0]), self._encoder.flush()
-        parts = [self._decoder.push(piece) for piece in codes]
-        parts.append(self._decoder.flush())
-        return np.concatenate([self._up.push(np.concatenate(parts)[None])[0], self._up.flush()[0]])
+        parts = [self._decoder.push(self._encoder.flush()), self._decoder.flush()]
+        return self._up.push(np.concatenate(parts))
 
 
 class RawCall:
@@ -169,8 +167,8 @@ class OpusCall:
     def __init__(self, kbps: float, sample_rate: int):
         # The lowest of the library's rates that loses nothing: no bits go to empty bands.
         self._rate = next((rate for rate in _OPUS_RATES if rate >= sample_rate), 48_000)
-        self._down = Resampler(sample_rate, self._rate)
-        self._up = Resampler(self._rate, sample_rate)
+        self._down = LiveResampler(sample_rate, self._rate)
+        self._up = LiveResampler(self._rate, sample_rate)
         self._waiting = np.zeros(0, np.float32)
         self._open(kbps)
 
@@ -195,12 +193,12 @@ class OpusCall:
         self._resampler = av.AudioResampler(format="flt", layout="mono", rate=self._rate)
 
     def set_rate(self, kbps: float) -> None:
-        """Code at another rate from the next frame on; libopus begins anew, with 6.5 ms of silence."""
+        """Code at another rate from the next frame on. libopus begins anew: 6.5 ms are silent."""
         self._open(kbps)
 
     def push(self, samples: np.ndarray) -> tuple[np.ndarray, int]:
         """Give the samples that are ready, and how many bits the packets have."""
-        self._waiting = np.concatenate([self._waiting, self._down.push(samples[None])[0]])
+        self._waiting = np.concatenate([self._waiting, self._down.push(samples)])
         size = round(PACKET * self._rate)
         parts = [np.zeros(0, np.float32)]
         bits = 0
@@ -215,7 +213,7 @@ class OpusCall:
                 for decoded in self._decoder.decode(packet):
                     for piece in self._resampler.resample(decoded):
                         parts.append(piece.to_ndarray()[0])
-        return self._up.push(np.concatenate(parts)[None])[0], bits
+        return self._up.push(np.concatenate(parts)), bits
 
 
 class Line:

@@ -417,6 +417,23 @@ def test_opus_lasts_as_long_as_it_says(names, rate):
     assert np.abs(heard).max() > 0.001
 
 
+@pytest.mark.parametrize(("source", "target"), [(48000, 16000), (16000, 48000), (44100, 16000)])
+def test_rates_of_a_call_change_without_waiting(source, target):
+    from space.live_resampling import LiveResampler
+
+    seconds = np.arange(source) / source
+    samples = np.sin(2 * np.pi * 440 * seconds).astype(np.float32)
+    whole = LiveResampler(source, target).push(samples)
+    resampler = LiveResampler(source, target)
+    size = source // 50  # 20 ms
+    parts = [resampler.push(samples[i : i + size]) for i in range(0, len(samples), size)]
+    assert {len(part) for part in parts} == {target // 50}
+    np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-5)
+    assert resampler.delay < 0.002
+    late = np.sin(2 * np.pi * 440 * (np.arange(target) / target - resampler.delay))
+    np.testing.assert_allclose(whole[target // 4 :], late[target // 4 :], atol=0.003)
+
+
 def test_settings_of_a_call_that_make_no_sense_are_refused(names):
     from space.live import Line
 
