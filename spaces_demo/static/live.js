@@ -224,6 +224,7 @@ window.codecplus.live = (element, props, watch) => {
       state.ready = true;
       change(); // what was chosen while the line was opened
     }
+    state.bits = []; // of the way before
     const name = WAYS[message.changed?.way ?? way];
     const rate = state.context.sampleRate;
     say(said, `On the air at ${rate} Hz. What you hear went through: ${name}.`);

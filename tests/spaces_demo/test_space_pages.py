@@ -92,7 +92,7 @@ def test_upload_encode_play_switch_and_download(page, world, tmp_path):
     page.wait_for_function("document.querySelector('#size')?.textContent.includes('kbit/s')")
     page.click("#encode")
     page.wait_for_selector("#player .cp-root[data-ready]")
-    assert page.locator("#player .cp-track").count() == 3
+    assert page.locator("#player .cp-pick").count() == 3
     page.click("#player .cp-track:nth-child(3) .cp-pick")
     page.wait_for_function("document.querySelector('#player .cp-root').cpPlayer.now > 0.1")
     # Switching keeps the position.
@@ -137,7 +137,7 @@ def test_a_sound_in_a_link_is_decoded_by_whoever_opens_it(client, world, server,
         sound = link_text(file.read())
     page.goto(f"{server}/?sound#dacp={sound}")
     page.wait_for_selector("#player .cp-root[data-ready]")
-    assert page.locator("#player .cp-track").count() == 1
+    assert page.locator("#player .cp-pick").count() == 1
     assert "tiny-live" in page.inner_text("#figures")
 
 
