@@ -8,6 +8,8 @@ window.codecplus.plot = (element, props, watch) => {
   ];
   const RATES = [0.5, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256]; // kbit/s
   const MARGIN = { left: 52, right: 14, top: 14, bottom: 46 };
+  const HINT = "Press a dot for its numbers.";
+  let lastText = HINT; // stays when the window changes
   const FINGER = 16; // radius of what takes a press, beyond the dot that is seen
 
   function svg(tag, attributes, text) {
@@ -113,13 +115,14 @@ window.codecplus.plot = (element, props, watch) => {
     picture.setAttribute("aria-label", `${value.title} against bitrate`);
     drawGrid(picture, scale, width, height);
 
-    const told = makeStatus("cp-told", "Press a dot for its numbers.");
+    const told = makeStatus("cp-told", lastText);
     const legend = make("div", "cp-legend");
     let pressed = null;
     const onpress = (group, text) => {
       pressed?.classList.remove("cp-on");
       pressed = group;
       group.classList.add("cp-on");
+      lastText = text;
       told.textContent = text;
     };
     const codecs = [...new Set(points.map(point => point.codec))];
@@ -140,7 +143,10 @@ window.codecplus.plot = (element, props, watch) => {
     root.append(make("b", "cp-plot-title", value.title + better), picture, told, legend);
   }
 
-  watch("value", draw);
+  watch("value", () => {
+    lastText = HINT;
+    draw();
+  });
   let last = 0;
   new ResizeObserver(() => {
     if (Math.abs(root.clientWidth - last) <= 4) return;
