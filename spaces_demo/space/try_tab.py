@@ -18,6 +18,7 @@ from .parts import (
     checkpoint_for,
     chosen_clip,
     in_a_sentence,
+    own_file,
     rate_of_interest,
     shelve,
     size_text,
@@ -50,14 +51,7 @@ def build(shelf: Shelf) -> None:
                 seconds=RECORDED_SECONDS,
             )
             bundled = gr.Radio(list(CLIPS), value=first_clip, label="Clip", elem_id="clip")
-            own = gr.Audio(
-                sources=["upload"],
-                type="filepath",
-                label="or a file of your own",
-                elem_id="own",
-                elem_classes="cp-own",
-                buttons=[],
-            )
+            own = own_file("or a file of your own", elem_id="own")
             gr.Markdown(
                 f"Up to {MAX_SECONDS} s and {MAX_UPLOAD >> 20} MB: WAV, FLAC, OGG, MP3, "
                 "or what a phone records (M4A, MP4, WebM).",
