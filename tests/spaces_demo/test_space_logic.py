@@ -924,6 +924,7 @@ def test_what_listeners_said_here_has_a_board_of_its_own(test_of, world):
     low, high = pytest.approx(4.1), pytest.approx(4.3)
     assert drawn["points"][0] == {
         "codec": "opus",
+        "ours": False,  # for context
         "kbps": 24.0,
         "mean": 4.2,
         "low": low,
