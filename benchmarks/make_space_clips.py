@@ -3,27 +3,29 @@
     python benchmarks/make_space_clips.py --recordings FOLDER [--seed 0]
 
 FOLDER holds the recordings that `RECORDINGS` names. Every version of a recording is written as FLAC
-at one loudness, and showcase.json says which file is what; the demo plays them without computing
-anything. Run it again after new weights. Percussion is numpy, with the instruments of
-make_demo_clip.py.
+at one loudness, with its spectrogram; the codes of the highest rate hold those of the others, and
+showcase.json says which file is what. The demo plays and shows them without computing anything. Run
+it again after new weights. Percussion is numpy, with the instruments of make_demo_clip.py.
 """
 
 import argparse
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 from make_demo_clip import BEAT, RATE, drum, faded, levelled, shaker, with_room
 
 from codecplus import load_codec
 from codecplus.eval.codecs import Original, resolve_codecs
 from codecplus.eval.stimuli import match_loudness
-from codecplus.utils import load_audio, save_audio
+from codecplus.utils import load_audio
 
 SPACE = Path(__file__).resolve().parent.parent / "spaces_demo"
-PATTERN = "x..sh.s.x.xs..sxx..sh.s.x.h.s.sx"  # sixteenths: drum, shaker, wood block
+PATTERN = "x..sh.s.x.xs..sx"  # sixteenths: drum, shaker, wood block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,7 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(arguments.seed)
     drums = faded(levelled(percussion(rng), -23.0), 0.02, 0.3)
-    save_audio(drums, folder / "percussion.flac", RATE)
+    _write_flac(drums[None], folder / "percussion.flac", RATE)
     clips = []
     for recording in RECORDINGS:
         clips.append(write_versions(recording, arguments.recordings, folder))
@@ -109,12 +111,17 @@ def write_versions(recording: Recording, source: Path, folder: Path) -> dict[str
     seconds = len(mono) / rate
     codec = load_codec(recording.checkpoint)
     signals = {"original": mono[None]}
+    codes = []
     versions = [{"name": "original", "label": "Original", "bytes": 2 * len(mono)}]
     for number, kbps in enumerate(recording.rates):
         data = codec.compress(mono, sample_rate=rate, bitrate=kbps)
         version = f"codecplus-{number}"
         signals[version] = codec.decompress(data)[None]
-        versions.append({"name": version, "label": "codecplus", "bytes": len(data)})
+        codes.append(codec.read_codes(data))
+        entry = {"name": version, "label": "codecplus", "bytes": len(data)}
+        versions.append({**entry, "books": len(codes[-1])})
+    for fewer in codes:  # the page draws the codes of the highest rate, and dims what is not sent
+        assert np.array_equal(codes[-1][: len(fewer)], fewer)
     for family, kbps in recording.others:
         other = resolve_codecs([family], [kbps])[-1]
         payload = other.encode(mono[None], rate)
@@ -122,10 +129,17 @@ def write_versions(recording: Recording, source: Path, folder: Path) -> dict[str
         label = {"opus": "Opus", "mp3": "MP3"}[family]
         versions.append({"name": family, "label": label, "bytes": payload.bits // 8})
     levels = match_loudness(signals, rate)
+    pictures = _space_pictures()
+    mel = {name: pictures.mel_levels(audio, rate) for name, audio in signals.items()}
+    loudest = float(mel["original"].max())
     for version in versions:
         version["kbps"] = round(8 * version["bytes"] / seconds / 1000, 2)
         version["file"] = f"{recording.name}-{version['name']}.flac"
-        save_audio(levels[version["name"]], folder / version["file"], rate)
+        _write_flac(levels[version["name"]], folder / version["file"], rate)
+        version["picture"] = f"{recording.name}-{version['name']}.webp"
+        pictures.draw_levels(mel[version["name"]], loudest, folder / version["picture"])
+    codes_file = f"{recording.name}-codes.bin"
+    about_codes = pictures.write_codes(codes[-1], folder / codes_file)
     return {
         "name": recording.name,
         "title": recording.title,
@@ -136,8 +150,27 @@ def write_versions(recording: Recording, source: Path, folder: Path) -> dict[str
         "credit": recording.credit,
         "licence": recording.licence,
         "url": recording.url,
+        "ticks": pictures.ticks(rate),
+        "codes": {**about_codes, "file": f"clips/{codes_file}"},
         "versions": versions,
     }
+
+
+def _space_pictures() -> Any:
+    """Return the module of the demo that draws spectrograms and writes codes."""
+    sys.path.insert(0, str(SPACE))
+    from space import pictures
+
+    return pictures
+
+
+def _write_flac(audio: np.ndarray, path: Path, rate: int) -> None:
+    """Write audio (1, S) as 16-bit FLAC, as small as the library makes it."""
+    samples = np.rint(audio[0].clip(-1, 32767 / 32768) * 32768).astype(np.int16)
+    with soundfile.SoundFile(
+        path, "w", rate, 1, "PCM_16", format="FLAC", compression_level=1.0
+    ) as file:
+        file.write(samples)
 
 
 def attribution() -> str:

@@ -1,6 +1,7 @@
 """The demo Space of codecplus: `python app.py` serves it. It needs no account and no GPU."""
 
 import atexit
+import html
 import os
 import threading
 
@@ -16,6 +17,7 @@ from space import (
     quiz_tab,
     scripts,
     settings,
+    sound_link,
     try_tab,
 )
 from space.coding import checkpoint, load
@@ -23,16 +25,25 @@ from space.listening import Definition, ListeningTest
 from space.quiz import Quiz
 from space.ratings import VoteStore
 from space.shelf import Shelf
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse
+from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from codecplus.errors import InputError
 
 SCRIPTS = "".join(
     f"<script>{(settings.FOLDER / 'static' / name).read_text(encoding='utf-8')}</script>"
     for name in (
         "player.js",
+        "pictures.js",
+        "tracks.js",
         "links.js",
+        "recorder.js",
         "showcase.js",
         "quiz.js",
         "listening.js",
@@ -51,6 +62,11 @@ THEME = Base(
     font_mono=["ui-monospace", "monospace"],
 )
 TITLE = "codecplus: hear a neural codec"
+PAPER = "https://arxiv.org/abs/2306.06546"
+LEAD = (
+    "A neural network squeezes a voice into a hundredth of its bytes, and another one rebuilds it. "
+    "Hear what is left."
+)
 DESCRIPTION = (
     "A voice in a hundredth of its bytes: hear the codec beside Opus and MP3, find out whether you "
     "can tell, and send it your own clip."
@@ -74,9 +90,75 @@ def preview_tags() -> str:
     return "".join(tags)
 
 
+def preload_link() -> bytes:
+    """Return the header that fetches the sound of the first tap while Gradio's scripts load."""
+    clip = hear_tab.read_showcase()["clips"][0]
+    (file,) = [one["file"] for one in clip["versions"] if one["name"] == clip["chosen"]]
+    return f"<clips/{file}>; rel=preload; as=fetch; crossorigin".encode()
+
+
+def header() -> str:
+    """Return the head of the page, with links to paper, code and model cards where these are."""
+    links = [("Paper", PAPER)]
+    space = os.environ.get("SPACE_ID")
+    if space:
+        links.append(("Code", f"https://huggingface.co/spaces/{space}/tree/main"))
+    for model in settings.models():
+        links.append(
+            (f"Model card of {model.rpartition('/')[2]}", f"https://huggingface.co/{model}")
+        )
+    anchors = []
+    for text, address in links:
+        address = html.escape(address, quote=True)
+        text = html.escape(text)
+        anchors.append(f'<a href="{address}" target="_blank" rel="noopener">{text}</a>')
+    return (
+        f"<header class='cp-head'><h1>codecplus</h1><p>{LEAD}</p>"
+        f"<nav aria-label='About'>{' '.join(anchors)}</nav></header>"
+    )
+
+
+async def serve_qr(request: Request) -> Response:
+    """Answer a link, which is the body of the request, with its QR code as SVG.
+
+    The link does not stand in the address: what lies behind its # is for no server's log.
+    """
+    try:
+        text = (await request.body())[: sound_link.MAX_QR + 1].decode()
+        picture = await run_in_threadpool(sound_link.qr_code, text)
+    except (InputError, UnicodeDecodeError) as error:
+        return PlainTextResponse(str(error), status_code=400)
+    return Response(picture, media_type="image/svg+xml")
+
+
 async def serve_preview(_: Request) -> FileResponse:
     """Answer with the picture that `preview_tags` names."""
     return FileResponse(settings.FOLDER / "static" / "preview.jpg")
+
+
+class CompressedPage:
+    """Compresses the page itself, 300 kB otherwise, and names the sound that it begins with.
+
+    Answers that come bit by bit, and audio, pass unchanged.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+        self.compressed = GZipMiddleware(app)
+        self.link = preload_link()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http" or scope["path"] != "/":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_link(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"link", self.link)]
+            await send(message)
+
+        await self.compressed(scope, receive, send_with_link)
 
 
 def build(shelf: Shelf, test: ListeningTest) -> gr.Blocks:
@@ -85,9 +167,7 @@ def build(shelf: Shelf, test: ListeningTest) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         scripts.build(shelf, test)  # first: a name that is taken gets a number
         gr.HTML(
-            "<header class='cp-head'><h1>codecplus</h1><p>DAC, the Descript Audio Codec: audio in "
-            "a few kilobits per "
-            "second. Hear it, measure it, and judge it against others.</p></header>",
+            header(),
             apply_default_css=False,
         )
         with gr.Tabs(overflow_behavior="wrap"):
@@ -127,6 +207,7 @@ def launch(**options):
         Route("/shelf/{name}", shelf.serve),
         Mount("/clips", StaticFiles(directory=settings.CLIPS_FOLDER)),
         Route("/preview.jpg", serve_preview),
+        Route("/qr", serve_qr, methods=["POST"]),
         WebSocketRoute("/live-socket", live.serve),
     ]
     page.launch(
@@ -134,7 +215,7 @@ def launch(**options):
         css_paths=settings.FOLDER / "static" / "style.css",
         head=preview_tags() + SCRIPTS,
         max_file_size=settings.MAX_UPLOAD,
-        app_kwargs={"routes": routes},
+        app_kwargs={"routes": routes, "middleware": [Middleware(CompressedPage)]},
         footer_links=["api"],
         ssr_mode=False,  # the routes are this server's
         **options,

@@ -1,9 +1,9 @@
 """The demo Space of codecplus: one module per tab, and the work they do in modules that know
 nothing of Gradio.
 
-settings, shelf, phone, coding, pictures, live, ratings, listening      the work
-try_tab, live_tab, compare_tab, listening_tab, leaderboard_tab   the pages
-scripts                                                          actions for scripts and agents
+The work: settings, shelf, coding, pictures, sound_link, live, ratings, listening, quiz.
+The pages: hear_tab, quiz_tab, try_tab, live_tab, compare_tab, listening_tab, leaderboard_tab.
+Actions for scripts and agents: scripts.
 """
 
 import contextlib

@@ -21,7 +21,6 @@ from codecplus.errors import CodecPlusError, FileFormatError, InputError, ModelM
 from codecplus.eval import score
 from codecplus.eval.codecs import Original, resolve_codecs
 
-from .phone import container_of, read_recording
 from .settings import CHECKPOINTS, MAX_CHANNELS, MAX_RATE, MAX_SECONDS, MAX_UPLOAD
 
 METRICS = ("pesq_wb", "stoi", "si_sdr")
@@ -86,30 +85,38 @@ def read_clip(path: str | Path | None) -> Clip:
 
 
 def _read(path: Path) -> tuple[np.ndarray, int]:
-    """Read audio (C, S) and its rate, unless it is too long, too short, or of too high a rate."""
-    try:
-        with AudioFileReader(path) as reader:
-            _check_audio(reader.num_samples, reader.sample_rate)
-            return np.concatenate(list(reader.blocks()), axis=-1), reader.sample_rate
-    except FileFormatError:
-        if not path.is_file() or container_of(path) is None:
-            raise
-    audio, sample_rate = read_recording(path, MAX_SECONDS)
-    _check_audio(audio.shape[-1], sample_rate)
-    return audio, sample_rate
+    """Read audio (C, S) and its rate, unless it is too long, too short, or of too high a rate.
+
+    Headers may say less than there is: reading ends soon after the limit.
+    """
+    with AudioFileReader(path) as reader:
+        rate = reader.sample_rate
+        _check_rate(rate)
+        if reader.header_seconds > MAX_SECONDS + 1:  # headers of some formats only estimate
+            _check_longest(reader.header_seconds)
+        blocks = []
+        samples = 0
+        for block in reader.blocks():
+            blocks.append(block)
+            samples += block.shape[-1]
+            _check_longest(samples / rate)
+    seconds = samples / rate
+    if seconds < 0.1:
+        raise InputError(f"Expected at least 0.1 s of audio, got {seconds:.3f} s.")
+    return np.concatenate(blocks, axis=-1), rate
 
 
-def _check_audio(samples: int, sample_rate: int) -> None:
-    seconds = samples / sample_rate
+def _check_longest(seconds: float) -> None:
     if seconds > MAX_SECONDS:
         raise InputError(
             f"Expected at most {MAX_SECONDS} s of audio, got {_duration(seconds)}; cut it, or use "
             "`codecplus encode`, which takes any length."
         )
+
+
+def _check_rate(sample_rate: int) -> None:
     if sample_rate > MAX_RATE:
         raise InputError(f"Expected audio at up to {MAX_RATE} Hz, got {sample_rate} Hz.")
-    if seconds < 0.1:
-        raise InputError(f"Expected at least 0.1 s of audio, got {seconds:.3f} s.")
 
 
 def _check_size(path: Path) -> None:
@@ -321,17 +328,37 @@ def _code(name: str, codec: Any, clip: Clip) -> Coded:
     )
 
 
+def read_coded(path: str | Path | None) -> bytes:
+    """Return the bytes of an uploaded `.dacp`; raises InputError for none, or one too large."""
+    if not path:
+        raise InputError("There is no file yet: upload a .dacp.")
+    path = Path(path)
+    _check_size(path)
+    return path.read_bytes()
+
+
 def decode_file(path: str | Path | None) -> tuple[np.ndarray, int, dict[str, Any]]:
     """Audio (C, S) of an uploaded `.dacp`, its rate, and what the file says of itself.
 
     Raises InputError or FileFormatError with one sentence for a file that is no `.dacp`, is too
     long, or comes from another model.
     """
-    if not path:
-        raise InputError("There is no file yet: upload a .dacp.")
-    path = Path(path)
-    _check_size(path)
-    return decode_bytes(path.read_bytes())
+    return decode_bytes(read_coded(path))
+
+
+def checkpoint_of(data: bytes) -> str:
+    """Return the checkpoint that made a `.dacp` file; raises ModelMismatchError for another's."""
+    return _checkpoint_of(Reader(io.BytesIO(data)).header)
+
+
+def _checkpoint_of(header: Any) -> str:
+    for name in CHECKPOINTS:
+        # A file has the first bytes of its model's fingerprint.
+        if checkpoint(name).fingerprint.startswith(header.fingerprint):
+            return name
+    raise ModelMismatchError(
+        f"Another model made this file; here are {', '.join(map(title, CHECKPOINTS))}."
+    )
 
 
 def decode_bytes(data: bytes) -> tuple[np.ndarray, int, dict[str, Any]]:
@@ -350,19 +377,7 @@ def decode_bytes(data: bytes) -> tuple[np.ndarray, int, dict[str, Any]]:
             f"{header.channels} "
             "channels; use `codecplus decode`, which takes any length."
         )
-    # A file has the first bytes of its model's fingerprint.
-    name = next(
-        (
-            name
-            for name in CHECKPOINTS
-            if checkpoint(name).fingerprint.startswith(header.fingerprint)
-        ),
-        None,
-    )
-    if name is None:
-        raise ModelMismatchError(
-            f"Another model made this file; here are {', '.join(map(title, CHECKPOINTS))}."
-        )
+    name = _checkpoint_of(header)
     audio = _decompress(name, data)
     about = {
         "checkpoint": title(name),

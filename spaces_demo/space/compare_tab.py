@@ -17,6 +17,7 @@ from .parts import (
     announced,
     chosen_clip,
     in_a_sentence,
+    own_file,
     shelve,
     table,
     tracks,
@@ -45,13 +46,7 @@ def build(shelf: Shelf, votes: VoteStore) -> None:
             bundled = gr.Radio(
                 list(CLIPS), value=next(iter(CLIPS)), label="Clip", elem_id="compare-clip"
             )
-            own = gr.Audio(
-                sources=["upload", "microphone"],
-                type="filepath",
-                label="or your own",
-                buttons=[],
-                elem_classes="cp-own",
-            )
+            own = own_file("or a file of your own")
             with gr.Row():
                 left = gr.Dropdown(
                     codecs,

@@ -13,20 +13,15 @@ from .settings import CLIPS_FOLDER
 def read_showcase() -> dict[str, Any]:
     """Return what `benchmarks/make_space_clips.py` wrote about the recordings and their versions.
 
-    Each of `clips` has its name, credit, licence, and `versions`: files with their size in bytes
-    and rate in kbit/s.
+    Each of `clips` has its name, credit, licence, `ticks` of its spectrograms, `codes` at the
+    highest rate, and `versions`: files with their size in bytes, rate in kbit/s, spectrogram, and
+    of codecplus the number of codebooks.
     """
     return json.loads((CLIPS_FOLDER / "showcase.json").read_text(encoding="utf-8"))
 
 
 def build() -> None:
     """Put the tab together."""
-    gr.Markdown(
-        "Press play, then switch: the position stays. Every version has the same loudness. "
-        "`codecplus` is ours, at the size of its whole file; Opus and MP3 are counted without "
-        "their containers.",
-        elem_classes="cp-note",
-    )
     gr.HTML(
         value=read_showcase(),
         html_template='<div class="cp-root cp-showcase"></div>',
@@ -34,4 +29,9 @@ def build() -> None:
         apply_default_css=False,
         elem_id="showcase",
         show_label=False,
+    )
+    gr.Markdown(
+        "Every version has the same loudness. codecplus is counted with its whole file; Opus and "
+        "MP3 without the containers around them.",
+        elem_classes="cp-note",
     )

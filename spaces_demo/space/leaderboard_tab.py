@@ -12,9 +12,10 @@ import gradio as gr
 from codecplus.errors import FileFormatError, InputError
 from codecplus.eval.listening import ListeningResult, analyse, as_metric, describe
 
+from .coding import title
 from .listening import ListeningTest
 from .parts import in_a_sentence
-from .settings import LEADERBOARD, MAX_UPLOAD
+from .settings import CHECKPOINTS, LEADERBOARD, MAX_UPLOAD
 
 _HOW = (
     "There is no leaderboard here yet. Make one, and open it with the button below or put it "
@@ -176,9 +177,20 @@ def cells(part: dict[str, Any], bands: Sequence[float] = ()) -> dict[str, Any]:
         row += [_metric_cell(entry, name) for name in others]
         latency = entry.get("latency_seconds")
         row.append({"value": None if latency is None else 1000 * latency})
-        is_anchor = bool(entry.get("anchor"))
-        rows.append({"anchor": is_anchor, "group": _group(entry, bands), "cells": row})
+        rows.append(
+            {
+                "anchor": bool(entry.get("anchor")),
+                "ours": is_ours(entry["codec"]),
+                "group": _group(entry, bands),
+                "cells": row,
+            }
+        )
     return {"columns": columns, "rows": rows}
+
+
+def is_ours(codec: str) -> bool:
+    """Return whether a row is of a checkpoint that this demo offers; others are for context."""
+    return codec.partition("@")[0] in [title(name) for name in CHECKPOINTS]
 
 
 def _metric_column(part: dict[str, Any], name: str) -> dict[str, Any]:
@@ -214,6 +226,7 @@ def curve(part: dict[str, Any], metric: str) -> dict[str, Any]:
     points = [
         {
             "codec": entry["codec"].split("@")[0],
+            "ours": is_ours(entry["codec"]),
             "kbps": entry.get("payload_kbps_per_channel") or entry["payload_kbps"],
             **{key: entry["metrics"][metric].get(key) for key in ("mean", "low", "high")},
         }

@@ -124,14 +124,35 @@ class ListeningTest:
                 self._items = items
             return self._items
 
+    def training(self, method: str) -> dict[str, Any]:
+        """Return what a listener hears before the first trial: the range of what is to be rated.
+
+        These are all stimuli of one item, in a random order and without names; nothing of it is
+        rated (ITU-R BS.1534-3, section 5.1; ITU-T P.800, annex B.4.3). The volume is set with the
+        reference.
+
+        Raises InputError for an unknown method.
+        """
+        _check_method(method)
+        stimuli = next(iter(self.prepare().values()))
+        (reference,) = [one for one in stimuli if one.condition == REFERENCE]
+        sounds = []
+        for number, stimulus in enumerate(_shuffle(stimuli, len(stimuli)), start=1):
+            sounds.append({"id": str(number), "url": self._salted_url(stimulus.path)})
+        return {
+            "stage": "training",
+            "method": method,
+            "reference": self._salted_url(reference.path),
+            "stimuli": sounds,
+        }
+
     def start(self, method: str, key: str | None = None) -> dict[str, Any]:
         """Begin a session, or go on with the listener's open one, and return its present trial.
 
         `key` is the secret that an earlier answer gave to the listener; without a valid one the
         listener is new. Raises InputError for an unknown method.
         """
-        if method not in SCALES:
-            raise InputError(f"There is no method {method!r}; there are {', '.join(SCALES)}.")
+        _check_method(method)
         if not (isinstance(key, str) and _KEY.fullmatch(key)):
             key = secrets.token_hex(16)
         rater = rater_of(key)
@@ -247,6 +268,11 @@ class ListeningTest:
         )
         for name in by_worth[: max(0, excess)]:
             del self._sessions[name]
+
+
+def _check_method(method: str) -> None:
+    if method not in SCALES:
+        raise InputError(f"There is no method {method!r}; there are {', '.join(SCALES)}.")
 
 
 def rater_of(key: str) -> str:

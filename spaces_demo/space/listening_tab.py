@@ -15,9 +15,9 @@ def build(test: ListeningTest) -> gr.HTML:
     page = gr.HTML(
         value={"stage": "intro"},
         html_template='<div class="cp-root cp-listening"></div>',
-        # The names of the events must stand here for Gradio to know them: "begin" and "rated".
+        # The names of the events must stand here for Gradio to know them.
         js_on_load="window.codecplus.listening(element, props, watch, trigger); "
-        'const EVENTS = ["begin", "rated"];',
+        'const EVENTS = ["train", "begin", "rated"];',
         apply_default_css=False,
         elem_id="listening",
     )
@@ -34,6 +34,10 @@ def build(test: ListeningTest) -> gr.HTML:
         report = gr.Markdown("", elem_id="listening-report")
 
     @in_a_sentence
+    def train(event: gr.EventData) -> dict[str, Any]:
+        return test.training(str(event.method))
+
+    @in_a_sentence
     def begin(event: gr.EventData) -> dict[str, Any]:
         return test.start(str(event.method), event.key)
 
@@ -41,6 +45,7 @@ def build(test: ListeningTest) -> gr.HTML:
     def rated(event: gr.EventData) -> dict[str, Any]:
         return test.submit(str(event.session), event.index, event.scores)
 
+    page.train(train, None, page, api_visibility="private", concurrency_limit=8)
     page.begin(begin, None, page, api_visibility="private", concurrency_limit=8)
     page.rated(rated, None, page, api_visibility="private", concurrency_limit=8)
 

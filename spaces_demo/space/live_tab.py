@@ -5,7 +5,7 @@ from typing import Any
 import gradio as gr
 
 from . import coding, live
-from .parts import AT_A_TIME, BUSY, CLIPS, chosen_clip, in_a_sentence, shelve, tracks
+from .parts import AT_A_TIME, BUSY, CLIPS, chosen_clip, in_a_sentence, own_file, shelve, tracks
 from .settings import CHECKPOINTS, MAX_LIVE_CALLS, MAX_LIVE_SECONDS
 from .shelf import Shelf
 
@@ -34,8 +34,8 @@ def build(shelf: Shelf) -> None:
                 elem_id="live-bitrate",
             )
             gr.Markdown(
-                "What you say is encoded in pieces of 20 ms, decoded, and played to you. Nothing "
-                "is kept. Up to "
+                "What you say is encoded in pieces of 20 ms, decoded, and played to you. You may "
+                "change checkpoint and rate during the call. Nothing is kept. Up to "
                 f"{MAX_LIVE_SECONDS} s a call and {MAX_LIVE_CALLS} calls at a time.",
                 elem_classes="cp-note",
             )
@@ -54,13 +54,7 @@ def build(shelf: Shelf) -> None:
     with gr.Accordion("Without a microphone: what computing takes on this server", open=False):
         with gr.Row():
             bundled = gr.Radio(list(CLIPS), value="Voice", label="Clip")
-            own = gr.Audio(
-                sources=["upload"],
-                type="filepath",
-                label="or your own",
-                buttons=[],
-                elem_classes="cp-own",
-            )
+            own = own_file("or a file of your own")
         button = gr.Button("Stream it in packets of 20 ms", elem_id="live-measure")
         player = tracks("", "live-player")
         measured = gr.JSON(label="Measured", elem_id="live-measured")

@@ -48,6 +48,15 @@ def chosen_clip(bundled: str | None, own: str | None) -> str | None:
     return None
 
 
+def own_file(label: str, elem_id: str | None = None) -> gr.File:
+    """A place for a visitor's own recording.
+
+    It is no gr.Audio: that brings 200 kB of scripts to every visitor, and plays what the page's own
+    player plays.
+    """
+    return gr.File(label=label, height=120, elem_id=elem_id)
+
+
 def checkpoint_for(bundled: str | None) -> str:
     """Return the checkpoint that suits a bundled clip: one for speech, one for music."""
     suited = "dac-44khz-small"

@@ -1,70 +1,104 @@
-"""Mel spectrograms of a clip before and after, and their difference, as one picture for light and
-dark pages.
+"""Pictures of sounds: mel spectrograms without axes, and codes as numbers. The page draws the axes,
+the codes and the playback cursor. It knows nothing of pages.
+
+Letters: C channels, S samples, K codebooks, T frames.
 """
 
-import threading
+import functools
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from codecplus import Codec
+from codecplus import Codes
+from codecplus.audio.mel import mel_spectrogram
 
-_RANGE = 80  # dB below the loudest point
-_lock = threading.Lock()  # matplotlib shares its font cache
+_BANDS = 80
+_WIDEST = 1000  # frames of a picture
+_RANGE = 80  # dB from black to the loudest point
+_CHANGE = 30  # dB that have the strongest colour in a picture of differences
+_TICKS = (500, 1000, 2000, 4000, 8000, 16000)  # Hz
 
 
-def draw_spectrograms(
-    codec: Codec, before: np.ndarray, after: np.ndarray, rate: int, path: Path
-) -> Path:
-    """Draw audio (C, S) before and after a codec, and the difference of their levels, as a
-    transparent PNG.
+def mel_levels(audio: np.ndarray, rate: int) -> np.ndarray:
+    """Return the levels of the mel bands of audio (C, S) in dB, its channels mixed: (bands, T)."""
+    import torch
+
+    samples = torch.from_numpy(audio.mean(axis=0, dtype=np.float32))
+    hop = max(round(0.01 * rate), math.ceil(len(samples) / _WIDEST))
+    window = 2 ** round(math.log2(0.05 * rate))
+    mel = mel_spectrogram(samples, rate, n_mels=_BANDS, n_fft=window, hop_length=hop)
+    return 20 * np.log10(np.maximum(mel.numpy(), 1e-7))
+
+
+def draw_levels(levels: np.ndarray, loudest: float, path: Path) -> Path:
+    """Draw levels in dB (bands, T), low bands at the bottom; `loudest` has the brightest colour.
+
+    Pictures of one clip share `loudest`, so that their colours mean the same.
     """
-    from matplotlib.colors import LinearSegmentedColormap
-    from matplotlib.figure import Figure
+    share = (levels - loudest + _RANGE) / _RANGE
+    return _draw(_colours("magma")[_as_index(share)], path)
 
-    # Clear where nothing changed, so that it suits a light page and a dark one.
-    change = LinearSegmentedColormap.from_list(
-        "change", [(0.1, 0.45, 0.85, 1), (0.5, 0.5, 0.5, 0), (0.9, 0.25, 0.2, 1)]
-    )
-    levels = []
-    for audio in (before, after):
-        mel = codec.mel_spectrogram(audio.mean(axis=0), rate)
-        levels.append(20 * np.log10(np.maximum(mel, 1e-7)))
-    top = levels[0].max()
-    floored = [np.maximum(level, top - _RANGE) for level in levels]
-    seconds = before.shape[-1] / rate
-    with _lock:
-        figure = Figure(figsize=(7.2, 6.6))
-        figure.subplots_adjust(left=0.075, right=0.89, top=0.95, bottom=0.075, hspace=0.26)
-        figure.patch.set_alpha(0)
-        axes = figure.subplots(3, 1, sharex=True)
-        panels = [
-            ("original", floored[0], "magma", top - _RANGE, top),
-            ("decoded", floored[1], "magma", top - _RANGE, top),
-            ("decoded − original", floored[1] - floored[0], change, -30, 30),
-        ]
-        for axis, (title, picture, colours, low, high) in zip(axes, panels, strict=True):
-            extent = (0.0, seconds, 0.0, float(len(picture)))
-            image = axis.imshow(
-                picture,
-                origin="lower",
-                aspect="auto",
-                extent=extent,
-                vmin=low,
-                vmax=high,
-                cmap=colours,
-                interpolation="nearest",
-            )
-            axis.patch.set_alpha(0)
-            axis.set_title(title, loc="left", fontsize=11, color="#808490", pad=4)
-            axis.set_ylabel("mel band", color="#808490")
-            axis.tick_params(colors="#808490", labelsize=9)
-            for spine in axis.spines.values():
-                spine.set_visible(False)
-            bar = figure.colorbar(image, ax=axis, pad=0.015, fraction=0.05, aspect=14)
-            bar.ax.tick_params(colors="#808490", labelsize=9)
-            bar.ax.set_title("dB", fontsize=8, color="#808490", pad=4)
-            bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
-        axes[-1].set_xlabel("seconds", color="#808490")
-        figure.savefig(path, dpi=140, format="png")
+
+def draw_change(before: np.ndarray, after: np.ndarray, loudest: float, path: Path) -> Path:
+    """Draw the difference of levels (bands, T): red where something came, blue where it went.
+
+    What lies below the range of `draw_levels` in both has not changed.
+    """
+    floor = loudest - _RANGE
+    change = np.maximum(after, floor) - np.maximum(before, floor)
+    share = 0.5 + change / (2 * _CHANGE)
+    return _draw(_colours("change")[_as_index(share)], path)
+
+
+def _as_index(share: np.ndarray) -> np.ndarray:
+    return np.rint(255 * share.clip(0, 1)).astype(np.uint8)
+
+
+@functools.cache
+def _colours(name: str) -> np.ndarray:  # (256, 3) uint8
+    from matplotlib import colormaps
+    from matplotlib.colors import LinearSegmentedColormap
+
+    if name == "change":
+        ends = [(0.25, 0.6, 1.0), (0.04, 0.05, 0.09), (1.0, 0.38, 0.26)]
+        colours = LinearSegmentedColormap.from_list(name, ends)(np.arange(256))
+    else:
+        colours = colormaps[name](np.arange(256))
+    return np.rint(255 * colours[:, :3]).astype(np.uint8)
+
+
+def _draw(pixels: np.ndarray, path: Path) -> Path:  # (bands, T, 3)
+    from PIL import Image
+
+    Image.fromarray(pixels[::-1]).save(path, quality=60, method=4)
     return path
+
+
+def ticks(rate: int) -> list[dict[str, Any]]:
+    """Return where the axis of a spectrogram of this sample rate has its marks.
+
+    Each has its text in kHz, and its height as a share of the picture.
+    """
+    from transformers.audio_utils import hertz_to_mel
+
+    highest = hertz_to_mel(rate / 2, mel_scale="slaney")
+    marks = []
+    for frequency in _TICKS:
+        share = hertz_to_mel(frequency, mel_scale="slaney") / highest
+        if share < 0.95:
+            marks.append({"text": f"{frequency / 1000:g}", "share": round(float(share), 4)})
+    return marks
+
+
+def write_codes(codes: Codes, path: Path) -> dict[str, int]:
+    """Write the codes of the first channel for the page, and return what it needs to read them.
+
+    The file holds 16-bit integers, little-endian, codebook after codebook.
+    """
+    numbers = np.asarray(codes)
+    while numbers.ndim > 2:  # (C, K, T) -> (K, T)
+        numbers = numbers[0]
+    path.write_bytes(np.ascontiguousarray(numbers, "<u2").tobytes())
+    return {"books": numbers.shape[0], "frames": numbers.shape[1]}

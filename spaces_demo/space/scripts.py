@@ -232,10 +232,10 @@ def _build_listening(test: ListeningTest) -> None:
     _register(ratings, [], [gr.File(label="Ratings", visible=False)])
 
 
-def _clip_fields() -> tuple[gr.Dropdown, gr.Audio, gr.Number]:
+def _clip_fields() -> tuple[gr.Dropdown, gr.File, gr.Number]:
     """Fields for a bundled clip, a file of one's own, and a bitrate. Nobody sees them."""
     clip = gr.Dropdown(list(CLIPS), value=None, label="Clip", visible=False)
-    own = gr.Audio(type="filepath", label="Own", visible=False)
+    own = gr.File(label="Own", visible=False)
     return clip, own, gr.Number(6.0, label="kbit/s", visible=False)
 
 

@@ -41,6 +41,14 @@ KEEP_SECONDS = 3600 - 120
 KEEP_BYTES = 2 * 2**30
 
 
+def models() -> list[str]:
+    """Return the models on the Hub that the card of this Space names."""
+    import yaml
+
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    return yaml.safe_load(text.split("---")[1]).get("models") or []
+
+
 def public_address(path: str) -> str:
     """Return the address of a path of this app as visitors of a Space see it; elsewhere relative
     to the host.

@@ -17,6 +17,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
+from codecplus.errors import InputError
+
 from .settings import KEEP_BYTES, KEEP_SECONDS
 
 
@@ -78,6 +80,13 @@ class Shelf:
         """Return the file of a token, or None if it is gone."""
         entry = self._entry(token)
         return entry.path if entry else None
+
+    def uploaded(self, path: str) -> Path:
+        """Return the path of a file that a visitor uploaded; raises InputError for any other."""
+        found = Path(path).resolve()
+        if not found.is_relative_to(self.uploads.resolve()) or not found.is_file():
+            raise InputError("This recording is gone; record it again.")
+        return found
 
     def was_served(self, url: str) -> bool:
         """Return whether somebody fetched the file of a URL that `put` gave."""

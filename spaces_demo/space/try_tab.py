@@ -9,7 +9,7 @@ import numpy as np
 from codecplus.errors import CodecPlusError
 from codecplus.eval.stimuli import match_loudness
 
-from . import coding, sound_link
+from . import coding, pictures, sound_link
 from .parts import (
     AT_A_TIME,
     BUSY,
@@ -18,6 +18,7 @@ from .parts import (
     checkpoint_for,
     chosen_clip,
     in_a_sentence,
+    own_file,
     rate_of_interest,
     shelve,
     size_text,
@@ -25,10 +26,10 @@ from .parts import (
     times_text,
     tracks,
 )
-from .pictures import draw_spectrograms
 from .settings import CHECKPOINTS, MAX_SECONDS, MAX_UPLOAD
 from .shelf import Shelf
 
+RECORDED_SECONDS = 10
 EMPTY = "Press “Encode and decode”, and switch between the two while they play."
 
 
@@ -39,16 +40,18 @@ def build(shelf: Shelf) -> None:
     rates = coding.rates(first_checkpoint)
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=320):
-            bundled = gr.Radio(list(CLIPS), value=first_clip, label="Clip", elem_id="clip")
-            own = gr.Audio(
-                sources=["upload", "microphone"],
-                type="filepath",
-                label="or your own",
-                elem_id="own",
-                elem_classes="cp-own",
-                buttons=[],
-                waveform_options=gr.WaveformOptions(show_recording_waveform=False),
+            # The name of the event must stand here for Gradio to know it: "recorded".
+            recorder = gr.HTML(
+                html_template='<div class="cp-root cp-recorder"></div>',
+                js_on_load="window.codecplus.recorder(element, props, trigger); "
+                'const EVENTS = ["recorded"];',
+                apply_default_css=False,
+                elem_id="recorder",
+                show_label=False,
+                seconds=RECORDED_SECONDS,
             )
+            bundled = gr.Radio(list(CLIPS), value=first_clip, label="Clip", elem_id="clip")
+            own = own_file("or a file of your own", elem_id="own")
             gr.Markdown(
                 f"Up to {MAX_SECONDS} s and {MAX_UPLOAD >> 20} MB: WAV, FLAC, OGG, MP3, "
                 "or what a phone records (M4A, MP4, WebM).",
@@ -91,14 +94,6 @@ def build(shelf: Shelf) -> None:
                 wav = gr.DownloadButton(
                     "Download WAV", visible=False, size="sm", elem_id="download-wav"
                 )
-            picture = gr.Image(
-                visible=False,
-                show_label=False,
-                interactive=False,
-                container=False,
-                buttons=["fullscreen"],
-                elem_id="picture",
-            )
             data = gr.JSON(visible=False)
 
     @in_a_sentence
@@ -114,47 +109,36 @@ def build(shelf: Shelf) -> None:
             kbps: bitrate in kbit/s per channel
 
         Returns:
-            tracks to hear, a table, the .dacp file, the decoded WAV, spectrograms, the figures, a
-            line about the size
+            tracks to hear with their pictures, a table, the .dacp file, the decoded WAV, the
+            figures, a line about the size
         """
         clip = coding.read_clip(chosen_clip(bundled, own))
         coded_clip = coding.round_trip(clip, name, min(kbps, coding.rates(name)[-1]))
         opus = coding.any_codec(clip, "opus", round(coded_clip.kbps / len(clip.audio), 1))
         measured = [coding.figures(clip, coded_clip), coding.figures(clip, opus)]
-        heard = match_loudness(
-            {"Original": clip.audio, "Decoded": coded_clip.audio, "Opus": opus.audio},
-            clip.sample_rate,
-        )
+        signals = {"Original": clip.audio, "Decoded": coded_clip.audio, "Opus": opus.audio}
         notes = {
             "Original": f"{size_text(clip.pcm_bytes)} PCM",
-            "Decoded": f"{coding.rate_text(coded_clip.kbps, clip)}",
-            "Opus": f"{coding.rate_text(opus.kbps, clip)}",
+            "Decoded": f"{size_text(coded_clip.size)}, {coding.rate_text(coded_clip.kbps, clip)}",
+            "Opus": f"{size_text(opus.size)}, {coding.rate_text(opus.kbps, clip)}",
         }
-        shown = [
-            {
-                "label": label,
-                "note": notes[label],
-                "url": shelve(shelf, audio, clip.sample_rate, "clip.flac")[0],
-            }
-            for label, audio in heard.items()
-        ]
         file = shelf.new(coding.file_name(coded_clip, ".dacp"))
         file.write_bytes(coded_clip.data)
+        shelf.put(file)
         _, decoded = shelve(
             shelf, coded_clip.audio, clip.sample_rate, coding.file_name(coded_clip, ".wav")
         )
-        image = shelf.new("spectrograms.png")
-        draw_spectrograms(
-            coding.checkpoint(name), clip.audio, coded_clip.audio, clip.sample_rate, image
-        )
-        for path in (file, image):
-            shelf.put(path)
+        shown = {
+            **tracks_with_pictures(shelf, signals, notes, clip.sample_rate),
+            "codes": shelved_codes(shelf, name, coded_clip.data),
+            "chosen": 1,
+            "link": sound_link.link_text(coded_clip.data),
+        }
         return (
-            {"tracks": shown, "chosen": 1, "link": sound_link.link_text(coded_clip.data)},
+            shown,
             table(measured),
             str(file),
             str(decoded),
-            str(image),
             {
                 "codec": measured[0],
                 "opus": measured[1],
@@ -198,49 +182,59 @@ def build(shelf: Shelf) -> None:
             path: the file
 
         Returns:
-            the track to listen to, a line about it, nothing, the decoded WAV, nothing, what the
-            file says of itself
+            the track to listen to, a line about it, nothing, the decoded WAV, what the file says
+            of itself
         """
-        return show_decoded(*coding.decode_file(path))
+        return show_decoded(coding.read_coded(path))
 
-    def show_decoded(audio: np.ndarray, rate: int, about: dict[str, Any]) -> tuple:
-        url, decoded = shelve(shelf, audio, rate, f"{about['checkpoint']}-decoded.wav")
-        note = f"{about['kbit/s']:.2f} kbit/s"
+    def show_decoded(data: bytes) -> tuple:
+        audio, rate, about = coding.decode_bytes(data)
+        _, decoded = shelve(shelf, audio, rate, f"{about['checkpoint']}-decoded.wav")
+        note = f"{size_text(len(data))}, {about['kbit/s']:.2f} kbit/s"
+        shown = {
+            **tracks_with_pictures(shelf, {"Decoded": audio}, {"Decoded": note}, rate),
+            "codes": shelved_codes(shelf, coding.checkpoint_of(data), data),
+            "link": sound_link.link_text(data),
+        }
         about_it = (
             f"{about['checkpoint']}, {about['seconds']:.2f} s, {about['sample_rate']} Hz, {note}"
         )
         line = f"<p class='cp-size'>{html.escape(about_it)}</p>"
-        return (
-            {"tracks": [{"label": "Decoded", "note": note, "url": url}]},
-            line,
-            None,
-            str(decoded),
-            None,
-            about,
-        )
+        return shown, line, None, str(decoded), about
 
     @in_a_sentence
     def receive(event: gr.EventData) -> tuple:
-        return show_decoded(*coding.decode_bytes(sound_link.file_of(str(event.sound))))
+        return show_decoded(sound_link.file_of(str(event.sound)))
+
+    @in_a_sentence
+    def take_recording(event: gr.EventData) -> tuple:
+        """Use what was just recorded: a voice, so the checkpoint and rate for voices."""
+        path = shelf.uploaded(str(event.path))
+        suited = checkpoint_for("Voice")
+        return str(path), suited, new_checkpoint(suited)
 
     def show(coded: bool) -> tuple:
         return (
             gr.DownloadButton(visible=coded),
             gr.DownloadButton(visible=True),
-            gr.Image(visible=coded),
         )
 
     inputs: list[Any] = [bundled, own, name, kbps]
-    outputs: list[Any] = [player, figures, dacp, wav, picture, data]
+    outputs: list[Any] = [player, figures, dacp, wav, data]
     options: dict[str, Any] = {"concurrency_id": BUSY, "concurrency_limit": AT_A_TIME}
     go.click(encode, inputs, [*outputs, size_line], api_visibility="private", **options).success(
-        lambda: show(True), None, [dacp, wav, picture], api_visibility="private", queue=False
+        lambda: show(True), None, [dacp, wav], api_visibility="private", queue=False
     )
     open_it.click(decode, coded, outputs, api_visibility="private", **options).success(
-        lambda: show(False), None, [dacp, wav, picture], api_visibility="private", queue=False
+        lambda: show(False), None, [dacp, wav], api_visibility="private", queue=False
     )
     receiver.received(receive, None, outputs, api_visibility="private", **options).success(
-        lambda: show(False), None, [dacp, wav, picture], api_visibility="private", queue=False
+        lambda: show(False), None, [dacp, wav], api_visibility="private", queue=False
+    )
+    recorder.recorded(
+        take_recording, None, [own, name, kbps], api_visibility="private", queue=False
+    ).success(encode, inputs, [*outputs, size_line], api_visibility="private", **options).success(
+        lambda: show(True), None, [dacp, wav], api_visibility="private", queue=False
     )
     gr.on(
         [kbps.release, own.change],
@@ -261,7 +255,7 @@ def build(shelf: Shelf) -> None:
     # What was coded before belongs to another clip.
     def forget() -> tuple:
         hidden = gr.DownloadButton(value=None, visible=False)
-        return {"empty": EMPTY}, "", hidden, hidden, gr.Image(value=None, visible=False), None
+        return {"empty": EMPTY}, "", hidden, hidden, None
 
     gr.on(
         [bundled.input, own.change],
@@ -278,6 +272,41 @@ def build(shelf: Shelf) -> None:
     name.input(
         new_checkpoint, name, kbps, api_visibility="private", queue=False, show_progress="hidden"
     ).then(size, inputs, size_line, api_visibility="private", show_progress="hidden", **options)
+
+
+def tracks_with_pictures(
+    shelf: Shelf, signals: dict[str, np.ndarray], notes: dict[str, str], rate: int
+) -> dict[str, Any]:
+    """Shelve signals (C, S) at one loudness with their spectrograms, as the player takes them.
+
+    The picture of what changed is the second one's against the first.
+    """
+    levels = {name: pictures.mel_levels(audio, rate) for name, audio in signals.items()}
+    first = next(iter(levels.values()))
+    loudest = float(first.max())
+    ticks = pictures.ticks(rate)
+    tracks = []
+    for name, audio in match_loudness(signals, rate).items():
+        url, _ = shelve(shelf, audio, rate, "clip.flac")
+        picture = pictures.draw_levels(levels[name], loudest, shelf.new("spectrogram.webp"))
+        track = {"label": name, "note": notes[name], "url": url, "ticks": ticks}
+        tracks.append({**track, "picture": shelf.put(picture)})
+    shown = {"tracks": tracks, "seconds": next(iter(signals.values())).shape[-1] / rate}
+    if len(levels) > 1:
+        second = list(levels.values())[1]
+        picture = pictures.draw_change(first, second, loudest, shelf.new("change.webp"))
+        shown["change"] = {"picture": shelf.put(picture), "ticks": ticks}
+    return shown
+
+
+def shelved_codes(shelf: Shelf, name: str, data: bytes) -> dict[str, Any]:
+    """Shelve the codes of a .dacp file that a checkpoint made, as the player takes them."""
+    codec = coding.checkpoint(name)
+    path = shelf.new("codes.bin")
+    about = pictures.write_codes(codec.read_codes(data), path)
+    often = f"{codec.frame_rate:.0f} times a second"
+    note = f"{about['books']} numbers from 0 to {codec.codebook_size - 1}, {often}"
+    return {**about, "note": note, "file": shelf.put(path)}
 
 
 def _size_line(clip: coding.Clip, data: bytes) -> str:

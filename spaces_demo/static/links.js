@@ -1,13 +1,13 @@
 // Links to a tab, a recording or a setting: they are written behind the #, which no server sees.
 (() => {
-  const { make } = window.codecplus;
+  const { make, makeButton, makeStatus, url } = window.codecplus;
 
   const wish = () => new URLSearchParams(location.hash.slice(1));
   const address = fields => `${location.href.split("#")[0]}#${new URLSearchParams(fields)}`;
   const remember = fields => history.replaceState(null, "", address(fields));
 
   function copyButton(text, makeAddress) {
-    const button = Object.assign(make("button", "cp-secondary", text), { type: "button" });
+    const button = makeButton(text, "cp-secondary");
     button.onclick = async () => {
       const link = makeAddress();
       try {
@@ -19,6 +19,35 @@
       setTimeout(() => { button.textContent = text; }, 2000);
     };
     return button;
+  }
+
+  // A button that shows a link as a QR code, for the telephone beside the screen.
+  function qrButton(makeAddress) {
+    const root = make("div", "cp-qr");
+    const said = makeStatus("cp-hint", "");
+    const image = make("img");
+    image.alt = "QR code of the link to this sound";
+    image.hidden = true;
+    const button = makeButton("Show as QR code", "cp-secondary");
+    button.setAttribute("aria-expanded", "false");
+    button.onclick = async () => {
+      if (!image.hidden) {
+        image.hidden = true;
+        button.setAttribute("aria-expanded", "false");
+        return;
+      }
+      const answer = await fetch(url("qr"), { method: "POST", body: makeAddress() });
+      if (!answer.ok) {
+        said.textContent = await answer.text();
+        return;
+      }
+      URL.revokeObjectURL(image.src);
+      image.src = URL.createObjectURL(await answer.blob());
+      image.hidden = false;
+      button.setAttribute("aria-expanded", "true");
+    };
+    root.append(button, image, said);
+    return root;
   }
 
   const tabButton = name => document.querySelector(`#tab-${CSS.escape(name)}-button`);
@@ -34,7 +63,8 @@
     const radios = { clip: "clip", checkpoint: "checkpoint" };
     for (const [field, id] of Object.entries(radios)) {
       const value = fields.get(field);
-      if (value !== null) document.querySelector(`#${id} input[value="${CSS.escape(value)}"]`)?.click();
+      if (value === null) continue;
+      document.querySelector(`#${id} input[value="${CSS.escape(value)}"]`)?.click();
     }
   }
 
@@ -75,6 +105,8 @@
     window.addEventListener("hashchange", follow);
   }
 
-  Object.assign(window.codecplus, { links: { wish, address, remember, copyButton, openTab, receive } });
+  Object.assign(window.codecplus, {
+    links: { wish, address, remember, copyButton, qrButton, openTab, receive },
+  });
   start(300);
 })();

@@ -1,13 +1,26 @@
-// Tracks of equal length that start together, of which one is heard: switching is instant and at the same position.
+// Tracks of equal length that start together, of which one is heard: switching is instant and at the
+// same position.
 window.codecplus = window.codecplus || {};
 (() => {
   let shared = null;
-  const context = () => (shared ??= new (window.AudioContext || window.webkitAudioContext)());
-  const url = path => (window.gradio_config?.root ?? "").replace(/\/$/, "") + "/" + path;
+
+  // The audio context of the page, made when it is first needed.
+  function context() {
+    if (shared === null) shared = new (window.AudioContext || window.webkitAudioContext)();
+    return shared;
+  }
+
+  function url(path) {
+    const root = window.gradio_config?.root ?? "";
+    return `${root.replace(/\/$/, "")}/${path}`;
+  }
+
   const playing = new Set();
-  // One track is faded out, then the other in, never across: a mixture of two would be a sound of its own (BS.1534-3, 5.3).
-  const FADE = 0.005;
-  const rise = Float32Array.from({ length: 33 }, (_, i) => 0.5 - 0.5 * Math.cos(Math.PI * i / 32)), fall = rise.slice().reverse();
+  // One track is faded out, then the other in, never across: a mixture of two would be a sound of
+  // its own (BS.1534-3, 5.3).
+  const FADE = 0.005; // seconds
+  const rise = Float32Array.from({ length: 33 }, (_, i) => 0.5 - 0.5 * Math.cos((Math.PI * i) / 32));
+  const fall = rise.slice().reverse();
 
   class Player {
     constructor(onChange) {
@@ -67,7 +80,14 @@ window.codecplus = window.codecplus || {};
       this.sources[track] = { source, gain };
     }
 
-    get duration() { return Math.max(0, ...this.buffers.map(buffer => buffer?.duration ?? 0)); }
+    get duration() {
+      return Math.max(0, ...this.buffers.map(buffer => buffer?.duration ?? 0));
+    }
+
+    // The position as a share of the duration.
+    get share() {
+      return this.duration ? this.now / this.duration : 0;
+    }
 
     get now() {
       if (!this.sources) return this.position;
@@ -88,7 +108,9 @@ window.codecplus = window.codecplus || {};
       this.free = at; // until when a switch is under way
       this.audible = this.chosen;
       this.sources = [];
-      this.buffers.forEach((buffer, track) => { if (buffer) this.attach(track, at, this.position); });
+      this.buffers.forEach((buffer, track) => {
+        if (buffer) this.attach(track, at, this.position);
+      });
       const mine = this.sources;
       mine[this.audible].source.onended = () => {
         if (this.sources !== mine) return;
@@ -97,7 +119,11 @@ window.codecplus = window.codecplus || {};
         this.onChange();
       };
       playing.add(this);
-      const tick = () => { if (this.sources === mine) { this.onChange(); requestAnimationFrame(tick); } };
+      const tick = () => {
+        if (this.sources !== mine) return;
+        this.onChange();
+        requestAnimationFrame(tick);
+      };
       tick();
     }
 
@@ -107,7 +133,10 @@ window.codecplus = window.codecplus || {};
       this.position = this.now;
       const old = this.sources;
       this.sources = null;
-      old.forEach(({ source }) => { source.onended = null; source.stop(); });
+      old.forEach(({ source }) => {
+        source.onended = null;
+        source.stop();
+      });
       playing.delete(this);
       this.onChange();
     }
@@ -127,6 +156,19 @@ window.codecplus = window.codecplus || {};
       this.audible = track;
     }
 
+    // Play, or pause.
+    toggle() {
+      if (this.sources) this.stop();
+      else this.play();
+    }
+
+    // Play a track from a share of its length on.
+    async listenFrom(track, share) {
+      this.choose(track);
+      await this.seek(this.duration * share);
+      await this.play();
+    }
+
     async seek(seconds) {
       const on = this.sources !== null;
       this.stop();
@@ -142,148 +184,110 @@ window.codecplus = window.codecplus || {};
     }
   }
 
-  const make = (tag, className, text) => {
+  function make(tag, className, text) {
     const element = document.createElement(tag);
     if (className) element.className = className;
     if (text !== undefined) element.textContent = text;
     return element;
-  };
-  const clock = seconds => `${Math.floor(seconds / 60)}:${(seconds % 60).toFixed(1).padStart(4, "0")}`;
+  }
+
+  function makeButton(text, className, onclick) {
+    const button = make("button", className, text);
+    button.type = "button";
+    button.onclick = onclick;
+    return button;
+  }
+
+  // A line that screen readers read out when it changes.
+  function makeStatus(className, text) {
+    const line = make("p", className, text);
+    line.setAttribute("role", "status");
+    return line;
+  }
+
+  // Write a text only where it changes, so that it is read out once.
+  function say(element, text) {
+    if (element.textContent !== text) element.textContent = text;
+  }
+
+  function clock(seconds) {
+    const minutes = Math.floor(seconds / 60);
+    const rest = (seconds % 60).toFixed(1).padStart(4, "0");
+    return `${minutes}:${rest}`;
+  }
+
   const icons = {
     play: '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M7 4.5v15l13-7.5z"/></svg>',
-    pause: '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M6 5h4.5v14H6zM13.5 5H18v14h-4.5z"/></svg>',
+    pause:
+      '<svg viewBox="0 0 24 24" aria-hidden="true">' +
+      '<path d="M6 5h4.5v14H6zM13.5 5H18v14h-4.5z"/></svg>',
   };
 
+  // The controls of a player: play, position, loop. `show` brings them up to date.
   function bar(player) {
     const root = make("div", "cp-bar");
-    const button = make("button", "cp-play");
-    button.type = "button";
-    button.onclick = () => (player.sources ? player.stop() : player.play());
+    const button = makeButton("", "cp-play", () => player.toggle());
     const time = make("span", "cp-time");
-    const seek = Object.assign(make("input", "cp-seek"), { type: "range", min: 0, max: 1000, value: 0 });
+    const seek = make("input", "cp-seek");
+    Object.assign(seek, { type: "range", min: 0, max: 1000, value: 0 });
     seek.setAttribute("aria-label", "Position");
-    seek.oninput = () => player.seek(player.duration * seek.value / 1000);
-    const loop = Object.assign(make("button", "cp-loop", "Loop"), { type: "button" });
-    loop.onclick = () => { player.setLoop(!player.loop); show(); };
+    seek.oninput = () => player.seek((player.duration * seek.value) / 1000);
+    const loop = makeButton("Loop", "cp-loop", () => {
+      player.setLoop(!player.loop);
+      show();
+    });
     root.append(button, time, seek, loop);
-    const show = () => {
-      button.innerHTML = player.sources ? icons.pause : icons.play;
-      button.setAttribute("aria-label", player.sources ? "Pause" : "Play");
+
+    let shown = null;
+    function show() {
+      const state = player.sources ? "pause" : "play";
+      if (state !== shown) {
+        shown = state;
+        button.innerHTML = icons[state];
+        button.setAttribute("aria-label", state === "pause" ? "Pause" : "Play");
+      }
       loop.setAttribute("aria-pressed", player.loop);
       time.textContent = `${clock(player.now)} / ${clock(player.duration)}`;
-      seek.setAttribute("aria-valuetext", `${player.now.toFixed(0)} of ${player.duration.toFixed(0)} seconds`);
-      if (document.activeElement !== seek || player.sources) seek.value = player.duration ? 1000 * player.now / player.duration : 0;
-    };
+      const position = player.now.toFixed(0);
+      const length = player.duration.toFixed(0);
+      seek.setAttribute("aria-valuetext", `${position} of ${length} seconds`);
+      const isHeld = document.activeElement === seek && !player.sources;
+      if (!isHeld) seek.value = 1000 * player.share;
+    }
     return { root, show };
   }
 
-  function wave(canvas, buffer) {
-    const ratio = window.devicePixelRatio || 1, width = canvas.clientWidth || 600, height = canvas.clientHeight || 56;
-    canvas.width = width * ratio;
-    canvas.height = height * ratio;
-    const draw = canvas.getContext("2d"), samples = buffer.getChannelData(0), step = samples.length / canvas.width;
-    draw.fillStyle = getComputedStyle(canvas).color;
-    for (let x = 0; x < canvas.width; x++) {
-      let low = 0, high = 0;
-      const end = Math.min(samples.length, Math.ceil((x + 1) * step)), stride = Math.max(1, Math.floor(step / 60));
-      for (let i = Math.floor(x * step); i < end; i += stride) { low = Math.min(low, samples[i]); high = Math.max(high, samples[i]); }
-      const middle = canvas.height / 2, top = middle - high * middle, bottom = middle - low * middle;
-      draw.fillRect(x, top, 1, Math.max(1, bottom - top));
+  // Counts how long each of several sounds was heard. Call `count` whenever the player changes.
+  class HeardTimes {
+    constructor(player, names) {
+      this.player = player;
+      this.names = names;
+      this.seconds = Object.fromEntries(names.map(name => [name, 0]));
+      this.last = null; // when time was last counted, while something plays
+    }
+
+    count() {
+      const now = context().currentTime;
+      const name = this.names[this.player.audible];
+      if (this.last !== null) this.seconds[name] += now - this.last;
+      this.last = this.player.sources ? now : null;
+    }
+
+    // Whether a sound was heard for so long; what a browser's clock is short of is forgiven.
+    atLeast(name, seconds) {
+      return this.seconds[name] + 0.05 >= seconds;
     }
   }
 
-  // A list of tracks, one under the other; a press on a waveform listens to it from there.
-  window.codecplus.tracks = (element, props, watch) => {
-    const root = element.querySelector(".cp-root");
-    let generation = 0;
-    const build = async () => {
-      const value = props.value, mine = ++generation;
-      root.cpPlayer?.stop();
-      root.replaceChildren();
-      if (!value?.tracks?.length) {
-        root.append(make("p", "cp-empty", value?.empty ?? "Nothing to hear yet."));
-        return;
-      }
-      let rows = [];
-      // Blind: whoever votes has heard at least a second of all but the reference.
-      const heard = new Set(), since = { track: -1, time: 0 };
-      const unlock = () => {
-        const open = !value.blind || value.tracks.every((_, i) => i === 0 || heard.has(i));
-        document.getElementById(value.unlocks)?.toggleAttribute("inert", !open);
-        if (open) root.dataset.heard = "true"; else delete root.dataset.heard;
-      };
-      const player = new Player(() => {
-        controls.show();
-        if (player.sources && since.track === player.audible) {
-          if (context().currentTime - since.time >= Math.min(1, 0.9 * player.duration)) heard.add(player.audible);
-        } else Object.assign(since, { track: player.sources ? player.audible : -1, time: context().currentTime });
-        unlock();
-        rows.forEach(({ row, pick, canvas, cursor }, i) => {
-          row.classList.toggle("cp-on", i === player.chosen);
-          row.classList.toggle("cp-loading", !player.buffers[i]);
-          if (player.buffers[i] && !canvas.dataset.drawn && !value.blind) {
-            canvas.dataset.drawn = "true";
-            wave(canvas, player.buffers[i]);
-          }
-          pick.setAttribute("aria-pressed", i === player.chosen);
-          cursor.style.left = `${player.duration ? 100 * player.now / player.duration : 0}%`;
-        });
-      });
-      root.cpPlayer = player;
-      const controls = bar(player);
-      root.append(controls.root);
-      rows = value.tracks.map((track, i) => {
-        const row = make("div", "cp-track"), pick = make("button", "cp-pick"), place = make("div", "cp-wave");
-        const canvas = make("canvas"), cursor = make("i", "cp-cursor");
-        pick.type = "button";
-        pick.append(make("b", "", track.label), make("small", "", track.note ?? ""));
-        pick.onclick = () => { player.choose(i); player.play(); };
-        place.onclick = event => {
-          player.choose(i);
-          const box = place.getBoundingClientRect();
-          player.seek(player.duration * (event.clientX - box.left) / box.width).then(() => player.play());
-        };
-        place.append(canvas, cursor);
-        row.append(pick, place);
-        root.append(row);
-        return { row, pick, canvas, cursor };
-      });
-      root.append(make("p", "cp-hint", "Press a name to switch: the position stays. Keys 1 to 9 switch, space plays."));
-      if (value.link) {
-        const { links } = window.codecplus;
-        const share = make("div", "cp-share");
-        share.append(
-          links.copyButton("Copy a link to this sound", () => links.address({ dacp: value.link })),
-          make("small", "", `The link holds the coded file, ${value.link.length.toLocaleString("en")} characters: whoever opens it hears the sound.`),
-        );
-        root.append(share);
-      }
-      root.tabIndex = 0;
-      root.onkeydown = event => {
-        const number = Number(event.key);
-        if (number >= 1 && number <= rows.length) { player.choose(number - 1); event.preventDefault(); }
-        if (event.key === " " && event.target === root) { player.sources ? player.stop() : player.play(); event.preventDefault(); }
-      };
-      try {
-        await player.load(value.tracks.map(track => track.url), Math.min(value.chosen ?? 0, rows.length - 1));
-      } catch (error) {
-        root.replaceChildren(make("p", "cp-empty", error.message));
-        return;
-      }
-      if (mine !== generation) return;
-      const paint = () => value.blind || rows.forEach(({ canvas }, i) => wave(canvas, player.buffers[i]));
-      root.dataset.ready = "true";
-      new ResizeObserver(paint).observe(root);
-    };
-    watch("value", () => { delete root.dataset.ready; build(); });
-    build();
-  };
-
-  // Gradio's pictures have no text of their own.
-  new MutationObserver(() => {
-    const picture = document.querySelector("#picture img:not([alt^=Mel])");
-    if (picture) picture.alt = "Mel spectrograms of the original and of the decoded clip, and the difference of their levels";
-  }).observe(document.documentElement, { childList: true, subtree: true });
-
-  Object.assign(window.codecplus, { Player, bar, make, url, context });
+  Object.assign(window.codecplus, {
+    HeardTimes,
+    Player,
+    bar,
+    context,
+    make,
+    makeButton,
+    makeStatus,
+    say,
+    url,
+  });
 })();

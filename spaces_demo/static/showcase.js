@@ -1,31 +1,55 @@
 // Recordings with what codecs make of them, computed beforehand: the first tap plays.
 window.codecplus.showcase = (element, props) => {
-  const { Player, bar, links, make } = window.codecplus;
+  const { Player, bar, links, make, makeButton, pictures } = window.codecplus;
   const root = element.querySelector(".cp-root");
   const isOurs = version => version.name.startsWith("codecplus-");
-  const bytes = count => (count < 1000 ? `${count} bytes` : `${(count / 1000).toPrecision(3)} kB`);
   let player = null;
 
-  function words(label, entries, onchoose) {
+  function bytes(count) {
+    if (count < 1000) return `${count} bytes`;
+    return `${(count / 1000).toPrecision(3)} kB`;
+  }
+
+  function rateText(version) {
+    const digits = version.kbps < 10 ? 2 : 0;
+    return `${version.kbps.toFixed(digits)} kbit/s`;
+  }
+
+  // A group of buttons of which one is pressed.
+  function choices(label, entries, onchoose) {
     const group = make("div", "cp-words");
     group.setAttribute("role", "group");
     group.setAttribute("aria-label", label);
-    for (const { name, title, note } of entries) {
-      const choice = Object.assign(make("button", "cp-word"), { type: "button" });
+    const notes = {};
+    for (const { name, title, note, share } of entries) {
+      const choice = makeButton("", "cp-word", () => onchoose(name));
       choice.dataset.name = name;
-      choice.append(make("b", "", title));
-      const small = make("small", "", note ?? "");
-      choice.append(small);
-      choice.onclick = () => onchoose(name);
+      notes[name] = make("small", "", note ?? "");
+      choice.append(make("b", "", title), notes[name]);
+      if (share !== undefined) {
+        const size = make("i", "cp-bytes"); // as wide as the file is large
+        size.style.width = `${100 * share}%`;
+        choice.append(size);
+      }
       group.append(choice);
     }
-    group.show = (name, loading) => {
+    const show = (name, isLoading) => {
       for (const choice of group.children) {
-        choice.setAttribute("aria-pressed", choice.dataset.name === name);
-        choice.classList.toggle("cp-loading", choice.dataset.name === name && loading);
+        const isChosen = choice.dataset.name === name;
+        choice.setAttribute("aria-pressed", isChosen);
+        choice.classList.toggle("cp-loading", isChosen && isLoading);
       }
     };
-    return group;
+    return { root: group, notes, show };
+  }
+
+  function creditLine(clip) {
+    const changes = "cut, mixed to one channel and levelled";
+    const line = make("p", "cp-hint", `${clip.credit}. Licence: ${clip.licence}; ${changes}. `);
+    const source = make("a", "", "Source");
+    Object.assign(source, { href: clip.url, target: "_blank", rel: "noopener" });
+    line.append(source);
+    return line;
   }
 
   function build(clip, versionName) {
@@ -33,64 +57,119 @@ window.codecplus.showcase = (element, props) => {
     root.replaceChildren();
     delete root.dataset.playable;
     delete root.dataset.ready;
-    const versions = clip.versions;
+    const { versions } = clip;
     const indexOf = name => versions.findIndex(version => version.name === name);
-    const first = indexOf(versionName) >= 0 ? indexOf(versionName) : indexOf(clip.chosen);
-    const steps = versions.filter(isOurs).map(version => version.name);
-    let step = Math.max(0, steps.indexOf(isOurs(versions[first]) ? versions[first].name : clip.chosen));
+    const original = versions[indexOf("original")];
+    const steps = versions.filter(isOurs);
+    let first = indexOf(versionName);
+    if (first < 0) first = indexOf(clip.chosen);
+    const firstStep = isOurs(versions[first]) ? versions[first].name : clip.chosen;
+    let step = steps.findIndex(version => version.name === firstStep);
 
-    const clips = words("Recording", props.value.clips, name => build(props.value.clips.find(other => other.name === name)));
+    const clips = choices("Recording", props.value.clips, name => {
+      build(props.value.clips.find(other => other.name === name));
+    });
     clips.show(clip.name, false);
-    const entries = [{ name: "codecplus", title: "codecplus", note: "" }];
-    for (const version of versions.filter(version => !isOurs(version))) {
-      entries.push({ name: version.name, title: version.label, note: `${bytes(version.bytes)}, ${version.kbps.toFixed(version.kbps < 100 ? 1 : 0)} kbit/s` });
-    }
-    // The original comes first, as people expect.
-    entries.sort((a, b) => (b.name === "original") - (a.name === "original"));
 
-    player = new Player(() => show());
-    root.cpPlayer = player;
-    const controls = bar(player);
+    // The original comes first, as people expect, then ours.
+    const entries = [];
+    for (const version of [original, steps[step], ...versions.filter(one => !isOurs(one))]) {
+      const name = isOurs(version) ? "codecplus" : version.name;
+      if (entries.some(entry => entry.name === name)) continue;
+      const note = `${bytes(version.bytes)}, ${rateText(version)}`;
+      entries.push({ name, title: version.label, note, share: version.bytes / original.bytes });
+    }
     const listen = index => {
       player.choose(index);
       player.play();
       links.remember({ tab: "hear", clip: clip.name, version: versions[index].name });
     };
-    const choices = words("Version", entries, name => listen(indexOf(name === "codecplus" ? steps[step] : name)));
+    const listed = choices("Version", entries, name => {
+      listen(indexOf(name === "codecplus" ? steps[step].name : name));
+    });
+
+    player = new Player(() => show());
+    root.cpPlayer = player;
+    const controls = bar(player);
+    const follow = share => player.listenFrom(player.chosen, share);
+
+    const stage = make("div", "cp-stage");
+    const heading = make("p", "cp-heading");
+    const spectrogram = pictures.spectrogram({ ticks: clip.ticks, alt: "", onpress: follow });
+    const codes = pictures.codes({ ...clip.codes, onpress: follow });
+    const numbers = pictures.numbersNow(codes);
+    const about = make("p", "cp-about");
+    stage.append(
+      heading,
+      spectrogram.root,
+      pictures.timeAxis(clip.seconds),
+      about,
+      codes.root,
+      numbers.root,
+    );
 
     const rate = make("label", "cp-rate");
-    const slider = Object.assign(make("input", "cp-seek"), { type: "range", min: 0, max: steps.length - 1, step: 1, value: step });
+    const slider = make("input", "cp-seek");
+    Object.assign(slider, { type: "range", min: 0, max: steps.length - 1, step: 1, value: step });
     slider.setAttribute("aria-label", "Rate of codecplus");
     const said = make("output", "");
-    rate.append(make("span", "", "Rate of codecplus, also while it plays"), slider, said);
+    const title = "Turn it down until it falls apart, also while it plays";
+    rate.append(make("span", "", title), slider, said);
     slider.oninput = () => {
       step = Number(slider.value);
-      listen(indexOf(steps[step]));
+      listen(indexOf(steps[step].name));
     };
 
     function show() {
       controls.show();
       const chosen = versions[player.chosen];
-      const ours = versions[indexOf(steps[step])];
-      const text = `${ours.kbps.toFixed(2)} kbit/s`;
-      said.textContent = `${text}: ${bytes(ours.bytes)} for ${clip.seconds.toFixed(1)} s, ${Math.round(versions[indexOf("original")].bytes / ours.bytes)} times smaller than the original`;
-      slider.setAttribute("aria-valuetext", text);
-      choices.querySelector("[data-name=codecplus] small").textContent = `${bytes(ours.bytes)}, ${text}`;
-      choices.show(isOurs(chosen) ? "codecplus" : chosen.name, !player.buffers[player.chosen]);
-      if (player.buffers[player.chosen]) root.dataset.playable = "true";
+      const ours = steps[step];
+      const times = Math.round(original.bytes / chosen.bytes);
+      heading.replaceChildren(make("b", "", `${chosen.label}: ${bytes(chosen.bytes)}`));
+      if (times > 1) heading.append(` for ${clip.seconds.toFixed(0)} s, ${times} times smaller`);
+      spectrogram.show(
+        `clips/${chosen.picture}`,
+        `Mel spectrogram of ${chosen.label} at ${rateText(chosen)}, frequency axis in kHz`,
+      );
+      const count = ours.books === 1 ? "1 number" : `${ours.books} numbers`;
+      const often = Math.round(clip.codes.frames / clip.seconds);
+      about.textContent = `All that codecplus sends: ${count}, ${often} times a second`;
+      codes.use(ours.books);
+      codes.root.classList.toggle("cp-aside", !isOurs(chosen));
+      spectrogram.place(player.share);
+      codes.place(player.share);
+      numbers.show(player.share);
+      said.textContent = `${rateText(ours)}, ${bytes(ours.bytes)}`;
+      slider.setAttribute("aria-valuetext", rateText(ours));
+      listed.notes.codecplus.textContent = `${bytes(ours.bytes)}, ${rateText(ours)}`;
+      const isLoading = !player.buffers[player.chosen];
+      listed.show(isOurs(chosen) ? "codecplus" : chosen.name, isLoading);
+      if (!isLoading) root.dataset.playable = "true";
     }
 
-    const credit = make("p", "cp-hint", `${clip.credit}. Licence: ${clip.licence}; cut, mixed to one channel and levelled. `);
-    const source = Object.assign(make("a", "", "Source"), { href: clip.url, target: "_blank", rel: "noopener" });
-    credit.append(source);
-    const copy = links.copyButton("Copy a link to this", () => links.address({ tab: "hear", clip: clip.name, version: versions[player.chosen].name }));
-    root.append(clips, controls.root, choices, rate, copy, credit);
+    const address = () => {
+      const version = versions[player.chosen].name;
+      return links.address({ tab: "hear", clip: clip.name, version });
+    };
+    const share = make("div", "cp-share");
+    share.append(links.copyButton("Copy a link to this", address));
+    root.append(
+      clips.root,
+      controls.root,
+      listed.root,
+      stage,
+      rate,
+      share,
+      creditLine(clip),
+    );
 
     const paths = versions.map(version => `clips/${version.file}`);
     const loaded = player.load(paths, first);
     show();
     loaded.then(
-      () => { root.dataset.ready = "true"; },
+      () => {
+        root.dataset.ready = "true";
+      },
       error => root.replaceChildren(make("p", "cp-empty", error.message)),
     );
   }

@@ -373,6 +373,8 @@ def test_the_demo_is_pushed_as_a_space_with_the_package_it_needs(hub, place):
     assert {path for path in sent if "__pycache__" not in path} == set(files) - own
     weights = "codecplus/checkpoints/embedded/dac-16khz-live/model.safetensors"
     assert files[weights].data == sent[weights].read_bytes()
+    thumbnail = f"{hub.endpoint}/spaces/ada/demo/resolve/main/static/preview.jpg"
+    assert f"thumbnail: {thumbnail}".encode() in files["README.md"].data
     assert {
         path.relative_to(place / "written").as_posix()
         for path in (place / "written").rglob("*")

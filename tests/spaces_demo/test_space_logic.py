@@ -143,14 +143,29 @@ def test_recordings_of_phones_and_browsers_are_read(tmp_path, container, codec, 
     assert np.std(middle) == pytest.approx(0.3 / 2**0.5, rel=0.05)
 
 
-def test_long_recordings_are_not_read_to_their_end_and_other_files_are_not_guessed(tmp_path):
+def test_long_recordings_are_not_read_to_their_end_and_other_files_are_not_guessed(
+    tmp_path, monkeypatch
+):
+    from space import coding
     from space.coding import read_clip
-    from space.phone import read_recording
+
+    class Reader(coding.AudioFileReader):
+        header_seconds = 0.0  # as of a recording that browsers write while it goes on
+        seconds_read = 0.0
+
+        def blocks(self):
+            for block in super().blocks():
+                Reader.seconds_read += block.shape[-1] / self.sample_rate
+                yield block
 
     path = record(tmp_path / "long.m4a", "mp4", "aac", seconds=70, rate=8000)
     with pytest.raises(InputError, match="at most 60 s"):
         read_clip(path)
-    assert read_recording(path, 5)[0].shape[-1] < 7 * 8000
+    monkeypatch.setattr(coding, "AudioFileReader", Reader)
+    monkeypatch.setattr(coding, "MAX_SECONDS", 5)
+    with pytest.raises(InputError, match="at most 5 s"):
+        read_clip(path)
+    assert Reader.seconds_read < 10
     whole = path.read_bytes()
     (tmp_path / "half.m4a").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "list.m4a").write_text("#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n")
@@ -333,6 +348,124 @@ def test_the_line_answers_and_ends_in_a_sentence(names):
             assert message in line.receive_json()["error"]
 
 
+def tone(seconds, rate=16000):
+    return 0.2 * np.sin(2 * np.pi * 300 * np.arange(round(seconds * rate)) / rate).astype(
+        np.float32
+    )
+
+
+def through(line, samples, switches=None, rate=16000):
+    """Push samples in packets of 20 ms; return what comes out and the kbit/s of each packet."""
+    size = round(0.02 * rate)
+    heard, kbps = [], []
+    for number, start in enumerate(range(0, len(samples) - size + 1, size)):
+        if switches and number in switches:
+            line.switch(switches[number])
+        audio, bits = line.push(samples[start : start + size])
+        assert len(audio) == size
+        heard.append(audio)
+        kbps.append(bits / 20)
+    return np.concatenate(heard), kbps
+
+
+def test_the_rate_changes_without_an_interruption(names):
+    from space.coding import checkpoint
+    from space.live import Line
+
+    codec = checkpoint(names[1])
+    low = {"way": "codec", "checkpoint": names[1], "kbps": 0.5}
+    high = {**low, "kbps": 1.0}
+    samples = tone(1)
+    heard, kbps = through(Line(16000, low), samples, {25: high})
+    assert set(kbps[:25]) == {0.5}
+    assert set(kbps[25:]) == {1.0}
+    encoder, decoder = codec.encoder_stream(n_quantizers=1), codec.decoder_stream()
+    parts = [decoder.push(encoder.push(samples[:8000]))]
+    encoder.n_quantizers = 2
+    parts.append(decoder.push(encoder.push(samples[8000:])))
+    np.testing.assert_allclose(heard, np.concatenate(parts), atol=1e-5)
+
+
+def test_raw_and_opus_are_switched_to_during_the_call_without_a_click(names):
+    from space.live import Line
+
+    pytest.importorskip("av", reason="Opus needs PyAV: pip install av")
+    raw = {"way": "raw", "checkpoint": names[1], "kbps": 1.0}
+    opus = {**raw, "way": "opus"}
+    samples = tone(2)
+    heard, kbps = through(Line(16000, raw), samples, {30: opus, 70: raw})
+    np.testing.assert_array_equal(heard[: 30 * 320], samples[: 30 * 320])
+    np.testing.assert_array_equal(heard[-20 * 320 :], samples[-20 * 320 :])
+    assert kbps[0] == kbps[-1] == 256
+    assert kbps[50] < 2
+    # The tone itself moves by 0.024 from one sample to the next, and a cut to silence by 0.2.
+    assert np.abs(np.diff(heard)).max() < 0.1
+
+
+@pytest.mark.parametrize("rate", [16000, 48000])
+def test_opus_lasts_as_long_as_it_says(names, rate):
+    from space.live import Line
+
+    pytest.importorskip("av", reason="Opus needs PyAV: pip install av")
+    line = Line(rate, {"way": "opus", "checkpoint": names[1], "kbps": 2.0})
+    rng = np.random.default_rng(0)
+    noise = 0.1 * rng.standard_normal(rate).astype(np.float32)
+    samples = np.convolve(noise, np.ones(24) / 24, "same").astype(np.float32)
+    line.switch({"way": "opus", "checkpoint": names[1], "kbps": 2.0})
+    heard, _ = through(line, samples, rate=rate)
+    assert line.latency == 0.0265
+    assert np.abs(heard).max() > 0.001
+
+
+@pytest.mark.parametrize(("source", "target"), [(48000, 16000), (16000, 48000), (44100, 16000)])
+def test_rates_of_a_call_change_without_waiting(source, target):
+    from space.live_resampling import LiveResampler
+
+    seconds = np.arange(source) / source
+    samples = np.sin(2 * np.pi * 440 * seconds).astype(np.float32)
+    whole = LiveResampler(source, target).push(samples)
+    resampler = LiveResampler(source, target)
+    size = source // 50  # 20 ms
+    parts = [resampler.push(samples[i : i + size]) for i in range(0, len(samples), size)]
+    assert {len(part) for part in parts} == {target // 50}
+    np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-5)
+    assert resampler.delay < 0.002
+    late = np.sin(2 * np.pi * 440 * (np.arange(target) / target - resampler.delay))
+    np.testing.assert_allclose(whole[target // 4 :], late[target // 4 :], atol=0.003)
+
+
+def test_settings_of_a_call_that_make_no_sense_are_refused(names):
+    from space.live import Line
+
+    good = {"way": "codec", "checkpoint": names[1], "kbps": 1.0}
+    line = Line(16000, good)
+    for wrong, message in (
+        ({"way": "mp3"}, "no way"),
+        ({"kbps": "x"}, "kbit/s"),
+        ({"kbps": float("nan")}, "kbit/s"),
+        ({"kbps": 1000}, "kbit/s"),
+        ({"kbps": None}, "kbit/s"),
+        ({"checkpoint": "somebody/model"}, "no checkpoint"),
+    ):
+        with pytest.raises(InputError, match=message):
+            line.switch({**good, **wrong})
+    assert len(line.push(np.zeros(320, np.float32))[0]) == 320  # the call goes on
+
+
+def test_a_caller_changes_the_way_without_hanging_up(line, names):
+    with line() as socket:
+        socket.receive_json()
+        socket.send_bytes(bytes(8 + 640))
+        assert len(socket.receive_bytes()) == 16 + 640
+        wish = {"way": "raw", "checkpoint": names[1], "kbps": 1.0}
+        socket.send_json(wish)
+        assert socket.receive_json() == {"changed": wish, "latency": 0}
+        socket.send_bytes(bytes(8 + 640))
+        assert len(socket.receive_bytes()) == 16 + 640
+        socket.send_text("[" * 100)
+        assert "error" in socket.receive_json()
+
+
 @pytest.fixture
 def line(names):
     from space import live
@@ -445,6 +578,22 @@ def test_an_idle_shelf_removes_uploads_and_results_by_itself():
     while result.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not result.exists()
+    shelf.close()
+
+
+def test_only_what_was_uploaded_is_taken_for_a_recording(tmp_path):
+    from space.shelf import Shelf
+
+    shelf = Shelf()
+    mine = shelf.uploads / "hash" / "voice.webm"
+    mine.parent.mkdir()
+    mine.write_bytes(bytes(4))
+    (tmp_path / "secret").write_bytes(b"secret")
+    (shelf.uploads / "link").symlink_to(tmp_path / "secret")
+    assert shelf.uploaded(str(mine)) == mine.resolve()
+    for path in ("/etc/passwd", f"{shelf.uploads}/../../x", f"{shelf.uploads}/link", "", "None"):
+        with pytest.raises(InputError, match="record it again"):
+            shelf.uploaded(path)
     shelf.close()
 
 
@@ -714,6 +863,20 @@ def test_no_two_files_of_a_test_are_equal_though_all_sound_as_before(test_of, cl
     assert np.abs(plain.astype(int) - heard).max() == 1
 
 
+@pytest.mark.parametrize("method", ["mushra", "acr"])
+def test_training_has_the_whole_range_without_names_and_keeps_nothing(test_of, method):
+    page = test_of.training(method)
+    assert (page["stage"], page["method"]) == ("training", method)
+    known = {s.path: s.condition for items in test_of.prepare().values() for s in items}
+    heard = {known[path_of(test_of, sound["url"])] for sound in page["stimuli"]}
+    assert len(heard) == len(page["stimuli"]) == 5
+    assert known[path_of(test_of, page["reference"])] == "identity"
+    assert not any(name in str(page) for name in ("opus", "identity", "lowpass"))
+    assert test_of.store.all() == []
+    with pytest.raises(InputError, match="no method"):
+        test_of.training("vote")
+
+
 def test_who_was_left_out_by_the_screening_is_said_with_the_reason(test_of):
     for rater, score in (("good", 100.0), ("careless", 40.0)):
         ratings = [Rating("mushra", rater, item, "identity", score) for item in ("one", "two")]
@@ -761,6 +924,7 @@ def test_what_listeners_said_here_has_a_board_of_its_own(test_of, world):
     low, high = pytest.approx(4.1), pytest.approx(4.3)
     assert drawn["points"][0] == {
         "codec": "opus",
+        "ours": False,  # for context
         "kbps": 24.0,
         "mean": 4.2,
         "low": low,

@@ -212,7 +212,94 @@ def test_links_show_a_title_a_sentence_and_a_picture(monkeypatch):
     assert 'name="description"' in tags
 
 
+def test_links_to_paper_code_and_model_cards_stand_where_these_are(monkeypatch):
+    import app
+    from space import settings
+
+    assert 'href="https://arxiv.org/abs/2306.06546"' in app.header()
+    assert "Code" not in app.header()
+    monkeypatch.setenv("SPACE_ID", "me/demo")
+    monkeypatch.setattr(settings, "models", lambda: ["me/dac-16khz-live"])
+    assert 'href="https://huggingface.co/spaces/me/demo/tree/main"' in app.header()
+    assert 'href="https://huggingface.co/me/dac-16khz-live"' in app.header()
+
+
+# ---- pictures
+
+
+def test_a_tone_is_drawn_where_the_axis_says(tmp_path):
+    from PIL import Image
+    from space import pictures
+
+    rate = 16000
+    tone = 0.1 * np.sin(2 * np.pi * 2000 * np.arange(rate) / rate)[None]
+    levels = pictures.mel_levels(tone, rate)
+    (mark,) = [tick for tick in pictures.ticks(rate) if tick["text"] == "2"]
+    assert levels.mean(axis=1).argmax() / len(levels) == pytest.approx(mark["share"], abs=0.02)
+    path = pictures.draw_levels(levels, float(levels.max()), tmp_path / "tone.webp")
+    picture = np.asarray(Image.open(path).convert("L"), float)
+    assert picture.shape == levels.shape
+    assert picture.mean(axis=1).argmax() / len(levels) == pytest.approx(1 - mark["share"], abs=0.03)
+
+
+def test_a_long_clip_has_no_wider_picture(tmp_path):
+    from space import pictures
+
+    assert pictures.mel_levels(np.zeros((2, 60 * 8000)), 8000).shape[1] <= 1001
+
+
+def test_what_changed_is_red_where_something_came_and_blue_where_it_went(tmp_path):
+    from PIL import Image
+    from space import pictures
+
+    before = np.zeros((80, 90))
+    after = before.copy()
+    after[:40, :45] = 30  # low bands, at the bottom
+    after[:40, 45:] = -30
+    path = pictures.draw_change(before, after, 0.0, tmp_path / "change.webp")
+    red, _, blue = np.moveaxis(np.asarray(Image.open(path).convert("RGB"), int), 2, 0)
+    assert red[60, 20] > blue[60, 20] + 50
+    assert blue[60, 70] > red[60, 70] + 50
+    assert max(red[10, 20], blue[10, 70]) < 60  # nothing changed: dark
+
+
+def test_the_codes_of_the_highest_rate_are_on_the_page_and_hold_those_of_the_others(showcase):
+    from space.settings import CLIPS_FOLDER
+
+    for clip in showcase["clips"]:
+        about = clip["codes"]
+        codes = np.fromfile(CLIPS_FOLDER.parent / about["file"], "<u2")
+        assert codes.size == about["books"] * about["frames"]
+        assert 0 <= codes.min() <= codes.max() < 1024
+        books = [version["books"] for version in clip["versions"] if "books" in version]
+        assert books == sorted(books)
+        assert books[-1] == about["books"]
+
+
+def test_codes_are_written_as_they_are(world, names, tmp_path):
+    from space import coding, pictures
+
+    clip = coding.read_clip(world[0] / "one.wav")
+    data = coding.round_trip(clip, names[1], 1.0).data
+    codes = coding.checkpoint(names[1]).read_codes(data)
+    about = pictures.write_codes(codes, tmp_path / "codes.bin")
+    numbers = np.fromfile(tmp_path / "codes.bin", "<u2").reshape(about["books"], about["frames"])
+    np.testing.assert_array_equal(numbers, np.asarray(codes))
+    assert coding.checkpoint_of(data) == names[1]
+
+
 # ---- sounds as links
+
+
+def test_a_link_becomes_a_qr_code():
+    from space import sound_link
+
+    pytest.importorskip("segno", reason="QR codes need segno: pip install segno")
+    picture = sound_link.qr_code("https://demo.test/#dacp=" + "A" * 1700)
+    assert picture.startswith(b"<svg")
+    for link in ("", "x" * (sound_link.MAX_QR + 1)):
+        with pytest.raises(InputError, match="QR code"):
+            sound_link.qr_code(link)
 
 
 def test_a_sound_goes_through_a_link(world, names):

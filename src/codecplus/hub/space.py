@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from codecplus.checkpoints import embedded_names
 from codecplus.hub.folders import PathLike, new_folder
 from codecplus.hub.installation import PACKAGE, demo_folder, licence_file
 
@@ -10,8 +11,11 @@ _LEFT_OUT_OF_PACKAGE = ("__pycache__", "spaces_demo", "model_cards")
 _LEFT_OUT_OF_DEMO = ("*.pyc", "*.db", "*.sqlite*", ".*", "__pycache__", "ratings", "flagged")
 
 
-def export_space(folder: PathLike) -> Path:
+def export_space(folder: PathLike, repo: str | None = None) -> Path:
     """Write the demo into an empty folder that runs wherever it lies, and return it.
+
+    With a `repo` on the Hub, `OWNER/NAME`, its card gets the address of its thumbnail, and the
+    models of the same owner that are copies of the embedded checkpoints.
 
     The package goes along, weights and all, and requirements.txt names what both need: a Space
     installs its requirements before its files are there, and could not install the package from one
@@ -29,4 +33,20 @@ def export_space(folder: PathLike) -> Path:
             PACKAGE, new / "codecplus", ignore=shutil.ignore_patterns(*_LEFT_OUT_OF_PACKAGE)
         )
         shutil.copy(licence_file(), new / "LICENSE")
+        if repo is not None:
+            complete_card(new / "README.md", repo)
     return Path(folder)
+
+
+def complete_card(path: Path, repo: str) -> None:
+    """Write into the card of a Space what depends on where it lies: its thumbnail and models."""
+    from huggingface_hub import SpaceCard, constants, repo_exists
+
+    owner = repo.partition("/")[0]
+    card = SpaceCard.load(path)
+    card.data.thumbnail = f"{constants.ENDPOINT}/spaces/{repo}/resolve/main/static/preview.jpg"
+    models = [f"{owner}/{name}" for name in embedded_names()]
+    present = [model for model in models if repo_exists(model)]
+    if present:
+        card.data.models = present
+    card.save(path)

@@ -62,7 +62,7 @@ def push_space(repo: str, *, private: bool = False) -> str:
     """
     with tempfile.TemporaryDirectory() as temporary, explained_errors(repo):
         repo = full_repo_name(repo)
-        folder = export_space(Path(temporary) / "space")
+        folder = export_space(Path(temporary) / "space", repo)
         message = f"Upload the demo of codecplus {__version__}"
         return upload_folder(folder, repo, message, kind="space", private=private)
 
