@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from codecplus.checkpoints.identity import EMBEDDED_FOLDER, embedded_names
 from codecplus.hub.folders import PathLike, new_folder
 from codecplus.hub.installation import PACKAGE, demo_folder, licence_file
 
@@ -28,5 +29,11 @@ def export_space(folder: PathLike) -> Path:
         shutil.copytree(
             PACKAGE, new / "codecplus", ignore=shutil.ignore_patterns(*_LEFT_OUT_OF_PACKAGE)
         )
+        for name in embedded_names():
+            shutil.copytree(
+                EMBEDDED_FOLDER / name,
+                new / "codecplus" / "checkpoints" / "embedded" / name,
+                dirs_exist_ok=True,  # a package with the weights inside has brought them
+            )
         shutil.copy(licence_file(), new / "LICENSE")
     return Path(folder)
