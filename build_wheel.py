@@ -20,7 +20,6 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-
 # The codes of a checkpoint change with the first number: files need the weights that made them.
 WEIGHTS_REQUIREMENT = "codecplus-weights>=1,<2"
 

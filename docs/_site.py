@@ -98,8 +98,8 @@ def verbs_page() -> str:
     text = [
         "# Command line",
         "",
-        "`codecplus VERB --help` prints what stands here. Errors are one line on standard error, with "
-        "exit status 2.",
+        "`codecplus VERB --help` prints what stands here. Errors are one line on standard error, "
+        "with exit status 2.",
         "",
     ]
     for action in parser._actions:
