@@ -14,8 +14,8 @@ test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 check: $(VENV)/installed
-	$(BIN)/ruff check src tests benchmarks spaces_demo
-	$(BIN)/ruff format --check src tests benchmarks spaces_demo
+	$(BIN)/ruff check src tests benchmarks spaces_demo notebooks docs/_site.py weights build_wheel.py
+	$(BIN)/ruff format --check src tests benchmarks spaces_demo notebooks docs/_site.py weights build_wheel.py
 	$(BIN)/pyright
 
 # What takes most of a minute each: processes that are killed, whole runs twice, a device that stands for a GPU.

@@ -59,8 +59,9 @@ def test_an_existing_folder_is_left_alone(tmp_path):
 
 
 def test_its_requirements_are_those_of_the_package_in_the_versions_tested():
-    import tomllib
     from packaging.requirements import Requirement
+
+    tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
