@@ -1,6 +1,7 @@
-"""What `make docs` adds to the pages of this folder: pages of the repository, and the verbs.
+"""What `make docs` adds to the pages of this folder: pages of the repository, the verbs, and
+examples in docstrings.
 
-mkdocs calls it as a hook. It knows Markdown and the command line's parser.
+mkdocs calls it as a hook, griffe as an extension. It knows Markdown and the command line's parser.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import posixpath
 import re
 from pathlib import Path
 
+import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -26,6 +28,18 @@ PAGES = {
 }
 CLI_PAGE = "reference/cli.md"
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
+DOCTEST = re.compile(r"(?:^|(?<=\n))>>> .*?(?=\n\s*\n|\Z)", re.DOTALL)
+
+
+class FencedExamples(griffe.Extension):
+    """Marks the examples of docstrings as code, which Markdown would take for quotations."""
+
+    def on_object(self, *, obj: griffe.Object, **_: object) -> None:
+        """Put a fence around each example of a docstring."""
+        if obj.docstring is not None:
+            obj.docstring.value = DOCTEST.sub(
+                lambda match: f"```pycon\n{match[0]}\n```", obj.docstring.value
+            )
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
