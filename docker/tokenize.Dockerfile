@@ -8,8 +8,8 @@ RUN python -m venv /venv \
     && /venv/bin/pip install --no-cache-dir -c constraints.txt torch \
     && /venv/bin/pip install --no-cache-dir -c constraints.txt '.[formats,tokenize]' \
     && rm -rf /source/* \
-    && useradd --create-home codecplus
-USER codecplus
+    && useradd --uid 1000 --create-home codecplus
+USER 1000
 ENV PATH=/venv/bin:$PATH HF_HOME=/tmp/huggingface
 WORKDIR /data
 ENTRYPOINT ["codecplus", "tokenize"]
