@@ -11,9 +11,9 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} HF_HOME=$place/huggingface HF_HUB_D
 
 step() { echo "== $1 (${SECONDS} s)"; }
 
-wheel=$(ls "$checkout"/dist/codecplus-*-manylinux*.whl "$checkout"/dist/codecplus-*-macosx*.whl 2>/dev/null | head -1)
-test -n "$wheel" || wheel=$(ls "$checkout"/dist/codecplus-*-any.whl)
-weights=$(ls "$checkout"/dist/codecplus_weights-*.whl)
+wheel=$(find "$checkout/dist" -name 'codecplus-*-manylinux*.whl' -o -name 'codecplus-*-macosx*.whl')
+test -n "$wheel" || wheel=$(find "$checkout/dist" -name 'codecplus-*-any.whl')
+weights=$(find "$checkout/dist" -name 'codecplus_weights-*.whl')
 
 step "install the wheels with core dependencies alone"
 "${PYTHON:-python3}" -m venv "$place/venv"
