@@ -162,7 +162,8 @@ def test_a_wheel_has_the_weights_inside_or_depends_on_them(checkout, monkeypatch
     else:
         assert data["force_include"] == {}
         (needed,) = map(requirements.Requirement, data["dependencies"])
-        version = re.search(r'"(.*)"', text("weights/codecplus_weights/__init__.py")[-30:])[1]
+        source = text("weights/codecplus_weights/__init__.py")
+        (version,) = re.findall(r'^__version__ = "(.*)"$', source, flags=re.MULTILINE)
         assert needed.name == identity.WEIGHTS_DISTRIBUTION
         assert version in needed.specifier
 

@@ -8,6 +8,8 @@ hub=
 trap 'test -z "$hub" || kill "$hub"; rm -rf "$place"' EXIT
 unset PYTHONPATH
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} HF_HOME=$place/huggingface HF_HUB_DISABLE_TELEMETRY=1
+# The Hub of the tests takes LFS uploads, as the Hub did before Xet.
+export HF_HUB_DISABLE_XET=1
 
 step() { echo "== $1 (${SECONDS} s)"; }
 
