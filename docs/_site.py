@@ -105,7 +105,7 @@ def relative(place: str, page: str) -> str:
 
 def verbs_page() -> str:
     """Return the page of the command line: the help of every verb, as its parser prints it."""
-    os.environ["COLUMNS"] = "100"
+    os.environ["COLUMNS"] = "80"  # what fits beside the navigation
     from codecplus.cli import build_parser
 
     parser = build_parser()
