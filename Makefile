@@ -65,6 +65,8 @@ workflows: $(TOOLS)/installed
 	$(TOOLS)/bin/zizmor --offline --quiet .github/workflows
 	$(TOOLS)/bin/hadolint docker/Dockerfile docker/tokenize.Dockerfile
 	$(TOOLS)/bin/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(TOOLS)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(TOOLS)/bin/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/idea.yml
 	$(TOOLS)/bin/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 $(TOOLS)/installed: constraints.txt
