@@ -476,9 +476,7 @@ def test_a_short_run_warms_up_over_a_tenth_of_its_steps():
 
 
 @pytest.mark.parametrize("shape", [(2, 16, 40), (1, 40, 16)])
-@pytest.mark.parametrize("flags", [set(), {"amx_bf16"}])
-def test_orthogonalized_brings_singular_values_near_one(shape, flags, monkeypatch):
-    monkeypatch.setattr("codecplus.training.optimizer.processor_flags", lambda: flags)
+def test_orthogonalized_brings_singular_values_near_one(shape):
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     values = torch.linalg.svdvals(orthogonalized(matrices))
     assert values.min() > 0.4

@@ -3,9 +3,8 @@
 import shutil
 from pathlib import Path
 
-from codecplus.checkpoints.identity import EMBEDDED_FOLDER, embedded_names
 from codecplus.hub.folders import PathLike, new_folder
-from codecplus.hub.installation import PACKAGE, demo_folder, licence_file
+from codecplus.hub.installation import PACKAGE, demo_folder, embedded_folders, licence_file
 
 _LEFT_OUT_OF_PACKAGE = ("__pycache__", "spaces_demo", "model_cards")
 _LEFT_OUT_OF_DEMO = ("*.pyc", "*.db", "*.sqlite*", ".*", "__pycache__", "ratings", "flagged")
@@ -29,10 +28,10 @@ def export_space(folder: PathLike) -> Path:
         shutil.copytree(
             PACKAGE, new / "codecplus", ignore=shutil.ignore_patterns(*_LEFT_OUT_OF_PACKAGE)
         )
-        for name in embedded_names():
+        for checkpoint in embedded_folders():
             shutil.copytree(
-                EMBEDDED_FOLDER / name,
-                new / "codecplus" / "checkpoints" / "embedded" / name,
+                checkpoint,
+                new / "codecplus" / "checkpoints" / "embedded" / checkpoint.name,
                 dirs_exist_ok=True,  # a package with the weights inside has brought them
             )
         shutil.copy(licence_file(), new / "LICENSE")

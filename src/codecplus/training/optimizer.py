@@ -6,9 +6,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from codecplus.kernels import processor_flags
-from codecplus.system.devices import multiplies_bf16
-
 
 class Muon(torch.optim.Optimizer):
     """Momentum whose direction is made orthogonal (Jordan et al. 2024).
@@ -54,11 +51,10 @@ class Muon(torch.optim.Optimizer):
 def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
     """Return matrices (N, rows, columns) with singular values near 1, about 0.7 to 1.2.
 
-    It is the quintic Newton-Schulz iteration of Jordan et al. The precision of bf16 is enough for a
-    direction.
+    It is the quintic Newton-Schulz iteration of Jordan et al., in bf16, whose precision is enough
+    for a direction.
     """
-    x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-12)
-    x = x.to(_precision(matrices.device))
+    x = (matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-12)).bfloat16()
     tall = x.shape[1] > x.shape[2]
     for _ in range(steps):
         gram = _gram_matrices(x, tall)
@@ -68,19 +64,6 @@ def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
         else:
             x = torch.baddbmm(x, gram, x, beta=3.4445)
     return x.to(matrices.dtype)
-
-
-def _precision(device: torch.device) -> torch.dtype:
-    """Return bf16 where it is fast, else fp32.
-
-    A processor that does not multiply bf16 takes up to thirty times as long for it.
-    """
-    multiplier = device
-    if device.type != "cuda":
-        multiplier = torch.device("cpu")
-    if multiplies_bf16(multiplier, processor_flags()):
-        return torch.bfloat16
-    return torch.float32
 
 
 def _gram_matrices(x: Tensor, tall: bool) -> Tensor:
