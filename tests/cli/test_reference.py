@@ -130,7 +130,7 @@ def shown_commands() -> list[tuple[str, str]]:
         for block in re.findall(r"^ *```\w*\n(.*?)^ *```", page.read_text(), re.M | re.S):
             for line in block.replace("\\\n", " ").splitlines():
                 for part in re.split(r" [|>] ", line):
-                    found = re.search(r"(?:^\s*|-m )(codecplus .*)", part)
+                    found = re.search(r"(?:^\s*(?:\$ )?|-m )(codecplus .*)", part)
                     if found:
                         commands.append((page.name, found.group(1)))
     return commands

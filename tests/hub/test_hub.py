@@ -18,6 +18,7 @@ from hub_server import WRITER, Entry, Repo, running_hub
 from safetensors.torch import save_file
 from tiny import tiny_model
 
+import codecplus
 from codecplus.checkpoints import fingerprint, load_model
 from codecplus.checkpoints.identity import EMBEDDED_FOLDER
 
@@ -364,12 +365,14 @@ def test_the_demo_is_pushed_as_a_space_with_the_package_it_needs(hub, place):
     files = hub.repo("ada/demo", "space").files
     own = {path for path in files if not path.startswith("codecplus/")}
     assert own == {"app.py", "ratings.py", "requirements.txt", "README.md", "LICENSE"}
-    package = EMBEDDED_FOLDER.parents[1]
+    package = Path(codecplus.__file__).parent
     sent = {
         path.relative_to(package.parent).as_posix(): path
         for path in package.rglob("*")
         if path.is_file()
     }
+    for path in EMBEDDED_FOLDER.glob("dac-*/*"):
+        sent[f"codecplus/checkpoints/embedded/{path.parent.name}/{path.name}"] = path
     assert {path for path in sent if "__pycache__" not in path} == set(files) - own
     weights = "codecplus/checkpoints/embedded/dac-16khz-live/model.safetensors"
     assert files[weights].data == sent[weights].read_bytes()

@@ -1,6 +1,7 @@
 """The embedded checkpoints, and fingerprints that tell models apart. It knows arrays, not torch."""
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Iterable
 from functools import cache
@@ -12,11 +13,33 @@ import numpy as np
 WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json")
 ENTROPY_FILES = "entropy*.safetensors"
 
-EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
+# The distribution that holds the weights, and its package of data.
+WEIGHTS_DISTRIBUTION = "codecplus-weights"
+_WEIGHTS_PACKAGE = "codecplus_weights"
+
+
+def _find_embedded_folder() -> Path:
+    """Return the folder of the embedded checkpoints; it does not exist if none are installed.
+
+    They lie in this package where it was copied with them (a Space, a wheel that was built from a
+    checkout), beside it in a checkout, else in the distribution codecplus-weights.
+    """
+    inside = Path(__file__).parent / "embedded"
+    checkout = Path(__file__).parents[3] / "weights" / _WEIGHTS_PACKAGE
+    for folder in (inside, checkout):
+        if folder.is_dir():
+            return folder
+    found = importlib.util.find_spec(_WEIGHTS_PACKAGE)
+    if found is not None and found.submodule_search_locations:
+        return Path(next(iter(found.submodule_search_locations)))
+    return inside
+
+
+EMBEDDED_FOLDER = _find_embedded_folder()
 
 
 def embedded_names() -> list[str]:
-    """Names of the checkpoints that the package brings along."""
+    """Names of the embedded checkpoints; none where their weights are not installed."""
     return sorted(path.parent.name for path in EMBEDDED_FOLDER.glob("*/config.json"))
 
 

@@ -8,7 +8,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from codecplus.checkpoints.identity import EMBEDDED_FOLDER, embedded_names, fingerprint_of
+from codecplus.checkpoints.identity import (
+    EMBEDDED_FOLDER,
+    WEIGHTS_DISTRIBUTION,
+    embedded_names,
+    fingerprint_of,
+)
 from codecplus.checkpoints.official import fold_weight_norm, read_official
 from codecplus.checkpoints.remote import fetch_checkpoint, is_hub_id
 from codecplus.checkpoints.untrusted import check_elements, check_file, check_folder, read_config
@@ -49,6 +54,12 @@ def load_model(name: str | os.PathLike[str], *, revision: str | None = None) -> 
         raise CheckpointError(f"expected a folder, a .safetensors or a .pth file, got {path}")
     if is_hub_id(str(name)):
         return _load_pretrained(fetch_checkpoint(str(name), revision), str(name))
+    if not embedded_names():
+        raise CheckpointError(
+            f"there is no checkpoint {str(name)!r}, and the embedded ones are not installed; run "
+            f"`pip install {WEIGHTS_DISTRIBUTION}`, or give an existing path or a Hub id like "
+            "descript/dac_44khz"
+        )
     hint = difflib.get_close_matches(str(name), embedded_names(), n=1) or embedded_names()
     raise CheckpointError(
         f"there is no checkpoint {str(name)!r}; give {' or '.join(hint)}, an existing path, or a "

@@ -36,15 +36,18 @@ def open_embedded(fingerprint: bytes, args: argparse.Namespace) -> Any:
 
 def embedded_name(fingerprint: bytes) -> str:
     """Return the name of the embedded model with this fingerprint; raise InputError without one."""
-    from codecplus.checkpoints.identity import find_embedded
+    from codecplus.checkpoints.identity import WEIGHTS_DISTRIBUTION, embedded_names, find_embedded
 
     name = find_embedded(fingerprint)
-    if name is None:
-        raise InputError(
-            f"no embedded model made it (fingerprint {fingerprint.hex()}); "
-            "name the one that did with --model"
-        )
-    return name
+    if name is not None:
+        return name
+    made_by = f"(fingerprint {fingerprint.hex()})"
+    if embedded_names():
+        raise InputError(f"no embedded model made it {made_by}; name the one that did with --model")
+    raise InputError(
+        f"the embedded models are not installed, one of which may have made it {made_by}; "
+        f"run `pip install {WEIGHTS_DISTRIBUTION}`, or name the model with --model"
+    )
 
 
 def quiet_transformers() -> None:

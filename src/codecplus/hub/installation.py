@@ -5,6 +5,7 @@ Knows paths only.
 
 from pathlib import Path
 
+from codecplus.checkpoints.identity import EMBEDDED_FOLDER, embedded_names
 from codecplus.errors import InputError
 
 PACKAGE = Path(__file__).parents[1]
@@ -34,6 +35,11 @@ def demo_folder() -> Path:
         f"the demo is not part of this installation: there is no {installed}; "
         "install codecplus again"
     )
+
+
+def embedded_folders() -> list[Path]:
+    """Return the folders of the embedded checkpoints, which need not lie in the package."""
+    return [EMBEDDED_FOLDER / name for name in embedded_names()]
 
 
 def licence_file() -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from codecplus.checkpoints import embedded_names
 from codecplus.hub.folders import PathLike, new_folder
-from codecplus.hub.installation import PACKAGE, demo_folder, licence_file
+from codecplus.hub.installation import PACKAGE, demo_folder, embedded_folders, licence_file
 
 _LEFT_OUT_OF_PACKAGE = ("__pycache__", "spaces_demo", "model_cards")
 _LEFT_OUT_OF_DEMO = ("*.pyc", "*.db", "*.sqlite*", ".*", "__pycache__", "ratings", "flagged")
@@ -32,6 +32,12 @@ def export_space(folder: PathLike, repo: str | None = None) -> Path:
         shutil.copytree(
             PACKAGE, new / "codecplus", ignore=shutil.ignore_patterns(*_LEFT_OUT_OF_PACKAGE)
         )
+        for checkpoint in embedded_folders():
+            shutil.copytree(
+                checkpoint,
+                new / "codecplus" / "checkpoints" / "embedded" / checkpoint.name,
+                dirs_exist_ok=True,  # a package with the weights inside has brought them
+            )
         shutil.copy(licence_file(), new / "LICENSE")
         if repo is not None:
             complete_card(new / "README.md", repo)

@@ -338,9 +338,8 @@ class DacModel(DacPreTrainedModel, StockDacModel):
         """Decode codes, or the quantized representation they stand for.
 
         Args:
-            quantized_representation
-                (`torch.Tensor` of shape `(batch_size, hidden_size, frames)`, *optional*):
-                the sum of the codebooks.
+            quantized_representation (`(batch_size, hidden_size, frames)`, *optional*): the sum of
+                the codebooks.
             audio_codes (integers of shape `(batch_size, n_quantizers, frames)`, *optional*): the
                 first `n_quantizers` codebooks, of any integer type; used instead of
                 `quantized_representation` where both are given.

@@ -179,9 +179,13 @@ class Worker:
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
-    """End a process and the programs that it started: it leads a session of its own."""
-    with suppress(OSError):
-        os.killpg(process.pid, signal.SIGKILL)
+    """End a process and, where the system knows groups, the programs that it started.
+
+    It leads a session of its own.
+    """
+    if hasattr(os, "killpg"):  # not on Windows
+        with suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
     process.kill()
 
 

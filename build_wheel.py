@@ -1,4 +1,8 @@
-"""The build hook of wheels: kernels for every instruction set of this machine's architecture.
+"""The build hook of wheels: where the weights come from, and the compiled kernels.
+
+A wheel that is built from a checkout holds the weights of the embedded checkpoints: nothing has to
+be found on an index. The sdist leaves them out, and a wheel that is built from it, as a release is,
+depends on the distribution codecplus-weights instead (`weights/pyproject.toml`).
 
 A wheel with kernels is for one platform and needs no compiler. Where there is none when the wheel
 is built, or with `CODECPLUS_PURE_WHEEL=1`, the wheel is for any platform; it compiles what it needs
@@ -16,12 +20,23 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+# The codes of a checkpoint change with the first number: files need the weights that made them.
+WEIGHTS_REQUIREMENT = "codecplus-weights>=1,<2"
 
-class KernelBuildHook(BuildHookInterface):
-    """Compiles the kernels into the wheel, as `codecplus/kernels/prebuilt`."""
+
+class WheelBuildHook(BuildHookInterface):
+    """Adds the weights or the requirement of them, and kernels as `codecplus/kernels/prebuilt`."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Add the libraries and the platform to a wheel; leave an editable install as it is."""
+        """Add weights, libraries and the platform; an editable install finds all in its folder."""
+        weights = Path(self.root) / "weights" / "codecplus_weights"
+        if not weights.is_dir():
+            build_data["dependencies"].append(WEIGHTS_REQUIREMENT)
+        elif version != "editable":
+            for checkpoint in sorted(weights.glob("*/config.json")):
+                name = checkpoint.parent.name
+                inside = f"codecplus/checkpoints/embedded/{name}"
+                build_data["force_include"][str(checkpoint.parent)] = inside
         if version == "editable" or os.environ.get("CODECPLUS_PURE_WHEEL") == "1":
             return
         if sys.platform not in ("linux", "darwin"):
