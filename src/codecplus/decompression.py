@@ -44,10 +44,13 @@ MAX_SECONDS = 86400.0  # that a file may become, by default: a day
 
 
 class DamageWarning(UserWarning):
-    """Recovery could not read all of a file; `damage` says what is missing."""
+    """Recovery could not read all of a file; `damage` says what is missing.
 
-    def __init__(self, damage: Damage):
-        super().__init__(f"the file is damaged; {damage.describe()}")
+    The message names the file: of two equal warnings Python shows the first alone.
+    """
+
+    def __init__(self, damage: Damage, name: str = "the file"):
+        super().__init__(f"{name} is damaged; {damage.describe()}")
         self.damage = damage
 
 
@@ -77,6 +80,11 @@ def open_coded(source: Any):
         return open(source, "rb")
     except OSError as error:
         raise InputError(f"cannot open {source}: {error.strerror}") from error
+
+
+def _name(source: Any) -> str:
+    """Return what a message calls a coded file."""
+    return os.fsdecode(source) if isinstance(source, (str, os.PathLike)) else "the file"
 
 
 def is_official(file) -> bool:
@@ -151,7 +159,7 @@ def decompress_audio(
                 )
             decoded = _open_official(codec, file, max_seconds)
         else:
-            decoded = _open_dacp(codec, file, start, duration, recover, max_seconds)
+            decoded = _open_dacp(codec, file, start, duration, recover, max_seconds, _name(source))
         blocks = CountedBlocks(decoded.blocks, decoded.sample_rate, progress)
         if output is None:
             audio = join_blocks(blocks, decoded.channels, decoded.num_samples)
@@ -184,7 +192,7 @@ def read_codes(codec: "Codec", source: Any, max_seconds: float | None = MAX_SECO
         header = reader.header
         codec.check_model(header)
         _check_rate(header.original_sample_rate, header.sample_rate)
-        _check_length(header.num_frames * header.hop_length / header.sample_rate, max_seconds)
+        check_length(header.num_frames * header.hop_length / header.sample_rate, max_seconds)
         codes = reader.read()
     facts = {field.name: getattr(header, field.name) for field in fields(StreamInfo)}
     # How the file was cut into blocks is no property of the codes, and a writer finds it again.
@@ -211,7 +219,7 @@ def _open_official(codec: "Codec", file: Any, max_seconds: float | None) -> Deco
     model_rate = codec.model_sample_rate
     _check_rate(content.sample_rate, model_rate)
     decoded_seconds = content.codes.shape[-1] * codec.hop_length / model_rate
-    _check_length(max(decoded_seconds, content.original_length / content.sample_rate), max_seconds)
+    check_length(max(decoded_seconds, content.original_length / content.sample_rate), max_seconds)
     channels, rate, blocks = decode_official(codec.network, content)
     return DecodedFile(rate, channels, content.original_length, blocks)
 
@@ -223,16 +231,17 @@ def _open_dacp(
     duration: float | None,
     recover: bool,
     max_seconds: float | None,
+    name: str,
 ) -> DecodedFile:
     reader = Reader(file, codec.entropy_models, recover=recover)
     header = reader.header
     codec.check_model(header)
     _check_rate(header.original_sample_rate, header.sample_rate)
     part = _Part.of(header, start, duration, codec.network.decoder_context)
-    _check_length(part.num_samples / header.original_sample_rate, max_seconds)
+    check_length(part.num_samples / header.original_sample_rate, max_seconds)
     damage = reader.damage
     if damage:
-        warnings.warn(DamageWarning(damage), stacklevel=4)
+        warnings.warn(DamageWarning(damage, name), stacklevel=4)
     num_samples = part.until - part.origin
     if damage.lost:
         audio = decode_around_losses(
@@ -254,7 +263,7 @@ def _open_dacp(
     return DecodedFile(header.original_sample_rate, header.channels, part.num_samples, audio)
 
 
-def _check_length(seconds: float, max_seconds: float | None) -> None:
+def check_length(seconds: float, max_seconds: float | None) -> None:
     """Raise InputError if a file would become longer than it may, before anything is allocated."""
     if max_seconds is not None and not max_seconds > 0:
         raise InputError(f"expected max_seconds above 0, or None for no limit, got {max_seconds}")
@@ -327,12 +336,13 @@ def _part_samples(header: Header, start: float, duration: float | None) -> tuple
     """First sample and number of samples of a part given in seconds."""
     rate = header.original_sample_rate
     total = header.num_samples
-    first = round(start * rate)
-    if not 0 <= first <= total or (duration is not None and duration < 0):
+    # Half a sample beyond the end is rounded to it. NaN is within nothing.
+    if not 0 <= start * rate <= total + 0.5 or (duration is not None and not duration >= 0):
         raise InputError(
             f"expected a part within the {total / rate:.3f} s of the file, "
             f"got start={start}, duration={duration}"
         )
-    if duration is None:
+    first = min(total, round(start * rate))
+    if duration is None or duration * rate > total:
         return first, total - first
     return first, min(total - first, round(duration * rate))

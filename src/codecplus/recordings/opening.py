@@ -139,6 +139,8 @@ def _as_names(data: PathLike | Iterable[PathLike]) -> list[str]:
     names = [os.fspath(name) for name in data]
     if not names:
         raise InputError("expected data, got an empty list")
+    if "" in names:  # the working folder, to Python
+        raise InputError("expected the name of data, got an empty one")
     return names
 
 
