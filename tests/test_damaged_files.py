@@ -183,10 +183,9 @@ def test_the_command_line_recovers_and_says_what_is_lost(live_file, tmp_path, mo
 
 
 def test_each_damaged_file_of_a_folder_is_told(live_file, tmp_path, capsys):
-    data = live_file.read_bytes()
     names = ["a.dacp", "b.dacp"]
     for name in names:  # the same damage in both: of two equal warnings Python shows the first
-        (tmp_path / name).write_bytes(data[:-1])
+        (tmp_path / name).write_bytes(live_file[:-1])
     paths = [str(tmp_path / name) for name in names]
     assert main(["decode", *paths, "-o", str(tmp_path / "out"), "--recover", "-q"]) == 0
     said = capsys.readouterr().err.splitlines()

@@ -64,6 +64,9 @@ def row_codes(
             f"expected {frames} frames for {samples} samples at {rate} Hz, "
             f"got codes of shape {codes.shape}"
         )
+    highest = codec.codebook_size - 1
+    if codes.dtype.kind not in "iu" or codes.min() < 0 or codes.max() > highest:
+        raise FileFormatError(f"expected codes from 0 to {highest}, got others; the row is damaged")
     channels = 1
     if codes.ndim == 3:
         channels = codes.shape[0]
