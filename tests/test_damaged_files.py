@@ -3,6 +3,7 @@ file becomes larger than it may.
 """
 
 import dataclasses
+import io
 import json
 import tracemalloc
 import zlib
@@ -179,3 +180,56 @@ def test_the_command_line_recovers_and_says_what_is_lost(live_file, tmp_path, mo
         assert ("lost: 0.00 to 5.00 s" in told) == (name == "damaged")
     assert main(["decode", "more.dacp", "-f", "--recover", "--max-seconds", "9"]) == 2
     assert "at most 9 s of audio, got one of 12 s" in capsys.readouterr().err
+
+
+def test_each_damaged_file_of_a_folder_is_told(live_file, tmp_path, capsys):
+    names = ["a.dacp", "b.dacp"]
+    for name in names:  # the same damage in both: of two equal warnings Python shows the first
+        (tmp_path / name).write_bytes(live_file[:-1])
+    paths = [str(tmp_path / name) for name in names]
+    assert main(["decode", *paths, "-o", str(tmp_path / "out"), "--recover", "-q"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        f"codecplus: {path} is damaged; the end is missing: the recording may have been longer"
+        for path in paths
+    ]
+
+
+def test_parts_that_are_no_part_are_refused(codec):
+    data, _ = small_blocks(codec)
+    nan, inf = float("nan"), float("inf")
+    for part in ({"start": nan}, {"start": inf}, {"start": -1.0}, {"start": 20.1}):
+        with pytest.raises(InputError, match=r"a part within the 20\.000 s of the file"):
+            codec.decompress(data, **part)
+    for duration in (nan, -1.0):
+        with pytest.raises(InputError, match=r"a part within the 20\.000 s of the file"):
+            codec.decompress(data, duration=duration)
+    assert len(codec.decompress(data, start=19, duration=inf)) == 16000
+
+
+def official(codes: np.ndarray, **fields) -> bytes:
+    """A `.dac` file as the original implementation writes it."""
+    metadata = {
+        "input_db": np.array([-20.0], np.float32),
+        "original_length": codes.shape[-1] * HOP,
+        "sample_rate": 16000,
+        "chunk_length": codes.shape[-1],
+        "channels": 1,
+        "padding": False,
+        "dac_version": "1.0.0",
+        **fields,
+    }
+    file = io.BytesIO()
+    content = {"codes": codes.astype(np.uint16), "metadata": metadata}
+    np.save(file, content, allow_pickle=True)  # pyright: ignore[reportArgumentType]
+    return file.getvalue()
+
+
+def test_windows_of_an_official_file_that_are_too_small_are_refused(codec):
+    least = 2 * codec.model.decoder_reach[1] + 1
+    codes = some_codes(codec, 3 * least)
+    one_sentence = f"windows of at least {least} frames.*in windows of {least - 1}; .*--model"
+    with pytest.raises(FileFormatError, match=one_sentence):
+        codec.decompress(official(codes, chunk_length=least - 1))
+    audio = codec.decompress(official(codes, chunk_length=least, original_length=3))
+    assert audio.shape == (3,)

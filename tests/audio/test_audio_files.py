@@ -123,6 +123,18 @@ def test_load_takes_a_named_pipe(tmp_path):
     assert feeder.wait() == 0
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="needs devices")
+def test_a_device_and_a_pipe_without_end_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="expected an audio file or a pipe, got the device"):
+        load_audio("/dev/zero")
+    monkeypatch.setattr("codecplus.audio.files._MOST_PIPED", 1 << 18)
+    os.mkfifo(tmp_path / "pipe")
+    feeder = subprocess.Popen(["sh", "-c", 'cat /dev/zero > "$0"', tmp_path / "pipe"])
+    with pytest.raises(InputError, match=r"at most 262144 bytes from the pipe .*, got more"):
+        load_audio(tmp_path / "pipe")
+    feeder.wait(10)
+
+
 def test_load_says_what_is_wrong_with_the_path(tmp_path):
     with pytest.raises(InputError, match=r"there is no file .*missing\.wav"):
         load_audio(tmp_path / "missing.wav")

@@ -200,6 +200,44 @@ def test_skip_existing_leaves_what_is_older_than_its_source(tmp_path, capsys):
     assert (tmp_path / "a.dacp").stat().st_mtime > 1
 
 
+@linux
+def test_control_characters_in_a_name_are_printed_as_escapes(tmp_path, capsys):
+    good = "red\x1b[31m\n.wav"
+    save_audio(np.zeros(640), tmp_path / good, 16000)
+    (tmp_path / "two\nlines.wav").write_bytes(b"")
+    assert main(["encode", str(tmp_path), "-o", str(tmp_path / "out"), *MODEL]) == 2
+    printed = capsys.readouterr()
+    said = f"codecplus: {tmp_path}/two\\nlines.wav is empty (0 bytes); expected an audio file\n"
+    assert printed.err == said
+    name = f"{tmp_path}/red\\x1b[31m\\n.wav -> {tmp_path}/out/red\\x1b[31m\\n.dacp\n"
+    assert printed.out == name
+    assert (tmp_path / "out" / "red\x1b[31m\n.dacp").is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["encode", ""], ["encode", "x.wav", "-o", ""], ["decode", ""], ["info", ""]]
+)
+def test_an_empty_name_is_not_the_working_folder(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "expected the name of a file or folder, got an empty one" in capsys.readouterr().err
+    assert main(["tokenize", "--data", "", "-o", "x", *MODEL]) == 2
+    assert "expected the name of data, got an empty one" in capsys.readouterr().err
+
+
+@linux
+def test_a_target_that_cannot_be_is_named(tmp_path, capsys):
+    save_audio(np.zeros(640), tmp_path / "a.wav", 16000)
+    (tmp_path / "file").write_bytes(b"")
+    source = str(tmp_path / "a.wav")
+    for target in ("/dev/null", str(tmp_path / "file")):
+        assert main(["encode", source, "-o", target, *MODEL]) == 2
+        assert f"{target} is no folder; name another output" in capsys.readouterr().err
+    assert main(["encode", source, "-o", "/proc/x.dacp", *MODEL]) == 2
+    assert "codecplus: " + source + ": /proc/x.dacp: " in capsys.readouterr().err
+
+
 # ---- standard streams, and signals
 
 

@@ -21,17 +21,26 @@ from codecplus.cli.pipe import (
     wav_header,
 )
 from codecplus.errors import FileFormatError, InputError
+from codecplus.streaming import PacketReader, PacketWriter
+
+
+def coded_packets(codec: Codec, data: bytes, raw: PcmFormat | None) -> list[bytes]:
+    coded = io.BytesIO()
+    encode_pipe(codec, io.BytesIO(data), coded, raw=raw)
+    return list(read_packets(io.BytesIO(coded.getvalue())))
+
+
+def played(codec: Codec, packets: list[bytes], out: io.BytesIO | None = None, **options) -> bytes:
+    coded = b"".join(len(p).to_bytes(2, "big") + p for p in packets)
+    out = out or io.BytesIO()
+    decode_pipe(lambda fingerprint: codec, io.BytesIO(coded), out, raw=True, **options)
+    return out.getvalue()
 
 
 def through(
     codec: Codec, data: bytes, raw: PcmFormat | None = None, damage=lambda packets: packets
 ) -> bytes:
-    coded, out = io.BytesIO(), io.BytesIO()
-    encode_pipe(codec, io.BytesIO(data), coded, raw=raw)
-    packets = damage(list(read_packets(io.BytesIO(coded.getvalue()))))
-    coded = b"".join(len(p).to_bytes(2, "big") + p for p in packets)
-    decode_pipe(lambda fingerprint: codec, io.BytesIO(coded), out, raw=True)
-    return out.getvalue()
+    return played(codec, damage(coded_packets(codec, data, raw)))
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (16000, 2), (8000, 1), (44100, 2)])
@@ -58,6 +67,43 @@ def test_lost_and_damaged_packets_do_not_shift_what_follows(codec, rng):
 
     with pytest.warns(UserWarning, match="8 frames were lost"):
         assert len(through(codec, samples, pcm, damage)) == len(whole)
+
+
+def test_a_pipe_becomes_no_longer_than_max_seconds(codec, rng):
+    samples = (rng.standard_normal(48000) * 3000).astype("<i2").tobytes()
+    packets = coded_packets(codec, samples, PcmFormat(16000, 1))
+    whole = played(codec, packets, max_seconds=4)
+    out = io.BytesIO()
+    with pytest.raises(InputError, match=r"a stream of at most 1\.5 s, got more; .*--max-seconds"):
+        played(codec, packets, out, max_seconds=1.5)
+    frame = 2 * 320
+    assert 1.5 * 32000 < len(out.getvalue()) <= 1.5 * 32000 + frame
+    assert whole.startswith(out.getvalue())  # what came before is written
+    for limit in (0, -1, float("nan")):
+        with pytest.raises(InputError, match="expected max_seconds above 0"):
+            played(codec, packets, max_seconds=limit)
+
+
+def test_a_long_gap_is_left_out_and_told(codec, rng):
+    samples = (rng.standard_normal(16000) * 3000).astype("<i2").tobytes()
+    packets = coded_packets(codec, samples, PcmFormat(16000, 1))
+    reader = PacketReader()
+    head = reader.read(packets[0])
+    assert head is not None
+    writer = PacketWriter(reader.format)
+    for _ in range(4000):  # packets that never arrive, 80 s of them
+        writer.pack(head.codes)
+    behind = [writer.pack(head.codes, with_header=True) for _ in range(20)]
+    with pytest.warns(UserWarning, match="1 gap of more than 3000 frames left out"):
+        out = played(codec, [*packets[:20], *behind, writer.end()])
+    assert len(out) == 40 * 320 * 2
+
+
+def test_a_stream_that_breaks_off_is_told(codec, rng):
+    samples = (rng.standard_normal(16000) * 3000).astype("<i2").tobytes()
+    packets = coded_packets(codec, samples, PcmFormat(16000, 1))
+    with pytest.warns(UserWarning, match="broke off before its end"):
+        assert len(played(codec, packets[:30])) == 30 * 320 * 2
 
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_32", "FLOAT"])

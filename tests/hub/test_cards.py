@@ -8,10 +8,10 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
-from tiny import tiny_model
+from tiny import GEOMETRIES, tiny_model
 
 from codecplus.checkpoints import fingerprint, load_model
-from codecplus.errors import FileFormatError, InputError
+from codecplus.errors import CodecPlusError, FileFormatError, InputError
 from codecplus.eval import EvaluationConfig, load_results, run_evaluation
 from codecplus.hub import export_folder, write_card
 from codecplus.hub.template import SAMPLES_MARK
@@ -219,3 +219,33 @@ def test_a_link_out_of_the_folder_is_never_pushed(tmp_path, name):
     (checkpoint / name).symlink_to("../../blobs/abc")
     export_folder(checkpoint, tmp_path / "export")
     assert (tmp_path / "export" / name).read_text() == "private"
+
+
+def test_a_card_is_written_into_its_folder_alone(tmp_path):
+    tiny_model(**GEOMETRIES["16khz"]).save_pretrained(tmp_path / "codec")
+    folder = tmp_path / "codec"
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "codec-training.png").write_bytes(b"a picture of its own")
+    (outside / "notes").write_text("private")
+    links = [("README.md", "notes"), ("assets", "."), (".eval_results", ".")]
+    for name, target in links:
+        (folder / name).symlink_to(outside / target)
+        with pytest.raises(InputError, match=f"{name} is a link out of its folder"):
+            write_card(folder)
+        (folder / name).unlink()
+    (folder / "assets").mkdir()
+    (folder / "assets" / "codec-training.png").symlink_to(outside / "codec-training.png")
+    with pytest.raises(InputError, match="is a link out of its folder"):
+        write_card(folder)
+    assert (outside / "notes").read_text() == "private"
+    assert (outside / "codec-training.png").read_bytes() == b"a picture of its own"
+
+
+@pytest.mark.parametrize("text", [b"[" * 5000, b"\xff", b"a: b: c", b"- 1", b"x" * (1 << 21)])
+def test_facts_of_a_stranger_are_one_error(tmp_path, text):
+    tiny_model(**GEOMETRIES["16khz"]).save_pretrained(tmp_path)
+    (tmp_path / "card.yaml").write_bytes(text)
+    with pytest.raises(CodecPlusError, match=r"card\.yaml"):
+        write_card(tmp_path)
+    assert not (tmp_path / "README.md").exists()

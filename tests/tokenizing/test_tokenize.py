@@ -21,7 +21,7 @@ from token_data import lively_codec, signal, write_recordings
 
 from codecplus import Codec
 from codecplus.cli import main
-from codecplus.errors import InputError, ModelMismatchError
+from codecplus.errors import CodecPlusError, FileFormatError, InputError, ModelMismatchError
 from codecplus.recordings import open_recordings
 from codecplus.tokenizing import Coding, detokenize, row_codes, statistics, tokenize
 from codecplus.tokenizing import runner as runner_module
@@ -457,7 +457,7 @@ def test_rows_that_lie_are_refused(codec, tokenized, tmp_path):
     with pytest.raises(ModelMismatchError):
         row_codes(lively_codec(seed=1), row)
     with pytest.raises(ValueError, match="frames for"):
-        row_codes(codec, {**row, "num_samples": 10**15})
+        row_codes(codec, {**row, "num_samples": 10**15}, max_seconds=None)
     with pytest.raises(ValueError, match="no codes: silence"):
         row_codes(codec, {**row, "codes": None, "error": "silence"})
     data = datasets.Dataset.from_list(
@@ -469,6 +469,53 @@ def test_rows_that_lie_are_refused(codec, tokenized, tmp_path):
         "outside.wav",
     ]
     assert not list(tmp_path.glob("*.wav"))
+
+
+LIES = {
+    "another model's fingerprint": ({"model_fingerprint": "no digits"}, "got codes of another"),
+    "a fingerprint of no text": ({"model_fingerprint": 7}, "got codes of another"),
+    "no samples": ({"num_samples": 0}, "num_samples of 1 at least, got 0"),
+    "samples below zero": ({"num_samples": -5}, "num_samples of 1 at least, got -5"),
+    "no rate": ({"sample_rate": 0}, "from 4000 to 1000000, got 0"),
+    "a rate beyond any": ({"sample_rate": 10**12}, "from 4000 to 1000000"),
+    "another rate": ({"sample_rate": 900_000}, "frames for"),
+    "codes of no numbers": ({"codes": [["a"] * 4] * 4}, "frames for|expected codes from 0"),
+    "ragged codes": ({"codes": [[1, 2], [3]]}, "the row is damaged"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_row_of_a_stranger_is_refused_in_one_sentence(codec, tokenized, lie):
+    row = load(tokenized)[0]
+    fields, said = LIES[lie]
+    with pytest.raises(CodecPlusError, match=said):
+        codec.decode(row_codes(codec, {**row, **fields}))
+
+
+def test_a_row_becomes_no_longer_than_max_seconds_and_takes_no_other_along(
+    codec, tokenized, tmp_path
+):
+    rows = [row for row in load(tokenized) if row["codes"] is not None][:3]
+    seconds = [row["num_samples"] / row["sample_rate"] for row in rows]
+    with pytest.raises(InputError, match=r"at most 0\.001 s of audio"):
+        row_codes(codec, rows[0], max_seconds=0.001)
+    (tmp_path / "file").write_text("in the way")
+    rows[1] = {**rows[1], "path": "file/a.wav"}
+    rows[2] = {**rows[2], "path": "n" * 300}
+    data = datasets.Dataset.from_list(rows)
+    result = detokenize(data, tmp_path, codec=codec, max_seconds=max(seconds), progress=False)
+    assert (result["written"], result["failed"], result["refused"]) == (1, 2, 2)
+    assert "file" in result["failures"][1]
+    assert "too long" in result["failures"][2]
+
+
+def test_codes_that_no_codebook_has_are_refused_and_do_not_wrap_around(codec, tokenized):
+    row = load(tokenized)[0]
+    for value in (-1, codec.codebook_size, 1 << 16, 0.5):
+        codes = np.array(row["codes"]).tolist()
+        codes[0][0] = value
+        with pytest.raises(FileFormatError, match=f"codes from 0 to {codec.codebook_size - 1}"):
+            row_codes(codec, {**row, "codes": codes})
 
 
 # ---- the command line

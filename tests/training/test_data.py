@@ -1,4 +1,6 @@
 import io
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -167,6 +169,37 @@ def test_a_file_that_breaks_later_is_reported_once(folder):
         audio = torch.cat([next(stream).audio, next(stream).audio])
     assert len(caught) == 1
     assert (audio.abs().amax(dim=1) > 0).all()
+
+
+def test_formats_that_libsndfile_does_not_know_are_trained_on(tmp_path):
+    av = pytest.importorskip("av")
+    ramp = np.linspace(0.1, 0.9, 8 * RATE, dtype=np.float32)
+    with av.open(str(tmp_path / "a.m4a"), "w", format="ipod") as container:
+        stream = container.add_stream("alac", rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray((ramp * 32767).astype(np.int16)[None], "s16p", "mono")
+        frame.sample_rate = RATE
+        stream.format = "s16p"
+        for piece in av.AudioResampler("s16p", "mono", RATE, stream.frame_size).resample(frame):
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode(None))
+    soundfile.write(tmp_path / "b.wav", ramp, RATE)
+    files = {file.path.suffix: file for file in find_recordings(tmp_path)}
+    assert files[".m4a"].seconds == pytest.approx(8, abs=0.6)
+    crops = []
+    for suffix in (".m4a", ".wav"):
+        cutter = Cutter(RATE, 200, PLAIN)
+        audio = next(Batches(Crops(FileSource([files[suffix]]), cutter), 64)).audio
+        slopes = audio.diff(dim=1).mean(dim=1) * 8 * RATE  # of the ramp, at any place
+        torch.testing.assert_close(slopes, torch.full((64,), 0.8), atol=0.02, rtol=0)
+        crops.append(audio[:, 0])
+    assert crops[0].std() == pytest.approx(float(crops[1].std()), rel=0.1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes")
+def test_a_name_that_is_no_utf8_is_trained_on(tmp_path):
+    with open(os.fsencode(tmp_path) + b"/\xff.wav", "wb") as file:
+        soundfile.write(file, np.full(RATE, 0.5), RATE, format="WAV")
+    assert next(batches(tmp_path)).audio.abs().mean() == pytest.approx(0.5, abs=1e-3)
 
 
 def test_nothing_readable_stops_with_a_message(folder):

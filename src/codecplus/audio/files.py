@@ -8,6 +8,7 @@ import errno
 import io
 import os
 import shutil
+import stat
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -56,6 +57,7 @@ _FORMATS = {
 # All other encodings keep samples beyond [-1, 1].
 _INTEGER_BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 _MOST_SAMPLES = 2**40  # 290 days at 44.1 kHz
+_MOST_PIPED = 1 << 32  # bytes of a pipe, which is read into memory
 _WAV_LIMIT = 2**32 - 2**26  # bytes; a WAV header counts to 4 GiB, one block may overshoot
 
 
@@ -64,14 +66,14 @@ class AudioFileReader:
 
     Reads what libsndfile reads: WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF, CAF, W64, AU and more.
     MP4, WebM, AAC, WMA and others are read through PyAV (`pip install codecplus[formats]`), see
-    `codecplus.audio.containers` for what becomes of priming and padding. A pipe or a file object is
-    read whole into memory.
+    `codecplus.audio.containers` for what becomes of priming and padding. A pipe, of up to 4 GiB, or
+    a file object is read whole into memory.
 
     `sample_rate` is in Hz. A file of unknown length, as programs write it to pipes, is read to its
     end.
 
-    Raises InputError for a missing file, FileFormatError for one that is empty, cut short, of
-    another format, or absurd, MissingExtraError for one that needs PyAV.
+    Raises InputError for a missing file, a folder or a device, FileFormatError for a file that is
+    empty, cut short, of another format, or absurd, MissingExtraError for one that needs PyAV.
     """
 
     def __init__(self, path_or_file: PathLike | BinaryIO):
@@ -169,11 +171,28 @@ def _open_source(path_or_file: Any) -> tuple[str, BinaryIO, Path | None]:
         if os.path.isfile(path) and os.path.getsize(path) > 0:
             return name, open(path, "rb"), path
         data = b""
-        if not os.path.isfile(path):  # a pipe
-            data = path.read_bytes()
+        if not os.path.isfile(path):
+            data = _read_pipe(path)
     if not data:
         raise FileFormatError(f"{name} is empty (0 bytes); expected an audio file")
     return name, io.BytesIO(data), None
+
+
+def _read_pipe(path: Path) -> bytes:
+    """Return all that a pipe brings. Raises InputError for a device, and for a pipe without end."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        raise InputError(f"expected an audio file or a pipe, got the device {path}")
+    data = bytearray()
+    with open(path, "rb") as pipe:
+        while piece := pipe.read(BLOCK_SAMPLES):
+            data += piece
+            if len(data) > _MOST_PIPED:
+                raise InputError(
+                    f"expected at most {_MOST_PIPED} bytes from the pipe {path}, got more; "
+                    "write them to a file, and give that"
+                )
+    return bytes(data)
 
 
 def _open_decoder(file: BinaryIO, path: Path | None, name: str) -> SoundFile | ContainerFile:

@@ -16,6 +16,7 @@ from codecplus.errors import FileFormatError
 _MOST_CHUNKS = 10_000
 _TAIL_BYTES = 1 << 17  # two Ogg pages are shorter
 _RIFF_TAIL = bytes.fromhex("2e91cf11a5d628db04c10000")  # of W64's name of RIFF
+_VOC_MAGIC = b"Creative Voice File\x1a"
 _W64_DATA = b"data" + bytes.fromhex("f3acd3118cd100c04f8edb8a")
 
 
@@ -70,6 +71,8 @@ def check_size(file: BinaryIO, name: str) -> dict[int, bytes]:
 
 def _find_samples(file: BinaryIO, size: int) -> Samples | None:
     start = file.read(HEADER_BYTES)
+    if start == _VOC_MAGIC[:HEADER_BYTES]:
+        return _voc(file, size)
     if start[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and start[8:12] == b"WAVE":
         return _riff(file, size, ">" if start[:4] == b"RIFX" else "<")
     if start[:4] == b"riff" and start[4:16] == _RIFF_TAIL:
@@ -84,6 +87,8 @@ def _find_samples(file: BinaryIO, size: int) -> Samples | None:
         return _nist(file)
     if start[:4] == b"OggS":
         return _ogg(file, size)
+    if start[:4] == b"2BIT":
+        return _avr(file)
     container = container_of(start)
     if container == "mp4":
         return _mp4(file, size)
@@ -236,6 +241,37 @@ def _nist(file: BinaryIO) -> Samples | None:
     for name in known:
         length *= fields[name]
     return Samples(int(lines[1]), length, {})
+
+
+def _avr(file: BinaryIO) -> Samples:
+    """Audio Visual Research: a header of 128 bytes, and the samples behind it."""
+    file.seek(12)
+    stereo, bits = struct.unpack(">HH", file.read(4))
+    file.seek(26)
+    length = struct.unpack(">I", file.read(4))[0]
+    return Samples(128, length * (1 + (stereo & 1)) * ((bits + 7) // 8), {})
+
+
+def _voc(file: BinaryIO, size: int) -> Samples | None:
+    """Creative Voice: blocks of a kind, a size of three bytes, and as many bytes; the last has no
+    size. A program that writes to a pipe leaves a size of 0 for its sound.
+    """
+    file.seek(len(_VOC_MAGIC))
+    position = struct.unpack("<H", file.read(2))[0]
+    last = None
+    for _ in range(_MOST_CHUNKS):
+        file.seek(position)
+        head = file.read(4)
+        if len(head) < 4 or head[0] == 0:
+            break
+        length = int.from_bytes(head[1:], "little")
+        if length == 0 and head[0] in (1, 9):
+            return None
+        last = Samples(position + 4, length, {})
+        position += 4 + length
+        if position > size:
+            break
+    return last
 
 
 def _ogg(file: BinaryIO, size: int) -> Samples | None:

@@ -45,6 +45,7 @@ class ArraySource:
         self.sample_rate = sample_rate
         self._audio = np.atleast_2d(array)
         self.channels, self.num_samples = self._audio.shape
+        self.header_seconds = self.num_samples / sample_rate
 
     def blocks(self, block_samples: int = BLOCK_SAMPLES) -> Iterator[np.ndarray]:
         """Yield float32 (C, n); n is `block_samples` but for the last block."""

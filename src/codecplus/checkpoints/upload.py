@@ -68,9 +68,7 @@ def full_repo_name(repo: str, revision: str | None = None) -> str:
     return f"{HfApi().whoami()['name']}/{repo}"
 
 
-def _make_repo(
-    repo: str, kind: str, sdk: str, private: bool, revision: str | None = None
-) -> None:
+def _make_repo(repo: str, kind: str, sdk: str, private: bool, revision: str | None = None) -> None:
     """Make the repository, and the branch, where they are missing."""
     api = _api()
     space_sdk = sdk if kind == "space" else None

@@ -18,6 +18,7 @@ from codecplus.cli.streams import (
     discard_output,
     discard_output_that_fails,
     flush_output,
+    one_line,
     safe_streams,
 )
 from codecplus.errors import CodecPlusError
@@ -95,7 +96,7 @@ def verbs_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPars
 
 
 def _print_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"codecplus: {message}", file=sys.stderr)
+    print(f"codecplus: {one_line(str(message))}", file=sys.stderr)
 
 
 __all__ = ["build_parser", "main"]

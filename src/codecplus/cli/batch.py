@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from codecplus.cli.streams import describe_error, say
+from codecplus.cli.streams import describe_error, one_line, say
 from codecplus.errors import CodecPlusError, InputError, OutputExistsError
 from codecplus.recordings.files import UNREADABLE, NamedFile, describe_left_out, find_files
 from codecplus.recordings.outputs import beside, output_names, repeated
@@ -191,7 +191,12 @@ def _run_one(
     force: bool,
     skip_existing: bool,
 ) -> None:
-    job.target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(
+            f"cannot write {job.target}: {error.filename} is no folder; name another output"
+        ) from error
     if skip_existing and not force and os.path.lexists(job.target):
         raise OutputExistsError(
             f"{job.target} exists already, and is empty or older than {job.source}; "
@@ -211,6 +216,7 @@ def _seconds_or_nothing(seconds: Callable[[Path], float], source: Path) -> float
 def describe_failure(source: Path, error: Exception) -> str:
     """Return one line that names the file and says what went wrong."""
     message = describe_error(error)
-    if str(source) not in message:
-        message = f"{source}: {message}"
+    name = one_line(str(source))
+    if name not in message:
+        message = f"{name}: {message}"
     return message

@@ -13,7 +13,8 @@ from typing import Any
 from codecplus.audio.formats import AUDIO_SUFFIXES
 from codecplus.cli.batch import CODED_SUFFIXES, Batch, Job, find, plan, run_jobs
 from codecplus.cli.loading import embedded_name, open_codec, open_embedded
-from codecplus.cli.options import add_codec_options, add_output, add_shared, add_verb
+from codecplus.cli.options import add_codec_options, add_output, add_shared, add_verb, named_path
+from codecplus.cli.streams import one_line
 from codecplus.errors import CodecPlusError, InputError
 
 
@@ -36,7 +37,10 @@ def _add_demo(verbs: Any) -> None:
         examples=("codecplus demo", "codecplus demo song.flac --bitrate 3 -o heard/"),
     )
     verb.add_argument(
-        "file", nargs="?", type=Path, help="audio file (default: a clip that comes with codecplus)"
+        "file",
+        nargs="?",
+        type=named_path,
+        help="audio file (default: a clip that comes with codecplus)",
     )
     add_output(verb, "folder to write to (default: %(default)s)", default=Path("demo_output"))
     add_codec_options(verb, default="dac", note="default: %(default)s")
@@ -55,7 +59,10 @@ def _add_encode(verbs: Any) -> None:
         ),
     )
     verb.add_argument(
-        "inputs", nargs="+", type=Path, help="audio files, or folders of them; - for a live pipe"
+        "inputs",
+        nargs="+",
+        type=named_path,
+        help="audio files, or folders of them; - for a live pipe",
     )
     verb.add_argument(
         "--raw",
@@ -102,7 +109,10 @@ def _add_decode(verbs: Any) -> None:
         ),
     )
     verb.add_argument(
-        "inputs", nargs="+", type=Path, help="coded files, or folders of them; - for a live pipe"
+        "inputs",
+        nargs="+",
+        type=named_path,
+        help="coded files, or folders of them; - for a live pipe",
     )
     verb.add_argument(
         "--raw", action="store_true", help="write 16-bit samples without a header to the pipe"
@@ -119,13 +129,7 @@ def _add_decode(verbs: Any) -> None:
     verb.add_argument(
         "--duration", type=float, metavar="SECONDS", help="how much to decode (default: the rest)"
     )
-    add_shared(verb, "recover")
-    verb.add_argument(
-        "--max-seconds",
-        type=float,
-        metavar="SECONDS",
-        help="refuse files that become longer (default: a day; a live pipe may last for ever)",
-    )
+    add_shared(verb, "recover", "max-seconds")
     add_codec_options(verb, note="default: the embedded one that made the file")
     add_shared(verb, "compile")
 
@@ -139,7 +143,7 @@ def _add_info(verbs: Any) -> None:
         description="Show format, model, length, rate and size of coded files, without decoding.",
         examples=("codecplus info coded/", "codecplus info song.dacp --json"),
     )
-    verb.add_argument("inputs", nargs="+", type=Path, help="coded files, or folders of them")
+    verb.add_argument("inputs", nargs="+", type=named_path, help="coded files, or folders of them")
     add_shared(verb, "recover", "json")
 
 
@@ -275,7 +279,7 @@ def info(args: argparse.Namespace) -> int:
             continue
         described.append(facts)
         if not args.json:
-            print(source.path)
+            print(one_line(str(source.path)))
             for name, value in _info_lines(facts).items():
                 print(f"  {name:<12} {value}")
     if args.json:

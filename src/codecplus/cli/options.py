@@ -102,6 +102,11 @@ SHARED: dict[str, dict[str, Any]] = {
         "action": "store_true",
         "help": "make a new repository on the Hub private",
     },
+    "max-seconds": {
+        "type": float,
+        "metavar": "SECONDS",
+        "help": "refuse what becomes longer (default: a day; a live pipe may last for ever)",
+    },
     "recover": {
         "action": "store_true",
         "help": "read damaged files, too: conceal what is lost, and say what and where it is",
@@ -130,6 +135,16 @@ SHARED: dict[str, dict[str, Any]] = {
     },
 }
 _SHORT = {"output": "-o", "force": "-f", "quiet": "-q"}
+
+
+def named_path(text: str) -> Path:
+    """Return a path that was named; an empty name, as of a variable that is not set, is none.
+
+    To Python it is the working folder: all that it holds would be read.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("expected the name of a file or folder, got an empty one")
+    return Path(text)
 
 
 class Parser(argparse.ArgumentParser):
@@ -188,7 +203,7 @@ def add_shared(verb: Any, *names: str, **settings: Any) -> None:
 
 def add_output(verb: Any, help: str, **settings: Any) -> None:
     """Add `-o/--output`, a path by default; each verb says what it writes there."""
-    settings = {"type": Path, "metavar": "OUT", **settings}
+    settings = {"type": named_path, "metavar": "OUT", **settings}
     verb.add_argument(*flags("output"), help=help, **settings)
 
 

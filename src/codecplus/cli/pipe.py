@@ -16,6 +16,7 @@ import numpy as np
 
 from codecplus.audio.resampling import Resampler
 from codecplus.codec import Codec
+from codecplus.decompression import check_length
 from codecplus.encoding.stream_info import highest_rate
 from codecplus.errors import FileFormatError, InputError
 from codecplus.streaming import (
@@ -24,7 +25,6 @@ from codecplus.streaming import (
     PacketGapError,
     PacketReader,
     PacketWriter,
-    Received,
 )
 
 _CHUNK = 1 << 14  # bytes asked of a pipe at once; a pipe gives fewer as soon as it has any
@@ -110,8 +110,9 @@ def decode_pipe(
 ) -> None:
     """Decode packets from a pipe as they come, and write 16-bit samples.
 
-    A damaged packet counts as lost: its frames are concealed. Samples beyond full scale are
-    clipped. A warning at the end says how many frames were lost and how many samples clipped.
+    A damaged packet counts as lost: its frames are concealed. A gap beyond what a reader believes
+    is left out. Samples beyond full scale are clipped. Warnings at the end say how many frames were
+    lost, how many gaps left out, how many samples clipped, and whether the end is missing.
 
     Args:
         find_codec: gives the codec of the first 8 bytes of a fingerprint.
@@ -124,11 +125,17 @@ def decode_pipe(
         FileFormatError: for a stream that holds no packet.
         InputError: for a stream of more than `max_seconds`; what came before it is written.
     """
+    check_length(0.0, max_seconds)
     reader = PacketReader()
     player = None
+    long_gaps = 0
     for packet in read_packets(source):
         try:
-            received = _read_packet(reader, packet)
+            received = reader.read(packet)
+        except PacketGapError:
+            long_gaps += 1
+            reader.rejoin()
+            received = reader.read(packet)
         except FileFormatError:
             continue  # the next good packet says how many frames are missing
         if received is None:
@@ -149,18 +156,21 @@ def decode_pipe(
         )
     player.finish()
     if player.lost:
-        warnings.warn(f"{player.lost} frames were lost and concealed", stacklevel=2)
+        skipped = f", {player.skipped} of them left out" if player.skipped else ""
+        warnings.warn(f"{player.lost} frames were lost and concealed{skipped}", stacklevel=2)
+    if long_gaps:
+        gaps = "1 gap" if long_gaps == 1 else f"{long_gaps} gaps"
+        warnings.warn(
+            f"{gaps} of more than {reader.max_gap} frames left out: "
+            "what follows is earlier than it was sent",
+            stacklevel=2,
+        )
+    if not reader.ended:
+        warnings.warn(
+            "the stream broke off before its end; the recording may have been longer", stacklevel=2
+        )
     if player.clipped:
         warnings.warn(f"{player.clipped} samples were beyond full scale and clipped", stacklevel=2)
-
-
-def _read_packet(reader: PacketReader, packet: bytes) -> Received | None:
-    """Read a packet; behind a very long gap, play on without concealing it."""
-    try:
-        return reader.read(packet)
-    except PacketGapError:
-        reader.rejoin()
-        return reader.read(packet)
 
 
 def _open_player(
@@ -202,6 +212,11 @@ class _Player:
         self._samples = 0
         self.clipped = 0
         self.lost = 0
+
+    @property
+    def skipped(self) -> int:
+        """Lost frames that were left out instead of concealed."""
+        return self._decoder.skipped
 
     @property
     def seconds(self) -> float:

@@ -7,6 +7,7 @@ where the terminal's encoding has no such letter.
 import codecs
 import os
 import sys
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
@@ -22,17 +23,30 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "there is not enough memory; use a smaller batch, or a shorter file"
     if isinstance(error, CodecPlusError):
-        message = str(error)
-    elif isinstance(error, OSError):
-        message = explain_os_error(error)
-    else:
-        message = f"{type(error).__name__}: {error}".rstrip(": ")
-    lines = message.strip().splitlines() or [type(error).__name__]
-    return lines[0]
+        return one_line(str(error).strip()) or type(error).__name__
+    if isinstance(error, OSError):
+        return one_line(explain_os_error(error).strip()) or type(error).__name__
+    message = f"{type(error).__name__}: {error}".rstrip(": ")
+    return one_line(message.strip().splitlines()[0])
+
+
+def one_line(text: str) -> str:
+    """Return a text with its control characters as escapes.
+
+    Names of files may hold them: a line feed would make two lines of one, and others tell a
+    terminal what to do.
+
+    >>> one_line("new\nline.wav")
+    'new\\nline.wav'
+    """
+    return "".join(
+        repr(character)[1:-1] if unicodedata.category(character) == "Cc" else character
+        for character in text
+    )
 
 
 def say(line: str, stream: Any) -> None:
-    """Print a line above the progress bars.
+    """Print a line above the progress bars; control characters become escapes, see `one_line`.
 
     A full disk behind standard output does not end the work on other files: it is reported at the
     end, by `flush_output`. A reader that left does.
@@ -40,7 +54,7 @@ def say(line: str, stream: Any) -> None:
     from tqdm import tqdm
 
     try:
-        tqdm.write(line, file=stream)
+        tqdm.write(one_line(line), file=stream)
     except BrokenPipeError:
         raise
     except OSError:

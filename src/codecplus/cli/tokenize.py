@@ -15,6 +15,7 @@ from codecplus.cli.options import (
     add_shared,
     add_verb,
 )
+from codecplus.cli.streams import say
 from codecplus.errors import InputError
 
 
@@ -109,7 +110,7 @@ def _add_detokenize(verbs: Any) -> None:
         metavar="SUFFIX",
         help="format of the audio files: wav, flac, ogg or mp3 (default: %(default)s)",
     )
-    add_shared(verb, "limit", "force", "quiet")
+    add_shared(verb, "limit", "max-seconds", "force", "quiet")
 
 
 # ---- what the verbs do
@@ -159,8 +160,12 @@ def tokenize(args: argparse.Namespace) -> None:
     print(args.output)
 
 
-def detokenize(args: argparse.Namespace) -> None:
-    """Decode a data set of codes; print how many files were written, and the rows that failed."""
+def detokenize(args: argparse.Namespace) -> int:
+    """Decode a data set of codes; print how many files were written, and the rows that failed.
+
+    The status is 2 if a row that has codes was refused.
+    """
+    from codecplus.decompression import MAX_SECONDS
     from codecplus.tokenizing.decoding import detokenize as detokenize_rows
 
     def load(name: str) -> Any:
@@ -176,15 +181,17 @@ def detokenize(args: argparse.Namespace) -> None:
         streaming=args.streaming,
         suffix=args.format,
         limit=args.limit,
+        max_seconds=MAX_SECONDS if args.max_seconds is None else args.max_seconds,
         overwrite=args.force,
         progress=not args.quiet,
     )
     for number, reason in result["failures"].items():
-        print(f"codecplus: row {number}: {reason}", file=sys.stderr)
+        say(f"codecplus: row {number}: {reason}", sys.stderr)
     print(
         f"{result['written']} written, {result['kept']} kept, "
         f"{result['failed']} failed: {args.output}"
     )
+    return 2 if result["refused"] else 0
 
 
 def _parse_shard(text: str | None) -> tuple[int, int]:

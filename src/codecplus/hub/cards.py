@@ -11,7 +11,9 @@ from typing import Any
 import yaml
 
 from codecplus.checkpoints import embedded_names, fingerprint, load_model
+from codecplus.checkpoints.untrusted import MAX_CONFIG_SIZE, check_file
 from codecplus.errors import FileFormatError, InputError, closest
+from codecplus.hub.folders import check_inside
 from codecplus.hub.installation import in_repository
 from codecplus.hub.learning_curve import describe_curve, draw_curve, point_at, read_curve
 from codecplus.hub.measurements import Measurements
@@ -73,6 +75,8 @@ def write_card(
     facts_name = "card.yaml"
     if is_embedded:
         facts_name = f"{name}.yaml"
+    if card is None:
+        _refuse_links_out(path)
     facts = _read_facts(path.with_name(facts_name))
     if card is not None:
         path = Path(card)
@@ -148,14 +152,31 @@ class _Page:
                     file.unlink()
 
 
+def _refuse_links_out(card: Path) -> None:
+    """Raise InputError if a card, its pictures or its results would be written out of its folder.
+
+    The folder may be a stranger's, with links to files that nobody named.
+    """
+    parts = [card]
+    for name in ("assets", ".eval_results"):
+        folder = card.parent / name
+        parts.append(folder)
+        if folder.is_dir():
+            parts += folder.iterdir()
+    for part in parts:
+        check_inside(part, card.parent)
+
+
 def _read_facts(path: Path) -> dict[str, Any]:
     """Return facts written by hand; none if there is no such file."""
     if not path.is_file():
         return {}
+    check_file(path, MAX_CONFIG_SIZE)
     try:
         facts = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise FileFormatError(f"expected YAML in {path}: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise FileFormatError(f"expected YAML in {path}: {reason}") from error
     if not isinstance(facts, dict):
         raise FileFormatError(
             f"expected {path} to hold fields and their values, got {type(facts).__name__}"

@@ -49,7 +49,7 @@ def read_curve(path: str | Path) -> list[CurvePoint]:
                     points[point.step] = point
     except OSError as error:
         raise InputError(f"cannot open the curve {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FileFormatError(
             f"expected {path} to hold JSON lines with step and scores: {error}"
         ) from error

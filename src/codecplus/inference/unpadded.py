@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codecplus.errors import FileFormatError
 from codecplus.modeling_dac import DacModel
 from codecplus.modeling_dac.layers_dac import DacConv1d, DacConvTranspose1d, DacResidualUnit
 
@@ -22,16 +23,25 @@ def decode_unpadded(model: DacModel, codes: np.ndarray, window: int) -> np.ndarr
 
     Returns float32 audio (C, S). A last window that is too short to give a sample is left out; the
     original fails there.
+
+    Raises FileFormatError for windows that are all too short.
     """
+    least = 2 * model.decoder_reach[1] + 1
+    if window < least:
+        raise FileFormatError(
+            f"expected windows of at least {least} frames, which this model needs for a sample, "
+            f"got a file in windows of {window}; it is damaged, or another model made it: "
+            "name that one with --model"
+        )
     pieces = []
     for start in range(0, codes.shape[-1], window):
         piece = torch.from_numpy(codes[..., start : start + window].astype(np.int64))
-        if piece.shape[-1] <= 2 * model.decoder_reach[1]:
+        if piece.shape[-1] < least:
             break
         with torch.inference_mode():
             latents = model.quantizer.from_codes(piece.to(model.device))[0]
             pieces.append(_unpadded(model.decoder.layers(), latents).squeeze(1))
-    if not pieces:
+    if not pieces:  # the file is shorter than one window
         return np.zeros((codes.shape[0], 0), np.float32)
     return torch.cat(pieces, dim=-1).float().cpu().numpy()
 

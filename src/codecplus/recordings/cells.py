@@ -5,6 +5,7 @@ computes.
 """
 
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,8 @@ class DecodedAudio:
     """A recording that was read: `num_samples` and `sample_rate` are those of the original.
 
     `audio` (C, S) float32 has the channels and the rate that were asked for. It is None for a
-    recording that is too long to be read at once.
+    recording that is too long to be read at once; then `num_samples` is what is known of it, from
+    its header or from as much as was read.
     """
 
     audio: np.ndarray | None
@@ -52,20 +54,27 @@ def read_cell(
         channels: 1 averages all channels, a mono recording is copied to any number, other changes
             are refused.
         default_rate: of an array that comes without its rate, in Hz.
-        max_seconds: the samples of a longer recording are not read, so that memory stays bounded.
+        max_seconds: of a longer recording no more is read, so that memory stays bounded.
 
     Raises:
         InputError, FileFormatError: if there is no audio, or it cannot be read or used.
     """
     source = open_cell(cell, default_rate=default_rate)
     try:
-        if max_seconds is not None and source.num_samples > max_seconds * source.sample_rate:
-            return DecodedAudio(None, source.num_samples, source.sample_rate)
+        rate = source.sample_rate
+        most = math.inf if max_seconds is None else max_seconds * rate
+        by_header = round(source.header_seconds * rate)
+        if by_header > most:
+            return DecodedAudio(None, by_header, rate)
         blocks = MixedBlocks(source, channels)
-        resampler = Resampler(source.sample_rate, sample_rate, channels)
-        pieces = [resampler.push(block) for block in blocks]
+        resampler = Resampler(rate, sample_rate, channels)
+        pieces = []
+        for block in blocks:
+            if blocks.num_samples > most:  # the header says nothing, or too little
+                return DecodedAudio(None, blocks.num_samples, rate)
+            pieces.append(resampler.push(block))
         audio = np.concatenate([*pieces, resampler.flush()], axis=1)
-        return DecodedAudio(audio, blocks.num_samples, source.sample_rate)
+        return DecodedAudio(audio, blocks.num_samples, rate)
     finally:
         source.close()
 

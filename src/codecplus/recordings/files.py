@@ -103,7 +103,7 @@ def files_in_folder(
             path = Path(parent, name)
             suffix = path.suffix.lower()
             if not os.path.isfile(path):
-                left_out[DEAD_LINKS if os.path.islink(path) else NO_FILES] += 1
+                left_out[NO_FILES if os.path.exists(path) else DEAD_LINKS] += 1
             elif suffix in suffixes:
                 names.append(path.relative_to(folder).as_posix())
             elif name not in MANIFESTS:

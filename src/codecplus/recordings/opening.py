@@ -135,10 +135,12 @@ def _in_memory(data: Any, split: str) -> Any:
 
 def _as_names(data: PathLike | Iterable[PathLike]) -> list[str]:
     if isinstance(data, (str, os.PathLike)):
-        return [os.fspath(data)]
+        data = [data]
     names = [os.fspath(name) for name in data]
     if not names:
         raise InputError("expected data, got an empty list")
+    if "" in names:  # the working folder, to Python
+        raise InputError("expected the name of data, got an empty one")
     return names
 
 

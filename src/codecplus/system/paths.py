@@ -118,7 +118,7 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
         _swept.add(folder)
         remove_unfinished(target.parent)
     temporary = target.with_name(f".codecplus-{secrets.token_hex(8)}.part{_short_suffix(target)}")
-    with _locked(temporary):
+    with _locked(temporary, target):
         try:
             yield temporary
             _synchronize(temporary, os.O_RDWR)
@@ -136,13 +136,17 @@ def _short_suffix(path: Path) -> str:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path, target: Path) -> Iterator[None]:
     """Make an empty file, and hold its lock; the end of the process lets it go, too.
 
-    It gets its name when it is locked, so that no other process finds it before.
+    It gets its name when it is locked, so that no other process finds it before. Where it cannot be
+    made, the error names the target.
     """
     unlocked = path.with_name(f"{path.stem}.new")
-    descriptor = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        descriptor = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(target)) from error
     if fcntl is None:
         os.close(descriptor)
         os.rename(unlocked, path)

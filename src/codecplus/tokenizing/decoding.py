@@ -11,24 +11,34 @@ from typing import Any
 
 import numpy as np
 
+from codecplus.audio.arrays import check_rate
 from codecplus.audio.files import AudioFileWriter
 from codecplus.audio.resampling import resampled_length
 from codecplus.checkpoints.identity import find_embedded
 from codecplus.codec import Codec, Codes, load_codec
+from codecplus.decompression import MAX_SECONDS, check_length
 from codecplus.errors import CodecPlusError, FileFormatError, InputError, ModelMismatchError
 from codecplus.recordings.tables import load_dataset
-from codecplus.system.paths import atomic_path
+from codecplus.system.paths import atomic_path, explain_os_error
 from codecplus.tokenizing.shards import NEW_COLUMNS
 
 FORMATS = ("wav", "flac", "ogg", "mp3")
 METADATA = "metadata.jsonl"
 
 
-def row_codes(codec: Codec, row: Mapping[str, Any]) -> Codes:
+def row_codes(
+    codec: Codec, row: Mapping[str, Any], *, max_seconds: float | None = MAX_SECONDS
+) -> Codes:
     """Return the codes of a row; `codec.decode` gives them the recording's length and rate.
 
+    Args:
+        codec: the model that made the codes.
+        row: with `codes`, `num_samples` and `sample_rate`.
+        max_seconds: audio that a row may become; None for no limit.
+
     Raises:
-        InputError: for a row without codes.
+        InputError: for a row without codes, of a rate that the codec does not have, and beyond
+            `max_seconds`.
         ModelMismatchError: for codes of another model.
         FileFormatError: for a row that contradicts itself.
     """
@@ -43,13 +53,20 @@ def row_codes(codec: Codec, row: Mapping[str, Any]) -> Codes:
             "expected a row of codes, num_samples and sample_rate; the row is damaged"
         ) from error
     _check_fingerprint(codec, row.get("model_fingerprint"))
-    model_samples = resampled_length(max(samples, 0), max(rate, 1), codec.model_sample_rate)
+    if samples < 1:
+        raise FileFormatError(f"expected num_samples of 1 at least, got {samples}")
+    check_rate(rate)
+    check_length(samples / rate, max_seconds)
+    model_samples = resampled_length(samples, rate, codec.model_sample_rate)
     frames = -(-model_samples // codec.hop_length)
     if codes.ndim not in (2, 3) or codes.shape[-1] != frames:
         raise FileFormatError(
             f"expected {frames} frames for {samples} samples at {rate} Hz, "
             f"got codes of shape {codes.shape}"
         )
+    highest = codec.codebook_size - 1
+    if codes.dtype.kind not in "iu" or codes.min() < 0 or codes.max() > highest:
+        raise FileFormatError(f"expected codes from 0 to {highest}, got others; the row is damaged")
     channels = 1
     if codes.ndim == 3:
         channels = codes.shape[0]
@@ -57,17 +74,25 @@ def row_codes(codec: Codec, row: Mapping[str, Any]) -> Codes:
     return Codes(codes, info, samples)
 
 
-def _check_fingerprint(codec: Codec, fingerprint: str | None) -> None:
+def _check_fingerprint(codec: Codec, fingerprint: Any) -> None:
     """Raise ModelMismatchError for codes of another model."""
     if fingerprint is None or fingerprint == codec.fingerprint.hex():
         return
-    model = None
-    if len(fingerprint) == 32:
-        model = find_embedded(bytes.fromhex(fingerprint))
+    model = _embedded_model(fingerprint) or "another"
     raise ModelMismatchError(
         f"expected codes of this model ({codec.fingerprint.hex()}), "
-        f"got codes of {model or 'another'} ({fingerprint})"
+        f"got codes of {model} ({str(fingerprint)[:32]})"
     )
+
+
+def _embedded_model(fingerprint: Any) -> str | None:
+    """Return the name of the embedded model of a fingerprint in hexadecimal digits, None for any
+    other value: it comes out of a stranger's file.
+    """
+    try:
+        return find_embedded(bytes.fromhex(fingerprint))
+    except (TypeError, ValueError):
+        return None
 
 
 def detokenize(
@@ -80,6 +105,7 @@ def detokenize(
     streaming: bool = False,
     suffix: str = "wav",
     limit: int | None = None,
+    max_seconds: float | None = MAX_SECONDS,
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -99,12 +125,13 @@ def detokenize(
         streaming: decode while downloading.
         suffix: format of the files: wav, flac, ogg or mp3.
         limit: number of rows to decode, at most.
+        max_seconds: audio that a row may become, a day by default; None for no limit.
         overwrite: decode existing files again.
         progress: show a progress bar on stderr.
 
     Returns:
-        How many files were `written`, `kept` and `failed`, and the `failures`: reasons by row
-        number.
+        How many files were `written`, `kept` and `failed`, how many of the last are `refused`
+        although they have codes, and the `failures`: reasons by row number.
 
     Raises:
         InputError: for data without codes, a folder that cannot be written to, and codes of an
@@ -125,8 +152,9 @@ def detokenize(
     if not progress:
         disable = True
     models = _Models(codec, name)
-    writer = _FolderWriter(_make_folder(out), suffix, overwrite)
+    writer = _FolderWriter(_make_folder(out), suffix, overwrite, max_seconds)
     failures: dict[int, str] = {}
+    refused = 0
     bar = tqdm(islice(rows, limit), "detokenising", total, disable=disable)
     with atomic_path(writer.root / METADATA) as path, path.open("w", encoding="utf-8") as metadata:
         for number, row in enumerate(bar):
@@ -140,6 +168,10 @@ def detokenize(
                 raise
             except CodecPlusError as error:
                 failures[number] = str(error)
+            except OSError as error:
+                failures[number] = explain_os_error(error)
+            if number in failures:
+                refused += 1
                 continue
             line = {"file_name": file_name, **dict(_json_columns(row))}
             metadata.write(json.dumps(line) + "\n")
@@ -147,6 +179,7 @@ def detokenize(
         "written": writer.written,
         "kept": writer.kept,
         "failed": len(failures),
+        "refused": refused,
         "failures": failures,
     }
 
@@ -178,6 +211,7 @@ class _FolderWriter:
     root: Path
     suffix: str
     overwrite: bool
+    max_seconds: float | None
     written: int = 0
     kept: int = 0
     _names: set[str] = field(default_factory=set)
@@ -185,7 +219,7 @@ class _FolderWriter:
     def write(self, number: int, row: Mapping[str, Any], codec: Codec) -> str:
         """Decode a row to a file, unless the file exists; return its name."""
         name = _file_name(row.get("path"), number, self.suffix, self._names)
-        codes = row_codes(codec, row)
+        codes = row_codes(codec, row, max_seconds=self.max_seconds)
         path = self.root / name
         if path.exists() and not self.overwrite:
             self.kept += 1
@@ -237,10 +271,9 @@ def _model_name(fingerprint: str | None, data: str | None) -> str:
     It is the embedded model of that fingerprint, or else the model in the job description of the
     dataset. Raises InputError if there is neither.
     """
-    if fingerprint:
-        embedded = find_embedded(bytes.fromhex(fingerprint))
-        if embedded:
-            return embedded
+    embedded = _embedded_model(fingerprint)
+    if embedded is not None:
+        return embedded
     try:
         job = _job_description(data)
         name = job and json.loads(job)["codes"]["model"]

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from codecplus.audio.files import AudioFileReader
 from codecplus.audio.loudness import integrated_loudness
+from codecplus.audio.soundfiles import native_path
 from codecplus.errors import CodecPlusError, InputError
 from codecplus.recordings import AUDIO_SUFFIXES, Recording
 from codecplus.recordings.cells import as_file
@@ -97,24 +98,33 @@ def readable_files(recordings: FileRecordings, *, report: bool = True) -> list[A
         InputError: if there is none.
     """
     readable = []
-    broken = []
+    broken = {}
     for path in recordings.sorted_paths():
         try:
             with AudioFileReader(path) as reader:
-                readable.append(AudioFile(path, reader.sample_rate, reader.num_samples))
-        except (CodecPlusError, OSError):
-            broken.append(path.name)
+                readable.append(AudioFile(path, reader.sample_rate, _quick_length(reader)))
+        except (CodecPlusError, OSError) as error:
+            broken[path] = error
     if broken and report:
-        names = ", ".join(broken[:_NAMED_FILES])
+        names = ", ".join(path.name for path in [*broken][:_NAMED_FILES])
         if len(broken) > _NAMED_FILES:
             names += f" and {len(broken) - _NAMED_FILES} more"
-        warnings.warn(f"{len(broken)} unreadable files are skipped: {names}", stacklevel=2)
+        reason = next(iter(broken.values()))
+        warnings.warn(
+            f"{len(broken)} unreadable files are skipped: {names}; of the first: {reason}",
+            stacklevel=2,
+        )
     if not readable:
         raise InputError(
             f"found no readable audio below {', '.join(map(str, recordings.inputs))}; "
             f"expected files ending in {', '.join(sorted(AUDIO_SUFFIXES))}"
         )
     return readable
+
+
+def _quick_length(reader: AudioFileReader) -> int:
+    """Return the samples by the header; a file is decoded to know them only if it does not say."""
+    return round(reader.header_seconds * reader.sample_rate) or reader.num_samples
 
 
 def hold_out(files: Sequence[AudioFile], most: int = 16) -> tuple[list[AudioFile], list[AudioFile]]:
@@ -235,12 +245,17 @@ def _file_or_cell(recording: Recording) -> Any:
 
 
 def _duration(file: Any) -> float | None:
-    """Return the seconds of an audio file, None where its header cannot be read."""
+    """Return the seconds of an audio file by its header, None where that does not say them."""
     try:
-        info = soundfile.info(_readable(file))
+        info = soundfile.info(_for_soundfile(file))
+        return info.frames / info.samplerate
     except (soundfile.LibsndfileError, OSError, TypeError):
+        pass  # perhaps a format that libsndfile does not know
+    try:
+        with AudioFileReader(_readable(file)) as reader:
+            return reader.header_seconds or None
+    except (CodecPlusError, OSError):
         return None
-    return info.frames / info.samplerate
 
 
 def _readable(file: Any) -> Any:
@@ -248,6 +263,27 @@ def _readable(file: Any) -> Any:
     if isinstance(file, bytes):
         return io.BytesIO(file)
     return file
+
+
+def _for_soundfile(file: Any) -> Any:
+    """Return bytes as a file object, and a path as soundfile takes it."""
+    if isinstance(file, Path):
+        return native_path(file)
+    return _readable(file)
+
+
+def _piece_of(reader: AudioFileReader, start: int, count: int) -> np.ndarray:
+    """Return so many samples from a place on, (S', C), fewer at the end. What is before is decoded,
+    too.
+    """
+    pieces = []
+    position = 0
+    for block in reader.blocks():
+        pieces.append(block[:, max(0, start - position) : max(0, start + count - position)])
+        position += block.shape[1]
+        if position >= start + count:
+            break
+    return np.concatenate(pieces, axis=1).T
 
 
 class Cutter:
@@ -283,7 +319,7 @@ class Cutter:
                 continue
             try:
                 crop, rate = self._read_loud(file, random)
-            except (soundfile.LibsndfileError, OSError, ValueError, TypeError) as error:
+            except (CodecPlusError, OSError, RuntimeError, ValueError, TypeError) as error:
                 broken[name] = f"{name} cannot be read and is left out: {error}"
                 if len(broken) == self.attempts:
                     break
@@ -321,12 +357,8 @@ class Cutter:
         speed = 1.0
         if random.random() < self.augmentation.speed_share:
             speed = random.uniform(*self.augmentation.speed)
-        with soundfile.SoundFile(_readable(as_file(file))) as audio:
-            rate = audio.samplerate * speed
-            wanted = int(np.ceil(self.samples * rate / self.sample_rate))
-            audio.seek(int(random.integers(0, max(0, audio.frames - wanted) + 1)))
-            channels = audio.read(wanted, dtype="float32", always_2d=True)  # (S', C)
-            original_rate = audio.samplerate
+        channels, original_rate = self._piece(as_file(file), speed, random)  # (S', C)
+        rate = original_rate * speed
         mono = channels.mean(axis=1)
         if not len(mono) or not np.isfinite(mono).all():
             raise ValueError("it has no samples there, or some that are not finite")
@@ -337,6 +369,30 @@ class Cutter:
             mono = soxr.resample(mono, rate, self.sample_rate, quality="VHQ")
         mono = mono[: self.samples]
         return np.pad(mono, (0, self.samples - len(mono))), rate, loudness
+
+    def _piece(
+        self, file: Any, speed: float, random: np.random.Generator
+    ) -> tuple[np.ndarray, int]:
+        """Return a random piece (S', C) of a file that gives a crop at this speed, and its rate.
+
+        libsndfile jumps to a place. What it does not read is decoded up to there.
+        """
+        try:
+            with soundfile.SoundFile(_for_soundfile(file)) as audio:
+                start, count = self._place(audio.frames, audio.samplerate * speed, random)
+                audio.seek(start)
+                return audio.read(count, dtype="float32", always_2d=True), audio.samplerate
+        except soundfile.LibsndfileError:
+            pass
+        with AudioFileReader(_readable(file)) as reader:
+            length = _quick_length(reader)
+            start, count = self._place(length, reader.sample_rate * speed, random)
+            return _piece_of(reader, start, count), reader.sample_rate
+
+    def _place(self, length: int, rate: float, random: np.random.Generator) -> tuple[int, int]:
+        """Return where a piece starts and how many samples it has, of a file of this length."""
+        count = int(np.ceil(self.samples * rate / self.sample_rate))
+        return int(random.integers(0, max(0, length - count) + 1)), count
 
     def _augment(self, crop: np.ndarray, random: np.random.Generator) -> np.ndarray:
         settings = self.augmentation

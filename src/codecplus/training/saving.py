@@ -27,6 +27,8 @@ from codecplus.training.adversary import AdversarialTraining
 from codecplus.training.loop import Trainer
 from codecplus.training.recipe import Recipe
 
+_PARTIAL = ".partial-"  # begins the names of folders that are written
+
 
 class RunFolder:
     """The files of a run, below the folder of its checkpoint."""
@@ -60,8 +62,10 @@ class RunFolder:
         export(model, self.milestone(name))
 
     def create(self, recipe: Recipe) -> None:
-        """Make the folders, and write the recipe."""
+        """Make the folders, remove what a killed run left half-written, and write the recipe."""
         self.training.mkdir(parents=True, exist_ok=True)
+        for left in [*self.path.glob(_PARTIAL + "*"), *self.training.glob(f"*/{_PARTIAL}*")]:
+            shutil.rmtree(left, ignore_errors=True)
         with atomic_path(self.recipe) as partial:
             partial.write_text(json.dumps(recipe.as_dict(), indent=2) + "\n")
 
@@ -104,6 +108,9 @@ class RunFolder:
             "recipe": trainer.recipe.as_dict(),
             "config": trainer.model.config.to_json_string(use_diff=False),
         }
+        if not self.state.exists():  # a run that is killed before the checkpoint is whole goes on
+            with atomic_path(self.state) as partial:
+                torch.save(state, partial)
         # The state is renamed last, so that the other files are at least as new as its step.
         with atomic_path(self.state) as partial:
             torch.save(state, partial)
@@ -145,7 +152,7 @@ def export(model: DacModel, folder: Path) -> None:
         sampling_rate=config.sampling_rate, hop_length=config.hop_length
     )
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=_PARTIAL) as partial:
         model.save_pretrained(partial)
         extractor.save_pretrained(partial)
         for path in sorted(Path(partial).iterdir()):
