@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from codecplus.cli.loading import quiet_transformers
+from codecplus.cli.model_options import quiet_transformers
 from codecplus.cli.options import add_output, add_shared, add_verb
 from codecplus.errors import InputError
 
@@ -451,7 +451,7 @@ def _local_results(names: list[str]) -> tuple[list[Path], dict[Path, str]]:
         if not name.startswith(_DATASETS):
             folders += results_folders([name])
             continue
-        from codecplus.eval.report.space import sound_submissions
+        from codecplus.eval.report.leaderboard_space import sound_submissions
         from codecplus.eval.report.submission import FILES
         from codecplus.hub.download import pull_dataset_files
 
@@ -470,7 +470,7 @@ def _local_results(names: list[str]) -> tuple[list[Path], dict[Path, str]]:
 def _push_leaderboard(args: argparse.Namespace, folders: list[Path], links: dict[Path, str]) -> str:
     import tempfile
 
-    from codecplus.eval.report.space import write_space
+    from codecplus.eval.report.leaderboard_space import write_space
     from codecplus.hub.upload import push_static_space
 
     datasets = [n.removeprefix(_DATASETS) for n in args.results if n.startswith(_DATASETS)]

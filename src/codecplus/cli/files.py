@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from codecplus.audio.formats import AUDIO_SUFFIXES
-from codecplus.cli.batch import CODED_SUFFIXES, Batch, Job, find, plan, run_jobs
-from codecplus.cli.loading import embedded_name, open_codec, open_embedded
+from codecplus.cli.batch import CODED_SUFFIXES, FileBatch, Job, find, plan, run_jobs
+from codecplus.cli.model_options import embedded_name, open_codec, open_embedded
 from codecplus.cli.options import add_codec_options, add_output, add_shared, add_verb, named_path
 from codecplus.cli.streams import one_line
 from codecplus.errors import CodecPlusError, InputError
@@ -225,7 +225,7 @@ def decode(args: argparse.Namespace) -> int:
 
 
 def _run_all(
-    batch: Batch,
+    batch: FileBatch,
     jobs: list[Job],
     run: Callable[[Path, Path, Callable[[float], Any]], None],
     seconds: Callable[[Path], float],

@@ -7,7 +7,7 @@ import argparse
 import sys
 from typing import Any
 
-from codecplus.cli.loading import open_codec, quiet_transformers
+from codecplus.cli.model_options import open_codec, quiet_transformers
 from codecplus.cli.options import (
     add_codec_options,
     add_data_options,
@@ -119,9 +119,9 @@ def _add_detokenize(verbs: Any) -> None:
 def tokenize(args: argparse.Namespace) -> None:
     """Write a data set of codes; print its statistics and where it is."""
     from codecplus.recordings import open_recordings
-    from codecplus.tokenizing.runner import Coding, shard_of_launcher
-    from codecplus.tokenizing.runner import tokenize as tokenize_source
-    from codecplus.tokenizing.statistics import describe
+    from codecplus.tokenizing.counts import describe
+    from codecplus.tokenizing.job import Coding, shard_of_launcher
+    from codecplus.tokenizing.job import tokenize as tokenize_source
 
     index, count = _parse_shard(args.shard)
     rank, size = shard_of_launcher()

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from codecplus.cli.loading import open_codec, quiet_transformers
+from codecplus.cli.model_options import open_codec, quiet_transformers
 from codecplus.cli.options import (
     add_codec_options,
     add_data_options,
@@ -233,7 +233,7 @@ def train(args: argparse.Namespace) -> None:
     """Train a codec; print the path of the checkpoint and its size."""
     from codecplus.training.run import RunOptions
     from codecplus.training.run import train as train_codec
-    from codecplus.training.sources import TableOptions
+    from codecplus.training.sampling import TableOptions
 
     quiet_transformers()
     model = train_codec(
@@ -373,7 +373,7 @@ def _own_recipe(model: str | None) -> str | Path:
         )
     if model in embedded_names():
         return model
-    from codecplus.training.saving import RunFolder
+    from codecplus.training.run_folder import RunFolder
 
     own = RunFolder.of_checkpoint(model).recipe
     return own if own.is_file() else "paper"

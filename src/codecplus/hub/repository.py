@@ -7,15 +7,15 @@ from pathlib import Path
 from codecplus.checkpoints import embedded_names, fingerprint, load_model
 from codecplus.checkpoints.identity import ENTROPY_FILES
 from codecplus.errors import CheckpointError, InputError
-from codecplus.hub.folders import (
+from codecplus.hub.installation import licence_file
+from codecplus.hub.samples import write_samples
+from codecplus.hub.staging import (
     PathLike,
     check_inside,
     copy_files,
     matching_files,
     new_folder,
 )
-from codecplus.hub.installation import licence_file
-from codecplus.hub.samples import write_samples
 from codecplus.hub.template import SAMPLES_MARK, card_path, checkpoint_folder, render_card
 from codecplus.modeling_dac import DacFeatureExtractor, DacModel
 

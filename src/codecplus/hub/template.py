@@ -7,8 +7,8 @@ from typing import Any
 from codecplus.checkpoints import embedded_names, fingerprint
 from codecplus.checkpoints.identity import EMBEDDED_FOLDER
 from codecplus.errors import InputError
-from codecplus.hub.folders import PathLike
 from codecplus.hub.installation import cards_folder
+from codecplus.hub.staging import PathLike
 from codecplus.modeling_dac import DacModel
 
 SAMPLES_MARK = "<!-- audio samples -->"  # replaced by samples when a card is pushed

@@ -8,8 +8,8 @@ from typing import Any
 
 from codecplus._version import __version__
 from codecplus.bitstream import EntropyModel
+from codecplus.checkpoints.commits import explained_errors, full_repo_name, upload_folder
 from codecplus.checkpoints.identity import ENTROPY_FILES, WEIGHT_FILES
-from codecplus.checkpoints.upload import explained_errors, full_repo_name, upload_folder
 from codecplus.errors import InputError
 from codecplus.inference.entropy_models import ENTROPY_FILE
 from codecplus.system.paths import PathLike

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from codecplus.errors import InputError
 from codecplus.recordings.columns import import_datasets
-from codecplus.recordings.files import AUDIO_SUFFIXES, files_in_folder
 from codecplus.recordings.folders import FileRecordings
+from codecplus.recordings.listing import AUDIO_SUFFIXES, files_in_folder
 from codecplus.recordings.recording import Recording
 from codecplus.recordings.tables import (
     FILE_KINDS,

@@ -18,7 +18,7 @@ from codecplus.eval.tasks.folder import FolderTask
 from codecplus.eval.tasks.kinds import KindTask
 from codecplus.eval.tasks.table import MemoryTask, TableTask
 from codecplus.recordings import AUDIO_SUFFIXES, open_recordings
-from codecplus.recordings.files import files_in_folder
+from codecplus.recordings.listing import files_in_folder
 from codecplus.recordings.tables import FILE_KINDS, is_dataset_id
 
 __all__ = [

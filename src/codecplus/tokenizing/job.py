@@ -28,10 +28,10 @@ from codecplus.recordings.cells import DecodedAudio, MixedBlocks, open_cell
 from codecplus.recordings.columns import AUDIO
 from codecplus.system.devices import available_cores
 from codecplus.system.progress import progress_bar
+from codecplus.tokenizing.counts import Statistics, describe
 from codecplus.tokenizing.outputs import LocalOutput, open_output
+from codecplus.tokenizing.reading import read_ordered
 from codecplus.tokenizing.shards import CodesFolder, CodesFormat, ShardWriter, open_shard
-from codecplus.tokenizing.statistics import Statistics, describe
-from codecplus.tokenizing.workers import read_ordered
 
 JOB, README, STATISTICS = "tokenize.json", "README.md", "statistics.json"
 _WINDOW_ROWS = 512
