@@ -17,6 +17,7 @@ from codecplus.errors import CodecPlusError, InputError, OutputExistsError
 from codecplus.recordings.listing import UNREADABLE, NamedFile, describe_left_out, find_files
 from codecplus.recordings.output_names import beside, output_names, repeated
 from codecplus.system.paths import check_output
+from codecplus.system.progress import progress_bar
 
 CODED_SUFFIXES = frozenset({".dacp", ".dac"})
 
@@ -151,8 +152,6 @@ def run_jobs(
         quiet: show neither the bar nor what was written.
         skip_existing: leave out the jobs that `is_done` already.
     """
-    from tqdm import tqdm
-
     missing = jobs
     if skip_existing:
         missing = [job for job in jobs if not is_done(job)]
@@ -160,8 +159,7 @@ def run_jobs(
             count = len(jobs) - len(missing)
             say(f"codecplus: skipped {count} of {len(jobs)} files, which are done", sys.stderr)
     total = round(sum(_seconds_or_nothing(seconds, job.source) for job in missing), 1)
-    disable = True if quiet else None  # None: shown on a terminal only
-    with tqdm(total=total, desc=label, unit="s", disable=disable, leave=False) as bar:
+    with progress_bar(shown=not quiet, total=total, desc=label, unit="s", leave=False) as bar:
         for job in missing:
             try:
                 _run_one(job, run, bar.update, force=force, skip_existing=skip_existing)
