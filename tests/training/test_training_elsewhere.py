@@ -60,7 +60,7 @@ def elsewhere(monkeypatch):
         return found
 
     monkeypatch.setattr(runs, "_accelerator", accelerator)
-    monkeypatch.setattr(run_folder, "export", lambda model, folder: None)
+    monkeypatch.setattr(run_folder, "write_checkpoint", lambda model, folder: None)
     with present():
         yield
     for state in states:

@@ -16,7 +16,7 @@ from codecplus.hub.staging import (
     matching_files,
     new_folder,
 )
-from codecplus.hub.template import SAMPLES_MARK, card_path, checkpoint_folder, render_card
+from codecplus.hub.template import SAMPLES_MARK, card_path, local_checkpoint, render_card
 from codecplus.modeling_dac import DacFeatureExtractor, DacModel
 
 # Files to upload beside weights and configuration, and no others: a folder may hold private ones.
@@ -57,7 +57,7 @@ def export_folder(
     """
     check_source(source)
     model = load_model(source)
-    checkpoint = checkpoint_folder(source)
+    checkpoint = local_checkpoint(source)
     embedded = str(source) in embedded_names()
     with new_folder(folder) as new:
         model.save_pretrained(new)
