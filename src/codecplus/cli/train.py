@@ -100,7 +100,7 @@ def _add_what_to_train(group: Any) -> None:
         "--adversarial",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="train against discriminators, or not, instead of as the recipe says",
+        help="train with or without discriminators (default: as the recipe says)",
     )
     group.add_argument(
         "--set",
@@ -113,7 +113,7 @@ def _add_what_to_train(group: Any) -> None:
 
 
 def _add_recordings(group: Any) -> None:
-    _add_data(group)
+    add_shared(group, "data")
     group.add_argument(
         "--validation",
         nargs="+",
@@ -135,7 +135,7 @@ def _add_recordings(group: Any) -> None:
     )
     add_data_options(group)
     add_shared(group, "audio-column")
-    add_shared(group, "workers", note="to read ahead; default: up to 4")
+    add_shared(group, "workers", note="for reading ahead; default: up to 4")
 
 
 def _add_how_to_train(group: Any) -> None:
@@ -204,7 +204,7 @@ def _add_entropy(verbs: Any) -> None:
         ),
     )
     add_codec_options(verb, required=True)
-    _add_data(verb)
+    add_shared(verb, "data")
     add_output(verb, "file to write (default: entropy.safetensors beside the weights)")
     add_shared(verb, "force", "quiet")
     verb.add_argument(
@@ -213,16 +213,6 @@ def _add_entropy(verbs: Any) -> None:
         default=15.0,
         metavar="N",
         help="time to take (default: %(default)g)",
-    )
-
-
-def _add_data(verb: Any) -> None:
-    verb.add_argument(
-        "--data",
-        required=True,
-        nargs="+",
-        metavar="DATA",
-        help="audio files, folders of them, tables, or the id of a data set on the Hub",
     )
 
 
