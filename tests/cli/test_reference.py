@@ -37,7 +37,7 @@ VOCABULARY = {
     "--quiet": "encode decode eval train entropy tokenize detokenize",
     "--recover": "decode info",
     "--json": "info eval compare listening leaderboard",
-    "--workers": "eval train tokenize",
+    "--workers": "encode decode eval train tokenize",
     "--bitrate": "demo encode tokenize",
     "--bitrate-per-channel": "eval webmushra",
     "--loudness": "demo encode",

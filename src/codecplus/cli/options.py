@@ -71,7 +71,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "workers": {
         "type": int,
         "metavar": "N",
-        "help": "processes that work beside this one",
+        "help": "processes or threads that work beside this one",
     },
     "split": {
         "default": "train",
