@@ -36,6 +36,7 @@ VOCABULARY = {
     "--keep-suffix": "encode decode",
     "--quiet": "encode decode eval train entropy tokenize detokenize",
     "--recover": "decode info",
+    "--max-seconds": "decode detokenize",
     "--json": "info eval compare listening leaderboard",
     "--workers": "encode decode eval train tokenize",
     "--bitrate": "demo encode tokenize",

@@ -274,7 +274,7 @@ def _transforms() -> tuple[np.ndarray, Tensor]:
     count = _OUTPUTS + _TAPS - 1
 
     def values(coefficients: int) -> np.ndarray:  # of a polynomial at all points
-        finite = np.vander(np.array(_POINTS, float), coefficients, increasing=True)
+        finite = np.vander(np.fromiter(_POINTS, float), coefficients, increasing=True)
         return np.vstack([finite, np.eye(coefficients)[-1]])
 
     inputs, outputs, kernel = np.linalg.inv(values(count)).T, values(_OUTPUTS).T, values(_TAPS)

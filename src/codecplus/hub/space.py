@@ -50,9 +50,10 @@ def complete_card(path: Path, repo: str) -> None:
 
     owner = repo.partition("/")[0]
     card = SpaceCard.load(path)
-    card.data.thumbnail = f"{constants.ENDPOINT}/spaces/{repo}/resolve/main/static/preview.jpg"
+    data = card.data
+    data["thumbnail"] = f"{constants.ENDPOINT}/spaces/{repo}/resolve/main/static/preview.jpg"
     models = [f"{owner}/{name}" for name in embedded_names()]
     present = [model for model in models if repo_exists(model)]
     if present:
-        card.data.models = present
+        data["models"] = present
     card.save(path)
