@@ -78,7 +78,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "workers": {
         "type": int,
         "metavar": "N",
-        "help": "number of worker processes",
+        "help": "number of workers: processes or threads",
     },
     "split": {
         "default": "train",
