@@ -145,9 +145,9 @@ _SHORT = {"output": "-o", "force": "-f", "quiet": "-q"}
 
 
 def named_path(text: str) -> Path:
-    """Return a path that was named; an empty name, as of a variable that is not set, is none.
+    """Return the path of a name. An empty name, as of a shell variable that is not set, is refused.
 
-    To Python it is the working folder: all that it holds would be read.
+    For Python it is the working folder, all of which would be read.
     """
     if not text:
         raise argparse.ArgumentTypeError("expected the name of a file or folder, got an empty one")
