@@ -31,7 +31,7 @@ from codecplus.encoding.user_codes import as_codes, codes_and_info, is_code_batc
 from codecplus.errors import FileFormatError, InputError
 from codecplus.inference.concealment import decode_around_losses, fade_lost_spans
 from codecplus.inference.network import Network
-from codecplus.inference.official import decode_official
+from codecplus.inference.original_decoding import decode_official
 from codecplus.inference.parts import Part
 from codecplus.recordings.batches import batch_outputs, each, each_file
 from codecplus.system.paths import PathLike, refuse_own_source

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 from codecplus.cli.streams import describe_error, one_line, say
 from codecplus.errors import CodecPlusError, InputError, OutputExistsError
-from codecplus.recordings.files import UNREADABLE, NamedFile, describe_left_out, find_files
-from codecplus.recordings.outputs import beside, output_names, repeated
+from codecplus.recordings.listing import UNREADABLE, NamedFile, describe_left_out, find_files
+from codecplus.recordings.output_names import beside, output_names, repeated
 from codecplus.system.paths import check_output
+from codecplus.system.progress import progress_bar
 
 CODED_SUFFIXES = frozenset({".dacp", ".dac"})
 
@@ -29,7 +30,7 @@ class Job(NamedTuple):
 
 
 @dataclass
-class Batch:
+class FileBatch:
     """Files to work on, by the inputs they come from, and what went wrong so far."""
 
     inputs: list[Path] = field(default_factory=list)
@@ -52,13 +53,13 @@ class Batch:
         say(f"codecplus: {describe_failure(path, error)}", sys.stderr)
 
 
-def find(inputs: Iterable[Path], suffixes: Collection[str]) -> Batch:
+def find(inputs: Iterable[Path], suffixes: Collection[str]) -> FileBatch:
     """Return the files named and those in folders named; say on stderr what was left out.
 
     An input that does not exist, and a folder without such a file or that cannot be read, is a
     failure of its own. What is named twice is taken once.
     """
-    batch = Batch()
+    batch = FileBatch()
     left_out: Counter[str] = Counter()
     for path in dict.fromkeys(inputs):
         try:
@@ -78,7 +79,9 @@ def find(inputs: Iterable[Path], suffixes: Collection[str]) -> Batch:
     return batch
 
 
-def plan(batch: Batch, output: Path | None, suffix: str, *, keep_suffix: bool = False) -> list[Job]:
+def plan(
+    batch: FileBatch, output: Path | None, suffix: str, *, keep_suffix: bool = False
+) -> list[Job]:
     """Return a job for each file; those that cannot have one are failures of the batch.
 
     Args:
@@ -105,7 +108,7 @@ def plan(batch: Batch, output: Path | None, suffix: str, *, keep_suffix: bool = 
     return _possible(jobs, batch)
 
 
-def _possible(jobs: list[Job], batch: Batch) -> list[Job]:
+def _possible(jobs: list[Job], batch: FileBatch) -> list[Job]:
     """Return the jobs whose output is no other's, and no input; count the rest as failures."""
     targets = [os.path.realpath(job.target) for job in jobs]
     clashing = repeated(targets)
@@ -127,7 +130,7 @@ def _possible(jobs: list[Job], batch: Batch) -> list[Job]:
 
 
 def run_jobs(
-    batch: Batch,
+    batch: FileBatch,
     jobs: list[Job],
     run: Callable[[Path, Path, Callable[[float], Any]], None],
     seconds: Callable[[Path], float],
@@ -149,8 +152,6 @@ def run_jobs(
         quiet: show neither the bar nor what was written.
         skip_existing: leave out the jobs that `is_done` already.
     """
-    from tqdm import tqdm
-
     missing = jobs
     if skip_existing:
         missing = [job for job in jobs if not is_done(job)]
@@ -158,8 +159,7 @@ def run_jobs(
             count = len(jobs) - len(missing)
             say(f"codecplus: skipped {count} of {len(jobs)} files, which are done", sys.stderr)
     total = round(sum(_seconds_or_nothing(seconds, job.source) for job in missing), 1)
-    disable = True if quiet else None  # None: shown on a terminal only
-    with tqdm(total=total, desc=label, unit="s", disable=disable, leave=False) as bar:
+    with progress_bar(shown=not quiet, total=total, desc=label, unit="s", leave=False) as bar:
         for job in missing:
             try:
                 _run_one(job, run, bar.update, force=force, skip_existing=skip_existing)

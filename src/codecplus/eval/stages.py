@@ -5,16 +5,14 @@ reads references and leaves audio, scoring reads audio and leaves numbers. So a 
 encode again, and a new codec does not touch the scores of the others.
 """
 
-import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from codecplus.errors import CodecPlusError, InputError
 from codecplus.eval.codecs import CodecAdapter, DecodedFolder, Original, codec_hash, is_anchor
@@ -31,6 +29,7 @@ from codecplus.eval.metrics.embedding import EmbeddingFailed, embed_in, embeddin
 from codecplus.eval.metrics.worker import Estimates, score_in, scoring_worker
 from codecplus.eval.store import Line, Store
 from codecplus.eval.tasks import Clip, Problem, Task
+from codecplus.system.progress import progress_bar
 from codecplus.system.workers import Reserve, Worker, WorkerPool
 
 
@@ -80,7 +79,7 @@ def prepare(task: Task, store: Store, identity: CodecAdapter, progress: bool) ->
         store.forget_clips(fingerprint)
         lines = []
         reference = codec_hash(identity)
-        for item in tqdm(task, desc="read", unit="clip", disable=not progress, file=sys.stderr):
+        for item in progress_bar(task, shown=progress, desc="read", unit="clip"):
             if isinstance(item, Problem):
                 line: Line = {"problem": asdict(item)}
             else:
@@ -172,8 +171,7 @@ def encode(
     reference_key = codec_hash(identity)
     processes.reset_peak_memory()
     out_of_time = 0
-    label = f"encode {codec.name}"
-    for clip in tqdm(todo, desc=label, unit="clip", disable=not progress, file=sys.stderr):
+    for clip in progress_bar(todo, shown=progress, desc=f"encode {codec.name}", unit="clip"):
         if out_of_time >= _GIVE_UP_AFTER:
             reason = f"not tried: it ran out of time on {out_of_time} clips in a row"
             outcome = _failure(reason, passing=True)
@@ -387,9 +385,21 @@ def _run_scoring(
         reference = store.audio_path(hashes[codecs[0].name], job.clip.hash)
         score_in(worker, reference, job.estimates, job.clip.sample_rate, note, job.lags)
 
-    pool = WorkerPool([scoring_worker() for _ in range(min(workers, len(jobs)))], score_clip)
+    _run_pool(scoring_worker, score_clip, jobs, workers, "score", progress)
+
+
+def _run_pool(
+    new_worker: Callable[[], Worker],
+    run: Callable[[Worker, Any, Reserve], None],
+    jobs: Sequence[Any],
+    workers: int,
+    label: str,
+    progress: bool,
+) -> None:
+    """Run jobs, of a clip each, on up to so many worker processes, with a progress bar."""
+    pool = WorkerPool([new_worker() for _ in range(min(workers, len(jobs)))], run)
     with closing(pool.run(jobs)) as done:
-        for _ in tqdm(done, "score", len(jobs), unit="clip", disable=not progress, file=sys.stderr):
+        for _ in progress_bar(done, shown=progress, total=len(jobs), desc=label, unit="clip"):
             pass
 
 
@@ -484,11 +494,7 @@ def embed(
         except EmbeddingFailed as error:
             failures[job.target] = str(error)
 
-    pool = WorkerPool([embedding_worker() for _ in range(min(workers, len(jobs)))], embed_clip)
-    label = "embed"
-    with closing(pool.run(jobs)) as done:
-        for _ in tqdm(done, label, len(jobs), unit="clip", disable=not progress, file=sys.stderr):
-            pass
+    _run_pool(embedding_worker, embed_clip, jobs, workers, "embed", progress)
     return failures
 
 

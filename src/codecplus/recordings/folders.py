@@ -14,7 +14,7 @@ from typing import Any
 
 from codecplus.errors import FileFormatError, InputError, first_line
 from codecplus.recordings.columns import AUDIO, READ_ROWS, checked_columns, import_datasets
-from codecplus.recordings.files import (
+from codecplus.recordings.listing import (
     MANIFESTS,
     NamedFile,
     describe_left_out,

@@ -15,7 +15,7 @@ import numpy as np
 
 from codecplus.errors import FileFormatError, InputError
 from codecplus.system.paths import atomic_path
-from codecplus.tokenizing.statistics import Statistics
+from codecplus.tokenizing.counts import Statistics
 
 KEY = b"codecplus"  # of the JSON in a footer
 NEW_COLUMNS = (

@@ -507,13 +507,13 @@ class StreamedCrops(IterableDataset):
             block_number += 1
             batches_done = 0
 
-    def _source(self, rows: list[dict]) -> "_Block":
+    def _source(self, rows: list[dict]) -> "_RowBlock":
         recordings = []
         for index, row in enumerate(rows):
             recordings.append(self.recordings.recording(row, index))
-        return _Block(recordings, by_duration=self.by_duration)
+        return _RowBlock(recordings, by_duration=self.by_duration)
 
-    def _batches_of(self, source: "_Block") -> int:
+    def _batches_of(self, source: "_RowBlock") -> int:
         """Return how many batches cover the duration of a block once."""
         crop_seconds = self.cutter.samples / self.cutter.sample_rate
         return max(1, round(source.seconds / crop_seconds / self.batch))
@@ -548,7 +548,7 @@ class StreamedCrops(IterableDataset):
             is_empty = True
 
 
-class _Block:
+class _RowBlock:
     """Some rows of a stream, drawn in proportion to their duration, or each as often as others."""
 
     def __init__(self, recordings: Sequence[Recording], *, by_duration: bool = True):

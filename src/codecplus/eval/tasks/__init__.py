@@ -18,7 +18,7 @@ from codecplus.eval.tasks.folder import FolderTask
 from codecplus.eval.tasks.kinds import KindTask
 from codecplus.eval.tasks.table import MemoryTask, TableTask
 from codecplus.recordings import AUDIO_SUFFIXES, open_recordings
-from codecplus.recordings.files import files_in_folder
+from codecplus.recordings.listing import holds_files
 from codecplus.recordings.tables import FILE_KINDS, is_dataset_id
 
 __all__ = [
@@ -33,7 +33,7 @@ __all__ = [
     "TableTask",
     "Task",
     "load_task",
-    "preset_names",
+    "task_names",
 ]
 
 
@@ -59,7 +59,7 @@ class Task(Protocol):
     def __iter__(self) -> Iterator[Clip | Problem]: ...
 
 
-def preset_names() -> list[str]:
+def task_names() -> list[str]:
     """Return the names of the tasks that come with the package."""
     return sorted(
         path.name.removesuffix(".json")
@@ -135,7 +135,7 @@ def load_task(
     else:
         data = os.fspath(data)
         paths = [Path(data)]
-        if data in preset_names() and not paths[0].is_dir():
+        if data in task_names() and not paths[0].is_dir():
             return _from_json(data, (_presets() / f"{data}.json").read_text("utf-8"), changes)
         if paths[0].suffix == ".json" and paths[0].is_file():
             return _from_json(paths[0].stem, paths[0].read_text("utf-8"), changes)
@@ -152,7 +152,7 @@ def _local_task(paths: list[Path], policy: SegmentPolicy, changes: dict[str, Any
             raise InputError(
                 f"there is no data {str(path)!r}; expected a folder, an audio file, a table such "
                 "as a .parquet file, a task's .json file, the id of a data set on the Hub, or one "
-                f"of {', '.join(preset_names())}"
+                f"of {', '.join(task_names())}"
             )
     if paths and all(_is_table(path) for path in paths):
         task = {"name": paths[0].stem, "files": [str(path) for path in paths]}
@@ -164,9 +164,7 @@ def _local_task(paths: list[Path], policy: SegmentPolicy, changes: dict[str, Any
 def _is_table(path: Path) -> bool:
     """Whether this is a file of a table, or a folder of such files that holds no audio file."""
     if path.is_dir():
-        audio, _ = files_in_folder(path)
-        tables, _ = files_in_folder(path, FILE_KINDS)
-        return bool(tables) and not audio
+        return not holds_files(path) and holds_files(path, FILE_KINDS)
     return path.suffix.lower() not in AUDIO_SUFFIXES
 
 

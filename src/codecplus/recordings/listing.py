@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,6 +90,27 @@ def files_in_folder(
     """
     names: list[str] = []
     left_out: Counter[str] = Counter()
+    for path in _walk(folder, left_out):
+        suffix = path.suffix.lower()
+        if not os.path.isfile(path):
+            left_out[NO_FILES if os.path.exists(path) else DEAD_LINKS] += 1
+        elif suffix in suffixes:
+            names.append(path.relative_to(folder).as_posix())
+        elif path.name not in MANIFESTS:
+            left_out[suffix] += 1
+    return sorted(names), +left_out  # without those that are 0
+
+
+def holds_files(folder: Path, suffixes: Collection[str] = AUDIO_SUFFIXES) -> bool:
+    """Return whether `files_in_folder` finds any file; the search ends at the first one."""
+    return any(
+        path.suffix.lower() in suffixes and os.path.isfile(path)
+        for path in _walk(folder, Counter())
+    )
+
+
+def _walk(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
+    """Yield what lies in a folder and its subfolders; count folders that are not searched."""
 
     def count_unreadable(error: OSError) -> None:
         left_out[UNREADABLE] += 1
@@ -98,17 +119,8 @@ def files_in_folder(
         folders[:] = [name for name in folders if not name.startswith(".")]
         left_out[FOLDER_LINKS] += sum(os.path.islink(os.path.join(parent, f)) for f in folders)
         for name in files:
-            if name.startswith("."):
-                continue
-            path = Path(parent, name)
-            suffix = path.suffix.lower()
-            if not os.path.isfile(path):
-                left_out[NO_FILES if os.path.exists(path) else DEAD_LINKS] += 1
-            elif suffix in suffixes:
-                names.append(path.relative_to(folder).as_posix())
-            elif name not in MANIFESTS:
-                left_out[suffix] += 1
-    return sorted(names), +left_out  # without those that are 0
+            if not name.startswith("."):
+                yield Path(parent, name)
 
 
 def describe_left_out(left_out: Mapping[str, int]) -> str:

@@ -7,7 +7,7 @@ from codecplus.modeling_dac import DacModel
 from codecplus.training import codebooks
 
 
-class Coding(nn.Module):
+class Autoencoder(nn.Module):
     """Encoder, quantizer and decoder of a codec in one call, as data parallel training needs them.
 
     Args:

@@ -49,7 +49,7 @@ def read_ordered(
         for item, cell in items:
             yield item, _read(cell, settings)
         return
-    hired = [Worker("codecplus.tokenizing.workers", json.dumps(settings)) for _ in range(workers)]
+    hired = [Worker("codecplus.tokenizing.reading", json.dumps(settings)) for _ in range(workers)]
     yield from WorkerPool(hired, _read_pair, _BUFFER_BYTES).run(items)
 
 
