@@ -24,7 +24,7 @@ class LoadedModel:
     `entropy_models` those of the embedded checkpoint with these weights hold.
     """
 
-    model: Any
+    model: Any  # a `DacModel`, a `PlainDac` or an export
     fingerprint: bytes | None
     entropy_models: list[EntropyModel] | None
     sample_rate: int | None = None
@@ -48,11 +48,18 @@ def load_network(
             )
         model = OnnxModel(*export, device=device)
         return LoadedModel(model, None, read_entropy_models(export[0].parent) or None)
-    from codecplus.checkpoints import fingerprint, load_model
+    from codecplus.checkpoints import embedded_names, fingerprint
     from codecplus.checkpoints.remote import checkpoint_folder
     from codecplus.system.devices import check_dtype, resolve_device
 
-    model = load_model(name, revision=revision)
+    if str(name) in embedded_names() and revision is None:
+        from codecplus.checkpoints import load_embedded
+
+        model = load_embedded(str(name))
+    else:
+        from codecplus.checkpoints import load_model  # and transformers
+
+        model = load_model(name, revision=revision)
     identity = fingerprint(model)  # before the cast: bf16 and fp32 are the same model
     if device is None:  # as transformers does: a process that forks later must not hold a GPU
         device = "cpu"
@@ -63,6 +70,17 @@ def load_network(
     if not entropy_models and (settings or {}).get("entropy_models") != []:
         entropy_models = None
     return LoadedModel(model, identity, entropy_models, sample_rate, mel)
+
+
+def full_model(model: Any) -> Any:
+    """Return the `DacModel` with the weights of a `PlainDac`, in the same memory; others as is."""
+    if not hasattr(model, "synthesize") or hasattr(model, "save_pretrained"):
+        return model
+    from codecplus.checkpoints import load_model
+
+    full = load_model(model.name)
+    full.load_state_dict(model.state_dict(), assign=True)
+    return full.allow_kernels(model.encoder.snake1.allow_kernels)
 
 
 def move_model(model: Any, device: Any = None, dtype: Any = None) -> None:

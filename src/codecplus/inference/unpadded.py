@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codecplus.errors import FileFormatError
-from codecplus.modeling_dac import DacModel
+from codecplus.modeling_dac import DacNetwork
 from codecplus.modeling_dac.layers_dac import DacConv1d, DacConvTranspose1d, DacResidualUnit
 
 
-def decode_unpadded(model: DacModel, codes: np.ndarray, window: int) -> np.ndarray:
+def decode_unpadded(model: DacNetwork, codes: np.ndarray, window: int) -> np.ndarray:
     """Decode codes (C, K, T) in windows of so many frames, every convolution unpadded.
 
     Returns float32 audio (C, S). A last window that is too short to give a sample is left out; the
