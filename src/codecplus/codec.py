@@ -235,8 +235,15 @@ class Codec:
 
     @property
     def dtype(self) -> str:
-        """The precision of the computation, such as `"float32"`."""
-        return str(self._model.dtype).removeprefix("torch.")
+        """The precision of the computation, such as `"float32"`.
+
+        With `dtype="auto"` it may be `"float32, decoding in bfloat16"`.
+        """
+        dtype = str(self._model.dtype).removeprefix("torch.")
+        decoding = getattr(self._model, "decoding_dtype", self._model.dtype)
+        if decoding == self._model.dtype:
+            return dtype
+        return f"{dtype}, decoding in {str(decoding).removeprefix('torch.')}"
 
     @property
     def kernels(self) -> str | None:
@@ -364,6 +371,8 @@ def load_codec(
             defaults, too. They have no part in coding: the codec's own hop is `codec.hop_length`.
         device: where to compute, see `resolve_device`; the CPU by default, as in transformers.
         dtype: precision of the computation, such as `"bfloat16"`; fp32 by default, an export's own.
+            `"auto"` encodes in fp32, so that codes are those of every machine, and decodes in bf16
+            where the device multiplies it; `repr` shows which.
         revision: branch, tag or commit of a Hub repository.
         kernels: whether compiled kernels run where this processor has them. They are faster, hold
             the weights of the residual units a second time, and differ by rounding.

@@ -40,6 +40,7 @@ def decode_unpadded(model: DacNetwork, codes: np.ndarray, window: int) -> np.nda
             break
         with torch.inference_mode():
             latents = model.quantizer.from_codes(piece.to(model.device))[0]
+            latents = latents.to(model.decoding_dtype)
             pieces.append(_unpadded(model.decoder.layers(), latents).squeeze(1))
     if not pieces:  # the file is shorter than one window
         return np.zeros((codes.shape[0], 0), np.float32)

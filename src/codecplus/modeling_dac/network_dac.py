@@ -138,8 +138,13 @@ class DacNetwork(nn.Module):
         What a net with an odd stride lacks at the very end is zero.
         """
         samples = quantized.shape[-1] * self.config.hop_length
-        audio = self.decoder(quantized)
+        audio = self.decoder(quantized.to(self.decoding_dtype))
         return F.pad(audio, (0, samples - audio.shape[-1])).squeeze(1)
+
+    @property
+    def decoding_dtype(self) -> torch.dtype:
+        """Type of the decoder's weights; others may have more bits."""
+        return self.decoder.snake1.alpha.dtype
 
     @property
     def encoder_reach(self) -> tuple[int, int]:

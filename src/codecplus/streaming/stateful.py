@@ -168,7 +168,7 @@ class StreamingDecoder(_StatefulNetwork):
         self.step_length = _step_frames(model)
         with torch.inference_mode():
             self.layers = network_layers(model.decoder, 1)
-            self.lookup = Lookup(check_plain(model.quantizer))
+            self.lookup = Lookup(check_plain(model.quantizer), model.decoding_dtype)
 
     @torch.inference_mode()
     def step(
