@@ -318,6 +318,26 @@ def test_moving_and_casting_keep_codes_of_the_same_model(codec, clips):
             codec.to(device)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("fast", [False, True])
+def test_an_automatic_precision_gives_the_codes_of_fp32(clips, tmp_path, monkeypatch, causal, fast):
+    monkeypatch.setattr("codecplus.inference.loading._decodes_faster_in_bf16", lambda device: fast)
+    tiny_model(causal=causal, **GEOMETRIES["odd"]).save_pretrained(tmp_path)
+    plain = load_codec(tmp_path)
+    codec = load_codec(tmp_path, dtype="auto")
+    assert ("float32, decoding in bfloat16 on cpu" in repr(codec)) == fast
+    assert ("float32 on cpu" in repr(codec)) == (not fast)
+    codes = codec.encode(clips[0])
+    np.testing.assert_array_equal(codes, plain.encode(clips[0]))
+    expected = plain.decode(codes)
+    stream = codec.decoder_stream(batch=2)
+    live = np.concatenate([stream.push(codes), stream.flush()], axis=-1)
+    for audio in (codec.decode(codes), live[:, : expected.shape[-1]]):
+        error = np.linalg.norm(audio - expected) / np.linalg.norm(expected)
+        assert (0 < error < 0.05) if fast else error < 1e-5
+    assert codec.to("float32").dtype == "float32"
+
+
 def test_an_exported_codec_says_what_it_cannot(clips, tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")

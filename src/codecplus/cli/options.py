@@ -78,7 +78,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "workers": {
         "type": int,
         "metavar": "N",
-        "help": "number of worker processes",
+        "help": "number of workers: processes or threads",
     },
     "split": {
         "default": "train",
@@ -221,7 +221,7 @@ def add_codec_options(verb: Any, **model: Any) -> None:
     """
     add_shared(verb, "model", **model)
     add_shared(verb, "revision", "device")
-    add_shared(verb, "dtype", note="default: float32")
+    add_shared(verb, "dtype", note="auto: decode in bfloat16 where it is faster; default: float32")
 
 
 def add_data_options(verb: Any) -> None:

@@ -87,7 +87,7 @@ def library_name(target: InstructionSet) -> str:
 def processor_flags() -> frozenset[str]:
     """Return what this processor can do, in Linux' words; nothing on other systems."""
     try:
-        with open("/proc/cpuinfo") as file:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
             for line in file:
                 if line.startswith("flags"):
                     return frozenset(line.split(":")[1].split())

@@ -24,7 +24,7 @@ from codecplus.streaming.steps import DecoderSteps
 from codecplus.streaming.stream import DecoderStream
 
 if TYPE_CHECKING:
-    from codecplus.modeling_dac import DacModel
+    from codecplus.modeling_dac import DacNetwork
 
 _MAGIC = 0xDA
 _VERSION = 1
@@ -276,7 +276,7 @@ class ConcealingDecoder:
             axis.
     """
 
-    def __init__(self, model: "DacModel | DecoderSteps", batch: int | None = None):
+    def __init__(self, model: "DacNetwork | DecoderSteps", batch: int | None = None):
         self.stream = DecoderStream(model, batch)
         self.hop_length = self.stream.network.hop_length
         self._last: np.ndarray | None = None  # codes of the last frame (..., K, 1)

@@ -65,7 +65,7 @@ class RunFolder:
             for left in folder.glob(f"{PARTIAL_FOLDER}*"):
                 shutil.rmtree(left, ignore_errors=True)
         with atomic_path(self.recipe) as partial:
-            partial.write_text(json.dumps(recipe.as_dict(), indent=2) + "\n")
+            partial.write_text(json.dumps(recipe.as_dict(), indent=2) + "\n", encoding="utf-8")
 
     def refuse_to_overwrite(self) -> None:
         """Raise OutputExistsError if the folder holds a run or a checkpoint."""
