@@ -319,7 +319,7 @@ def test_playlists_and_empty_containers_are_refused(tmp_path):
 def test_without_pyav_the_sentence_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     (tmp_path / "x.m4a").write_bytes(b"\0\0\0\x18ftypM4A \0\0\0\0M4A mp42")
-    with pytest.raises(MissingExtraError, match=r"pip install codecplus\[formats\], or convert"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'codecplus\[formats\]', or convert"):
         load_audio(tmp_path / "x.m4a")
 
 

@@ -278,7 +278,7 @@ def _av() -> Any:
         import av.logging
     except ImportError as error:
         raise MissingExtraError(
-            "Opus, MP3 and AAC need the package av: pip install codecplus[eval]"
+            "Opus, MP3 and AAC need the package av: pip install 'codecplus[eval]'"
         ) from error
     av.logging.set_level(av.logging.ERROR)
     return av
