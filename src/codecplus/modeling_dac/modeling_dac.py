@@ -7,6 +7,7 @@ It knows padding, masks, losses and outputs; what the layers compute is in `laye
 # pyright: reportIndexIssue=false, reportOperatorIssue=false, reportReturnType=false
 # torch types every part of a module as "Tensor | Module": what is read off one is an error above.
 
+import copy
 import importlib
 import importlib.util
 from dataclasses import dataclass
@@ -229,6 +230,17 @@ class DacPreTrainedModel(StockDacPreTrainedModel):
             model.name_or_path = pretrained_model_name_or_path
             model.config.name_or_path = pretrained_model_name_or_path
         return loaded
+
+    def push_to_hub(self, *args, **kwargs):
+        """Push as transformers does, but `tags` are those of this push alone.
+
+        transformers adds them to the model's own, and so to every later card.
+        """
+        tags = copy.copy(self.model_tags)
+        try:
+            return super().push_to_hub(*args, **kwargs)
+        finally:
+            self.model_tags = tags
 
     def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
         # Both ways to the Hub, `push_to_hub` and `save_pretrained`, come by here.
