@@ -12,7 +12,7 @@ import codecplus
 import codecplus.errors
 from codecplus.checkpoints import identity
 from codecplus.cli import build_parser
-from codecplus.cli.loading import embedded_name
+from codecplus.cli.model_options import embedded_name
 from codecplus.errors import CheckpointError, InputError
 from codecplus.system import workers
 

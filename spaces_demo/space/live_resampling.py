@@ -28,7 +28,7 @@ class LiveResampler:
         if self._up != self._down:
             widest = max(self._up, self._down)
             taps = firwin(2 * _HALF * widest + 1, _PASSED / widest)
-            self._filter = (self._up * taps).astype(np.float32)
+            self._filter = np.asarray(self._up * taps, np.float32)
             self.delay = _HALF * widest / (self._up * source)
         self._inputs = np.zeros(0, np.float32)  # from input `_start` on
         self._start = 0  # a multiple of `_down`, where inputs and outputs fall together
@@ -43,7 +43,7 @@ class LiveResampler:
         self._inputs = np.concatenate([self._inputs, samples])
         end = self._start + len(self._inputs)
         ready = -(-end * self._up // self._down)
-        outputs = upfirdn(self._filter, self._inputs, self._up, self._down)
+        outputs = np.asarray(upfirdn(self._filter, self._inputs, self._up, self._down))
         first = self._start * self._up // self._down  # the output that `outputs` begins with
         fresh = outputs[self._given - first : ready - first]
         self._given = ready
@@ -51,4 +51,4 @@ class LiveResampler:
         start = max(0, needed // self._down * self._down)
         self._inputs = self._inputs[start - self._start :]
         self._start = start
-        return fresh.astype(np.float32)
+        return np.asarray(fresh, np.float32)

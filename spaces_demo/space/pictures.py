@@ -63,7 +63,7 @@ def _colours(name: str) -> np.ndarray:  # (256, 3) uint8
 
     if name == "change":
         ends = [(0.25, 0.6, 1.0), (0.04, 0.05, 0.09), (1.0, 0.38, 0.26)]
-        colours = LinearSegmentedColormap.from_list(name, ends)(np.arange(256))
+        colours = LinearSegmentedColormap.from_list(name, np.asarray(ends))(np.arange(256))
     else:
         colours = colormaps[name](np.arange(256))
     return np.rint(255 * colours[:, :3]).astype(np.uint8)

@@ -18,7 +18,7 @@ from codecplus.audio.sources import check_integer_rate, open_audio
 from codecplus.bitstream import EntropyModel, StreamInfo
 from codecplus.bitstream.codes import Codes
 from codecplus.checkpoints.identity import find_embedded
-from codecplus.encoding.options import CompressionOptions
+from codecplus.encoding.compression_options import CompressionOptions
 from codecplus.encoding.stream_info import (
     bitrates,
     check_model,

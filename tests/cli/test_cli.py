@@ -11,7 +11,7 @@ from processors import needs_amx
 from tiny import FIXTURES
 
 from codecplus.cli import main
-from codecplus.cli.batch import Batch, Job, run_jobs
+from codecplus.cli.batch import FileBatch, Job, run_jobs
 from codecplus.utils import load_audio, save_audio
 
 
@@ -234,7 +234,7 @@ def test_any_exception_of_one_file_is_its_line_and_the_others_are_done(tmp_path,
         raise UnicodeEncodeError("ascii", "x", 0, 1, "whatever a reader raises")
 
     options = {"label": "working", "force": False, "quiet": False}
-    assert run_jobs(Batch(), jobs, run, seconds, **options) == 2
+    assert run_jobs(FileBatch(), jobs, run, seconds, **options) == 2
     printed = capsys.readouterr()
     assert printed.err.splitlines() == [
         f"codecplus: {tmp_path / 'a'}: ZeroDivisionError: division by zero",

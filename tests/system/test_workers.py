@@ -159,6 +159,6 @@ def test_an_error_of_the_work_or_of_the_jobs_reaches_the_caller_in_its_turn(modu
 def test_the_processes_that_decode_and_score_do_not_import_torch(monkeypatch):
     import subprocess
 
-    for module in ("codecplus.tokenizing.workers", "codecplus.eval.metrics.worker"):
+    for module in ("codecplus.tokenizing.reading", "codecplus.eval.metrics.worker"):
         code = f"import {module}, sys; sys.exit('torch' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code]).returncode == 0, module

@@ -1,7 +1,7 @@
-"""What the header of an audio file says of its size, compared with the file. Decodes nothing.
+"""Compares the size that the header of an audio file states with the file. Decodes nothing.
 
-libsndfile codes a file that was cut short as if it were whole: it counts the samples that are
-there. Files of unknown length are no such files: a program that writes to a pipe cannot go back,
+libsndfile reads a file that was cut short as if it were whole: it counts the samples that are
+there. A file of unknown length was not cut short: a program that writes to a pipe cannot go back,
 and leaves 0, all ones, or the largest size it knows in the header.
 """
 
@@ -26,7 +26,7 @@ class Samples(NamedTuple):
     Attributes:
         start: the first byte.
         size: in bytes; None if the header leaves it open, and they reach to the end.
-        repair: what a header says that leaves nothing open, bytes by their position.
+        repair: bytes, by position, of a header that states the size.
     """
 
     start: int

@@ -8,16 +8,16 @@ from typing import Any
 from codecplus.checkpoints import embedded_names, fingerprint, load_model
 from codecplus.checkpoints.identity import ENTROPY_FILES
 from codecplus.errors import CheckpointError, InputError
-from codecplus.hub.folders import (
+from codecplus.hub.installation import licence_file
+from codecplus.hub.samples import write_samples
+from codecplus.hub.staging import (
     PathLike,
     check_inside,
     copy_files,
     matching_files,
     new_folder,
 )
-from codecplus.hub.installation import licence_file
-from codecplus.hub.samples import write_samples
-from codecplus.hub.template import SAMPLES_MARK, card_path, checkpoint_folder, render_card
+from codecplus.hub.template import SAMPLES_MARK, card_path, local_checkpoint, render_card
 from codecplus.modeling_dac import DacFeatureExtractor, DacModel
 from codecplus.modeling_dac.checkpoints_dac import CARD_TAGS, is_empty_card, training_procedure
 
@@ -59,7 +59,7 @@ def export_folder(
     """
     check_source(source)
     model = load_model(source)
-    checkpoint = checkpoint_folder(source)
+    checkpoint = local_checkpoint(source)
     embedded = str(source) in embedded_names()
     with new_folder(folder) as new:
         model.save_pretrained(new)

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 from codecplus.checkpoints import embedded_names
-from codecplus.hub.folders import PathLike, new_folder
 from codecplus.hub.installation import PACKAGE, demo_folder, embedded_folders, licence_file
+from codecplus.hub.staging import PathLike, new_folder
 
 _LEFT_OUT_OF_PACKAGE = ("__pycache__", "spaces_demo", "model_cards")
 _LEFT_OUT_OF_DEMO = ("*.pyc", "*.db", "*.sqlite*", ".*", "__pycache__", "ratings", "flagged")
@@ -50,9 +50,10 @@ def complete_card(path: Path, repo: str) -> None:
 
     owner = repo.partition("/")[0]
     card = SpaceCard.load(path)
-    card.data.thumbnail = f"{constants.ENDPOINT}/spaces/{repo}/resolve/main/static/preview.jpg"
+    data = card.data
+    data["thumbnail"] = f"{constants.ENDPOINT}/spaces/{repo}/resolve/main/static/preview.jpg"
     models = [f"{owner}/{name}" for name in embedded_names()]
     present = [model for model in models if repo_exists(model)]
     if present:
-        card.data.models = present
+        data["models"] = present
     card.save(path)

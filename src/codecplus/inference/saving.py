@@ -8,16 +8,16 @@ from typing import Any
 
 from codecplus._version import __version__
 from codecplus.bitstream import EntropyModel
-from codecplus.checkpoints.identity import ENTROPY_FILES, WEIGHT_FILES
-from codecplus.checkpoints.upload import (
+from codecplus.checkpoints.commits import (
     explained_errors,
     full_repo_name,
     stored_card,
     upload_folder,
 )
+from codecplus.checkpoints.identity import ENTROPY_FILES, WEIGHT_FILES
 from codecplus.errors import InputError
 from codecplus.inference.entropy_models import ENTROPY_FILE
-from codecplus.system.paths import PathLike
+from codecplus.system.paths import PathLike, atomic_files
 
 SETTINGS = "codec"  # the name in config.json for settings that a codec adds to its model
 
@@ -45,12 +45,9 @@ def save_codec(
     refuse_export(model, "be saved")
     folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".codec-", dir=folder) as temporary:
-            _write(model, Path(temporary), entropy_models, settings or {})
-            names = {path.name for path in Path(temporary).iterdir()}
-            for path in Path(temporary).iterdir():
-                path.replace(folder / path.name)
+        with atomic_files(folder) as temporary:
+            _write(model, temporary, entropy_models, settings or {})
+            names = {path.name for path in temporary.iterdir()}
     except OSError as error:
         raise InputError(f"cannot save a codec in {folder}: {error.strerror or error}") from error
     for pattern in (ENTROPY_FILES, *WEIGHT_FILES):

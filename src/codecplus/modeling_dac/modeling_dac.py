@@ -5,12 +5,13 @@ It knows padding, masks, losses and outputs; what the layers compute is in `laye
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 # pyright: reportIndexIssue=false, reportOperatorIssue=false, reportReturnType=false
+# pyright: reportOptionalMemberAccess=false
 # torch types every part of a module as "Tensor | Module": what is read off one is an error above.
 
-import copy
 import importlib
 import importlib.util
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import ClassVar
 
@@ -231,21 +232,21 @@ class DacPreTrainedModel(StockDacPreTrainedModel):
             model.config.name_or_path = pretrained_model_name_or_path
         return loaded
 
-    def push_to_hub(self, *args, **kwargs):
-        """Push as transformers does, but `tags` are those of this push alone.
-
-        transformers adds them to the model's own, and so to every later card.
-        """
-        tags = copy.copy(self.model_tags)
-        try:
-            return super().push_to_hub(*args, **kwargs)
-        finally:
-            self.model_tags = tags
-
     def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
         # Both ways to the Hub, `push_to_hub` and `save_pretrained`, come by here.
         replace_empty_card(working_dir, repo_id, self)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+
+    @wraps(PreTrainedAudioTokenizerBase.push_to_hub)
+    def push_to_hub(self, *args, **kwargs):
+        """Push as transformers does; the tags of one push are those of this push alone."""
+        # transformers adds them to `model_tags`, where the next push would find them.
+        tags = self.model_tags
+        self.model_tags = list(tags or [])
+        try:
+            return super().push_to_hub(*args, **kwargs)
+        finally:
+            self.model_tags = tags
 
     def enable_input_require_grads(self):
         """Let gradients flow through a frozen network to its adapters, past checkpoints of units.

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from codecplus.errors import CodecPlusError, InputError
-from codecplus.recordings.files import NamedFile
-from codecplus.recordings.outputs import output_names, repeated
+from codecplus.recordings.listing import NamedFile
+from codecplus.recordings.output_names import output_names, repeated
 from codecplus.system.paths import PathLike, as_path
 
 

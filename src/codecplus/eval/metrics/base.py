@@ -89,8 +89,8 @@ def mean_of(values: Sequence[float]) -> float:
     >>> mean_of([Weighted(0, 1), Weighted(100, 3)])
     75.0
     """
-    weights = [getattr(value, "weight", None) for value in values]
-    if None in weights:
+    weights = [value.weight for value in values if isinstance(value, Weighted)]
+    if len(weights) < len(values):
         return float(np.mean(values))
     total = float(np.sum(weights))
     return Weighted(float(np.dot(values, weights)) / total, total)

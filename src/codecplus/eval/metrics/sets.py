@@ -108,7 +108,7 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
 def _root(points: np.ndarray) -> np.ndarray:
     """A matrix (min(N, D), D) whose product with itself, AᵀA, is the covariance of (N, D)."""
     centred = (points - points.mean(axis=0)) / np.sqrt(len(points) - 1)
-    return np.linalg.qr(centred, mode="r")
+    return np.asarray(np.linalg.qr(centred, mode="r"))
 
 
 _WINDOW_SECONDS = 0.96  # as of VGGish, with which FAD was introduced
