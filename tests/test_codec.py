@@ -491,5 +491,10 @@ def test_map_of_datasets_goes_on_over_bad_clips(codec, rng, tmp_path, bad):
             assert np.shape(row["codes"])[0] == 4
     with pytest.raises(InputError, match="batched=True"):
         rows.map(codec.encode_batch)
+    for cells in ([0.1] * 900, np.zeros(900), torch.zeros(900), None, "a.wav"):
+        with pytest.raises(InputError, match="batched=True"):
+            codec.encode_batch({"audio": cells})
+    for cells in ([[0.1] * 900], np.zeros((1, 900)), torch.zeros(1, 900), []):
+        assert codec.encode_batch({"audio": cells})["error"] == [""] * len(cells)
     stereo = rows.map(codec.encode_batch, batched=True, fn_kwargs={"channels": 2})
     assert stereo.features["codes"] == codec.batch_features(channels=2)["codes"]
