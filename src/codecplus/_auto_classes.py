@@ -64,7 +64,7 @@ def _complete_cards_of_trainer() -> None:
         if trainer.is_world_process_zero():
             _complete_card(trainer)
 
-    Trainer.create_model_card = create_model_card
+    Trainer.create_model_card = create_model_card  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _complete_card(trainer) -> None:

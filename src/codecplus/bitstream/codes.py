@@ -62,6 +62,26 @@ class Codes(np.ndarray):
         plain = np.asarray(self).take(indices, axis, **options)
         return self._part(plain, lambda numbers: numbers.take(indices, axis))
 
+    def transpose(self, *axes):
+        """Return the codes with their axes in another order, as arrays do."""
+        plain = np.asarray(self).transpose(*axes)
+        return self._part(plain, lambda numbers: numbers.transpose(*axes))
+
+    def swapaxes(self, axis1, axis2):
+        """Return the codes with two axes exchanged, as arrays do."""
+        plain = np.asarray(self).swapaxes(axis1, axis2)
+        return self._part(plain, lambda numbers: numbers.swapaxes(axis1, axis2))
+
+    @property
+    def T(self):
+        """The codes with their axes in reverse order, as of arrays."""
+        return self.transpose()
+
+    @property
+    def mT(self):
+        """The codes with their last two axes exchanged, as of arrays."""
+        return self.swapaxes(-1, -2)
+
     def _part(self, part: Any, take: Callable[[np.ndarray], np.ndarray]) -> Any:
         """Return a part of these codes with all of `info` and `num_samples` that is true of it.
 

@@ -149,10 +149,11 @@ def _facts_of_empty_card(text: str) -> dict[str, Any]:
     from huggingface_hub import ModelCard
 
     card = ModelCard(text, ignore_metadata_errors=True)
-    facts: dict[str, Any] = {"licence": card.data.license}
-    facts["tags"] = [tag for tag in card.data.tags or [] if tag not in CARD_TAGS]
-    if card.data.base_model not in embedded_names():  # those are no repositories of the Hub
-        facts["base_model"] = card.data.base_model
+    data = card.data.to_dict()
+    facts: dict[str, Any] = {"licence": data.get("license")}
+    facts["tags"] = [tag for tag in data.get("tags") or [] if tag not in CARD_TAGS]
+    if data.get("base_model") not in embedded_names():  # those are no repositories of the Hub
+        facts["base_model"] = data.get("base_model")
     procedure = training_procedure(card.text)
     if procedure:
         facts["training"] = procedure.partition("\n")[2].strip()  # without its heading
