@@ -2,7 +2,6 @@
 
 import ast
 import builtins
-import multiprocessing
 import os
 import platform
 import signal
@@ -101,56 +100,48 @@ def test_a_processor_that_tells_nothing_gets_what_all_of_its_kind_have(no_proc, 
     assert [one.name for one in instruction_sets.sets_for(machine, flags)] == names
 
 
-def test_the_clock_ends_a_worker_whose_processor_time_nobody_knows(no_proc):
+def test_the_clock_ends_a_worker_whose_processor_time_nobody_knows(no_proc, monkeypatch):
     killed = threading.Event()
 
     class Process:
         pid = os.getpid()
 
-    process = Process()
-    original, workers_kill = workers._kill, lambda one: killed.set()
-    workers._kill = workers_kill
-    try:
-        with workers._TimeLimit(process, 0.05, None) as limit:
-            assert killed.wait(10)
-        assert limit.passed
-    finally:
-        workers._kill = original
+    monkeypatch.setattr(workers, "_kill", lambda process: killed.set())
+    with workers._TimeLimit(Process(), 0.05, None) as limit:
+        assert killed.wait(10)
+    assert limit.passed
 
 
-def test_workers_of_training_start_by_spawning(tmp_path, monkeypatch):
-    """As on Windows and macOS, and by forkserver on Linux from Python 3.14 on."""
+def test_workers_of_training_start_by_spawning(tmp_path):
+    """As on Windows and macOS, and as on Linux from Python 3.14 on, which has no fork by default."""
     soundfile.write(tmp_path / "ramp.wav", np.linspace(0.1, 0.9, 8000), 8000)
     crops = Crops(FileSource(find_recordings(tmp_path)), Cutter(8000, 200), 0)
-    spawn = multiprocessing.get_context("spawn")
-    monkeypatch.setattr(torch.utils.data.dataloader, "multiprocessing", spawn)
-    monkeypatch.setattr(torch.utils.data.dataloader.python_multiprocessing, "get_context", None)
-    alone, ahead = Batches(crops, 4), Batches(crops, 4, workers=1)
-    try:
-        assert torch.equal(next(alone).audio, next(ahead).audio)
-    finally:
-        ahead.close()
+    loader = Batches(crops, 4, workers=1)._loader()
+    loader.multiprocessing_context = "spawn"
+    assert torch.equal(next(iter(loader)).audio, next(Batches(crops, 4)).audio)
 
 
 def _opens_text(call: ast.Call) -> bool:
-    """Whether a call opens a text file, as far as one can see without running it."""
-    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    if name in ("read_text", "write_text"):
-        return True
-    return name == "open" and not isinstance(call.func, ast.Attribute)
+    """Whether a call opens a text file and leaves its encoding to the system."""
+    constants = [one.value for one in call.args if isinstance(one, ast.Constant)]
+    if "utf-8" in constants or any(one.arg == "encoding" for one in call.keywords):
+        return False
+    if isinstance(call.func, ast.Name):
+        return call.func.id == "open" and not any("b" in str(one) for one in constants)
+    if not isinstance(call.func, ast.Attribute):
+        return False
+    if call.func.attr == "open":
+        return constants[:1] in (["r"], ["w"], ["a"], ["x"])
+    if call.func.attr == "write_text":
+        return len(call.args) == 1  # the method of an output folder takes a name, too
+    return call.func.attr == "read_text"
 
 
-@pytest.mark.parametrize("folder", [PACKAGE], ids=["package"])
-def test_text_files_are_utf8_whatever_the_system_prefers(folder):
+def test_text_files_are_utf8_whatever_the_system_prefers():
     """Windows takes a code page of its own where a call names no encoding."""
-    without = []
-    for path in sorted(folder.rglob("*.py")):
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Call) or not _opens_text(node):
-                continue
-            constants = [one.value for one in node.args if isinstance(one, ast.Constant)]
-            modes = [one for one in constants if isinstance(one, str) and "b" in one]
-            named = {one.arg for one in node.keywords} & {"encoding"}
-            if not named and not modes and "utf-8" not in constants:
-                without.append(f"{path.relative_to(folder)}:{node.lineno}")
-    assert without == []
+            if isinstance(node, ast.Call) and _opens_text(node):
+                found.append(f"{path.relative_to(PACKAGE)}:{node.lineno}")
+    assert found == []

@@ -17,6 +17,8 @@ from codecplus.system.workers import (
     WorkerTimeout,
 )
 
+posix = pytest.mark.skipif(os.name == "nt", reason="statuses of POSIX")
+
 MODULE = """
 import ctypes, os, sys, time
 import numpy as np
@@ -74,7 +76,9 @@ def test_jobs_go_there_and_answers_come_back(worker):
     assert ask(worker, "modules")[0] == {"torch": False}
 
 
-@pytest.mark.parametrize(("kind", "status"), [("die", 7), ("segfault", -signal.SIGSEGV)])
+@pytest.mark.parametrize(
+    ("kind", "status"), [("die", 7), pytest.param("segfault", -signal.SIGSEGV, marks=posix)]
+)
 def test_a_dead_worker_is_reported_with_its_status_and_replaced(worker, kind, status):
     with pytest.raises(WorkerDied) as death:
         ask(worker, kind, 7)

@@ -28,6 +28,8 @@ from codecplus.tokenizing import job as job_module
 from codecplus.tokenizing.shards import NEW_COLUMNS
 from codecplus.utils import load_audio
 
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+
 PLANTED = {5: "empty", 11: "junk", 12: "cut", 20: "nan"}
 
 
@@ -197,6 +199,7 @@ def test_padded_batches_give_the_codes_of_single_clips(recordings, codec, tokeni
     assert load(tmp_path / "out")["codes"] == load(tokenized)["codes"]
 
 
+@needs_fork
 def test_killed_at_random_it_ends_as_if_it_had_never_been(recordings, codec, tokenized, tmp_path):
     out, chance = tmp_path / "out", random.Random(0)
     for _ in range(5):
@@ -218,6 +221,7 @@ def test_killed_at_random_it_ends_as_if_it_had_never_been(recordings, codec, tok
     assert files(out) == files(tokenized)
 
 
+@needs_fork
 def test_two_processes_of_a_launcher_give_the_rows_of_one(recordings, codec, tokenized, tmp_path):
     jobs = [
         start(recordings, codec, tmp_path / "out", RANK=str(rank), WORLD_SIZE="2")
@@ -229,6 +233,7 @@ def test_two_processes_of_a_launcher_give_the_rows_of_one(recordings, codec, tok
     assert files(tmp_path / "out") == files(tokenized)
 
 
+@needs_fork
 def test_two_processes_with_the_same_share_do_no_harm(recordings, codec, tokenized, tmp_path):
     jobs = [start(recordings, codec, tmp_path / "out") for _ in range(2)]
     for job in jobs:

@@ -260,7 +260,7 @@ def test_ctrl_c_saves_and_can_be_resumed(place, tmp_path, monkeypatch):
 
     def interrupted(trainer):
         if trainer.step_number == 2:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return step(trainer)
 
     monkeypatch.setattr(Trainer, "step", interrupted)
@@ -276,7 +276,7 @@ def test_a_stopped_run_prints_how_to_resume_it(place, tmp_path, monkeypatch, cap
     step = Trainer.step
 
     def terminated(trainer):
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         return step(trainer)
 
     monkeypatch.setattr(Trainer, "step", terminated)

@@ -77,7 +77,7 @@ class ContainerFile:
         except ImportError as error:
             raise MissingExtraError(
                 f"{self._name} is a {self._container} file, which PyAV reads: "
-                "pip install codecplus[formats], or convert it to WAV"
+                "pip install 'codecplus[formats]', or convert it to WAV"
             ) from error
         try:
             self._file.seek(0)

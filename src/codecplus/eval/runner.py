@@ -239,7 +239,7 @@ class _Team:
                 from accelerate import PartialState
             except ImportError as error:
                 raise MissingExtraError(
-                    "several processes need accelerate: pip install codecplus[train]"
+                    "several processes need accelerate: pip install 'codecplus[train]'"
                 ) from error
             # Only to count and to wait: gloo does that wherever the codecs run. The others may wait
             # for days while the first one scores.

@@ -123,7 +123,8 @@ class FileBlocks(AudioFileReader):
         try:
             super().__init__(file)
         except (InputError, FileFormatError) as error:
-            message = str(error).replace(str(file), "the file").replace("BytesIO", "the file")
+            message = str(error).replace(f"no file {file}", "no such file")
+            message = message.replace(str(file), "the file").replace("BytesIO", "the file")
             raise type(error)(message) from error
         self.name = "the file"
 

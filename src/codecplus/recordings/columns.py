@@ -16,7 +16,7 @@ def import_datasets() -> Any:
         import datasets
     except ImportError as error:
         raise MissingExtraError(
-            "tables and data sets need datasets: pip install codecplus[tokenize]"
+            "tables and data sets need datasets: pip install 'codecplus[tokenize]'"
         ) from error
     return datasets
 

@@ -336,7 +336,7 @@ def _accelerator(options: RunOptions, unused_parts: bool) -> Any:
         from accelerate.utils import DistributedDataParallelKwargs
     except ImportError as error:
         raise MissingExtraError(
-            "training needs accelerate: pip install codecplus[train]"
+            "training needs accelerate: pip install 'codecplus[train]'"
         ) from error
     trackers: dict[str, Any] = {}
     if options.tracker != "none":
