@@ -10,7 +10,7 @@ from tiny import tiny_model
 
 from codecplus.audio.files import save_audio
 from codecplus.cli import main
-from codecplus.cli.batch import Batch, Job, run_jobs
+from codecplus.cli.batch import FileBatch, Job, run_jobs
 from codecplus.cli.signals import Stopped
 
 OPTIONS = {"label": "working", "force": False, "quiet": False}
@@ -37,7 +37,7 @@ def test_threads_say_what_one_thread_says_in_the_same_order(tmp_path, capsys):
         if source.name == "e":
             later.set()
 
-    status = run_jobs(Batch(), jobs(tmp_path, "abcde"), run, no_seconds, workers=2, **OPTIONS)
+    status = run_jobs(FileBatch(), jobs(tmp_path, "abcde"), run, no_seconds, workers=2, **OPTIONS)
     assert status == 2
     printed = capsys.readouterr()
     done = [line.split(" -> ")[0][-1] for line in printed.out.splitlines()]
@@ -54,7 +54,7 @@ def test_every_thread_begins_with_what_it_is_told(tmp_path):
         computing.append(threading.get_ident())
 
     run_jobs(
-        Batch(),
+        FileBatch(),
         jobs(tmp_path, "abcdef"),
         run,
         no_seconds,
@@ -88,7 +88,7 @@ def test_a_command_that_is_stopped_waits_for_its_threads_to_clean_up(tmp_path, m
 
     monkeypatch.setattr("codecplus.cli.batch.say", stopped)
     with pytest.raises(Stopped):
-        run_jobs(Batch(), jobs(tmp_path, "abcdef"), run, no_seconds, workers=2, **OPTIONS)
+        run_jobs(FileBatch(), jobs(tmp_path, "abcdef"), run, no_seconds, workers=2, **OPTIONS)
     assert os.listdir(tmp_path / "out") == []
     assert set(begun) <= {"a", "b", "c"}
 
