@@ -182,8 +182,8 @@ def _loudness(metadata: dict[str, Any], items: int) -> list[float]:
         raise _damaged(
             f"input_db of {items} finite numbers", f"{numbers.size} with {finite.sum()} finite"
         )
-    loudest = np.abs(numbers).max()
-    if loudest > _MAX_DECIBELS:
+    loudest = numbers.flat[np.abs(numbers).argmax()]
+    if abs(loudest) > _MAX_DECIBELS:
         raise _damaged(f"input_db from -{_MAX_DECIBELS} to {_MAX_DECIBELS}", f"{loudest:g}")
     return [float(decibels) for decibels in numbers.flat]
 
