@@ -27,7 +27,7 @@ from codecplus.encoding.beam_search import BeamSearch, EntropyCosts
 from codecplus.encoding.refinement import EFFORTS
 from codecplus.encoding.stream_info import with_entropy_model
 from codecplus.eval.metrics import score
-from codecplus.recordings.files import files_in_folder
+from codecplus.recordings.listing import files_in_folder
 from codecplus.utils import load_audio
 
 

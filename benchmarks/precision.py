@@ -16,7 +16,7 @@ from pesq import pesq
 from pystoi import stoi
 
 from codecplus import Codec, load_codec
-from codecplus.recordings.files import files_in_folder
+from codecplus.recordings.listing import files_in_folder
 
 SETTINGS = {"fp32": ("float32", False), "fp32, kernels": ("float32", True)}
 SETTINGS |= {"bf16": ("bfloat16", False), "bf16, kernels": ("bfloat16", True)}

@@ -12,7 +12,7 @@ import codecplus
 import codecplus.errors
 from codecplus.checkpoints import identity
 from codecplus.cli import build_parser
-from codecplus.cli.loading import embedded_name
+from codecplus.cli.model_options import embedded_name
 from codecplus.errors import CheckpointError, InputError
 from codecplus.system import workers
 
@@ -62,6 +62,8 @@ def test_links_of_the_readme_are_absolute_and_lead_somewhere():
                 assert (ROOT / path.removeprefix(start)).exists(), target
         if path.startswith(SITE):
             assert path.removeprefix(SITE) in site_pages(), target
+    for path in re.findall(rf"{RAW}/([\w./-]+)", text("README.md")):  # in commands, too
+        assert (ROOT / path).exists(), path
 
 
 def test_every_page_is_on_the_site():

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codecplus import compression, dataset_rows, decompression
+from codecplus.audio.levels import check_level
 from codecplus.audio.mel import MelOptions, mel_of_clip
 from codecplus.audio.player import AudioPlayer
 from codecplus.audio.sources import check_integer_rate, open_audio
 from codecplus.bitstream import EntropyModel, StreamInfo
 from codecplus.bitstream.codes import Codes
 from codecplus.checkpoints.identity import find_embedded
-from codecplus.encoding.options import CompressionOptions
+from codecplus.encoding.compression_options import CompressionOptions
 from codecplus.encoding.stream_info import (
     bitrates,
     check_model,
@@ -297,12 +298,14 @@ class Codec:
             sample_rate: of an array, Hz; `codec.sample_rate` by default.
 
         The spectrogram needs matplotlib, of `codecplus[eval]`. Errors are those of `encode` and
-        `decode`.
+        `decode`, and so is the warning of a peak far beyond full scale.
         """
         if getattr(audio, "info", None) is not None:
             audio = (self.decode(audio), audio.info.original_sample_rate)
         with open_audio(audio, sample_rate, self.sample_rate) as source:
-            return AudioPlayer(source.read(), source.sample_rate)
+            samples = source.read()
+            check_level(samples)
+            return AudioPlayer(samples, source.sample_rate)
 
     def mel_spectrogram(self, audio: Any, sample_rate: int | None = None) -> Any:
         """Return mel magnitudes, by the options in `codec.mel`.

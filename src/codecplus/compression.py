@@ -25,7 +25,7 @@ from codecplus.audio.sources import (
 )
 from codecplus.bitstream import EntropyModel, StreamInfo, Writer
 from codecplus.bitstream.codes import Codes
-from codecplus.encoding.options import CompressionOptions
+from codecplus.encoding.compression_options import CompressionOptions
 from codecplus.encoding.selection import select_codes
 from codecplus.encoding.stream_info import with_entropy_model
 from codecplus.encoding.user_codes import as_codes, codes_and_info

@@ -15,6 +15,7 @@ import numpy as np
 
 from codecplus.audio.blocks import (
     CountedBlocks,
+    check_blocks,
     drop_samples,
     join_blocks,
     resample_blocks,
@@ -31,7 +32,7 @@ from codecplus.encoding.user_codes import as_codes, codes_and_info, is_code_batc
 from codecplus.errors import FileFormatError, InputError
 from codecplus.inference.concealment import decode_around_losses, fade_lost_spans
 from codecplus.inference.network import Network
-from codecplus.inference.official import decode_official
+from codecplus.inference.original_decoding import decode_official
 from codecplus.inference.parts import Part
 from codecplus.recordings.batches import batch_outputs, each, each_file
 from codecplus.system.paths import PathLike, refuse_own_source
@@ -346,7 +347,7 @@ def _as_recorded(
     """Bring audio (C, n) at the model's rate to the level and rate of the original."""
     length = resampled_length(num_samples, info.original_sample_rate, info.sample_rate)
     audio = take_samples(audio, length)
-    audio = unscale_blocks(audio, info.gain)
+    audio = check_blocks(unscale_blocks(audio, info.gain))
     audio = resample_blocks(audio, info.sample_rate, info.original_sample_rate, info.channels)
     return take_samples(audio, num_samples)
 

@@ -12,7 +12,7 @@ from processors import SETS, needs_compiler, needs_kernels
 
 from codecplus import kernels
 from codecplus.errors import InputError
-from codecplus.kernels import compiler, loading
+from codecplus.kernels import compiler, shared_library
 from codecplus.kernels.instruction_sets import INSTRUCTION_SETS, machine, sets_for
 
 ZEN4 = {"avx2", "fma", "bmi2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"} | {
@@ -63,9 +63,9 @@ def test_the_variable_names_what_there_is(monkeypatch):
 @pytest.fixture
 def cache(monkeypatch, tmp_path):
     """An empty cache, and a compiler that copies the library that is built already."""
-    built = loading.own_folder()
-    loading.library()
-    code = next(built.glob("*.so")).read_bytes()[: -loading._HASH_BYTES]
+    built = shared_library.own_folder()
+    shared_library.library()
+    code = next(built.glob("*.so")).read_bytes()[: -shared_library._HASH_BYTES]
     (tmp_path / "code").write_bytes(code)
     script = tmp_path / "my tools" / "g++"
     script.parent.mkdir()
@@ -95,10 +95,10 @@ def kernels_of(cache: Path) -> Path:
 def test_kernels_are_compiled_once_for_their_user_alone(cache):
     before = os.umask(0o000)
     try:
-        loading.load(SETS[0])
+        shared_library.load(SETS[0])
     finally:
         os.umask(before)
-    loading.load(SETS[0])
+    shared_library.load(SETS[0])
     assert compiled(cache) == 1
     path = kernels_of(cache)
     assert path.stat().st_mode & 0o777 == 0o600
@@ -139,9 +139,9 @@ def link_elsewhere(path: Path) -> None:
 @needs_compiler
 @pytest.mark.parametrize("damage", [cut_short, flip_a_bit, empty, let_others_write, link_elsewhere])
 def test_kernels_that_are_damaged_are_made_anew(cache, damage, caplog):
-    loading.load(SETS[0])
+    shared_library.load(SETS[0])
     damage(kernels_of(cache))
-    loaded = loading.load(SETS[0])
+    loaded = shared_library.load(SETS[0])
     assert hasattr(loaded, "unit_fp32")
     assert compiled(cache) == 2
     assert "made anew" in caplog.text
@@ -160,14 +160,14 @@ def test_a_folder_that_others_may_write_to_is_refused(cache, how, tmp_path):
         (tmp_path / "planted").mkdir()
         folder.symlink_to(tmp_path / "planted")
     with pytest.raises(kernels.KernelError, match="only you may write to"):
-        loading.load(SETS[0])
+        shared_library.load(SETS[0])
 
 
 @needs_kernels
 def test_a_system_without_owners_of_files_builds_none(cache, monkeypatch):
     monkeypatch.delattr(os, "getuid")
     with pytest.raises(kernels.KernelError, match="expected a wheel with kernels"):
-        loading.own_folder()
+        shared_library.own_folder()
 
 
 @pytest.mark.skipif(
@@ -178,7 +178,7 @@ def test_a_folder_of_another_user_is_refused(cache):
     folder.mkdir(parents=True, mode=0o700)
     os.chown(folder, 12345, 12345)
     with pytest.raises(kernels.KernelError, match="only you may write to"):
-        loading.load(SETS[0])
+        shared_library.load(SETS[0])
 
 
 @needs_kernels
@@ -194,7 +194,7 @@ def test_a_compiler_that_fails_leaves_nothing_behind(command, expected, monkeypa
     monkeypatch.setenv("CXX", command)
     monkeypatch.setenv("CODECPLUS_CACHE", str(tmp_path))
     with pytest.raises(kernels.KernelError, match=expected):
-        loading.load(SETS[0])
+        shared_library.load(SETS[0])
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
@@ -216,7 +216,7 @@ def test_a_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("CODECPLUS_CACHE", str(tmp_path / "file" / "cache"))
     monkeypatch.setenv("CXX", "true")
     with pytest.raises(kernels.KernelError, match="CODECPLUS_CACHE"):
-        loading.load(SETS[0])
+        shared_library.load(SETS[0])
 
 
 _WITHOUT = """
@@ -284,11 +284,27 @@ def test_kernels_of_every_instruction_set_compile(tmp_path):
             assert b"libstdc++" not in code
 
 
+LOADS = """
+import ctypes, sys
+import numpy as np
+ctypes.CDLL(sys.argv[1])
+print(np.float32(1e-40) * np.float32(0.5) > 0)
+"""
+
+
+@needs_compiler
+def test_loaded_kernels_leave_the_arithmetic_of_the_process_alone(tmp_path):
+    one = sets_for(machine(), kernels.processor_flags())[0]
+    compiler.compile_library(compiler.find_compiler(), one, tmp_path / "code")
+    command = [sys.executable, "-c", LOADS, str(tmp_path / "code")]
+    assert subprocess.check_output(command, text=True) == "True\n"
+
+
 @needs_kernels
 def test_prebuilt_kernels_come_first(cache, tmp_path, monkeypatch):
     prebuilt = tmp_path / "prebuilt"
     prebuilt.mkdir()
     (prebuilt / f"kernels-{SETS[0].name}.so").write_bytes((tmp_path / "code").read_bytes())
-    monkeypatch.setattr(loading, "_PREBUILT", prebuilt)
-    assert hasattr(loading.load(SETS[0]), "unit_fp32")
+    monkeypatch.setattr(shared_library, "_PREBUILT", prebuilt)
+    assert hasattr(shared_library.load(SETS[0]), "unit_fp32")
     assert not cache.exists()

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from processors import needs_amx
 from tiny import FIXTURES
 
 from codecplus.cli import main
-from codecplus.cli.batch import Batch, Job, run_jobs
+from codecplus.cli.batch import FileBatch, Job, run_jobs
 from codecplus.utils import load_audio, save_audio
 
 
@@ -175,14 +174,9 @@ def test_demo_takes_the_users_file(wav, tmp_path, capsys):
     assert (tmp_path / "out" / "silence.dacp").exists()
 
 
-def test_help_is_quick():
+def test_help_imports_nothing_that_takes_long():
     command = [sys.executable, "-X", "importtime", "-m", "codecplus", "--help"]
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.5
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     for verb in ("demo", "encode", "decode", "info", "eval", "leaderboard"):
         assert verb in done.stdout
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
@@ -234,7 +228,7 @@ def test_any_exception_of_one_file_is_its_line_and_the_others_are_done(tmp_path,
         raise UnicodeEncodeError("ascii", "x", 0, 1, "whatever a reader raises")
 
     options = {"label": "working", "force": False, "quiet": False}
-    assert run_jobs(Batch(), jobs, run, seconds, **options) == 2
+    assert run_jobs(FileBatch(), jobs, run, seconds, **options) == 2
     printed = capsys.readouterr()
     assert printed.err.splitlines() == [
         f"codecplus: {tmp_path / 'a'}: ZeroDivisionError: division by zero",
@@ -246,6 +240,7 @@ def test_any_exception_of_one_file_is_its_line_and_the_others_are_done(tmp_path,
     assert (tmp_path / "out" / "d").read_text() == "done"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
 def test_a_reader_that_leaves_ends_the_command_with_status_141():
     command = [sys.executable, "-m", "codecplus", "completion", "bash"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -17,8 +17,8 @@ from codecplus.eval import build_leaderboard, compare, load_results
 from codecplus.eval import results as results_module
 from codecplus.eval.metrics import METRICS, Score, score
 from codecplus.eval.report import leaderboard, markdown, write_report
+from codecplus.eval.report.leaderboard_space import sound_submissions, write_space
 from codecplus.eval.report.model_repository import eval_result_entries, write_hub_files
-from codecplus.eval.report.space import sound_submissions, write_space
 from codecplus.eval.report.terminal import terminal_report
 from codecplus.eval.results import Row, summarize, write_json, write_rows
 from codecplus.eval.tasks import clips

@@ -216,6 +216,7 @@ def script(tmp_path, data, out) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_killed_in_each_stage_it_resumes_to_the_same_rows(tmp_path):
     data = write_clips(tmp_path / "data", 6)
     expected = run(data, tmp_path / "whole", ["half", "opus"], bitrates=[8])

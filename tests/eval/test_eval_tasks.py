@@ -9,7 +9,7 @@ import soundfile
 from eval_signals import speech_like
 
 from codecplus.errors import FileFormatError, InputError
-from codecplus.eval.tasks import Clip, FolderTask, Problem, SegmentPolicy, load_task, preset_names
+from codecplus.eval.tasks import Clip, FolderTask, Problem, SegmentPolicy, load_task, task_names
 
 
 @pytest.fixture
@@ -136,8 +136,8 @@ def test_parquet_through_datasets(parquet, tmp_path, streaming, monkeypatch):
 
 
 def test_presets_are_complete():
-    assert set(preset_names()) >= {"librispeech-test-clean", "vctk", "musdb-excerpts", "esc50"}
-    for name in preset_names():
+    assert set(task_names()) >= {"librispeech-test-clean", "vctk", "musdb-excerpts", "esc50"}
+    for name in task_names():
         task = load_task(name)
         assert task.licence
         assert task.homepage

@@ -185,7 +185,7 @@ def streamed_levels(name: str, rank: int) -> list[list[float]]:
     """
     from codecplus.training.data import Cutter
     from codecplus.training.recipe import Augmentation
-    from codecplus.training.sources import TableOptions, open_data
+    from codecplus.training.sampling import TableOptions, open_data
 
     cutter = Cutter(8000, 1000, Augmentation(flip_share=0.0))
     options = TableOptions(streaming=True)

@@ -4,7 +4,7 @@ import pytest
 
 from codecplus.errors import InputError
 from codecplus.recordings import audio_files
-from codecplus.recordings.files import find_files
+from codecplus.recordings.listing import find_files
 
 
 @pytest.fixture

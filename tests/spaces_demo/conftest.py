@@ -18,7 +18,7 @@ from tiny import GEOMETRIES, tiny_model
 ROOT = Path(__file__).parents[2]
 SPACE = ROOT / "spaces_demo"
 
-pytest.importorskip("gradio", reason="the demo needs gradio: pip install codecplus[demo]")
+pytest.importorskip("gradio", reason="the demo needs gradio: pip install 'codecplus[demo]'")
 sys.path.insert(0, str(SPACE))
 
 

@@ -17,6 +17,8 @@ from codecplus.system.workers import (
     WorkerTimeout,
 )
 
+posix = pytest.mark.skipif(os.name == "nt", reason="statuses of POSIX")
+
 MODULE = """
 import ctypes, os, sys, time
 import numpy as np
@@ -74,7 +76,9 @@ def test_jobs_go_there_and_answers_come_back(worker):
     assert ask(worker, "modules")[0] == {"torch": False}
 
 
-@pytest.mark.parametrize(("kind", "status"), [("die", 7), ("segfault", -signal.SIGSEGV)])
+@pytest.mark.parametrize(
+    ("kind", "status"), [("die", 7), pytest.param("segfault", -signal.SIGSEGV, marks=posix)]
+)
 def test_a_dead_worker_is_reported_with_its_status_and_replaced(worker, kind, status):
     with pytest.raises(WorkerDied) as death:
         ask(worker, kind, 7)
@@ -159,6 +163,6 @@ def test_an_error_of_the_work_or_of_the_jobs_reaches_the_caller_in_its_turn(modu
 def test_the_processes_that_decode_and_score_do_not_import_torch(monkeypatch):
     import subprocess
 
-    for module in ("codecplus.tokenizing.workers", "codecplus.eval.metrics.worker"):
+    for module in ("codecplus.tokenizing.reading", "codecplus.eval.metrics.worker"):
         code = f"import {module}, sys; sys.exit('torch' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code]).returncode == 0, module

@@ -23,10 +23,12 @@ from codecplus import Codec
 from codecplus.cli import main
 from codecplus.errors import CodecPlusError, FileFormatError, InputError, ModelMismatchError
 from codecplus.recordings import open_recordings
-from codecplus.tokenizing import Coding, detokenize, row_codes, statistics, tokenize
-from codecplus.tokenizing import runner as runner_module
+from codecplus.tokenizing import Coding, counts, detokenize, row_codes, tokenize
+from codecplus.tokenizing import job as job_module
 from codecplus.tokenizing.shards import NEW_COLUMNS
 from codecplus.utils import load_audio
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
 PLANTED = {5: "empty", 11: "junk", 12: "cut", 20: "nan"}
 
@@ -164,7 +166,7 @@ def test_bitrate_and_channels_are_those_asked_for(recordings, codec, tmp_path, c
 def test_what_the_page_says_is_true():
     page = Path(__file__).parents[2] / "docs" / "tokenize.md"
     assert doctest.testfile(str(page), module_relative=False).failed == 0
-    assert doctest.testmod(statistics).failed == 0
+    assert doctest.testmod(counts).failed == 0
 
 
 # ---- however the work is done
@@ -187,7 +189,7 @@ def test_the_files_are_the_same_however_the_work_is_done(
         lost.unlink()
         run(recordings, codec, out)
     else:  # recordings too long to pass in one piece are read in blocks
-        monkeypatch.setattr("codecplus.tokenizing.workers.MAX_SECONDS", 0.1)
+        monkeypatch.setattr("codecplus.tokenizing.reading.MAX_SECONDS", 0.1)
         run(recordings, codec, out)
     assert files(out) == files(tokenized)
 
@@ -197,6 +199,7 @@ def test_padded_batches_give_the_codes_of_single_clips(recordings, codec, tokeni
     assert load(tmp_path / "out")["codes"] == load(tokenized)["codes"]
 
 
+@needs_fork
 def test_killed_at_random_it_ends_as_if_it_had_never_been(recordings, codec, tokenized, tmp_path):
     out, chance = tmp_path / "out", random.Random(0)
     for _ in range(5):
@@ -218,6 +221,7 @@ def test_killed_at_random_it_ends_as_if_it_had_never_been(recordings, codec, tok
     assert files(out) == files(tokenized)
 
 
+@needs_fork
 def test_two_processes_of_a_launcher_give_the_rows_of_one(recordings, codec, tokenized, tmp_path):
     jobs = [
         start(recordings, codec, tmp_path / "out", RANK=str(rank), WORLD_SIZE="2")
@@ -229,6 +233,7 @@ def test_two_processes_of_a_launcher_give_the_rows_of_one(recordings, codec, tok
     assert files(tmp_path / "out") == files(tokenized)
 
 
+@needs_fork
 def test_two_processes_with_the_same_share_do_no_harm(recordings, codec, tokenized, tmp_path):
     jobs = [start(recordings, codec, tmp_path / "out") for _ in range(2)]
     for job in jobs:
@@ -352,9 +357,9 @@ def test_encode_batch_works_in_map_of_datasets(parquet, codec, tokenized, tmp_pa
 
 def test_a_recording_that_kills_its_decoder_is_a_failed_row(monkeypatch):
     from codecplus.system import workers as processes
-    from codecplus.tokenizing import workers
+    from codecplus.tokenizing import reading
 
-    code = "import os, sys, codecplus.tokenizing.workers as w; sys.argv = ['', sys.argv[1]]\n"
+    code = "import os, sys, codecplus.tokenizing.reading as w; sys.argv = ['', sys.argv[1]]\n"
     code += "read = w.read_cell\n"
     code += "def explode(cell, *a, **k): return os._exit(7) if cell == 'bomb' else read(cell, *a, **k)\n"
     code += "w.read_cell = explode; w._main()\n"
@@ -366,7 +371,7 @@ def test_a_recording_that_kills_its_decoder_is_a_failed_row(monkeypatch):
     )
     clip = {"array": signal(0.1, 16_000, 0), "sampling_rate": 16_000}
     items = [(i, "bomb" if i in (1, 4) else clip) for i in range(6)]
-    found = list(workers.read_ordered(iter(items), 16_000, 1, workers=2))
+    found = list(reading.read_ordered(iter(items), 16_000, 1, workers=2))
     assert [i for i, _ in found] == list(range(6))
     for i, recording in found:
         if i in (1, 4):
@@ -565,7 +570,7 @@ def test_the_verbs_go_there_and_back(recordings, tmp_path, capsys, monkeypatch):
 
 
 def test_the_launchers_environment_is_read(monkeypatch):
-    assert runner_module.shard_of_launcher() == (0, 1)
+    assert job_module.shard_of_launcher() == (0, 1)
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("WORLD_SIZE", "8")
-    assert runner_module.shard_of_launcher() == (3, 8)
+    assert job_module.shard_of_launcher() == (3, 8)

@@ -11,7 +11,7 @@ from codecplus.audio.loudness import integrated_loudness
 from codecplus.errors import InputError
 from codecplus.training.data import Batches, Crops, Cutter, FileSource, find_recordings, hold_out
 from codecplus.training.recipe import Augmentation
-from codecplus.training.sources import Sampling, TableOptions, open_data
+from codecplus.training.sampling import Sampling, TableOptions, open_data
 
 RATE = 8000
 PLAIN = Augmentation(flip_share=0)

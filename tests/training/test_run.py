@@ -15,7 +15,7 @@ from codecplus import CausalDacModel, DacFeatureExtractor, load_codec
 from codecplus.cli import main
 from codecplus.errors import CheckpointError, InputError, OutputExistsError
 from codecplus.training import run as runs
-from codecplus.training import saving
+from codecplus.training import run_folder
 from codecplus.training.codebooks import initialize
 from codecplus.training.initialization import new_model
 from codecplus.training.loop import Trainer
@@ -260,7 +260,7 @@ def test_ctrl_c_saves_and_can_be_resumed(place, tmp_path, monkeypatch):
 
     def interrupted(trainer):
         if trainer.step_number == 2:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return step(trainer)
 
     monkeypatch.setattr(Trainer, "step", interrupted)
@@ -276,7 +276,7 @@ def test_a_stopped_run_prints_how_to_resume_it(place, tmp_path, monkeypatch, cap
     step = Trainer.step
 
     def terminated(trainer):
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         return step(trainer)
 
     monkeypatch.setattr(Trainer, "step", terminated)
@@ -328,13 +328,13 @@ def test_the_best_checkpoint_and_milestones_are_kept_and_can_be_started_from(
     key = "decoder.conv1.weight"
     assert torch.equal(kept["best"][key], kept["step-4"][key])
     assert not torch.equal(kept["best"][key], kept["step-8"][key])
-    assert saving.checkpoint_to_load(f"{tmp_path / 'out'}@best") == training / "best"
+    assert run_folder.checkpoint_to_load(f"{tmp_path / 'out'}@best") == training / "best"
     short = Recipe.load(place / "paper.json", {"schedule.steps": 1, "lr": 0.0})
     best = f"{tmp_path / 'out'}@best"
     tuned = train(short, place / "recordings", tmp_path / "next", init_from=best, options=OPTIONS)
     torch.testing.assert_close(tuned.state_dict()[key], kept["best"][key])
     with pytest.raises(InputError, match="kept no checkpoint 'step-5'; it has best and step-4 and"):
-        saving.checkpoint_to_load(f"{tmp_path / 'out'}@step-5")
+        run_folder.checkpoint_to_load(f"{tmp_path / 'out'}@step-5")
 
 
 def test_milestones_are_kept_at_the_steps_of_the_recipe(place, tmp_path):

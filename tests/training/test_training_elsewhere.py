@@ -13,7 +13,7 @@ from training_recipes import CONFIG, PAPER, PHASED, RATE
 
 from codecplus.acceleration import training as gradients
 from codecplus.training import run as runs
-from codecplus.training import saving
+from codecplus.training import run_folder
 from codecplus.training.loop import Trainer
 from codecplus.training.recipe import Recipe
 from codecplus.training.run import RunOptions, train
@@ -60,7 +60,7 @@ def elsewhere(monkeypatch):
         return found
 
     monkeypatch.setattr(runs, "_accelerator", accelerator)
-    monkeypatch.setattr(saving, "export", lambda model, folder: None)
+    monkeypatch.setattr(run_folder, "write_checkpoint", lambda model, folder: None)
     with present():
         yield
     for state in states:

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from codecplus.training.speech import RATE, SpeechScorer
+from codecplus.training.speech_scores import RATE, SpeechScorer
 
 
 class Fatal:
@@ -46,7 +46,7 @@ def test_a_script_without_a_main_block_gets_scores(pair, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(
         "import numpy as np\n"
-        "from codecplus.training.speech import SpeechScorer\n"
+        "from codecplus.training.speech_scores import SpeechScorer\n"
         f"print(SpeechScorer()([np.load({str(tmp_path / 'pair.npy')!r})]))\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)

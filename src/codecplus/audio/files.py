@@ -65,7 +65,7 @@ class AudioFileReader:
     """An audio file as a stream of blocks, in bounded memory; a context manager.
 
     Reads what libsndfile reads: WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF, CAF, W64, AU and more.
-    MP4, WebM, AAC, WMA and others are read through PyAV (`pip install codecplus[formats]`), see
+    MP4, WebM, AAC, WMA and others are read through PyAV (`pip install 'codecplus[formats]'`), see
     `codecplus.audio.containers` for what becomes of priming and padding. A pipe, of up to 4 GiB, or
     a file object is read whole into memory.
 

@@ -316,7 +316,7 @@ def counts_from_bytes(info: StreamInfo, data: bytes) -> tuple[Header, int]:
         ) from error
 
 
-class Counts(NamedTuple):
+class EndCounts(NamedTuple):
     """What stands before the last checksum, unchecked."""
 
     num_samples: int
@@ -325,7 +325,7 @@ class Counts(NamedTuple):
     """Bytes."""
 
 
-def parse_counts(info: StreamInfo, data: bytes) -> Counts | None:
+def parse_counts(info: StreamInfo, data: bytes) -> EndCounts | None:
     """Return the counts that end `data`; None if there cannot be any."""
     if not data:
         return None
@@ -335,7 +335,7 @@ def parse_counts(info: StreamInfo, data: bytes) -> Counts | None:
         return None
     num_samples = int.from_bytes(data[-size : samples_size - size], "big")
     excess = int.from_bytes(data[-1 - excess_size : -1], "big", signed=True)
-    return Counts(num_samples, frames_for(info, num_samples) + excess, size)
+    return EndCounts(num_samples, frames_for(info, num_samples) + excess, size)
 
 
 class _Fields:

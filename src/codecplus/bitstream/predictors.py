@@ -2,9 +2,8 @@
 machine.
 
 Codes are predicted along diagonals: step s holds codebook k of frame s - k, for every k at once.
-All that a code is
-predicted from lies in earlier steps: its own frame's coarser codebooks, and in the frames before,
-these and its own.
+A code is predicted from codes of earlier steps: the coarser codebooks of its own frame, and these
+and its own codebook in the frames before.
 
           frame 0  1  2  3
     codebook 0: 0  1  2  3
@@ -23,7 +22,7 @@ import hashlib
 import json
 import math
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -181,7 +180,10 @@ class EntropyModel:
     def __init__(self, arrays: dict[str, np.ndarray], fingerprint: bytes):
         self.fingerprint = bytes(fingerprint)
         self.arrays = {name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}
-        self.num_codebooks, self.codebook_size, self.lags = _checked_sizes(self.arrays)
+        sizes = _check_arrays(self.arrays)
+        self.num_codebooks = sizes.num_codebooks
+        self.codebook_size = sizes.codebook_size
+        self.lags = sizes.lags
 
     @cached_property
     def identity(self) -> bytes:
@@ -331,53 +333,98 @@ def _powers(logits: np.ndarray, scales: np.ndarray) -> np.ndarray:
     return _POWERS.take(lacks.astype(np.int16))  # rounds down
 
 
-def _checked_sizes(arrays: dict[str, np.ndarray]) -> tuple[int, int, int]:
-    """Codebooks, their size and lags of a network; raises FileFormatError unless all shapes, types
-    and sums fit.
-    """
-    dtypes = {"ranks": "int16", "codes": "int8"}
-    for name in ("hidden", "high", "low"):
-        dtypes |= {name: "int8", f"{name}_bias": "int32", f"{name}_shift": "uint8"}
-    if {name: str(array.dtype) for name, array in arrays.items()} != dtypes:
-        raise FileFormatError(f"expected the arrays {dtypes} of an entropy model, got others")
-    K, entries, d = (*arrays["codes"].shape, 0, 0, 0)[:3]
-    size = entries - 1
-    H = arrays["hidden"].shape[-1] if arrays["hidden"].ndim else 0
-    lags = arrays["hidden"].size // max(1, K * K * d * H)
-    lows = 1 << low_bits(max(size, 2))
+class _Sizes(NamedTuple):
+    """The sizes of an entropy model: K, 2**W, L, d and H of `EntropyModel`."""
+
+    num_codebooks: int
+    codebook_size: int
+    lags: int
+    width: int
+    hidden: int
+
+
+_LAYERS = ("hidden", "high", "low")
+_DTYPES = {
+    "ranks": "int16",
+    "codes": "int8",
+    **dict.fromkeys(_LAYERS, "int8"),
+    **{f"{name}_bias": "int32" for name in _LAYERS},
+    **{f"{name}_shift": "uint8" for name in _LAYERS},
+}
+_LARGEST_INPUT = {"hidden": 127, "high": 255, "low": 255}  # that the weights are multiplied with
+
+
+def _check_arrays(arrays: dict[str, np.ndarray]) -> _Sizes:
+    """Return the sizes of a network; raise FileFormatError unless shapes, types and sums fit."""
+    if {name: str(array.dtype) for name, array in arrays.items()} != _DTYPES:
+        raise FileFormatError(f"expected the arrays {_DTYPES} of an entropy model, got others")
+    sizes = _sizes_of(arrays)
+    if not _is_possible(sizes) or _shapes(sizes) != {n: a.shape for n, a in arrays.items()}:
+        raise FileFormatError(
+            "expected the arrays of an entropy model to fit together, got shapes that do not"
+        )
+    every_rank = np.broadcast_to(np.arange(sizes.codebook_size), arrays["ranks"].shape)
+    if not np.array_equal(np.sort(arrays["ranks"], axis=1), every_rank):
+        raise FileFormatError("expected every rank once in an entropy model, got others")
+    if max(arrays[f"{name}_shift"].max() for name in _LAYERS) > 24:
+        raise FileFormatError("expected shifts of at most 24 bits in an entropy model, got more")
+    if max(_largest_sum(arrays, name) for name in _LAYERS) >= _MAX_EXACT // 2:
+        raise FileFormatError(
+            "expected sums below 2**23 in an entropy model, got more: machines would differ"
+        )
+    if arrays["codes"].min() < -127 or _looks_ahead(arrays["hidden"], sizes):
+        raise FileFormatError(
+            "expected an entropy model that looks at codes known already, got one that does not"
+        )
+    return sizes
+
+
+def _sizes_of(arrays: dict[str, np.ndarray]) -> _Sizes:
+    """Return the sizes that the arrays seem to have; whether they do is not checked."""
+    num_codebooks, entries, width = (*arrays["codes"].shape, 0, 0, 0)[:3]
+    hidden = 0
+    if arrays["hidden"].ndim:
+        hidden = arrays["hidden"].shape[-1]
+    lags = arrays["hidden"].size // max(1, num_codebooks * num_codebooks * width * hidden)
+    return _Sizes(num_codebooks, entries - 1, lags, width, hidden)
+
+
+def _is_possible(sizes: _Sizes) -> bool:
+    size = sizes.codebook_size
+    is_power_of_two = size & (size - 1) == 0
+    has_values = min(sizes.num_codebooks, sizes.width, sizes.hidden) >= 1
+    return has_values and size >= 4 and is_power_of_two and 2 <= sizes.lags <= 8
+
+
+def _shapes(sizes: _Sizes) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that arrays of these sizes have."""
+    K, size, lags, d, H = sizes
+    lows = 1 << low_bits(size)
     highs = size // lows
-    shapes = {
-        "ranks": (K, size), "codes": (K, entries, d),
+    return {
+        "ranks": (K, size), "codes": (K, size + 1, d),
         "hidden": (K, lags * K * d, H), "hidden_bias": (K, H),
         "high": (K, H, highs), "high_bias": (K, highs),
         "low": (K, highs, H, lows), "low_bias": (K, highs, lows),
         "hidden_shift": (K,), "high_shift": (K,), "low_shift": (K,),
     }  # fmt: skip
-    fit = {name: array.shape for name, array in arrays.items()} == shapes
-    if not fit or min(K, d, H) < 1 or size < 4 or size & (size - 1) or not 2 <= lags <= 8:
-        raise FileFormatError(
-            "expected the arrays of an entropy model to fit together, got shapes that do not"
-        )
-    if not np.array_equal(
-        np.sort(arrays["ranks"], axis=1), np.broadcast_to(np.arange(size), (K, size))
-    ):
-        raise FileFormatError("expected every rank once in an entropy model, got others")
-    if max(arrays[f"{name}_shift"].max() for name in ("hidden", "high", "low")) > 24:
-        raise FileFormatError("expected shifts of at most 24 bits in an entropy model, got more")
-    largest = {"hidden": 127, "high": 255, "low": 255}  # of the values that are multiplied
-    for name, value in largest.items():
-        sums = value * np.abs(arrays[name].astype(np.int64)).sum(axis=-2) + np.abs(
-            arrays[f"{name}_bias"].astype(np.int64)
-        )
-        if sums.max() >= _MAX_EXACT // 2:
-            raise FileFormatError(
-                "expected sums below 2**23 in an entropy model, got more: machines would differ"
-            )
-    hidden = arrays["hidden"].reshape(K, lags, K, d, H)
-    if arrays["codes"].min() < -127 or any(
-        hidden[k, :, k + 1 :].any() or hidden[k, 0, k].any() for k in range(K)
-    ):
-        raise FileFormatError(
-            "expected an entropy model that looks at codes known already, got one that does not"
-        )
-    return K, size, lags
+
+
+def _largest_sum(arrays: dict[str, np.ndarray], layer: str) -> int:
+    """Return the largest value that a sum of a layer may take."""
+    weights = np.abs(arrays[layer].astype(np.int64)).sum(axis=-2)
+    biases = np.abs(arrays[f"{layer}_bias"].astype(np.int64))
+    return int((_LARGEST_INPUT[layer] * weights + biases).max())
+
+
+def _looks_ahead(hidden: np.ndarray, sizes: _Sizes) -> bool:
+    """Return whether a codebook has weights for codes that are not known when it is decoded.
+
+    Args:
+        hidden: the weights (K, L * K * d, H). Of this frame, lag 0, only coarser codebooks are
+            known; of earlier frames the finer ones are left out.
+        sizes: of the network.
+    """
+    K, _, lags, d, H = sizes
+    weights = hidden.reshape(K, lags, K, d, H)
+    return any(weights[k, :, k + 1 :].any() or weights[k, 0, k].any() for k in range(K))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from codecplus.bitstream.checksums import Unshift, checksums_of_numbers, prefix_sums, unshift
-from codecplus.bitstream.header import MAX_COUNTS_SIZE, Counts, frames_for, parse_counts
+from codecplus.bitstream.header import MAX_COUNTS_SIZE, EndCounts, frames_for, parse_counts
 from codecplus.bitstream.sections import CHECKSUM_SIZE, SIZE_SIZE, SectionLayout, size_field
 
 # A block is believed without another behind it if it is so near to where it is expected. Else a few
@@ -78,7 +78,7 @@ class FoundSections:
     """Where full blocks start, by their number."""
     last_start: int | None = None
     """Where the last section starts; None if it is not whole."""
-    counts: Counts | None = None
+    counts: EndCounts | None = None
     """The counts of the last section, or what the end of the file says though it is not whole."""
     end: int = 0
     """Where the last section ends; without it, the last block found."""
@@ -304,7 +304,7 @@ class SectionSearch:
         found.last_start, found.counts, found.end = last
         return True
 
-    def _last_at(self, start: int, index: int) -> tuple[int, Counts, int] | None:
+    def _last_at(self, start: int, index: int) -> tuple[int, EndCounts, int] | None:
         """Return start, counts and end of the last section if it starts here with this number."""
         if not self._layout.packed:
             return self._sized_last(start, index, index)
@@ -314,7 +314,7 @@ class SectionSearch:
                 return last
         return None
 
-    def _search_last(self, position: int, index: int) -> tuple[int, Counts, int] | None:
+    def _search_last(self, position: int, index: int) -> tuple[int, EndCounts, int] | None:
         """Return the last section behind a position, whichever number from this one on it has."""
         search_end = self._search_end(position)
         if self._layout.packed:
@@ -333,7 +333,9 @@ class SectionSearch:
                 return last
         return None
 
-    def _packed_lasts(self, start: int, stop: int, index: int) -> Iterator[tuple[int, Counts, int]]:
+    def _packed_lasts(
+        self, start: int, stop: int, index: int
+    ) -> Iterator[tuple[int, EndCounts, int]]:
         """Yield packed last sections whose counts end from behind `start` up to `stop`."""
         info = self._layout.info
         for end in range(start + 1, stop + 1):
@@ -345,7 +347,9 @@ class SectionSearch:
             if first >= start and self._matches(first, body_size, self._number(counts)):
                 yield first, counts, end + CHECKSUM_SIZE
 
-    def _sized_last(self, start: int, index: int, largest: int) -> tuple[int, Counts, int] | None:
+    def _sized_last(
+        self, start: int, index: int, largest: int
+    ) -> tuple[int, EndCounts, int] | None:
         """Return start, counts and end of an entropy-coded last section that starts here."""
         size = self._size_at(start)
         if size > self._largest or start + size + 1 + CHECKSUM_SIZE > self._file_size:
@@ -364,7 +368,7 @@ class SectionSearch:
                 return start, counts, end + CHECKSUM_SIZE
         return None
 
-    def _claimed_counts(self, position: int, index: int) -> Counts | None:
+    def _claimed_counts(self, position: int, index: int) -> EndCounts | None:
         """Return what the end of the file says if the last section, though damaged, lies there.
 
         It must have this number, start at this position and fill the file. Its codes are lost, its
@@ -385,11 +389,11 @@ class SectionSearch:
             size = self._size_at(position)
         return counts if position + size + counts.size == end else None
 
-    def _number(self, counts: Counts) -> int:
+    def _number(self, counts: EndCounts) -> int:
         """Return the number of the last section of a stream with these counts."""
         return counts.num_frames // self._layout.info.frames_per_block
 
-    def _is_possible(self, counts: Counts, index: int, end: int) -> bool:
+    def _is_possible(self, counts: EndCounts, index: int, end: int) -> bool:
         if counts.num_samples >= 1 << 63 or not 0 <= counts.num_frames < 1 << 63:
             return False
         if counts.num_frames < frames_for(self._layout.info, counts.num_samples) - 1:

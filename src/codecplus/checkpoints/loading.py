@@ -1,6 +1,5 @@
 """Loads a model by a name, a path or a Hub id, or says why it cannot."""
 
-import difflib
 import os
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from codecplus.checkpoints.identity import (
 from codecplus.checkpoints.official import fold_weight_norm, read_official
 from codecplus.checkpoints.remote import fetch_checkpoint, is_hub_id
 from codecplus.checkpoints.untrusted import check_elements, check_file, check_folder, read_config
-from codecplus.errors import CheckpointError, InputError
+from codecplus.errors import CheckpointError, InputError, closest, first_line
 from codecplus.modeling_dac import CausalDacConfig, CausalDacModel, DacConfig, DacModel
 
 _CLASSES = {DacConfig.model_type: DacModel, CausalDacConfig.model_type: CausalDacModel}
@@ -59,7 +58,7 @@ def load_model(name: str | os.PathLike[str], *, revision: str | None = None) -> 
             f"`pip install {WEIGHTS_DISTRIBUTION}`, or give an existing path or a Hub id like "
             "descript/dac_44khz"
         )
-    hint = difflib.get_close_matches(str(name), embedded_names(), n=1) or embedded_names()
+    hint = closest(str(name), embedded_names())
     raise CheckpointError(
         f"there is no checkpoint {str(name)!r}; give {' or '.join(hint)}, an existing path, or a "
         "Hub id like descript/dac_44khz"
@@ -87,7 +86,7 @@ def _load_pretrained(folder: Path, source: str | None = None) -> DacModel:
         raise
     except Exception as error:
         raise CheckpointError(
-            f"cannot load the model at {source!r}: {_first_line(error)}"
+            f"cannot load the model at {source!r}: {first_line(error)}"
         ) from error
     missing = sorted(report["missing_keys"])
     if missing:
@@ -124,7 +123,7 @@ def _load_safetensors(path: Path) -> DacModel:
     except CheckpointError:
         raise
     except Exception as error:
-        raise CheckpointError(f"cannot load {path}: {_first_line(error)}") from error
+        raise CheckpointError(f"cannot load {path}: {first_line(error)}") from error
     return model.eval()
 
 
@@ -144,8 +143,3 @@ def _check_elements(
     with torch.device("meta"):
         model = cls(config)  # pyright: ignore[reportArgumentType]
     check_elements(sum(parameter.numel() for parameter in model.parameters()), shapes, source)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

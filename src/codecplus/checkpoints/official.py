@@ -126,7 +126,7 @@ def read_official(path: str | Path) -> DacModel:
     except Exception as error:
         raise CheckpointError(
             f"{path} is a PyTorch file, but not a checkpoint of the original DAC: "
-            f"{_first_line(error)}"
+            f"{_shortened(error)}"
         ) from error
     return model.eval()
 
@@ -208,5 +208,5 @@ def _renamed(key: str, names: dict[str, str]) -> str:
     return f"{names.get(module, module)}.{parameter}"
 
 
-def _first_line(error: Exception) -> str:
+def _shortened(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__

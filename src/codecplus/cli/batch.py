@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 
 from codecplus.cli.streams import describe_error, one_line, say
 from codecplus.errors import CodecPlusError, InputError, OutputExistsError
-from codecplus.recordings.files import UNREADABLE, NamedFile, describe_left_out, find_files
-from codecplus.recordings.outputs import beside, output_names, repeated
+from codecplus.recordings.listing import UNREADABLE, NamedFile, describe_left_out, find_files
+from codecplus.recordings.output_names import beside, output_names, repeated
 from codecplus.system.paths import check_output
+from codecplus.system.progress import progress_bar
 
 CODED_SUFFIXES = frozenset({".dacp", ".dac"})
 
@@ -35,7 +36,7 @@ Run = Callable[[Path, Path, Callable[[float], Any]], None]  # see `run_jobs`
 
 
 @dataclass
-class Batch:
+class FileBatch:
     """Files to work on, by the inputs they come from, and what went wrong so far."""
 
     inputs: list[Path] = field(default_factory=list)
@@ -58,13 +59,13 @@ class Batch:
         say(f"codecplus: {describe_failure(path, error)}", sys.stderr)
 
 
-def find(inputs: Iterable[Path], suffixes: Collection[str]) -> Batch:
+def find(inputs: Iterable[Path], suffixes: Collection[str]) -> FileBatch:
     """Return the files named and those in folders named; say on stderr what was left out.
 
     An input that does not exist, and a folder without such a file or that cannot be read, is a
     failure of its own. What is named twice is taken once.
     """
-    batch = Batch()
+    batch = FileBatch()
     left_out: Counter[str] = Counter()
     for path in dict.fromkeys(inputs):
         try:
@@ -84,7 +85,9 @@ def find(inputs: Iterable[Path], suffixes: Collection[str]) -> Batch:
     return batch
 
 
-def plan(batch: Batch, output: Path | None, suffix: str, *, keep_suffix: bool = False) -> list[Job]:
+def plan(
+    batch: FileBatch, output: Path | None, suffix: str, *, keep_suffix: bool = False
+) -> list[Job]:
     """Return a job for each file; those that cannot have one are failures of the batch.
 
     Args:
@@ -111,7 +114,7 @@ def plan(batch: Batch, output: Path | None, suffix: str, *, keep_suffix: bool = 
     return _possible(jobs, batch)
 
 
-def _possible(jobs: list[Job], batch: Batch) -> list[Job]:
+def _possible(jobs: list[Job], batch: FileBatch) -> list[Job]:
     """Return the jobs whose output is no other's, and no input; count the rest as failures."""
     targets = [os.path.realpath(job.target) for job in jobs]
     clashing = repeated(targets)
@@ -133,7 +136,7 @@ def _possible(jobs: list[Job], batch: Batch) -> list[Job]:
 
 
 def run_jobs(
-    batch: Batch,
+    batch: FileBatch,
     jobs: list[Job],
     run: Run,
     seconds: Callable[[Path], float],
@@ -196,15 +199,12 @@ class _Progress:
     """A bar of seconds of audio, with files per second. Threads may share it."""
 
     def __init__(self, seconds: float, files: int, label: str, quiet: bool):
-        from tqdm import tqdm
-
         self._files = files
         self._files_done = 0
         self._began = time.monotonic()
         self._lock = threading.Lock()
         self._stopped = False
-        disable = True if quiet else None  # None: shown on a terminal only
-        self._bar = tqdm(total=seconds, desc=label, unit="s", disable=disable, leave=False)
+        self._bar = progress_bar(shown=not quiet, total=seconds, desc=label, unit="s", leave=False)
 
     def __enter__(self) -> "_Progress":
         return self

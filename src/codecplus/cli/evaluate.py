@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from codecplus.cli.loading import quiet_transformers
+from codecplus.cli.model_options import quiet_transformers
 from codecplus.cli.options import add_output, add_shared, add_verb
 from codecplus.errors import InputError
 
@@ -34,7 +34,7 @@ def _add_eval(verbs: Any) -> None:
         evaluate,
         help="score codecs on a data set",
         description="Encode, decode and score recordings with each codec at each rate. A run that "
-        f"was stopped goes on where it was. {_EFFORT}",
+        f"was stopped continues. {_EFFORT}",
         examples=(
             "codecplus eval --model dac-16khz-live --codec opus --bitrate-per-channel 3 6 "
             "--data recordings/ -o results/",
@@ -51,7 +51,7 @@ def _add_eval(verbs: Any) -> None:
         help="audio that was decoded elsewhere, matched by file name; NAME=FOLDER,kbps=6 declares "
         "a rate",
     )
-    _add_task(verb, nargs="+", required=False)
+    _add_task(verb, required=False)
     verb.add_argument(
         "--kind", nargs="+", metavar="KIND", help="only recordings of these kinds, such as speech"
     )
@@ -59,22 +59,23 @@ def _add_eval(verbs: Any) -> None:
         "--condition",
         nargs="+",
         metavar="NAME=VALUE",
-        help="what is done to every recording: noise=10 (dB), level=-30 (dBFS), loss=5 (%% of "
-        "packets)",
+        help="change every recording: noise=10 (dB), level=-30 (dBFS), loss=5 (%% of packets)",
     )
     add_output(verb, "folder of the results", required=True)
-    add_shared(verb, "metric", type=_metric, note="or all, or list; default: those that are quick")
+    add_shared(
+        verb, "metric", type=_metric, note="all uses all, list prints them; default: the quick ones"
+    )
     verb.add_argument(
         "--time-limit",
         type=float,
         metavar="S",
-        help="seconds in which a codec must encode or decode a clip (default: 120, and 60 for each "
-        "second of audio)",
+        help="seconds that a codec may take to encode or decode a clip (default: 120, and 60 more "
+        "for each second of audio)",
     )
     verb.add_argument(
         "--retry-failed",
         action="store_true",
-        help="try again what failed before, such as a codec that ran out of memory",
+        help="repeat clips that failed before, such as those of a codec that ran out of memory",
     )
     verb.add_argument(
         "--rerun",
@@ -93,7 +94,7 @@ def _add_eval(verbs: Any) -> None:
         metavar="N",
         help="segments to keep of a recording that is cut",
     )
-    add_shared(verb, "workers", note="to score; default: one per core")
+    add_shared(verb, "workers", note="for scoring; default: one per core")
     add_shared(verb, "dataset-id", "json", "quiet")
 
 
@@ -184,7 +185,7 @@ def _add_webmushra(verbs: Any) -> None:
         ),
     )
     _add_codecs(verb)
-    _add_task(verb)
+    _add_task(verb, nargs=None)
     add_output(verb, "folder of the test", required=True)
 
 
@@ -220,17 +221,14 @@ def _add_codecs(verb: argparse.ArgumentParser) -> None:
 
 
 def _add_task(verb: argparse.ArgumentParser, **settings: Any) -> None:
-    settings = {"required": True, "metavar": "DATA", **settings}
-    verb.add_argument(
-        "--data",
-        help="a folder, a parquet file, the JSON file of a task, or the name of a preset",
-        **settings,
+    add_shared(
+        verb, "data", note="or the .json file of a task, or a preset such as vctk", **settings
     )
     add_shared(verb, "limit")
 
 
 def _checkpoint(name: str) -> str:
-    """Return the name of a checkpoint; refuse the name of a codec that is none."""
+    """Return the name of a checkpoint; refuse the name of another codec."""
     from codecplus.eval.codecs import is_foreign
 
     if is_foreign(name):
@@ -451,7 +449,7 @@ def _local_results(names: list[str]) -> tuple[list[Path], dict[Path, str]]:
         if not name.startswith(_DATASETS):
             folders += results_folders([name])
             continue
-        from codecplus.eval.report.space import sound_submissions
+        from codecplus.eval.report.leaderboard_space import sound_submissions
         from codecplus.eval.report.submission import FILES
         from codecplus.hub.download import pull_dataset_files
 
@@ -470,7 +468,7 @@ def _local_results(names: list[str]) -> tuple[list[Path], dict[Path, str]]:
 def _push_leaderboard(args: argparse.Namespace, folders: list[Path], links: dict[Path, str]) -> str:
     import tempfile
 
-    from codecplus.eval.report.space import write_space
+    from codecplus.eval.report.leaderboard_space import write_space
     from codecplus.hub.upload import push_static_space
 
     datasets = [n.removeprefix(_DATASETS) for n in args.results if n.startswith(_DATASETS)]

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from codecplus.cli.loading import quiet_transformers
+from codecplus.cli.model_options import quiet_transformers
 from codecplus.cli.options import add_output, add_shared, add_verb
 from codecplus.export import PRECISIONS
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from codecplus.audio.formats import AUDIO_SUFFIXES
-from codecplus.cli.batch import CODED_SUFFIXES, Batch, Job, Run, find, plan, run_jobs
-from codecplus.cli.loading import embedded_name, open_codec, open_embedded
+from codecplus.cli.batch import CODED_SUFFIXES, FileBatch, Job, Run, find, plan, run_jobs
+from codecplus.cli.model_options import embedded_name, open_codec, open_embedded
 from codecplus.cli.options import add_codec_options, add_output, add_shared, add_verb, named_path
 from codecplus.cli.streams import one_line
 from codecplus.errors import CodecPlusError, InputError
@@ -63,12 +63,12 @@ def _add_encode(verbs: Any) -> None:
         "inputs",
         nargs="+",
         type=named_path,
-        help="audio files, or folders of them; - for a live pipe",
+        help="audio files, or folders of them; - reads a live pipe",
     )
     verb.add_argument(
         "--raw",
         metavar="RATE",
-        help="the pipe brings 16-bit samples without a header, at RATE or RATE:CHANNELS",
+        help="read 16-bit samples without a header from the pipe, at RATE or RATE:CHANNELS",
     )
     add_output(verb, "a .dacp file, or a folder (default: beside each input)")
     add_shared(verb, "skip-existing", "keep-suffix", "force", "quiet")
@@ -79,23 +79,25 @@ def _add_encode(verbs: Any) -> None:
     control.add_argument(
         "--vbr",
         action="store_true",
-        help="use the fewest codebooks that sound alike, frame by frame",
+        help="use in each frame the fewest codebooks that sound like --quality asks",
     )
     control.add_argument(
-        "--abr", action="store_true", help="meet --bitrate with the size of the file, within 2 %%"
+        "--abr", action="store_true", help="make the file have --bitrate on average, within 2 %%"
     )
-    verb.add_argument("--quality", type=float, metavar="Q", help="of --vbr, 0 to 10 (default: 8)")
+    verb.add_argument(
+        "--quality", type=float, metavar="Q", help="quality for --vbr, 0 to 10 (default: 8)"
+    )
     verb.add_argument(
         "--effort",
         type=int,
         default=0,
         metavar="N",
-        help="0 to 3: search for better codes by listening to them; slow (default: %(default)s)",
+        help="0 to 3: search for better codes; 3 is best and slowest (default: %(default)s)",
     )
     verb.add_argument(
         "--packed",
         action="store_true",
-        help="leave out entropy coding: a larger file that any reader of version 1 can read",
+        help="write without entropy coding: a larger file, which is read without the entropy model",
     )
 
 
@@ -114,7 +116,7 @@ def _add_decode(verbs: Any) -> None:
         "inputs",
         nargs="+",
         type=named_path,
-        help="coded files, or folders of them; - for a live pipe",
+        help="coded files, or folders of them; - reads a live pipe",
     )
     verb.add_argument(
         "--raw", action="store_true", help="write 16-bit samples without a header to the pipe"
@@ -132,7 +134,8 @@ def _add_decode(verbs: Any) -> None:
     verb.add_argument(
         "--duration", type=float, metavar="SECONDS", help="how much to decode (default: the rest)"
     )
-    add_shared(verb, "recover", "max-seconds")
+    add_shared(verb, "recover")
+    add_shared(verb, "max-seconds", note="default: a day; no limit for a live pipe")
     add_codec_options(verb, note="default: the embedded one that made the file")
     add_shared(verb, "compile")
 
@@ -230,7 +233,7 @@ def decode(args: argparse.Namespace) -> int:
 
 
 def _run_all(
-    batch: Batch,
+    batch: FileBatch,
     jobs: list[Job],
     run: Run,
     seconds: Callable[[Path], float],

@@ -6,7 +6,7 @@ Light to import: the Hub's client is imported when a verb runs.
 import argparse
 from typing import Any
 
-from codecplus.cli.loading import quiet_transformers
+from codecplus.cli.model_options import quiet_transformers
 from codecplus.cli.options import add_output, add_shared, add_verb
 from codecplus.errors import InputError
 

@@ -27,11 +27,11 @@ SHARED: dict[str, dict[str, Any]] = {
     },
     "dtype": {
         "metavar": "DTYPE",
-        "help": "what to compute in: float32, bfloat16 or float16",
+        "help": "precision to compute in: float32, bfloat16 or float16",
     },
     "compile": {
         "action": "store_true",
-        "help": "compile the network for a GPU, too; kernels of CPUs need no option",
+        "help": "compile the network for a GPU; the kernels for CPUs run without this option",
     },
     "bitrate": {
         "type": float,
@@ -48,20 +48,27 @@ SHARED: dict[str, dict[str, Any]] = {
     "loudness": {
         "type": float,
         "metavar": "LUFS",
-        "help": "encode at this loudness; decoding brings the original level back",
+        "help": "encode the signal at this loudness; decoding restores its own",
     },
     "codec": {
         "action": "extend",
         "nargs": "+",
         "dest": "codecs",
         "metavar": "NAME",
-        "help": "codecs other than checkpoints: opus, opus-vbr, mp3, aac, or stock:ID for "
-        "transformers' own model",
+        "help": "codecs other than checkpoints, such as opus, mp3, aac, or stock:ID for a model "
+        "of transformers; list prints all names",
     },
     "metric": {
         "nargs": "+",
         "metavar": "NAME",
         "help": "metrics to use",
+    },
+    "data": {
+        "required": True,
+        "nargs": "+",
+        "metavar": "DATA",
+        "help": "recordings: audio files, folders of them, tables such as .parquet, or the id of a "
+        "data set on the Hub",
     },
     "limit": {
         "type": int,
@@ -71,7 +78,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "workers": {
         "type": int,
         "metavar": "N",
-        "help": "processes or threads that work beside this one",
+        "help": "number of workers: processes or threads",
     },
     "split": {
         "default": "train",
@@ -105,11 +112,11 @@ SHARED: dict[str, dict[str, Any]] = {
     "max-seconds": {
         "type": float,
         "metavar": "SECONDS",
-        "help": "refuse what becomes longer (default: a day; a live pipe may last for ever)",
+        "help": "refuse codes of more audio than this",
     },
     "recover": {
         "action": "store_true",
-        "help": "read damaged files, too: conceal what is lost, and say what and where it is",
+        "help": "read damaged files, too, conceal what is lost, and report where it was",
     },
     "json": {
         "action": "store_true",
@@ -121,12 +128,12 @@ SHARED: dict[str, dict[str, Any]] = {
     },
     "skip-existing": {
         "action": "store_true",
-        "help": "leave out files whose outputs exist and are not older, to go on with a job that "
-        "was stopped",
+        "help": "continue a job that was stopped: leave out files whose outputs exist and are not "
+        "older",
     },
     "keep-suffix": {
         "action": "store_true",
-        "help": "put the new suffix behind the old one, as in take.mp3.dacp, so that take.mp3 and "
+        "help": "append the new suffix to the old one, as in take.mp3.dacp, so that take.mp3 and "
         "take.wav can go to one folder",
     },
     "quiet": {
@@ -138,9 +145,9 @@ _SHORT = {"output": "-o", "force": "-f", "quiet": "-q"}
 
 
 def named_path(text: str) -> Path:
-    """Return a path that was named; an empty name, as of a variable that is not set, is none.
+    """Return the path of a name. An empty name, as of a shell variable that is not set, is refused.
 
-    To Python it is the working folder: all that it holds would be read.
+    For Python it is the working folder, all of which would be read.
     """
     if not text:
         raise argparse.ArgumentTypeError("expected the name of a file or folder, got an empty one")

@@ -7,7 +7,7 @@ import argparse
 import sys
 from typing import Any
 
-from codecplus.cli.loading import open_codec, quiet_transformers
+from codecplus.cli.model_options import open_codec, quiet_transformers
 from codecplus.cli.options import (
     add_codec_options,
     add_data_options,
@@ -32,20 +32,15 @@ def _add_tokenize(verbs: Any) -> None:
         tokenize,
         help="turn a data set of audio into one of codes",
         description="Write the codes of every recording to parquet shards. A run that was stopped "
-        "goes on where it was.",
+        "continues.",
         examples=(
             "codecplus tokenize --data recordings/ --model dac-16khz-live -o codes/",
             "codecplus tokenize --data ada/speech --streaming --model descript/dac_44khz "
             "--bitrate 4 -o ada/speech-codes",
         ),
     )
-    verb.add_argument(
-        "--data",
-        required=True,
-        metavar="DATA",
-        help="a folder, a file that datasets reads, or a Hub id",
-    )
-    add_output(verb, "a folder, or a Hub id", required=True, type=str)
+    add_shared(verb, "data")
+    add_output(verb, "folder, or id of a data set on the Hub", required=True, type=str)
     add_data_options(verb)
     add_shared(verb, "audio-column", note="default: the one that holds audio")
     verb.add_argument(
@@ -64,18 +59,16 @@ def _add_tokenize(verbs: Any) -> None:
         type=int,
         default=1,
         metavar="C",
-        help="channels to code; 1 averages those there are (default: %(default)s)",
+        help="channels of the codes; 1 averages those of a recording (default: %(default)s)",
     )
-    add_shared(verb, "workers", note="to decode and resample; 0: none")
+    add_shared(verb, "workers", note="for decoding and resampling; 0: none")
     verb.add_argument(
         "--batch-seconds",
         type=float,
         metavar="S",
-        help="seconds of audio in a padded batch; 0: clips one by one",
+        help="seconds of audio in a padded batch; 0 encodes clips one by one",
     )
-    verb.add_argument(
-        "--shard", metavar="I/N", help="do the I-th of N shares, I from 0, for job arrays"
-    )
+    verb.add_argument("--shard", metavar="I/N", help="do share I of N, I from 0; for job arrays")
     verb.add_argument(
         "--shard-rows",
         type=int,
@@ -99,7 +92,10 @@ def _add_detokenize(verbs: Any) -> None:
         ),
     )
     verb.add_argument(
-        "--data", required=True, metavar="DATA", help="a folder that tokenize wrote, or a Hub id"
+        "--data",
+        required=True,
+        metavar="DATA",
+        help="a folder that tokenize wrote, or its id on the Hub",
     )
     add_output(verb, "folder of the audio files", required=True)
     add_shared(verb, "split", "data-revision", "streaming")
@@ -110,7 +106,9 @@ def _add_detokenize(verbs: Any) -> None:
         metavar="SUFFIX",
         help="format of the audio files: wav, flac, ogg or mp3 (default: %(default)s)",
     )
-    add_shared(verb, "limit", "max-seconds", "force", "quiet")
+    add_shared(verb, "limit")
+    add_shared(verb, "max-seconds", note="default: a day for each row")
+    add_shared(verb, "force", "quiet")
 
 
 # ---- what the verbs do
@@ -119,9 +117,9 @@ def _add_detokenize(verbs: Any) -> None:
 def tokenize(args: argparse.Namespace) -> None:
     """Write a data set of codes; print its statistics and where it is."""
     from codecplus.recordings import open_recordings
-    from codecplus.tokenizing.runner import Coding, shard_of_launcher
-    from codecplus.tokenizing.runner import tokenize as tokenize_source
-    from codecplus.tokenizing.statistics import describe
+    from codecplus.tokenizing.counts import describe
+    from codecplus.tokenizing.job import Coding, shard_of_launcher
+    from codecplus.tokenizing.job import tokenize as tokenize_source
 
     index, count = _parse_shard(args.shard)
     rank, size = shard_of_launcher()

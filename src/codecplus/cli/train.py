@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from codecplus.cli.loading import open_codec, quiet_transformers
+from codecplus.cli.model_options import open_codec, quiet_transformers
 from codecplus.cli.options import (
     add_codec_options,
     add_data_options,
@@ -100,7 +100,7 @@ def _add_what_to_train(group: Any) -> None:
         "--adversarial",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="train against discriminators, or not, instead of as the recipe says",
+        help="train with or without discriminators (default: as the recipe says)",
     )
     group.add_argument(
         "--set",
@@ -113,7 +113,7 @@ def _add_what_to_train(group: Any) -> None:
 
 
 def _add_recordings(group: Any) -> None:
-    _add_data(group)
+    add_shared(group, "data")
     group.add_argument(
         "--validation",
         nargs="+",
@@ -135,7 +135,7 @@ def _add_recordings(group: Any) -> None:
     )
     add_data_options(group)
     add_shared(group, "audio-column")
-    add_shared(group, "workers", note="to read ahead; default: up to 4")
+    add_shared(group, "workers", note="for reading ahead; default: up to 4")
 
 
 def _add_how_to_train(group: Any) -> None:
@@ -204,7 +204,7 @@ def _add_entropy(verbs: Any) -> None:
         ),
     )
     add_codec_options(verb, required=True)
-    _add_data(verb)
+    add_shared(verb, "data")
     add_output(verb, "file to write (default: entropy.safetensors beside the weights)")
     add_shared(verb, "force", "quiet")
     verb.add_argument(
@@ -216,16 +216,6 @@ def _add_entropy(verbs: Any) -> None:
     )
 
 
-def _add_data(verb: Any) -> None:
-    verb.add_argument(
-        "--data",
-        required=True,
-        nargs="+",
-        metavar="DATA",
-        help="audio files, folders of them, tables, or the id of a data set on the Hub",
-    )
-
-
 # ---- what the verbs do
 
 
@@ -233,7 +223,7 @@ def train(args: argparse.Namespace) -> None:
     """Train a codec; print the path of the checkpoint and its size."""
     from codecplus.training.run import RunOptions
     from codecplus.training.run import train as train_codec
-    from codecplus.training.sources import TableOptions
+    from codecplus.training.sampling import TableOptions
 
     quiet_transformers()
     model = train_codec(
@@ -373,7 +363,7 @@ def _own_recipe(model: str | None) -> str | Path:
         )
     if model in embedded_names():
         return model
-    from codecplus.training.saving import RunFolder
+    from codecplus.training.run_folder import RunFolder
 
     own = RunFolder.of_checkpoint(model).recipe
     return own if own.is_file() else "paper"

@@ -24,7 +24,7 @@ def load_preset(name: str) -> DacConfig:
     if name not in names:
         hint = closest(name, names)
         raise InputError(f"there is no preset {name!r}; did you mean {' or '.join(hint)}?")
-    fields = json.loads((_PRESETS / f"{name}.json").read_text())
+    fields = json.loads((_PRESETS / f"{name}.json").read_text(encoding="utf-8"))
     if fields["model_type"] == CausalDacConfig.model_type:
         return CausalDacConfig.from_dict(fields)
     return DacConfig.from_dict(fields)

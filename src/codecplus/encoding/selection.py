@@ -11,7 +11,7 @@ import numpy as np
 
 from codecplus.audio.blocks import CountedBlocks
 from codecplus.bitstream import EntropyModel, StreamInfo, pack
-from codecplus.encoding.options import CompressionOptions
+from codecplus.encoding.compression_options import CompressionOptions
 from codecplus.errors import InputError
 from codecplus.inference.network import Network
 

@@ -149,47 +149,65 @@ def _analyse_method(method: str, ratings: list[Rating]) -> ListeningResult:
 
 
 def screen_mushra(ratings: Iterable[Rating]) -> dict[str, str]:
-    """Listeners to leave out and why, by the post-screening of ITU-R BS.1534-3 (2015), section
-    4.1.2.
+    """Return the listeners to leave out and why, by the post-screening of ITU-R BS.1534-3 (2015),
+    section 4.1.2.
 
-    Left out is who rates the hidden reference below 90, or the mid-range anchor above 90, for more
-    than 15 % of the items. An item whose mid-range anchor more than 25 % of the listeners rate
-    above 90 was hardly degraded by it, and that anchor is held against nobody. The section's
-    outliers, single scores more than 1.5 interquartile ranges from the quartiles, stay: they may go
-    only where somebody has shown that they are mistakes.
+    A listener is left out who rates the hidden reference below 90, or the mid-range anchor above
+    90, for more than 15 % of the items. The anchor does not count for items that it hardly
+    degrades: those where more than 25 % of the listeners rate it above 90. Single scores more than
+    1.5 interquartile ranges from the quartiles stay, although the section calls them outliers: they
+    may go only where somebody has shown that they are mistakes.
     """
     ratings = list(ratings)
     reference = _by_rater(ratings, REFERENCE)
     anchor = _by_rater(ratings, MID_ANCHOR)
-    heard: dict[str, list[bool]] = {}
-    for scores in anchor.values():
-        for item, score in scores.items():
-            heard.setdefault(item, []).append(score > 90)
-    clean = {item for item, above in heard.items() if np.mean(above) > 0.25}
+    hardly_degraded = _hardly_degraded(anchor.values())
     excluded = {}
     for rater in sorted({rating.rater for rating in ratings}):
         missed = [score < 90 for score in reference.get(rater, {}).values()]
-        fooled = [score > 90 for item, score in anchor.get(rater, {}).items() if item not in clean]
-        if missed and np.mean(missed) > 0.15:
+        fooled = [
+            score > 90
+            for item, score in anchor.get(rater, {}).items()
+            if item not in hardly_degraded
+        ]
+        if _is_often(missed):
             excluded[rater] = (
                 f"rated the hidden reference below 90 for {sum(missed)} of {len(missed)} items"
             )
-        elif fooled and np.mean(fooled) > 0.15:
+        elif _is_often(fooled):
             excluded[rater] = (
                 f"rated the 7 kHz anchor above 90 for {sum(fooled)} of {len(fooled)} items"
             )
     return excluded
 
 
+def _hardly_degraded(anchor_scores: Iterable[dict[str, float]]) -> set[str]:
+    """Return the items whose anchor more than a quarter of the listeners rate above 90.
+
+    Args:
+        anchor_scores: item -> score, for each listener.
+    """
+    above: dict[str, list[bool]] = {}
+    for scores in anchor_scores:
+        for item, score in scores.items():
+            above.setdefault(item, []).append(score > 90)
+    return {item for item, answers in above.items() if np.mean(answers) > 0.25}
+
+
+def _is_often(answers: list[bool]) -> bool:
+    """Return whether more than 15 % of the answers are yes; no for none."""
+    return bool(answers) and bool(np.mean(answers) > 0.15)
+
+
 def screen_acr(ratings: Iterable[Rating]) -> dict[str, str]:
-    """Listeners to leave out and why, by the screening of observers of ITU-R BT.500, which ITU-T
-    P.910 applies to ACR.
+    """Return the listeners to leave out and why, by the screening of observers of ITU-R BT.500,
+    which ITU-T P.910 applies to ACR.
 
     For each stimulus with mean u, standard deviation S and kurtosis m4 / m2², a listener's P is
     raised by a score of u + kS or more and Q by one of u − kS or less; k is 2 where the kurtosis is
-    that of a normal distribution, from 2 to 4, else √20. Left out is who has (P + Q) / stimuli >
-    0.05 and |P − Q| / (P + Q) < 0.3: the erratic, not the severe. It is done once: a second round
-    would find others. ITU-T P.800, the method itself, leaves nobody out.
+    that of a normal distribution, from 2 to 4, else √20. A listener is left out who has (P + Q) /
+    stimuli > 0.05 and |P − Q| / (P + Q) < 0.3: erratic listeners go, severe ones stay. It is done
+    once: a second round would find others. ITU-T P.800, the method itself, leaves nobody out.
     """
     stimuli: dict[tuple[str, str], dict[str, float]] = {}
     for rating in ratings:
@@ -228,11 +246,12 @@ def _spread(scores: np.ndarray) -> tuple[float, float]:
 
 
 def _by_rater(ratings: Iterable[Rating], condition: str) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
+    """Return rater -> item -> score of a condition."""
+    scores: dict[str, dict[str, float]] = {}
     for rating in ratings:
         if rating.condition == condition:
-            found.setdefault(rating.rater, {})[rating.item] = rating.score
-    return found
+            scores.setdefault(rating.rater, {})[rating.item] = rating.score
+    return scores
 
 
 def _matrix(ratings: list[Rating], listeners: list[str], items: list[str]) -> np.ndarray:
@@ -369,8 +388,10 @@ def _read(path: Path) -> Iterator[Rating]:
                 values = {name: str(fields[name]) for name in _FIELDS[:-1]}
                 yield Rating(**values, score=float(fields["score"]))
             except (KeyError, TypeError, ValueError) as error:
-                what = f"there is no {error}" if isinstance(error, KeyError) else error
-                raise FileFormatError(f"{path}, rating {number}: {what}") from error
+                problem = str(error)
+                if isinstance(error, KeyError):
+                    problem = f"there is no {error}"
+                raise FileFormatError(f"{path}, rating {number}: {problem}") from error
     except (sqlite3.Error, UnicodeDecodeError, csv.Error) as error:
         raise FileFormatError(f"{path} cannot be read as ratings: {error}") from error
 
@@ -421,31 +442,39 @@ def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _webmushra(
     rows: Iterable[dict[str, Any]], columns: list[str], method: str, stimulus: str, score: str
 ) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the ratings of webMUSHRA's table with their numbers, from 1.
+
+    Args:
+        rows: of the table.
+        columns: of the table.
+        method: of the test.
+        stimulus, score: the columns that hold the condition and its rating.
+    """
     answers = columns[: columns.index("trial_id")]  # the session, its test, and the questionnaire
-    seen: dict[str, set] = {}
+    rated: dict[str, set[tuple[str, str]]] = {}  # by person: trials and stimuli so far
     visits: dict[str, int] = {}
     for number, row in enumerate(rows, start=1):
-        person = "\0".join(str(row.get(name)) for name in answers)
         if "session_uuid" in columns:
             person = str(row["session_uuid"])
+        else:
+            person = "\0".join(str(row.get(name)) for name in answers)
         # Without names a listener ends where the first stimulus comes again.
-        stimuli, what = seen.setdefault(person, set()), (row["trial_id"], row[stimulus])
-        if what in stimuli:
+        so_far = rated.setdefault(person, set())
+        trial = (row["trial_id"], row[stimulus])
+        if trial in so_far:
             visits[person] = visits.get(person, 0) + 1
-            stimuli.clear()
-        stimuli.add(what)
+            so_far.clear()
+        so_far.add(trial)
         rater = hashlib.sha256(f"{person}\0{visits.get(person, 0)}".encode()).hexdigest()[:16]
         condition = str(row[stimulus])
-        yield (
-            number,
-            {
-                "method": method,
-                "rater": rater,
-                "item": row["trial_id"],
-                "condition": _WEBMUSHRA_NAMES.get(condition, condition),
-                "score": str(row[score]).strip(),
-            },
-        )
+        rating = {
+            "method": method,
+            "rater": rater,
+            "item": row["trial_id"],
+            "condition": _WEBMUSHRA_NAMES.get(condition, condition),
+            "score": str(row[score]).strip(),
+        }
+        yield number, rating
 
 
 _READERS = {".sqlite": _read_sqlite, ".jsonl": _read_jsonl, ".csv": _read_csv}

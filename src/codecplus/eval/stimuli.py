@@ -1,5 +1,5 @@
-"""What listeners hear: each item through every condition, at one loudness; and the same as a
-webMUSHRA test.
+"""The sounds of a listening test: each item through every condition, at one loudness; and the
+configuration of such a test for webMUSHRA.
 """
 
 import random
@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,13 +18,11 @@ from codecplus.errors import InputError
 from codecplus.eval.codecs import CodecAdapter, Original, anchors
 from codecplus.eval.codecs.base import codec_hash
 from codecplus.eval.listening import REFERENCE
-from codecplus.eval.tasks import Clip, Problem, Task
+from codecplus.eval.tasks import Problem, Task
 
 LOUDNESS = -23.0  # LUFS, the level of EBU R 128
 MAX_STIMULI = 12  # of one trial, by BS.1534-3, section 5.3: more cannot be compared
-_MAX_SECONDS = (
-    12  # section 5.1 asks for about 10 s: longer excerpts strain the memory of who listens
-)
+_MAX_SECONDS = 12  # section 5.1 asks for about 10 s: longer ones strain a listener's memory
 _FADE = 0.005  # seconds, section 5.3: a loop that clicks could be told apart by its click
 
 
@@ -57,43 +56,54 @@ def prepare_item(
     could not code; and for more stimuli than a trial of ITU-R BS.1534-3 may have.
     """
     audio = np.atleast_2d(np.asarray(audio, np.float32))
-    channels, samples = audio.shape
-    if samples > _MAX_SECONDS * sample_rate:
+    if audio.shape[1] > _MAX_SECONDS * sample_rate:
         raise InputError(
             f"expected items of at most {_MAX_SECONDS} s (ITU-R BS.1534), got "
-            f"{samples / sample_rate:.1f} s; cut them"
+            f"{audio.shape[1] / sample_rate:.1f} s; cut them"
         )
     codecs = list(codecs)
     if len(codecs) + len(anchors()) > MAX_STIMULI:
         raise InputError(
             f"expected at most {MAX_STIMULI - len(anchors())} conditions beside the reference and "
-            "the anchors "
-            f"(ITU-R BS.1534), got {len(codecs)}; make two tests of them"
+            f"the anchors (ITU-R BS.1534), got {len(codecs)}; make two tests of them"
         )
     signals: dict[str, np.ndarray] = {}
     rates: dict[str, float | None] = {}
-    for codec in [*anchors(), *codecs]:
-        if codec.name in signals:
-            continue
-        payload = codec.encode(audio, sample_rate)
-        decoded = codec.decode(payload.data, Original(channels, samples, sample_rate))
-        if decoded.shape != audio.shape or not np.isfinite(decoded).all():
-            raise InputError(
-                f"{codec.name} decoded {decoded.shape} of {audio.shape}, or NaN; leave it out of "
-                "the test"
-            )
-        signals[codec.name] = decoded
-        is_codec = codec.name not in {anchor.name for anchor in anchors()}
-        rates[codec.name] = payload.bits * sample_rate / samples / 1000 if is_codec else None
+    for anchor in anchors():
+        signals[anchor.name], _ = _coded(anchor, audio, sample_rate)
+        rates[anchor.name] = None
+    for codec in codecs:
+        if codec.name not in signals:
+            signals[codec.name], rates[codec.name] = _coded(codec, audio, sample_rate)
     levelled = match_loudness(signals, sample_rate, loudness)
+    paths = _write_shuffled(levelled, sample_rate, folder)
+    return [Stimulus(name, paths[name], rates[name]) for name in signals]
+
+
+def _coded(codec: CodecAdapter, audio: np.ndarray, sample_rate: int) -> tuple[np.ndarray, float]:
+    """Return what a codec makes of audio (C, S), and its measured rate in kbit/s."""
+    channels, samples = audio.shape
+    payload = codec.encode(audio, sample_rate)
+    decoded = codec.decode(payload.data, Original(channels, samples, sample_rate))
+    if decoded.shape != audio.shape or not np.isfinite(decoded).all():
+        raise InputError(
+            f"{codec.name} decoded {decoded.shape} of {audio.shape}, or NaN; leave it out of "
+            "the test"
+        )
+    return decoded, payload.bits * sample_rate / samples / 1000
+
+
+def _write_shuffled(
+    signals: dict[str, np.ndarray], sample_rate: int, folder: Path
+) -> dict[str, Path]:
+    """Write signals (C, S) to numbered files in random order; return the path of each."""
     folder.mkdir(parents=True, exist_ok=True)
-    order = random.SystemRandom().sample(sorted(levelled), len(levelled))
-    stimuli = []
+    order = random.SystemRandom().sample(sorted(signals), len(signals))
+    paths = {}
     for number, name in enumerate(order, start=1):
-        path = folder / f"{number:02d}.wav"
-        save_audio(_faded(levelled[name], sample_rate), path, sample_rate)
-        stimuli.append(Stimulus(name, path, rates[name]))
-    return sorted(stimuli, key=lambda stimulus: list(signals).index(stimulus.condition))
+        paths[name] = folder / f"{number:02d}.wav"
+        save_audio(_faded(signals[name], sample_rate), paths[name], sample_rate)
+    return paths
 
 
 def _faded(audio: np.ndarray, sample_rate: int) -> np.ndarray:
@@ -130,7 +140,7 @@ def match_loudness(
 def export_webmushra(
     name: str, task: Task, codecs: Sequence[CodecAdapter], folder: str | Path
 ) -> Path:
-    """Write a webMUSHRA test of every clip of a task; its path, the configuration, is returned.
+    """Write a webMUSHRA test of every clip of a task; return the path of its configuration.
 
     The folder's content goes into webMUSHRA's `configs/`. A clip's first seconds are used, as many
     as a test may have.
@@ -139,7 +149,8 @@ def export_webmushra(
     """
     import yaml
 
-    folder, test = Path(folder), _slug(name)
+    folder = Path(folder)
+    test = _slug(name)
     sounds = folder / "resources" / test
     config = folder / f"{test}.yaml"
     if config.exists() or sounds.exists():
@@ -152,35 +163,14 @@ def export_webmushra(
             if isinstance(clip, Problem):
                 continue
             item = _slug(clip.id)
-            stimuli = prepare_item(_excerpt(clip), clip.sample_rate, codecs, sounds / item)
-            paths = {s.condition: f"configs/resources/{test}/{item}/{s.path.name}" for s in stimuli}
-            pages.append(
-                {
-                    "type": "mushra",
-                    "id": item,
-                    "name": "Which sounds like the reference?",
-                    "content": "Rate each version against the reference. One of them is the "
-                    "reference itself.",
-                    "showWaveform": False,
-                    "enableLooping": True,
-                    "createAnchor35": False,
-                    "createAnchor70": False,
-                    "reference": paths.pop(REFERENCE),
-                    "stimuli": paths,
-                }
-            )
+            excerpt = clip.audio[:, : _MAX_SECONDS * clip.sample_rate]
+            stimuli = prepare_item(excerpt, clip.sample_rate, codecs, sounds / item)
+            pages.append(_webmushra_page(item, f"configs/resources/{test}/{item}", stimuli))
         if not pages:
             raise InputError(f"{task.name} holds no clips to make a test of")
     except BaseException:
         shutil.rmtree(sounds, ignore_errors=True)
         raise
-    finish = {
-        "type": "finish",
-        "name": "Thank you",
-        "content": "Your ratings are sent when you press the button.",
-        "showResults": True,
-        "writeResults": True,
-    }
     test_config = {
         "testname": name,
         "testId": test,
@@ -188,7 +178,7 @@ def export_webmushra(
         "stopOnErrors": True,
         "showButtonPreviousPage": False,
         "remoteService": "service/write.php",
-        "pages": [["random", *pages], finish],
+        "pages": [["random", *pages], _WEBMUSHRA_END],
     }
     config.write_text(
         yaml.safe_dump(test_config, sort_keys=False, allow_unicode=True), encoding="utf-8"
@@ -196,15 +186,37 @@ def export_webmushra(
     return config
 
 
+_WEBMUSHRA_END = {
+    "type": "finish",
+    "name": "Thank you",
+    "content": "Your ratings are sent when you press the button.",
+    "showResults": True,
+    "writeResults": True,
+}
+
+
+def _webmushra_page(item: str, address: str, stimuli: Iterable[Stimulus]) -> dict[str, Any]:
+    """Return webMUSHRA's page of an item, whose files lie at an address."""
+    files = {stimulus.condition: f"{address}/{stimulus.path.name}" for stimulus in stimuli}
+    return {
+        "type": "mushra",
+        "id": item,
+        "name": "Which sounds like the reference?",
+        "content": "Rate each version against the reference. One of them is the reference itself.",
+        "showWaveform": False,
+        "enableLooping": True,
+        "createAnchor35": False,
+        "createAnchor70": False,
+        "reference": files.pop(REFERENCE),
+        "stimuli": files,
+    }
+
+
 def conditions_hash(codecs: Iterable[CodecAdapter]) -> str:
     """A short name for a set of conditions, which changes when one of them does."""
     import hashlib
 
     return hashlib.sha256(" ".join(map(codec_hash, codecs)).encode()).hexdigest()[:12]
-
-
-def _excerpt(clip: Clip) -> np.ndarray:
-    return clip.audio[:, : _MAX_SECONDS * clip.sample_rate]
 
 
 def _slug(name: str) -> str:

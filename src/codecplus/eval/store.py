@@ -84,7 +84,7 @@ class Store:
             yield
             return
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / "lock").open("a") as file:
+        with (self.root / "lock").open("a", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:

@@ -11,7 +11,7 @@ import numpy as np
 from codecplus.audio.files import AudioFileReader
 from codecplus.audio.resampling import resample
 from codecplus.errors import InputError
-from codecplus.recordings.files import files_in_folder
+from codecplus.recordings.listing import files_in_folder
 
 SEGMENT_SECONDS = 2.0
 MAX_SEGMENTS = 32

@@ -13,11 +13,11 @@ import yaml
 from codecplus.checkpoints import embedded_names, fingerprint, load_model
 from codecplus.checkpoints.untrusted import MAX_CONFIG_SIZE, check_file
 from codecplus.errors import FileFormatError, InputError, closest
-from codecplus.hub.folders import check_inside
 from codecplus.hub.installation import in_repository
 from codecplus.hub.learning_curve import describe_curve, draw_curve, point_at, read_curve
 from codecplus.hub.measurements import Measurements
 from codecplus.hub.pictures import save_figure
+from codecplus.hub.staging import check_inside
 from codecplus.hub.template import card_path, render_card
 from codecplus.system.paths import atomic_path
 
@@ -107,7 +107,7 @@ def write_card(
 
 
 class _Page:
-    """What is measured of a checkpoint: sections of its card, and the files beside it.
+    """The measured part of a checkpoint's card: sections, and the files beside it.
 
     Attributes:
         sections: on results, one for each run.

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from codecplus.checkpoints.upload import explained_errors
+from codecplus.checkpoints.commits import explained_errors
 
 
 def pull_dataset_files(repo: str, names: Iterable[str]) -> Path:

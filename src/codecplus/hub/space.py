@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 from codecplus.checkpoints import embedded_names
-from codecplus.hub.folders import PathLike, new_folder
 from codecplus.hub.installation import PACKAGE, demo_folder, embedded_folders, licence_file
+from codecplus.hub.staging import PathLike, new_folder
 
 _LEFT_OUT_OF_PACKAGE = ("__pycache__", "spaces_demo", "model_cards")
 _LEFT_OUT_OF_DEMO = ("*.pyc", "*.db", "*.sqlite*", ".*", "__pycache__", "ratings", "flagged")

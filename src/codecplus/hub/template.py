@@ -7,14 +7,14 @@ from typing import Any
 from codecplus.checkpoints import embedded_names, fingerprint
 from codecplus.checkpoints.identity import EMBEDDED_FOLDER
 from codecplus.errors import InputError
-from codecplus.hub.folders import PathLike
 from codecplus.hub.installation import cards_folder
+from codecplus.hub.staging import PathLike
 from codecplus.modeling_dac import DacModel
 
 SAMPLES_MARK = "<!-- audio samples -->"  # replaced by samples when a card is pushed
 
 
-def checkpoint_folder(source: PathLike) -> Path | None:
+def local_checkpoint(source: PathLike) -> Path | None:
     """Return the folder of a checkpoint.
 
     It is None for an official file, because the other files of its folder may be anything.
@@ -37,7 +37,7 @@ def card_path(source: PathLike) -> Path:
     """
     if str(source) in embedded_names():
         return cards_folder() / f"{source}.md"
-    folder = checkpoint_folder(source)
+    folder = local_checkpoint(source)
     if folder is None:
         raise InputError(
             f"expected an embedded name or a folder, got {source}; only those have a card"

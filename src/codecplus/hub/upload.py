@@ -4,10 +4,10 @@ import tempfile
 from pathlib import Path
 
 from codecplus._version import __version__
-from codecplus.checkpoints.upload import explained_errors, full_repo_name, upload_folder
-from codecplus.hub.folders import PathLike
+from codecplus.checkpoints.commits import explained_errors, full_repo_name, upload_folder
 from codecplus.hub.repository import check_source, export_folder
 from codecplus.hub.space import export_space
+from codecplus.hub.staging import PathLike
 
 
 def push(

@@ -65,7 +65,7 @@ def load_network(
         device = "cpu"
     device = resolve_device(device)
     if dtype == "auto":
-        model.to(device=device)
+        model.to(device=device)  # pyright: ignore[reportCallIssue]
         if _decodes_faster_in_bf16(device):
             model.decoder.bfloat16()
     else:

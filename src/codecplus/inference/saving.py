@@ -8,11 +8,16 @@ from typing import Any
 
 from codecplus._version import __version__
 from codecplus.bitstream import EntropyModel
+from codecplus.checkpoints.commits import (
+    explained_errors,
+    full_repo_name,
+    stored_card,
+    upload_folder,
+)
 from codecplus.checkpoints.identity import ENTROPY_FILES, WEIGHT_FILES
-from codecplus.checkpoints.upload import explained_errors, full_repo_name, upload_folder
 from codecplus.errors import InputError
 from codecplus.inference.entropy_models import ENTROPY_FILE
-from codecplus.system.paths import PathLike
+from codecplus.system.paths import PathLike, atomic_files
 
 SETTINGS = "codec"  # the name in config.json for settings that a codec adds to its model
 
@@ -40,12 +45,9 @@ def save_codec(
     refuse_export(model, "be saved")
     folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".codec-", dir=folder) as temporary:
-            _write(model, Path(temporary), entropy_models, settings or {})
-            names = {path.name for path in Path(temporary).iterdir()}
-            for path in Path(temporary).iterdir():
-                path.replace(folder / path.name)
+        with atomic_files(folder) as temporary:
+            _write(model, temporary, entropy_models, settings or {})
+            names = {path.name for path in temporary.iterdir()}
     except OSError as error:
         raise InputError(f"cannot save a codec in {folder}: {error.strerror or error}") from error
     for pattern in (ENTROPY_FILES, *WEIGHT_FILES):
@@ -100,13 +102,16 @@ def refuse_export(model: Any, action: str) -> None:
 
 
 def _write_card(model: Any, repo: str, revision: str | None, folder: Path) -> None:
-    """Write a card into a folder, unless the repository has one, which may say more."""
-    from huggingface_hub import HfApi
+    """Write a card into a folder, unless the repository has one that says something."""
+    from codecplus.modeling_dac.checkpoints_dac import describe, is_empty_card, replace_empty_card
 
-    from codecplus.modeling_dac.checkpoints_dac import describe
-
-    if not HfApi().file_exists(repo, "README.md", revision=revision):
-        describe(model, repo).save(folder / "README.md")
+    text = stored_card(repo, revision)
+    path = folder / "README.md"
+    if text is None:
+        describe(model, repo).save(path)
+    elif is_empty_card(text):
+        path.write_text(text, encoding="utf-8")
+        replace_empty_card(folder, repo, model)
 
 
 def _write(

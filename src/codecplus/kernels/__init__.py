@@ -5,6 +5,6 @@ at its first use.
 """
 
 from codecplus.kernels.instruction_sets import instruction_set, processor_flags
-from codecplus.kernels.loading import KernelError, library, usable_set
+from codecplus.kernels.shared_library import KernelError, library, usable_set
 
 __all__ = ["KernelError", "instruction_set", "library", "processor_flags", "usable_set"]

@@ -23,8 +23,8 @@ class InstructionSet:
     Attributes:
         name: as in `CODECPLUS_KERNELS`.
         machine: the architecture, x86_64 or aarch64.
-        flags: what the processor must have, in Linux' words.
-        options: what the compiler is told.
+        flags: features that the processor must have, by Linux' names.
+        options: of the compiler.
         bf16: whether residual units run in bf16.
         trains: whether they have gradients, in bf16.
     """
@@ -87,7 +87,7 @@ def library_name(target: InstructionSet) -> str:
 def processor_flags() -> frozenset[str]:
     """Return what this processor can do, in Linux' words; nothing on other systems."""
     try:
-        with open("/proc/cpuinfo") as file:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
             for line in file:
                 if line.startswith("flags"):
                     return frozenset(line.split(":")[1].split())

@@ -4,7 +4,7 @@ It knows layers and weights. Names, folders, outputs and transformers are `model
 """
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-# pyright: reportIndexIssue=false, reportOperatorIssue=false, reportReturnType=false
+# pyright: reportIndexIssue=false, reportOperatorIssue=false, reportOptionalMemberAccess=false, reportReturnType=false
 # torch types every part of a module as "Tensor | Module": what is read off one is an error above.
 
 import importlib

@@ -8,7 +8,7 @@
 from typing import TYPE_CHECKING
 
 from codecplus._lazy import lazy_names
-from codecplus.recordings.files import AUDIO_SUFFIXES, FoundFiles, NamedFile, audio_files
+from codecplus.recordings.listing import AUDIO_SUFFIXES, FoundFiles, NamedFile, audio_files
 
 if TYPE_CHECKING:
     from codecplus.recordings.opening import Recordings, open_recordings

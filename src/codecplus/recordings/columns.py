@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from codecplus.errors import InputError, MissingExtraError
-from codecplus.recordings.files import AUDIO_SUFFIXES
+from codecplus.recordings.listing import AUDIO_SUFFIXES
 
 AUDIO = "__audio__"  # the audio column of Arrow tables, whatever its name is in the data
 READ_ROWS = 32  # per table: rows may hold whole files
@@ -16,7 +16,7 @@ def import_datasets() -> Any:
         import datasets
     except ImportError as error:
         raise MissingExtraError(
-            "tables and data sets need datasets: pip install codecplus[tokenize]"
+            "tables and data sets need datasets: pip install 'codecplus[tokenize]'"
         ) from error
     return datasets
 

@@ -1,4 +1,4 @@
-"""`open_recordings`: from what a user names to recordings. Knows no model."""
+"""`open_recordings`: opens recordings by the names that users give. Knows no model."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from codecplus.errors import InputError
 from codecplus.recordings.columns import import_datasets
-from codecplus.recordings.files import AUDIO_SUFFIXES, files_in_folder
 from codecplus.recordings.folders import FileRecordings
+from codecplus.recordings.listing import AUDIO_SUFFIXES, holds_files
 from codecplus.recordings.recording import Recording
 from codecplus.recordings.tables import (
     FILE_KINDS,
@@ -147,17 +147,13 @@ def _as_names(data: PathLike | Iterable[PathLike]) -> list[str]:
 def _is_audio(path: Path) -> bool:
     """Return whether this is an audio file, or a folder that holds some."""
     if path.is_dir():
-        names, _ = files_in_folder(path)
-        return bool(names)
+        return holds_files(path)
     return path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES
 
 
 def _check_folder(path: Path) -> None:
     """Refuse a folder that holds neither audio nor tables, before `datasets` guesses at it."""
-    if not path.is_dir():
-        return
-    tables, _ = files_in_folder(path, {*FILE_KINDS, ".zip", ".gz", ".zst"})
-    if not tables:
+    if path.is_dir() and not holds_files(path, {*FILE_KINDS, ".zip", ".gz", ".zst"}):
         raise InputError(
             f"there is no audio file in {path}, and no table; expected files ending in "
             f"{', '.join(sorted(AUDIO_SUFFIXES))} or {', '.join(FILE_KINDS)}"

@@ -16,7 +16,7 @@ from codecplus.recordings.columns import (
     is_audio,
     undecoded,
 )
-from codecplus.recordings.files import AUDIO_SUFFIXES
+from codecplus.recordings.listing import AUDIO_SUFFIXES
 from codecplus.recordings.recording import Recording
 
 FILE_KINDS = {

@@ -267,8 +267,8 @@ class ConcealingDecoder:
     The frame after a gap is faded in. As many samples come out as for a stream without losses, and
     from `decoder_reach[0]` frames after a gap they are the same.
 
-    A stream conceals no more frames in all than it was given, and 250 more. What is lost beyond
-    that is left out: playback is earlier by it from there on, and `skipped` counts these frames.
+    A stream conceals at most as many frames as it was given, and 250 more. Lost frames beyond that
+    are left out: playback is earlier from there on, and `skipped` counts these frames.
 
     Args:
         model: a model, or a `StreamingDecoder` of it, as for `DecoderStream`.

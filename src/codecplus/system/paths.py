@@ -4,6 +4,8 @@ import errno
 import os
 import re
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +20,7 @@ except ImportError:  # Windows
 
 PathLike = str | os.PathLike[str]
 
+PARTIAL_FOLDER = ".partial-"  # begins the names of folders that are being written
 _UNFINISHED = re.compile(r"\.codecplus-[0-9a-f]{16}\.part(\.(?!new$)[^.]*)?")
 _LONGEST_NAME = 255  # bytes, where the file system does not say
 _swept: set[str] = set()
@@ -109,7 +112,9 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     old file or the new one. What a killed process left in that folder is removed, see
     `remove_unfinished`. Raises InputError as `check_output` does.
     """
-    target = Path(os.path.realpath(check_output(path)))
+    target = check_output(
+        os.path.realpath(check_output(path))
+    )  # a link leads to a file, or to none
     if os.path.exists(target) and not target.is_file():
         yield target  # /dev/null or a pipe: a rename would put a file in place of the device
         return
@@ -128,6 +133,24 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
             raise
     with suppress(OSError):  # some file systems do not synchronize folders
         _synchronize(target.parent, os.O_RDONLY)
+
+
+@contextmanager
+def atomic_files(folder: PathLike) -> Iterator[Path]:
+    """Give a temporary folder. What was written to it moves to `folder` when the block succeeds.
+
+    Each file appears whole or not at all; other files of `folder`, which is made if it is missing,
+    stay. What a killed process left begins with `PARTIAL_FOLDER`.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=PARTIAL_FOLDER, dir=folder) as temporary:
+        yield Path(temporary)
+        for path in sorted(Path(temporary).iterdir()):
+            if path.is_dir():
+                shutil.copytree(path, folder / path.name, dirs_exist_ok=True)
+            else:
+                os.replace(path, folder / path.name)
 
 
 def _short_suffix(path: Path) -> str:

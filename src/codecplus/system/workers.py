@@ -229,7 +229,7 @@ class _TimeLimit:
 def _processor_seconds(pid: int) -> float:
     """Return the processor time that a process has used; NaN where the system does not tell."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         fields = text.rpartition(")")[2].split()  # proc_pid_stat(5)
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError):

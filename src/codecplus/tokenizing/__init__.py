@@ -11,6 +11,7 @@ from codecplus._lazy import lazy_names
 
 if TYPE_CHECKING:
     from codecplus.tokenizing.decoding import detokenize, row_codes
+    from codecplus.tokenizing.job import Coding, tokenize
     from codecplus.tokenizing.patterns import (
         delay,
         flatten,
@@ -21,18 +22,17 @@ if TYPE_CHECKING:
         unwrap,
         wrap,
     )
-    from codecplus.tokenizing.runner import Coding, tokenize
 
 __getattr__ = lazy_names(
     __name__,
     {
-        "Coding": "runner",
+        "Coding": "job",
         "delay": "patterns",
         "detokenize": "decoding",
         "row_codes": "decoding",
         "flatten": "patterns",
         "offset": "patterns",
-        "tokenize": "runner",
+        "tokenize": "job",
         "undelay": "patterns",
         "unflatten": "patterns",
         "unoffset": "patterns",

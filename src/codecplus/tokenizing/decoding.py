@@ -20,6 +20,7 @@ from codecplus.decompression import MAX_SECONDS, check_length
 from codecplus.errors import CodecPlusError, FileFormatError, InputError, ModelMismatchError
 from codecplus.recordings.tables import load_dataset
 from codecplus.system.paths import atomic_path, explain_os_error
+from codecplus.system.progress import progress_bar
 from codecplus.tokenizing.shards import NEW_COLUMNS
 
 FORMATS = ("wav", "flac", "ogg", "mp3")
@@ -138,8 +139,6 @@ def detokenize(
             unknown model.
         ModelMismatchError: for codes of another model.
     """
-    from tqdm import tqdm
-
     if suffix not in FORMATS:
         raise InputError(f"expected a suffix of {', '.join(FORMATS)}, got {suffix!r}")
     rows, name = _load_rows(data, split=split, revision=revision, streaming=streaming)
@@ -148,40 +147,20 @@ def detokenize(
         total = len(rows)
         if limit is not None:
             total = min(total, limit)
-    disable = None  # where there is no terminal
-    if not progress:
-        disable = True
     models = _Models(codec, name)
     writer = _FolderWriter(_make_folder(out), suffix, overwrite, max_seconds)
-    failures: dict[int, str] = {}
-    refused = 0
-    bar = tqdm(islice(rows, limit), "detokenising", total, disable=disable)
+    bar = progress_bar(islice(rows, limit), shown=progress, total=total, desc="detokenising")
     with atomic_path(writer.root / METADATA) as path, path.open("w", encoding="utf-8") as metadata:
         for number, row in enumerate(bar):
             if row.get("codes") is None:
-                failures[number] = f"no codes: {row.get('error') or 'they are null'}"
+                writer.skip(number, row)
                 continue
             codec_of_row = models.codec_for(row)  # an error here ends the run: it is every row's
-            try:
-                file_name = writer.write(number, row, codec_of_row)
-            except ModelMismatchError:
-                raise
-            except CodecPlusError as error:
-                failures[number] = str(error)
-            except OSError as error:
-                failures[number] = explain_os_error(error)
-            if number in failures:
-                refused += 1
-                continue
-            line = {"file_name": file_name, **dict(_json_columns(row))}
-            metadata.write(json.dumps(line) + "\n")
-    return {
-        "written": writer.written,
-        "kept": writer.kept,
-        "failed": len(failures),
-        "refused": refused,
-        "failures": failures,
-    }
+            file_name = writer.write(number, row, codec_of_row)
+            if file_name is not None:
+                line = {"file_name": file_name, **dict(_json_columns(row))}
+                metadata.write(json.dumps(line) + "\n")
+    return writer.summary()
 
 
 @dataclass
@@ -206,7 +185,14 @@ class _Models:
 
 @dataclass
 class _FolderWriter:
-    """Decodes rows to files of a folder, and counts files that were written and kept."""
+    """Decodes rows to files of a folder, and keeps account of them.
+
+    Attributes:
+        root, suffix, overwrite, max_seconds: see `detokenize`.
+        written, kept: how many files were decoded, and how many were there already.
+        refused: how many rows have codes that could not be decoded or written.
+        failures: why rows have no file, by their number.
+    """
 
     root: Path
     suffix: str
@@ -214,10 +200,31 @@ class _FolderWriter:
     max_seconds: float | None
     written: int = 0
     kept: int = 0
+    refused: int = 0
+    failures: dict[int, str] = field(default_factory=dict)
     _names: set[str] = field(default_factory=set)
 
-    def write(self, number: int, row: Mapping[str, Any], codec: Codec) -> str:
-        """Decode a row to a file, unless the file exists; return its name."""
+    def skip(self, number: int, row: Mapping[str, Any]) -> None:
+        """Note a row without codes."""
+        self.failures[number] = f"no codes: {row.get('error') or 'they are null'}"
+
+    def write(self, number: int, row: Mapping[str, Any], codec: Codec) -> str | None:
+        """Decode a row to a file, unless the file exists; return its name, or None if that failed.
+
+        Raises ModelMismatchError for codes of another model.
+        """
+        try:
+            return self._write(number, row, codec)
+        except ModelMismatchError:
+            raise
+        except CodecPlusError as error:
+            self.failures[number] = str(error)
+        except OSError as error:
+            self.failures[number] = explain_os_error(error)
+        self.refused += 1
+        return None
+
+    def _write(self, number: int, row: Mapping[str, Any], codec: Codec) -> str:
         name = _file_name(row.get("path"), number, self.suffix, self._names)
         codes = row_codes(codec, row, max_seconds=self.max_seconds)
         path = self.root / name
@@ -228,6 +235,16 @@ class _FolderWriter:
             _save(codec.decode(codes), path, int(row["sample_rate"]))
             self.written += 1
         return name
+
+    def summary(self) -> dict[str, Any]:
+        """Return what `detokenize` returns."""
+        return {
+            "written": self.written,
+            "kept": self.kept,
+            "failed": len(self.failures),
+            "refused": self.refused,
+            "failures": self.failures,
+        }
 
 
 def _make_folder(out: str | os.PathLike[str]) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 
 from codecplus.errors import FileFormatError, InputError
 from codecplus.system.paths import atomic_path
-from codecplus.tokenizing.statistics import Statistics
+from codecplus.tokenizing.counts import Statistics
 
 KEY = b"codecplus"  # of the JSON in a footer
 NEW_COLUMNS = (
@@ -95,7 +95,7 @@ class CodesFormat:
 class ShardWriter:
     """Writes the rows of one parquet file in order, and counts them. See `open_shard`.
 
-    `footer` holds what the footer says besides the format and the statistics.
+    `footer` holds the entries of the footer besides the format and the statistics.
     """
 
     def __init__(self, path: Path, codes_format: CodesFormat, features: Any):

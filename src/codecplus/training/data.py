@@ -273,8 +273,9 @@ def _for_soundfile(file: Any) -> Any:
 
 
 def _piece_of(reader: AudioFileReader, start: int, count: int) -> np.ndarray:
-    """Return so many samples from a place on, (S', C), fewer at the end. What is before is decoded,
-    too.
+    """Return `count` samples (S', C) from `start` on, fewer at the end of the file.
+
+    The samples before `start` are decoded, too.
     """
     pieces = []
     position = 0
@@ -375,7 +376,7 @@ class Cutter:
     ) -> tuple[np.ndarray, int]:
         """Return a random piece (S', C) of a file that gives a crop at this speed, and its rate.
 
-        libsndfile jumps to a place. What it does not read is decoded up to there.
+        libsndfile jumps to the piece. Formats that it does not read are decoded from their start.
         """
         try:
             with soundfile.SoundFile(_for_soundfile(file)) as audio:
@@ -507,13 +508,13 @@ class StreamedCrops(IterableDataset):
             block_number += 1
             batches_done = 0
 
-    def _source(self, rows: list[dict]) -> "_Block":
+    def _source(self, rows: list[dict]) -> "_RowBlock":
         recordings = []
         for index, row in enumerate(rows):
             recordings.append(self.recordings.recording(row, index))
-        return _Block(recordings, by_duration=self.by_duration)
+        return _RowBlock(recordings, by_duration=self.by_duration)
 
-    def _batches_of(self, source: "_Block") -> int:
+    def _batches_of(self, source: "_RowBlock") -> int:
         """Return how many batches cover the duration of a block once."""
         crop_seconds = self.cutter.samples / self.cutter.sample_rate
         return max(1, round(source.seconds / crop_seconds / self.batch))
@@ -548,7 +549,7 @@ class StreamedCrops(IterableDataset):
             is_empty = True
 
 
-class _Block:
+class _RowBlock:
     """Some rows of a stream, drawn in proportion to their duration, or each as often as others."""
 
     def __init__(self, recordings: Sequence[Recording], *, by_duration: bool = True):

@@ -21,7 +21,7 @@ from codecplus.errors import InputError, TrainingError
 from codecplus.modeling_dac import DacModel
 from codecplus.training import codebooks
 from codecplus.training.adversary import AdversarialTraining
-from codecplus.training.coding import Coding
+from codecplus.training.autoencoder import Autoencoder
 from codecplus.training.data import Batch, Batches
 from codecplus.training.optimizer import build_optimizers
 from codecplus.training.processes import Processes
@@ -95,7 +95,7 @@ class Trainer:
         self.optimizers = self._new_optimizers()
         self.moving = self._new_moving_codebooks()
         # The codec of this process alone, and the same with gradients shared by all processes.
-        self.local_coding = Coding(self.model, dtype, recipe.codebooks.searched)
+        self.local_coding = Autoencoder(self.model, dtype, recipe.codebooks.searched)
         self.coding = self.accelerator.prepare(self.local_coding)
         self.losses = self._new_losses()
         self.adversary: AdversarialTraining | None = None

@@ -30,7 +30,7 @@ from codecplus.training.loop import Trainer
 from codecplus.training.processes import ended_group
 from codecplus.training.recipe import Recipe
 from codecplus.training.reporting import Window, banner
-from codecplus.training.saving import (
+from codecplus.training.run_folder import (
     RunFolder,
     checkpoint_to_load,
     load_discriminators,
@@ -38,7 +38,7 @@ from codecplus.training.saving import (
     resumed_model,
     resumed_recipe,
 )
-from codecplus.training.sources import Sampling, TableOptions, ValidationClip, open_data
+from codecplus.training.sampling import Sampling, TableOptions, ValidationClip, open_data
 from codecplus.training.tracking import Tracker, check_tracker
 from codecplus.training.validation import Validator
 from codecplus.training.widening import with_wider_decoder, with_wider_encoder
@@ -336,7 +336,7 @@ def _accelerator(options: RunOptions, unused_parts: bool) -> Any:
         from accelerate.utils import DistributedDataParallelKwargs
     except ImportError as error:
         raise MissingExtraError(
-            "training needs accelerate: pip install codecplus[train]"
+            "training needs accelerate: pip install 'codecplus[train]'"
         ) from error
     trackers: dict[str, Any] = {}
     if options.tracker != "none":

@@ -49,18 +49,18 @@ class Tracker:
         if not self.accelerator.is_main_process or not self.path.exists():
             return
         earlier = ""
-        for line in self.path.read_text().splitlines():
+        for line in self.path.read_text(encoding="utf-8").splitlines():
             if _step_of(line) < step:
                 earlier += f"{line}\n"
         with atomic_path(self.path) as partial:
-            partial.write_text(earlier)
+            partial.write_text(earlier, encoding="utf-8")
 
     def numbers(self, values: dict[str, float], step: int) -> None:
         """Write numbers by name at a step."""
         if not self.accelerator.is_main_process:
             return
         rounded = {key: round(value, 6) for key, value in values.items()}
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **rounded}) + "\n")
         if self.name != "none":
             self.accelerator.get_tracker(self.name).log(values, step=step)

@@ -15,8 +15,8 @@ from codecplus.audio.bands import band_edges, band_levels, band_names
 from codecplus.audio.resampling import resample
 from codecplus.losses import MultiScaleMelLoss
 from codecplus.modeling_dac import DacModel
-from codecplus.training.sources import ValidationClip
-from codecplus.training.speech import RATE, SpeechScorer
+from codecplus.training.sampling import ValidationClip
+from codecplus.training.speech_scores import RATE, SpeechScorer
 
 
 class Validation(NamedTuple):

@@ -22,6 +22,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from codecplus.checkpoints.remote import is_hub_id
+
 
 @dataclass(frozen=True)
 class Payload:
@@ -93,14 +95,15 @@ def codec_adapter(name: str) -> Callable[[_Class], _Class]:
     return register
 
 
-def is_hub_id(source: str) -> bool:
-    """Whether a checkpoint's name is an id on the Hub, and no folder here.
+def hub_page(source: str) -> str | None:
+    """Return the address of a checkpoint on the Hub; None for any other name, and a folder here.
 
-    >>> is_hub_id("kyutai/mimi"), is_hub_id("/tmp/mimi"), is_hub_id("dac")
-    (True, False, False)
+    >>> hub_page("kyutai/mimi"), hub_page("/tmp/mimi"), hub_page("dac")
+    ('https://huggingface.co/kyutai/mimi', None, None)
     """
-    owner, slash, name = source.partition("/")
-    return bool(owner and slash and name) and "/" not in name and not Path(source).exists()
+    if not is_hub_id(source) or Path(source).exists():
+        return None
+    return f"https://huggingface.co/{source}"
 
 
 def codec_hash(codec: CodecAdapter) -> str:

@@ -379,7 +379,7 @@ def as_matrix(codes: Any) -> np.ndarray:
 def _reset_peak_memory() -> None:
     try:
         # Linux: 5 resets the high-water mark of resident memory
-        with open("/proc/self/clear_refs", "w") as file:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
             file.write("5")
     except OSError:
         return
@@ -391,7 +391,7 @@ def _reset_peak_memory() -> None:
 def _peak_memory() -> int | None:
     """Peak bytes of resident and CUDA memory since the reset; None where nobody can tell."""
     try:
-        with open("/proc/self/status") as file:
+        with open("/proc/self/status", encoding="utf-8") as file:
             host = next(1024 * int(line.split()[1]) for line in file if line.startswith("VmHWM"))
     except (OSError, StopIteration):
         return None

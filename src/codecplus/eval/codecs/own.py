@@ -17,7 +17,7 @@ from codecplus.bitstream.header import (
 )
 from codecplus.bitstream.packing import pack_codes, unpack_codes
 from codecplus.errors import InputError
-from codecplus.eval.codecs.base import Original, Payload, is_hub_id, row_name
+from codecplus.eval.codecs.base import Original, Payload, hub_page, row_name
 from codecplus.eval.codecs.complexity import Complexity, complexity_of
 from codecplus.inference.concealment import fade_lost_spans
 from codecplus.inference.onnx_model import find_export
@@ -60,8 +60,7 @@ class OwnCodec:
         self.nominal_kbps = _nearest([float(rate) for rate in codec.bitrates], kbps)
         self.name = row_name(named, round(self.nominal_kbps, 2))
         self.latency = codec.latency
-        if is_hub_id(source):
-            self.homepage = f"https://huggingface.co/{source}"
+        self.homepage = hub_page(source)
         self._config = {
             "source": source,
             "model": codec.fingerprint.hex(),

@@ -9,7 +9,7 @@ import numpy as np
 from codecplus.bitstream.packing import pack_codes, packed_size, unpack_codes
 from codecplus.errors import CheckpointError, FileFormatError, MissingExtraError
 from codecplus.eval.audio import fit, resample
-from codecplus.eval.codecs.base import Original, Payload, is_hub_id, row_name
+from codecplus.eval.codecs.base import Original, Payload, hub_page, row_name
 from codecplus.eval.codecs.complexity import Complexity, complexity_of
 from codecplus.eval.codecs.stock import weights_hash
 from codecplus.system.devices import resolve_device
@@ -32,8 +32,7 @@ class SnacCodec:
         per_frame = sum(1 / stride for stride in model.vq_strides)
         self.nominal_kbps = round(frames * per_frame * _width(model) / 1000, 3)
         self.name = row_name(f"snac:{source}", self.nominal_kbps)
-        if is_hub_id(source):
-            self.homepage = f"https://huggingface.co/{source}"
+        self.homepage = hub_page(source)
         self._config = {"source": source, "weights": weights_hash(model), "version": 1}
 
     def config(self) -> dict[str, Any]:

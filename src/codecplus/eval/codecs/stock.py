@@ -14,7 +14,7 @@ import numpy as np
 from codecplus.bitstream.packing import pack_codes, packed_size, unpack_codes
 from codecplus.errors import FileFormatError, InputError
 from codecplus.eval.audio import fit, resample
-from codecplus.eval.codecs.base import Original, Payload, is_hub_id, row_name
+from codecplus.eval.codecs.base import Original, Payload, hub_page, row_name
 from codecplus.eval.codecs.complexity import Complexity
 from codecplus.eval.codecs.stock_model import Encoded, StockModel, grouped, load_model
 from codecplus.system.devices import resolve_device
@@ -44,8 +44,7 @@ class StockCodec:
             self.nominal_kbps = min(rates, key=lambda rate: abs(rate - kbps))
         self._setting = rates[self.nominal_kbps]  # the argument of `encode` that asks for it
         self.name = row_name(f"stock:{source}", self.nominal_kbps)
-        if is_hub_id(source):
-            self.homepage = f"https://huggingface.co/{source}"
+        self.homepage = hub_page(source)
         self._config = {
             "source": source,
             "model_type": model.model.config.model_type,

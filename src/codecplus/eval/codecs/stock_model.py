@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from codecplus.errors import CheckpointError, InputError, MissingExtraError
+from codecplus.errors import CheckpointError, InputError, MissingExtraError, first_line
 from codecplus.eval.audio import fit
 from codecplus.eval.codecs.complexity import Complexity, complexity_of
 
@@ -185,13 +185,13 @@ def load_model(source: str, device: str) -> StockModel:
         extractor = _extractor(source, model)
     except ImportError as error:
         raise MissingExtraError(
-            f"transformers needs more for the model {source!r}: {_first_line(error)}"
+            f"transformers needs more for the model {source!r}: {first_line(error)}"
         ) from error
     except (OSError, KeyError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise CheckpointError(
-            f"cannot load the stock model {source!r}: {_first_line(error)}"
+            f"cannot load the stock model {source!r}: {first_line(error)}"
         ) from error
     return _described(model, extractor)
 
@@ -298,8 +298,3 @@ def _first(config: Any, *names: str) -> Any:
         if value is not None:
             return value
     return None
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -413,27 +413,37 @@ def rank(rows: dict[str, list[Row]], metric: str) -> dict[str, Standing]:
         leader = order[start]
         if _units(estimates[leader]) < MIN_RANKED_UNITS:
             return {codec: Standing(estimate=estimates[codec]) for codec in order}
+        known = standings.get(leader, Standing(leader=leader))  # has the leader above it, if any
+        standings[leader] = replace(known, rank=start + 1, estimate=estimates[leader])
         weights = weights_of(values[leader])
-        tests = [
+        followers = order[start + 1 :]
+        differences = [
             paired_difference(values[leader], values[codec], speakers, weights)
-            for codec in order[start + 1 :]
+            for codec in followers
         ]
-        p_values = holm([1.0 if test is None or test.p is None else test.p for test in tests])
-        standings[leader] = replace(
-            standings.get(leader, Standing(leader=leader)),
-            rank=start + 1,
-            estimate=estimates[leader],
-        )
-        next_start = len(order)
-        for position, p in enumerate(p_values, start=start + 1):
-            codec = order[position]
-            standing = Standing(start + 1, estimates[codec], leader, tests[position - start - 1])
-            standings[codec] = standing
-            if p <= SIGNIFICANCE:
-                next_start = position
-                break
-        start = next_start
+        tied = _count_tied(differences)
+        for codec, difference in zip(followers[: tied + 1], differences, strict=False):
+            standings[codec] = Standing(start + 1, estimates[codec], leader, difference)
+        start += tied + 1
     return standings
+
+
+def _count_tied(differences: Sequence[Difference | None]) -> int:
+    """Return how many codecs follow a leader before the first that is shown to differ from it.
+
+    Args:
+        differences: to the leader, in the order of the codecs; p is corrected for all of them.
+    """
+    p_values = []
+    for difference in differences:
+        if difference is None or difference.p is None:
+            p_values.append(1.0)
+        else:
+            p_values.append(difference.p)
+    for count, p in enumerate(holm(p_values)):
+        if p <= SIGNIFICANCE:
+            return count
+    return len(differences)
 
 
 def _values_on_common_clips(

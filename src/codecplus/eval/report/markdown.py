@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from codecplus.eval.results import Results, signal_warnings
+from codecplus.eval.results import Results, Row, signal_warnings
 
 
 def markdown_report(results: Results, plots: Sequence[str] = (), note: str | None = None) -> str:
@@ -28,13 +28,12 @@ def markdown_report(results: Results, plots: Sequence[str] = (), note: str | Non
 
 def domains(results: Results) -> list[str]:
     """Domains that occur; `all` only where there are several."""
-    found = list(
-        dict.fromkeys(
-            name for codec in results.summary["codecs"].values() for name in codec["domains"]
-        )
-    )
-    named = [name for name in found if name != "all"]
-    return [*named, "all"] if len(named) > 1 else named
+    named: list[str] = []
+    for codec in results.summary["codecs"].values():
+        named += [name for name in codec["domains"] if name != "all" and name not in named]
+    if len(named) > 1:
+        return [*named, "all"]
+    return named
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -47,10 +46,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """
     lines = [header, ["---"] * len(header), *rows]
     cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
-    return "\n".join(
-        "|" + "|".join(line) + "|" if i == 1 else "| " + " | ".join(line) + " |"
-        for i, line in enumerate(cells)
-    )
+    texts = ["| " + " | ".join(line) + " |" for line in cells]
+    texts[1] = "|" + "|".join(cells[1]) + "|"
+    return "\n".join(texts)
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -108,31 +106,35 @@ def cell(entry: dict[str, Any] | None) -> str:
 
 
 def _head(results: Results) -> str:
-    task, data = results.summary["task"], results.provenance["data"]
-    text = (
-        f"# Codecs on {task['name']}\n\n{data['files']} recordings, {data['clips']} clips, "
-        f"{data['seconds'] / 60:.1f} minutes. Recordings over {task['segment_seconds']:g} s are "
-        "cut, "
-        f"at most {task['segments_per_file']} segments of each are scored."
-    )
-    if unread := len({problem["source"] for problem in data["problems"] if problem["fatal"]}):
-        text += (
-            f" {unread} more could not be read and {'is' if unread == 1 else 'are'} named below."
-        )
+    task = results.summary["task"]
+    data = results.provenance["data"]
+    sentences = [
+        f"{data['files']} recordings, {data['clips']} clips, {data['seconds'] / 60:.1f} minutes.",
+        f"Recordings over {task['segment_seconds']:g} s are cut, "
+        f"at most {task['segments_per_file']} segments of each are scored.",
+    ]
+    unreadable = len({problem["source"] for problem in data["problems"] if problem["fatal"]})
+    if unreadable == 1:
+        sentences.append("1 more could not be read and is named below.")
+    elif unreadable:
+        sentences.append(f"{unreadable} more could not be read and are named below.")
     if task.get("dataset"):
-        text += (
-            f" Data set `{task['dataset']}`, split `{task['split']}`, revision "
+        sentences.append(
+            f"Data set `{task['dataset']}`, split `{task['split']}`, revision "
             f"`{task.get('revision')}`."
         )
     if task.get("licence"):
-        text += f" Licence: {task['licence']}."
-    return text + (
-        "\n\nScores are means over n recordings with 95 % intervals by Student's t, over speakers "
-        "where they are known; there is none below five. Bit rates are measured: all bits over all "
-        "seconds, of the payload (without container) and of the file, all channels together. "
-        "`identity` and `lowpass` are anchors: a perfect copy, and the original without its high "
-        "frequencies."
-    )
+        sentences.append(f"Licence: {task['licence']}.")
+    return "\n\n".join([f"# Codecs on {task['name']}", " ".join(sentences), _READING])
+
+
+_READING = (
+    "Scores are means over n recordings with 95 % intervals by Student's t, over speakers "
+    "where they are known; there is none below five. Bit rates are measured: all bits over all "
+    "seconds, of the payload (without container) and of the file, all channels together. "
+    "`identity` and `lowpass` are anchors: a perfect copy, and the original without its high "
+    "frequencies."
+)
 
 
 def _domain(results: Results, domain: str) -> str:
@@ -157,17 +159,22 @@ def _domain(results: Results, domain: str) -> str:
     for name, codec in results.summary["codecs"].items():
         part = codec["domains"].get(domain)
         if part:
-            failed = sum(
-                row.codec == name and row.status != "ok" and domain in ("all", row.domain)
-                for row in results.rows
-            )
-            rates = [
+            failed = _failed_clips(results, name, domain)
+            cells = [
                 number(part["payload_kbps"]),
                 number(part["file_kbps"]),
                 f"{failed} of {part['clips']}",
             ]
-            rows.append([name, *rates, *(cell(part["metrics"].get(metric)) for metric in metrics)])
+            cells += [cell(part["metrics"].get(metric)) for metric in metrics]
+            rows.append([name, *cells])
     return f"## {domain.capitalize()}\n\n{table(header, rows)}"
+
+
+def _failed_clips(results: Results, codec: str, domain: str) -> int:
+    rows = [row for row in results.rows if row.codec == codec and row.status != "ok"]
+    if domain != "all":
+        rows = [row for row in rows if row.domain == domain]
+    return len(rows)
 
 
 def _sets(results: Results) -> str:
@@ -177,11 +184,8 @@ def _sets(results: Results) -> str:
     for name, codec in results.summary["codecs"].items():
         for kind, values in codec.get("sets", {}).items():
             for metric, entry in values.items():
-                if entry["value"] is None:
-                    text = entry["reason"]
-                else:
-                    text = f"{entry['embeddings']} of {entry['clips']} clips"
-                lines.append([name, kind, described[metric]["title"], number(entry["value"]), text])
+                title = described[metric]["title"]
+                lines.append([name, kind, title, number(entry["value"]), _basis(entry)])
     if not lines:
         return ""
     header = ["codec", "kind", "metric ↓", "value", "embeddings"]
@@ -189,33 +193,53 @@ def _sets(results: Results) -> str:
     return f"## Over all recordings\n\n{sources}\n\n{table(header, lines)}"
 
 
+def _basis(entry: dict[str, Any]) -> str:
+    """Return what a set metric was computed from, or why it has no value."""
+    if entry["value"] is None:
+        return entry["reason"]
+    return f"{entry['embeddings']} of {entry['clips']} clips"
+
+
 _BANDS = "band_power_"  # the power of each band: a table of its own
 
 
 def _bands(results: Results) -> str:
     """The median power of each band, decoded against original, for each kind of audio."""
-    names = [name for name in results.summary["metrics"] if name.startswith(_BANDS)]
-    names = [name for name in names if not name.endswith("error")]
+    names = [
+        name
+        for name in results.summary["metrics"]
+        if name.startswith(_BANDS) and not name.endswith("error")
+    ]
+    header = ["codec", *(name.removeprefix(_BANDS).replace("_", "–") for name in names)]
     parts = []
     for domain in domains(results):
-        lines = []
-        for codec, summary in results.summary["codecs"].items():
-            metrics = summary["domains"].get(domain, {}).get("metrics", {})
-            medians = [metrics.get(name, {}).get("median") for name in names]
-            if any(median is not None for median in medians):
-                lines.append([codec, *map(number, medians)])
+        lines = _band_lines(results, domain, names)
         if lines and domain != "all":
-            header = [name.removeprefix(_BANDS).replace("_", "–") for name in names]
-            parts.append(f"### {domain.capitalize()}\n\n{table(['codec', *header], lines)}")
+            parts.append(f"### {domain.capitalize()}\n\n{table(header, lines)}")
     if not parts:
         return ""
     introduction = "dB above the original, the median over recordings; bands in kHz."
     return "\n\n".join(["## Power of each band", introduction, *parts])
 
 
+def _band_lines(results: Results, domain: str, names: list[str]) -> list[list[str]]:
+    """Return each codec that has bands, with the medians of the metrics of that name."""
+    lines = []
+    for codec, summary in results.summary["codecs"].items():
+        metrics = summary["domains"].get(domain, {}).get("metrics", {})
+        medians = [metrics.get(name, {}).get("median") for name in names]
+        if any(median is not None for median in medians):
+            lines.append([codec, *(number(median) for median in medians)])
+    return lines
+
+
 def _titled(metric: dict[str, Any]) -> str:
+    """Return the title of a metric with its unit, and an arrow to where it is better."""
+    title = metric["title"]
+    if metric["unit"]:
+        title += f" ({metric['unit']})"
     arrow = {True: " ↑", False: " ↓", None: ""}[metric["higher_is_better"]]
-    return metric["title"] + (f" ({metric['unit']})" if metric["unit"] else "") + arrow
+    return title + arrow
 
 
 def _warnings(results: Results) -> str:
@@ -231,11 +255,9 @@ def _warnings(results: Results) -> str:
 def _plots(plots: Sequence[str], note: str | None) -> str:
     if note:
         return f"## Plots\n\nNone: {note}."
-    return (
-        "## Rate and distortion\n\n" + "\n".join(f"![{path}]({path})" for path in plots)
-        if plots
-        else ""
-    )
+    if not plots:
+        return ""
+    return "## Rate and distortion\n\n" + "\n".join(f"![{path}]({path})" for path in plots)
 
 
 def _tokens(results: Results) -> str:
@@ -244,47 +266,53 @@ def _tokens(results: Results) -> str:
     for name, codec in results.summary["codecs"].items():
         tokens = codec.get("tokens") or {}
         network = codec.get("complexity") or {}
-        if not tokens and not network:
-            continue
-        measured = codec["domains"]["all"]["payload_kbps_per_channel"]
-        lines.append(
-            [
-                name,
-                number(tokens.get("frame_rate")),
-                number(tokens.get("tokens_per_second")),
-                str(tokens.get("codebooks", "–")),
-                str(tokens.get("codebook_size", "–")),
-                number(tokens.get("nominal_kbps_per_channel")),
-                number(tokens.get("entropy_kbps_per_channel")),
-                number(measured),
-                number(_in(1e6, network.get("parameters"))),
-                number(_in(1e9, network.get("operations_per_second"))),
-            ]
-        )
+        if tokens or network:
+            measured = codec["domains"]["all"]["payload_kbps_per_channel"]
+            lines.append([name, *_token_cells(tokens, network, measured)])
     if not lines:
         return ""
-    header = [
-        "codec",
-        "frames/s",
-        "tokens/s",
-        "codebooks",
-        "entries",
-        "nominal kbit/s",
-        "entropy kbit/s",
-        "measured kbit/s",
-        "parameters, millions",
-        "operations, 10⁹ per second of audio",
-    ]
     introduction = (
         "Of one channel, counted. *Nominal*: at whole bits; *entropy*: at the entropy of each "
         "codebook in these recordings, too low where they are few; *measured*: the payload. "
         "Operations are multiplications and additions, of encoder and decoder."
     )
-    return f"## Tokens\n\n{introduction}\n\n" + table(header, lines)
+    return f"## Tokens\n\n{introduction}\n\n" + table(["codec", *_TOKEN_COLUMNS], lines)
+
+
+_TOKEN_COLUMNS = (
+    "frames/s",
+    "tokens/s",
+    "codebooks",
+    "entries",
+    "nominal kbit/s",
+    "entropy kbit/s",
+    "measured kbit/s",
+    "parameters, millions",
+    "operations, 10⁹ per second of audio",
+)
+
+
+def _token_cells(
+    tokens: dict[str, Any], network: dict[str, Any], measured: float | None
+) -> list[str]:
+    """Return the cells of `_TOKEN_COLUMNS`; `measured` is the rate in kbit/s of one channel."""
+    return [
+        number(tokens.get("frame_rate")),
+        number(tokens.get("tokens_per_second")),
+        str(tokens.get("codebooks", "–")),
+        str(tokens.get("codebook_size", "–")),
+        number(tokens.get("nominal_kbps_per_channel")),
+        number(tokens.get("entropy_kbps_per_channel")),
+        number(measured),
+        number(_in(1e6, network.get("parameters"))),
+        number(_in(1e9, network.get("operations_per_second"))),
+    ]
 
 
 def _in(unit: float, value: float | None) -> float | None:
-    return None if value is None else value / unit
+    if value is None:
+        return None
+    return value / unit
 
 
 def _failures(results: Results) -> str:
@@ -308,18 +336,15 @@ def _left_out(results: Results) -> str:
     """Problems of the data, and references that no metric can be asked about; the same for every
     codec.
     """
-    rows = [
-        [p["source"], "–" if not p["fatal"] else "all", p["reason"]]
-        for p in results.provenance["data"]["problems"]
-    ]
+    rows = []
+    for problem in results.provenance["data"]["problems"]:
+        metrics = "all" if problem["fatal"] else "–"
+        rows.append([problem["source"], metrics, problem["reason"]])
     first = results.codecs[0]
     for row in results.rows:
         if row.codec == first:
-            reasons: dict[str, list[str]] = {}
-            for name, score in row.scores.items():
-                if score.status == "reference_unscorable" and not name.startswith(_BANDS):
-                    reasons.setdefault(str(score.reason), []).append(name)
-            rows += [[row.clip, ", ".join(names), reason] for reason, names in reasons.items()]
+            for reason, names in _unscorable(row).items():
+                rows.append([row.clip, ", ".join(names), reason])
     if not rows:
         return "## Left out\n\nNothing."
     header = ["recording", "metrics", "reason"]
@@ -329,21 +354,27 @@ def _left_out(results: Results) -> str:
     )
 
 
+def _unscorable(row: Row) -> dict[str, list[str]]:
+    """Return the metrics that cannot be asked about a reference, by reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, score in row.scores.items():
+        if score.status == "reference_unscorable" and not name.startswith(_BANDS):
+            reasons.setdefault(str(score.reason), []).append(name)
+    return reasons
+
+
 def _costs(results: Results) -> str:
     rows = []
     for name, codec in results.summary["codecs"].items():
-        cost, books = results.costs[name], codec["codebooks"]
-        memory, latency = cost["peak_memory_bytes"], codec["latency_seconds"]
-        used = sum(book["used"] for book in books) / len(books) if books else None
+        cost = results.costs[name]
         rows.append(
             [
                 name,
                 number(cost["encode_real_time_factor"]),
                 number(cost["decode_real_time_factor"]),
-                number(memory / 2**20) if memory else "–",
-                number(latency * 1000) if latency is not None else "–",
-                f"{100 * used:.0f} %" if used is not None else "–",
-                " ".join(number(book["entropy_bits"]) for book in books) if books else "–",
+                number(_in(2**20, cost["peak_memory_bytes"] or None)),
+                number(_in(1e-3, codec["latency_seconds"])),
+                *_codebook_cells(codec["codebooks"]),
             ]
         )
     header = [
@@ -361,23 +392,38 @@ def _costs(results: Results) -> str:
     )
 
 
+def _codebook_cells(codebooks: list[dict[str, float]] | None) -> list[str]:
+    """Return the mean share of entries in use, and the entropy of each codebook."""
+    if not codebooks:
+        return ["–", "–"]
+    used = sum(book["used"] for book in codebooks) / len(codebooks)
+    return [f"{100 * used:.0f} %", " ".join(number(book["entropy_bits"]) for book in codebooks)]
+
+
 def _metrics(results: Results) -> str:
     rows = []
     for name, metric in results.summary["metrics"].items():
-        rate = f"{metric['sample_rate']} Hz" if metric["sample_rate"] else "native"
-        low, high = (number(value, 4) if value is not None else "∞" for value in metric["range"])
-        rows.append(
-            [name, f"{low} to {high}", rate, ", ".join(metric["domains"]), metric["source"]]
-        )
+        rate = "native"
+        if metric["sample_rate"]:
+            rate = f"{metric['sample_rate']} Hz"
+        low, high = (_bound(value) for value in metric["range"])
+        domains_of_metric = ", ".join(metric["domains"])
+        rows.append([name, f"{low} to {high}", rate, domains_of_metric, metric["source"]])
     return "## Metrics\n\n" + table(["metric", "range", "computed at", "domains", "source"], rows)
 
 
+def _bound(value: float | None) -> str:
+    if value is None:
+        return "∞"
+    return number(value, 4)
+
+
 def _provenance(results: Results) -> str:
-    p = results.provenance
-    versions = ", ".join(f"{name} {value}" for name, value in p["versions"].items() if value)
+    known = results.provenance
+    hardware = known["hardware"]
+    versions = [f"{name} {value}" for name, value in known["versions"].items() if value]
     return (
-        f"## Provenance\n\n{p['date']}; {p['hardware']['processor']}, {p['hardware']['cores']} "
-        f"cores, {p['device']}; "
-        f"resampler {p['resampler']}; {versions}. Settings and codecs: `provenance.json`, "
-        "`summary.json`."
+        f"## Provenance\n\n{known['date']}; {hardware['processor']}, {hardware['cores']} cores, "
+        f"{known['device']}; resampler {known['resampler']}; {', '.join(versions)}. "
+        "Settings and codecs: `provenance.json`, `summary.json`."
     )

@@ -22,7 +22,7 @@ def write_plots(results: Results) -> list[str]:
         import matplotlib
     except ImportError as error:
         raise MissingExtraError(
-            "plots need the package matplotlib: pip install codecplus[eval]"
+            "plots need the package matplotlib: pip install 'codecplus[eval]'"
         ) from error
     matplotlib.use("Agg")
     paths = []

@@ -121,7 +121,7 @@ class TableTask:
         yield from read_clips(
             recording,
             self.policy,
-            source=row_name(number, recording),
+            source=recording_name(number, recording),
             kind=kind,
             speaker=None if speaker is None else str(speaker),
         )
@@ -217,10 +217,10 @@ class MemoryTask:
         for number, recording in enumerate(self.recordings):
             if self.limit is not None and number >= self.limit:
                 return
-            yield from read_clips(recording, self.policy, source=row_name(number, recording))
+            yield from read_clips(recording, self.policy, source=recording_name(number, recording))
 
 
-def row_name(number: int, recording: Recording) -> str:
+def recording_name(number: int, recording: Recording) -> str:
     """Return the name of a row in the results: its number, and the name of its file if known."""
     if recording.file_name is None:
         return f"{number:06d}"

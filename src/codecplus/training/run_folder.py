@@ -6,7 +6,6 @@ Each file is written whole or not at all. It knows nothing of recordings or loss
 import json
 import os
 import shutil
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,10 @@ from codecplus.modeling_dac import (
     DacFeatureExtractor,
     DacModel,
 )
-from codecplus.system.paths import atomic_path
+from codecplus.system.paths import PARTIAL_FOLDER, atomic_files, atomic_path
 from codecplus.training.adversary import AdversarialTraining
 from codecplus.training.loop import Trainer
 from codecplus.training.recipe import Recipe
-
-_PARTIAL = ".partial-"  # begins the names of folders that are written
 
 
 class RunFolder:
@@ -59,15 +56,16 @@ class RunFolder:
 
     def keep(self, name: str, model: DacModel) -> None:
         """Write a checkpoint that stays beside the last one."""
-        export(model, self.milestone(name))
+        write_checkpoint(model, self.milestone(name))
 
     def create(self, recipe: Recipe) -> None:
         """Make the folders, remove what a killed run left half-written, and write the recipe."""
         self.training.mkdir(parents=True, exist_ok=True)
-        for left in [*self.path.glob(_PARTIAL + "*"), *self.training.glob(f"*/{_PARTIAL}*")]:
-            shutil.rmtree(left, ignore_errors=True)
+        for folder in (self.path, *self.training.glob("*/")):
+            for left in folder.glob(f"{PARTIAL_FOLDER}*"):
+                shutil.rmtree(left, ignore_errors=True)
         with atomic_path(self.recipe) as partial:
-            partial.write_text(json.dumps(recipe.as_dict(), indent=2) + "\n")
+            partial.write_text(json.dumps(recipe.as_dict(), indent=2) + "\n", encoding="utf-8")
 
     def refuse_to_overwrite(self) -> None:
         """Raise OutputExistsError if the folder holds a run or a checkpoint."""
@@ -117,7 +115,7 @@ class RunFolder:
             if trainer.adversary is not None:
                 self._write_discriminators(trainer.adversary)
             if trainer.quantized or trainer.step_number == trainer.recipe.schedule.steps:
-                export(trainer.average, self.path)
+                write_checkpoint(trainer.average, self.path)
 
     def _write_discriminators(self, adversary: AdversarialTraining) -> None:
         weights = adversary.discriminator.state_dict()
@@ -145,21 +143,15 @@ def checkpoint_to_load(name: str | os.PathLike) -> str | os.PathLike:
     return run.milestone(milestone)
 
 
-def export(model: DacModel, folder: Path) -> None:
+def write_checkpoint(model: DacModel, folder: Path) -> None:
     """Write a codec and its feature extractor to a folder, as `save_pretrained` does."""
     config = model.config
     extractor = DacFeatureExtractor(
         sampling_rate=config.sampling_rate, hop_length=config.hop_length
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=_PARTIAL) as partial:
+    with atomic_files(folder) as partial:
         model.save_pretrained(partial)
         extractor.save_pretrained(partial)
-        for path in sorted(Path(partial).iterdir()):
-            if path.is_file():
-                os.replace(path, folder / path.name)
-            elif path.is_dir():
-                shutil.copytree(path, folder / path.name, dirs_exist_ok=True)
 
 
 def resumed_recipe(state: dict[str, Any], recipe: Recipe | None) -> Recipe:

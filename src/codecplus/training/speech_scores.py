@@ -22,7 +22,7 @@ class SpeechScorer:
     """Scores pairs of signals at 16 kHz. A pair has no score where a metric gives none."""
 
     def __init__(self) -> None:
-        self._worker = Worker("codecplus.training.speech")
+        self._worker = Worker("codecplus.training.speech_scores")
         self._scored = 0
 
     def __call__(self, pairs: Sequence[Pair]) -> list[dict[str, float]]:

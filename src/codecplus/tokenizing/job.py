@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from codecplus._version import __version__
-from codecplus.audio.resampling import Resampler
+from codecplus.audio.blocks import resample_blocks
 from codecplus.checkpoints.identity import find_embedded
 from codecplus.codec import Codec
 from codecplus.errors import CodecPlusError, FileFormatError, InputError
@@ -28,10 +28,10 @@ from codecplus.recordings.cells import DecodedAudio, MixedBlocks, open_cell
 from codecplus.recordings.columns import AUDIO
 from codecplus.system.devices import available_cores
 from codecplus.system.progress import progress_bar
+from codecplus.tokenizing.counts import Statistics, describe
 from codecplus.tokenizing.outputs import LocalOutput, open_output
+from codecplus.tokenizing.reading import read_ordered
 from codecplus.tokenizing.shards import CodesFolder, CodesFormat, ShardWriter, open_shard
-from codecplus.tokenizing.statistics import Statistics, describe
-from codecplus.tokenizing.workers import read_ordered
 
 JOB, README, STATISTICS = "tokenize.json", "README.md", "statistics.json"
 _WINDOW_ROWS = 512
@@ -299,7 +299,7 @@ class _Job:
             return str(error), None
         started = time.perf_counter()
         try:
-            audio = resampled(
+            audio = resample_blocks(
                 blocks, blocks.sample_rate, self._codec.model_sample_rate, self._format.channels
             )
             codes = list(self._codec.network.encode_blocks(audio, self._format.num_codebooks))
@@ -310,18 +310,6 @@ class _Job:
         finally:
             blocks.close()
             self.pace.coding += time.perf_counter() - started
-
-
-def resampled(
-    blocks: Iterable[np.ndarray], from_rate: int, to_rate: int, channels: int
-) -> Iterator[np.ndarray]:
-    """Yield blocks (C, n) at another rate, without empty ones."""
-    resampler = Resampler(from_rate, to_rate, channels)
-    for block in blocks:
-        if (out := resampler.push(block)).shape[-1]:
-            yield out
-    if (out := resampler.flush()).shape[-1]:
-        yield out
 
 
 def shard_of_launcher() -> tuple[int, int]:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from codecplus.recordings.files import NamedFile, folder_prefixes
+from codecplus.recordings.listing import NamedFile, folder_prefixes
 
 
 def output_names(

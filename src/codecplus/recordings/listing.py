@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,14 +26,14 @@ class NamedFile(NamedTuple):
 
 
 class FoundFiles(NamedTuple):
-    """Files, and how many others the named folders hold, by suffix or by what they are."""
+    """Files, and a count of the others in the named folders, see `files_in_folder`."""
 
     files: list[NamedFile]
     left_out: dict[str, int]
 
 
 def audio_files(inputs: PathLike | Iterable[PathLike]) -> FoundFiles:
-    """Return the audio files among what a user named. See `find_files`."""
+    """Return the audio files that a user named, one by one or by folder. See `find_files`."""
     return find_files(inputs, AUDIO_SUFFIXES)
 
 
@@ -84,12 +84,33 @@ def files_in_folder(
 ) -> tuple[list[str], Counter[str]]:
     """Return the sorted names of a folder's files with certain suffixes, and a count of the others.
 
-    Names are relative to the folder, with slashes. The count is by suffix, or by what it is that is
-    no file; it leaves out `MANIFESTS`. Names that begin with a dot are skipped, folders of such
-    names with all they hold.
+    Names are relative to the folder, with slashes. The count is by suffix; links to folders, dead
+    links, devices and unreadable folders are counted under words of their own. `MANIFESTS` are not
+    counted. Files and folders whose names begin with a dot are skipped.
     """
     names: list[str] = []
     left_out: Counter[str] = Counter()
+    for path in _walk(folder, left_out):
+        suffix = path.suffix.lower()
+        if not os.path.isfile(path):
+            left_out[NO_FILES if os.path.exists(path) else DEAD_LINKS] += 1
+        elif suffix in suffixes:
+            names.append(path.relative_to(folder).as_posix())
+        elif path.name not in MANIFESTS:
+            left_out[suffix] += 1
+    return sorted(names), +left_out  # without those that are 0
+
+
+def holds_files(folder: Path, suffixes: Collection[str] = AUDIO_SUFFIXES) -> bool:
+    """Return whether `files_in_folder` finds any file; the search ends at the first one."""
+    return any(
+        path.suffix.lower() in suffixes and os.path.isfile(path)
+        for path in _walk(folder, Counter())
+    )
+
+
+def _walk(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
+    """Yield what lies in a folder and its subfolders; count folders that are not searched."""
 
     def count_unreadable(error: OSError) -> None:
         left_out[UNREADABLE] += 1
@@ -98,17 +119,8 @@ def files_in_folder(
         folders[:] = [name for name in folders if not name.startswith(".")]
         left_out[FOLDER_LINKS] += sum(os.path.islink(os.path.join(parent, f)) for f in folders)
         for name in files:
-            if name.startswith("."):
-                continue
-            path = Path(parent, name)
-            suffix = path.suffix.lower()
-            if not os.path.isfile(path):
-                left_out[NO_FILES if os.path.exists(path) else DEAD_LINKS] += 1
-            elif suffix in suffixes:
-                names.append(path.relative_to(folder).as_posix())
-            elif name not in MANIFESTS:
-                left_out[suffix] += 1
-    return sorted(names), +left_out  # without those that are 0
+            if not name.startswith("."):
+                yield Path(parent, name)
 
 
 def describe_left_out(left_out: Mapping[str, int]) -> str:
