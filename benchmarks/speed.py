@@ -1,30 +1,38 @@
 """Speed against transformers' own DacModel: same weights, same machine, one run, turn by turn;
-prints ratios.
+prints one table.
 
     python benchmarks/speed.py [--preset dac-44khz] [--seconds 30] [--rounds 3] [--threads N]
-                               [--clock processor] [--layers] [--mixed] [--memory 3600]
+                               [--clock processor] [--quick] [--layers] [--mixed] [--memory 3600]
 
 Weights are random: speed does not depend on them. On a machine that is not idle, one thread and
-`--clock processor` give ratios that still hold. `--layers` adds where the time goes, `--mixed`
+`--clock processor` give ratios that still hold. `--quick` leaves out transformers' compiled net,
+whose compilation takes a minute, and onnxruntime. `--layers` adds where the time goes, `--mixed`
 clips of many lengths in batches, `--memory` the peak over the weights for so many seconds,
 `--peers` EnCodec and the original package where they are installed.
 """
 
 import argparse
+import copy
+import platform
 import resource
 import statistics
+import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from transformers import DacConfig as StockConfig
 from transformers import DacModel as StockModel
 
-from codecplus import Codec, DacModel
+from codecplus import Codec, DacModel, load_codec
 from codecplus.configuration import load_preset, preset_names
+from codecplus.errors import CodecPlusError
+from codecplus.export import export_onnx
 from codecplus.inference.batched import encode_clips
 from codecplus.inference.chunked import decode_blocks, encode_blocks
 from codecplus.kernels import processor_flags, usable_set
@@ -48,10 +56,14 @@ def nets(preset: str) -> tuple[StockModel, DacModel]:
         "decoder_hidden_size",
         "downsampling_ratios",
         "n_codebooks",
+        "codebook_size",
+        "codebook_dim",
         "sampling_rate",
     )
     torch.manual_seed(0)
-    stock = StockModel(StockConfig(**{name: getattr(config, name) for name in fields})).eval()
+    stock_config = StockConfig(**{name: getattr(config, name) for name in fields})
+    stock_config.hidden_size = config.hidden_size  # which it derives from others
+    stock = StockModel(stock_config).eval()
     for name, parameter in stock.named_parameters():
         if "weight" in name and parameter.ndim == 3:
             torch.nn.init.normal_(
@@ -141,71 +153,126 @@ def kind_of(layer: torch.nn.Module) -> str | None:
     return {1: "pointwise", 7: "kernel 7"}.get(layer.kernel_size[0], "kernel 3")
 
 
+class Row(NamedTuple):
+    """One way to run the net."""
+
+    encode: Callable[[np.ndarray], Any]  # (S,) to codes
+    decode: Callable[[Any], Any]
+    codes: Callable[[Any], np.ndarray]  # as (K, T)
+    is_bf16: bool = False
+
+
+def stock_row(model: StockModel) -> Row:
+    def encode(audio: np.ndarray) -> torch.Tensor:
+        with torch.inference_mode():
+            return model.encode(torch.from_numpy(audio)[None, None].to(model.dtype)).audio_codes
+
+    def decode(codes: torch.Tensor) -> None:
+        with torch.inference_mode():
+            model.decode(audio_codes=codes)
+
+    return Row(encode, decode, lambda codes: codes[0].numpy(), model.dtype == torch.bfloat16)
+
+
+def codec_row(codec: Codec) -> Row:
+    return Row(codec.encode, codec.decode, np.asarray, codec.dtype == "bfloat16")
+
+
+def rows_to_compare(
+    args, stock: StockModel, models: dict[str, DacModel], folder: Path
+) -> dict[str, Row]:
+    """All rows of the table that this machine has; says why where it lacks one."""
+    rows = {"transformers": stock_row(stock)}
+    if "codecplus, bf16" in models:
+        rows["transformers, bf16"] = stock_row(copy.deepcopy(stock).bfloat16())
+    if not args.quick:
+        compiled = copy.deepcopy(stock)
+        compiled.encoder.compile()
+        compiled.decoder.compile()
+        rows["transformers, compiled"] = stock_row(compiled)
+    rows |= {name: codec_row(Codec(model)) for name, model in models.items()}
+    if not args.quick:
+        try:
+            export_onnx(models["codecplus"], folder)
+            rows["onnxruntime"] = codec_row(load_codec(folder))
+        except CodecPlusError as error:
+            print(f"without onnxruntime: {error}")
+    return rows
+
+
 def compare(
     args, stock: StockModel, models: dict[str, DacModel], clock: Callable[[], float]
 ) -> None:
-    config = models["fp32"].config
-    samples = (
-        max(1, int(args.seconds * config.sampling_rate) // config.hop_length) * config.hop_length
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        _compare(args, rows_to_compare(args, stock, models, Path(folder)), models, clock)
+
+
+def _compare(
+    args, rows: dict[str, Row], models: dict[str, DacModel], clock: Callable[[], float]
+) -> None:
+    config = models["codecplus"].config
+    hop = config.hop_length
+    samples = max(1, int(args.seconds * config.sampling_rate) // hop) * hop
     audio = (np.random.default_rng(0).standard_normal(samples) * 0.1).astype(np.float32)
-    tensor = torch.from_numpy(audio)[None, None]
-    codecs = {name: Codec(model) for name, model in models.items()}
-    for codec in codecs.values():  # kernels order their weights at first use
-        codec.decode(codec.encode(audio[: config.sampling_rate]))
+    for name in list(rows):  # kernels order their weights, and compilers compile, at first use
+        try:
+            rows[name].decode(rows[name].encode(audio))
+        except Exception as error:
+            print(f"without {name}: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
+            del rows[name]
 
-    def turn(encode, decode):
-        moments = [clock()]
-        codes = encode()
-        moments.append(clock())
-        decode(codes)
-        moments.append(clock())
-        return np.diff(moments), codes
-
-    times: dict[str, list[np.ndarray]] = {name: [] for name in ("stock fp32", *codecs)}
+    times: dict[str, list[np.ndarray]] = {name: [] for name in rows}
     agreement = {}
     for _ in range(args.rounds):
-        with torch.inference_mode():
-            seconds, reference = turn(
-                lambda: stock.encode(tensor).audio_codes,
-                lambda codes: stock.decode(audio_codes=codes),
-            )
-        times["stock fp32"].append(seconds)
-        for name, codec in codecs.items():
-            seconds, latents = turn(lambda codec=codec: codec.encode(audio), codec.decode)
-            times[name].append(seconds)
-            agreement[name] = np.asarray(latents) == reference[0].numpy()
+        reference = None
+        for name, row in rows.items():
+            moments = [clock()]
+            codes = row.encode(audio)
+            moments.append(clock())
+            row.decode(codes)
+            moments.append(clock())
+            times[name].append(np.diff(moments))
+            if reference is None:
+                reference = row.codes(codes)
+            agreement[name] = row.codes(codes) == reference
 
     length = samples / config.sampling_rate
     target = usable_set()
-    how = f", {target.name} kernels" if target else ", no kernels"
+    how = f"{target.name} kernels" if target else "no kernels"
     print(
         f"{args.preset}, {length:.1f} s, {torch.get_num_threads()} thread(s), {args.clock} time, "
-        f"median of {args.rounds} round(s){how}"
+        f"median of {args.rounds} round(s), {how}, {processor_name()}"
     )
-    print(
-        f"{'':<14}{'encode':>10}{'decode':>10}{'ratio':>8}{'of peak':>9}   codes equal to stock's"
-    )
-    work = 2 * macs_per_second(models["fp32"]) * length
-    for name, rows in times.items():
-        encode, decode = np.median(rows, axis=0)
+    print(f"{'':<24}{'encode':>10}{'decode':>10}{'ratio':>8}{'of GEMM':>9}   codes equal")
+    work = 2 * macs_per_second(models["codecplus"]) * length
+    for name, turns in times.items():
+        encode, decode = np.median(turns, axis=0)
         ratio = statistics.median(
-            base.sum() / row.sum() for base, row in zip(times["stock fp32"], rows, strict=True)
+            base.sum() / turn.sum() for base, turn in zip(times["transformers"], turns, strict=True)
         )
-        peak = matmul_peak(torch.bfloat16 if name == "bf16" else torch.float32, clock)
-        equal = agreement.get(name)
-        told = "" if equal is None else f"{equal.mean():.4%}, first codebook {equal[0].mean():.4%}"
+        peak = matmul_peak(torch.bfloat16 if rows[name].is_bf16 else torch.float32, clock)
         print(
-            f"{name:<14}{length / encode:>8.2f} x{length / decode:>8.2f} x{ratio:>6.2f} x"
-            f"{work / (encode + decode) / peak:>8.0%}   {told}"
+            f"{name:<24}{length / encode:>8.2f} x{length / decode:>8.2f} x{ratio:>6.2f} x"
+            f"{work / (encode + decode) / peak:>8.0%}   {agreement[name].mean():.4%}"
         )
     if args.layers:
         for name, model in models.items():
-            spent = time_by_layer(model, tensor, clock)
+            spent = time_by_layer(model, torch.from_numpy(audio)[None, None], clock)
             shares = ", ".join(
                 f"{kind} {part / spent.total():.0%}" for kind, part in spent.most_common()
             )
             print(f"{name}: {1000 * spent.total() / length:.0f} ms per second: {shares}")
+
+
+def processor_name() -> str:
+    """The processor's name, where Linux tells it."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return (
+                next(line for line in file if line.startswith("model name")).split(": ")[1].strip()
+            )
+    except (OSError, StopIteration, IndexError):
+        return platform.processor() or platform.machine()
 
 
 def compare_mixed(args, model: DacModel, clock: Callable[[], float]) -> None:
@@ -290,7 +357,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="default: torch's own choice")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--memory", type=float, default=0.0, metavar="SECONDS")
-    for name in ("layers", "mixed", "peers"):
+    for name in ("quick", "layers", "mixed", "peers"):
         parser.add_argument(f"--{name}", action="store_true")
     args = parser.parse_args()
     if args.threads:
@@ -299,9 +366,9 @@ def main() -> None:
 
     stock, ours = nets(args.preset)
     plain = copy_of(stock, ours.config, torch.float32).allow_kernels(False)
-    models = {"fp32, plain": plain, "fp32": ours}
+    models = {"codecplus, no kernels": plain, "codecplus": ours}
     if multiplies_bf16(torch.device("cpu"), processor_flags()):
-        models["bf16"] = copy_of(stock, ours.config, torch.bfloat16)
+        models["codecplus, bf16"] = copy_of(stock, ours.config, torch.bfloat16)
     compare(args, stock, models, clock)
     del stock
     if args.mixed:
@@ -309,7 +376,7 @@ def main() -> None:
             print(name, end=": ")
             compare_mixed(args, model, clock)
     if args.memory:
-        show_memory(args.memory, models.get("bf16", ours))
+        show_memory(args.memory, models.get("codecplus, bf16", ours))
     if args.peers:
         show_peers(args, clock)
 
