@@ -289,6 +289,17 @@ def test_weights_by_kind_need_the_kind_of_every_recording(folder):
         shares(folder, weights={"speech": 1})
 
 
+def test_weights_for_data_that_cannot_be_read_name_them(speakers):
+    (speakers / "noise").mkdir()
+    (speakers / "noise" / "a.wav").write_bytes(b"no audio")
+    data = [speakers / "talk", speakers / "noise"]
+    with (
+        pytest.warns(UserWarning, match="1 unreadable files are skipped"),
+        pytest.raises(InputError, match=r"there are weights for \S*noise, of which there is no"),
+    ):
+        shares(data, weights=[1, 1])
+
+
 @pytest.mark.parametrize(("unit", "count"), [("speaker", 2), ("folder", 6)])
 def test_whole_speakers_and_folders_are_held_out(speakers, unit, count):
     cutter = Cutter(RATE, 100, PLAIN)

@@ -3,6 +3,7 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -293,7 +294,7 @@ def test_without_a_terminal_a_run_prints_what_it_is_and_a_line_at_each_log(place
     printed = capsys.readouterr().err.splitlines()
     text = "\n".join(printed)
     assert f"training {tmp_path / 'out'}: 8 steps" in text
-    assert "recordings: 19 files, 0.0 hours" in text
+    assert "recordings: 20 files, 0.0 hours to train on, 0 to validate with" in text
     assert "computing: float32 on cpu, 1 processes, 4 crops of 0.02 s a step" in text
     assert (
         "warm-up from step 0; quantizer from step 2; discriminators from step 3; "
@@ -337,6 +338,63 @@ def test_the_best_checkpoint_and_milestones_are_kept_and_can_be_started_from(
         run_folder.checkpoint_to_load(f"{tmp_path / 'out'}@step-5")
 
 
+def test_codebooks_that_are_not_placed_yet_are_neither_scored_nor_saved(
+    place, tmp_path, monkeypatch
+):
+    quantized = []
+
+    def score(self, model, quantize):
+        quantized.append(quantize)
+        return Validation({"mel": 1.0}, [clip.audio for clip in self.clips])
+
+    monkeypatch.setattr(runs.Validator, "__call__", score)
+    begin, seen = Trainer._begin_phase, []
+
+    def look(trainer):
+        seen.append((tmp_path / "out" / "config.json").exists())
+        begin(trainer)
+
+    monkeypatch.setattr(Trainer, "_begin_phase", look)
+    recipe = Recipe.load(place / "phased.json", {"schedule.steps": 5})  # quantizes from step 2 on
+    options = replace(OPTIONS, validate_every=1, save_every=1)
+    train(recipe, place / "recordings", tmp_path / "out", options=options)
+    assert quantized == [False, False, True, True, True]
+    assert seen == [False, False, False, True, True]
+
+
+def test_without_validation_all_recordings_are_trained_on(place, tmp_path, monkeypatch):
+    heard = []
+    begin = runs.Run._begin
+
+    def look(run):
+        heard.append((len(run.trainer.batches.crops.source.files), run.validator is not None))
+        begin(run)
+
+    monkeypatch.setattr(runs.Run, "_begin", look)
+    recipe = Recipe.load(place / "paper.json", {"schedule.steps": 1})
+    for every in (0, 5):
+        options = replace(OPTIONS, validate_every=every)
+        out = tmp_path / str(every)
+        train(recipe, place / "recordings", out, options=options)
+    assert heard == [(20, False), (19, True)]
+    with pytest.raises(InputError, match="got validate_every=0 with hold_out='folder'"):
+        train(recipe, place / "recordings", tmp_path / "o", hold_out="folder", options=OPTIONS)
+    with pytest.raises(InputError, match="expected validate_every of 0 or more, got -1"):
+        replace(OPTIONS, validate_every=-1)
+
+
+def test_a_resumed_run_warns_of_other_recordings(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs.Run, "_train", lambda run: run.trainer.step())
+    recipe = Recipe.load(place / "paper.json")
+    train(recipe, place / "recordings", tmp_path / "out", options=OPTIONS)
+    again = {"resume": True, "options": OPTIONS}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(None, place / "recordings", tmp_path / "out", **again)
+    with pytest.warns(UserWarning, match="are not those of the run that is resumed"):
+        train(None, place / "recordings" / "3.wav", tmp_path / "out", **again)
+
+
 def test_milestones_are_kept_at_the_steps_of_the_recipe(place, tmp_path):
     recipe = Recipe.load(place / "paper.json", {"schedule.keep_at": [2, 4]})
     assert recipe.schedule.scaled(4).keep_at == [1, 2]
@@ -349,9 +407,10 @@ def test_weights_and_whole_speakers_from_the_command_line(place, tmp_path):
     rows = [f"recordings/{n}.wav,{('speech', 'music')[n % 2]},s{n % 4}" for n in range(20)]
     (place / "MANIFEST.csv").write_text("\n".join(["path,kind,speaker", *rows]))
     arguments = ("train", "--preset", str(place / "paper.json"), "--steps", "1", *HERE)
-    data = ("--data", str(place / "recordings"), "--hold-out", "speaker")
+    data = ("--data", str(place / "recordings"), "--hold-out", "speaker", "--validate-every", "1")
     out = ("-o", str(tmp_path / "out"))
     assert main([*arguments, *data, "--weights", "speech=3", "music=1", *out]) == 0
+    assert "validation/mel" in (tmp_path / "out" / "training" / "log.jsonl").read_text()
 
 
 def test_recordings_of_silence_are_refused(place, tmp_path):

@@ -200,6 +200,11 @@ class FileSource:
         path = self.files[_draw_index(self._ends, random)].path
         return path.name, path
 
+    def fingerprint(self) -> int:
+        """Return a number that changes with the files, their order or their weights."""
+        named = [(file.path.name, file.num_samples) for file in self.files]
+        return zlib.crc32(repr((named, self._ends.tolist())).encode())
+
 
 class TableSource:
     """Rows of a table.
@@ -671,13 +676,32 @@ class Batches:
 
     def state_dict(self) -> dict[str, Any]:
         """Return a state that continues after the last batch taken."""
-        return {"position": self.position, "stream": self._streamed}
+        return {
+            "position": self.position,
+            "stream": self._streamed,
+            "recordings": self._fingerprint(),
+        }
+
+    def _fingerprint(self) -> int | None:
+        """Return a number of the recordings and how they are drawn, None where it is unknown."""
+        source = getattr(self.crops, "source", None)
+        if isinstance(source, FileSource):
+            return source.fingerprint()
+        return None
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the batch at which `state_dict` returned this state.
 
-        Those batches must have been made with the same arguments.
+        Those batches must have been made with the same arguments. Other files or weights are
+        warned of.
         """
+        before = state.get("recordings")  # states of earlier versions have none
+        if self.rank == 0 and before is not None and before != self._fingerprint():
+            warnings.warn(
+                "the recordings, their weights or those held out are not those of the run that is "
+                "resumed: it goes on with other crops",
+                stacklevel=2,
+            )
         self.close()
         self.position = state["position"]
         self._streamed = state["stream"]

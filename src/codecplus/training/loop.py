@@ -185,6 +185,13 @@ class Trainer:
         return self.fine_tune or self.step_number >= self.recipe.schedule.quantize_at
 
     @property
+    def has_codebooks(self) -> bool:
+        """Whether the codebooks have been placed or trained. At the step where quantization begins
+        they are random still.
+        """
+        return self.fine_tune or self.step_number > self.recipe.schedule.quantize_at
+
+    @property
     def frozen(self) -> bool:
         """Whether encoder and codebooks are frozen at this step.
 
@@ -582,8 +589,7 @@ class Trainer:
 
     def _latent_gradient(self, latents: Tensor, batch: Batch) -> Tensor:
         """Return the gradient (B, D, T) of the reconstruction losses at the decoder's input."""
-        has_codebooks = self.fine_tune or self.step_number > self.recipe.schedule.quantize_at
-        if has_codebooks:
+        if self.has_codebooks:
             latents = self.model.quantizer.eval()(latents)[0]
             self.model.quantizer.train()
         with torch.enable_grad():

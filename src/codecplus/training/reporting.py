@@ -136,8 +136,11 @@ class Window:
         )
 
 
-def banner(trainer: Trainer, output: Any) -> str:
-    """Return lines about the recordings, model, device, precision and phases of a run."""
+def banner(trainer: Trainer, output: Any, clips: int = 0) -> str:
+    """Return lines about the recordings, model, device, precision and phases of a run.
+
+    `clips` is the number of recordings to validate with.
+    """
     recipe = trainer.recipe
     parameters = 0
     trained = 0
@@ -153,7 +156,7 @@ def banner(trainer: Trainer, output: Any) -> str:
     return "\n".join(
         [
             f"training {output}: {recipe.schedule.steps} steps{start}",
-            f"  recordings: {_recordings(trainer.batches)}",
+            f"  recordings: {_recordings(trainer.batches)} to train on, {clips} to validate with",
             f"  model: {parameters / 1e6:.1f} M parameters, {trained / 1e6:.1f} M of them trained",
             f"  computing: {dtype} on {trainer.device}, {trainer.processes.count} processes, "
             f"{recipe.batch} crops of {seconds:.2f} s a step",

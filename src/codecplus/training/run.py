@@ -59,7 +59,7 @@ class RunOptions:
     precision: str = "auto"
     cpu: bool = False
     save_every: int = 500  # steps
-    validate_every: int = 1000  # 0: never
+    validate_every: int = 1000  # steps; 0: never, and no recording is kept for it
     keep_every: int = 0  # steps between checkpoints that are kept; 0: only the last is kept
     log_every: int = 10
     tracker: str = "tensorboard"
@@ -72,6 +72,9 @@ class RunOptions:
         for name in ("accumulate", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        for name in ("validate_every", "keep_every"):
+            if getattr(self, name) < 0:
+                raise InputError(f"expected {name} of 0 or more, got {getattr(self, name)}")
 
 
 def train(
@@ -103,13 +106,15 @@ def train(
         decoder_width: the same for the decoder, which begins with its most channels.
         resume: continue the run in `output` from its last save, with the same recipe.
         validation: data to validate with; by default a small part of `data`, which is then not
-            trained on.
+            trained on. Where `options.validate_every` is 0, all of `data` is trained on.
         table: how a data set is read.
         weights: share of each of several folders or files in `data`, in their order, or of each
             kind of recording by its name in the manifest, such as `{"speech": 9, "music": 1}`.
             Without it every second counts the same, or as `recipe.drawing` says.
         hold_out: the unit that is kept for validation: `file`, `speaker` or `folder`.
         options: how this machine carries out the recipe.
+
+    To resume, give the same data, weights and hold_out.
 
     Raises:
         InputError: for arguments or data that cannot be used.
@@ -135,13 +140,30 @@ def train(
     _check_recipe(recipe, start.fine_tune)
 
     accelerator = _accelerator(options, _leaves_parts_unused(recipe, start.fine_tune))
-    sampling = Sampling(weights=weights, drawing=recipe.drawing, hold_out=hold_out)
+    sampling = Sampling(
+        weights=weights, drawing=recipe.drawing, hold_out=_held_out(hold_out, options)
+    )
     with ended_group(accelerator):
         batches, clips = _open_batches(
             start, data, validation, table, sampling, options, accelerator
         )
         trainer = _new_trainer(start, batches, options, accelerator)
         return Run(trainer, folder, options, clips).run()
+
+
+def _held_out(hold_out: str, options: RunOptions) -> str | None:
+    """Return the unit to keep for validation; None without validation.
+
+    Raises InputError where whole speakers or folders are to be kept for no validation.
+    """
+    if options.validate_every:
+        return hold_out
+    if hold_out != "file":
+        raise InputError(
+            f"expected validation of what is held out, got validate_every=0 with hold_out="
+            f"{hold_out!r}; leave one of them away"
+        )
+    return None
 
 
 @dataclass(frozen=True)
@@ -422,7 +444,8 @@ class Run:
                 stacklevel=4,
             )
         if self.options.progress:
-            self._say(banner(self.trainer, self.folder.path))
+            clips = len(self.validator.clips) if self.validator is not None else 0
+            self._say(banner(self.trainer, self.folder.path, clips))
 
     def _say(self, text: str) -> None:
         """Print to stderr, in one of the processes."""
@@ -479,7 +502,7 @@ class Run:
         if not self.accelerator.is_main_process:
             return
         rate = validator.sample_rate
-        validation = validator(self.trainer.average, quantize=self.trainer.quantized)
+        validation = validator(self.trainer.average, quantize=self.trainer.has_codebooks)
         scores = {f"validation/{name}": value for name, value in validation.scores.items()}
         self.tracker.numbers(scores, step)
         self._keep_if_best(validation.scores["mel"])
@@ -496,7 +519,7 @@ class Run:
         """
         progress = self.trainer.progress
         best = progress.get("best")  # states of earlier versions have none
-        if self.trainer.quantized and (best is None or mel < best):
+        if self.trainer.has_codebooks and (best is None or mel < best):
             progress["best"] = mel
             self._keep("best")
 
@@ -513,7 +536,7 @@ class Run:
         return bool(self.accelerator.reduce(asked, "sum"))
 
     def save(self) -> None:
-        """Write the state, and the checkpoint once latents are quantized."""
+        """Write the state, and the checkpoint once there are codebooks."""
         from accelerate.utils import gather_object
 
         batches = gather_object([self.trainer.batches.state_dict()])

@@ -96,7 +96,7 @@ class RunFolder:
             ) from error
 
     def write_state(self, trainer: Trainer, batches: list[dict[str, Any]]) -> None:
-        """Write the state, the discriminators, and once latents are quantized the checkpoint.
+        """Write the state, the discriminators, and once there are codebooks the checkpoint.
 
         `batches` holds the state of each process's batches.
         """
@@ -114,7 +114,7 @@ class RunFolder:
             torch.save(state, partial)
             if trainer.adversary is not None:
                 self._write_discriminators(trainer.adversary)
-            if trainer.quantized or trainer.step_number == trainer.recipe.schedule.steps:
+            if trainer.has_codebooks or trainer.step_number == trainer.recipe.schedule.steps:
                 write_checkpoint(trainer.average, self.path)
 
     def _write_discriminators(self, adversary: AdversarialTraining) -> None:

@@ -63,15 +63,15 @@ class Sampling:
             by its duration, or by `drawing`.
         drawing: how recordings are drawn, as `Recipe.drawing` says.
         hold_out: the unit that is kept for validation: a `file`, all recordings of a `speaker`, or
-            all files in a `folder`.
+            all files in a `folder`. None: nothing is kept.
     """
 
     weights: Sequence[float] | Mapping[str, float] | None = None
     drawing: str = "duration"
-    hold_out: str = "file"
+    hold_out: str | None = "file"
 
     def __post_init__(self) -> None:
-        if self.hold_out not in HOLD_OUTS:
+        if self.hold_out is not None and self.hold_out not in HOLD_OUTS:
             raise InputError(f"expected hold_out {' or '.join(HOLD_OUTS)}, got {self.hold_out!r}")
 
 
@@ -106,7 +106,7 @@ def open_data(
         cutter: makes the crops.
         batch: crops per batch of this process.
         validation: the same kinds of data; by default a small part of `data`, which is not trained
-            on.
+            on, if `sampling` holds out some.
         options: how a data set is read.
         sampling: how often recordings are drawn, and which are kept for validation.
         seed, rank, processes, workers: see `Crops` and `Batches`.
@@ -123,13 +123,15 @@ def open_data(
     clips: list[ValidationClip] = []
     if validation is not None:
         clips = _validation_clips(_open(validation, options), cutter, report=rank == 0)
-    holds_out = validation is None
+    unit = sampling.hold_out
+    if validation is not None:
+        unit = None
     by_duration = sampling.drawing == "duration"
     crops: Crops | StreamedCrops
     if isinstance(recordings, FileRecordings):
         files = readable_files(recordings, report=rank == 0)
-        if holds_out:
-            files, held_files = _hold_out(files, recordings, sampling.hold_out)
+        if unit is not None:
+            files, held_files = _hold_out(files, recordings, unit)
             clips = _file_clips(held_files, cutter)
         weights = _file_weights(files, recordings, sampling)
         crops = Crops(FileSource(files, weights), cutter, seed)
@@ -137,12 +139,12 @@ def open_data(
         recordings = _share(recordings, rank, processes)
         # Rows are held out after the stream is split: no other process sees this share. Rows that
         # are skipped before the split would be missing in another part of each share.
-        if holds_out and rank == 0:
+        if unit is not None and rank == 0:
             clips = _clips(recordings.with_data(recordings.data.take(_HELD_ROWS)), cutter)
             recordings = recordings.with_data(recordings.data.skip(_HELD_ROWS))
         crops = StreamedCrops(recordings, cutter, batch, seed=seed + rank, by_duration=by_duration)
     else:
-        if holds_out:
+        if unit is not None:
             recordings, clips = _hold_out_rows(recordings, cutter)
         crops = Crops(TableSource(recordings, by_duration=by_duration), cutter, seed)
     return Batches(crops, batch, rank=rank, processes=processes, workers=workers), clips
@@ -164,7 +166,7 @@ def _refuse_sampling_of_tables(sampling: Sampling) -> None:
     """Raise InputError for options that only audio files and folders have."""
     if sampling.weights is not None:
         raise InputError("weights are for audio files and folders; a table is drawn as one")
-    if sampling.hold_out != "file":
+    if sampling.hold_out not in ("file", None):
         raise InputError(
             f"hold_out={sampling.hold_out!r} is for audio files and folders; give recordings to "
             "validate with instead"
@@ -234,7 +236,7 @@ def _file_weights(
     if sampling.weights is None and by_duration:
         return None
     classes = _classes(files, recordings, sampling.weights)
-    shares = _shares(classes, len(recordings.inputs), sampling.weights)
+    shares = _shares(classes, recordings.inputs, sampling.weights)
     own = [file.seconds if by_duration else 1.0 for file in files]
     sums: dict[int | str, float] = {}
     for name, weight in zip(classes, own, strict=True):
@@ -279,7 +281,7 @@ def _input_of(path: Path, recordings: FileRecordings) -> int:
 
 def _shares(
     classes: Sequence[int | str],
-    num_inputs: int,
+    inputs: Sequence[Path],
     weights: Sequence[float] | Mapping[str, float] | None,
 ) -> dict[int | str, float]:
     """Return the share of each class of recordings.
@@ -292,24 +294,23 @@ def _shares(
     shares: dict[int | str, float]
     if isinstance(weights, Mapping):
         shares = {**weights}
-        described = "kind"
+        unknown = [f"kind {name}" for name in weights if name not in present]
     else:
-        if len(weights) != num_inputs:
+        if len(weights) != len(inputs):
             raise InputError(
-                f"expected a weight for each of {num_inputs} data, got {len(weights)} weights"
+                f"expected a weight for each of {len(inputs)} data, got {len(weights)} weights"
             )
         shares = dict(enumerate(weights))
-        described = "data number"
-    unknown = sorted(str(name) for name in set(shares) - present)
+        unknown = [str(path) for number, path in enumerate(inputs) if number not in present]
     if unknown:
         raise InputError(
-            f"there are weights for {described} {', '.join(unknown)}, of which there is no "
+            f"there are weights for {', '.join(unknown)}, of which there is no "
             "recording to train on"
         )
     missing = sorted(str(name) for name in present - set(shares))
     if missing:
         raise InputError(
-            f"there is no weight for {described} {', '.join(missing)}; give 0 to leave it out"
+            f"there is no weight for kind {', '.join(missing)}; give 0 to leave it out"
         )
     if min(shares.values()) < 0 or not 0 < sum(shares.values()) < math.inf:
         raise InputError(f"expected weights of 0 or more, not all 0, got {list(shares.values())}")
