@@ -122,6 +122,26 @@ def test_no_part_imports_itself_through_others():
             del below[name]
 
 
+@pytest.mark.parametrize(
+    ("package", "decorators"),
+    [
+        ("losses", {"loss"}),
+        ("eval/metrics", {"metric", "metric_family", "set_metric"}),
+        ("eval/codecs", {"codec_adapter"}),
+    ],
+)
+def test_a_file_that_registers_something_is_imported_by_its_package(package, decorators):
+    opening = (PACKAGE / package / "__init__.py").read_text()
+    registering = []
+    for path in (PACKAGE / package).glob("[!_]*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and decorators & {a.name for a in node.names}:
+                registering.append(path.stem)
+    assert registering
+    for name in registering:
+        assert re.search(rf"\b{name} (import|as) ", opening), f"name {name} in __init__.py"
+
+
 def test_the_model_folder_is_what_the_hub_receives():
     for path in (PACKAGE / "modeling_dac").glob("*_dac.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import GEOMETRIES, tiny_model
 
+import codecplus.compression
 from codecplus import Codec, CompressionOptions, load_codec
 from codecplus.errors import (
     CodecPlusError,
@@ -343,6 +344,25 @@ def test_a_bad_file_of_a_batch_takes_no_other_along(codec, rng, tmp_path):
     assert [path.name for path in (tmp_path / "again").iterdir()] == ["c.wav"]
 
 
+def test_a_file_that_the_system_refuses_takes_no_other_along(codec, tmp_path, monkeypatch):
+    for name in ("a.wav", "b.wav", "c.wav"):
+        save_audio(np.zeros(640), tmp_path / name, 16000)
+
+    def locked(source, *_):
+        if source.name == "b.wav":
+            raise PermissionError(13, "Permission denied", str(source))
+        return open_audio(source, *_)
+
+    open_audio = codecplus.compression.open_audio
+    monkeypatch.setattr("codecplus.compression.open_audio", locked)
+    (tmp_path / "out").mkdir()
+    sources = [tmp_path / name for name in ("a.wav", "b.wav", "c.wav")]
+    said = r"1 of 3 files failed, the others .*b\.wav: .*b\.wav: permission denied"
+    with pytest.raises(PermissionError, match=said):
+        codec.compress(sources, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.dacp", "c.dacp"]
+
+
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize(
     "settings",
@@ -471,5 +491,10 @@ def test_map_of_datasets_goes_on_over_bad_clips(codec, rng, tmp_path, bad):
             assert np.shape(row["codes"])[0] == 4
     with pytest.raises(InputError, match="batched=True"):
         rows.map(codec.encode_batch)
+    for cells in ([0.1] * 900, np.zeros(900), torch.zeros(900), None, "a.wav"):
+        with pytest.raises(InputError, match="batched=True"):
+            codec.encode_batch({"audio": cells})
+    for cells in ([[0.1] * 900], np.zeros((1, 900)), torch.zeros(1, 900), []):
+        assert codec.encode_batch({"audio": cells})["error"] == [""] * len(cells)
     stereo = rows.map(codec.encode_batch, batched=True, fn_kwargs={"channels": 2})
     assert stereo.features["codes"] == codec.batch_features(channels=2)["codes"]

@@ -93,6 +93,54 @@ def test_tensors_keep_what_arrays_keep(codec, clips):
         other.decode(codes[:, :2])
 
 
+def test_the_clips_of_a_batch_are_taken_out_in_any_way(codec, clips):
+    # As arrays they would decode at another rate and level, without a word.
+    batch = codec.encode(torch.from_numpy(clips), 8000, loudness=-30)  # (B, C, K, T)
+    expected = [codec.decode(codec.encode(clip, 8000, loudness=-30)) for clip in clips]
+    ways = {
+        "for": list(batch),
+        "unbind": batch.unbind(),
+        "split": [part.squeeze(0) for part in batch.split(1)],
+        "chunk": [part[0] for part in batch.chunk(len(clips))],
+        "select": [batch.select(0, i) for i in range(len(clips))],
+        "narrow": [batch.narrow(0, i, 1).flatten(0, 1) for i in range(len(clips))],
+        "unsqueeze": [part.unsqueeze(0)[0] for part in batch],
+    }
+    for way, parts in ways.items():
+        for part, audio in zip(parts, expected, strict=True):
+            np.testing.assert_array_equal(codec.decode(part), audio, err_msg=way)
+    first, rest = batch.split([2, 2], dim=-2)
+    assert (first.num_samples, getattr(rest, "info", None)) == (clips.shape[-1], None)
+    begin, end = batch.tensor_split(2, dim=-1)
+    assert (begin.info, end.info, begin.num_samples, end.num_samples) == (batch.info,) * 2 + (
+        None,
+    ) * 2
+    for other in (batch.transpose(-1, -2), batch.view(len(clips), -1), batch.to(torch.uint8)):
+        assert getattr(other, "info", None) is None
+
+
+def test_arrays_are_shaped_otherwise_with_what_stays_true(codec, clips):
+    codes = codec.encode(clips[0, :1], 8000, loudness=-30)  # (1, K, T)
+    expected = codec.decode(codes)
+    for view in (
+        codes.squeeze(),
+        np.squeeze(codes, 0),
+        codes.reshape(codes.shape[1:]),
+        codes.take(0, 0),
+    ):
+        np.testing.assert_array_equal(codec.decode(view), expected[0])
+    np.testing.assert_array_equal(codec.decode(np.expand_dims(codes[0], 0)), expected)
+    mono = codes[0]
+    assert mono.take([0, 1], axis=0).num_samples == codes.num_samples
+    for other in (
+        mono.take([1, 0], axis=0),
+        np.take(mono, [2, 3], axis=0),
+        mono.T,
+        mono.repeat(2, axis=0),
+    ):
+        assert getattr(other, "info", None) is None
+
+
 def test_variable_rate_and_plain_tensors_decode(codec, clips, rng):
     codes = codec.encode(torch.from_numpy(clips[0, 0]), rate_control="vbr", quality=3)
     assert int(codes.min()) == -1
@@ -144,6 +192,7 @@ def test_audio_that_datasets_did_not_decode(codec, clips, tmp_path, name):
     for codes in batch:
         np.testing.assert_array_equal(codes, expected)
     assert codec.encode_batch({"audio": [cell, (clips[0, 0], 8000)]})["error"] == ["", ""]
+    assert codec.encode_batch({"audio": ["gone.wav"]})["error"] == ["there is no such file"]
     with pytest.raises(InputError, match="knows its own rate"):
         codec.encode(cell, 8000)
 
@@ -200,7 +249,9 @@ def test_a_wrong_type_says_what_to_call_instead(codec, clips, tmp_path):
         codec.encode(datasets.Dataset.from_list([{"audio": 1}]))
 
 
-@pytest.mark.parametrize("call", ["encode", "compress", "file", "push", "encode_clips", "list"])
+@pytest.mark.parametrize(
+    "call", ["encode", "compress", "file", "push", "encode_clips", "list", "listen"]
+)
 def test_peaks_far_beyond_full_scale_are_warned_of_once(codec, clips, tmp_path, call):
     def use(audio):
         if call == "push":
@@ -316,6 +367,26 @@ def test_moving_and_casting_keep_codes_of_the_same_model(codec, clips):
     for device, message in [("nonsense", "no device nonsense"), (torch.float64, "expected dtype")]:
         with pytest.raises(InputError, match=message):
             codec.to(device)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("fast", [False, True])
+def test_an_automatic_precision_gives_the_codes_of_fp32(clips, tmp_path, monkeypatch, causal, fast):
+    monkeypatch.setattr("codecplus.inference.loading._decodes_faster_in_bf16", lambda device: fast)
+    tiny_model(causal=causal, **GEOMETRIES["odd"]).save_pretrained(tmp_path)
+    plain = load_codec(tmp_path)
+    codec = load_codec(tmp_path, dtype="auto")
+    assert ("float32, decoding in bfloat16 on cpu" in repr(codec)) == fast
+    assert ("float32 on cpu" in repr(codec)) == (not fast)
+    codes = codec.encode(clips[0])
+    np.testing.assert_array_equal(codes, plain.encode(clips[0]))
+    expected = plain.decode(codes)
+    stream = codec.decoder_stream(batch=2)
+    live = np.concatenate([stream.push(codes), stream.flush()], axis=-1)
+    for audio in (codec.decode(codes), live[:, : expected.shape[-1]]):
+        error = np.linalg.norm(audio - expected) / np.linalg.norm(expected)
+        assert (0 < error < 0.05) if fast else error < 1e-5
+    assert codec.to("float32").dtype == "float32"
 
 
 def test_an_exported_codec_says_what_it_cannot(clips, tmp_path):

@@ -129,6 +129,27 @@ def test_links_between_pages_lead_somewhere():
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+@pytest.mark.parametrize("page", ["docs/reliability.md", "SECURITY.md"])
+def test_tests_that_a_page_names_exist(page):
+    """A promise whose test is gone or has another name is shown by nothing."""
+    files = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    named = re.findall(r"`([^`\n]*?)(test_\w+)(\.py)?(?:::(test_\w+))?`", (ROOT / page).read_text())
+    assert len(named) > 5
+    file = ""
+    for prefix, name, is_file, test in named:
+        if is_file:
+            file = name + ".py"
+            assert file in files, f"{page} names {file}"
+            assert not prefix or (ROOT / prefix / file).is_file(), f"{page} names {prefix}{file}"
+        elif prefix:  # …:: stands for the file that was named before
+            assert prefix == "…::", f"{page} names {prefix}{name}"
+            test = name
+        else:
+            assert any(f"def {name}(" in content for content in files.values()), name
+        if test:
+            assert f"def {test}(" in files[file], f"{page} names {test} in {file}"
+
+
 def test_the_table_of_checkpoints_in_the_readme_is_right():
     from codecplus import load_codec
 

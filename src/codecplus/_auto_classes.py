@@ -1,12 +1,13 @@
-"""`causal_dac` for transformers' Auto classes and our codes for `torch.load`, as soon as both are
-there.
+"""`causal_dac` for transformers' Auto classes, our cards for its Trainer, and our codes for
+`torch.load`, as soon as these are there.
 
 `import codecplus` imports neither transformers nor torch. Where transformers' Auto classes are
 imported already they learn of the causal model at once, else when they are: a finder on
-`sys.meta_path` sees the import of each, and that of torch. It waits until no part of transformers,
-torch or our model is half imported, as such parts cannot be used.
+`sys.meta_path` sees the import of each, that of the Trainer, and that of torch. It waits until no
+part of transformers, torch or our model is half imported, as such parts cannot be used.
 """
 
+import functools
 import importlib
 import importlib.util
 import logging
@@ -14,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 from importlib.abc import Loader, MetaPathFinder
+from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,32 @@ def _register_processor() -> None:
     AutoProcessor.register(CausalDacConfig, CausalDacFeatureExtractor, exist_ok=True)
 
 
+def _complete_cards_of_trainer() -> None:
+    from transformers.trainer import Trainer
+
+    create = Trainer.create_model_card
+
+    @functools.wraps(create)
+    def create_model_card(trainer, *args, **kwargs):
+        create(trainer, *args, **kwargs)
+        if trainer.is_world_process_zero():
+            _complete_card(trainer)
+
+    Trainer.create_model_card = create_model_card
+
+
+def _complete_card(trainer) -> None:
+    """Complete the card that a Trainer made, if its model is ours: a model has no say in it."""
+    from codecplus.modeling_dac.checkpoints_dac import replace_empty_card
+    from codecplus.modeling_dac.modeling_dac import DacPreTrainedModel
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if isinstance(model, DacPreTrainedModel):
+        folder = trainer.args.output_dir
+        repo_id = trainer.hub_model_id or trainer.args.hub_model_id or Path(folder).name
+        replace_empty_card(folder, repo_id, model)
+
+
 def _register_codes() -> None:
     importlib.import_module("codecplus.inference.tensors")  # makes them safe for torch.load
 
@@ -61,6 +89,7 @@ _pending: dict[str, Callable[[], None]] = {
     "transformers.models.auto.modeling_auto": _register_model,
     "transformers.models.auto.feature_extraction_auto": _register_feature_extractor,
     "transformers.models.auto.processing_auto": _register_processor,
+    "transformers.trainer": _complete_cards_of_trainer,
     "torch": _register_codes,
 }
 _WATCHED = ("transformers.", "codecplus.modeling_dac")

@@ -5,12 +5,14 @@ The walk of a signal: `audio` opens and resamples it, `inference` encodes it in 
 model in torch brings it along, an exported one does without.
 """
 
+import threading
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codecplus import compression, dataset_rows, decompression
+from codecplus.audio.levels import check_level
 from codecplus.audio.mel import MelOptions, mel_of_clip
 from codecplus.audio.player import AudioPlayer
 from codecplus.audio.sources import check_integer_rate, open_audio
@@ -25,7 +27,13 @@ from codecplus.encoding.stream_info import (
     make_stream_info,
 )
 from codecplus.inference.entropy_models import embedded_entropy_models
-from codecplus.inference.loading import compile_model, load_network, move_model, network_of
+from codecplus.inference.loading import (
+    compile_model,
+    full_model,
+    load_network,
+    move_model,
+    network_of,
+)
 from codecplus.inference.network import Geometry, Network
 from codecplus.inference.saving import push_codec, save_codec
 from codecplus.streaming import DecoderStream, EncoderStream
@@ -33,6 +41,9 @@ from codecplus.system.paths import PathLike
 
 if TYPE_CHECKING:
     import torch
+
+
+_loading = threading.Lock()  # of full models, which all users of a codec must share
 
 
 class Codec:
@@ -64,7 +75,7 @@ class Codec:
         entropy_models: Iterable[EntropyModel] | None = None,
         name: str | None = None,
     ):
-        self.model = model
+        self._model = model
         self.network: Network = network_of(model)
         self.sample_rate = model.config.sampling_rate if sample_rate is None else sample_rate
         self.fingerprint = model_fingerprint or self.network.fingerprint
@@ -86,6 +97,19 @@ class Codec:
             f"latency {1000 * self.latency:.0f} ms, {self.dtype} on {self.device}"
             + (f" by {self.kernels} kernels)" if self.kernels else ")")
         )
+
+    @property
+    def model(self) -> Any:
+        """The `DacModel`, or the export. What is done to it takes effect in the codec.
+
+        An embedded checkpoint runs without transformers until it is asked for.
+        """
+        with _loading:
+            full = full_model(self._model)
+            if full is not self._model:
+                self._model = full
+                self.network = network_of(full)
+        return self._model
 
     # ---- loading, saving, moving
 
@@ -150,8 +174,8 @@ class Codec:
         that are open go on as they were. Raises InputError for a device or dtype that cannot be
         had, and for an export.
         """
-        move_model(self.model, device, dtype)
-        self.network = network_of(self.model)
+        move_model(self._model, device, dtype)
+        self.network = network_of(self._model)
         return self
 
     def compile(self) -> "Codec":
@@ -208,12 +232,19 @@ class Codec:
     @property
     def device(self) -> str:
         """Where the codec computes, such as `"cpu"`."""
-        return str(self.model.device)
+        return str(self._model.device)
 
     @property
     def dtype(self) -> str:
-        """The precision of the computation, such as `"float32"`."""
-        return str(self.model.dtype).removeprefix("torch.")
+        """The precision of the computation, such as `"float32"`.
+
+        With `dtype="auto"` it may be `"float32, decoding in bfloat16"`.
+        """
+        dtype = str(self._model.dtype).removeprefix("torch.")
+        decoding = getattr(self._model, "decoding_dtype", self._model.dtype)
+        if decoding == self._model.dtype:
+            return dtype
+        return f"{dtype}, decoding in {str(decoding).removeprefix('torch.')}"
 
     @property
     def kernels(self) -> str | None:
@@ -267,12 +298,14 @@ class Codec:
             sample_rate: of an array, Hz; `codec.sample_rate` by default.
 
         The spectrogram needs matplotlib, of `codecplus[eval]`. Errors are those of `encode` and
-        `decode`.
+        `decode`, and so is the warning of a peak far beyond full scale.
         """
         if getattr(audio, "info", None) is not None:
             audio = (self.decode(audio), audio.info.original_sample_rate)
         with open_audio(audio, sample_rate, self.sample_rate) as source:
-            return AudioPlayer(source.read(), source.sample_rate)
+            samples = source.read()
+            check_level(samples)
+            return AudioPlayer(samples, source.sample_rate)
 
     def mel_spectrogram(self, audio: Any, sample_rate: int | None = None) -> Any:
         """Return mel magnitudes, by the options in `codec.mel`.
@@ -341,6 +374,8 @@ def load_codec(
             defaults, too. They have no part in coding: the codec's own hop is `codec.hop_length`.
         device: where to compute, see `resolve_device`; the CPU by default, as in transformers.
         dtype: precision of the computation, such as `"bfloat16"`; fp32 by default, an export's own.
+            `"auto"` encodes in fp32, so that codes are those of every machine, and decodes in bf16
+            where the device multiplies it; `repr` shows which.
         revision: branch, tag or commit of a Hub repository.
         kernels: whether compiled kernels run where this processor has them. They are faster, hold
             the weights of the residual units a second time, and differ by rounding.
@@ -357,8 +392,8 @@ def load_codec(
     codec = Codec.from_pretrained(
         name, sample_rate, mel=mel, device=device, dtype=dtype, revision=revision
     )
-    if not kernels and hasattr(codec.model, "allow_kernels"):  # an export has none
-        codec.model.allow_kernels(False)
+    if not kernels and hasattr(codec._model, "allow_kernels"):  # an export has none
+        codec._model.allow_kernels(False)
     return codec
 
 

@@ -4,6 +4,7 @@ The public functions are methods of `Codec`, which is their first argument.
 """
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,11 +77,6 @@ def encode_batch(
     model_rate = codec.model_sample_rate
     info = codec.stream_info(model_rate, channels, bitrate=bitrate, n_quantizers=n_quantizers)
     _check_batch(batch, audio_column)
-    if audio_column not in batch:
-        raise InputError(
-            f"there is no column {audio_column!r} among {', '.join(batch)}; "
-            "name it with audio_column"
-        )
     recordings = [
         _read(cell, model_rate, codec.sample_rate, channels) for cell in batch[audio_column]
     ]
@@ -129,12 +125,30 @@ def batch_features(features: Any = None, *, channels: int = 1) -> Any:
 
 
 def _check_batch(batch: Any, audio_column: str) -> None:
-    cells = batch.get(audio_column) if hasattr(batch, "get") else None
-    if isinstance(cells, (str, bytes, Mapping)) or hasattr(cells, "get_all_samples"):
+    if audio_column not in batch:
+        raise InputError(
+            f"there is no column {audio_column!r} among {', '.join(batch)}; "
+            "name it with audio_column"
+        )
+    cells = batch[audio_column]
+    if _is_one_cell(cells):
         raise InputError(
             f"expected a batch, lists of cells, got one row with {audio_column!r} as "
             f"{type(cells).__name__}; use dataset.map(codec.encode_batch, batched=True)"
         )
+
+
+def _is_one_cell(cells: Any) -> bool:
+    """Return whether this is the cell of one row, where the cells of a batch are expected."""
+    if cells is None or isinstance(cells, (str, bytes, Mapping)):
+        return True
+    if hasattr(cells, "get_all_samples"):  # a decoder of torchcodec
+        return True
+    if isinstance(cells, np.ndarray):
+        return cells.ndim < 2 and cells.dtype.kind in "biufc"
+    if hasattr(cells, "ndim"):  # a tensor
+        return cells.ndim < 2
+    return len(cells) > 0 and isinstance(cells[0], Real)
 
 
 def _read(

@@ -15,6 +15,7 @@ import numpy as np
 
 from codecplus.audio.blocks import (
     CountedBlocks,
+    check_blocks,
     drop_samples,
     join_blocks,
     resample_blocks,
@@ -346,7 +347,7 @@ def _as_recorded(
     """Bring audio (C, n) at the model's rate to the level and rate of the original."""
     length = resampled_length(num_samples, info.original_sample_rate, info.sample_rate)
     audio = take_samples(audio, length)
-    audio = unscale_blocks(audio, info.gain)
+    audio = check_blocks(unscale_blocks(audio, info.gain))
     audio = resample_blocks(audio, info.sample_rate, info.original_sample_rate, info.channels)
     return take_samples(audio, num_samples)
 

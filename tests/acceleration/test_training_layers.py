@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from processors import needs_amx, needs_compiler
 from tiny import GEOMETRIES, tiny_model
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from codecplus.acceleration.training import (
     TrainedConv1d,
@@ -29,6 +30,21 @@ def run(module, x, weights):
     out = module(x)
     (out.float() * weights).sum().backward()
     return [out.detach(), x.grad, *(p.grad for p in module.parameters())]
+
+
+def test_units_of_a_model_stay_layers_that_transformers_may_checkpoint(monkeypatch):
+    monkeypatch.setattr("codecplus.acceleration.training._kernels_train", lambda: True)
+    model = tiny_model(**GEOMETRIES["odd"])
+    use_training_layers(model)
+    use_training_layers(model)  # again changes nothing
+    units = [unit for unit in model.modules() if isinstance(unit, DacResidualUnit)]
+    assert all(isinstance(unit, TrainedResidualUnit) for unit in units)
+    assert all(isinstance(unit, GradientCheckpointingLayer) for unit in units)
+    model.gradient_checkpointing_enable()
+    model.train()
+    audio = torch.randn(1, 1, 300).requires_grad_()
+    model(audio).audio_values.sum().backward()
+    assert float(audio.grad.abs().sum()) > 0
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -44,6 +44,12 @@ SIZED = [
     ("AU", "PCM_16"),
     ("SVX", "PCM_16"),
     ("NIST", "PCM_16"),
+    ("NIST", "ULAW"),
+    ("MPC2K", "PCM_16"),
+    ("MAT4", "FLOAT"),
+    ("MAT4", "PCM_16"),
+    ("SDS", "PCM_16"),
+    ("SDS", "PCM_24"),
     ("VOC", "PCM_U8"),
     ("VOC", "PCM_16"),
     ("AVR", "PCM_16"),
@@ -64,6 +70,16 @@ def test_a_file_that_was_cut_short_is_refused(tmp_path, format, subtype, rng):
             load_audio(tmp_path / "x")
     (tmp_path / "x").write_bytes(data)
     np.testing.assert_array_equal(load_audio(tmp_path / "x")[0], exact(data))
+
+
+def test_a_psion_file_that_was_cut_short_is_refused(tmp_path):
+    file = io.BytesIO()
+    soundfile.write(file, 0.1 * noise(5000), 8000, format="WVE")  # it has this rate alone
+    (tmp_path / "x.wve").write_bytes(file.getvalue())
+    assert load_audio(tmp_path / "x.wve")[0].shape == (5000,)
+    (tmp_path / "x.wve").write_bytes(file.getvalue()[:-1])
+    with pytest.raises(FileFormatError, match="says 5000 bytes of audio, 4999 are there"):
+        load_audio(tmp_path / "x.wve")
 
 
 def test_the_refusal_says_how_much_is_missing_and_what_to_do(tmp_path):

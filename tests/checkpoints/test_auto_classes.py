@@ -95,3 +95,11 @@ def test_an_extractor_beside_a_causal_model_is_ours_in_either_order(tmp_path, mo
     assert type(loaded) is CausalDacFeatureExtractor
     assert (loaded.hop_length, loaded.padding_value) == (320, 0.5)
     assert type(extractor) is DacFeatureExtractor
+
+
+@pytest.mark.parametrize("kind", [DacFeatureExtractor, CausalDacFeatureExtractor])
+def test_a_saved_extractor_is_the_same_extractor(tmp_path, kind):
+    # So asks transformers' common test of extractors.
+    extractor = kind(sampling_rate=8000, hop_length=15)
+    extractor.save_pretrained(tmp_path)
+    assert kind.from_pretrained(tmp_path).to_dict() == extractor.to_dict()

@@ -126,6 +126,18 @@ def test_entropy_models_come_from_the_folder_that_was_named(folder, tmp_path_fac
     load_codec(folder / "model.safetensors")
 
 
+def test_an_adapter_does_not_lead_to_the_weights_of_another_folder(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    tiny_model(**GEOMETRIES["odd"], seed=1).save_pretrained(elsewhere)
+    own = load_codec(folder).fingerprint
+    adapter = {"peft_type": "LORA", "r": 2, "target_modules": ["in_proj"]}
+    adapter["base_model_name_or_path"] = str(elsewhere)
+    (folder / "adapter_config.json").write_text(json.dumps(adapter))
+    with pytest.raises(CheckpointError, match=r"with an adapter of PEFT.*merge_and_unload"):
+        load_codec(folder)
+    assert load_codec(folder / "model.safetensors").fingerprint == own
+
+
 @pytest.mark.parametrize("shard", ["../x.safetensors", "/etc/passwd", "nowhere.safetensors"])
 def test_shards_lie_in_the_folder(folder, shard):
     (folder / "model.safetensors").unlink()

@@ -38,7 +38,7 @@ VOCABULARY = {
     "--recover": "decode info",
     "--max-seconds": "decode detokenize",
     "--json": "info eval compare listening leaderboard",
-    "--workers": "eval train tokenize",
+    "--workers": "encode decode eval train tokenize",
     "--bitrate": "demo encode tokenize",
     "--bitrate-per-channel": "eval webmushra",
     "--loudness": "demo encode",

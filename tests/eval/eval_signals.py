@@ -1,6 +1,12 @@
 """Signals that every test of the harness shares; all synthetic, all seeded."""
 
+import os
+from pathlib import Path
+
 import numpy as np
+
+# The networks of Lyra are no part of the project: beside it, or where the variable says.
+LYRA = Path(os.environ.get("CODECPLUS_LYRA", Path(__file__).parents[3] / "shared" / "lyra"))
 
 
 def speech_like(seconds: float = 2.0, rate: int = 16_000, seed: int = 0) -> np.ndarray:

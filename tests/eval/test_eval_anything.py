@@ -1,7 +1,6 @@
 """Audio, programs and metrics of other people take part."""
 
 import json
-import os
 import shutil
 import sys
 import textwrap
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from eval_signals import HalfCodec, speech_like
+from eval_signals import LYRA, HalfCodec, speech_like
 
 import codecplus.eval.codecs as codecs_module
 from codecplus.cli import main
@@ -22,9 +21,6 @@ from codecplus.eval.metrics import METRICS, metric, metric_by_name, metrics_by_n
 from codecplus.eval.report.terminal import aligned, average_over_tasks, terminal_report
 from codecplus.eval.runner import load_rerun
 from codecplus.eval.tasks import Clip, load_task
-
-# The networks are no part of the project: beside it, or where the variable says.
-LYRA = Path(os.environ.get("CODECPLUS_LYRA", Path(__file__).parents[3] / "shared" / "lyra"))
 
 
 @pytest.fixture(autouse=True)

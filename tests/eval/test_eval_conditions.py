@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 from eval_codecs import Inflating, Packets, Smuggler
-from eval_signals import HalfCodec, speech_like
+from eval_signals import LYRA, HalfCodec, speech_like
 from tiny import tiny_model
 
 import codecplus.eval.codecs as codecs_module
@@ -12,6 +12,8 @@ from codecplus import Codec
 from codecplus.errors import InputError
 from codecplus.eval import EvaluationConfig, load_results, run_evaluation
 from codecplus.eval.codecs import Original, OwnCodec
+from codecplus.eval.codecs.libav import Opus
+from codecplus.eval.codecs.lyra import LyraCodec
 from codecplus.eval.tasks import Clip, Conditions, load_task
 
 
@@ -114,6 +116,47 @@ def test_our_own_codec_conceals_lost_frames_and_nothing_else(tmp_path):
     assert changed.size
     reach = 12  # frames
     assert (20 - reach) * 320 <= changed[0] <= changed[-1] < (22 + reach) * 320
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_opus_conceals_lost_packets_and_nothing_else(channels):
+    codec = Opus(24)
+    audio = np.stack([speech_like(1.0, seed=i) for i in range(channels)])
+    original = Original(channels, audio.shape[1], 16_000)
+    data = codec.encode(audio, 16_000).data
+    packets = codec.packets(data)
+    streams = 3 if channels == 3 else 1
+    assert len(packets) == 1 + 51 * streams
+    whole = codec.decode_packets(packets, original)
+    assert np.corrcoef(whole[0], codec.decode(data, original)[0])[0, 1] > 0.95
+    lossy = [*packets]
+    lossy[26] = lossy[27] = None  # of the first stream, from 0.5 s on
+    concealed = codec.decode_packets(lossy, original)
+    changed = np.abs(concealed - whole).max(axis=1) > 0.01
+    assert changed.tolist() == {1: [True], 2: [True, True], 3: [True, False, False]}[channels]
+    assert np.abs(concealed - whole)[:, : 24 * 320].max() < 1e-3
+    assert power(concealed[0, 25 * 320 : 27 * 320]) > 0.05 * power(whole[0, 25 * 320 : 27 * 320])
+    nothing = [packets[0], *[None] * (len(packets) - 1)]
+    assert not codec.decode_packets(nothing, original).any()
+
+
+def test_lyra_decodes_lost_frames_from_features_of_zeros():
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+    if not LYRA.is_dir():
+        pytest.skip("the networks of Lyra are not part of this package")
+    codec = LyraCodec(LYRA, 3.2)
+    audio = np.stack([speech_like(0.4), speech_like(0.4, seed=1)])
+    original = Original(2, audio.shape[1], 16_000)
+    data = codec.encode(audio, 16_000).data
+    packets = codec.packets(data)
+    assert [len(packet) for packet in packets] == [0] + 40 * [8]
+    whole = codec.decode(data, original)
+    assert np.array_equal(codec.decode_packets(packets, original), whole)
+    packets[11:15] = [None] * 4  # of the first channel, from 0.2 s on
+    lossy = codec.decode_packets(packets, original)
+    assert np.array_equal(lossy[1], whole[1])
+    assert np.array_equal(lossy[0, : 9 * 320], whole[0, : 9 * 320])
+    assert not np.array_equal(lossy[0, 10 * 320 : 14 * 320], whole[0, 10 * 320 : 14 * 320])
 
 
 def test_parameters_and_operations_are_those_of_the_network(tmp_path):

@@ -11,6 +11,7 @@ from test_hub import environment
 
 JOB = Path(__file__).with_name("push_model.py")
 WRITTEN = "---\nlicense: mit\n---\n\n# Written by hand\n"
+EMPTY = "---\ntags:\n- mine\n---\n\nThis model card has been automatically generated.\n"
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +19,9 @@ def pushed(tmp_path_factory):
     """The cards of what was pushed, by repository."""
     place = tmp_path_factory.mktemp("push")
     with running_hub() as hub:
-        hub.repos["model", "ada/written"] = Repo()
-        hub.repo("ada/written").commit("main", {"README.md": Entry(WRITTEN.encode(), lfs=False)})
+        for name, card in {"written": WRITTEN, "emptied": EMPTY}.items():
+            hub.repos["model", f"ada/{name}"] = Repo()
+            hub.repo(f"ada/{name}").commit("main", {"README.md": Entry(card.encode(), lfs=False)})
         paths = {"PYTHONPATH": ":".join([str(JOB.parents[1]), *sys.path])}
         env = environment(place / "home", hub.endpoint, HF_TOKEN=WRITER, **paths)
         run = subprocess.run(
@@ -30,8 +32,15 @@ def pushed(tmp_path_factory):
             timeout=580,
         )
         assert run.returncode == 0, run.stderr[-3000:]
-        names = ("pushed", "saved", "causal", "written")
-        return {name: hub.repo(f"ada/{name}").files["README.md"].data.decode() for name in names}
+        cards = {
+            name: hub.repo(f"ada/{name}").files["README.md"].data.decode()
+            for name in ("pushed", "saved", "causal", "trained", "folder", "emptied", "written")
+        }
+        written = hub.repo("ada/written")
+        commit = written.commits[written.refs["next"]]
+        assert "model.safetensors" in commit
+        cards["written, a branch"] = commit["README.md"].data.decode()
+        return cards
 
 
 @pytest.mark.parametrize("name", ["pushed", "saved", "causal"])
@@ -52,5 +61,30 @@ def test_a_pushed_model_has_a_card_that_says_what_it_is(pushed, name):
 
 
 def test_a_card_that_somebody_wrote_stays(pushed):
-    assert "# Written by hand" in pushed["written"]
-    assert "load_codec" not in pushed["written"]
+    for name in ("written", "written, a branch"):
+        assert "# Written by hand" in pushed[name]
+        assert "load_codec" not in pushed[name]
+
+
+def test_a_codec_replaces_a_card_that_says_nothing(pushed):
+    assert 'load_codec("ada/emptied")' in pushed["emptied"]
+    assert "automatically generated" not in pushed["emptied"]
+    assert "- mine" in pushed["emptied"]
+
+
+@pytest.mark.parametrize("name", ["trained", "folder"])
+def test_a_card_of_the_trainer_never_reaches_the_hub(pushed, name):
+    card = pushed[name]
+    assert "the Trainer had access to" not in card
+    assert "information needed" not in card.lower()
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["license"] == "mit"
+    assert {"audio-codec", "dac", "mine"} <= set(head["tags"])
+    assert len(head["tags"]) == len(set(head["tags"]))
+    assert "- learning_rate: 0.00125" in card
+    if name == "trained":
+        assert 'load_codec("ada/trained")' in card
+        assert "codecplus_fingerprint" not in head
+    else:
+        assert "Nothing yet: no results were given for these weights." in card
+        assert len(head["codecplus_fingerprint"]) == 32

@@ -1,4 +1,5 @@
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -300,6 +301,20 @@ def test_shared_spectra_change_nothing():
     )
     for a, b in zip(expected, found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_threads_share_no_spectra():
+    estimate, reference = noisy(8000)
+    loss = losses_by_name(["relative_mel"], RATE, {512: 40, 64: 8}, [512])["relative_mel"]
+    expected = float(loss(estimate, reference))
+
+    def run(_):
+        with shared_spectra():
+            return float(loss(estimate, reference))
+
+    with shared_spectra(), ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(run, range(40))) == [expected] * 40
+        assert run(0) == expected
 
 
 def test_faint_sound_counts_in_the_quiet_mel_alone():

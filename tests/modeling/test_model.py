@@ -444,7 +444,7 @@ def test_without_a_compiler_the_model_stays_as_it_was(model, monkeypatch):
         raise RuntimeError("no compiler")
 
     monkeypatch.setenv("CODECPLUS_KERNELS", "off")
-    monkeypatch.setattr("codecplus.modeling_dac.modeling_dac.compiled_snake", lambda: refuse)
+    monkeypatch.setattr("codecplus.modeling_dac.network_dac.compiled_snake", lambda: refuse)
     with pytest.raises(RuntimeError, match="needs a C\\+\\+ compiler"):
         model.compile_layers()
     assert all(module.fused is None for module in model.modules() if isinstance(module, Snake1d))

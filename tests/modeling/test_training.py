@@ -2,6 +2,7 @@
 
 import copy
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -215,14 +216,56 @@ os.waitpid(child, 0)
 """
 
 
+def run_forking(script: str) -> list[str]:
+    """Run a script that forks, on several threads; return the words it prints."""
+    here = os.path.dirname(os.path.dirname(__file__))
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, here],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"},
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=240)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # children that wait for ever, too
+        pytest.fail("a forked child waits for threads that it does not have")
+    assert process.returncode == 0, err
+    return out.split()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_forked_child_computes_where_its_parent_used_several_threads():
-    here = os.path.dirname(os.path.dirname(__file__))
-    run = subprocess.run(
-        [sys.executable, "-c", FORK, here],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"},
-    )
-    assert run.stdout.split() == ["same"], run.stderr
+    assert run_forking(FORK) == ["same"]
+
+
+MAP = """
+import sys
+import numpy as np
+import torch
+torch.set_num_threads(4)
+sys.path.insert(0, sys.argv[1])
+from datasets import Dataset, disable_progress_bars
+from tiny import tiny_model
+from codecplus import Codec
+disable_progress_bars()
+codec = Codec(tiny_model(encoder_hidden_size=32, decoder_hidden_size=256))
+audio = 0.3 * torch.randn(2, 1, 20480)
+codec.model(audio)  # with gradients, on all threads
+codes = [codec.encode(clip.numpy()) for clip in audio]
+cells = [{"array": clip[0].numpy(), "sampling_rate": 16000} for clip in audio]
+rows = Dataset.from_dict({"audio": cells})
+coded = rows.map(codec.encode_batch, batched=True, batch_size=1, num_proc=2)
+assert torch.get_num_threads() == 4
+assert coded["error"][:] == [""] * 2, coded["error"][:]
+for one, other in zip(coded["codes"], codes, strict=True):
+    print("same" if np.array_equal(one, other[0]) else "other")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_map_of_datasets_forks_where_its_parent_used_several_threads():
+    pytest.importorskip("datasets")
+    assert run_forking(MAP) == ["same"] * 2

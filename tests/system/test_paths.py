@@ -41,6 +41,13 @@ def test_atomic_path_gives_the_permissions_of_a_new_file(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links and devices of POSIX")
+def test_a_link_into_a_folder_that_is_missing_says_so(tmp_path):
+    (tmp_path / "link").symlink_to("nowhere/file")
+    said = r"there is no folder .*nowhere; create it first"
+    with pytest.raises(InputError, match=said), atomic_path(tmp_path / "link"):
+        pass
+
+
 def test_atomic_path_writes_through_links_and_leaves_devices_alone(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "real")
     with atomic_path(tmp_path / "link") as temporary:

@@ -23,7 +23,7 @@ from codecplus import Codec
 from codecplus.cli import main
 from codecplus.errors import CodecPlusError, FileFormatError, InputError, ModelMismatchError
 from codecplus.recordings import open_recordings
-from codecplus.tokenizing import Coding, detokenize, row_codes, statistics, tokenize
+from codecplus.tokenizing import Coding, counts, detokenize, row_codes, tokenize
 from codecplus.tokenizing import job as job_module
 from codecplus.tokenizing.shards import NEW_COLUMNS
 from codecplus.utils import load_audio
@@ -166,7 +166,7 @@ def test_bitrate_and_channels_are_those_asked_for(recordings, codec, tmp_path, c
 def test_what_the_page_says_is_true():
     page = Path(__file__).parents[2] / "docs" / "tokenize.md"
     assert doctest.testfile(str(page), module_relative=False).failed == 0
-    assert doctest.testmod(statistics).failed == 0
+    assert doctest.testmod(counts).failed == 0
 
 
 # ---- however the work is done

@@ -40,7 +40,7 @@ class PackCache:
     ) -> tuple[Tensor, ...]:
         """Return `pack(*parts)` without gradients; from the cache if it was made from these values.
 
-        The values are compared, by a checksum: torch does not count what is written to
+        The values are compared by a checksum, since torch does not notice writes to
         `parameter.data`.
         """
         checksum = tuple(_checksum(part) for part in parts)
@@ -268,8 +268,8 @@ def _transforms() -> tuple[np.ndarray, Tensor]:
 
     A product of polynomials of 7 and 4 coefficients is fixed by its values at 10 points;
     transposed, that is a filter of 7 taps giving 4 outputs of 10 inputs (Winograd, Arithmetic
-    Complexity of Computations, 1980). Rows are scaled by powers of 2, so that what is summed is
-    near 1.
+    Complexity of Computations, 1980). Rows are scaled by powers of 2, so that the
+    terms of the sums are near 1.
     """
     count = _OUTPUTS + _TAPS - 1
 

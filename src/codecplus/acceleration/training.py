@@ -45,10 +45,25 @@ def use_training_layers(model: nn.Module) -> None:
     Call it before weight norm is applied. The state dict stays that of any other model.
     """
     replacements: dict[type, type] = {DacConv1d: TrainedConv1d, Snake1d: TrainedSnake1d}
-    if _kernels_train():
-        replacements[DacResidualUnit] = TrainedResidualUnit
+    kernels_train = _kernels_train()
     for module in model.modules():
-        module.__class__ = replacements.get(type(module), type(module))
+        if kernels_train and isinstance(module, DacResidualUnit):
+            module.__class__ = _trained_unit(type(module))
+        else:
+            module.__class__ = replacements.get(type(module), type(module))
+
+
+@cache
+def _trained_unit(kind: type[DacResidualUnit]) -> type[DacResidualUnit]:
+    """Return the class of units for training that stands for a class of units.
+
+    Those of a `DacModel` are layers that transformers may checkpoint, and stay that.
+    """
+    if issubclass(kind, TrainedResidualUnit):
+        return kind
+    if kind is DacResidualUnit:
+        return TrainedResidualUnit
+    return type(TrainedResidualUnit.__name__, (TrainedResidualUnit, kind), {})
 
 
 @cache

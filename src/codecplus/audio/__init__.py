@@ -1,3 +1,3 @@
-"""What a signal is: arrays, files, sample rates, loudness, mel spectrograms. Knows nothing of
-models or bits.
+"""Signals: arrays, files, sample rates, loudness, mel spectrograms. Knows nothing of models or
+bits.
 """

@@ -9,22 +9,31 @@ from typing import Any
 
 import numpy as np
 
-from codecplus.audio.arrays import BLOCK_SAMPLES
+from codecplus.audio.arrays import BLOCK_SAMPLES, check_finite
 from codecplus.audio.resampling import Resampler
 
 
 def resample_blocks(
     blocks: Iterable[np.ndarray], from_rate: int, to_rate: int, channels: int
 ) -> Iterator[np.ndarray]:
-    """Resample blocks (C, n) from one rate to another, in Hz; empty blocks are left out."""
+    """Resample blocks (C, n) from one rate to another, in Hz; empty blocks are left out.
+
+    Blocks are finite float32, as readers give them; others go through `check_blocks` first.
+    """
     resampler = Resampler(from_rate, to_rate, channels)
     for block in blocks:
-        resampled = resampler.push(block)
+        resampled = resampler.push_block(block)
         if resampled.shape[-1]:
             yield resampled
     rest = resampler.flush()
     if rest.shape[-1]:
         yield rest
+
+
+def check_blocks(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Pass blocks on; raise InputError for NaN and infinite values, such as a network may give."""
+    for block in blocks:
+        yield check_finite(block)
 
 
 def scale_blocks(blocks: Iterable[np.ndarray], gain: float) -> Iterator[np.ndarray]:

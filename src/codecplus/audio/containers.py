@@ -1,8 +1,8 @@
 """Audio that libsndfile cannot read, such as MP4, WebM and AAC, through PyAV where it is installed.
 
-Priming and padding: what a container marks as such is left out, so an MP4 has the samples that went
-into it, and Opus too. Streams that mark nothing (ADTS, AC-3) keep what their encoder put before and
-behind, and AAC in Matroska the padding of its last frame.
+Samples that a container marks as priming or padding are left out: MP4 and Opus give exactly the
+samples that were encoded. Streams without such marks (ADTS, AC-3) keep the encoder's priming and
+padding, and AAC in Matroska keeps the padding of its last frame.
 
 Letters: C channels, S samples.
 """
@@ -29,8 +29,8 @@ _SCALES = {"uint8": (128, 2.0**7), "int16": (0, 2.0**15), "int32": (0, 2.0**31)}
 class ContainerFile:
     """The first audio track of a container, decoded in blocks of bounded memory.
 
-    `sample_rate` is in Hz; `expected_samples` per channel is what the header says, 0 where it says
-    nothing.
+    `sample_rate` is in Hz; `expected_samples` is the length per channel by the header, 0 if it
+    states none.
 
     Args:
         file: open for reading, and left open.

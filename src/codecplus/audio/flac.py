@@ -16,9 +16,10 @@ _BLOCK_SIZES = {1: 192, **{n: 144 << n for n in range(2, 6)}, **{n: 1 << n for n
 
 
 def repair_length(file: BinaryIO, name: str) -> dict[int, bytes]:
-    """Return what the header must say of the length, bytes by position; nothing where it says it.
+    """Return the bytes, by position, that give the header its length; none if it has one.
 
-    The last frame knows its place. Its checksum shows that it is the last one, and whole.
+    The length follows from the position that the last frame states. The frame's checksum shows that
+    it is whole.
 
     Args:
         file: open for reading; its position is left at 0.

@@ -1,7 +1,7 @@
-"""What the header of an audio file says of its size, compared with the file. Decodes nothing.
+"""Compares the size that the header of an audio file states with the file. Decodes nothing.
 
-libsndfile codes a file that was cut short as if it were whole: it counts the samples that are
-there. Files of unknown length are no such files: a program that writes to a pipe cannot go back,
+libsndfile reads a file that was cut short as if it were whole: it counts the samples that are
+there. A file of unknown length was not cut short: a program that writes to a pipe cannot go back,
 and leaves 0, all ones, or the largest size it knows in the header.
 """
 
@@ -17,6 +17,10 @@ _MOST_CHUNKS = 10_000
 _TAIL_BYTES = 1 << 17  # two Ogg pages are shorter
 _RIFF_TAIL = bytes.fromhex("2e91cf11a5d628db04c10000")  # of W64's name of RIFF
 _VOC_MAGIC = b"Creative Voice File\x1a"
+# MATLAB 4 begins with a matrix of one number, the rate.
+_MAT4_LITTLE = struct.pack("<4I", 0, 1, 1, 0)
+_MAT4_BIG = struct.pack(">4I", 1000, 1, 1, 0)
+_MAT4_BYTES = (8, 4, 4, 2, 2, 1)  # of a number, by the tens of its type
 _W64_DATA = b"data" + bytes.fromhex("f3acd3118cd100c04f8edb8a")
 
 
@@ -26,7 +30,7 @@ class Samples(NamedTuple):
     Attributes:
         start: the first byte.
         size: in bytes; None if the header leaves it open, and they reach to the end.
-        repair: what a header says that leaves nothing open, bytes by their position.
+        repair: bytes, by position, of a header that states the size.
     """
 
     start: int
@@ -89,6 +93,14 @@ def _find_samples(file: BinaryIO, size: int) -> Samples | None:
         return _ogg(file, size)
     if start[:4] == b"2BIT":
         return _avr(file)
+    if start[:2] == b"\1\4":
+        return _mpc2k(file)
+    if start == b"ALawSoundFile**\0":
+        return _wve(file)
+    if start[:16] in (_MAT4_LITTLE, _MAT4_BIG):
+        return _mat4(file, size, "<" if start[:16] == _MAT4_LITTLE else ">")
+    if start[:2] == b"\xf0\x7e":
+        return _sds(file)
     container = container_of(start)
     if container == "mp4":
         return _mp4(file, size)
@@ -230,8 +242,8 @@ def _nist(file: BinaryIO) -> Samples | None:
     fields = {}
     for line in lines[2:]:
         parts = line.split()
-        if len(parts) == 3 and parts[1] == "-i" and parts[2].isdigit():
-            fields[parts[0]] = int(parts[2])
+        if len(parts) == 3 and parts[1].startswith("-") and parts[2].isdigit():
+            fields[parts[0]] = int(parts[2])  # libsndfile writes sample_n_bytes of µ-law as a text
     known = ("sample_count", "sample_n_bytes", "channel_count")
     if not lines[1].strip().isdigit() or not all(name in fields for name in known):
         return None
@@ -250,6 +262,49 @@ def _avr(file: BinaryIO) -> Samples:
     file.seek(26)
     length = struct.unpack(">I", file.read(4))[0]
     return Samples(128, length * (1 + (stereo & 1)) * ((bits + 7) // 8), {})
+
+
+def _mpc2k(file: BinaryIO) -> Samples:
+    """Akai MPC 2000: a header of 42 bytes, and 16-bit samples behind it."""
+    header = file.read(42 - HEADER_BYTES)
+    stereo, length = header[21 - HEADER_BYTES], struct.unpack("<I", header[14:18])[0]
+    return Samples(42, 2 * length * (1 + (stereo & 1)), {})
+
+
+def _wve(file: BinaryIO) -> Samples:
+    """Psion: a header of 32 bytes, and samples of one byte behind it."""
+    file.seek(18)
+    return Samples(32, struct.unpack(">I", file.read(4))[0], {})
+
+
+def _mat4(file: BinaryIO, size: int, order: str) -> Samples | None:
+    """MATLAB 4: matrices of a type, a size, a name and their numbers. Returns the last."""
+    head = struct.Struct(order + "5I")
+    position = 0
+    last = None
+    for _ in range(_MOST_CHUNKS):
+        file.seek(position)
+        header = file.read(head.size)
+        if len(header) < head.size:
+            break
+        kind, rows, columns, imaginary, name_size = head.unpack(header)
+        length = rows * columns * _MAT4_BYTES[kind // 10 % 10] * (1 + (imaginary & 1))
+        last = Samples(position + head.size + name_size, length, {})
+        position = last.start + length
+        if position > size:
+            break
+    return last
+
+
+def _sds(file: BinaryIO) -> Samples:
+    """MIDI sample dump: a header of 21 bytes, and packets of 127 with 120 bytes of samples."""
+    file.seek(6)
+    bits = file.read(1)[0]
+    file.seek(10)
+    low, middle, high = file.read(3)
+    length = low | middle << 7 | high << 14
+    samples_per_packet = 120 // ((bits + 6) // 7)
+    return Samples(21, 127 * -(-length // samples_per_packet), {})
 
 
 def _voc(file: BinaryIO, size: int) -> Samples | None:

@@ -109,9 +109,9 @@ class _ForwardFile(soundfile.SoundFile):
 
 
 class _RepairedFile:
-    """An open file in which some bytes read as others, and a seek to nowhere goes nowhere.
+    """An open file with some bytes replaced, which ignores a seek to an impossible position.
 
-    libsndfile asks for positions that a damaged header names; what a file raises then is printed.
+    libsndfile seeks to positions that a damaged header names, and prints the errors of the file.
     """
 
     def __init__(self, file: BinaryIO, repair: dict[int, bytes]):

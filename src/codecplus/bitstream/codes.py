@@ -1,5 +1,6 @@
 """Integer codes as users hold them: an array that remembers which signal it stands for."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -31,9 +32,10 @@ class Codes(np.ndarray):
         return array
 
     def __array_finalize__(self, source: Any) -> None:
-        self.info = getattr(source, "info", None)
+        self.info = None
         self.num_samples = None
         if source is not None and self.shape == source.shape:
+            self.info = getattr(source, "info", None)
             self.num_samples = getattr(source, "num_samples", None)
 
     def __array_wrap__(self, array, context=None, return_scalar=False):
@@ -42,26 +44,60 @@ class Codes(np.ndarray):
         return plain[()] if return_scalar else plain
 
     def __getitem__(self, index):
-        view = super().__getitem__(index)
-        if not isinstance(view, Codes) or self.ndim < 2 or self.info is None:
-            return view
-        codebooks, frames = self.shape[-2:]
-        # The same index into the numbers of codebooks and frames tells which of them were taken.
-        codebook_numbers = np.broadcast_to(np.arange(codebooks)[:, None], self.shape)[index]
-        frame_numbers = np.broadcast_to(np.arange(frames), self.shape)[index]
+        return self._part(super().__getitem__(index), lambda numbers: numbers[index])
+
+    # NumPy would let these go with `info` lost, or kept where it is not true any more.
+
+    def reshape(self, *shape, **options):
+        """Return the codes in another shape, as arrays do."""
+        plain = np.asarray(self).reshape(*shape, **options)
+        return self._part(plain, lambda numbers: numbers.reshape(*shape, **options))
+
+    def squeeze(self, axis=None):
+        """Return the codes without axes of length 1, as arrays do."""
+        return self._part(np.asarray(self).squeeze(axis), lambda numbers: numbers.squeeze(axis))
+
+    def take(self, indices, axis=None, **options):
+        """Return a part of the codes, as arrays do."""
+        plain = np.asarray(self).take(indices, axis, **options)
+        return self._part(plain, lambda numbers: numbers.take(indices, axis))
+
+    def _part(self, part: Any, take: Callable[[np.ndarray], np.ndarray]) -> Any:
+        """Return a part of these codes with all of `info` and `num_samples` that is true of it.
+
+        `take` takes the same from the numbers of codebooks and frames, which tells which of them
+        were taken.
+        """
+        if not isinstance(part, np.ndarray) or self.ndim < 2 or self.info is None:
+            return part
+        view = part.view(Codes)
+        view.info = None
         view.num_samples = None
-        if view.ndim < 2 or 0 in view.shape:
-            view.info = None
-            return view
-        first_codebooks = np.arange(view.shape[-2])[:, None]
-        if not (codebook_numbers == first_codebooks).all():
-            view.info = None
-        elif view.shape[-1] == frames and (frame_numbers == np.arange(frames)).all():
-            view.num_samples = self.num_samples
+        codebooks, frames = self.shape[-2:]
+        if holds_codes(take(np.broadcast_to(np.arange(codebooks)[:, None], self.shape))):
+            view.info = self.info
+            if holds_all_frames(take(np.broadcast_to(np.arange(frames), self.shape)), frames):
+                view.num_samples = self.num_samples
         return view
 
     def __reduce__(self):
         return Codes, (np.asarray(self), self.info, self.num_samples)
+
+
+def holds_codes(codebook_numbers: np.ndarray) -> bool:
+    """Return whether a part of some codes is codes too.
+
+    It is if it has the first codebooks of at least one frame, by the numbers (..., K, T) of the
+    codebooks that were taken.
+    """
+    if codebook_numbers.ndim < 2 or 0 in codebook_numbers.shape:
+        return False
+    return bool((codebook_numbers == np.arange(codebook_numbers.shape[-2])[:, None]).all())
+
+
+def holds_all_frames(frame_numbers: np.ndarray, frames: int) -> bool:
+    """Return whether the numbers (..., T) are those of all frames, in their order."""
+    return frame_numbers.shape[-1] == frames and bool((frame_numbers == np.arange(frames)).all())
 
 
 def check_codes(codes: Any, num_codebooks: int, codebook_size: int) -> np.ndarray:

@@ -6,18 +6,20 @@ from codecplus._lazy import lazy_names
 
 if TYPE_CHECKING:
     from codecplus.checkpoints.dac_file import DacFile, read_dac_file
-    from codecplus.checkpoints.identity import embedded_fingerprints, embedded_names
-    from codecplus.checkpoints.loading import fingerprint, load_model
+    from codecplus.checkpoints.embedded import load_embedded
+    from codecplus.checkpoints.identity import embedded_fingerprints, embedded_names, fingerprint
+    from codecplus.checkpoints.loading import load_model
     from codecplus.checkpoints.official import read_official, write_official
 
-# Modules that need torch are imported when they are used.
+# Modules that need torch or transformers are imported when they are used.
 __getattr__ = lazy_names(
     __name__,
     {
         "DacFile": "dac_file",
         "embedded_fingerprints": "identity",
         "embedded_names": "identity",
-        "fingerprint": "loading",
+        "fingerprint": "identity",
+        "load_embedded": "embedded",
         "load_model": "loading",
         "read_dac_file": "dac_file",
         "read_official": "official",
@@ -30,6 +32,7 @@ __all__ = [
     "embedded_fingerprints",
     "embedded_names",
     "fingerprint",
+    "load_embedded",
     "load_model",
     "read_dac_file",
     "read_official",

@@ -68,6 +68,24 @@ def full_repo_name(repo: str, revision: str | None = None) -> str:
     return f"{HfApi().whoami()['name']}/{repo}"
 
 
+def stored_card(repo: str, revision: str | None = None) -> str | None:
+    """Return the card of a repository, or None if it has none.
+
+    A branch that is not there yet begins with the card of `main`. Raises the errors of the Hub's
+    client.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+
+    api = HfApi()
+    if not api.repo_exists(repo):
+        return None
+    if revision is not None and not api.revision_exists(repo, revision):
+        revision = None
+    if not api.file_exists(repo, "README.md", revision=revision):
+        return None
+    return Path(hf_hub_download(repo, "README.md", revision=revision)).read_text(encoding="utf-8")
+
+
 def _make_repo(repo: str, kind: str, sdk: str, private: bool, revision: str | None = None) -> None:
     """Make the repository, and the branch, where they are missing."""
     api = _api()

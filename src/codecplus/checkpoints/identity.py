@@ -1,4 +1,4 @@
-"""The embedded checkpoints, and fingerprints that tell models apart. It knows arrays, not torch."""
+"""The embedded checkpoints, and fingerprints that tell models apart. It does not import torch."""
 
 import hashlib
 import importlib.util
@@ -6,8 +6,12 @@ import json
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from codecplus.modeling_dac import DacNetwork
 
 # Patterns of the files that hold a checkpoint's weights, and its entropy models.
 WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json")
@@ -41,6 +45,17 @@ EMBEDDED_FOLDER = _find_embedded_folder()
 def embedded_names() -> list[str]:
     """Names of the embedded checkpoints; none where their weights are not installed."""
     return sorted(path.parent.name for path in EMBEDDED_FOLDER.glob("*/config.json"))
+
+
+def fingerprint(model: "DacNetwork") -> bytes:
+    """16 bytes that tell models apart, see `fingerprint_of`: the same in fp32 and bf16."""
+    config = model.config
+    tensors = (
+        (name, tensor.float().cpu().numpy()) for name, tensor in model.folded_state_dict().items()
+    )
+    return fingerprint_of(
+        config.model_type, config.sampling_rate, config.downsampling_ratios, tensors
+    )
 
 
 def fingerprint_of(

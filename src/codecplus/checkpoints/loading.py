@@ -11,7 +11,6 @@ from codecplus.checkpoints.identity import (
     EMBEDDED_FOLDER,
     WEIGHTS_DISTRIBUTION,
     embedded_names,
-    fingerprint_of,
 )
 from codecplus.checkpoints.official import fold_weight_norm, read_official
 from codecplus.checkpoints.remote import fetch_checkpoint, is_hub_id
@@ -144,14 +143,3 @@ def _check_elements(
     with torch.device("meta"):
         model = cls(config)  # pyright: ignore[reportArgumentType]
     check_elements(sum(parameter.numel() for parameter in model.parameters()), shapes, source)
-
-
-def fingerprint(model: DacModel) -> bytes:
-    """16 bytes that tell models apart, see `identity.fingerprint_of`: the same in fp32 and bf16."""
-    config = model.config
-    tensors = (
-        (name, tensor.float().cpu().numpy()) for name, tensor in model.folded_state_dict().items()
-    )
-    return fingerprint_of(
-        config.model_type, config.sampling_rate, config.downsampling_ratios, tensors
-    )

@@ -55,8 +55,6 @@ def checkpoint_folder(name: str | os.PathLike[str], revision: str | None = None)
 
     That of a repository lies in the cache, and holds the commit that was fetched last.
     """
-    from huggingface_hub import snapshot_download
-
     if str(name) in embedded_names():
         return EMBEDDED_FOLDER / str(name)
     path = Path(name)
@@ -64,6 +62,8 @@ def checkpoint_folder(name: str | os.PathLike[str], revision: str | None = None)
         return path
     if path.exists():
         return path.parent
+    from huggingface_hub import snapshot_download
+
     files: list[str] = [*CHECKPOINT_FILES]
     folder = snapshot_download(
         str(name), revision=revision, allow_patterns=files, local_files_only=True

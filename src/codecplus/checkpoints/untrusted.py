@@ -22,10 +22,16 @@ _SPARE_ELEMENTS = 1 << 20  # that a network may have beyond those in its file
 def check_folder(folder: Path) -> dict[str, Any]:
     """Check the files of a checkpoint's folder, and return its configuration.
 
-    Raises CheckpointError for pipes and links under these names, for shards outside the folder,
-    and for a configuration that `read_config` refuses.
+    Raises CheckpointError for pipes and links under these names, for shards outside the folder, for
+    an adapter, and for a configuration that `read_config` refuses.
     """
     config = read_config(folder / "config.json")
+    if _lexists(folder / "adapter_config.json"):
+        # transformers would take the weights from wherever this file says.
+        raise CheckpointError(
+            f"expected a whole checkpoint in {folder}, got one with an adapter of PEFT, whose base "
+            "may be another; merge it with merge_and_unload(), and save that"
+        )
     for name in _WEIGHTS:
         if _lexists(folder / name):
             check_file(folder / name, None)

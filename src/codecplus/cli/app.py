@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     2. An error that is not meant to happen is one line too; the environment variable
     CODECPLUS_TRACEBACK shows where it came from.
     """
+    _let_threads_sleep()
     with safe_streams(), stop_signals(), warnings.catch_warnings():
         warnings.showwarning = _print_warning
         try:
@@ -65,6 +66,15 @@ def _run(arguments: list[str] | None) -> int:
         raise
     flush_output()  # a closed pipe or a full disk shows here, where it is handled
     return status
+
+
+def _let_threads_sleep() -> None:
+    """Have the threads of torch sleep while they wait for each other, unless the user chose.
+
+    They would spin, which takes the cores from other processes, and from their own work where those
+    use all cores. OpenMP reads the environment when torch is imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def _stopped(how: str, status: int) -> int:

@@ -1,13 +1,16 @@
-"""Jobs over many files: which file becomes which, and running all of them.
+"""Jobs over many files: which file becomes which, and running all of them, several at a time.
 
-It knows paths, and nothing of codecs. A file that fails, for whatever reason, is one line on
-stderr; the others are done, and the status is 2.
+It knows paths and threads, and nothing of codecs. A file that fails, for whatever reason, is one
+line on stderr; the others are done, and the status is 2.
 """
 
 import os
 import sys
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +30,9 @@ class Job(NamedTuple):
 
     source: Path
     target: Path
+
+
+Run = Callable[[Path, Path, Callable[[float], Any]], None]  # see `run_jobs`
 
 
 @dataclass
@@ -132,15 +138,19 @@ def _possible(jobs: list[Job], batch: FileBatch) -> list[Job]:
 def run_jobs(
     batch: FileBatch,
     jobs: list[Job],
-    run: Callable[[Path, Path, Callable[[float], Any]], None],
+    run: Run,
     seconds: Callable[[Path], float],
     *,
     label: str,
     force: bool,
     quiet: bool,
     skip_existing: bool = False,
+    workers: int = 0,
+    begin_worker: Callable[[], Any] | None = None,
 ) -> int:
     """Run all jobs with one progress bar; return 0, or 2 if any file of the batch failed.
+
+    What is said of the files comes in their order.
 
     Args:
         batch: the files that the jobs come from.
@@ -151,6 +161,8 @@ def run_jobs(
         force: overwrite existing files.
         quiet: show neither the bar nor what was written.
         skip_existing: leave out the jobs that `is_done` already.
+        workers: threads that do a job each at a time; with 0 this thread does all of them.
+        begin_worker: called first in every one of these threads.
     """
     missing = jobs
     if skip_existing:
@@ -159,16 +171,119 @@ def run_jobs(
             count = len(jobs) - len(missing)
             say(f"codecplus: skipped {count} of {len(jobs)} files, which are done", sys.stderr)
     total = round(sum(_seconds_or_nothing(seconds, job.source) for job in missing), 1)
-    with progress_bar(shown=not quiet, total=total, desc=label, unit="s", leave=False) as bar:
-        for job in missing:
+    with _Progress(total, len(missing), label, quiet) as progress:
+
+        def work(job: Job) -> None:
+            progress.check()
             try:
-                _run_one(job, run, bar.update, force=force, skip_existing=skip_existing)
-            except Exception as error:
+                _run_one(job, run, progress.add, force=force, skip_existing=skip_existing)
+            finally:
+                progress.add_file()
+
+        done = _in_turn(work, missing)
+        if workers:
+            done = _in_threads(work, missing, workers, begin_worker, progress.stop)
+        for job, error in done:
+            if error is not None:
                 batch.fail(job.source, error)
-                continue
-            if not quiet:
+            elif not quiet:
                 say(f"{job.source} -> {job.target}", sys.stdout)
     return batch.status
+
+
+class _Stop(BaseException):
+    """The command ends: a job that is half done is to clean up and end, too."""
+
+
+class _Progress:
+    """A bar of seconds of audio, with files per second. Threads may share it."""
+
+    def __init__(self, seconds: float, files: int, label: str, quiet: bool):
+        self._files = files
+        self._files_done = 0
+        self._began = time.monotonic()
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._bar = progress_bar(shown=not quiet, total=seconds, desc=label, unit="s", leave=False)
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def add(self, seconds: float) -> None:
+        """Count seconds of audio; raise _Stop after `stop`."""
+        self.check()
+        with self._lock:
+            self._bar.update(seconds)
+
+    def add_file(self) -> None:
+        """Count a file."""
+        with self._lock:
+            self._files_done += 1
+            per_second = self._files_done / max(1e-9, time.monotonic() - self._began)
+            figures = f"{self._files_done}/{self._files} files, {per_second:.3g} files/s"
+            self._bar.set_postfix_str(figures, refresh=False)
+
+    def stop(self) -> None:
+        """End all jobs at their next sign of progress."""
+        self._stopped = True
+
+    def check(self) -> None:
+        """Raise _Stop after `stop`."""
+        if self._stopped:
+            raise _Stop
+
+
+Done = Generator[tuple[Job, Exception | None], None, None]
+
+
+def _in_turn(work: Callable[[Job], None], jobs: list[Job]) -> Done:
+    """Do jobs one after the other; yield each with its error, if it failed."""
+    for job in jobs:
+        error = None
+        try:
+            work(job)
+        except Exception as failure:
+            error = failure
+        yield job, error
+
+
+def _in_threads(
+    work: Callable[[Job], None],
+    jobs: list[Job],
+    workers: int,
+    begin_worker: Callable[[], Any] | None,
+    stop: Callable[[], None],
+) -> Done:
+    """Do jobs in threads; yield each in its turn with its error, if it failed.
+
+    Where the caller is interrupted, or does not go on, `stop` is called, and jobs that are begun
+    are waited for: they have temporary files to remove.
+    """
+    waiting = iter(jobs)
+    begun: deque[tuple[Job, Future[None]]] = deque()
+    pool = ThreadPoolExecutor(workers, initializer=begin_worker)
+    try:
+        while True:
+            while len(begun) < _MAX_BEGUN and (job := next(waiting, None)) is not None:
+                begun.append((job, pool.submit(work, job)))
+            if not begun:
+                return
+            job, future = begun.popleft()
+            error = future.exception()
+            if error is not None and not isinstance(error, Exception):
+                raise error
+            yield job, error
+    finally:
+        stop()
+        pool.shutdown(cancel_futures=True)
+
+
+# Jobs that are handed to threads before the first of them is done: an hour of music does not keep
+# the short files behind it waiting.
+_MAX_BEGUN = 1000
 
 
 def is_done(job: Job) -> bool:
@@ -185,7 +300,7 @@ def is_done(job: Job) -> bool:
 
 def _run_one(
     job: Job,
-    run: Callable[[Path, Path, Callable[[float], Any]], None],
+    run: Run,
     progress: Callable[[float], Any],
     *,
     force: bool,

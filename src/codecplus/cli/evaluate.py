@@ -228,7 +228,7 @@ def _add_task(verb: argparse.ArgumentParser, **settings: Any) -> None:
 
 
 def _checkpoint(name: str) -> str:
-    """Return the name of a checkpoint; refuse the name of a codec that is none."""
+    """Return the name of a checkpoint; refuse the name of another codec."""
     from codecplus.eval.codecs import is_foreign
 
     if is_foreign(name):

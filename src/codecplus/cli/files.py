@@ -6,12 +6,13 @@ Light to import: torch and the codec are imported when a verb runs.
 import argparse
 import json
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from codecplus.audio.formats import AUDIO_SUFFIXES
-from codecplus.cli.batch import CODED_SUFFIXES, FileBatch, Job, find, plan, run_jobs
+from codecplus.cli.batch import CODED_SUFFIXES, FileBatch, Job, Run, find, plan, run_jobs
 from codecplus.cli.model_options import embedded_name, open_codec, open_embedded
 from codecplus.cli.options import add_codec_options, add_output, add_shared, add_verb, named_path
 from codecplus.cli.streams import one_line
@@ -71,6 +72,7 @@ def _add_encode(verbs: Any) -> None:
     )
     add_output(verb, "a .dacp file, or a folder (default: beside each input)")
     add_shared(verb, "skip-existing", "keep-suffix", "force", "quiet")
+    add_shared(verb, "workers", note="a file each; default: one per core")
     add_codec_options(verb, default="dac", note="default: %(default)s")
     add_shared(verb, "compile", "bitrate", "loudness")
     control = verb.add_mutually_exclusive_group()
@@ -121,6 +123,7 @@ def _add_decode(verbs: Any) -> None:
     )
     add_output(verb, "an audio file, or a folder (default: a .wav beside each input)")
     add_shared(verb, "skip-existing", "keep-suffix", "force", "quiet")
+    add_shared(verb, "workers", note="a file each; default: one per core")
     verb.add_argument(
         "--start",
         type=float,
@@ -207,12 +210,14 @@ def decode(args: argparse.Namespace) -> int:
     batch = find(args.inputs, CODED_SUFFIXES)
     jobs = plan(batch, args.output, ".wav", keep_suffix=args.keep_suffix)
     codecs: dict[str, Any] = {}
+    loading = threading.Lock()
     from codecplus.decompression import MAX_SECONDS
 
     def run(source: Path, target: Path, progress: Callable[[float], Any]) -> None:
         name = args.model or _model_of_file(source, args.recover)
-        if name not in codecs:
-            codecs[name] = open_codec(name, args)
+        with loading:
+            if name not in codecs:
+                codecs[name] = open_codec(name, args)
         codecs[name].decompress(
             source,
             target,
@@ -230,21 +235,48 @@ def decode(args: argparse.Namespace) -> int:
 def _run_all(
     batch: FileBatch,
     jobs: list[Job],
-    run: Callable[[Path, Path, Callable[[float], Any]], None],
+    run: Run,
     seconds: Callable[[Path], float],
     label: str,
     args: argparse.Namespace,
 ) -> int:
-    return run_jobs(
-        batch,
-        jobs,
-        run,
-        seconds,
-        label=label,
-        force=args.force,
-        quiet=args.quiet,
-        skip_existing=args.skip_existing,
-    )
+    from codecplus.system.devices import shared_cores
+
+    workers = _workers(args, len(jobs))
+    with shared_cores(workers) as begin_worker:
+        return run_jobs(
+            batch,
+            jobs,
+            run,
+            seconds,
+            label=label,
+            force=args.force,
+            quiet=args.quiet,
+            skip_existing=args.skip_existing,
+            workers=workers,
+            begin_worker=begin_worker,
+        )
+
+
+def _workers(args: argparse.Namespace, jobs: int) -> int:
+    """Return how many threads work on files: `--workers`, else one per core of a CPU.
+
+    One file has all cores for itself, and so has an export, whose runtime has its own threads. On
+    an accelerator files go one by one.
+    """
+    from codecplus.inference.onnx_model import find_export
+    from codecplus.system.devices import available_cores, resolve_device
+
+    if args.workers is not None:
+        if args.workers < 0:
+            raise InputError(f"expected --workers of at least 0, got {args.workers}")
+        return min(args.workers, jobs)
+    if jobs < 2 or (args.model is not None and find_export(args.model)):
+        return 0
+    if resolve_device(args.device).type != "cpu":
+        return 0
+    cores = available_cores()
+    return min(cores, jobs) if cores > 1 else 0
 
 
 def _decode_pipe(args: argparse.Namespace) -> int:

@@ -19,9 +19,11 @@ def open_codec(name: str, args: argparse.Namespace) -> Any:
 
     device = args.device
     if find_export(name) is None:  # an export needs neither torch nor transformers
+        from codecplus.checkpoints.identity import embedded_names
         from codecplus.system.devices import resolve_device
 
-        quiet_transformers()
+        if name not in embedded_names() and name != "dac":  # these do without transformers
+            quiet_transformers()
         device = resolve_device(device)
     codec = load_codec(name, device=device, dtype=args.dtype, revision=args.revision)
     if getattr(args, "compile", False):

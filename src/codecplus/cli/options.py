@@ -78,7 +78,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "workers": {
         "type": int,
         "metavar": "N",
-        "help": "number of worker processes",
+        "help": "number of workers: processes or threads",
     },
     "split": {
         "default": "train",
@@ -145,9 +145,9 @@ _SHORT = {"output": "-o", "force": "-f", "quiet": "-q"}
 
 
 def named_path(text: str) -> Path:
-    """Return a path that was named; an empty name, as of a variable that is not set, is none.
+    """Return the path of a name. An empty name, as of a shell variable that is not set, is refused.
 
-    To Python it is the working folder: all that it holds would be read.
+    For Python it is the working folder, all of which would be read.
     """
     if not text:
         raise argparse.ArgumentTypeError("expected the name of a file or folder, got an empty one")
@@ -221,7 +221,7 @@ def add_codec_options(verb: Any, **model: Any) -> None:
     """
     add_shared(verb, "model", **model)
     add_shared(verb, "revision", "device")
-    add_shared(verb, "dtype", note="default: float32")
+    add_shared(verb, "dtype", note="auto: decode in bfloat16 where it is faster; default: float32")
 
 
 def add_data_options(verb: Any) -> None:

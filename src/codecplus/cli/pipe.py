@@ -74,7 +74,7 @@ def encode_pipe(
     stream = codec.encoder_stream(n_quantizers=n_quantizers, batch=pcm.channels)
     packet_format = PacketFormat(
         num_codebooks=stream.n_quantizers,
-        codebook_size=codec.model.config.codebook_size,
+        codebook_size=codec.codebook_size,
         channels=pcm.channels,
         header=_HEADER.pack(codec.fingerprint[:8], pcm.sample_rate),
     )

@@ -1,4 +1,4 @@
-"""The standard streams of a command: what can be printed is, and nothing printed stops the work.
+"""The standard streams of a command. A stream that cannot be written to does not stop the work.
 
 Names of files are bytes on most systems. They go to standard output as they are, and as escapes
 where the terminal's encoding has no such letter.
@@ -86,12 +86,12 @@ def flush_output() -> None:
 
 
 def discard_output() -> None:
-    """Send what standard output still holds nowhere; see `_discard`."""
+    """Drop the buffered text of standard output; see `_discard`."""
     _discard(sys.stdout)
 
 
 def _discard(stream: TextIO) -> None:
-    """Send what a stream still holds nowhere: Python would fail on it again at its exit."""
+    """Drop the buffered text of a stream, on which Python would fail again at its exit."""
     with suppress(OSError, ValueError):  # a standard stream may be no file
         descriptor = os.open(os.devnull, os.O_WRONLY)
         os.dup2(descriptor, stream.fileno())

@@ -14,7 +14,7 @@ from torch import Tensor
 from codecplus.audio.mel import mel_spectrogram
 from codecplus.inference.chunked import chunk_frames, decode_blocks
 from codecplus.inference.windows import windows
-from codecplus.modeling_dac import DacModel
+from codecplus.modeling_dac import DacNetwork
 
 _MEL_BANDS = 64
 _MEL_SECONDS = 0.046  # of the analysis window
@@ -31,7 +31,7 @@ def codebook_levels(num_codebooks: int) -> list[int]:
 
 
 def audible_errors(
-    model: DacModel, blocks: Iterable[np.ndarray], encode: Encoder
+    model: DacNetwork, blocks: Iterable[np.ndarray], encode: Encoder
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Encode audio, and measure what each frame would lose with fewer codebooks.
 
@@ -61,7 +61,7 @@ def audible_errors(
 
 
 def _level_errors(
-    model: DacModel, codes: np.ndarray, audio: np.ndarray, n_fft: int
+    model: DacNetwork, codes: np.ndarray, audio: np.ndarray, n_fft: int
 ) -> np.ndarray:  # (C, K, T), (C, S) -> (levels, C, T)
     original = _frame_mels(model, audio, n_fft)
     floor = torch.clamp(_FLOOR * original.amax(dim=(1, 2), keepdim=True), min=_FLOOR)
@@ -75,7 +75,7 @@ def _level_errors(
     return np.stack(errors)
 
 
-def _frame_mels(model: DacModel, audio: np.ndarray, n_fft: int) -> Tensor:
+def _frame_mels(model: DacNetwork, audio: np.ndarray, n_fft: int) -> Tensor:
     """Mel spectra at the middle of each frame: (C, S) -> (C, M, T)."""
     hop_length = model.config.hop_length
     padded = np.pad(audio, ((0, 0), (0, hop_length)))[:, hop_length // 2 :]

@@ -29,7 +29,7 @@ from codecplus.encoding.beam_search import EntropyCosts
 from codecplus.inference.chunked import chunk_frames
 from codecplus.inference.windows import frame_context, windows
 from codecplus.kernels import processor_flags
-from codecplus.modeling_dac import DacModel
+from codecplus.modeling_dac import DacNetwork
 from codecplus.modeling_dac.layers_dac import DacResidualVectorQuantizer
 from codecplus.system.devices import multiplies_bf16
 
@@ -66,7 +66,7 @@ _BITS = 0.25  # share of bits that a share of the losses is worth
 @torch.inference_mode(False)
 @torch.enable_grad()
 def encode_with_effort(
-    model: DacModel,
+    model: DacNetwork,
     blocks: Iterable[np.ndarray],
     num_codebooks: int,
     steps: int,
@@ -112,7 +112,7 @@ class Refiner:
     """
 
     def __init__(
-        self, model: DacModel, num_codebooks: int, steps: int, entropy: EntropyModel | None
+        self, model: DacNetwork, num_codebooks: int, steps: int, entropy: EntropyModel | None
     ):
         self.model = model
         self.steps = steps

@@ -15,7 +15,7 @@ from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,7 @@ from codecplus.eval.codecs import (
 )
 from codecplus.eval.codecs.isolation import CodecProcesses
 from codecplus.eval.config import EvaluationConfig, shown_path
-from codecplus.eval.metrics import Metric, Score, metrics_by_name, set_metrics_by_name
+from codecplus.eval.metrics import Metric, Score, SetMetric, metrics_by_name, set_metrics_by_name
 from codecplus.eval.report import write_report
 from codecplus.eval.report.model_repository import file_name
 from codecplus.eval.results import (
@@ -73,50 +73,147 @@ def run_evaluation(config: EvaluationConfig) -> Path:
         MissingExtraError: if a metric or a codec needs a package that is not installed.
     """
     team = _Team()
-    metrics = metrics_by_name(config.metrics)
-    set_metrics = set_metrics_by_name(config.metrics or ())
-    task = load_task(
-        config.data,
-        kinds=config.kinds or None,
-        conditions=Conditions.parse(config.conditions),
-        limit=config.limit,
-        segment_seconds=config.segment_seconds,
-        segments_per_file=config.segments_per_file,
-    )
-    codecs = resolve_codecs(config.codecs, config.bitrates, config.device, config.revision)
-    codecs += [DecodedFolder.parse(text) for text in config.decoded]
-    _check_names(codecs)
-    release_models()
     out = Path(config.out)
+    run = _Run.prepare(config, Store(out / "cache"))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"the results cannot be written to {out}: {error.strerror}") from error
-    store = Store(out / "cache")
     if team.rank == 0:
-        sole_use = store.sole_use()
+        sole_use = run.store.sole_use()
     else:
         sole_use = nullcontext()
-    with sole_use, closing(store):
-        prepared = _encode(config, task, codecs, store, team)
+    with sole_use, closing(run.store):
+        prepared = run.encode(team)
         if team.rank == 0:
-            keys = stages.score(
-                codecs,
-                prepared.clips,
-                metrics,
-                store,
-                config.workers or available_cores(),
-                config.progress,
-                config.retry_failed,
-            )
-            workers = config.workers or available_cores()
-            clips = prepared.clips
-            problems = stages.embed(codecs, clips, set_metrics, store, workers, config.progress)
-            sets = stages.set_values(codecs, clips, set_metrics, store, problems)
-            described = {metric.name: metric.describe() for metric in set_metrics}
-            _write(out, config, task, codecs, metrics, prepared, store, keys, described, sets)
+            run.write(out, prepared, run.score(prepared.clips))
         team.wait()
     return out
+
+
+class _Scores(NamedTuple):
+    """The scores of a run: where those of clips are, and those of all recordings together."""
+
+    keys: ScoreKeys
+    sets: dict[str, dict[str, dict[str, Any]]]  # codec -> kind of audio -> metric -> value
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The data, codecs and metrics of a run, and the store of what was computed."""
+
+    config: EvaluationConfig
+    task: Task
+    codecs: list[CodecAdapter]  # the identity first
+    metrics: list[Metric]
+    set_metrics: list[SetMetric]
+    store: Store
+
+    @classmethod
+    def prepare(cls, config: EvaluationConfig, store: Store) -> "_Run":
+        """Find all that a configuration names. Raises as `run_evaluation` does."""
+        metrics = metrics_by_name(config.metrics)
+        set_metrics = set_metrics_by_name(config.metrics or ())
+        task = load_task(
+            config.data,
+            kinds=config.kinds or None,
+            conditions=Conditions.parse(config.conditions),
+            limit=config.limit,
+            segment_seconds=config.segment_seconds,
+            segments_per_file=config.segments_per_file,
+        )
+        codecs = resolve_codecs(config.codecs, config.bitrates, config.device, config.revision)
+        codecs += [DecodedFolder.parse(text) for text in config.decoded]
+        _check_names(codecs)
+        release_models()
+        return cls(config, task, codecs, metrics, set_metrics, store)
+
+    def encode(self, team: "_Team") -> Prepared:
+        """Read the clips in the first process, and encode them in all."""
+        identity = self.codecs[0]
+        progress = self.config.progress and team.rank == 0
+        if team.rank == 0:
+            prepared = stages.prepare(self.task, self.store, identity, progress)
+            team.wait()
+        else:
+            team.wait()
+            prepared = stages.read_prepared(self.task, self.store)
+        share = Share(team.rank, team.size)
+        with closing(CodecProcesses(self.config.time_limit)) as processes:
+            for codec in self.codecs:
+                stages.encode(
+                    codec,
+                    prepared.clips,
+                    self.store,
+                    identity,
+                    progress,
+                    share,
+                    processes,
+                    self.config.retry_failed,
+                )
+        team.wait()
+        if team.size > 1:
+            self.store.forget_encoded()
+        return prepared
+
+    def score(self, clips: list[ClipRecord]) -> _Scores:
+        """Compute the scores that the store lacks."""
+        workers = self.config.workers or available_cores()
+        progress = self.config.progress
+        retry_failed = self.config.retry_failed
+        keys = stages.score(
+            self.codecs, clips, self.metrics, self.store, workers, progress, retry_failed
+        )
+        failures = stages.embed(self.codecs, clips, self.set_metrics, self.store, workers, progress)
+        sets = stages.set_values(self.codecs, clips, self.set_metrics, self.store, failures)
+        return _Scores(keys, sets)
+
+    def write(self, out: Path, prepared: Prepared, scores: _Scores) -> None:
+        """Write the results folder."""
+        clips = prepared.clips
+        rows = build_rows(self.codecs, clips, self.metrics, self.store, scores.keys)
+        names = [metric.name for metric in self.metrics]
+        counted_here = [codec.name for codec in self.codecs if counts_payload(codec)]
+        summary = summarize(rows, names, counted_here)
+        costs = {}
+        for codec in self.codecs:
+            encoded = self.store.encoded(codec_hash(codec))
+            summary[codec.name] |= self._describe(codec, clips, scores)
+            costs[codec.name] = _cost(encoded, clips)
+        write_rows(out / ROWS, rows)
+        write_json(
+            out / SUMMARY,
+            {
+                "schema": SCHEMA,
+                "task": self.task.describe(),
+                "metrics": {metric.name: metric.describe() for metric in self.metrics},
+                "set_metrics": {metric.name: metric.describe() for metric in self.set_metrics},
+                "codecs": summary,
+            },
+        )
+        write_json(out / COSTS, costs)
+        write_json(out / PROVENANCE, _provenance(self.config, self.task, prepared))
+        write_report(load_results(out))
+
+    def _describe(
+        self, codec: CodecAdapter, clips: list[ClipRecord], scores: _Scores
+    ) -> dict[str, Any]:
+        """Return what the summary says of a codec beside its scores."""
+        key = codec_hash(codec)
+        use = _CodeUse.read(key, clips, self.store)
+        return {
+            "hash": key,
+            "config": codec.config(),
+            "anchor": is_anchor(codec.name),
+            "nominal_kbps_per_channel": getattr(codec, "nominal_kbps", None),
+            "latency_seconds": getattr(codec, "latency", None),
+            "homepage": getattr(codec, "homepage", None),
+            "complexity": self.store.encoded(key).complexity,
+            "sets": scores.sets.get(codec.name, {}),
+            "tokens": use.tokens() if use else None,
+            "lag_ms": _lags(scores.keys, codec.name, clips),
+            "codebooks": use.codebooks() if use else None,
+        }
 
 
 def _check_names(codecs: list[CodecAdapter]) -> None:
@@ -154,37 +251,6 @@ class _Team:
         """Wait until every process is here."""
         if self._state is not None:
             self._state.wait_for_everyone()
-
-
-def _encode(
-    config: EvaluationConfig, task: Task, codecs: list[CodecAdapter], store: Store, team: _Team
-) -> Prepared:
-    """Read the clips in the first process, and encode them in all."""
-    identity = codecs[0]
-    progress = config.progress and team.rank == 0
-    if team.rank == 0:
-        prepared = stages.prepare(task, store, identity, progress)
-        team.wait()
-    else:
-        team.wait()
-        prepared = stages.read_prepared(task, store)
-    share = Share(team.rank, team.size)
-    with closing(CodecProcesses(config.time_limit)) as processes:
-        for codec in codecs:
-            stages.encode(
-                codec,
-                prepared.clips,
-                store,
-                identity,
-                progress,
-                share,
-                processes,
-                config.retry_failed,
-            )
-    team.wait()
-    if team.size > 1:
-        store.forget_encoded()
-    return prepared
 
 
 # ---- rows
@@ -250,57 +316,6 @@ def _row(codec: str, key: str, clip: ClipRecord, line: Line, scores: dict[str, S
 
 
 # ---- the results folder
-
-
-def _write(
-    out: Path,
-    config: EvaluationConfig,
-    task: Task,
-    codecs: list[CodecAdapter],
-    metrics: list[Metric],
-    prepared: Prepared,
-    store: Store,
-    keys: ScoreKeys,
-    set_metrics: dict[str, dict[str, Any]],
-    sets: dict[str, dict[str, dict[str, Any]]],
-) -> None:
-    clips = prepared.clips
-    rows = build_rows(codecs, clips, metrics, store, keys)
-    counted_here = [codec.name for codec in codecs if counts_payload(codec)]
-    summary = summarize(rows, [metric.name for metric in metrics], counted_here)
-    costs = {}
-    for codec in codecs:
-        key = codec_hash(codec)
-        encoded = store.encoded(key)
-        use = _CodeUse.read(key, clips, store)
-        summary[codec.name].update(
-            hash=key,
-            config=codec.config(),
-            anchor=is_anchor(codec.name),
-            nominal_kbps_per_channel=getattr(codec, "nominal_kbps", None),
-            latency_seconds=getattr(codec, "latency", None),
-            homepage=getattr(codec, "homepage", None),
-            complexity=encoded.complexity,
-            sets=sets.get(codec.name, {}),
-            tokens=use.tokens() if use else None,
-            lag_ms=_lags(keys, codec.name, clips),
-            codebooks=use.codebooks() if use else None,
-        )
-        costs[codec.name] = _cost(encoded, clips)
-    write_rows(out / ROWS, rows)
-    write_json(
-        out / SUMMARY,
-        {
-            "schema": SCHEMA,
-            "task": task.describe(),
-            "metrics": {metric.name: metric.describe() for metric in metrics},
-            "set_metrics": set_metrics,
-            "codecs": summary,
-        },
-    )
-    write_json(out / COSTS, costs)
-    write_json(out / PROVENANCE, _provenance(config, task, prepared))
-    write_report(load_results(out))
 
 
 def _lags(keys: ScoreKeys, codec: str, clips: list[ClipRecord]) -> dict[str, float]:

@@ -160,9 +160,8 @@ def encode(
     """
     key = codec_hash(codec)
     known = store.encoded(key).lines
-    unique = list({clip.hash: clip for clip in clips}.values())
     todo = []
-    for clip in unique[share.rank :: share.size]:
+    for clip in list(_unique(clips))[share.rank :: share.size]:
         line = known.get(clip.hash)
         if line is None or (retry_failed and line["status"] != "ok"):
             todo.append(clip)
@@ -179,7 +178,10 @@ def encode(
             reference = np.load(store.audio_path(reference_key, clip.hash))
             outcome = _outcome(codec, clip, reference, processes)
             timed_out = str(outcome.line["reason"]).startswith("no answer within")
-            out_of_time = out_of_time + 1 if timed_out else 0
+            if timed_out:
+                out_of_time += 1
+            else:
+                out_of_time = 0
         if outcome.audio is not None:
             store.save(store.audio_path(key, clip.hash), outcome.audio)
         if outcome.codes is not None:
@@ -237,7 +239,9 @@ def _outcome(
 
 def _loss(clip: ClipRecord) -> Loss | None:
     """Which packets are lost: the same ones for every codec with as many packets."""
-    return None if clip.loss is None else Loss(clip.loss / 100, seed=int(clip.hash, 16))
+    if clip.loss is None:
+        return None
+    return Loss(clip.loss / 100, seed=int(clip.hash, 16))
 
 
 def _round_trip_here(codec: CodecAdapter, reference: np.ndarray, rate: int) -> RoundTrip:
@@ -314,7 +318,9 @@ class ScoreKeys:
                 line = scores.get((clip.hash, METRICS["lag"].identity))
                 if clip.sample_rate == sample_rate and line and line["value"] is not None:
                     values.append(line["value"])
-            samples = round(float(np.median(values)) * sample_rate / 1000) if values else 0
+            samples = 0
+            if values:
+                samples = round(float(np.median(values)) * sample_rate / 1000)
             self._lags[key] = 1000 * samples / sample_rate
         return self._lags[key]
 
@@ -411,28 +417,44 @@ def _scoring_jobs(
     keys: ScoreKeys,
     retry_failed: bool,
 ) -> Iterable[ScoringJob]:
-    """Each clip with the audio files that lack scores, and the names of the metrics they lack."""
+    """Yield each clip with the audio files that lack scores, and the metrics that they lack."""
     wanted = _metrics_of_clips(clips, metrics)
-    for clip in {clip.hash: clip for clip in clips}.values():
+    hashes = {codec.name: codec_hash(codec) for codec in codecs}
+    for clip in _unique(clips):
         estimates: Estimates = {}
         lags: dict[str, float] = {}
-        for codec in codecs:
-            key = codec_hash(codec)
-            if store.encoded(key).lines.get(clip.hash, {}).get("status") != "ok":
+        for name, key in hashes.items():
+            if not _is_coded(store, key, clip):
                 continue
-            missing = []
-            for metric in wanted[clip.hash]:
-                known = keys.score(codec.name, clip, metric)
-                passed = known and known["status"] in ("metric_error", "timeout")
-                if known is None or (retry_failed and passed):
-                    missing.append(metric)
+            missing = [
+                metric
+                for metric in wanted[clip.hash]
+                if _lacks_score(keys.score(name, clip, metric), retry_failed)
+            ]
             if missing:
                 names = [metric.name for metric in missing]
-                estimates[codec.name] = (store.audio_path(key, clip.hash), names)
+                estimates[name] = (store.audio_path(key, clip.hash), names)
             if any(metric.uses_lag for metric in missing):
-                lags[codec.name] = keys.lag_ms(codec.name, clip.sample_rate)
+                lags[name] = keys.lag_ms(name, clip.sample_rate)
         if estimates:
             yield ScoringJob(clip, estimates, lags)
+
+
+def _unique(clips: list[ClipRecord]) -> Iterable[ClipRecord]:
+    """Return each clip once: the same audio may be listed under several names."""
+    return {clip.hash: clip for clip in clips}.values()
+
+
+def _is_coded(store: Store, codec: str, clip: ClipRecord) -> bool:
+    """Return whether the codec of a hash has coded a clip."""
+    line = store.encoded(codec).lines.get(clip.hash)
+    return line is not None and line["status"] == "ok"
+
+
+def _lacks_score(known: Line | None, retry_failed: bool) -> bool:
+    if known is None:
+        return True
+    return retry_failed and known["status"] in ("metric_error", "timeout")
 
 
 def _metrics_of_clips(clips: list[ClipRecord], metrics: list[Metric]) -> dict[str, list[Metric]]:
@@ -475,15 +497,9 @@ def embed(
     jobs = []
     for codec in codecs:
         key = codec_hash(codec)
-        coded = store.encoded(key).lines
-        for clip in {clip.hash: clip for clip in clips}.values():
-            if coded.get(clip.hash, {}).get("status") != "ok":
-                continue
-            for metric in metrics:
-                target = store.embeddings_path(metric.identity, key, clip.hash)
-                if metric.applies_to(clip.kind) and not target.exists():
-                    audio = store.audio_path(key, clip.hash)
-                    jobs.append(EmbeddingJob(metric, audio, clip.sample_rate, target))
+        for clip in _unique(clips):
+            if _is_coded(store, key, clip):
+                jobs += _embedding_jobs(key, clip, metrics, store)
     failures: dict[Path, str] = {}
     if not jobs:
         return failures
@@ -496,6 +512,19 @@ def embed(
 
     _run_pool(embedding_worker, embed_clip, jobs, workers, "embed", progress)
     return failures
+
+
+def _embedding_jobs(
+    codec: str, clip: ClipRecord, metrics: list[SetMetric], store: Store
+) -> list[EmbeddingJob]:
+    """Return what is to be embedded of a clip, which the codec of that hash has coded."""
+    audio = store.audio_path(codec, clip.hash)
+    jobs = []
+    for metric in metrics:
+        target = store.embeddings_path(metric.identity, codec, clip.hash)
+        if metric.applies_to(clip.kind) and not target.exists():
+            jobs.append(EmbeddingJob(metric, audio, clip.sample_rate, target))
+    return jobs
 
 
 def set_values(
@@ -516,16 +545,15 @@ def set_values(
     for codec in codecs:
         key = codec_hash(codec)
         for kind in kinds:
-            hashes = list(dict.fromkeys(clip.hash for clip in clips if clip.kind == kind))
-            hashes = [h for h in hashes if store.encoded(key).lines[h]["status"] == "ok"]
+            of_kind = [clip for clip in clips if clip.kind == kind]
+            coded = [clip for clip in _unique(of_kind) if _is_coded(store, key, clip)]
             for metric in metrics:
                 if not metric.applies_to(kind):
                     continue
-                paths = [
-                    [store.embeddings_path(metric.identity, side, clip) for clip in hashes]
-                    for side in (reference, key)
-                ]
-                value = _set_value(paths[0], paths[1], failures)
+                name = metric.identity
+                references = [store.embeddings_path(name, reference, clip.hash) for clip in coded]
+                estimates = [store.embeddings_path(name, key, clip.hash) for clip in coded]
+                value = _set_value(references, estimates, failures)
                 by_kind = values.setdefault(codec.name, {}).setdefault(kind or "unknown", {})
                 by_kind[metric.name] = value
     return values

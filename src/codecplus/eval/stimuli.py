@@ -1,5 +1,5 @@
-"""What listeners hear: each item through every condition, at one loudness; and the same as a
-webMUSHRA test.
+"""The sounds of a listening test: each item through every condition, at one loudness; and the
+configuration of such a test for webMUSHRA.
 """
 
 import random

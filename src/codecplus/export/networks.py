@@ -262,7 +262,7 @@ def decoder_graph(
 def _lookup(network: _NetworkGraph, codes: str, model: DacModel) -> str:
     """Add the latents (B, D, T) of codes (B, k, T), in fp32; a code of -1 adds nothing."""
     graph = network.graph
-    table = Lookup(check_plain(model.quantizer))
+    table = Lookup(check_plain(model.quantizer), model.decoding_dtype)
     entries = _numpy(table.entries)
     out = _numpy(table.out)
     sums = _numpy(table.biases)  # of the first k codebooks

@@ -107,7 +107,7 @@ def write_card(
 
 
 class _Page:
-    """What is measured of a checkpoint: sections of its card, and the files beside it.
+    """The measured part of a checkpoint's card: sections, and the files beside it.
 
     Attributes:
         sections: on results, one for each run.

@@ -3,6 +3,7 @@
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from codecplus.checkpoints import embedded_names, fingerprint, load_model
 from codecplus.checkpoints.identity import ENTROPY_FILES
@@ -18,6 +19,7 @@ from codecplus.hub.staging import (
 )
 from codecplus.hub.template import SAMPLES_MARK, card_path, local_checkpoint, render_card
 from codecplus.modeling_dac import DacFeatureExtractor, DacModel
+from codecplus.modeling_dac.checkpoints_dac import CARD_TAGS, is_empty_card, training_procedure
 
 # Files to upload beside weights and configuration, and no others: a folder may hold private ones.
 _CHECKPOINT_EXTRAS = (ENTROPY_FILES, "LICENSE*", "training/recipe.json")
@@ -118,7 +120,11 @@ def _tensor_shapes(path: Path) -> dict[str, list[int]]:
 def _write_card(
     source: PathLike, checkpoint: Path | None, model: DacModel, new: Path, site: str | None
 ) -> None:
-    """Write the card of a checkpoint with its pictures, or one without figures if it has none."""
+    """Write the card of a checkpoint with its pictures, or one without figures if it has none.
+
+    A card of transformers or its Trainer that nobody has completed counts as none; what it says of
+    the training is kept.
+    """
     folder = checkpoint or Path(source).with_suffix("")
     name = folder.resolve().name
     text = None
@@ -131,9 +137,26 @@ def _write_card(
             _check_card(text, path, source, model)
     if text is None:
         text = render_card(model, name, embedded=str(source) in embedded_names())
+    elif is_empty_card(text):
+        text = render_card(model, name, facts=_facts_of_empty_card(text))
     if SAMPLES_MARK in text:
         text = text.replace(SAMPLES_MARK, write_samples(model, new / "assets", name, site))
     (new / "README.md").write_text(text, encoding="utf-8")
+
+
+def _facts_of_empty_card(text: str) -> dict[str, Any]:
+    """Return what a card of transformers or its Trainer says of these weights, as facts."""
+    from huggingface_hub import ModelCard
+
+    card = ModelCard(text, ignore_metadata_errors=True)
+    facts: dict[str, Any] = {"licence": card.data.license}
+    facts["tags"] = [tag for tag in card.data.tags or [] if tag not in CARD_TAGS]
+    if card.data.base_model not in embedded_names():  # those are no repositories of the Hub
+        facts["base_model"] = card.data.base_model
+    procedure = training_procedure(card.text)
+    if procedure:
+        facts["training"] = procedure.partition("\n")[2].strip()  # without its heading
+    return facts
 
 
 def _card_extras(card: Path, name: str) -> list[Path]:

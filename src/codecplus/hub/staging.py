@@ -60,8 +60,8 @@ def copy_files(files: Iterable[Path], base: Path, folder: Path) -> None:
 def check_inside(file: Path, base: Path) -> None:
     """Raise InputError if a file is a link to somewhere outside of the folder `base`.
 
-    What a user pushes is what lies in the folder. The snapshots of the Hub's cache, which are links
-    to the blobs beside them, count as the files themselves.
+    A push uploads only files of the folder. Files in the Hub's cache are links to the blobs beside
+    the snapshot; they count as files of the folder.
     """
     home = base.resolve()
     allowed = [home]

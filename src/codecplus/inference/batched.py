@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from codecplus.inference.chunked import encode_blocks
-from codecplus.modeling_dac import DacModel
+from codecplus.modeling_dac import DacNetwork
 
 _MAX_PADDING = 0.2  # of a row: shorter clips go into the next batch
 
 
 def encode_clips(
-    model: DacModel, clips: Sequence[np.ndarray], n_quantizers: int, batch_seconds: float
+    model: DacNetwork, clips: Sequence[np.ndarray], n_quantizers: int, batch_seconds: float
 ) -> list[np.ndarray]:
     """Encode clips, float32 (C, S) at the model's rate, to int16 (C, K, T) each.
 
@@ -74,7 +74,7 @@ def _batches(
 
 
 def _encode_padded(
-    model: DacModel, clips: list[np.ndarray], frames: int, n_quantizers: int
+    model: DacNetwork, clips: list[np.ndarray], frames: int, n_quantizers: int
 ) -> np.ndarray:
     """Encode all rows of clips (C, S), padded to `frames`, to codes (B, K, T)."""
     hop = model.config.hop_length

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from codecplus.inference.windows import frame_context, windows
-from codecplus.modeling_dac import DacModel
+from codecplus.modeling_dac import DacNetwork
 
 # Elements of the widest activation of a chunk. Larger ones gain nothing on a CPU and cost memory.
 _CHUNK_ELEMENTS = 1 << 23
 _MIN_CHUNK_FRAMES = 32
 
 
-def chunk_frames(model: DacModel, rows: int = 1) -> int:
+def chunk_frames(model: DacNetwork, rows: int = 1) -> int:
     """Return frames per chunk for `rows` channels at once.
 
     Activations stay below some hundred megabytes.
@@ -27,7 +27,7 @@ def chunk_frames(model: DacModel, rows: int = 1) -> int:
 
 
 def encode_blocks(
-    model: DacModel,
+    model: DacNetwork,
     blocks: Iterable[np.ndarray],
     n_quantizers: int | None = None,
     frames: int | None = None,
@@ -54,7 +54,7 @@ def encode_blocks(
 
 
 def decode_blocks(
-    model: DacModel, blocks: Iterable[np.ndarray], frames: int | None = None
+    model: DacNetwork, blocks: Iterable[np.ndarray], frames: int | None = None
 ) -> Iterator[np.ndarray]:
     """Decode codes in blocks of any length to audio, float32 (C, S) in pieces of any length.
 
@@ -72,14 +72,14 @@ def decode_blocks(
         codes = torch.from_numpy(window.astype(np.int64)).to(model.device)
         with torch.inference_mode():
             if (window < 0).any():
-                audio = model.decode(_summed(model, codes), return_dict=False)[0]
+                latents = _summed(model, codes)
             else:
-                audio = model.decode(audio_codes=codes, return_dict=False)[0]
-            audio = audio[..., start * hop : stop * hop]
+                latents = model.quantizer.from_codes(codes)[0]
+            audio = model.synthesize(latents)[..., start * hop : stop * hop]
         yield audio.float().cpu().numpy()
 
 
-def _summed(model: DacModel, codes: Tensor) -> Tensor:
+def _summed(model: DacNetwork, codes: Tensor) -> Tensor:
     """Return quantized latents (C, D, T) of codes (C, K, T), by codebooks that are not -1 alone."""
     lengths = (codes >= 0).sum(dim=1)  # (C, T)
     total = None

@@ -24,7 +24,7 @@ class LoadedModel:
     `entropy_models` those of the embedded checkpoint with these weights hold.
     """
 
-    model: Any
+    model: Any  # a `DacModel`, a `PlainDac` or an export
     fingerprint: bytes | None
     entropy_models: list[EntropyModel] | None
     sample_rate: int | None = None
@@ -41,28 +41,66 @@ def load_network(
     """Load a model for inference; arguments and errors are those of `load_codec`."""
     export = find_export(name)
     if export is not None:
-        if dtype is not None or revision is not None:
+        if dtype not in (None, "auto") or revision is not None:
             raise InputError(
                 "dtype and revision are for models in torch; an export has its precision, "
                 "leave them out"
             )
         model = OnnxModel(*export, device=device)
         return LoadedModel(model, None, read_entropy_models(export[0].parent) or None)
-    from codecplus.checkpoints import fingerprint, load_model
+    from codecplus.checkpoints import embedded_names, fingerprint
     from codecplus.checkpoints.remote import checkpoint_folder
     from codecplus.system.devices import check_dtype, resolve_device
 
-    model = load_model(name, revision=revision)
+    if str(name) in embedded_names() and revision is None:
+        from codecplus.checkpoints import load_embedded
+
+        model = load_embedded(str(name))
+    else:
+        from codecplus.checkpoints import load_model  # and transformers
+
+        model = load_model(name, revision=revision)
     identity = fingerprint(model)  # before the cast: bf16 and fp32 are the same model
     if device is None:  # as transformers does: a process that forks later must not hold a GPU
         device = "cpu"
-    model.to(device=resolve_device(device), dtype=check_dtype(dtype))  # pyright: ignore[reportCallIssue]
+    device = resolve_device(device)
+    if dtype == "auto":
+        model.to(device=device)  # pyright: ignore[reportCallIssue]
+        if _decodes_faster_in_bf16(device):
+            model.decoder.bfloat16()
+    else:
+        model.to(device=device, dtype=check_dtype(dtype))  # pyright: ignore[reportCallIssue]
     settings = getattr(model.config, SETTINGS, None)
     sample_rate, mel = _settings(settings, name)
     entropy_models = read_entropy_models(checkpoint_folder(name, revision))
     if not entropy_models and (settings or {}).get("entropy_models") != []:
         entropy_models = None
     return LoadedModel(model, identity, entropy_models, sample_rate, mel)
+
+
+def _decodes_faster_in_bf16(device: "torch.device") -> bool:
+    """Return whether models decode faster in bf16 than in fp32 on a device.
+
+    Processors without instructions for it are slower, and so are layers without kernels.
+    """
+    from codecplus.kernels import processor_flags, usable_set
+    from codecplus.system.devices import multiplies_bf16
+
+    if device.type != "cpu":
+        return multiplies_bf16(device, ())
+    target = usable_set()
+    return target is not None and target.bf16 and multiplies_bf16(device, processor_flags())
+
+
+def full_model(model: Any) -> Any:
+    """Return the `DacModel` with the weights of a `PlainDac`, in the same memory; others as is."""
+    if not hasattr(model, "synthesize") or hasattr(model, "save_pretrained"):
+        return model
+    from codecplus.checkpoints import load_model
+
+    full = load_model(model.name)
+    full.load_state_dict(model.state_dict(), assign=True)
+    return full.allow_kernels(model.encoder.snake1.allow_kernels)
 
 
 def move_model(model: Any, device: Any = None, dtype: Any = None) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from codecplus.audio.arrays import split_blocks
-from codecplus.audio.blocks import resample_blocks, take_samples
+from codecplus.audio.blocks import check_blocks, resample_blocks, take_samples
 from codecplus.audio.loudness import integrated_loudness
 from codecplus.audio.resampling import resampled_length
 from codecplus.bitstream.codes import check_codes
@@ -45,6 +45,6 @@ def decode_official(network: Network, file: DacFile) -> tuple[int, int, Iterator
         loudness = max(integrated_loudness(channel, config.sampling_rate), _QUIETEST)
         channel *= np.float32(10 ** ((file.input_db - loudness) / 20))
     blocks = resample_blocks(
-        split_blocks(audio), config.sampling_rate, file.sample_rate, len(codes)
+        check_blocks(split_blocks(audio)), config.sampling_rate, file.sample_rate, len(codes)
     )
     return len(codes), file.sample_rate, take_samples(blocks, file.original_length)

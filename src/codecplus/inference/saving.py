@@ -8,7 +8,12 @@ from typing import Any
 
 from codecplus._version import __version__
 from codecplus.bitstream import EntropyModel
-from codecplus.checkpoints.commits import explained_errors, full_repo_name, upload_folder
+from codecplus.checkpoints.commits import (
+    explained_errors,
+    full_repo_name,
+    stored_card,
+    upload_folder,
+)
 from codecplus.checkpoints.identity import ENTROPY_FILES, WEIGHT_FILES
 from codecplus.errors import InputError
 from codecplus.inference.entropy_models import ENTROPY_FILE
@@ -97,13 +102,16 @@ def refuse_export(model: Any, action: str) -> None:
 
 
 def _write_card(model: Any, repo: str, revision: str | None, folder: Path) -> None:
-    """Write a card into a folder, unless the repository has one, which may say more."""
-    from huggingface_hub import HfApi
+    """Write a card into a folder, unless the repository has one that says something."""
+    from codecplus.modeling_dac.checkpoints_dac import describe, is_empty_card, replace_empty_card
 
-    from codecplus.modeling_dac.checkpoints_dac import describe
-
-    if not HfApi().file_exists(repo, "README.md", revision=revision):
-        describe(model, repo).save(folder / "README.md")
+    text = stored_card(repo, revision)
+    path = folder / "README.md"
+    if text is None:
+        describe(model, repo).save(path)
+    elif is_empty_card(text):
+        path.write_text(text, encoding="utf-8")
+        replace_empty_card(folder, repo, model)
 
 
 def _write(

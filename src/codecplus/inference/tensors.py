@@ -11,18 +11,27 @@ import torch
 from torch import Tensor
 
 from codecplus.bitstream import StreamInfo
-from codecplus.bitstream.codes import Codes
+from codecplus.bitstream.codes import Codes, holds_all_frames, holds_codes
 
-_SAME_CODES = {"clone", "contiguous", "cpu", "cuda", "detach", "int", "long", "pin_memory", "to"}
+# Operations that give the same codes, and that take a part of them or shape them otherwise.
+_SAME_CODES = {
+    "clone", "contiguous", "cpu", "cuda", "detach", "int", "long", "pin_memory", "short", "to",
+    "type",
+}  # fmt: skip
+_PARTS = {
+    "__getitem__", "chunk", "flatten", "index_select", "narrow", "reshape", "select", "split",
+    "squeeze", "tensor_split", "unbind", "unflatten", "unsqueeze", "view",
+}  # fmt: skip
+_CODE_TYPES = (torch.int16, torch.int32, torch.int64)  # which hold the codes of any model
 
 
 class CodesTensor(Tensor):
     """`Codes` as a tensor: int64 (K, T), (C, K, T), or (B, C, K, T) of a batch.
 
-    It is what embeddings and `DacModel.decode` take. Copies, moves to a device and indexing keep
-    `info` and `num_samples` as they do in `Codes`; what any other operation gives is a plain
-    tensor. Pickles and `torch.save` keep them too; `torch.load` can read them after
-    `import codecplus`.
+    It is what embeddings and `DacModel.decode` take. Copies, moves to a device, indexing, splitting
+    and iterating keep `info` and `num_samples` as they do in `Codes`; what any other operation
+    gives is a plain tensor. Pickles and `torch.save` keep them too; `torch.load` can read them
+    after `import codecplus`.
     """
 
     info: StreamInfo | None = None
@@ -33,13 +42,12 @@ class CodesTensor(Tensor):
         """Compute as for plain tensors; label what holds codes still."""
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **(kwargs or {}))
-        if type(result) is not Tensor or not isinstance(args[0], CodesTensor):
+        codes = args[0] if args else None
+        if not isinstance(codes, CodesTensor) or codes.info is None:
             return result
-        codes = args[0]
-        if func is Tensor.__getitem__:
-            view = _labels(codes)[_to_numpy(args[1])]
-            return label(result, getattr(view, "info", None), getattr(view, "num_samples", None))
-        if func.__name__ in _SAME_CODES and not result.is_floating_point():
+        if func.__name__ in _PARTS:
+            return _label_parts(codes, result, func, args[1:], kwargs or {})
+        if func.__name__ in _SAME_CODES and getattr(result, "dtype", None) in _CODE_TYPES:
             return label(result, codes.info, codes.num_samples)
         return result
 
@@ -72,18 +80,41 @@ def tensor_to_codes(codes: Tensor) -> np.ndarray:
     return Codes(array, info, getattr(codes, "num_samples", None))
 
 
-def _labels(codes: CodesTensor) -> Codes:
-    """`Codes` of that shape and meaning, without their values."""
-    nothing = np.broadcast_to(np.int16(0), tuple(codes.shape))
-    return Codes(nothing, codes.info, codes.num_samples)
+def _label_parts(codes: CodesTensor, result: Any, func: Any, args: Any, kwargs: Any) -> Any:
+    """Label what an operation took of codes: a tensor or a tuple of some.
+
+    The same operation on the numbers of codebooks and frames tells which of them were taken.
+    """
+    if codes.ndim < 2:
+        return result
+    codebooks, frames = codes.shape[-2:]
+    args, kwargs = _to_cpu(args), _to_cpu(kwargs)
+    numbers = [torch.arange(codebooks)[:, None], torch.arange(frames)]
+    numbers = [number.expand(codes.shape).contiguous() for number in numbers]
+    taken = [func(number, *args, **kwargs) for number in numbers]
+    if isinstance(result, Tensor):
+        return _label_part(codes, result, *taken)
+    return tuple(_label_part(codes, *parts) for parts in zip(result, *taken, strict=True))
 
 
-def _to_numpy(index: Any) -> Any:
-    if isinstance(index, Tensor):
-        return index.cpu().numpy()
-    if isinstance(index, tuple):
-        return tuple(_to_numpy(part) for part in index)
-    return index
+def _label_part(
+    codes: CodesTensor, part: Tensor, codebook_numbers: Tensor, frame_numbers: Tensor
+) -> Tensor:
+    if not holds_codes(codebook_numbers.numpy()):
+        return part
+    whole = holds_all_frames(frame_numbers.numpy(), codes.shape[-1])
+    return label(part, codes.info, codes.num_samples if whole else None)
+
+
+def _to_cpu(value: Any) -> Any:
+    """Return arguments of an operation with their tensors on the CPU."""
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if isinstance(value, (list, tuple)):
+        return type(value)(_to_cpu(part) for part in value)
+    if isinstance(value, dict):
+        return {name: _to_cpu(part) for name, part in value.items()}
+    return value
 
 
 # Data alone: what `torch.load(weights_only=True)` rebuilds of them executes nothing.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from codecplus.inference.batched import encode_clips
 from codecplus.inference.chunked import decode_blocks, encode_blocks
 from codecplus.inference.unpadded import decode_unpadded
 from codecplus.kernels import usable_set
-from codecplus.modeling_dac import DacConfig, DacModel
+from codecplus.modeling_dac import DacNetwork
 from codecplus.streaming import DecoderStream, EncoderStream, StreamingDecoder, StreamingEncoder
 
 # Of audio per batch on an accelerator: some 10 GB of activations with the released 44 kHz net.
@@ -21,11 +22,11 @@ _BATCH_SECONDS = 100.0
 class TorchNetwork:
     """See `Network`. The model's dtype and device are where it computes."""
 
-    def __init__(self, model: DacModel):
+    def __init__(self, model: DacNetwork):
         self.model = model.eval().lay_out_weights()
 
     @property
-    def config(self) -> DacConfig:
+    def config(self) -> Any:
         """The model's."""
         return self.model.config
 

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codecplus.errors import FileFormatError
-from codecplus.modeling_dac import DacModel
+from codecplus.modeling_dac import DacNetwork
 from codecplus.modeling_dac.layers_dac import DacConv1d, DacConvTranspose1d, DacResidualUnit
 
 
-def decode_unpadded(model: DacModel, codes: np.ndarray, window: int) -> np.ndarray:
+def decode_unpadded(model: DacNetwork, codes: np.ndarray, window: int) -> np.ndarray:
     """Decode codes (C, K, T) in windows of so many frames, every convolution unpadded.
 
     Returns float32 audio (C, S). A last window that is too short to give a sample is left out; the
@@ -40,6 +40,7 @@ def decode_unpadded(model: DacModel, codes: np.ndarray, window: int) -> np.ndarr
             break
         with torch.inference_mode():
             latents = model.quantizer.from_codes(piece.to(model.device))[0]
+            latents = latents.to(model.decoding_dtype)
             pieces.append(_unpadded(model.decoder.layers(), latents).squeeze(1))
     if not pieces:  # the file is shorter than one window
         return np.zeros((codes.shape[0], 0), np.float32)

@@ -23,8 +23,8 @@ class InstructionSet:
     Attributes:
         name: as in `CODECPLUS_KERNELS`.
         machine: the architecture, x86_64 or aarch64.
-        flags: what the processor must have, in Linux' words.
-        options: what the compiler is told.
+        flags: features that the processor must have, by Linux' names.
+        options: of the compiler.
         bf16: whether residual units run in bf16.
         trains: whether they have gradients, in bf16.
     """

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, cast
 
 import torch
@@ -12,21 +13,21 @@ from codecplus.audio.mel import mel_filterbank
 
 # Within `shared_spectra`: spectra by kind, window and id of the signal. The signal is kept too, so
 # that its id cannot become that of another one.
-_shared: dict[tuple, tuple[Tensor, Tensor]] | None = None
+_Spectra = dict[tuple, tuple[Tensor, Tensor]]
+_shared: ContextVar[_Spectra | None] = ContextVar("shared_spectra", default=None)
 
 
 @contextmanager
 def shared_spectra() -> Iterator[None]:
-    """Compute each spectrum of a signal once for all losses within the block.
+    """Compute each spectrum of a signal once for all losses within the block, in this thread.
 
-    Signals must not be changed there. Not for threads.
+    Signals must not be changed there.
     """
-    global _shared
-    _shared = {}
+    token = _shared.set({})
     try:
         yield
     finally:
-        _shared = None
+        _shared.reset(token)
 
 
 class Spectrum(nn.Module):
@@ -56,12 +57,13 @@ class Spectrum(nn.Module):
         return self._once("magnitude", x, lambda x: magnitude(self(x)))
 
     def _once(self, kind: str, x: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        if _shared is None:
+        shared = _shared.get()
+        if shared is None:
             return compute(x)
         key = (kind, self.window, self.scale, id(x))
-        if key not in _shared:
-            _shared[key] = (x, compute(x))
-        return _shared[key][1]
+        if key not in shared:
+            shared[key] = (x, compute(x))
+        return shared[key][1]
 
     def _spectrum(self, x: Tensor) -> Tensor:
         half = self.window // 2

@@ -7,8 +7,11 @@ if TYPE_CHECKING:
     from .configuration_dac import CausalDacConfig, DacConfig
     from .feature_extraction_dac import CausalDacFeatureExtractor, DacFeatureExtractor
     from .modeling_dac import CausalDacModel, DacModel
+    from .network_dac import DacNetwork, PlainDac
+    from .sizes_dac import PlainDacConfig
 
-# Imported when first used: transformers' `AutoConfig` needs configurations alone, without torch.
+# Imported when first used: transformers' `AutoConfig` needs configurations alone, without torch,
+# and `PlainDac` needs no transformers.
 # `codecplus._lazy` does the same, but this folder imports nothing of the package.
 _HOMES = {
     "CausalDacConfig": "configuration_dac",
@@ -17,6 +20,9 @@ _HOMES = {
     "DacConfig": "configuration_dac",
     "DacFeatureExtractor": "feature_extraction_dac",
     "DacModel": "modeling_dac",
+    "DacNetwork": "network_dac",
+    "PlainDac": "network_dac",
+    "PlainDacConfig": "sizes_dac",
 }
 
 
@@ -33,4 +39,7 @@ __all__ = [
     "DacConfig",
     "DacFeatureExtractor",
     "DacModel",
+    "DacNetwork",
+    "PlainDac",
+    "PlainDacConfig",
 ]

@@ -7,6 +7,7 @@ from transformers import PreTrainedConfig
 from transformers.models.dac.configuration_dac import DacConfig as StockDacConfig
 
 from .checkpoints_dac import embedded_folder
+from .sizes_dac import DacSizes
 
 # The most that file formats, resampler and networks in use know, with room. A configuration may
 # come from a stranger, and larger numbers would take all memory before anything else is read.
@@ -25,7 +26,7 @@ _MAX_RATIOS = 12  # every one doubles the channels of the encoder
 
 
 @strict
-class DacConfig(StockDacConfig):
+class DacConfig(DacSizes, StockDacConfig):
     r"""Configuration of a [`DacModel`].
 
     Field names and `model_type` are those of transformers' own `DacConfig`.
@@ -166,22 +167,6 @@ class DacConfig(StockDacConfig):
             raise ValueError(
                 f"quantizer_dropout must lie between 0 and 1, got {self.quantizer_dropout}"
             )
-
-    @property
-    def frame_rate(self) -> float:
-        """Frames per second, exactly: 44100 / 512 is 86.1328125, not 87."""
-        return self.sampling_rate / self.hop_length
-
-    @property
-    def bits_per_codebook(self) -> int:
-        """Bits of one code, packed."""
-        return self.codebook_size.bit_length() - 1
-
-    @property
-    def activations_per_frame(self) -> int:
-        """Elements of the widest activation, per frame of one item: a measure of memory."""
-        narrowest = self.decoder_hidden_size >> len(self.downsampling_ratios)
-        return max(self.encoder_hidden_size, narrowest) * self.hop_length
 
 
 @strict

@@ -93,8 +93,9 @@ class DacFeatureExtractor(StockDacFeatureExtractor):
 
     def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
         """Save as transformers does; beside a causal model as a `CausalDacFeatureExtractor`."""
-        extractor = copy.copy(self)
+        extractor = self
         if type(self) is DacFeatureExtractor and _holds_causal_model(save_directory):
+            extractor = copy.copy(self)
             object.__setattr__(extractor, "__class__", CausalDacFeatureExtractor)
         return super(DacFeatureExtractor, extractor).save_pretrained(
             save_directory, push_to_hub=push_to_hub, **kwargs

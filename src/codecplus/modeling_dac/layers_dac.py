@@ -24,7 +24,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 def use_one_thread() -> None:
@@ -728,11 +727,8 @@ def base_layer(step: nn.Module) -> nn.Module:
     )
 
 
-class DacResidualUnit(DacChain, GradientCheckpointingLayer):
-    """Two snakes and two convolutions, added to their input: (B, C, T) -> (B, C, T).
-
-    With gradient checkpointing, training keeps the input alone, and computes the rest again.
-    """
+class DacResidualUnit(DacChain):
+    """Two snakes and two convolutions, added to their input: (B, C, T) -> (B, C, T)."""
 
     def __init__(self, channels: int, dilation: int = 1, *, causal: bool = False):
         super().__init__()
@@ -774,11 +770,11 @@ class DacResidualUnit(DacChain, GradientCheckpointingLayer):
 class DacEncoderBlock(DacChain):
     """Three residual units and a strided convolution: (B, C, T) -> (B, 2C, T / stride)."""
 
-    def __init__(self, channels: int, stride: int, *, causal: bool = False):
+    def __init__(self, channels: int, stride: int, *, causal: bool = False, unit=DacResidualUnit):
         super().__init__()
-        self.res_unit1 = DacResidualUnit(channels, dilation=1, causal=causal)
-        self.res_unit2 = DacResidualUnit(channels, dilation=3, causal=causal)
-        self.res_unit3 = DacResidualUnit(channels, dilation=9, causal=causal)
+        self.res_unit1 = unit(channels, dilation=1, causal=causal)
+        self.res_unit2 = unit(channels, dilation=3, causal=causal)
+        self.res_unit3 = unit(channels, dilation=9, causal=causal)
         self.snake1 = Snake1d(channels)
         self.conv1 = DacConv1d(channels, 2 * channels, 2 * stride, stride=stride, causal=causal)
 
@@ -795,15 +791,15 @@ class DacEncoderBlock(DacChain):
 class DacDecoderBlock(DacChain):
     """A transposed convolution and three residual units: (B, C, T) -> (B, C / 2, stride * T)."""
 
-    def __init__(self, channels: int, stride: int, *, causal: bool = False):
+    def __init__(self, channels: int, stride: int, *, causal: bool = False, unit=DacResidualUnit):
         super().__init__()
         self.snake1 = Snake1d(channels)
         self.conv_t1 = DacConvTranspose1d(
             channels, channels // 2, 2 * stride, stride, causal=causal
         )
-        self.res_unit1 = DacResidualUnit(channels // 2, dilation=1, causal=causal)
-        self.res_unit2 = DacResidualUnit(channels // 2, dilation=3, causal=causal)
-        self.res_unit3 = DacResidualUnit(channels // 2, dilation=9, causal=causal)
+        self.res_unit1 = unit(channels // 2, dilation=1, causal=causal)
+        self.res_unit2 = unit(channels // 2, dilation=3, causal=causal)
+        self.res_unit3 = unit(channels // 2, dilation=9, causal=causal)
 
     def steps(self) -> list[tuple[str, nn.Module]]:
         return [
@@ -818,16 +814,16 @@ class DacDecoderBlock(DacChain):
 class DacEncoder(DacChain):
     """Audio (B, 1, S) to latents (B, D, S / hop_length).
 
-    `lengths` counts samples, multiples of the hop.
+    `lengths` counts samples, multiples of the hop. `unit` is the class of the residual units.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, unit=DacResidualUnit):
         super().__init__()
         channels = config.encoder_hidden_size
         self.conv1 = DacConv1d(1, channels, 7, causal=config.causal)
         self.block = nn.ModuleList()
         for stride in config.downsampling_ratios:
-            self.block.append(DacEncoderBlock(channels, stride, causal=config.causal))
+            self.block.append(DacEncoderBlock(channels, stride, causal=config.causal, unit=unit))
             channels *= 2
         self.snake1 = Snake1d(channels)
         self.conv2 = DacConv1d(channels, config.hidden_size, 3, causal=config.causal)
@@ -845,16 +841,16 @@ class DacEncoder(DacChain):
 class DacDecoder(DacChain):
     """Latents (B, D, T) to audio (B, 1, S), S = hop_length * T less what odd strides lose.
 
-    `lengths` counts frames.
+    `lengths` counts frames. `unit` is the class of the residual units.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, unit=DacResidualUnit):
         super().__init__()
         channels = config.decoder_hidden_size
         self.conv1 = DacConv1d(config.hidden_size, channels, 7, causal=config.causal)
         self.block = nn.ModuleList()
         for stride in config.upsampling_ratios:
-            self.block.append(DacDecoderBlock(channels, stride, causal=config.causal))
+            self.block.append(DacDecoderBlock(channels, stride, causal=config.causal, unit=unit))
             channels //= 2
         self.snake1 = Snake1d(channels)
         self.conv2 = DacConv1d(channels, 1, 7, causal=config.causal)

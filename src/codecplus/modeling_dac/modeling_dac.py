@@ -8,8 +8,6 @@ It knows padding, masks, losses and outputs; what the layers compute is in `laye
 # pyright: reportOptionalMemberAccess=false
 # torch types every part of a module as "Tensor | Module": what is read off one is an error above.
 
-import importlib
-import importlib.util
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -18,8 +16,8 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.models.dac.modeling_dac import DacModel as StockDacModel
 from transformers.models.dac.modeling_dac import DacPreTrainedModel as StockDacPreTrainedModel
@@ -29,21 +27,17 @@ from .checkpoints_dac import CARD_TAGS, embedded_folder, no_bars, replace_empty_
 from .configuration_dac import CausalDacConfig, DacConfig
 from .feature_extraction_dac import DacFeatureExtractor
 from .layers_dac import (
-    DacConv1d,
-    DacConvTranspose1d,
     DacDecoder,
     DacEncoder,
-    DacResidualUnit,
     DacResidualVectorQuantizer,
     Snake1d,
     check_tensor,
-    compiled_snake,
     fold_weight_norm,
-    give_directions,
     recording,
-    snake_in_one_pass,
     zero_tail,
 )
+from .layers_dac import DacResidualUnit as PlainResidualUnit
+from .network_dac import DacNetwork
 
 
 @dataclass
@@ -91,8 +85,15 @@ class DacDecoderOutput(ModelOutput):
     audio_values: Tensor | None = None
 
 
-class DacPreTrainedModel(StockDacPreTrainedModel):
-    """Initialisation and weight norm, and how transformers loads, places and saves a DAC."""
+class DacResidualUnit(PlainResidualUnit, GradientCheckpointingLayer):
+    """A residual unit that transformers may checkpoint.
+
+    Training then keeps its input alone, and computes the rest again.
+    """
+
+
+class DacPreTrainedModel(DacNetwork, StockDacPreTrainedModel):
+    """Initialisation, and how transformers loads, places and saves a DAC."""
 
     config: DacConfig
     base_model_prefix = "dac"
@@ -115,91 +116,6 @@ class DacPreTrainedModel(StockDacPreTrainedModel):
             init.ones_(module.alpha)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, mean=0.0, std=0.02)
-
-    def _convolutions(self):
-        return [
-            module
-            for module in self.modules()
-            if isinstance(module, (DacConv1d, DacConvTranspose1d))
-        ]
-
-    def apply_weight_norm(self):
-        """Write every convolution's weight as direction times length, for training.
-
-        This is weight normalization (Salimans & Kingma 2016).
-        """
-        for conv in self._convolutions():
-            if not parametrize.is_parametrized(conv, "weight"):
-                parametrizations.weight_norm(conv)
-                give_directions(conv)
-
-    def remove_weight_norm(self):
-        """Fold direction and length back into plain weights, for inference.
-
-        Plain weights stay as they are.
-        """
-        for conv in self._convolutions():
-            if parametrize.is_parametrized(conv, "weight"):
-                conv.fold_weight()
-
-    def lay_out_weights(self):
-        """Order weights in memory as the layers read them, for inference.
-
-        Nothing else changes, and no memory is added. Weights that are loaded or cast later lie in
-        the usual order again, which is slower and as right.
-        """
-        for conv in self._convolutions():
-            if not parametrize.is_parametrized(conv, "weight"):
-                conv.lay_out()
-        return self
-
-    def allow_kernels(self, enabled: bool = True):
-        """Let compiled kernels stand in for layers, as they do by default, or run every layer.
-
-        They run on a CPU, in eval mode, without gradients, where codecplus has them for the
-        processor. Outputs differ by rounding. They hold the weights of the residual units a second
-        time, in fp32 1.4 times as large. The environment variable `CODECPLUS_KERNELS=off` switches
-        them off for all models.
-        """
-        for module in self.modules():
-            if isinstance(module, (Snake1d, DacResidualUnit)):
-                module.allow_kernels = enabled
-        return self
-
-    def compile_layers(self):
-        """Compile what is not compiled by default, for inference with any batch and length.
-
-        On a CPU with kernels of codecplus, they are built if they are not there yet, and used. On
-        another CPU `torch.compile` compiles the snakes. Both need a C++ compiler. On an accelerator
-        it compiles encoder and decoder as a whole. That takes seconds to a minute, once. Outputs
-        differ by rounding; weights may still be changed or trained.
-
-        Raises:
-            `RuntimeError`: if it does not work here; the model is as it was.
-        """
-        if self.device.type != "cpu":
-            for half in (self.encoder, self.decoder):
-                half.compile(dynamic=True)
-            return self
-        if importlib.util.find_spec("codecplus"):
-            kernels = importlib.import_module("codecplus.kernels")
-            target = kernels.instruction_set()
-            if target is not None and (target.bf16 or self.dtype == torch.float32):
-                kernels.library()
-                return self.allow_kernels()
-        try:
-            with torch.inference_mode():
-                rows = torch.zeros(48, 16, dtype=self.dtype)  # equal sizes would be taken for one
-                compiled_snake()(rows, rows[0].float(), rows[0].float())
-        except Exception as error:
-            raise RuntimeError(
-                "torch.compile does not work here, which needs a C++ compiler (g++ or clang, or "
-                "CXX set to one); leave compile_layers() out, the model is as right without it"
-            ) from error
-        for module in self.modules():
-            if isinstance(module, Snake1d):
-                module.fused = snake_in_one_pass
-        return self
 
     def save_pretrained(self, save_directory, is_main_process=True, state_dict=None, **kwargs):
         """Save as transformers does, with weight norm folded, so that any DAC class can read it.
@@ -259,11 +175,6 @@ class DacPreTrainedModel(StockDacPreTrainedModel):
         """Undo `enable_input_require_grads`."""
         self._require_grads_hook.remove()
 
-    def folded_state_dict(self) -> dict[str, Tensor]:
-        """Return the state dict of the model without weight norm, in the usual order of memory."""
-        state = {name: value.detach() for name, value in self.state_dict().items()}
-        return {name: value.contiguous() for name, value in fold_weight_norm(state).items()}
-
 
 class DacModel(DacPreTrainedModel, StockDacModel):
     """DAC, the Descript Audio Codec (Kumar et al. 2023): audio to codes and back.
@@ -279,8 +190,8 @@ class DacModel(DacPreTrainedModel, StockDacModel):
         # Not that of StockDacModel, which would build its layers too.
         PreTrainedAudioTokenizerBase.__init__(self, config)
         self.add_model_tags(list(CARD_TAGS))  # cards of transformers have them, too
-        self.encoder = DacEncoder(config)
-        self.decoder = DacDecoder(config)
+        self.encoder = DacEncoder(config, DacResidualUnit)
+        self.decoder = DacDecoder(config, DacResidualUnit)
         self.quantizer = DacResidualVectorQuantizer(config)
         self.bits_per_codebook = config.bits_per_codebook
         self.post_init()
@@ -411,26 +322,6 @@ class DacModel(DacPreTrainedModel, StockDacModel):
 
     def _wants_dict(self, return_dict: bool | None) -> bool:
         return bool(self.config.return_dict) if return_dict is None else return_dict
-
-    @property
-    def encoder_reach(self) -> tuple[int, int]:
-        """Samples before and behind the first one of a frame that the frame depends on."""
-        first, last = self.encoder.input_range(0, 0)
-        return -first, last
-
-    @property
-    def decoder_reach(self) -> tuple[int, int]:
-        """Frames before and behind a frame that its `hop_length` samples depend on."""
-        first, last = self.decoder.input_range(0, self.config.hop_length - 1)
-        return -first, last
-
-    @property
-    def latency_samples(self) -> int:
-        """Samples of look-ahead of encoder and decoder together.
-
-        So many samples, from one sample on, must be in before that sample can come out again.
-        """
-        return self.encoder_reach[1] + 1 + self.decoder_reach[1] * self.config.hop_length
 
 
 class CausalDacModel(DacModel):

@@ -8,7 +8,7 @@ from typing import Any
 from codecplus.errors import CodecPlusError, InputError
 from codecplus.recordings.listing import NamedFile
 from codecplus.recordings.output_names import output_names, repeated
-from codecplus.system.paths import PathLike, as_path
+from codecplus.system.paths import PathLike, as_path, explain_os_error
 
 
 def batch_outputs(sources: list, folder: PathLike | None, suffix: str) -> list[Path | None]:
@@ -73,14 +73,20 @@ def each_file(
     for source, output in zip(sources, outputs, strict=True):
         try:
             results.append(function(source, output))
-        except CodecPlusError as error:
+        except (CodecPlusError, OSError) as error:
             failures.append((source, error))
     if not failures:
         return results
     if len(sources) == 1:
         raise failures[0][1]
-    reasons = "; ".join(f"{os.fsdecode(source)}: {error}" for source, error in failures)
+    reasons = "; ".join(f"{os.fsdecode(source)}: {_reason(error)}" for source, error in failures)
     first = failures[0][1]
     raise type(first)(
         f"{len(failures)} of {len(sources)} files failed, the others were done: {reasons}"
     ) from first
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return explain_os_error(error)
+    return str(error)

@@ -24,11 +24,13 @@ _MAX_BYTES = 1 << 32  # of a remote file, which is read whole
 
 @dataclass(frozen=True)
 class DecodedAudio:
-    """A recording that was read: `num_samples` and `sample_rate` are those of the original.
+    """A recording that was read.
 
-    `audio` (C, S) float32 has the channels and the rate that were asked for. It is None for a
-    recording that is too long to be read at once; then `num_samples` is what is known of it, from
-    its header or from as much as was read.
+    Attributes:
+        audio: float32 (C, S), with the channels and the rate that the caller asked for; None for a
+            recording that is too long to be read at once.
+        num_samples, sample_rate: of the original. Without `audio`, `num_samples` is the length by
+            the header, or the part that was read.
     """
 
     audio: np.ndarray | None
@@ -121,7 +123,8 @@ class FileBlocks(AudioFileReader):
         try:
             super().__init__(file)
         except (InputError, FileFormatError) as error:
-            message = str(error).replace(str(file), "the file").replace("BytesIO", "the file")
+            message = str(error).replace(f"no file {file}", "no such file")
+            message = message.replace(str(file), "the file").replace("BytesIO", "the file")
             raise type(error)(message) from error
         self.name = "the file"
 

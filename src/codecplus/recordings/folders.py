@@ -31,7 +31,7 @@ class FileRecordings:
     """Audio files, and the columns that a table beside them gives.
 
     Names are relative to the folder; of several folders, they begin with the folder's own name.
-    Bytes that are no UTF-8 stand in names as `\\xff`. A warning counts what is left out.
+    Bytes that are no UTF-8 stand in names as `\\xff`. A warning counts the files that are left out.
     The table is `metadata.csv`, `.jsonl` or `.parquet` in the folder, with a column `file_name`, or
     `MANIFEST.csv`, with a column `path`. Kind and speaker come from it, or from a `MANIFEST.csv`
     beside the folder.

@@ -26,14 +26,14 @@ class NamedFile(NamedTuple):
 
 
 class FoundFiles(NamedTuple):
-    """Files, and how many others the named folders hold, by suffix or by what they are."""
+    """Files, and a count of the others in the named folders, see `files_in_folder`."""
 
     files: list[NamedFile]
     left_out: dict[str, int]
 
 
 def audio_files(inputs: PathLike | Iterable[PathLike]) -> FoundFiles:
-    """Return the audio files among what a user named. See `find_files`."""
+    """Return the audio files that a user named, one by one or by folder. See `find_files`."""
     return find_files(inputs, AUDIO_SUFFIXES)
 
 
@@ -84,9 +84,9 @@ def files_in_folder(
 ) -> tuple[list[str], Counter[str]]:
     """Return the sorted names of a folder's files with certain suffixes, and a count of the others.
 
-    Names are relative to the folder, with slashes. The count is by suffix, or by what it is that is
-    no file; it leaves out `MANIFESTS`. Names that begin with a dot are skipped, folders of such
-    names with all they hold.
+    Names are relative to the folder, with slashes. The count is by suffix; links to folders, dead
+    links, devices and unreadable folders are counted under words of their own. `MANIFESTS` are not
+    counted. Files and folders whose names begin with a dot are skipped.
     """
     names: list[str] = []
     left_out: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""`open_recordings`: from what a user names to recordings. Knows no model."""
+"""`open_recordings`: opens recordings by the names that users give. Knows no model."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence

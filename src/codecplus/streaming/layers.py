@@ -337,16 +337,16 @@ def convolutions(modules: Sequence[tuple[str, nn.Module]], inputs_per_frame: int
 
 
 class Lookup:
-    """`DacResidualVectorQuantizer.from_codes`, with its weights side by side."""
+    """`DacResidualVectorQuantizer.from_codes`, with its weights side by side, in a dtype."""
 
-    def __init__(self, quantizer: DacResidualVectorQuantizer):
+    def __init__(self, quantizer: DacResidualVectorQuantizer, dtype: torch.dtype):
         weights = quantizer.weights()
         self.entries = torch.cat(weights.codebooks)  # (K * N, d)
         numbers = torch.arange(len(weights.codebooks), device=self.entries.device)
         self.first = numbers[:, None] * len(weights.codebooks[0])  # (K, 1)
         self.out = weights.out.t().contiguous()  # (K * d, D)
         self.biases = weights.out_bias.cumsum(0)  # (K, D)
-        self.dtype = quantizer.quantizers[0].out_proj.weight.dtype
+        self.dtype = dtype
 
     def __call__(self, codes: Tensor) -> Tensor:
         """Return the quantized latents (B, n, D) of codes (B, K, n)."""

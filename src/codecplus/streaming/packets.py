@@ -24,7 +24,7 @@ from codecplus.streaming.steps import DecoderSteps
 from codecplus.streaming.stream import DecoderStream
 
 if TYPE_CHECKING:
-    from codecplus.modeling_dac import DacModel
+    from codecplus.modeling_dac import DacNetwork
 
 _MAGIC = 0xDA
 _VERSION = 1
@@ -267,8 +267,8 @@ class ConcealingDecoder:
     The frame after a gap is faded in. As many samples come out as for a stream without losses, and
     from `decoder_reach[0]` frames after a gap they are the same.
 
-    A stream conceals no more frames in all than it was given, and 250 more. What is lost beyond
-    that is left out: playback is earlier by it from there on, and `skipped` counts these frames.
+    A stream conceals at most as many frames as it was given, and 250 more. Lost frames beyond that
+    are left out: playback is earlier from there on, and `skipped` counts these frames.
 
     Args:
         model: a model, or a `StreamingDecoder` of it, as for `DecoderStream`.
@@ -276,7 +276,7 @@ class ConcealingDecoder:
             axis.
     """
 
-    def __init__(self, model: "DacModel | DecoderSteps", batch: int | None = None):
+    def __init__(self, model: "DacNetwork | DecoderSteps", batch: int | None = None):
         self.stream = DecoderStream(model, batch)
         self.hop_length = self.stream.network.hop_length
         self._last: np.ndarray | None = None  # codes of the last frame (..., K, 1)

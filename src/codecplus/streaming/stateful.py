@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from codecplus.acceleration.plain import check_plain
-from codecplus.modeling_dac import DacModel
+from codecplus.modeling_dac import DacNetwork
 from codecplus.modeling_dac.layers_dac import CodebookSearch
 from codecplus.streaming.layers import (
     Layer,
@@ -111,7 +111,7 @@ class StreamingEncoder(_StatefulNetwork):
     Make a new one if the model's weights, dtype or device change.
     """
 
-    def __init__(self, model: DacModel):
+    def __init__(self, model: DacNetwork):
         config = model.config
         self.hop_length = self.unit = config.hop_length
         self.n_codebooks: int = config.n_codebooks
@@ -159,7 +159,7 @@ class StreamingDecoder(_StatefulNetwork):
 
     unit = 1
 
-    def __init__(self, model: DacModel):
+    def __init__(self, model: DacNetwork):
         config = model.config
         self.hop_length = config.hop_length
         self.n_codebooks: int = config.n_codebooks
@@ -168,7 +168,7 @@ class StreamingDecoder(_StatefulNetwork):
         self.step_length = _step_frames(model)
         with torch.inference_mode():
             self.layers = network_layers(model.decoder, 1)
-            self.lookup = Lookup(check_plain(model.quantizer))
+            self.lookup = Lookup(check_plain(model.quantizer), model.decoding_dtype)
 
     @torch.inference_mode()
     def step(
@@ -189,7 +189,7 @@ class StreamingDecoder(_StatefulNetwork):
         return audio[..., 0].float().cpu(), state.after(audio.shape[1] // self.hop_length)
 
 
-def _step_frames(model: DacModel) -> int:
+def _step_frames(model: DacNetwork) -> int:
     """Return the frames to take in one step at most."""
     return max(1, _STEP_ELEMENTS // model.config.activations_per_frame)
 

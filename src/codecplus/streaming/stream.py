@@ -18,7 +18,7 @@ from codecplus.errors import InputError
 from codecplus.streaming.steps import DecoderSteps, EncoderSteps, Steps
 
 if TYPE_CHECKING:
-    from codecplus.modeling_dac import DacModel
+    from codecplus.modeling_dac import DacNetwork
 
 
 # By the kinds of NumPy's types that a push may have.
@@ -89,7 +89,7 @@ class EncoderStream(_Stream):
 
     def __init__(
         self,
-        model: "DacModel | EncoderSteps",
+        model: "DacNetwork | EncoderSteps",
         n_quantizers: int | None = None,
         batch: int | None = None,
     ):
@@ -150,7 +150,7 @@ class DecoderStream(_Stream):
 
     network: DecoderSteps
 
-    def __init__(self, model: "DacModel | DecoderSteps", batch: int | None = None):
+    def __init__(self, model: "DacNetwork | DecoderSteps", batch: int | None = None):
         super().__init__(_streaming_decoder(model), batch)
 
     def push(self, codes: Any) -> np.ndarray:

@@ -4,7 +4,9 @@ It knows torch's devices, and nothing of models or of exports, which run on onnx
 """
 
 import os
-from collections.abc import Collection
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from codecplus.errors import InputError
@@ -73,6 +75,25 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # Linux; others do not tell
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@contextmanager
+def shared_cores(workers: int) -> Iterator[Callable[[], None]]:
+    """Yield a function for so many threads to call first: each then computes on its share of cores.
+
+    It does nothing where torch is not imported by then. This thread computes as before.
+    """
+    before: list[int] = []
+
+    def begin_worker() -> None:
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            before.append(torch.get_num_threads())
+            torch.set_num_threads(max(1, available_cores() // workers))
+
+    yield begin_worker
+    if before:  # the last number set is that of all threads to come
+        sys.modules["torch"].set_num_threads(before[0])
 
 
 def multiplies_bf16(device: "torch.device", processor_flags: Collection[str]) -> bool:

@@ -112,7 +112,9 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     old file or the new one. What a killed process left in that folder is removed, see
     `remove_unfinished`. Raises InputError as `check_output` does.
     """
-    target = Path(os.path.realpath(check_output(path)))
+    target = check_output(
+        os.path.realpath(check_output(path))
+    )  # a link leads to a file, or to none
     if os.path.exists(target) and not target.is_file():
         yield target  # /dev/null or a pipe: a rename would put a file in place of the device
         return

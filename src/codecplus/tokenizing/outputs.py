@@ -20,7 +20,7 @@ _PREFIX = "hf://datasets/"
 
 
 class LocalOutput:
-    """A folder: what is written there is published already."""
+    """A folder. Files need no publishing: they are where they belong when they are written."""
 
     def __init__(self, root: Path):
         self.root = root

@@ -35,8 +35,7 @@ def read_ordered(
     """Decode the cells of pairs (item, cell), in their order.
 
     Args:
-        items: iterated ahead of what is asked for, in another thread. A cell is what
-            `read_cell` takes.
+        items: iterated ahead of their use, in another thread. Cells are as for `read_cell`.
         sample_rate: of the audio that is returned, in Hz.
         channels: of the audio that is returned.
         workers: processes that decode; with 0 this process does it.

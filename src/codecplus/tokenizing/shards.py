@@ -95,7 +95,7 @@ class CodesFormat:
 class ShardWriter:
     """Writes the rows of one parquet file in order, and counts them. See `open_shard`.
 
-    `footer` holds what the footer says besides the format and the statistics.
+    `footer` holds the entries of the footer besides the format and the statistics.
     """
 
     def __init__(self, path: Path, codes_format: CodesFormat, features: Any):

@@ -63,8 +63,7 @@ class Autoencoder(nn.Module):
     def decode(self, latents: Tensor, samples: int) -> Tensor:
         """Return the audio (B, S) of latents (B, D, T).
 
-        Nets with odd strides lose the last samples, which are zeros here. What is more than the
-        samples is cut off.
+        Nets with odd strides give fewer samples, and zeros follow; further samples are cut off.
         """
         audio = self.model.decoder(latents.to(self.dtype)).squeeze(1).float()
         return nn.functional.pad(audio, (0, samples - audio.shape[-1]))

@@ -273,8 +273,9 @@ def _for_soundfile(file: Any) -> Any:
 
 
 def _piece_of(reader: AudioFileReader, start: int, count: int) -> np.ndarray:
-    """Return so many samples from a place on, (S', C), fewer at the end. What is before is decoded,
-    too.
+    """Return `count` samples (S', C) from `start` on, fewer at the end of the file.
+
+    The samples before `start` are decoded, too.
     """
     pieces = []
     position = 0
@@ -375,7 +376,7 @@ class Cutter:
     ) -> tuple[np.ndarray, int]:
         """Return a random piece (S', C) of a file that gives a crop at this speed, and its rate.
 
-        libsndfile jumps to a place. What it does not read is decoded up to there.
+        libsndfile jumps to the piece. Formats that it does not read are decoded from their start.
         """
         try:
             with soundfile.SoundFile(_for_soundfile(file)) as audio:

@@ -22,6 +22,7 @@ from codecplus.eval.codecs.base import Original, Payload, row_name
 
 SAMPLE_RATE = 16_000
 FRAME = 320  # samples: 20 ms
+FEATURES = 64
 CODEBOOK_SIZE = 16
 MAX_QUANTIZERS = 46
 QUANTIZERS = {3.2: 16, 6.0: 30, 9.2: 46}  # kbit/s -> quantizers of 4 bits
@@ -94,12 +95,38 @@ class LyraCodec:
     def decode(self, data: bytes, original: Original) -> np.ndarray:
         """Decode to (C, S) of the original."""
         codes, _ = self.codes(data)
+        return self._decode_frames(list(codes.T), original)
+
+    def packets(self, data: bytes) -> list[bytes]:
+        """Return an empty header, then a packet for each channel and frame of 20 ms."""
+        size = self.quantizers // 2  # bytes
+        return [b"", *(data[start : start + size] for start in range(0, len(data), size))]
+
+    def decode_packets(self, packets: list[bytes | None], original: Original) -> np.ndarray:
+        """Decode to (C, S); a lost frame is decoded from features of zeros.
+
+        Google's decoder does the same for 80 ms and goes on with comfort noise, which is not here.
+        """
+        frames: list[np.ndarray | None] = []
+        for packet in packets[1:]:
+            if packet is None:
+                frames.append(None)
+            else:
+                frames.append(self.codes(packet)[0][:, 0])
+        return self._decode_frames(frames, original)
+
+    def _decode_frames(self, frames: list[np.ndarray | None], original: Original) -> np.ndarray:
+        """Decode the indices (K,) of each frame, channel after channel; None is a lost one."""
+        size = len(frames) // original.channels
         channels = []
-        for frames in np.split(codes.T, original.channels):  # (T, K)
+        for start in range(0, len(frames), size):
             decoder = _Network(self.folder / FILES[2])
             blocks = []
-            for indices in frames:
-                features = self._run_quantizer.decode(indices)
+            for indices in frames[start : start + size]:
+                if indices is None:
+                    features = np.zeros((1, 1, FEATURES), np.float32)
+                else:
+                    features = self._run_quantizer.decode(indices)
                 blocks.append(decoder(features)[0])
             channels.append(np.concatenate(blocks))
         audio = np.stack(channels)

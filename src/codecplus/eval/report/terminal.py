@@ -125,24 +125,30 @@ def average_over_tasks(runs: Sequence[Results], width: int | None = None) -> str
     """
     width = width or shutil.get_terminal_size().columns
     codecs = [name for name in runs[0].codecs if all(name in run.codecs for run in runs)]
-    metrics = []
-    for name, description in runs[0].summary["metrics"].items():
-        ranks = description["higher_is_better"] is not None
-        if ranks and all(_task_mean(run, codec, name) for run in runs for codec in codecs):
-            metrics.append(name)
+    metrics = [name for name in runs[0].summary["metrics"] if _is_shared(name, runs, codecs)]
     lines = []
     for codec in codecs:
         rates = [run.summary["codecs"][codec]["domains"]["all"]["rate_kbps"] for run in runs]
-        rate = number(fmean(rates)) if None not in rates else "–"
-        means = []
+        rate = "–"
+        if None not in rates:
+            rate = number(fmean(rates))
+        cells = [codec, rate]
         for metric in metrics:
-            means.append(number(fmean(_task_mean(run, codec, metric)["mean"] for run in runs)))
-        lines.append([codec, rate, *means])
+            means = [_task_mean(run, codec, metric) for run in runs]
+            cells.append(number(fmean(mean for mean in means if mean is not None)))
+        lines.append(cells)
     names = ", ".join(run.summary["task"]["name"] for run in runs)
     return f"\nmean over {names}\n" + aligned(["codec", "kbit/s", *metrics], lines, width)
 
 
-def _task_mean(run: Results, codec: str, metric: str) -> dict[str, Any]:
-    """A metric over all kinds of a task; empty where a kind lacks it or nothing was scored."""
+def _is_shared(metric: str, runs: Sequence[Results], codecs: Sequence[str]) -> bool:
+    """Return whether a metric ranks, and every run has it for each of these codecs."""
+    if runs[0].summary["metrics"][metric]["higher_is_better"] is None:
+        return False
+    return all(_task_mean(run, codec, metric) is not None for run in runs for codec in codecs)
+
+
+def _task_mean(run: Results, codec: str, metric: str) -> float | None:
+    """Return a mean over all kinds of a task; None where a kind lacks it or nothing was scored."""
     entry = run.summary["codecs"][codec]["domains"]["all"]["metrics"].get(metric, {})
-    return entry if entry.get("mean") is not None else {}
+    return entry.get("mean")

@@ -97,52 +97,46 @@ def load_task(
     """
     if limit is not None and limit < 1:
         raise InputError(f"expected a limit of 1 or more recordings, got {limit}")
-    if conditions is not None and conditions.as_dict():
-        task = load_task(
-            data,
-            kinds=kinds,
-            limit=limit,
-            segment_seconds=segment_seconds,
-            segments_per_file=segments_per_file,
-            **table,
-        )
-        return ConditionTask(task, conditions)
-    if kinds:
-        task = load_task(
-            data,
-            segment_seconds=segment_seconds,
-            segments_per_file=segments_per_file,
-            **table,
-        )
-        return KindTask(task, tuple(kinds), limit)
     asked = {
-        "limit": limit,
         "segment_seconds": segment_seconds,
         "segments_per_file": segments_per_file,
         **table,
     }
     changes = {key: value for key, value in asked.items() if value is not None}
+    if kinds:
+        task: Task = KindTask(_open_task(data, changes), tuple(kinds), limit)
+    elif limit is not None:
+        task = _open_task(data, {"limit": limit, **changes})
+    else:
+        task = _open_task(data, changes)
+    if conditions is not None and conditions.as_dict():
+        return ConditionTask(task, conditions)
+    return task
+
+
+def _open_task(data: Any, changes: dict[str, Any]) -> Task:
+    """Return the task of some data, in which `changes` replace what the task's file says."""
     policy = SegmentPolicy(
         changes.get("segment_seconds", SegmentPolicy.seconds),
         changes.get("segments_per_file", SegmentPolicy.per_file),
     )
     if hasattr(data, "column_names"):
-        options = {key: table[key] for key in ("split", "audio_column") if key in table}
+        options = {key: changes[key] for key in ("split", "audio_column") if key in changes}
         recordings = open_recordings(data, **options)
+        limit = changes.get("limit")
         return MemoryTask(recordings, policy, limit)  # pyright: ignore[reportArgumentType]
     if not isinstance(data, (str, os.PathLike)):
-        paths = [Path(item) for item in data]
-    else:
-        data = os.fspath(data)
-        paths = [Path(data)]
-        if data in task_names() and not paths[0].is_dir():
-            return _from_json(data, (_presets() / f"{data}.json").read_text("utf-8"), changes)
-        if paths[0].suffix == ".json" and paths[0].is_file():
-            return _from_json(paths[0].stem, paths[0].read_text("utf-8"), changes)
-        if not paths[0].exists() and is_dataset_id(data):
-            name = data.removeprefix("hf://datasets/")
-            return TableTask(**{"name": name.split("/")[1], "dataset": name, **changes})
-    return _local_task(paths, policy, changes)
+        return _local_task([Path(item) for item in data], policy, changes)
+    name = os.fspath(data)
+    path = Path(name)
+    if name in task_names() and not path.is_dir():
+        return _from_json(name, (_presets() / f"{name}.json").read_text("utf-8"), changes)
+    if path.suffix == ".json" and path.is_file():
+        return _from_json(path.stem, path.read_text("utf-8"), changes)
+    if not path.exists() and is_dataset_id(name):
+        dataset = name.removeprefix("hf://datasets/")
+        return TableTask(**{"name": dataset.split("/")[1], "dataset": dataset, **changes})
+    return _local_task([path], policy, changes)
 
 
 def _local_task(paths: list[Path], policy: SegmentPolicy, changes: dict[str, Any]) -> Task:
@@ -157,8 +151,7 @@ def _local_task(paths: list[Path], policy: SegmentPolicy, changes: dict[str, Any
     if paths and all(_is_table(path) for path in paths):
         task = {"name": paths[0].stem, "files": [str(path) for path in paths]}
         return TableTask(**{**task, **changes})
-    folder = paths[0] if len(paths) == 1 else paths
-    return FolderTask(folder, policy, changes.get("limit"))
+    return FolderTask(paths, policy, changes.get("limit"))
 
 
 def _is_table(path: Path) -> bool:
@@ -175,7 +168,9 @@ def _from_json(name: str, text: str, changes: dict[str, Any]) -> TableTask:
         raise FileFormatError(f"the task {name!r} is no JSON: {error}") from error
     known = {field.name for field in dataclasses.fields(TableTask)}
     if not isinstance(fields, dict) or set(fields) - known:
-        extra = sorted(set(fields) - known) if isinstance(fields, dict) else fields
+        extra: Any = fields
+        if isinstance(fields, dict):
+            extra = sorted(set(fields) - known)
         raise FileFormatError(
             f"the task {name!r} has unknown fields {extra}; known are {', '.join(sorted(known))}"
         )

@@ -1,0 +1,196 @@
+"""A DAC in torch alone: what inference, live streams and exports need of a model.
+
+It knows layers and weights. Names, folders, outputs and transformers are `modeling_dac`'s.
+"""
+
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportOperatorIssue=false, reportOptionalMemberAccess=false, reportReturnType=false
+# torch types every part of a module as "Tensor | Module": what is read off one is an error above.
+
+import importlib
+import importlib.util
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
+from .layers_dac import (
+    DacConv1d,
+    DacConvTranspose1d,
+    DacDecoder,
+    DacEncoder,
+    DacResidualUnit,
+    DacResidualVectorQuantizer,
+    Snake1d,
+    compiled_snake,
+    fold_weight_norm,
+    give_directions,
+    snake_in_one_pass,
+)
+
+
+class DacNetwork(nn.Module):
+    """What every DAC can do with its layers; `DacModel` is one, and so is `PlainDac`."""
+
+    config: Any
+    """Sizes and rates: a `DacConfig`, or a `DacSizes`."""
+    encoder: DacEncoder
+    quantizer: DacResidualVectorQuantizer
+    decoder: DacDecoder
+    device: torch.device
+    dtype: torch.dtype
+
+    def _convolutions(self):
+        return [
+            module
+            for module in self.modules()
+            if isinstance(module, (DacConv1d, DacConvTranspose1d))
+        ]
+
+    def apply_weight_norm(self):
+        """Write every convolution's weight as direction times length, for training.
+
+        This is weight normalization (Salimans & Kingma 2016).
+        """
+        for conv in self._convolutions():
+            if not parametrize.is_parametrized(conv, "weight"):
+                parametrizations.weight_norm(conv)
+                give_directions(conv)
+
+    def remove_weight_norm(self):
+        """Fold direction and length back into plain weights, for inference.
+
+        Plain weights stay as they are.
+        """
+        for conv in self._convolutions():
+            if parametrize.is_parametrized(conv, "weight"):
+                conv.fold_weight()
+
+    def lay_out_weights(self):
+        """Order weights in memory as the layers read them, for inference.
+
+        Nothing else changes, and no memory is added. Weights that are loaded or cast later lie in
+        the usual order again, which is slower and as right.
+        """
+        for conv in self._convolutions():
+            if not parametrize.is_parametrized(conv, "weight"):
+                conv.lay_out()
+        return self
+
+    def allow_kernels(self, enabled: bool = True):
+        """Let compiled kernels stand in for layers, as they do by default, or run every layer.
+
+        They run on a CPU, in eval mode, without gradients, where codecplus has them for the
+        processor. Outputs differ by rounding. They hold the weights of the residual units a second
+        time, in fp32 1.4 times as large. The environment variable `CODECPLUS_KERNELS=off` switches
+        them off for all models.
+        """
+        for module in self.modules():
+            if isinstance(module, (Snake1d, DacResidualUnit)):
+                module.allow_kernels = enabled
+        return self
+
+    def compile_layers(self):
+        """Compile what is not compiled by default, for inference with any batch and length.
+
+        On a CPU with kernels of codecplus, they are built if they are not there yet, and used. On
+        another CPU `torch.compile` compiles the snakes. Both need a C++ compiler. On an accelerator
+        it compiles encoder and decoder as a whole. That takes seconds to a minute, once. Outputs
+        differ by rounding; weights may still be changed or trained.
+
+        Raises:
+            `RuntimeError`: if it does not work here; the model is as it was.
+        """
+        if self.device.type != "cpu":
+            for half in (self.encoder, self.decoder):
+                half.compile(dynamic=True)
+            return self
+        if importlib.util.find_spec("codecplus"):
+            kernels = importlib.import_module("codecplus.kernels")
+            target = kernels.instruction_set()
+            if target is not None and (target.bf16 or self.dtype == torch.float32):
+                kernels.library()
+                return self.allow_kernels()
+        try:
+            with torch.inference_mode():
+                rows = torch.zeros(48, 16, dtype=self.dtype)  # equal sizes would be taken for one
+                compiled_snake()(rows, rows[0].float(), rows[0].float())
+        except Exception as error:
+            raise RuntimeError(
+                "torch.compile does not work here, which needs a C++ compiler (g++ or clang, or "
+                "CXX set to one); leave compile_layers() out, the model is as right without it"
+            ) from error
+        for module in self.modules():
+            if isinstance(module, Snake1d):
+                module.fused = snake_in_one_pass
+        return self
+
+    def folded_state_dict(self) -> dict[str, Tensor]:
+        """Return the state dict of the model without weight norm, in the usual order of memory."""
+        state = {name: value.detach() for name, value in self.state_dict().items()}
+        return {name: value.contiguous() for name, value in fold_weight_norm(state).items()}
+
+    def synthesize(self, quantized: Tensor) -> Tensor:
+        """Return the audio (B, S) of quantized latents (B, D, T), `hop_length` samples per frame.
+
+        What a net with an odd stride lacks at the very end is zero.
+        """
+        samples = quantized.shape[-1] * self.config.hop_length
+        audio = self.decoder(quantized.to(self.decoding_dtype))
+        return F.pad(audio, (0, samples - audio.shape[-1])).squeeze(1)
+
+    @property
+    def decoding_dtype(self) -> torch.dtype:
+        """Type of the decoder's weights; others may have more bits."""
+        return self.decoder.snake1.alpha.dtype
+
+    @property
+    def encoder_reach(self) -> tuple[int, int]:
+        """Samples before and behind the first one of a frame that the frame depends on."""
+        first, last = self.encoder.input_range(0, 0)
+        return -first, last
+
+    @property
+    def decoder_reach(self) -> tuple[int, int]:
+        """Frames before and behind a frame that its `hop_length` samples depend on."""
+        first, last = self.decoder.input_range(0, self.config.hop_length - 1)
+        return -first, last
+
+    @property
+    def latency_samples(self) -> int:
+        """Samples of look-ahead of encoder and decoder together.
+
+        So many samples, from one sample on, must be in before that sample can come out again.
+        """
+        return self.encoder_reach[1] + 1 + self.decoder_reach[1] * self.config.hop_length
+
+
+class PlainDac(DacNetwork):
+    """A DAC without transformers, which takes seconds to import; for inference.
+
+    Its state dict has the names of `DacModel`'s. `name` is that of the checkpoint.
+    """
+
+    name: str
+
+    def __init__(self, config: Any):
+        super().__init__()
+        self.config = config
+        self.encoder = DacEncoder(config)
+        self.decoder = DacDecoder(config)
+        self.quantizer = DacResidualVectorQuantizer(config)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.encoder.conv1.bias.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return self.encoder.conv1.bias.dtype
+
+
+__all__ = ["DacNetwork", "PlainDac"]

@@ -1,0 +1,65 @@
+"""Sizes of a DAC, and what follows from them. It knows numbers, nothing of tensors."""
+
+import math
+from dataclasses import dataclass
+
+
+class DacSizes:
+    """Figures that follow from the sizes of a DAC."""
+
+    sampling_rate: int
+    hop_length: int
+    codebook_size: int
+    encoder_hidden_size: int
+    decoder_hidden_size: int
+    downsampling_ratios: list[int] | tuple[int, ...]
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second, exactly: 44100 / 512 is 86.1328125, not 87."""
+        return self.sampling_rate / self.hop_length
+
+    @property
+    def bits_per_codebook(self) -> int:
+        """Bits of one code, packed."""
+        return self.codebook_size.bit_length() - 1
+
+    @property
+    def activations_per_frame(self) -> int:
+        """Elements of the widest activation, per frame of one item: a measure of memory."""
+        narrowest = self.decoder_hidden_size >> len(self.downsampling_ratios)
+        return max(self.encoder_hidden_size, narrowest) * self.hop_length
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainDacConfig(DacSizes):
+    """The configuration of a `PlainDac`, with the fields of `DacConfig`, which are not checked."""
+
+    model_type: str
+    encoder_hidden_size: int
+    downsampling_ratios: list[int]
+    decoder_hidden_size: int
+    n_codebooks: int
+    codebook_size: int
+    codebook_dim: int
+    sampling_rate: int
+    hidden_size: int
+    quantizer_dropout: float = 0.0
+
+    @property
+    def causal(self) -> bool:
+        """Whether no output depends on later input."""
+        return self.model_type == "causal_dac"
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per frame."""
+        return math.prod(self.downsampling_ratios)
+
+    @property
+    def upsampling_ratios(self) -> list[int]:
+        """Strides of the decoder."""
+        return self.downsampling_ratios[::-1]
+
+
+__all__ = ["DacSizes", "PlainDacConfig"]
