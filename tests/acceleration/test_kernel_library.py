@@ -284,6 +284,22 @@ def test_kernels_of_every_instruction_set_compile(tmp_path):
             assert b"libstdc++" not in code
 
 
+LOADS = """
+import ctypes, sys
+import numpy as np
+ctypes.CDLL(sys.argv[1])
+print(np.float32(1e-40) * np.float32(0.5) > 0)
+"""
+
+
+@needs_compiler
+def test_loaded_kernels_leave_the_arithmetic_of_the_process_alone(tmp_path):
+    one = sets_for(machine(), kernels.processor_flags())[0]
+    compiler.compile_library(compiler.find_compiler(), one, tmp_path / "code")
+    command = [sys.executable, "-c", LOADS, str(tmp_path / "code")]
+    assert subprocess.check_output(command, text=True) == "True\n"
+
+
 @needs_kernels
 def test_prebuilt_kernels_come_first(cache, tmp_path, monkeypatch):
     prebuilt = tmp_path / "prebuilt"

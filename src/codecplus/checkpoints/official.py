@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from codecplus.checkpoints.untrusted import check_elements, check_file
-from codecplus.errors import CheckpointError, first_line
+from codecplus.errors import CheckpointError
 from codecplus.modeling_dac import CausalDacConfig, DacConfig, DacModel
 from codecplus.system.paths import atomic_path
 
@@ -126,7 +126,7 @@ def read_official(path: str | Path) -> DacModel:
     except Exception as error:
         raise CheckpointError(
             f"{path} is a PyTorch file, but not a checkpoint of the original DAC: "
-            f"{first_line(error)}"
+            f"{_shortened(error)}"
         ) from error
     return model.eval()
 
@@ -206,3 +206,7 @@ def write_official(model: DacModel, path: str | Path) -> None:
 def _renamed(key: str, names: dict[str, str]) -> str:
     module, _, parameter = key.rpartition(".")
     return f"{names.get(module, module)}.{parameter}"
+
+
+def _shortened(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -8,6 +8,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 from codecplus.kernels.instruction_sets import InstructionSet
@@ -19,10 +20,12 @@ _OPTIONS = (
     "-ffast-math",
     "-fno-math-errno",
     "-fPIC",
-    "-shared",
     "-fno-threadsafe-statics",  # their guards are in libstdc++, which is not there everywhere
     "-pthread",
 )
+# Never link with -ffast-math: GCC before 13 then adds code that flushes denormal numbers to zero in
+# the thread that loads the library, whatever else that thread computes.
+_LINK_OPTIONS = ("-fPIC", "-shared", "-pthread")
 _TIMEOUT = 300  # seconds; it takes some ten
 
 
@@ -54,7 +57,8 @@ def find_compiler() -> list[str]:
 
 def fingerprint(compiler: list[str], target: InstructionSet) -> str:
     """Return 16 digits that change with the sources, the compiler and its options."""
-    digest = hashlib.sha256(repr((compiler, _OPTIONS, target.options)).encode())
+    options = (_OPTIONS, _LINK_OPTIONS, target.options)
+    digest = hashlib.sha256(repr((compiler, options)).encode())
     for source in sorted([*_SOURCES.glob("*.cpp"), *_SOURCES.glob("*.h")]):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
@@ -65,15 +69,33 @@ def compile_library(compiler: list[str], target: InstructionSet, output: Path) -
 
     Raises KernelError with the compiler's last words.
     """
-    sources = sorted(_SOURCES.glob("*.cpp"))
-    command = [*compiler, *_OPTIONS, *target.options, *map(str, sources), "-o", str(output)]
+    with tempfile.TemporaryDirectory() as folder:
+        objects = []
+        for source in sorted(_SOURCES.glob("*.cpp")):
+            compiled = Path(folder) / f"{source.stem}.o"
+            _run(
+                compiler,
+                (*_OPTIONS, *target.options, "-c", str(source), "-o", str(compiled)),
+                target,
+            )
+            objects.append(str(compiled))
+        _run(compiler, (*_LINK_OPTIONS, *target.options, *objects, "-o", str(output)), target)
+    if not output.is_file():
+        raise KernelError(f"{shlex.join(compiler)} wrote no kernels for {target.name}")
+
+
+def _run(compiler: list[str], options: tuple[str, ...], target: InstructionSet) -> None:
     name = shlex.join(compiler)
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT
+            [*compiler, *options],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise KernelError(f"{name} could not compile the kernels: {error}") from error
-    if done.returncode or not output.is_file():
+    if done.returncode:
         last = done.stderr.strip()[-500:]
         raise KernelError(f"{name} could not compile the kernels for {target.name}: {last}")
