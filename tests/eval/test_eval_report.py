@@ -544,6 +544,20 @@ def test_the_terminal_shows_rates_that_give_the_same_files_once(tmp_path):
     assert "opus@5 stands for opus@6, too: the same files" in text
 
 
+def test_the_terminal_says_what_failed_and_why(tmp_path):
+    identity, opus = rows("identity", [4.6] * 6), rows("opus@6", [2.0] * 6, failed=(0, 1))
+    crash = Score.failed("metric_error", "the metric's process died twice, with status -11")
+    for group in (identity, opus):
+        for row in group:
+            row.scores["stoi"] = crash
+    opus[1] = replace(opus[1], reason="it hung")
+    opus[2] = replace(opus[2], status="codec_failure", reason="it broke")
+    text = terminal_report(load_results(folder(tmp_path / "r", [identity, opus])), 80)
+    assert "failed: opus@6, 3 times: it broke; 1 more in report.md" in text
+    assert "failed: stoi, 9 times: the metric's process died twice, with status -11" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
 def test_submissions_that_do_not_hold_together_are_named_and_left_out(tmp_path):
     path = folder(tmp_path / "r", [rows("identity", [4.6] * 3), rows("opus@6", [2.0] * 3)])
     good, refused = sound_submissions([path])
