@@ -544,6 +544,27 @@ def test_the_terminal_shows_rates_that_give_the_same_files_once(tmp_path):
     assert "opus@5 stands for opus@6, too: the same files" in text
 
 
+def test_metrics_that_are_not_installed_here_are_compared_and_shown(tmp_path, monkeypatch):
+    """Somebody else's results have a metric of their own, or one by a recogniser's name."""
+    description = replace(METRICS["stoi"], name="theirs", title="Theirs")
+    monkeypatch.setitem(METRICS, "theirs", description)
+    groups = [rows("identity", [1.0] * 6, metric="theirs")]
+    groups += [
+        rows(f"{name}@6", [low] * 6, metric="theirs") for name, low in (("a", 0.2), ("b", 0.4))
+    ]
+    path = folder(tmp_path / "r", groups)
+    monkeypatch.delitem(METRICS, "theirs")
+    (comparison,) = compare(f"{path}:a@6", f"{path}:b@6")
+    assert comparison.metric == "theirs"
+    assert comparison.better == "b@6"
+    (board,) = build_leaderboard([path])["boards"]
+    means = {entry["codec"]: entry["metrics"]["theirs"]["mean"] for entry in board["entries"]}
+    assert means == pytest.approx({"identity": 1.0, "a@6": 0.2, "b@6": 0.4})
+    assert board["metrics"]["theirs"]["title"] == "Theirs"
+    assert {entry["rank"] for entry in board["entries"]} == {None}
+    assert "a@6" in terminal_report(load_results(path), 80)
+
+
 def test_the_terminal_says_what_failed_and_why(tmp_path):
     identity, opus = rows("identity", [4.6] * 6), rows("opus@6", [2.0] * 6, failed=(0, 1))
     crash = Score.failed("metric_error", "the metric's process died twice, with status -11")
