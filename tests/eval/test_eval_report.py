@@ -1,11 +1,13 @@
 """Statistics, rankings and the files that people and programs read."""
 
+import csv
 import doctest
 import json
 import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -476,6 +478,41 @@ def test_the_page_plays_clips_whose_audio_is_still_there(tmp_path):
     assert len(clips["opus@6"]) == 3
     assert clips["identity"] == []
     assert all((tmp_path / clip).is_file() for clip in clips["opus@6"])
+
+
+def test_the_page_in_a_browser_shows_a_metric_on_a_telephone_and_saves_intervals(tmp_path):
+    """At 390 × 844 the first scores are there without scrolling, and the name stays in sight."""
+    api = pytest.importorskip("playwright.sync_api")
+    chromium = Path("/usr/bin/chromium")
+    if not chromium.exists():
+        pytest.skip("there is no /usr/bin/chromium")
+    values = RNG.normal(2.0, 0.1, 6)
+    groups = [rows("identity", [4.6] * 6), rows("opus@6", values), rows("lyra@6", values + 1)]
+    build_leaderboard([folder(tmp_path / "r", groups)], html=tmp_path / "board.html")
+    with api.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        errors = []
+        page.on("pageerror", lambda error: errors.append(error))
+        page.goto((tmp_path / "board.html").as_uri())
+        box = page.locator("#body tr:first-child td:nth-child(3)").bounding_box()
+        assert box["x"] + box["width"] <= 390
+        assert box["y"] + box["height"] <= 844
+        page.evaluate("document.querySelector('.scroll').scrollLeft = 200")
+        assert page.locator("#body tr:first-child td:nth-child(2)").bounding_box()["x"] >= 0
+        page.fill("#filter", "opus")
+        assert page.locator("#body tr").count() == 1
+        with page.expect_download() as download:
+            page.click("#csv")
+        (header, line) = csv.reader(Path(download.value.path()).read_text().splitlines())
+        cells = dict(zip(header, line, strict=True))
+        browser.close()
+    assert errors == []
+    title = "PESQ wide band (MOS-LQO) ↑"
+    assert float(cells[title]) == pytest.approx(np.mean(values))
+    assert float(cells[f"{title}, 95 % from"]) < np.mean(values) < float(cells[f"{title}, 95 % to"])
+    assert cells[f"{title}, recordings"] == "6"
+    assert "listen" not in cells
 
 
 def test_results_of_an_older_version_can_still_be_read(tmp_path):
