@@ -281,19 +281,29 @@ def test_a_score_is_given_up_when_its_worker_died_twice(voice, deaths, lost):
     )
 
 
-def test_a_metric_that_hangs_is_a_timeout(voice, monkeypatch):
+def test_a_metric_that_hangs_is_a_timeout_and_on_the_reference_it_is_not_tried_again(
+    voice, monkeypatch, tmp_path
+):
     """A minute of audio takes ESTOI long enough that no time at all is never enough."""
     from dataclasses import replace
 
     monkeypatch.setitem(METRICS, "estoi", replace(METRICS["estoi"], timeout=0.0))
     minute = np.tile(voice, 30)[None]
+    np.save(tmp_path / "reference.npy", minute)
+    np.save(tmp_path / "other.npy", minute)
+    reference, other = tmp_path / "reference.npy", tmp_path / "other.npy"
+    names = ["estoi", "snr"]
     worker = scoring_worker()
     try:
-        scores = score_in(worker, minute, {"a": (minute, ["estoi", "snr"])}, RATE)["a"]
+        estimates = {"identity": (reference, names), "a": (other, names)}
+        scores = score_in(worker, reference, estimates, RATE)
+        alone = score_in(worker, reference, {"a": (other, ["estoi"])}, RATE)["a"]
     finally:
         worker.close()
-    assert scores["estoi"] == Score.failed("timeout", "no score within 0 s")
-    assert scores["snr"].status == "ok"
+    timeout = Score.failed("timeout", "no score within 0 s")
+    assert scores["identity"]["estoi"] == alone["estoi"] == timeout
+    assert list(scores["a"]) == ["snr"]
+    assert scores["identity"]["snr"].status == scores["a"]["snr"].status == "ok"
 
 
 def test_a_crowded_machine_is_no_timeout(voice, monkeypatch):

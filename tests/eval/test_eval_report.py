@@ -1,11 +1,13 @@
 """Statistics, rankings and the files that people and programs read."""
 
+import csv
 import doctest
 import json
 import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -478,6 +480,41 @@ def test_the_page_plays_clips_whose_audio_is_still_there(tmp_path):
     assert all((tmp_path / clip).is_file() for clip in clips["opus@6"])
 
 
+def test_the_page_in_a_browser_shows_a_metric_on_a_telephone_and_saves_intervals(tmp_path):
+    """At 390 × 844 the first scores are there without scrolling, and the name stays in sight."""
+    api = pytest.importorskip("playwright.sync_api")
+    chromium = Path("/usr/bin/chromium")
+    if not chromium.exists():
+        pytest.skip("there is no /usr/bin/chromium")
+    values = RNG.normal(2.0, 0.1, 6)
+    groups = [rows("identity", [4.6] * 6), rows("opus@6", values), rows("lyra@6", values + 1)]
+    build_leaderboard([folder(tmp_path / "r", groups)], html=tmp_path / "board.html")
+    with api.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        errors = []
+        page.on("pageerror", lambda error: errors.append(error))
+        page.goto((tmp_path / "board.html").as_uri())
+        box = page.locator("#body tr:first-child td:nth-child(3)").bounding_box()
+        assert box["x"] + box["width"] <= 390
+        assert box["y"] + box["height"] <= 844
+        page.evaluate("document.querySelector('.scroll').scrollLeft = 200")
+        assert page.locator("#body tr:first-child td:nth-child(2)").bounding_box()["x"] >= 0
+        page.fill("#filter", "opus")
+        assert page.locator("#body tr").count() == 1
+        with page.expect_download() as download:
+            page.click("#csv")
+        (header, line) = csv.reader(Path(download.value.path()).read_text().splitlines())
+        cells = dict(zip(header, line, strict=True))
+        browser.close()
+    assert errors == []
+    title = "PESQ wide band (MOS-LQO) ↑"
+    assert float(cells[title]) == pytest.approx(np.mean(values))
+    assert float(cells[f"{title}, 95 % from"]) < np.mean(values) < float(cells[f"{title}, 95 % to"])
+    assert cells[f"{title}, recordings"] == "6"
+    assert "listen" not in cells
+
+
 def test_results_of_an_older_version_can_still_be_read(tmp_path):
     """They have no rate that ranks, no command, and intervals without a number of speakers."""
     path = folder(tmp_path / "r", [rows("identity", [4.6] * 6), rows("opus@6", [2.0] * 6)])
@@ -542,6 +579,41 @@ def test_the_terminal_shows_rates_that_give_the_same_files_once(tmp_path):
     text = terminal_report(load_results(folder(tmp_path / "r", groups)), 100)
     assert text.count("opus@5") == 2
     assert "opus@5 stands for opus@6, too: the same files" in text
+
+
+def test_metrics_that_are_not_installed_here_are_compared_and_shown(tmp_path, monkeypatch):
+    """Somebody else's results have a metric of their own, or one by a recogniser's name."""
+    description = replace(METRICS["stoi"], name="theirs", title="Theirs")
+    monkeypatch.setitem(METRICS, "theirs", description)
+    groups = [rows("identity", [1.0] * 6, metric="theirs")]
+    groups += [
+        rows(f"{name}@6", [low] * 6, metric="theirs") for name, low in (("a", 0.2), ("b", 0.4))
+    ]
+    path = folder(tmp_path / "r", groups)
+    monkeypatch.delitem(METRICS, "theirs")
+    (comparison,) = compare(f"{path}:a@6", f"{path}:b@6")
+    assert comparison.metric == "theirs"
+    assert comparison.better == "b@6"
+    (board,) = build_leaderboard([path])["boards"]
+    means = {entry["codec"]: entry["metrics"]["theirs"]["mean"] for entry in board["entries"]}
+    assert means == pytest.approx({"identity": 1.0, "a@6": 0.2, "b@6": 0.4})
+    assert board["metrics"]["theirs"]["title"] == "Theirs"
+    assert {entry["rank"] for entry in board["entries"]} == {None}
+    assert "a@6" in terminal_report(load_results(path), 80)
+
+
+def test_the_terminal_says_what_failed_and_why(tmp_path):
+    identity, opus = rows("identity", [4.6] * 6), rows("opus@6", [2.0] * 6, failed=(0, 1))
+    crash = Score.failed("metric_error", "the metric's process died twice, with status -11")
+    for group in (identity, opus):
+        for row in group:
+            row.scores["stoi"] = crash
+    opus[1] = replace(opus[1], reason="it hung")
+    opus[2] = replace(opus[2], status="codec_failure", reason="it broke")
+    text = terminal_report(load_results(folder(tmp_path / "r", [identity, opus])), 80)
+    assert "failed: opus@6, 3 times: it broke; 1 more in report.md" in text
+    assert "failed: stoi, 9 times: the metric's process died twice, with status -11" in text
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_submissions_that_do_not_hold_together_are_named_and_left_out(tmp_path):

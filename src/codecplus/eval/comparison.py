@@ -6,7 +6,6 @@ from pathlib import Path
 
 from codecplus.errors import InputError
 from codecplus.eval.codecs.anchors import is_anchor
-from codecplus.eval.metrics import METRICS
 from codecplus.eval.results import (
     Results,
     Row,
@@ -62,11 +61,14 @@ def compare(a: str | Path, b: str | Path, metrics: Sequence[str] | None = None) 
         InputError: for results that share no scored clip, or whose metrics differ in version.
     """
     comparisons = []
+    directions: dict[str, bool | None] = {}  # by metric; here nobody may know a stranger's metric
     for (left, name_a), (right, name_b) in _pairs(str(a), str(b)):
         rows_a = [row for row in left.rows if row.codec == name_a]
         rows_b = [row for row in right.rows if row.codec == name_b]
         chosen = _shared_metrics(left, right, metrics)
         _check_versions(left, right, chosen)
+        for metric in chosen:
+            directions[metric] = left.summary["metrics"][metric]["higher_is_better"]
         label_a, label_b = _labels(left, name_a, right, name_b)
         for domain in sorted({row.domain for row in rows_a}):
             for metric in chosen:
@@ -75,7 +77,7 @@ def compare(a: str | Path, b: str | Path, metrics: Sequence[str] | None = None) 
                     comparisons.append(result)
     if not comparisons:
         raise InputError(f"{a} and {b} have no clip with a score of the same metric in common")
-    return _corrected(comparisons)
+    return _corrected(comparisons, directions)
 
 
 def _shared_metrics(left: Results, right: Results, metrics: Sequence[str] | None) -> list[str]:
@@ -128,21 +130,24 @@ def _scorable(
     return [(x, y) for x, y in pairs if x.scores[metric].status != "reference_unscorable"]
 
 
-def _corrected(comparisons: list[Comparison]) -> list[Comparison]:
+def _corrected(
+    comparisons: list[Comparison], higher_is_better: dict[str, bool | None]
+) -> list[Comparison]:
     """Correct the tests for their number. Metrics that only describe are not tested."""
     tested = []
     for index, comparison in enumerate(comparisons):
-        ranks = METRICS[comparison.metric].higher_is_better is not None
+        ranks = higher_is_better[comparison.metric] is not None
         if ranks and comparison.difference.p is not None:
             tested.append(index)
     p_values = holm([comparisons[index].difference.p or 0.0 for index in tested])
     for index, p in zip(tested, p_values, strict=True):
         comparison = replace(comparisons[index], p_corrected=p)
-        comparisons[index] = replace(comparison, better=_better(comparison))
+        better = _better(comparison, higher_is_better[comparison.metric])
+        comparisons[index] = replace(comparison, better=better)
     return comparisons
 
 
-def _better(comparison: Comparison) -> str | None:
+def _better(comparison: Comparison, higher_is_better: bool | None) -> str | None:
     difference = comparison.difference
     if difference.low is None or difference.high is None:
         return None
@@ -151,7 +156,7 @@ def _better(comparison: Comparison) -> str | None:
     if difference.low <= 0 <= difference.high:  # the two tests disagree: nothing is shown
         return None
     b_is_higher = difference.mean > 0
-    if b_is_higher == METRICS[comparison.metric].higher_is_better:
+    if b_is_higher == higher_is_better:
         return comparison.b
     return comparison.a
 

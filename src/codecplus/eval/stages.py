@@ -430,6 +430,7 @@ def _scoring_jobs(
                 metric
                 for metric in wanted[clip.hash]
                 if _lacks_score(keys.score(name, clip, metric), retry_failed)
+                and not _is_hopeless(keys.score(codecs[0].name, clip, metric), retry_failed)
             ]
             if missing:
                 names = [metric.name for metric in missing]
@@ -455,6 +456,13 @@ def _lacks_score(known: Line | None, retry_failed: bool) -> bool:
     if known is None:
         return True
     return retry_failed and known["status"] in ("metric_error", "timeout")
+
+
+def _is_hopeless(reference: Line | None, retry_failed: bool) -> bool:
+    """Whether a metric is known to fail on a perfect copy, so that it scores no codec."""
+    if reference is None or retry_failed:
+        return False
+    return reference["status"] in ("metric_error", "timeout")
 
 
 def _metrics_of_clips(clips: list[ClipRecord], metrics: list[Metric]) -> dict[str, list[Metric]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from codecplus.eval.metrics.base import METRICS, Score, find_metric
+from codecplus.eval.metrics.base import METRICS, Score, Status, find_metric
 from codecplus.eval.metrics.compute import Signal, compute_score
 from codecplus.system.workers import Message, Worker, WorkerDied, WorkerTimeout, serve
 
@@ -62,7 +62,8 @@ def score_in(
         lags: delays in milliseconds, for metrics that use them.
 
     Returns:
-        The scores by estimate and metric.
+        The scores by estimate and metric. A metric whose process dies or hangs on the reference
+        itself, where that is an estimate, gives no other estimate a score.
 
     Raises:
         WorkerStopped: if another thread stopped the worker.
@@ -97,6 +98,7 @@ class _Round:
         self._on_score = on_score
         self._lags = lags
         self._died_once: set[tuple[str, str]] = set()
+        self._hopeless: set[str] = set()  # metrics that cannot score even the reference
 
     def missing(self) -> list[tuple[str, str]]:
         """The pairs (estimate, metric) without a score, in the order in which they are scored."""
@@ -104,7 +106,7 @@ class _Round:
             (name, metric)
             for name, (_, metrics) in self._estimates.items()
             for metric in metrics
-            if metric not in self.scores[name]
+            if metric not in self.scores[name] and metric not in self._hopeless
         ]
 
     def run(self) -> None:
@@ -120,7 +122,7 @@ class _Round:
                 else:
                     self._keep(waiting.pop(0), Score(*message["score"]))
         except WorkerTimeout:
-            self._keep(waiting[0], Score.failed("timeout", f"no score within {seconds:.0f} s"))
+            self._give_up(waiting[0], "timeout", f"no score within {seconds:.0f} s")
         except WorkerDied as death:
             self._note_death(waiting[0], death)
 
@@ -144,7 +146,15 @@ class _Round:
             self._died_once.add(victim)
             return
         reason = f"the metric's process died twice, with status {death.status}"
-        self._keep(victim, Score.failed("metric_error", reason))
+        self._give_up(victim, "metric_error", reason)
+
+    def _give_up(self, victim: tuple[str, str], status: Status, reason: str) -> None:
+        """Keep a failure; each one costs a process, so a hopeless metric is not tried again."""
+        name, metric = victim
+        audio, _ = self._estimates[name]
+        if isinstance(audio, str | Path) and audio == self._reference:
+            self._hopeless.add(metric)
+        self._keep(victim, Score.failed(status, reason))
 
 
 # ---- inside the worker

@@ -17,7 +17,7 @@ from codecplus.audio.files import save_audio
 from codecplus.errors import InputError, suggest
 from codecplus.eval.codecs.anchors import is_anchor
 from codecplus.eval.listening import ListeningResult, as_metric, describe, read_listening
-from codecplus.eval.metrics import METRICS
+from codecplus.eval.metrics import METRICS, load_registered
 from codecplus.eval.results import (
     ROWS,
     Results,
@@ -89,6 +89,7 @@ def build_leaderboard(
         InputError: for a folder without results, or a metric that does not rank.
         FileFormatError: for results that are damaged or of another schema.
     """
+    load_registered()
     _check_ranks(rank_by)
     runs_by_clips: dict[str, list[Results]] = {}
     for results in map(load_results, results_folders(paths)):
@@ -214,7 +215,7 @@ def _board(runs: _MergedRuns, kind: str, rank_by: str | None) -> dict[str, Any]:
     for codec, all_rows in runs.rows.items():
         rows[codec] = [row for row in all_rows if row.domain == kind]
     every_row = [row for codec_rows in rows.values() for row in codec_rows]
-    primary = rank_by or primary_metric(kind, every_row, [n for n in runs.metrics if n in METRICS])
+    primary = rank_by or primary_metric(kind, every_row, list(runs.metrics))
     also = drop_equal(rows)
     rates = {}
     for codec, codec_rows in rows.items():
@@ -267,13 +268,15 @@ def primary_metric(kind: str, rows: Iterable[Row], available: Sequence[str] = ()
     Args:
         kind: of audio.
         rows: of that kind.
-        available: metrics to fall back to, where none of the usual ones was computed.
+        available: metrics to fall back to, where none of the usual ones was computed. Those that
+            are not installed here are not chosen.
     """
     scored: set[str] = set()
     for row in rows:
         scored.update(name for name, score in row.scores.items() if score.status == "ok")
     candidates = PRIMARY.get(kind, PRIMARY[None])
-    ranking = [name for name in available if METRICS[name].higher_is_better is not None]
+    known = [METRICS[name] for name in available if name in METRICS]
+    ranking = [metric.name for metric in known if metric.higher_is_better is not None]
     for metric in (*candidates, *ranking):
         if metric in scored:
             return metric
@@ -325,7 +328,7 @@ def _entries(
 def _estimates(rows: list[Row]) -> dict[str, dict[str, Any]]:
     """Means and intervals of every metric that has a score."""
     estimates = {}
-    for metric in METRICS:
+    for metric in dict.fromkeys(name for row in rows for name in row.scores):
         value = metric_estimate(rows, metric)
         if value is not None:
             estimates[metric] = asdict(value)

@@ -387,8 +387,8 @@ def _costs(results: Results) -> str:
         "entropy per code, bits",
     ]
     return (
-        "## Cost\n\nMeasured in this process, one clip at a time; memory is that of the whole "
-        "process.\n\n" + table(header, rows)
+        "## Cost\n\nEach codec works in two processes, one clip at a time. The times are those of "
+        "its own calls; memory is that of the larger process.\n\n" + table(header, rows)
     )
 
 

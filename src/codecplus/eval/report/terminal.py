@@ -1,7 +1,9 @@
 """Results as a table for a terminal: what somebody wants to see when a run has ended."""
 
 import shutil
+import textwrap
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
@@ -30,7 +32,28 @@ def terminal_report(results: Results, width: int | None = None) -> str:
         if not results.summary["codecs"][codec]["anchor"]:
             warnings += [f"warning: {codec} {text}" for text in signal_warnings(rows)]
     parts += warnings
+    for line in _failures(results):
+        parts.append(textwrap.fill(line, width, subsequent_indent="  "))
     return "\n".join(parts)
+
+
+def _failures(results: Results) -> list[str]:
+    """A line for each codec that failed on clips, and for each metric that crashed or hung."""
+    reasons: dict[str, Counter[str]] = {}  # by codec or metric
+    for row in results.rows:
+        if row.status != "ok":
+            reasons.setdefault(row.codec, Counter())[str(row.reason)] += 1
+            continue
+        for metric, score in row.scores.items():
+            if score.status in ("metric_error", "timeout"):
+                reasons.setdefault(metric, Counter())[str(score.reason)] += 1
+    lines = []
+    for name, counts in reasons.items():
+        ((reason, _),) = counts.most_common(1)
+        if len(counts) > 1:
+            reason += f"; {len(counts) - 1} more in report.md"
+        lines.append(f"failed: {name}, {counts.total()} times: {reason}")
+    return lines
 
 
 def _domain_table(results: Results, domain: str, width: int) -> str:
@@ -61,10 +84,12 @@ def _line(
     cost = results.costs[codec]
     own = [row for row in results.rows if row.codec == codec and row.domain == domain]
     rate = number(part.get("rate_kbps", part["payload_kbps"]))
+    speeds = [number(cost[f"{stage}_real_time_factor"]) for stage in ("encode", "decode")]
     if part.get("rate_from") == "declared":
         rate += " declared"
     if results.summary["codecs"][codec]["anchor"]:
         rate = "–"
+        speeds = ["–", "–"]
     n = "–"
     if entry.get("files"):
         n = sample_size(entry["files"], entry.get("speakers"))
@@ -75,8 +100,7 @@ def _line(
         interval(entry.get("low"), entry.get("high")),
         n,
         str(sum(row.status != "ok" for row in own)),
-        number(cost["encode_real_time_factor"]),
-        number(cost["decode_real_time_factor"]),
+        *speeds,
     ]
 
 
