@@ -37,6 +37,7 @@ test-lowest:
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto $(LOWEST_TESTS)
 
 bench: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/speed.py
 
 # The documentation site, into site/; a warning is an error, and so is a link that leads nowhere.

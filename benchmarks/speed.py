@@ -6,9 +6,9 @@ prints one table.
 
 Weights are random: speed does not depend on them. On a machine that is not idle, one thread and
 `--clock processor` give ratios that still hold. `--quick` leaves out transformers' compiled net,
-whose compilation takes a minute, and onnxruntime. `--layers` adds where the time goes, `--mixed`
-clips of many lengths in batches, `--memory` the peak over the weights for so many seconds,
-`--peers` EnCodec and the original package where they are installed.
+whose compilation takes a minute, onnxruntime and OpenVINO. `--layers` adds where the time goes,
+`--mixed` clips of many lengths in batches, `--memory` the peak over the weights for so many
+seconds, `--peers` EnCodec and the original package where they are installed.
 """
 
 import argparse
@@ -35,6 +35,7 @@ from codecplus.errors import CodecPlusError
 from codecplus.export import export_onnx
 from codecplus.inference.batched import encode_clips
 from codecplus.inference.chunked import decode_blocks, encode_blocks
+from codecplus.inference.onnx_model import export_paths
 from codecplus.kernels import processor_flags, usable_set
 from codecplus.modeling_dac.layers_dac import (
     DacConv1d,
@@ -178,6 +179,27 @@ def codec_row(codec: Codec) -> Row:
     return Row(codec.encode, codec.decode, np.asarray, codec.dtype == "bfloat16")
 
 
+def openvino_row(folder: Path, precision: str) -> Row:
+    """The exported graphs on OpenVINO, "f32" or "bf16", in one pass over the whole signal.
+
+    Raises ImportError without OpenVINO, of `codecplus[bench]`.
+    """
+    from openvino import Core, properties
+
+    encoder, decoder = export_paths(folder)
+    settings = {
+        properties.hint.inference_precision(): precision,
+        properties.inference_num_threads(): torch.get_num_threads(),
+    }
+    encoder = Core().compile_model(encoder, "CPU", settings)
+    decoder = Core().compile_model(decoder, "CPU", settings)
+
+    def encode(audio: np.ndarray) -> np.ndarray:
+        return encoder(audio[None, None])[0]  # (1, K, T)
+
+    return Row(encode, decoder, lambda codes: codes[0], precision == "bf16")
+
+
 def rows_to_compare(
     args, stock: StockModel, models: dict[str, DacModel], folder: Path
 ) -> dict[str, Row]:
@@ -192,11 +214,24 @@ def rows_to_compare(
         rows["transformers, compiled"] = stock_row(compiled)
     rows |= {name: codec_row(Codec(model)) for name, model in models.items()}
     if not args.quick:
-        try:
-            export_onnx(models["codecplus"], folder)
-            rows["onnxruntime"] = codec_row(load_codec(folder))
-        except CodecPlusError as error:
-            print(f"without onnxruntime: {error}")
+        rows |= rows_of_exports(models, folder)
+    return rows
+
+
+def rows_of_exports(models: dict[str, DacModel], folder: Path) -> dict[str, Row]:
+    rows = {}
+    try:
+        export_onnx(models["codecplus"], folder)
+        rows["onnxruntime"] = codec_row(load_codec(folder))
+    except CodecPlusError as error:
+        print(f"without onnxruntime and OpenVINO: {error}")
+        return rows
+    try:
+        rows["OpenVINO"] = openvino_row(folder, "f32")
+        if "codecplus, bf16" in models:
+            rows["OpenVINO, bf16"] = openvino_row(folder, "bf16")
+    except ImportError:
+        print("without OpenVINO: pip install 'codecplus[bench]'")
     return rows
 
 

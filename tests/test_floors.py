@@ -19,8 +19,8 @@ import tomllib
 ROOT = Path(__file__).parents[1]
 # What pyproject.toml names for development alone.
 DEVELOPMENT = "dev"
-DOCUMENTATION = "docs"
-SCORES = "mos"  # predictors of listening scores, which are not in that job
+# Extras that the job with the lowest versions does not install, nor `all`: `mos` predicts listening scores.
+NOT_FOR_ALL = (DEVELOPMENT, "docs", "bench", "mos")
 UNPINNED = {"torch", "codecplus"}  # the Makefile chooses torch
 
 
@@ -54,7 +54,7 @@ def test_the_job_with_the_lowest_versions_runs_the_floors():
     extras = project["optional-dependencies"]
     users = list(project["dependencies"])
     for extra, names in extras.items():
-        if extra not in (DEVELOPMENT, DOCUMENTATION, SCORES):
+        if extra not in NOT_FOR_ALL:
             users += names
     stated = floors(users)
     assert {name: pinned().get(name) for name in stated} == stated
@@ -66,7 +66,7 @@ def test_the_extra_for_all_leaves_no_extra_of_users_out():
     extras = pyproject()["optional-dependencies"]
     (everything,) = extras["all"]
     named = Requirement(everything).extras
-    assert named == set(extras) - {"all", DEVELOPMENT, DOCUMENTATION, SCORES}
+    assert named == set(extras) - {"all", *NOT_FOR_ALL}
 
 
 def test_one_dependency_has_one_floor():
