@@ -602,6 +602,16 @@ def test_metrics_that_are_not_installed_here_are_compared_and_shown(tmp_path, mo
     assert "a@6" in terminal_report(load_results(path), 80)
 
 
+def test_eighty_columns_have_room_for_times(tmp_path):
+    values = [2.03, 1.8, 2.2, 1.95, 2.1, 2.23]
+    groups = [rows("identity", [4.6] * 6), rows("dac-16khz-live@3", values, 2.89)]
+    text = terminal_report(load_results(folder(tmp_path / "r", groups)), 80)
+    assert "pesq_wb" in text
+    assert "decode ×" in text
+    assert "dac-16khz-live@3" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
 def test_the_terminal_says_what_failed_and_why(tmp_path):
     identity, opus = rows("identity", [4.6] * 6), rows("opus@6", [2.0] * 6, failed=(0, 1))
     crash = Score.failed("metric_error", "the metric's process died twice, with status -11")

@@ -169,5 +169,7 @@ class HiddenStates:
 @cache
 def _encoder(source: str) -> tuple[Any, Any]:
     from transformers import AutoFeatureExtractor, AutoModel
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # it would stand between the bars of the run
     return AutoFeatureExtractor.from_pretrained(source), AutoModel.from_pretrained(source).eval()

@@ -113,5 +113,7 @@ def _transcribe(source: str, signal: np.ndarray, sample_rate: int) -> str:
 @cache
 def _recogniser(source: str) -> Any:
     from transformers import pipeline
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # it would stand between the bars of the run
     return pipeline("automatic-speech-recognition", model=source, device="cpu")

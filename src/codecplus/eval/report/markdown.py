@@ -197,7 +197,7 @@ def _basis(entry: dict[str, Any]) -> str:
     """Return what a set metric was computed from, or why it has no value."""
     if entry["value"] is None:
         return entry["reason"]
-    return f"{entry['embeddings']} of {entry['clips']} clips"
+    return f"{entry['embeddings']} embeddings, {entry['clips']} clips"
 
 
 _BANDS = "band_power_"  # the power of each band: a table of its own

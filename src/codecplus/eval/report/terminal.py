@@ -59,9 +59,8 @@ def _failures(results: Results) -> list[str]:
 def _domain_table(results: Results, domain: str, width: int) -> str:
     rows = [row for row in results.rows if row.domain == domain]
     metric = primary_metric(domain, rows, list(results.summary["metrics"]))
-    description = results.summary["metrics"].get(metric)
-    title = description["title"] if description else "no metric"
-    header = ["codec", "kbit/s", title, "95 %", "n", "failed", "encode ×", "decode ×"]
+    name = metric if metric in results.summary["metrics"] else "no metric"
+    header = ["codec", "kbit/s", name, "95 %", "n", "failed", "encode ×", "decode ×"]
     by_codec: dict[str, list[Row]] = {codec: [] for codec in results.codecs}
     for row in rows:
         by_codec[row.codec].append(row)
