@@ -294,8 +294,8 @@ def test_without_a_terminal_a_run_prints_what_it_is_and_a_line_at_each_log(place
     printed = capsys.readouterr().err.splitlines()
     text = "\n".join(printed)
     assert f"training {tmp_path / 'out'}: 8 steps" in text
-    assert "recordings: 20 files, 0.0 hours to train on, 0 to validate with" in text
-    assert "computing: float32 on cpu, 1 processes, 4 crops of 0.02 s a step" in text
+    assert "recordings: 20 files, 20 s, to train on; 0 to validate with" in text
+    assert "computing: float32 on cpu, processes: 1, 4 crops of 0.02 s a step" in text
     assert (
         "warm-up from step 0; quantizer from step 2; discriminators from step 3; "
         "decay from step 5; decoder alone from step 6" in text

@@ -156,9 +156,9 @@ def banner(trainer: Trainer, output: Any, clips: int = 0) -> str:
     return "\n".join(
         [
             f"training {output}: {recipe.schedule.steps} steps{start}",
-            f"  recordings: {_recordings(trainer.batches)} to train on, {clips} to validate with",
+            f"  recordings: {_recordings(trainer.batches)} to train on; {clips} to validate with",
             f"  model: {parameters / 1e6:.1f} M parameters, {trained / 1e6:.1f} M of them trained",
-            f"  computing: {dtype} on {trainer.device}, {trainer.processes.count} processes, "
+            f"  computing: {dtype} on {trainer.device}, processes: {trainer.processes.count}, "
             f"{recipe.batch} crops of {seconds:.2f} s a step",
             f"  phases: {'; '.join(_phases(trainer))}",
         ]
@@ -183,8 +183,8 @@ def _recordings(batches: Any) -> str:
     """Return the number of recordings in words, as far as it is known."""
     source = getattr(batches.crops, "source", None)
     if isinstance(source, FileSource):
-        hours = sum(file.seconds for file in source.files) / 3600
-        return f"{len(source.files)} files, {hours:.1f} hours"
+        seconds = sum(file.seconds for file in source.files)
+        return f"{len(source.files)} files, {duration(seconds)},"
     if isinstance(source, TableSource):
         return f"{len(source.recordings)} rows"
     return "a stream of rows"
