@@ -1,5 +1,6 @@
 """The codec: any audio in, codes or bytes out, and the same audio's shape back."""
 
+import os
 import pickle
 import tracemalloc
 
@@ -15,6 +16,7 @@ from codecplus.errors import (
     FileFormatError,
     InputError,
     ModelMismatchError,
+    OutputError,
     OutputExistsError,
 )
 from codecplus.utils import load_audio, save_audio
@@ -187,6 +189,14 @@ def test_damage_is_one_error_and_nothing_is_written(codec, rng, tmp_path):
         with pytest.raises(FileFormatError):
             codec.decompress(data[:position])
     assert [p.name for p in tmp_path.iterdir()] == ["in.dacp"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_is_one_error_of_the_package(codec):
+    audio = np.zeros(9, np.float32)
+    for write in (codec.compress, lambda _, path: codec.write_codes(codec.encode(audio), path)):
+        with pytest.raises(OutputError, match="cannot write /dev/full: no space left on the disk"):
+            write(audio, "/dev/full")
 
 
 def test_files_are_not_overwritten_when_that_is_not_wanted(codec, tmp_path):

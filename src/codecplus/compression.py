@@ -105,6 +105,7 @@ def compress(
     Raises:
         InputError, FileFormatError: for audio or options that cannot be used.
         OutputExistsError: if `output` exists and may not be overwritten.
+        OutputError: if the system refuses to write it, such as a full disk.
     """
     options = CompressionOptions.from_settings(options, settings)
     if not is_paths(source):

@@ -143,6 +143,7 @@ def decompress(
         FileFormatError: for a file that is damaged or of another format.
         ModelMismatchError: for a file of another model, or without its entropy model.
         InputError: for a part that the file does not have, and for more than `max_seconds`.
+        OutputError: if the system refuses to write `output`, such as a full disk.
     """
     options = _DecodingOptions(start, duration, recover, max_seconds)
     if not isinstance(source, (list, tuple)):

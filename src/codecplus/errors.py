@@ -8,7 +8,8 @@ CodecPlusError
 ├── ModelMismatchError  (ValueError)   codes of one model given to another
 ├── CheckpointError     (OSError)      a checkpoint that is missing or cannot be read
 ├── HubError            (OSError)      the Hub cannot be reached, or refuses
-├── OutputExistsError   (OSError)      refusing to overwrite a file
+├── OutputError         (OSError)      a file that cannot be written, as on a full disk
+│   └── OutputExistsError              refusing to overwrite a file
 ├── TrainingError       (RuntimeError) a training run that cannot go on
 └── MissingExtraError   (ImportError)  an optional dependency is not installed
 """
@@ -43,7 +44,11 @@ class HubError(CodecPlusError, OSError):
     """A push that the Hub refused, or that did not reach it."""
 
 
-class OutputExistsError(CodecPlusError, OSError):
+class OutputError(CodecPlusError, OSError):
+    """A file that the system refuses to write; `errno` is the system's number for the reason."""
+
+
+class OutputExistsError(OutputError):
     """The output exists already and overwriting was not asked for."""
 
 

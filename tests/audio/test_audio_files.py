@@ -427,14 +427,14 @@ def test_a_full_disk_leaves_nothing_and_says_so(tmp_path, suffix):
     script = f"""
 import resource, signal, sys
 import numpy as np
-from codecplus.errors import InputError
+from codecplus.errors import OutputError
 from codecplus.utils import save_audio
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 audio = 0.1 * np.random.default_rng(0).standard_normal(20_000)
 try:
     save_audio(audio, sys.argv[1], 44100)
-except InputError as error:
+except OutputError as error:
     print(error)
 """
     run = subprocess.run(

@@ -235,7 +235,7 @@ def test_a_target_that_cannot_be_is_named(tmp_path, capsys):
         assert main(["encode", source, "-o", target, *MODEL]) == 2
         assert f"{target} is no folder; name another output" in capsys.readouterr().err
     assert main(["encode", source, "-o", "/proc/x.dacp", *MODEL]) == 2
-    assert "codecplus: " + source + ": /proc/x.dacp: " in capsys.readouterr().err
+    assert "codecplus: " + source + ": cannot write /proc/x.dacp: " in capsys.readouterr().err
 
 
 # ---- standard streams, and signals

@@ -1,5 +1,6 @@
 """Output files appear whole or not at all."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from codecplus.errors import InputError, OutputExistsError
+from codecplus.errors import InputError, OutputError, OutputExistsError
 from codecplus.system.paths import atomic_path, check_output, explain_os_error, remove_unfinished
 from codecplus.utils import save_audio
 
@@ -118,6 +119,19 @@ def test_errors_of_the_system_become_sentences():
     assert explain_os_error(full) == "x: no space left on the disk; make room or write elsewhere"
     assert explain_os_error(PermissionError(13, "Permission denied", "x")) == "x: permission denied"
     assert explain_os_error(OSError("odd")) == "odd"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_refusal_to_write_is_a_sentence_and_an_error_of_reading_stays(tmp_path):
+    said = "cannot write /dev/full: no space left on the disk; make room or write elsewhere"
+    with pytest.raises(OutputError, match=said) as refused, atomic_path("/dev/full") as path:
+        path.write_bytes(b"x")
+    assert refused.value.errno == errno.ENOSPC
+    with pytest.raises(FileNotFoundError, match="missing"), atomic_path(tmp_path / "x"):
+        (tmp_path / "missing").read_bytes()
+    with pytest.raises(ConnectionResetError), atomic_path(tmp_path / "x"):
+        raise ConnectionResetError(errno.ECONNRESET, "reset by peer")
+    assert os.listdir(tmp_path) == []
 
 
 def test_atomic_path_takes_the_longest_file_name(tmp_path):

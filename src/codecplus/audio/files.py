@@ -36,7 +36,7 @@ from codecplus.audio.formats import HEADER_BYTES, container_of, fallback_contain
 from codecplus.audio.headers import check_size
 from codecplus.audio.resampling import Resampler
 from codecplus.audio.soundfiles import SoundFile, native_path, reason_of
-from codecplus.errors import FileFormatError, InputError, MissingExtraError
+from codecplus.errors import FileFormatError, InputError, MissingExtraError, OutputError
 from codecplus.system.paths import PathLike, as_path, atomic_path, check_output
 
 
@@ -267,8 +267,8 @@ class AudioFileWriter:
     cannot be scaled in hindsight, and refusing would lose it. Either way one UserWarning at the end
     names the peak.
 
-    Raises InputError when the format cannot hold such audio or writing fails, OutputExistsError as
-    `check_output`.
+    Raises InputError when the format cannot hold such audio, OutputError when writing fails,
+    OutputExistsError as `check_output`.
     """
 
     def __init__(
@@ -371,10 +371,10 @@ class AudioFileWriter:
         except (soundfile.LibsndfileError, ValueError) as error:
             raise self._cannot_write(error) from error
 
-    def _cannot_write(self, error: Exception) -> InputError:
+    def _cannot_write(self, error: Exception) -> InputError | OutputError:
         refusal = _refusal_to_write(self._temporary)
         if refusal is not None:
-            return InputError(f"cannot write {self.path}: {refusal}; make room or write elsewhere")
+            return OutputError(f"cannot write {self.path}: {refusal}; make room or write elsewhere")
         return InputError(
             f"cannot write {self.path} ({self.subtype}, {self.channels} channels, "
             f"{self.sample_rate} Hz): {reason_of(error)}; check the rate and the permissions"

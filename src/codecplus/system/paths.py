@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from codecplus.errors import InputError, OutputExistsError
+from codecplus.errors import CodecPlusError, InputError, OutputError, OutputExistsError
 
 try:
     import fcntl
@@ -23,6 +23,7 @@ PathLike = str | os.PathLike[str]
 PARTIAL_FOLDER = ".partial-"  # begins the names of folders that are being written
 _UNFINISHED = re.compile(r"\.codecplus-[0-9a-f]{16}\.part(\.(?!new$)[^.]*)?")
 _LONGEST_NAME = 255  # bytes, where the file system does not say
+_REFUSED_WRITES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 _swept: set[str] = set()
 
 
@@ -110,20 +111,22 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     The name keeps a short suffix; the file exists, empty, and gets the permissions of any new file;
     a link is written through. The bytes are on the disk before the name is: a power cut leaves the
     old file or the new one. What a killed process left in that folder is removed, see
-    `remove_unfinished`. Raises InputError as `check_output` does.
+    `remove_unfinished`. Raises InputError as `check_output` does, OutputError if the system refuses
+    to write.
     """
     target = check_output(
         os.path.realpath(check_output(path))
     )  # a link leads to a file, or to none
     if os.path.exists(target) and not target.is_file():
-        yield target  # /dev/null or a pipe: a rename would put a file in place of the device
+        with _named_refusals(target, target):
+            yield target  # /dev/null or a pipe: a rename would put a file in place of the device
         return
     folder = str(target.parent)
     if folder not in _swept:
         _swept.add(folder)
         remove_unfinished(target.parent)
     temporary = target.with_name(f".codecplus-{secrets.token_hex(8)}.part{_short_suffix(target)}")
-    with _locked(temporary, target):
+    with _named_refusals(target, temporary), _locked(temporary, target):
         try:
             yield temporary
             _synchronize(temporary, os.O_RDWR)
@@ -133,6 +136,26 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
             raise
     with suppress(OSError):  # some file systems do not synchronize folders
         _synchronize(target.parent, os.O_RDONLY)
+
+
+@contextmanager
+def _named_refusals(target: Path, temporary: Path) -> Iterator[None]:
+    """Raise what the system says of a file that is written as an OutputError with its name.
+
+    Errors that name another file, or that need not come from writing, stay.
+    """
+    try:
+        yield
+    except CodecPlusError:
+        raise
+    except OSError as error:
+        nameless = error.filename is None and error.errno in _REFUSED_WRITES
+        if not nameless and error.filename not in (str(target), str(temporary)):
+            raise
+        reason = explain_os_error(OSError(error.errno, error.strerror))
+        refusal = OutputError(f"cannot write {target}: {reason}")
+        refusal.errno = error.errno
+        raise refusal from error
 
 
 @contextmanager
