@@ -2,7 +2,9 @@
 
 import atexit
 import html
+import json
 import os
+import re
 import threading
 
 import gradio as gr
@@ -26,6 +28,7 @@ from space.quiz import Quiz
 from space.ratings import VoteStore
 from space.shelf import Shelf
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
@@ -53,6 +56,7 @@ SCRIPTS = "".join(
         "table.js",
     )
 )
+STYLE = settings.FOLDER / "static" / "style.css"
 THEME = Base(
     primary_hue="teal",
     secondary_hue="teal",
@@ -73,21 +77,46 @@ DESCRIPTION = (
 )
 
 
-def preview_tags() -> str:
-    """Return the tags from which chats and social networks show a link to this page."""
+def preview_tags(root: str) -> str:
+    """Return the tags from which chats and social networks show a link to this page.
+
+    `root` is the address of the app as visitors see it, with a slash at its end: those who show
+    links take no relative address of a picture.
+    """
+    root = html.escape(root, quote=True)
+    picture = f"{root}preview.jpg"
     tags = [
+        f"<title>{TITLE}</title>",
         f'<meta name="description" content="{DESCRIPTION}">',
         '<meta name="twitter:card" content="summary_large_image">',
     ]
-    properties = {
-        "type": "website",
-        "title": TITLE,
-        "description": DESCRIPTION,
-        "image": settings.public_address("preview.jpg"),
-    }
-    for name, content in properties.items():
+    for name, content in (("title", TITLE), ("description", DESCRIPTION), ("image", picture)):
         tags.append(f'<meta property="og:{name}" content="{content}">')
+        tags.append(f'<meta name="twitter:{name}" content="{content}">')
+    tags.append('<meta property="og:type" content="website">')
+    tags.append(f'<meta property="og:url" content="{root}">')
     return "".join(tags)
+
+
+# Gradio's own tags for previews, which name Gradio.
+_FOREIGN_TAG = re.compile(rb"<meta\s+(?:property=\"og:|name=\"twitter:)[^>]*>\s*")
+
+
+def with_opening(page: bytes, root: str) -> bytes:
+    """Put into Gradio's page what must be there before Gradio's scripts are.
+
+    These are `preview_tags`, in the place of Gradio's own, for those who show links run no scripts;
+    and the recordings of the first tab with the scripts they need, so that the first tap plays
+    while Gradio is on its way.
+    """
+    head, mark, body = page.partition(b"</head>")
+    if not mark:
+        return page
+    head = _FOREIGN_TAG.sub(b"", head)
+    # First: who reads a page for its preview reads only its beginning.
+    head = head.replace(b"<head>", b"<head>" + preview_tags(root).encode(), 1)
+    body = body.replace(b"<gradio-app", _EARLY + b"<gradio-app", 1)
+    return head + _STYLE + SCRIPTS.encode() + mark + body
 
 
 def preload_link() -> bytes:
@@ -136,6 +165,44 @@ async def serve_preview(_: Request) -> FileResponse:
     return FileResponse(settings.FOLDER / "static" / "preview.jpg")
 
 
+_STYLE = f"<style>{STYLE.read_text(encoding='utf-8')}</style>".encode()
+# In a script's text, "<" could end it.
+_SHOWCASE = json.dumps(hear_tab.read_showcase()).replace("<", "\\u003c")
+_EARLY = (
+    f"<div id='early' class='gradio-container'>{header()}"
+    "<div class='cp-root cp-showcase'></div>"
+    f"<script type='application/json' id='showcase-value'>{_SHOWCASE}</script></div>"
+    "<script>window.codecplus.early();</script>"
+).encode()
+
+
+class OpenedPage:
+    """Answers with the page of another app, with what `with_opening` adds."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request for the page."""
+        start: Message = {}
+        parts: list[bytes] = []
+
+        async def send_whole(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                start.update(message)
+                return
+            parts.append(message.get("body", b""))
+            if message.get("more_body"):
+                return
+            page = with_opening(b"".join(parts), settings.root_address(Headers(scope=scope)))
+            headers = MutableHeaders(raw=list(start["headers"]))
+            headers["Content-Length"] = str(len(page))
+            await send({**start, "headers": headers.raw})
+            await send({"type": "http.response.body", "body": page})
+
+        await self.app(scope, receive, send_whole)
+
+
 class CompressedPage:
     """Compresses the page itself, 300 kB otherwise, and names the sound that it begins with.
 
@@ -144,7 +211,7 @@ class CompressedPage:
 
     def __init__(self, app: ASGIApp):
         self.app = app
-        self.compressed = GZipMiddleware(app)
+        self.compressed = GZipMiddleware(OpenedPage(app))
         self.link = preload_link()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -212,8 +279,7 @@ def launch(**options):
     ]
     page.launch(
         theme=THEME,
-        css_paths=settings.FOLDER / "static" / "style.css",
-        head=preview_tags() + SCRIPTS,
+        css_paths=STYLE,
         max_file_size=settings.MAX_UPLOAD,
         app_kwargs={"routes": routes, "middleware": [Middleware(CompressedPage)]},
         footer_links=["api"],

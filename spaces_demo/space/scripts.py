@@ -4,7 +4,6 @@ The tabs have events of their own, which no script can call. Arguments have defa
 are required of agents, who could then name no bundled clip without a file of their own.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ from . import coding, live
 from .leaderboard_tab import read_own_board, summary
 from .listening import ListeningTest, copy_ratings
 from .parts import AT_A_TIME, BUSY, CLIPS, chosen_clip, in_a_sentence, shelve
-from .settings import CHECKPOINTS
+from .settings import CHECKPOINTS, root_address
 from .shelf import Shelf
 
 _FAST: dict[str, Any] = {"concurrency_limit": 8}
@@ -244,22 +243,11 @@ def _register(function: Callable, inputs: list[Any], outputs: list[Any]) -> None
     button.click(function, inputs, outputs, api_name=function.__name__, **_SLOW)
 
 
-def _urls(shelf: Shelf, signals: dict, rate: int, request: gr.Request) -> dict[str, str]:
+def _urls(shelf: Shelf, signals: dict, rate: int, request: gr.Request | None) -> dict[str, str]:
     """Shelve signals (C, S) at one loudness, and return their absolute URLs."""
-    root = _root(request)
+    root = root_address({} if request is None else request.headers)
     levelled = match_loudness(signals, rate)
     return {
         name: root + shelve(shelf, audio, rate, f"{name}.wav")[0]
         for name, audio in levelled.items()
     }
-
-
-def _root(request: gr.Request | None) -> str:
-    """Return the address of this app as the caller knows it, with a slash at its end."""
-    host = os.environ.get("SPACE_HOST")
-    if host:
-        return f"https://{host}/"
-    headers = {} if request is None else request.headers
-    if "host" not in headers:
-        return "/"
-    return f"{headers.get('x-forwarded-proto', 'http')}://{headers['host']}/"

@@ -1,6 +1,7 @@
 """Settings that a host may change, and limits that share the server among visitors."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[1]
@@ -49,11 +50,13 @@ def models() -> list[str]:
     return yaml.safe_load(text.split("---")[1]).get("models") or []
 
 
-def public_address(path: str) -> str:
-    """Return the address of a path of this app as visitors of a Space see it; elsewhere relative
-    to the host.
+def root_address(headers: Mapping[str, str]) -> str:
+    """Return the address of this app as the sender of a request knows it, with a slash at its end;
+    "/" where the headers name no host.
     """
     host = os.environ.get("SPACE_HOST")
     if host:
-        return f"https://{host}/{path}"
-    return f"/{path}"
+        return f"https://{host}/"
+    if "host" not in headers:
+        return "/"
+    return f"{headers.get('x-forwarded-proto', 'http')}://{headers['host']}/"

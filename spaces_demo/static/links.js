@@ -89,7 +89,7 @@
     look();
   }
 
-  // The tabs are not there yet when this script is read.
+  // The tabs are not there yet when this script is read; on a slow line they take a while.
   function start(tries) {
     if (!tabButton("hear")) {
       if (tries > 0) setTimeout(() => start(tries - 1), 100);
@@ -108,5 +108,5 @@
   Object.assign(window.codecplus, {
     links: { wish, address, remember, copyButton, qrButton, openTab, receive },
   });
-  start(300);
+  start(1200);
 })();

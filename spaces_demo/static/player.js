@@ -35,8 +35,9 @@ window.codecplus = window.codecplus || {};
       this.wantsToPlay = false;
     }
 
-    // Load tracks, the chosen one before the others. It can be played as soon as it is there.
-    async load(paths, first = 0) {
+    // Load tracks, the chosen one before the others. It can be played as soon as it is there. Tracks
+    // that nobody chose wait for the promise `others`.
+    async load(paths, first = 0, others = null) {
       this.stop();
       this.position = 0;
       this.chosen = first;
@@ -44,6 +45,11 @@ window.codecplus = window.codecplus || {};
       const mine = ++this.generation;
       const missing = new Set(paths.keys());
       while (missing.size) {
+        if (others && !missing.has(this.chosen)) {
+          const chosen = new Promise(resolve => { this.wake = resolve; });
+          await Promise.race([others, chosen]);
+          if (mine !== this.generation) return;
+        }
         const next = missing.has(this.chosen) ? this.chosen : Math.min(...missing);
         missing.delete(next);
         const answer = await fetch(url(paths[next]));
@@ -143,6 +149,7 @@ window.codecplus = window.codecplus || {};
 
     choose(track) {
       this.chosen = track;
+      if (!this.buffers[track]) this.wake?.();
       this.fadeTo(track);
       this.onChange();
     }

@@ -1,5 +1,27 @@
 // Recordings with what codecs make of them, computed beforehand: the first tap plays.
+// On a slow line Gradio takes ten seconds. Until then the recordings stand in a place of their own, #early, and what
+// was made there, playing or not, moves into the tab.
+window.codecplus.early = () => {
+  const { links, showcase } = window.codecplus;
+  const place = document.getElementById("early");
+  const tab = links.wish().get("tab") ?? (links.wish().has("dacp") ? "try" : "hear");
+  if (tab !== "hear") return; // another tab was asked for
+  window.codecplus.arrived = new Promise(resolve => { window.codecplus.arrive = resolve; });
+  const value = JSON.parse(document.getElementById("showcase-value").textContent);
+  showcase(place, { value });
+};
+
 window.codecplus.showcase = (element, props) => {
+  const place = document.getElementById("early");
+  if (place && place !== element) {
+    const focused = document.activeElement;
+    const made = place.querySelector(".cp-root");
+    if (made.cpPlayer) element.querySelector(".cp-root").replaceWith(made);
+    place.remove();
+    if (made.contains(focused)) focused.focus();
+    window.codecplus.arrive?.();
+    if (made.cpPlayer) return;
+  }
   const { Player, bar, links, make, makeButton, pictures } = window.codecplus;
   const root = element.querySelector(".cp-root");
   const isOurs = version => version.name.startsWith("codecplus-");
@@ -164,7 +186,8 @@ window.codecplus.showcase = (element, props) => {
     );
 
     const paths = versions.map(version => `clips/${version.file}`);
-    const loaded = player.load(paths, first);
+    // Before Gradio is there, its scripts need the line.
+    const loaded = player.load(paths, first, window.codecplus.arrived);
     show();
     loaded.then(
       () => {

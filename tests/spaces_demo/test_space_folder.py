@@ -266,7 +266,7 @@ def test_the_folder_alone_runs_with_its_own_requirements(folder, tmp_path):
             f"from gradio_client import Client; space = Client('http://127.0.0.1:{port}', "
             "verbose=False);"
             "print(space.predict('Voice', None, 'dac-16khz-live', 6.0, "
-            "api_name='/encode')[5]['codec']['bytes'])"
+            "api_name='/encode')[0]['codec']['bytes'])"
         )
         done = subprocess.run(
             [python, "-c", script], cwd=tmp_path, env=clean, capture_output=True, text=True

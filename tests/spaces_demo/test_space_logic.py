@@ -1042,12 +1042,13 @@ def test_the_real_leaderboard_is_small_enough_to_be_read_by_an_agent():
 
 
 def test_urls_for_scripts_are_absolute(monkeypatch):
-    from space.scripts import _root
+    from space.settings import root_address
 
-    asked = types.SimpleNamespace(headers={"host": "demo.test", "x-forwarded-proto": "https"})
-    assert _root(asked) == "https://demo.test/"
+    assert root_address({}) == "/"
+    headers = {"host": "demo.test", "x-forwarded-proto": "https"}
+    assert root_address(headers) == "https://demo.test/"
     monkeypatch.setenv("SPACE_HOST", "me-demo.hf.space")
-    assert _root(asked) == "https://me-demo.hf.space/"
+    assert root_address(headers) == "https://me-demo.hf.space/"
 
 
 # ---- the folder

@@ -69,18 +69,31 @@ def test_links_open_a_tab_and_a_recording(server, page):
     page.get_by_text("A friend found 4 of 5. Can you?").wait_for()
 
 
+def answer_round(page, index):
+    """Hear both of a blind round, in real time, and say that A is the original."""
+    page.wait_for_selector(f"#quiz .cp-root[data-ready='{index}']")
+    assert page.locator("#quiz [data-letter=A]").is_disabled()
+    for letter in "AB":
+        page.get_by_role("button", name=f"Hear {letter}").click()
+        page.wait_for_function(
+            f"!document.querySelector('#quiz [role=status]').textContent.includes('{letter}')"
+        )
+    page.click("#quiz [data-letter=A]")
+
+
+def test_a_blind_round_is_answered_once_both_were_heard(page):
+    open_tab(page, "Can you hear it?")
+    page.click("#quiz .cp-primary")
+    answer_round(page, 0)
+    page.get_by_text("Round 2 of 5").wait_for()
+
+
+@pytest.mark.slow
 def test_five_blind_rounds_end_with_a_result(page):
     open_tab(page, "Can you hear it?")
     page.click("#quiz .cp-primary")
     for index in range(5):
-        page.wait_for_selector(f"#quiz .cp-root[data-ready='{index}']")
-        assert page.locator("#quiz [data-letter=A]").is_disabled()
-        for letter in "AB":
-            page.get_by_role("button", name=f"Hear {letter}").click()
-            page.wait_for_function(
-                f"!document.querySelector('#quiz [role=status]').textContent.includes('{letter}')"
-            )
-        page.click("#quiz [data-letter=A]")
+        answer_round(page, index)
     page.get_by_text("You found the original in").wait_for()
     assert page.locator("#quiz tbody tr").count() == 5
 
@@ -154,50 +167,85 @@ def test_a_bad_file_gives_a_sentence(page, tmp_path):
 
 
 def test_three_listeners_take_the_test_and_the_leaderboard_shows_it(server, browser, world):
+    """Each in a browser of their own, all at the same time: listening takes as long as it takes."""
     folder, _ = world
-    for listener in range(3):
-        context = browser.new_context()  # another person's browser
-        page = context.new_page()
+    contexts = [browser.new_context() for _ in range(3)]
+    pages = [context.new_page() for context in contexts]
+
+    def each(act):
+        for page in pages:
+            act(page)
+
+    def go_on(page):
+        page.locator(".cp-next:not([disabled])").click()
+
+    for page in pages:
         page.set_default_timeout(120_000)
         page.goto(server)
         open_tab(page, "Listening test")
         page.click("[data-method=mushra] .cp-primary")
+    for page in pages:
         page.wait_for_selector("#listening .cp-root[data-ready=volume]")
         page.click("#listening .cp-play")
         page.get_by_role("button", name="Play the soft beep").click()
-        page.locator(".cp-next:not([disabled])").click()
+    each(go_on)
+    for page in pages:
         page.wait_for_selector("#listening .cp-root[data-ready=training]")
         assert page.locator(".cp-next").is_disabled()
-        for version in page.locator("#listening .cp-words .cp-word").all():
-            version.click()
+    for i in range(5):
+        for page in pages:
+            page.locator("#listening .cp-words .cp-word").nth(i).click()
+        for page in pages:
+            version = page.locator("#listening .cp-words .cp-word").nth(i)
             version.and_(page.locator(".cp-heard")).wait_for()
-        page.locator(".cp-next:not([disabled])").click()
-        for trial in range(2):
+    each(go_on)
+    for trial in range(2):
+        for page in pages:
             page.wait_for_selector(f"#listening .cp-root[data-ready$=' {trial}']")
             assert page.locator(".cp-next").is_disabled()
-            sliders = page.locator("#listening .cp-slider")
-            for i in range(sliders.count()):
+            assert page.locator("#listening .cp-slider").count() == 5
+        for i in range(5):
+            for page in pages:
                 page.locator("#listening .cp-stimulus .cp-pick").nth(i + 1).click()
+            for listener, page in enumerate(pages):
                 stimulus = page.locator("#listening .cp-stimulus").nth(i + 1)
                 stimulus.and_(page.locator(".cp-on.cp-heard")).wait_for()
-                sliders.nth(i).fill(str(91 + listener + i))
-            page.locator(".cp-next:not([disabled])").click()
+                page.locator("#listening .cp-slider").nth(i).fill(str(91 + listener + i))
+        each(go_on)
+    for page in pages:
         page.wait_for_selector("#listening .cp-table")
         assert "reference" in page.inner_text("#listening .cp-table")
-        if listener == 2:
-            open_tab(page, "Leaderboard")
-            page.wait_for_function("document.querySelector('#table')?.textContent.includes('opus')")
-            page.click("#board input")
-            page.get_by_role("option", name="listening test here: MUSHRA").click()
-            page.wait_for_function(
-                "document.querySelector('#table')?.textContent.includes('MUSHRA')"
-            )
+    page = pages[-1]
+    open_tab(page, "Leaderboard")
+    page.wait_for_function("document.querySelector('#table')?.textContent.includes('opus')")
+    page.click("#board input")
+    page.get_by_role("option", name="listening test here: MUSHRA").click()
+    page.wait_for_function("document.querySelector('#table')?.textContent.includes('MUSHRA')")
+    for context in contexts:
         context.close()
     with sqlite3.connect(folder / "ratings" / "ratings.sqlite") as database:
         found = database.execute(
             "SELECT count(*), count(DISTINCT rater), count(DISTINCT item) FROM ratings"
         ).fetchone()
     assert found == (30, 3, 2)
+
+
+def test_a_listener_who_comes_back_after_closing_the_page_goes_on(server, browser):
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    key = "window.localStorage.getItem('codecplus-listener')"
+    page.goto(server)
+    page.evaluate("window.localStorage.setItem('codecplus-listening-open', 'acr')")
+    for visit in range(2):
+        page.goto(f"{server}/?visit={visit}#tab=listening")
+        page.get_by_role("button", name="Go on").click()
+        page.wait_for_selector("#listening .cp-root[data-ready]")
+        said = page.locator("#listening .cp-root").get_attribute("data-ready")
+        if visit == 0:
+            first = page.evaluate(key), said
+    assert (page.evaluate(key), said) == first  # the same listener, session and trial
+    context.close()
 
 
 def test_the_leaderboard_sorts(page):
@@ -287,10 +335,33 @@ def test_on_a_slow_line_the_first_tap_plays_within_eight_seconds(server, browser
     session.send("Network.emulateNetworkConditions", {"offline": False, **SLOW_LINE})
     begun = time.monotonic()
     page.goto(server, wait_until="commit")
-    page.wait_for_selector("#showcase .cp-root[data-playable]", timeout=60_000)
-    page.click("#showcase .cp-play")
-    page.wait_for_function("document.querySelector('#showcase .cp-root').cpPlayer.now > 0")
+    page.wait_for_selector(".cp-showcase[data-playable]", timeout=60_000)
+    page.click(".cp-showcase .cp-play")
+    page.wait_for_function("document.querySelector('.cp-showcase').cpPlayer.now > 0")
     assert time.monotonic() - begun < 8
+    context.close()
+
+
+def test_what_plays_before_gradio_is_there_plays_on_in_its_tab(server, browser):
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    held = []
+    # Gradio's own scripts are kept back until the sound plays.
+    page.route("**/assets/*.js", held.append)
+    page.goto(server, wait_until="commit")
+    page.wait_for_selector("#early .cp-root[data-playable]")
+    page.click("#early .cp-play")
+    page.wait_for_function("document.querySelector('#early .cp-root').cpPlayer.now > 0.1")
+    assert page.locator("#showcase").count() == 0
+    page.unroute("**/assets/*.js")
+    for route in held:
+        route.continue_()
+    page.wait_for_selector("#showcase .cp-root[data-playable]")
+    assert page.evaluate("document.querySelector('#showcase .cp-root').cpPlayer.now") > 0.1
+    assert page.locator("#early").count() == 0
+    assert page.locator(".cp-showcase").count() == 1
+    page.wait_for_selector("#showcase .cp-root[data-ready]")  # the other versions came, too
     context.close()
 
 
@@ -402,6 +473,22 @@ def test_the_page_is_small_on_the_line_and_fetches_the_first_sound_at_once(serve
     assert int(answer.headers["content-length"]) < 60_000
     (sound,) = re.findall("<(.+)>; rel=preload", answer.headers["link"])
     assert httpx.get(f"{server}/{sound}").headers["content-type"] == "audio/flac"
+
+
+def test_the_page_as_it_is_served_says_what_a_link_to_it_shows(server):
+    """Those who show links run no scripts."""
+    import app
+    import httpx
+
+    page = httpx.get(server, headers={"host": "demo.test", "x-forwarded-proto": "https"}).text
+    for property, content in (
+        ("title", app.TITLE),
+        ("description", app.DESCRIPTION),
+        ("image", "https://demo.test/preview.jpg"),
+    ):
+        found = re.findall(f'<meta property="og:{property}" content="(.*?)"', page)
+        assert found == [content]
+    assert httpx.get(f"{server}/preview.jpg").headers["content-type"] == "image/jpeg"
 
 
 def test_results_have_names_that_cannot_be_guessed(server):

@@ -120,7 +120,18 @@ const settle = () => new Promise(resolve => setTimeout(resolve, 0));
   arrivals["/c"]();
   await settle();
   const last = { audible: player.audible, now: player.now, started };
-  console.log(JSON.stringify({ first, meanwhile, last }));
+  // Others wait for a promise, and do not when they are chosen.
+  asked.length = 0;
+  let arrive;
+  player.load(["d", "e", "f"], 0, new Promise(resolve => { arrive = resolve; }));
+  const waiting = [];
+  for (const step of [() => arrivals["/d"](), () => player.choose(2), () => arrivals["/f"](), arrive]) {
+    step();
+    await settle();
+    await settle();
+    waiting.push([...asked]);
+  }
+  console.log(JSON.stringify({ first, meanwhile, last, waiting }));
 })();
 """
 
@@ -136,6 +147,7 @@ def test_the_chosen_track_comes_first_and_later_ones_join_at_the_same_position()
     assert [name for name, _ in said["last"]["started"]] == ["/b", "/a", "/c"]
     for name, offset in said["last"]["started"][1:]:
         assert offset == pytest.approx(said["last"]["now"], abs=1e-6), name
+    assert said["waiting"] == [["/d"], ["/d", "/f"], ["/d", "/f"], ["/d", "/f", "/e"]]
 
 
 @pytest.mark.parametrize("path", sorted(STATIC.glob("*.js")), ids=lambda path: path.name)

@@ -2,6 +2,9 @@
 words.
 """
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -202,14 +205,51 @@ def test_the_checkpoint_suits_the_clip_where_there_is_one(monkeypatch):
     assert parts.rate_of_interest("dac-16khz-live", [0.5, 7.5]) == 2.0
 
 
-def test_links_show_a_title_a_sentence_and_a_picture(monkeypatch):
-    import app
+def tags_of(page: str) -> dict[str, list[str]]:
+    """Return what the tags in the head of a page say, by name, as a reader without scripts does."""
+    from html.parser import HTMLParser
 
-    monkeypatch.setenv("SPACE_HOST", "me-demo.hf.space")
-    tags = app.preview_tags()
-    assert 'property="og:image" content="https://me-demo.hf.space/preview.jpg"' in tags
-    assert 'property="og:title"' in tags
-    assert 'name="description"' in tags
+    found: dict[str, list[str]] = {}
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            said = dict(attributes)
+            if tag == "meta" and (name := said.get("property") or said.get("name")):
+                found.setdefault(name, []).append(said.get("content"))
+
+    Reader().feed(page.partition("</head>")[0])
+    return found
+
+
+def test_links_show_a_title_a_sentence_and_a_picture_without_scripts():
+    import app
+    import gradio
+
+    template = Path(gradio.__file__).parent / "templates" / "frontend" / "index.html"
+    before = template.read_bytes()
+    page = app.with_opening(before, 'https://me-demo.hf.space/?"<').decode()
+    tags = tags_of(page)
+    for kind in ("og", "twitter"):
+        assert tags[f"{kind}:title"] == [app.TITLE]
+        assert tags[f"{kind}:description"] == [app.DESCRIPTION]
+        assert tags[f"{kind}:image"] == ['https://me-demo.hf.space/?"<preview.jpg']
+    assert tags["description"] == [app.DESCRIPTION]
+    assert tags["og:type"] == ["website"]
+    assert f"<title>{app.TITLE}</title>" in page
+    assert "Gradio" not in str(tags)
+    assert app.with_opening(b"no page", "/") == b"no page"
+
+
+def test_the_page_has_the_recordings_before_gradio_is_there(showcase):
+    import app
+    import gradio
+
+    template = Path(gradio.__file__).parent / "templates" / "frontend" / "index.html"
+    page = app.with_opening(template.read_bytes(), "/").decode()
+    before = page.partition("<gradio-app")[0]
+    value = before.partition("id='showcase-value'>")[2].partition("</script>")[0]
+    assert json.loads(value) == showcase
+    assert before.index("window.codecplus.showcase = ") < before.index("window.codecplus.early();")
 
 
 def test_links_to_paper_code_and_model_cards_stand_where_these_are(monkeypatch):
