@@ -130,6 +130,15 @@ def test_a_missing_end_is_always_reported(name):
 
 
 @both_codings
+def test_nothing_is_believed_without_the_head(name):
+    data = FILES[name]
+    damaged = [bytes([*data[:i], data[i] ^ 1, *data[i + 1 :]]) for i in range(HEAD_SIZE)]
+    for without in (data[HEAD_SIZE:], data[1:], *damaged):
+        with pytest.raises(FileFormatError):
+            Reader(io.BytesIO(without), recover=True)
+
+
+@both_codings
 def test_a_damaged_last_block_is_a_lost_span_of_a_known_length(name):
     data = bytearray(FILES[name])
     data[-10] ^= 1

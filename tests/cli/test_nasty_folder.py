@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from codecplus.cli import main
+from codecplus.cli import app, main
 from codecplus.utils import load_audio, save_audio
 
 MODEL = ["--model", "dac-16khz-live"]
@@ -189,6 +189,23 @@ def test_a_missing_input_does_not_stop_the_others(tmp_path, capsys):
     assert (tmp_path / "a.dacp").is_file()
 
 
+@linux
+def test_a_folder_that_cannot_be_read_is_a_failure(tmp_path, monkeypatch, capsys):
+    save_audio(np.zeros(640), tmp_path / "a.wav", 16000)
+    (tmp_path / "locked").mkdir()
+    scandir = os.scandir
+
+    def scandir_or_refuse(path):  # root reads what is locked
+        if os.path.basename(path) == "locked":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scandir_or_refuse)
+    assert main(["encode", str(tmp_path), "-q", *MODEL]) == 2
+    assert "1 folders that cannot be read in it; check the permissions" in capsys.readouterr().err
+    assert (tmp_path / "a.dacp").is_file()
+
+
 def test_skip_existing_leaves_what_is_older_than_its_source(tmp_path, capsys):
     save_audio(np.zeros(640), tmp_path / "a.wav", 16000)
     encode = ["encode", str(tmp_path / "a.wav"), "-q", "--skip-existing", *MODEL]
@@ -316,6 +333,18 @@ def slow(job, *_, **__):
 batch._run_one = slow
 sys.exit(main(sys.argv[1:]))
 """
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_a_closed_terminal_ends_a_command_as_ctrl_c_does(monkeypatch, capsys):
+    def work(arguments):
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(60)
+
+    monkeypatch.setattr(app, "_run", work)
+    assert main([]) == 129
+    said = "codecplus: hung up; nothing half-written was left behind\n"
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")

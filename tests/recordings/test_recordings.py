@@ -12,6 +12,9 @@ import soundfile
 
 from codecplus.errors import FileFormatError, InputError
 from codecplus.recordings import open_recordings
+from codecplus.recordings.cells import read_cell
+from codecplus.recordings.columns import AUDIO
+from codecplus.recordings.tables import Origin, dataset_recordings
 
 datasets = pytest.importorskip("datasets")
 RATE = 16_000
@@ -215,6 +218,39 @@ def test_data_without_recordings_are_refused(folder, table, tmp_path):
     (folder / "metadata.csv").write_text("file\nb.wav\n")
     with pytest.raises(FileFormatError, match="expected a column named file_name"):
         list(open_recordings(folder))
+
+
+def test_a_table_without_rows_says_so(table, tmp_path):
+    table.select([]).to_parquet(tmp_path / "none.parquet")
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1")
+    with pytest.raises(FileFormatError, match=r"cannot load .*none\.parquet: it has no rows$"):
+        open_recordings(tmp_path / "none.parquet")
+    with pytest.raises(FileFormatError, match=r"cut\.parquet: (?!An error occurred)"):
+        open_recordings(tmp_path / "cut.parquet")
+
+
+def test_a_data_set_of_the_hub_names_no_file_of_this_machine(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(folder)
+    (tmp_path / "cache").mkdir()
+    (folder / "b.wav").rename(tmp_path / "cache" / "b.wav")
+    (tmp_path / "cache" / "link.wav").symlink_to(folder / "a-b.wav")
+    outside = [str(folder / "a-b.wav"), "a-b.wav", str(tmp_path / "cache" / ".." / "data/a-b.wav")]
+    outside.append(str(tmp_path / "cache" / "link.wav"))
+    rows = [{"audio": {"bytes": None, "path": path}} for path in outside]
+    rows.append({"audio": {"bytes": None, "path": str(tmp_path / "cache" / "b.wav")}})
+    table = datasets.Dataset.from_list(rows).cast_column("audio", datasets.Audio(decode=False))
+    stranger = dataset_recordings(table, Origin(name="ada/set", on_hub=True), None, None)
+    cells = [cell.as_py() for cell in next(stranger.tables(0, 9, 0))[AUDIO]]
+    for recording, cell in zip(stranger, cells, strict=True):
+        if recording.file_name == "b.wav":
+            assert recording.num_samples == read_cell(stranger.own_cell(cell), RATE).num_samples
+            continue
+        for read in (recording.open, lambda c=cell: read_cell(stranger.own_cell(c), RATE)):
+            with pytest.raises(InputError, match="which is no file of the data set"):
+                read()
+    own = dataset_recordings(table, Origin(name="table"), None, None)  # the user's list
+    assert [recording.num_samples for recording in own] == [400, 400, 400, 400, 402]
 
 
 def test_files_and_folders_need_no_datasets(folder):

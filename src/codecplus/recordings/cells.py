@@ -23,6 +23,13 @@ _MAX_BYTES = 1 << 32  # of a remote file, which is read whole
 
 
 @dataclass(frozen=True)
+class OutsideFile:
+    """A file that a stranger's table names and may not have: reading it is an InputError."""
+
+    path: str
+
+
+@dataclass(frozen=True)
 class DecodedAudio:
     """A recording that was read.
 
@@ -170,6 +177,11 @@ def encoded_content(cell: Any) -> Any:
         content = cell.get("bytes")
         if content is None and "path" in cell:
             content = cell["path"]
+    if isinstance(content, OutsideFile):
+        raise InputError(
+            f"the row names {content.path}, which is no file of the data set; a data set of the "
+            "Hub brings its audio along"
+        )
     if content is None or (isinstance(content, str) and not content):
         raise InputError("the row holds no audio: neither bytes nor a path nor an array")
     if isinstance(content, (bytes, bytearray, memoryview)):

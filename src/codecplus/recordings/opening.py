@@ -65,6 +65,10 @@ class Recordings(Protocol):
         """Yield Arrow tables of the columns and `AUDIO` of one piece, from its row `skip` on."""
         ...
 
+    def own_cell(self, cell: Any) -> Any:
+        """Return a cell of `AUDIO` as it may be read."""
+        ...
+
     def describe(self) -> dict[str, Any]:
         """Return what the rows depend on, as plain data."""
         ...

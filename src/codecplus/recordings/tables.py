@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from codecplus.errors import CodecPlusError, FileFormatError, InputError, first_line
+from codecplus.recordings.cells import OutsideFile
 from codecplus.recordings.columns import (
     AUDIO,
     READ_ROWS,
@@ -38,6 +39,7 @@ class Origin:
     config: str | None = None
     split: str = "train"
     revision: str | None = None
+    on_hub: bool = False
 
     def __str__(self) -> str:
         revision = "" if self.revision is None else f" at revision {self.revision}"
@@ -101,11 +103,24 @@ class _DatasetRecordings:
         return Recording(
             index,
             file_name,
-            cell,
+            self.own_cell(cell),
             columns,
             None if kind is None else str(kind),
             None if speaker is None else str(speaker),
         )
+
+    def own_cell(self, cell: Any) -> Any:
+        """Return an audio cell as it may be read.
+
+        A table that lies here is the user's list, and may name any file. One of the Hub may be a
+        stranger's: what it names beyond itself becomes an `OutsideFile`.
+        """
+        path = cell
+        if isinstance(cell, dict):
+            path = None if cell.get("bytes") is not None else cell.get("path")
+        if not self.origin.on_hub or not isinstance(path, str) or not path or "://" in path:
+            return cell
+        return cell if _is_downloaded(path) else OutsideFile(path)
 
     @cached_property
     def rows(self) -> Any:
@@ -263,7 +278,7 @@ def load_dataset(
                 "give one, or the id of a data set like owner/name"
             )
         commit = hub_commit(name, revision)
-        origin = Origin(name=name, config=config, split=split, revision=commit)
+        origin = Origin(name=name, config=config, split=split, revision=commit, on_hub=True)
     if path.is_file():
         return _load_files([path], origin, streaming)
     try:
@@ -285,7 +300,7 @@ def load_dataset(
         what = data
         if not path.is_dir():
             what = f"the data set {origin.name} at revision {origin.revision or 'main'}"
-        raise FileFormatError(f"cannot load {what}: {first_line(error)}") from error
+        raise FileFormatError(f"cannot load {what}: {_reason(error)}") from error
     return loaded, origin
 
 
@@ -329,8 +344,27 @@ def _load_files(paths: Sequence[Path], origin: Origin, streaming: bool) -> tuple
         raise
     except Exception as error:
         names = ", ".join(str(path) for path in paths)
-        raise FileFormatError(f"cannot load {names}: {first_line(error)}") from error
+        raise FileFormatError(f"cannot load {names}: {_reason(error)}") from error
     return loaded, replace(origin, revision=None)
+
+
+def _reason(error: BaseException) -> str:
+    """Return what an error of `datasets` is about: some say only that there was one."""
+    if isinstance(error, import_datasets().exceptions.DatasetGenerationError):
+        error = error.__cause__ or error
+    reason = first_line(error)
+    no_rows = type(error).__name__ == "SchemaInferenceError" or "corresponds to no data" in reason
+    return "it has no rows" if no_rows else reason
+
+
+def _is_downloaded(path: str) -> bool:
+    """Return whether a file lies where `datasets` and the Hub keep what they download."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    config = import_datasets().config
+    file = Path(path).resolve()
+    caches = (HF_HUB_CACHE, config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH)
+    return any(file.is_relative_to(Path(cache).resolve()) for cache in caches)
 
 
 def is_dataset_id(name: str) -> bool:

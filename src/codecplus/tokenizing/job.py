@@ -241,6 +241,7 @@ class _Job:
         cell = table[AUDIO][0].as_py()
         if isinstance(cell, dict) and isinstance(cell.get("path"), bytes):
             cell["path"] = os.fsdecode(cell["path"])
+        cell = self._recordings.own_cell(cell)
         return _Row(target, footer, table.drop_columns([AUDIO]), cell)
 
     def _windows(self, rows: Iterable[_ReadRow]) -> Iterator[list[_ReadRow]]:
