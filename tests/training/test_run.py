@@ -285,6 +285,10 @@ def test_a_stopped_run_prints_how_to_resume_it(place, tmp_path, monkeypatch, cap
     with pytest.raises(KeyboardInterrupt):
         train(recipe, place / "recordings", tmp_path / "out", options=OPTIONS)
     assert "stopped at step 1 of 8 and saved; --resume goes on" in capsys.readouterr().err
+    # The command ends as any other that is terminated, so that a scheduler knows why.
+    arguments = ("--preset", str(place / "paper.json"), "--data", str(place / "recordings"), *HERE)
+    assert main(["train", *arguments, "-o", str(tmp_path / "again")]) == 143
+    assert "codecplus: terminated" in capsys.readouterr().err
 
 
 def test_without_a_terminal_a_run_prints_what_it_is_and_a_line_at_each_log(place, tmp_path, capsys):

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -390,6 +390,51 @@ def _dtype(precision: str, recipe_precision: str, device: torch.device) -> torch
     return torch.float32
 
 
+class _Stop:
+    """Whether Ctrl-C or SIGTERM asked to stop; a second one interrupts at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._number = 0  # of the signal
+        self._handlers: dict[int, Any] = {}  # those before the run
+
+    def ask(self, number: int, frame: Any) -> None:
+        """Handle a signal."""
+        if self.asked:
+            self.end()
+        self.asked = True
+        self._number = number
+
+    def listen(self) -> None:
+        """Handle the signals, in the main thread; elsewhere they cannot be."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self.ask)
+
+    def listen_no_more(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def end(self) -> NoReturn:
+        """Do what the signal would have done without the run, or else raise KeyboardInterrupt."""
+        handler = self._handlers.get(self._number)
+        if callable(handler):
+            handler(self._number, None)
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[_Stop]:
+    """Return whether a signal asks to stop, while the block runs."""
+    stop = _Stop()
+    stop.listen()
+    try:
+        yield stop
+    finally:
+        stop.listen_no_more()
+
+
 class Run:
     """A run: the steps of its trainer, with logs, validation and saves between them."""
 
@@ -471,7 +516,7 @@ class Run:
                         f"stopped at step {self.trainer.step_number} of {self.steps} and saved; "
                         "--resume goes on from here"
                     )
-                    raise KeyboardInterrupt
+                    stop.end()
 
     def _after_step(self, bar: Any) -> None:
         step = self.trainer.step_number
@@ -528,11 +573,11 @@ class Run:
         if self.accelerator.is_main_process:
             self.folder.keep(name, self.trainer.average)
 
-    def _agreed(self, stop: threading.Event) -> bool:
+    def _agreed(self, stop: _Stop) -> bool:
         """Return whether any process was asked to stop; all must do so at the same step."""
         if self.accelerator.num_processes == 1:
-            return stop.is_set()
-        asked = torch.tensor(float(stop.is_set()), device=self.accelerator.device)
+            return stop.asked
+        asked = torch.tensor(float(stop.asked), device=self.accelerator.device)
         return bool(self.accelerator.reduce(asked, "sum"))
 
     def save(self) -> None:
@@ -551,24 +596,3 @@ def _finished(average: DacModel) -> DacModel:
     average.requires_grad_(True)
     average.remove_weight_norm()
     return average
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
-    """Return an event that the first Ctrl-C or SIGTERM sets; the second one interrupts at once."""
-    event = threading.Event()
-    handlers = {}
-
-    def ask(number: int, frame: Any) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            handlers[number] = signal.signal(number, ask)
-    try:
-        yield event
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
