@@ -86,7 +86,7 @@ def test_tensors_keep_what_arrays_keep(codec, clips):
     copies += [pickle.loads(pickle.dumps(codes)), torch.load(file)["codes"]]
     for other in copies:
         assert codec.decode(other).shape == (2, 4000)
-    for result in (codes + 1, codes.float(), codes == codes, torch.stack([codes, codes])):
+    for result in (codes + 1, codes.float(), codes == codes):
         assert type(result) is torch.Tensor
     other = Codec(tiny_model(seed=1, **GEOMETRIES["16khz"]))
     with pytest.raises(ModelMismatchError):
@@ -142,6 +142,54 @@ def test_arrays_are_shaped_otherwise_with_what_stays_true(codec, clips):
         mono.repeat(2, axis=0),
     ):
         assert getattr(other, "info", None) is None
+
+
+@pytest.mark.parametrize(
+    ("form", "join", "stack"),
+    [(np.asarray, np.concatenate, np.stack), (torch.from_numpy, torch.cat, torch.stack)],
+    ids=["arrays", "tensors"],
+)
+def test_codes_put_together_keep_what_is_true_of_all(codec, clips, form, join, stack):
+    first, second, third = (codec.encode(form(clip), 8000) for clip in clips)
+    quiet = codec.encode(form(clips[0]), 8000, loudness=-30)
+    again = join([first[..., :3], first[..., 3:]], -1)
+    assert (again.info, again.num_samples) == (first.info, None)
+    np.testing.assert_array_equal(codec.decode(again)[:, :4000], codec.decode(first))
+    assert codec.decode(join([first, second], 2)).shape == (2, 2 * 25 * 160)
+    batch = stack([first, second, third])
+    assert (batch.info, batch.num_samples) == (first.info, 4000)
+    np.testing.assert_array_equal(codec.decode(batch), [codec.decode(c) for c in batch])
+    channels = join([first, second[:1]], 0)
+    assert channels.num_samples == 4000
+    np.testing.assert_array_equal(codec.decode(channels)[:2], codec.decode(first))
+    short = codec.encode(form(clips[0][:, :3999]), 8000)
+    assert (stack([first, short]).info, stack([first, short]).num_samples) == (first.info, None)
+    plain = type(form(clips))
+    for other in (
+        join([first, quiet], 2),  # two gains: no decoder could undo them
+        join([first, codec.encode(form(clips[1]), 16000)[..., :5]], 2),
+        join(
+            [first, plain(first.shape) if plain is torch.Tensor else np.zeros(first.shape, int)], 0
+        ),
+        join([first[:, :2], first[:, 2:]], 1),
+        join([first, first], 1),
+        stack([first, first], 2),
+        stack([first, first], -1),
+        stack([first, quiet]),
+    ):
+        assert type(other) is plain
+
+
+def test_arrays_that_are_rolled_or_appended(codec, clips):
+    codes = codec.encode(clips[0, 0], 8000)
+    assert getattr(np.roll(codes, 1, axis=0), "info", None) is None
+    assert (np.roll(codes, 1, axis=1).info, np.roll(codes, 1, axis=1).num_samples) == (
+        codes.info,
+        None,
+    )
+    assert np.hstack([codes, codes]).info == codes.info
+    assert type(np.append(codes, codes)) is np.ndarray
+    assert type(np.vstack([codes, codes])) is np.ndarray
 
 
 def test_variable_rate_and_plain_tensors_decode(codec, clips, rng):
@@ -466,6 +514,57 @@ def test_adapters_are_refused_where_only_weights_are_read(codec, clips):
     ):
         with pytest.raises(InputError, match="without adapters and forward hooks"):
             call()
+
+
+def test_codes_of_trained_weights_are_not_those_of_the_weights_before(codec, clips):
+    before, identity = codec.encode(clips[0]), codec.fingerprint
+    optimizer = torch.optim.SGD(codec.model.parameters(), lr=0.1)
+    codec.model(torch.from_numpy(clips[0, :1, None])).loss.backward()
+    optimizer.step()
+    assert codec.fingerprint == codec.network.fingerprint != identity
+    with pytest.raises(ModelMismatchError):
+        codec.decode(before)
+    assert codec.fingerprint.startswith(codec.encode(clips[0]).info.fingerprint)
+    trained = codec.fingerprint
+    assert codec.to("bfloat16").fingerprint == trained
+    assert codec.to("float16").fingerprint == trained  # a cast is no training
+    codec.model.bfloat16().half()
+    for other in (codec, copy.deepcopy(codec), pickle.loads(pickle.dumps(codec))):
+        assert other.fingerprint == trained
+
+
+def test_datasets_takes_a_codec_for_the_same_function_in_every_run(codec):
+    # Else `map` would compute again what lies in its cache.
+    hasher = pytest.importorskip("datasets.fingerprint").Hasher
+    codec.encoder_stream()
+    expected = hasher.hash(codec.encode_batch)
+    assert hasher.hash(copy.deepcopy(codec).encode_batch) == expected
+    with torch.no_grad():
+        codec.model.encoder.conv1.weight.mul_(2)
+    assert hasher.hash(codec.encode_batch) != expected
+
+
+def test_streams_opened_after_a_change_of_the_model_have_it(codec, clips):
+    before = codec.encoder_stream()
+    codes = codec.encode(clips[0, 0])
+    with torch.no_grad():
+        codec.model.encoder.conv2.weight.mul_(-1)
+        codec.model.encoder.conv2.bias.add_(1)
+        codec.model.decoder.conv1.weight.mul_(-1)
+    changed = codec.encode(clips[0, 0])
+    assert not np.array_equal(changed, codes)
+    for stream, expected in ((before, codes), (codec.encoder_stream(), changed)):
+        pieces = [stream.push(clips[0, 0]), stream.flush()]
+        np.testing.assert_array_equal(np.concatenate(pieces, axis=-1), expected)
+    stream = codec.decoder_stream()
+    pieces = [stream.push(np.asarray(changed)), stream.flush()]
+    audio = np.concatenate(pieces, axis=-1)[:4000]
+    np.testing.assert_allclose(audio, codec.decode(changed), atol=1e-4)
+    hook = codec.model.encoder.conv1.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="without adapters and forward hooks"):
+        codec.encoder_stream()
+    hook.remove()
+    codec.encoder_stream()
 
 
 def test_a_stream_takes_tensors_and_refuses_a_rate(codec, clips):

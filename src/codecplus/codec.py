@@ -78,7 +78,8 @@ class Codec:
         self._model = model
         self.network: Network = network_of(model)
         self.sample_rate = model.config.sampling_rate if sample_rate is None else sample_rate
-        self.fingerprint = model_fingerprint or self.network.fingerprint
+        self._fingerprint = model_fingerprint or self.network.fingerprint
+        self._weights_state = _weights_state(self.network)
         self.mel = mel or MelOptions()
         self.name = find_embedded(self.fingerprint) or name or self.fingerprint.hex()[:8]
         if entropy_models is None:
@@ -107,9 +108,43 @@ class Codec:
         with _loading:
             full = full_model(self._model)
             if full is not self._model:
-                self._model = full
-                self.network = network_of(full)
+                self._use(full, self.fingerprint)
         return self._model
+
+    @property
+    def fingerprint(self) -> bytes:
+        """16 bytes that name the weights, in codes and files. After training, they are others."""
+        state = _weights_state(self.network)
+        if state != self._weights_state:
+            self._weights_state = state
+            self._name_weights()
+        return self._fingerprint
+
+    def _name_weights(self) -> None:
+        """Take the fingerprint of the weights as they are, and leave entropy models of others."""
+        self._fingerprint = self.network.fingerprint
+        self.entropy_models = {
+            identity: entropy
+            for identity, entropy in self.entropy_models.items()
+            if entropy.fingerprint == self._fingerprint
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        fingerprint = self.fingerprint
+        state = {**self.__dict__, "_fingerprint": fingerprint}
+        del state["_weights_state"]  # addresses: `datasets` would take each run for a new function
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._weights_state = _weights_state(self.network)  # a copy has weights of its own
+
+    def _use(self, model: Any, fingerprint: bytes) -> None:
+        """Compute with another form of the same weights."""
+        self._model = model
+        self.network = network_of(model)
+        self._fingerprint = fingerprint
+        self._weights_state = _weights_state(self.network)
 
     # ---- loading, saving, moving
 
@@ -174,8 +209,10 @@ class Codec:
         that are open go on as they were. Raises InputError for a device or dtype that cannot be
         had, and for an export.
         """
-        move_model(self._model, device, dtype)
-        self.network = network_of(self._model)
+        with _loading:  # else a thread that takes `model` meanwhile would get it as it was
+            fingerprint = self.fingerprint
+            move_model(self._model, device, dtype)
+            self._use(self._model, fingerprint)
         return self
 
     def compile(self) -> "Codec":
@@ -346,6 +383,11 @@ class Codec:
     def check_model(self, info: StreamInfo) -> None:
         """Raise ModelMismatchError unless this model made the codes that `info` describes."""
         check_model(self.config, self.fingerprint, info)
+
+
+def _weights_state(network: Network) -> Any:
+    """Return what is another after a change of the weights; None where they cannot change."""
+    return getattr(network, "weights_state", None)
 
 
 def load_codec(

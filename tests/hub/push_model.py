@@ -17,6 +17,20 @@ def main(folder: str) -> None:
     train(folder)
     Codec(model).push_to_hub("ada/emptied")
     Codec(model).push_to_hub("ada/written", revision="next")
+    push_folders(Path(folder).with_name("bare"))
+
+
+def push_folders(place: Path) -> None:
+    """Folders without a card are pushed where there is one, and again as other weights."""
+    from tiny import tiny_model
+
+    from codecplus.cli import main as codecplus
+
+    for seed in (0, 1):
+        folder = str(place / str(seed))
+        tiny_model(seed=seed, downsampling_ratios=[2, 4]).save_pretrained(folder)
+        assert codecplus(["push", "ada/annotated", "--model", folder]) == 0
+        assert codecplus(["push", "ada/made", "--model", folder]) == 0
 
 
 def train(folder: str) -> None:

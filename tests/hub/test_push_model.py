@@ -19,7 +19,8 @@ def pushed(tmp_path_factory):
     """The cards of what was pushed, by repository."""
     place = tmp_path_factory.mktemp("push")
     with running_hub() as hub:
-        for name, card in {"written": WRITTEN, "emptied": EMPTY}.items():
+        written = {"written": WRITTEN, "emptied": EMPTY, "annotated": WRITTEN}
+        for name, card in written.items():
             hub.repos["model", f"ada/{name}"] = Repo()
             hub.repo(f"ada/{name}").commit("main", {"README.md": Entry(card.encode(), lfs=False)})
         paths = {"PYTHONPATH": ":".join([str(JOB.parents[1]), *sys.path])}
@@ -34,12 +35,21 @@ def pushed(tmp_path_factory):
         assert run.returncode == 0, run.stderr[-3000:]
         cards = {
             name: hub.repo(f"ada/{name}").files["README.md"].data.decode()
-            for name in ("pushed", "saved", "causal", "trained", "folder", "emptied", "written")
-        }
+            for name in (
+                "pushed", "saved", "causal", "trained", "folder", "emptied", "written", "annotated",
+                "made",
+            )
+        }  # fmt: skip
         written = hub.repo("ada/written")
         commit = written.commits[written.refs["next"]]
         assert "model.safetensors" in commit
         cards["written, a branch"] = commit["README.md"].data.decode()
+        assert {"model.safetensors", "config.json"} <= hub.repo("ada/annotated").files.keys()
+        cards["made first"] = next(
+            commit["README.md"].data.decode()
+            for commit in hub.repo("ada/made").commits.values()
+            if "README.md" in commit
+        )
         return cards
 
 
@@ -64,6 +74,12 @@ def test_a_card_that_somebody_wrote_stays(pushed):
     for name in ("written", "written, a branch"):
         assert "# Written by hand" in pushed[name]
         assert "load_codec" not in pushed[name]
+
+
+def test_a_push_of_a_folder_without_a_card_leaves_one_that_somebody_wrote(pushed):
+    assert pushed["annotated"] == WRITTEN
+    heads = [yaml.safe_load(pushed[name].split("---")[1]) for name in ("made first", "made")]
+    assert heads[0]["codecplus_fingerprint"] != heads[1]["codecplus_fingerprint"]
 
 
 def test_a_codec_replaces_a_card_that_says_nothing(pushed):

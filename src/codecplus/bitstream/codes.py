@@ -1,6 +1,6 @@
 """Integer codes as users hold them: an array that remembers which signal it stands for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,9 @@ class Codes(np.ndarray):
     the exact length of the signal. Indexing keeps what stays true: the first codebooks of all
     frames keep everything; some of the frames keep `info`, and decode to all samples of these
     frames; codebooks other than the first ones keep nothing, since no decoder plays them alone.
+    Codes of one model, rate and gain stay codes where `np.concatenate` joins them along frames,
+    channels or clips, or `np.stack` along a new first axis; joined frames decode to all of their
+    samples. What is joined otherwise is a plain array.
 
     -1 stands for a codebook that a frame of a variable-rate signal does without.
     """
@@ -42,6 +45,15 @@ class Codes(np.ndarray):
         """Results of arithmetic and comparison are plain arrays: they are no codes any more."""
         plain = np.asarray(array)
         return plain[()] if return_scalar else plain
+
+    def __array_function__(self, func, types, args, kwargs):
+        """Compute as arrays do, and keep what is true of codes that are put together."""
+        result = super().__array_function__(func, types, args, kwargs)
+        if func is np.concatenate and isinstance(result, np.ndarray):  # np.stack calls it, too
+            return _joined(result, *args, **kwargs)
+        if func is np.roll and type(result) is Codes:
+            return _rolled(result, *args, **kwargs)
+        return result
 
     def __getitem__(self, index):
         return self._part(super().__getitem__(index), lambda numbers: numbers[index])
@@ -102,6 +114,48 @@ class Codes(np.ndarray):
 
     def __reduce__(self):
         return Codes, (np.asarray(self), self.info, self.num_samples)
+
+
+def _joined(
+    result: np.ndarray, parts: Sequence[Any], axis: int | None = 0, out: Any = None, **_: Any
+) -> np.ndarray:
+    """Return the result of `np.concatenate` as codes if it is some, else as a plain array."""
+    if out is not None or axis is None or result.dtype != np.int16:
+        return result
+    facts = joined_facts(parts, axis % result.ndim - result.ndim)
+    if facts is None:
+        return np.asarray(result)
+    codes = result.view(Codes)
+    codes.info, codes.num_samples = facts
+    return codes
+
+
+def _rolled(result: Any, a: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return the result of `np.roll` for codes `a` with what stays true."""
+    return a._part(np.asarray(result), lambda numbers: np.roll(numbers, *args, **kwargs))
+
+
+def joined_facts(parts: Sequence[Any], axis: int) -> tuple[StreamInfo, int | None] | None:
+    """Return `info` and `num_samples` of parts (..., K, T) that are joined along an axis.
+
+    The axis counts from the end of the result, -1 for frames. Along frames, channels and clips,
+    codes stay codes if all have the same model, rates and gain; else the result is None.
+    """
+    kind = _kind(parts[0])
+    if kind is None or axis == -2 or any(_kind(part) != kind for part in parts):
+        return None
+    num_samples = parts[0].num_samples
+    if axis == -1 or any(part.num_samples != num_samples for part in parts):
+        num_samples = None
+    return parts[0].info, num_samples
+
+
+def _kind(codes: Any) -> StreamInfo | None:
+    """Return the info of codes without the sizes that are those of the array."""
+    info = getattr(codes, "info", None)
+    if info is None or codes.ndim < 2:
+        return None
+    return replace(info, channels=1, num_codebooks=1, block_length=0, entropy_model=None)
 
 
 def holds_codes(codebook_numbers: np.ndarray) -> bool:

@@ -37,7 +37,12 @@ def check_source(source: PathLike) -> None:
 
 
 def export_folder(
-    source: PathLike, folder: PathLike, *, discriminators: bool = False, site: str | None = None
+    source: PathLike,
+    folder: PathLike,
+    *,
+    discriminators: bool = False,
+    site: str | None = None,
+    stored_card: str | None = None,
 ) -> Path:
     """Write the files of a model repository into an empty folder, and return it.
 
@@ -51,6 +56,8 @@ def export_folder(
         folder: an empty folder or a new name.
         discriminators: include the discriminators that training left in the folder.
         site: the address that the card's players load samples from; links alone without one.
+        stored_card: the card that the repository has. Where the source has none, no card and no
+            samples are written, unless this one says nothing or was made for other weights.
 
     Raises:
         CheckpointError: for a source that is missing or cannot be read.
@@ -69,7 +76,7 @@ def export_folder(
             copy_files(matching_files(checkpoint, _CHECKPOINT_EXTRAS), checkpoint, new)
         if discriminators:
             _copy_discriminators(source, checkpoint, new)
-        _write_card(source, checkpoint, model, new, site)
+        _write_card(source, checkpoint, model, new, site, stored_card)
         licence_name = "LICENSE-CODE"
         if embedded:
             licence_name = "LICENSE"
@@ -118,7 +125,12 @@ def _tensor_shapes(path: Path) -> dict[str, list[int]]:
 
 
 def _write_card(
-    source: PathLike, checkpoint: Path | None, model: DacModel, new: Path, site: str | None
+    source: PathLike,
+    checkpoint: Path | None,
+    model: DacModel,
+    new: Path,
+    site: str | None,
+    stored_card: str | None,
 ) -> None:
     """Write the card of a checkpoint with its pictures, or one without figures if it has none.
 
@@ -135,6 +147,9 @@ def _write_card(
             check_inside(path, path.parent)
             text = path.read_text(encoding="utf-8")
             _check_card(text, path, source, model)
+    has_own = text is not None and not is_empty_card(text)
+    if not has_own and stored_card is not None and _describes(stored_card, model):
+        return
     if text is None:
         text = render_card(model, name, embedded=str(source) in embedded_names())
     elif is_empty_card(text):
@@ -169,13 +184,23 @@ def _card_extras(card: Path, name: str) -> list[Path]:
     return [file for file in files if file.name.startswith(f"{name}-")]
 
 
+def _describes(card: str, model: DacModel) -> bool:
+    """Return whether a card says something, and was not made for other weights."""
+    return not is_empty_card(card) and _card_fingerprint(card) in (None, fingerprint(model).hex())
+
+
+def _card_fingerprint(text: str) -> str | None:
+    """Return the fingerprint of the weights that a card was made for; None if it names none."""
+    found = re.search(r"^codecplus_fingerprint: ['\"]?([0-9a-f]{32})", text, flags=re.MULTILINE)
+    return None if found is None else found.group(1)
+
+
 def _check_card(text: str, path: Path, source: PathLike, model: DacModel) -> None:
     """Raise InputError if a card says that it was measured with other weights."""
-    pattern = r"^codecplus_fingerprint: ['\"]?([0-9a-f]{32})"
-    measured = re.search(pattern, text, flags=re.MULTILINE)
+    measured = _card_fingerprint(text)
     weights = fingerprint(model).hex()
-    if measured is not None and measured.group(1) != weights:
+    if measured not in (None, weights):
         raise InputError(
-            f"the card {path} belongs to other weights ({measured.group(1)}; these are {weights}); "
+            f"the card {path} belongs to other weights ({measured}; these are {weights}); "
             f"evaluate these and run codecplus card --model {source} --results RESULTS"
         )

@@ -4,7 +4,12 @@ import tempfile
 from pathlib import Path
 
 from codecplus._version import __version__
-from codecplus.checkpoints.commits import explained_errors, full_repo_name, upload_folder
+from codecplus.checkpoints.commits import (
+    explained_errors,
+    full_repo_name,
+    stored_card,
+    upload_folder,
+)
 from codecplus.hub.repository import check_source, export_folder
 from codecplus.hub.space import export_space
 from codecplus.hub.staging import PathLike
@@ -21,7 +26,8 @@ def push(
     """Upload a checkpoint with all that belongs to it, in one commit; return the commit's address.
 
     The same again uploads nothing, and one that was interrupted goes on with the files that are
-    missing.
+    missing. Where the source has no card, one that somebody wrote on the Hub stays; see
+    `export_folder`.
 
     Args:
         source: an embedded name, a folder that `load_codec` reads, or a `.safetensors` or official
@@ -44,7 +50,8 @@ def push(
         repo = full_repo_name(repo, revision)
         site = f"{constants.ENDPOINT}/{repo}/resolve/{revision or 'main'}"
         folder = Path(temporary) / "export"
-        export_folder(source, folder, discriminators=discriminators, site=site)
+        card = stored_card(repo, revision)
+        export_folder(source, folder, discriminators=discriminators, site=site, stored_card=card)
         message = f"Upload {Path(source).name} with codecplus {__version__}"
         return upload_folder(folder, repo, message, private=private, revision=revision)
 

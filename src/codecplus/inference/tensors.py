@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from codecplus.bitstream import StreamInfo
-from codecplus.bitstream.codes import Codes, holds_all_frames, holds_codes
+from codecplus.bitstream.codes import Codes, holds_all_frames, holds_codes, joined_facts
 
 # Operations that give the same codes, and that take a part of them or shape them otherwise.
 _SAME_CODES = {
@@ -22,16 +22,17 @@ _PARTS = {
     "__getitem__", "chunk", "flatten", "index_select", "narrow", "reshape", "select", "split",
     "squeeze", "tensor_split", "unbind", "unflatten", "unsqueeze", "view",
 }  # fmt: skip
+_JOINS = {"cat", "concat", "concatenate", "stack"}
 _CODE_TYPES = (torch.int16, torch.int32, torch.int64)  # which hold the codes of any model
 
 
 class CodesTensor(Tensor):
     """`Codes` as a tensor: int64 (K, T), (C, K, T), or (B, C, K, T) of a batch.
 
-    It is what embeddings and `DacModel.decode` take. Copies, moves to a device, indexing, splitting
-    and iterating keep `info` and `num_samples` as they do in `Codes`; what any other operation
-    gives is a plain tensor. Pickles and `torch.save` keep them too; `torch.load` can read them
-    after `import codecplus`.
+    It is what embeddings and `DacModel.decode` take. Copies, moves to a device, indexing,
+    splitting, iterating, `torch.cat` and `torch.stack` keep `info` and `num_samples` as they do in
+    `Codes`; what any other operation gives is a plain tensor. Pickles and `torch.save` keep them
+    too; `torch.load` can read them after `import codecplus`.
     """
 
     info: StreamInfo | None = None
@@ -42,6 +43,8 @@ class CodesTensor(Tensor):
         """Compute as for plain tensors; label what holds codes still."""
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **(kwargs or {}))
+        if func.__name__ in _JOINS:
+            return _label_joined(result, func.__name__, *args, **(kwargs or {}))
         codes = args[0] if args else None
         if not isinstance(codes, CodesTensor) or codes.info is None:
             return result
@@ -78,6 +81,19 @@ def tensor_to_codes(codes: Tensor) -> np.ndarray:
     if info is None:
         return array
     return Codes(array, info, getattr(codes, "num_samples", None))
+
+
+def _label_joined(
+    result: Tensor, operation: str, tensors: Any, dim: int = 0, *, axis: int | None = None, **_: Any
+) -> Tensor:
+    """Label what `torch.cat` or `torch.stack` made of tensors, if it is codes."""
+    position = (dim if axis is None else axis) % result.ndim - result.ndim
+    if result.dtype not in _CODE_TYPES or (operation == "stack" and position == -1):
+        return result
+    facts = joined_facts(tensors, position)
+    if facts is None:
+        return result
+    return label(result, *facts)
 
 
 def _label_parts(codes: CodesTensor, result: Any, func: Any, args: Any, kwargs: Any) -> Any:

@@ -1,7 +1,6 @@
 """A model in torch as a network of a codec."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from codecplus.inference.chunked import decode_blocks, encode_blocks
 from codecplus.inference.unpadded import decode_unpadded
 from codecplus.kernels import usable_set
 from codecplus.modeling_dac import DacNetwork
+from codecplus.modeling_dac.layers_dac import is_hooked
 from codecplus.streaming import DecoderStream, EncoderStream, StreamingDecoder, StreamingEncoder
 
 # Of audio per batch on an accelerator: some 10 GB of activations with the released 44 kHz net.
@@ -24,6 +24,7 @@ class TorchNetwork:
 
     def __init__(self, model: DacNetwork):
         self.model = model.eval().lay_out_weights()
+        self._streaming: dict[Any, tuple[Any, Any]] = {}
 
     @property
     def config(self) -> Any:
@@ -93,17 +94,35 @@ class TorchNetwork:
         return decode_unpadded(self.model, codes, window)
 
     def encoder_stream(self, n_quantizers: int, batch: int | None) -> EncoderStream:
-        """Return a live encoder; all of them share one copy of the weights."""
-        return EncoderStream(self._streaming_encoder, n_quantizers, batch)
+        """Return a live encoder; all of them share one copy of the weights as they are now."""
+        return EncoderStream(self._prepared(StreamingEncoder), n_quantizers, batch)
 
     def decoder_stream(self, batch: int | None) -> DecoderStream:
-        """Return a live decoder; all of them share one copy of the weights."""
-        return DecoderStream(self._streaming_decoder, batch)
+        """Return a live decoder; all of them share one copy of the weights as they are now."""
+        return DecoderStream(self._prepared(StreamingDecoder), batch)
 
-    @cached_property
-    def _streaming_encoder(self) -> StreamingEncoder:
-        return StreamingEncoder(self.model)
+    def _prepared(self, kind: Any) -> Any:
+        """Return a `StreamingEncoder` or `StreamingDecoder`, another if the model has changed."""
+        hooked = [is_hooked(module) for module in self.model.modules()]
+        places = [weight.data_ptr() for weight in self.model.parameters()]
+        state = (self.weights_state, places, hooked)
+        known = self._streaming.get(kind)
+        if known is None or known[0] != state:
+            known = (state, kind(self.model))
+            self._streaming[kind] = known
+        return known[1]
 
-    @cached_property
-    def _streaming_decoder(self) -> StreamingDecoder:
-        return StreamingDecoder(self.model)
+    @property
+    def weights_state(self) -> list[tuple[int, int]]:
+        """What is another after the weights were trained, replaced or adapted, not moved or cast.
+
+        torch does not count writes to `parameter.data`, which are not seen.
+        """
+        state = []
+        for weight in self.model.parameters():
+            version = 0 if weight.is_inference() else weight._version
+            state.append((id(weight), version))
+        return state
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_streaming": {}}  # copies make their own
