@@ -340,6 +340,7 @@ def test_on_a_slow_line_the_first_tap_plays_within_eight_seconds(server, browser
     page.wait_for_function("document.querySelector('.cp-showcase').cpPlayer.now > 0")
     assert time.monotonic() - begun < 8
     # What began before Gradio was there plays on in its tab.
+    page.evaluate("document.querySelector('.cp-showcase').cpPlayer.setLoop(true)")
     page.wait_for_selector("#showcase .cp-root[data-playable]")
     assert page.evaluate("document.querySelector('.cp-showcase').cpPlayer.sources !== null")
     assert page.locator("#early").count() == 0
