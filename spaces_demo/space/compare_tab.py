@@ -15,9 +15,11 @@ from .parts import (
     BUSY,
     CLIPS,
     announced,
+    checkpoint_for,
     chosen_clip,
     in_a_sentence,
     own_file,
+    rate_of_interest,
     shelve,
     table,
     tracks,
@@ -41,30 +43,31 @@ def vote(votes: VoteStore, choice: str, measured: list[dict[str, Any]]) -> str:
 def build(shelf: Shelf, votes: VoteStore) -> None:
     """Put the tab together."""
     codecs = [(coding.title(name), name) for name in (*CHECKPOINTS, *coding.HARNESS)]
+    first_clip = next(iter(CLIPS))
+    suited = checkpoint_for(first_clip)
+    rate = rate_of_interest(suited, coding.rates(suited))
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=320):
-            bundled = gr.Radio(
-                list(CLIPS), value=next(iter(CLIPS)), label="Clip", elem_id="compare-clip"
-            )
+            bundled = gr.Radio(list(CLIPS), value=first_clip, label="Clip", elem_id="compare-clip")
             own = own_file("or a file of your own")
             with gr.Row():
                 left = gr.Dropdown(
                     codecs,
-                    value=CHECKPOINTS[0],
+                    value=suited,
                     label="One codec",
                     scale=2,
                     min_width=150,
                     elem_id="left",
                 )
                 left_kbps = gr.Number(
-                    6, minimum=0.5, maximum=256, label="kbit/s a channel", min_width=90
+                    rate, minimum=0.5, maximum=256, label="kbit/s a channel", min_width=90
                 )
             with gr.Row():
                 right = gr.Dropdown(
                     codecs, value="opus", label="The other", scale=2, min_width=150, elem_id="right"
                 )
                 right_kbps = gr.Number(
-                    6, minimum=0.5, maximum=256, label="kbit/s a channel", min_width=90
+                    rate, minimum=0.5, maximum=256, label="kbit/s a channel", min_width=90
                 )
             blind = gr.Checkbox(
                 True, label="Blind: hide which is which until you have chosen", elem_id="blind"
