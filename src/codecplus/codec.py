@@ -5,7 +5,6 @@ The walk of a signal: `audio` opens and resamples it, `inference` encodes it in 
 model in torch brings it along, an exported one does without.
 """
 
-import threading
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -27,23 +26,15 @@ from codecplus.encoding.stream_info import (
     make_stream_info,
 )
 from codecplus.inference.entropy_models import embedded_entropy_models
-from codecplus.inference.loading import (
-    compile_model,
-    full_model,
-    load_network,
-    move_model,
-    network_of,
-)
+from codecplus.inference.loading import compile_model, load_network
 from codecplus.inference.network import Geometry, Network
 from codecplus.inference.saving import push_codec, save_codec
+from codecplus.inference.served_model import ServedModel
 from codecplus.streaming import DecoderStream, EncoderStream
 from codecplus.system.paths import PathLike
 
 if TYPE_CHECKING:
     import torch
-
-
-_loading = threading.Lock()  # of full models, which all users of a codec must share
 
 
 class Codec:
@@ -75,20 +66,13 @@ class Codec:
         entropy_models: Iterable[EntropyModel] | None = None,
         name: str | None = None,
     ):
-        self._model = model
-        self.network: Network = network_of(model)
+        self._served = ServedModel(model, model_fingerprint)
         self.sample_rate = model.config.sampling_rate if sample_rate is None else sample_rate
-        self._fingerprint = model_fingerprint or self.network.fingerprint
-        self._weights_state = _weights_state(self.network)
         self.mel = mel or MelOptions()
         self.name = find_embedded(self.fingerprint) or name or self.fingerprint.hex()[:8]
         if entropy_models is None:
             entropy_models = embedded_entropy_models(self.fingerprint)
-        self.entropy_models = {
-            entropy.identity: entropy
-            for entropy in entropy_models
-            if entropy.fingerprint == self.fingerprint
-        }
+        self._entropy_models = list(entropy_models)
 
     def __repr__(self) -> str:
         return (
@@ -105,46 +89,26 @@ class Codec:
 
         An embedded checkpoint runs without transformers until it is asked for.
         """
-        with _loading:
-            full = full_model(self._model)
-            if full is not self._model:
-                self._use(full, self.fingerprint)
-        return self._model
+        return self._served.full()
+
+    @property
+    def network(self) -> Network:
+        """The model as the codec uses it, without transformers where it can do without."""
+        return self._served.network
 
     @property
     def fingerprint(self) -> bytes:
         """16 bytes that name the weights, in codes and files. After training, they are others."""
-        state = _weights_state(self.network)
-        if state != self._weights_state:
-            self._weights_state = state
-            self._name_weights()
-        return self._fingerprint
+        return self._served.fingerprint
 
-    def _name_weights(self) -> None:
-        """Take the fingerprint of the weights as they are, and leave entropy models of others."""
-        self._fingerprint = self.network.fingerprint
-        self.entropy_models = {
-            identity: entropy
-            for identity, entropy in self.entropy_models.items()
-            if entropy.fingerprint == self._fingerprint
+    @property
+    def entropy_models(self) -> dict[bytes, EntropyModel]:
+        """Entropy models of these weights, by identity. The first is the one to write with."""
+        return {
+            entropy.identity: entropy
+            for entropy in self._entropy_models
+            if entropy.fingerprint == self.fingerprint
         }
-
-    def __getstate__(self) -> dict[str, Any]:
-        fingerprint = self.fingerprint
-        state = {**self.__dict__, "_fingerprint": fingerprint}
-        del state["_weights_state"]  # addresses: `datasets` would take each run for a new function
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._weights_state = _weights_state(self.network)  # a copy has weights of its own
-
-    def _use(self, model: Any, fingerprint: bytes) -> None:
-        """Compute with another form of the same weights."""
-        self._model = model
-        self.network = network_of(model)
-        self._fingerprint = fingerprint
-        self._weights_state = _weights_state(self.network)
 
     # ---- loading, saving, moving
 
@@ -209,10 +173,7 @@ class Codec:
         that are open go on as they were. Raises InputError for a device or dtype that cannot be
         had, and for an export.
         """
-        with _loading:  # else a thread that takes `model` meanwhile would get it as it was
-            fingerprint = self.fingerprint
-            move_model(self._model, device, dtype)
-            self._use(self._model, fingerprint)
+        self._served.to(device, dtype)
         return self
 
     def compile(self) -> "Codec":
@@ -269,7 +230,7 @@ class Codec:
     @property
     def device(self) -> str:
         """Where the codec computes, such as `"cpu"`."""
-        return str(self._model.device)
+        return str(self._served.form.device)
 
     @property
     def dtype(self) -> str:
@@ -277,11 +238,7 @@ class Codec:
 
         With `dtype="auto"` it may be `"float32, decoding in bfloat16"`.
         """
-        dtype = str(self._model.dtype).removeprefix("torch.")
-        decoding = getattr(self._model, "decoding_dtype", self._model.dtype)
-        if decoding == self._model.dtype:
-            return dtype
-        return f"{dtype}, decoding in {str(decoding).removeprefix('torch.')}"
+        return self._served.precision
 
     @property
     def kernels(self) -> str | None:
@@ -385,11 +342,6 @@ class Codec:
         check_model(self.config, self.fingerprint, info)
 
 
-def _weights_state(network: Network) -> Any:
-    """Return what is another after a change of the weights; None where they cannot change."""
-    return getattr(network, "weights_state", None)
-
-
 def load_codec(
     name: PathLike = "dac",
     sample_rate: int | None = None,
@@ -434,8 +386,9 @@ def load_codec(
     codec = Codec.from_pretrained(
         name, sample_rate, mel=mel, device=device, dtype=dtype, revision=revision
     )
-    if not kernels and hasattr(codec._model, "allow_kernels"):  # an export has none
-        codec._model.allow_kernels(False)
+    model = codec._served.form
+    if not kernels and hasattr(model, "allow_kernels"):  # an export has none
+        model.allow_kernels(False)
     return codec
 
 

@@ -98,7 +98,7 @@ def test_copies_and_pickles_of_a_codec_are_whole():
     codec = load_codec(SMALL)
     expected = codec.encode(clip())
     for other in (copy.deepcopy(codec), pickle.loads(pickle.dumps(codec))):
-        assert isinstance(other._model, PlainDac)
+        assert isinstance(other._served.form, PlainDac)
         assert np.array_equal(other.encode(clip()), expected)
         assert isinstance(other.model, DacModel)
 
