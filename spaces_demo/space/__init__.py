@@ -15,9 +15,8 @@ with contextlib.suppress(ImportError):
 
 if importlib.util.find_spec("codecplus") is None:
     raise SystemExit(
-        "The package codecplus is neither installed nor in this folder. Copy the folder with its "
-        "links followed, as "
-        "cp -rL does, or let `codecplus push --space -o FOLDER` write it."
+        "The package codecplus is neither installed nor in this folder. Let "
+        "`codecplus push --space -o FOLDER` write the folder: it takes package and weights along."
     )
 
 # Two visitors are served at a time: each has its share of the cores. Read when torch is first

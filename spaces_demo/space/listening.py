@@ -33,6 +33,7 @@ _MAX_SESSIONS = 2000
 _SESSION_SECONDS = 3 * 3600
 _KEY = re.compile(r"[0-9a-f]{32}")
 _shuffle = random.SystemRandom().sample
+_SALT = secrets.token_bytes(16)  # or whoever reads this file could take the noise off again
 
 
 @dataclass(frozen=True)
@@ -286,7 +287,7 @@ def salted(data: bytes, token: str) -> bytes:
     Two copies of one stimulus then differ in their bytes, so that a hidden reference cannot be
     found by comparing files. The change of one step is far below what can be heard.
     """
-    seed = int.from_bytes(hashlib.sha256(token.encode()).digest()[:8], "big")
+    seed = int.from_bytes(hashlib.sha256(_SALT + token.encode()).digest()[:8], "big")
     with wave.open(io.BytesIO(data)) as reader:
         parameters = reader.getparams()
         samples = np.frombuffer(reader.readframes(parameters.nframes), "<i2").astype(np.int32)
