@@ -265,6 +265,7 @@ for one, other in zip(coded["codes"], codes, strict=True):
 """
 
 
+@pytest.mark.slow  # a child process that imports everything twice; the test above forks in seconds
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_map_of_datasets_forks_where_its_parent_used_several_threads():
     pytest.importorskip("datasets")
