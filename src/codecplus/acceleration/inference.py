@@ -268,8 +268,8 @@ def _transforms() -> tuple[np.ndarray, Tensor]:
 
     A product of polynomials of 7 and 4 coefficients is fixed by its values at 10 points;
     transposed, that is a filter of 7 taps giving 4 outputs of 10 inputs (Winograd, Arithmetic
-    Complexity of Computations, 1980). Rows are scaled by powers of 2, so that the
-    terms of the sums are near 1.
+    Complexity of Computations, 1980). Rows are scaled by powers of 2, so that
+    the terms of the sums are near 1.
     """
     count = _OUTPUTS + _TAPS - 1
 
