@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from browsers import chromium
 
 from codecplus.cli import build_parser
 from codecplus.errors import InputError
@@ -482,15 +483,10 @@ def test_the_page_plays_clips_whose_audio_is_still_there(tmp_path):
 
 def test_the_page_in_a_browser_shows_a_metric_on_a_telephone_and_saves_intervals(tmp_path):
     """At 390 × 844 the first scores are there without scrolling, and the name stays in sight."""
-    api = pytest.importorskip("playwright.sync_api")
-    chromium = Path("/usr/bin/chromium")
-    if not chromium.exists():
-        pytest.skip("there is no /usr/bin/chromium")
     values = RNG.normal(2.0, 0.1, 6)
     groups = [rows("identity", [4.6] * 6), rows("opus@6", values), rows("lyra@6", values + 1)]
     build_leaderboard([folder(tmp_path / "r", groups)], html=tmp_path / "board.html")
-    with api.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": 390, "height": 844})
         errors = []
         page.on("pageerror", lambda error: errors.append(error))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browsers import chromium
 from tiny import GEOMETRIES, tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -147,24 +148,10 @@ def server(world, tmp_path_factory):
 @pytest.fixture(scope="session")
 def browser():
     """Chromium without a window, whose microphone beeps."""
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="browser tests need playwright: pip install playwright"
-    )
     options = [
-        "--no-sandbox",
         "--use-fake-device-for-media-stream",
         "--use-fake-ui-for-media-stream",
         "--autoplay-policy=no-user-gesture-required",
     ]
-    with playwright.sync_playwright() as driver:
-        installed = Path(driver.chromium.executable_path)
-        system = Path("/usr/bin/chromium")
-        if not installed.exists() and not system.exists():
-            pytest.skip(
-                "there is no Chromium; install it with `playwright install chromium` or from the "
-                "system"
-            )
-        path = None if installed.exists() else str(system)
-        chromium = driver.chromium.launch(executable_path=path, args=options)
-        yield chromium
-        chromium.close()
+    with chromium(*options) as launched:
+        yield launched
