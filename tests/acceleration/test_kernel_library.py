@@ -15,16 +15,24 @@ from codecplus.errors import InputError
 from codecplus.kernels import compiler, shared_library
 from codecplus.kernels.instruction_sets import INSTRUCTION_SETS, machine, sets_for
 
-ZEN4 = {"avx2", "fma", "bmi2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"} | {
-    "avx512_bf16"
-}
+ZEN4 = {
+    "avx2",
+    "fma",
+    "bmi2",
+    "f16c",
+    "avx512f",
+    "avx512bw",
+    "avx512cd",
+    "avx512dq",
+    "avx512vl",
+} | {"avx512_bf16"}
 
 
 @pytest.mark.parametrize(
     ("architecture", "flags", "best"),
     [
         ("x86_64", {"sse2"}, None),
-        ("x86_64", {"avx2", "fma", "bmi2"}, "avx2"),
+        ("x86_64", {"avx2", "fma", "bmi2", "f16c"}, "avx2"),
         ("x86_64", ZEN4 - {"avx512_bf16"}, "avx512"),
         ("x86_64", ZEN4, "avx512-bf16"),
         ("x86_64", ZEN4 | {"amx_tile", "amx_bf16"}, "amx"),

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from codecplus import Codec, load_codec
 from codecplus.acceleration import inference
+from codecplus.acceleration.steps import Bf16UnitStep
 from codecplus.modeling_dac.layers_dac import DacResidualUnit, Snake1d
 
 pytestmark = [needs_kernels, needs_compiler]
@@ -111,11 +112,11 @@ def test_a_unit_is_as_close_to_exact_as_the_layers(
 def test_a_unit_in_steps_is_the_unit(cuts, dilation):
     unit = unit_of(64, dilation, causal=True, dtype=torch.bfloat16)
     x = steps(2, sum(cuts), 64, torch.bfloat16)
-    step = inference.UnitStep(unit)
+    step = Bf16UnitStep(unit)
     tail = torch.zeros(2, 6 * dilation, 64, dtype=x.dtype)
     parts = []
     for part in x.transpose(1, 2).split(cuts, dim=1):
-        y, tail = step(part, tail)
+        y, tail = step(part, tail, part)
         parts.append(y)
     assert torch.equal(torch.cat(parts, dim=1).transpose(1, 2), inference.residual_unit(unit, x))
 

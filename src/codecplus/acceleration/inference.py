@@ -139,35 +139,10 @@ def residual_unit(unit: Any, x: Tensor, lengths: Tensor | None = None) -> Tensor
         lengths = lengths.to("cpu", torch.int64).contiguous()
     sizes = (*rows.shape, unit.conv1.dilation[0], unit.conv1.pads[0])
     if x.dtype == torch.float32:
-        call("unit_fp32", (rows, out, lengths, *_packed(unit), _transforms()[1]), sizes)
+        call("unit_fp32", (rows, out, lengths, *packed_unit(unit), _transforms()[1]), sizes)
     else:
-        call("unit_bf16", (rows, out, None, None, None, lengths, *_packed(unit)), sizes)
+        call("unit_bf16", (rows, out, None, None, None, lengths, *packed_unit(unit)), sizes)
     return out.transpose(1, 2)
-
-
-class UnitStep:
-    """`residual_unit` in bf16 for rows that go on, of a causal unit which `takes_unit`.
-
-    It keeps the weights as they are when it is made.
-    """
-
-    def __init__(self, unit: Any):
-        self.packed = _packed(unit)
-        self.dilation = unit.conv1.dilation[0]
-        self.left = unit.conv1.pads[0]
-
-    def __call__(self, rows: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-        """Take rows (B, T, C) behind the snaked inputs `tail` (B, left, C).
-
-        Returns the outputs (B, T, C), and the tail of the next rows.
-        """
-        rows = rows.contiguous()
-        tail = tail.contiguous()
-        out = torch.empty_like(rows)
-        after = torch.empty_like(tail)
-        arguments = (rows, out, None, tail, after, None, *self.packed)
-        call("unit_bf16", arguments, (*rows.shape, self.dilation, self.left))
-        return out, after
 
 
 def snake(module: Any, x: Tensor) -> Tensor | None:
@@ -219,7 +194,7 @@ def call(kernel: str, tensors: Sequence[Tensor | None], sizes: Sequence[int]) ->
     getattr(library(), kernel)(*pointers, *map(_long, sizes), torch.get_num_threads())
 
 
-def _packed(unit: Any) -> tuple[Tensor, ...]:
+def packed_unit(unit: Any) -> tuple[Tensor, ...]:
     """Return `unit_vectors`, and the weights of the two convolutions."""
     conv1, conv2 = unit.conv1, unit.conv2
     parts = (

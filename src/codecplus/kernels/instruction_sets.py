@@ -37,7 +37,7 @@ class InstructionSet:
     trains: bool = False
 
 
-_AVX2 = frozenset({"avx2", "fma", "bmi2"})
+_AVX2 = frozenset({"avx2", "fma", "bmi2", "f16c"})
 _AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 _AVX512_BF16 = _AVX512 | {"avx512_bf16"}
 

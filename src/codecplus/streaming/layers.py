@@ -19,7 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codecplus.acceleration.inference import UnitStep, takes_unit
+from codecplus.acceleration.steps import (
+    Bf16UnitStep,
+    ConvolutionStep,
+    UnitStep,
+    takes_bf16_step,
+    takes_step,
+)
 from codecplus.modeling_dac.layers_dac import (
     DacChain,
     DacConv1d,
@@ -174,61 +180,86 @@ def _transposed_product(conv: DacConvTranspose1d) -> Product:
     )
 
 
+class PlainStep:
+    """A convolution behind a snake, if there is one, in operators of torch."""
+
+    def __init__(self, product: Product, snake: Snake | None):
+        self.product = product
+        self.snake = snake
+
+    def __call__(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
+        """Take x (B, n, C) behind the inputs `tail` (B, left, C), which are snaked already.
+
+        Returns the outputs (B, m, C') that are ready, and the tail of the next inputs.
+        """
+        product = self.product
+        if self.snake is not None:
+            x = self.snake(x)
+        inputs = torch.cat([tail, x], dim=1)
+        windows = max(0, (inputs.shape[1] - product.span) // product.stride + 1)
+        return product(inputs, windows), copy_from(inputs, windows * product.stride)
+
+
 class Convolution:
     """A convolution, plain or transposed, behind a snake if there is one."""
 
     def __init__(
-        self, conv: DacConv1d | DacConvTranspose1d, snake: Snake1d | None, inputs_per_frame: int
+        self,
+        conv: DacConv1d | DacConvTranspose1d,
+        snake: Snake1d | None,
+        inputs_per_frame: int,
+        kernels: bool,
     ):
-        self.snake: Snake | None = None
-        if snake is not None:
-            self.snake = Snake(snake)
-        self.product = product_of(conv)
-        self.channels = conv.in_channels
+        before = None if snake is None else Snake(snake)
+        product = product_of(conv)
+        self.run: PlainStep | ConvolutionStep = PlainStep(product, before)
+        alpha = None if before is None else before.alpha
+        if kernels and takes_step(product.matrix, alpha):
+            self.run = ConvolutionStep(product, alpha)
+        self.left, self.right, self.crop = product.left, product.right, product.crop
         self.inputs_per_frame = inputs_per_frame
+        self.none = product.bias.new_zeros(0, 0, conv.in_channels)  # no inputs
 
     def start(self, batch: int) -> LayerState:
         """Return zeros to the left of the first input."""
-        product = self.product
-        return LayerState(0, product.matrix.new_zeros(batch, product.left, self.channels))
+        return LayerState(0, self.none.new_zeros(batch, self.left, self.none.shape[2]))
 
     def step(
         self, x: Tensor, state: LayerState, last: bool, starts: Tensor | None
     ) -> tuple[Tensor, LayerState]:
         """See `Layer`."""
-        product = self.product
         position = state.position + x.shape[1]
-        if self.snake is not None:
-            x = self.snake(x)
-        if starts is not None:
+        if starts is not None:  # before the snake, which leaves zeros as they are
             x = zero_before(x, state.position, starts * self.inputs_per_frame)
-        pieces = [state.tail, x]
-        if last and product.right:
-            pieces.append(x.new_zeros(x.shape[0], product.right, x.shape[2]))
-        inputs = torch.cat(pieces, dim=1)
-        windows = max(0, (inputs.shape[1] - product.span) // product.stride + 1)
-        y = product(inputs, windows)
-        if product.crop:
+        y, tail = self.run(self.padded(x, last), state.tail)
+        if self.crop:
             first = 0
             end = y.shape[1]
             if state.position == 0:
-                first = product.crop
+                first = self.crop
             if last:
-                end -= product.crop
+                end -= self.crop
             y = y[:, first:end]
-        return y, LayerState(position, copy_from(inputs, windows * product.stride))
+        return y, LayerState(position, tail)
+
+    def padded(self, x: Tensor, last: bool) -> Tensor:
+        """Return x (B, n, C), behind the last of it the zeros that its windows need."""
+        if last and self.right:
+            return F.pad(x, (0, 0, 0, self.right))
+        return x
 
 
 class ResidualUnit:
     """`DacResidualUnit`; its inputs wait for the outputs they are added to."""
 
     def __init__(self, unit: DacResidualUnit, inputs_per_frame: int):
-        self.conv1, self.conv2 = convolutions(unit.steps(), inputs_per_frame)
-        self.fused = None
-        causal_in_bf16 = unit.conv1.pads[1] == 0 and unit.conv1.weight.dtype == torch.bfloat16
-        first_tap = unit.conv1.weight.detach()[..., 0]
-        if unit.allow_kernels and causal_in_bf16 and takes_unit(unit, first_tap[None]):
-            self.fused = UnitStep(unit)
+        self.conv1, self.conv2 = convolutions(unit.steps(), inputs_per_frame, unit.allow_kernels)
+        self.fused: UnitStep | Bf16UnitStep | None = None
+        first, second = self.conv1.run, self.conv2.run
+        if isinstance(first, ConvolutionStep) and isinstance(second, ConvolutionStep):
+            self.fused = UnitStep(first, second)
+        elif unit.allow_kernels and takes_bf16_step(unit):
+            self.fused = Bf16UnitStep(unit)
 
     def start(self, batch: int) -> LayerState:
         """Return the state of the dilated convolution; nothing waits before the first input."""
@@ -239,25 +270,25 @@ class ResidualUnit:
         self, x: Tensor, state: LayerState, last: bool, starts: Tensor | None
     ) -> tuple[Tensor, LayerState]:
         """See `Layer`."""
-        if self.fused is not None and starts is None and x.shape[1]:
-            y, tail = self.fused(x, state.tail)
-            return y, LayerState(state.position + x.shape[1], tail, state.skip)
-        y, (position, tail, _) = self.conv1.step(x, state, last, starts)
-        steps = y.shape[1]
-        waiting = state.skip
-        y = self.conv2.product(self.conv2.snake(y), steps)  # pointwise: it has no state
-        if steps == x.shape[1] and not waiting.shape[1]:  # always so in a causal net
-            return y.add_(x), LayerState(position, tail, waiting)
-        waiting = torch.cat([waiting, x], dim=1)
-        return y.add_(waiting[:, :steps]), LayerState(position, tail, copy_from(waiting, steps))
+        waiting = x
+        if state.skip.shape[1]:  # never in a causal net
+            waiting = torch.cat([state.skip, x], dim=1)
+        if self.fused is not None and starts is None:
+            y, tail = self.fused(self.conv1.padded(x, last), state.tail, waiting)
+            position = state.position + x.shape[1]
+        else:
+            y, (position, tail, _) = self.conv1.step(x, state, last, starts)
+            y, _ = self.conv2.run(y, y[:, :0])  # pointwise: it has no state
+            y = y.add_(waiting[:, : y.shape[1]])
+        return y, LayerState(position, tail, copy_from(waiting, y.shape[1]))
 
 
 class WholeFrames:
     """The end of a decoder: tanh, and samples (B, n, 1) held back until their frame is whole."""
 
-    def __init__(self, hop_length: int, weight: Tensor):
+    def __init__(self, hop_length: int, none: Tensor):
         self.hop_length = hop_length
-        self.none = weight.new_zeros(0, 0, 1)  # no samples, of the dtype and device of a weight
+        self.none = none  # a tensor of the dtype and device of samples
 
     def start(self, batch: int) -> LayerState:
         """Return the state in which no sample is held back."""
@@ -310,10 +341,12 @@ def network_layers(network: DacChain, inputs_per_frame: int) -> list[Layer]:
     An encoder takes `hop_length` samples (B, n, 1) per frame, a decoder one latent (B, n, D). A
     decoder gives samples of whole frames.
     """
-    return convolutions(network.layers(), inputs_per_frame)
+    return convolutions(network.layers(), inputs_per_frame, network.snake1.allow_kernels)
 
 
-def convolutions(modules: Sequence[tuple[str, nn.Module]], inputs_per_frame: int) -> list:
+def convolutions(
+    modules: Sequence[tuple[str, nn.Module]], inputs_per_frame: int, kernels: bool
+) -> list:
     """Return modules in their order as layers; a snake goes with the layer behind it."""
     rate = inputs_per_frame
     layers = []
@@ -325,9 +358,9 @@ def convolutions(modules: Sequence[tuple[str, nn.Module]], inputs_per_frame: int
         if isinstance(module, DacResidualUnit):
             layers.append(ResidualUnit(module, rate))
         elif isinstance(module, nn.Tanh):
-            layers.append(WholeFrames(rate, layers[-1].product.matrix))
+            layers.append(WholeFrames(rate, layers[-1].none))
         else:
-            layers.append(Convolution(module, snake, rate))
+            layers.append(Convolution(module, snake, rate, kernels))
             if isinstance(module, DacConvTranspose1d):
                 rate *= module.stride[0]
             else:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from codecplus.acceleration.plain import check_plain
+from codecplus.acceleration.steps import SearchStep, takes_step
 from codecplus.modeling_dac import DacNetwork
 from codecplus.modeling_dac.layers_dac import CodebookSearch
 from codecplus.streaming.layers import (
@@ -121,6 +122,9 @@ class StreamingEncoder(_StatefulNetwork):
         with torch.inference_mode():
             self.layers = network_layers(model.encoder, config.hop_length)
             self.search = CodebookSearch(check_plain(model.quantizer), config.n_codebooks)
+            self.fused: SearchStep | None = None
+            if model.encoder.snake1.allow_kernels and takes_step(self.search.into, None):
+                self.fused = SearchStep(self.search)
 
     @torch.inference_mode()
     def step(
@@ -145,7 +149,10 @@ class StreamingEncoder(_StatefulNetwork):
         latents, state, starts = self._run(state, x, last)
         if latents is None or not latents.shape[1]:
             return nothing, state
-        _, _, codes = self.search(latents.float(), n_quantizers)
+        if self.fused is not None:
+            codes = self.fused(latents.float(), n_quantizers)
+        else:
+            _, _, codes = self.search(latents.float(), n_quantizers)
         if starts is not None:
             codes = zero_before(codes.transpose(1, 2), state.frames, starts).transpose(1, 2)
         return codes.to("cpu", torch.int16), state.after(codes.shape[-1])
