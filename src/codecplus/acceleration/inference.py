@@ -139,7 +139,7 @@ def residual_unit(unit: Any, x: Tensor, lengths: Tensor | None = None) -> Tensor
         lengths = lengths.to("cpu", torch.int64).contiguous()
     sizes = (*rows.shape, unit.conv1.dilation[0], unit.conv1.pads[0])
     if x.dtype == torch.float32:
-        call("unit_fp32", (rows, out, lengths, *packed_unit(unit), _transforms()[1]), sizes)
+        call("unit_fp32", (rows, out, None, lengths, *packed_unit(unit), transforms()), sizes)
     else:
         call("unit_bf16", (rows, out, None, None, None, lengths, *packed_unit(unit)), sizes)
     return out.transpose(1, 2)
@@ -213,9 +213,18 @@ def _pack(weight1: Tensor, weight2: Tensor, *vectors: Tensor) -> tuple[Tensor, T
     point = weight2.permute(2, 1, 0)  # (1, C, C')
     if weight1.dtype == torch.bfloat16:
         return unit_vectors(*vectors), bf16_panels(taps), bf16_panels(point)
+    return unit_vectors(*vectors), seven_taps_panels(taps), fp32_panels(point)
+
+
+def seven_taps_panels(taps: Tensor) -> Tensor:
+    """Return (7, C, C') as values at the points of F(4, 7), in panels: (C' / 32, 10, C, 32)."""
     kernel = torch.from_numpy(_transforms()[0])  # (10, 7)
-    points = torch.einsum("pk,kio->pio", kernel, taps.double()).float()
-    return unit_vectors(*vectors), fp32_panels(points), fp32_panels(point)
+    return fp32_panels(torch.einsum("pk,kio->pio", kernel, taps.double()).float())
+
+
+def transforms() -> Tensor:
+    """Return the transforms of inputs and outputs of F(4, 7), which the kernels are given."""
+    return _transforms()[1]
 
 
 def bf16_panels(weight: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from codecplus import losses
 from codecplus.acceleration.plain import check_plain
+from codecplus.acceleration.resting import use_resting_layers
 from codecplus.acceleration.training import use_training_layers
 from codecplus.bitstream import EntropyModel
 from codecplus.encoding.beam_search import EntropyCosts
@@ -121,6 +122,7 @@ class Refiner:
         decoder = copy.deepcopy(model.decoder).to(_working_dtype(model.device))
         self.decoder = decoder.requires_grad_(False)
         use_training_layers(self.decoder)
+        use_resting_layers(self.decoder)
         rate = model.config.sampling_rate
         self.shares = _OBJECTIVE
         if rate <= _SPEECH_RATE:

@@ -101,17 +101,15 @@ static inline void rows_times_panel(const float* A, const float* panel, long K, 
     }
 }
 
-static void fp32_block(const Unit& unit, const float* x, float* y, const float* weight1,
-                       const float* weight2, const float* transforms, long length, long first, long rows,
-                       long block_rows) {
-  static thread_local Scratch scratch1, scratch2, scratch3, scratch4;
+// Seven taps, `d` apart, over rows s1 (block_rows + 6 d, C), computed as `transforms` says: put(row, c, v) gets the sums v of
+// channels from c on for each row, without a bias.
+template <class F>
+static void seven_taps(const float* s1, const float* weight, const float* transforms, long C, long d, long block_rows, F put) {
+  static thread_local Scratch scratch1, scratch2;
   const float *input = transforms, *output = transforms + POINTS * POINTS;
-  const long C = unit.channels, d = unit.dilation, tiles = block_rows / 4;
-  float* s1 = scratch1.get<float>((block_rows + 6 * d) * C);
-  float* points = scratch2.get<float>(POINTS * tiles * C);  // (point, tile and channel, grouped)
-  float* sums = scratch3.get<float>(POINTS * tiles * 32);
-  float* s2 = scratch4.get<float>(block_rows * C);  // grouped
-  snaked_rows<float>(unit, x, nullptr, length, first - unit.left, block_rows + 6 * d, s1);
+  const long tiles = block_rows / 4;
+  float* points = scratch1.get<float>(POINTS * tiles * C);  // (point, tile and channel, grouped)
+  float* sums = scratch2.get<float>(POINTS * tiles * 32);
   for (long i = 0; i < tiles; i++) {
     const float* in = s1 + (i / d * 4 * d + i % d) * C;  // outputs of a tile lie d apart, so do its inputs
     for (long c = 0; c < C; c += LANES) {
@@ -130,11 +128,10 @@ static void fp32_block(const Unit& unit, const float* x, float* y, const float* 
   for (long n = 0; n < C; n += 32) {
     for (int p = 0; p < POINTS; p++)
       for (long i = 0; i < tiles; i += 12)
-        rows_times_panel(points + (p * tiles + i) * C, weight1 + (n * POINTS + p * 32) * C, C, sums + (p * tiles + i) * 32);
-    for (long c = n; c < n + 32; c += LANES) {
-      const vec bias = load(unit.bias1 + c), turns = load(unit.turns2 + c), reciprocal = load(unit.reciprocal2 + c);
+        rows_times_panel(points + (p * tiles + i) * C, weight + (n * POINTS + p * 32) * C, C, sums + (p * tiles + i) * 32);
+    for (long c = n; c < n + 32; c += LANES)
       for (long i = 0; i < tiles; i++) {
-        vec out[4] = {bias, bias, bias, bias};
+        vec out[4] = {};
 #pragma GCC unroll 10
         for (int p = 0; p < POINTS; p++) {
           const vec v = load(sums + (p * tiles + i) * 32 + c - n);
@@ -143,10 +140,26 @@ static void fp32_block(const Unit& unit, const float* x, float* y, const float* 
         }
         const long row = i / d * 4 * d + i % d;
 #pragma GCC unroll 4
-        for (int o = 0; o < 4; o++) store(s2 + grouped(row + o * d, c, C), snake(out[o], turns, reciprocal));
+        for (int o = 0; o < 4; o++) put(row + o * d, c, out[o]);
       }
-    }
   }
+}
+
+static void fp32_block(const Unit& unit, const float* x, float* y, float* hidden, const float* weight1, const float* weight2,
+                       const float* transforms, long length, long first, long rows, long block_rows) {
+  static thread_local Scratch scratch1, scratch2;
+  const long C = unit.channels, d = unit.dilation;
+  float* s1 = scratch1.get<float>((block_rows + 6 * d) * C);
+  float* s2 = scratch2.get<float>(block_rows * C);  // grouped
+  alignas(64) float sums[12 * 32];
+  snaked_rows<float>(unit, x, nullptr, length, first - unit.left, block_rows + 6 * d, s1);
+  seven_taps(
+      s1, weight1, transforms, C, d, block_rows,
+      [&](long row, long c, vec v) {
+        v += load(unit.bias1 + c);
+        if (hidden && row < rows) store(hidden + (first + row) * C + c, v);
+        store(s2 + grouped(row, c, C), snake(v, load(unit.turns2 + c), load(unit.reciprocal2 + c)));
+      });
   for (long n = 0; n < C; n += 32)
     for (long m = 0; m < rows; m += 12) {
       rows_times_panel(s2 + m * C, weight2 + n * C, C, sums);
@@ -158,17 +171,69 @@ static void fp32_block(const Unit& unit, const float* x, float* y, const float* 
     }
 }
 
-// T rows in blocks of 144, or a multiple; the dilation must divide 36.
-extern "C" void unit_fp32(const float* x, float* y, const int64_t* lengths, const float* vectors, const float* weight1,
-                          const float* weight2, const float* transforms, long B, long T, long C, long dilation,
-                          long left, int threads) {
-  const Unit unit(vectors, C, dilation, left);
+// The gradient at the input of a unit whose weights rest, from that at its output; `hidden` is what the first convolution gave.
+static void fp32_back_block(const Unit& unit, const float* gradient, const float* x, const float* hidden, float* at_x,
+                            const float* back1, const float* back2, const float* transforms, long T, long first, long rows,
+                            long block_rows) {
+  static thread_local Scratch scratch1, scratch2;
+  const long C = unit.channels, d = unit.dilation, needed = block_rows + 6 * d, start = first - (6 * d - unit.left);
+  float* above = scratch1.get<float>((needed + 11) / 12 * 12 * C);  // the gradient, grouped
+  float* at_hidden = scratch2.get<float>(needed * C);
+  alignas(64) float sums[12 * 32];
+  const auto inside = [&](long i) { return start + i >= 0 && start + i < T; };
+  for (long i = 0; i < (needed + 11) / 12 * 12; i++)
+    for (long c = 0; c < C; c += LANES)
+      store(above + grouped(i, c, C), inside(i) ? load(gradient + (start + i) * C + c) : vec{});
+  for (long n = 0; n < C; n += 32)
+    for (long m = 0; m < needed; m += 12) {
+      rows_times_panel(above + m * C, back2 + n * C, C, sums);
+      for (long i = 0; i < 12 && m + i < needed; i++)
+        for (long c = 0; c < 32; c += LANES) {
+          vec v = {};
+          if (inside(m + i)) {
+            const vec h = load(hidden + (start + m + i) * C + n + c);
+            v = load(sums + 32 * i + c) * snake_slope(h, load(unit.turns2 + n + c));
+          }
+          store(at_hidden + (m + i) * C + n + c, v);
+        }
+    }
+  seven_taps(
+      at_hidden, back1, transforms, C, d, block_rows,
+      [&](long row, long c, vec v) {
+        if (row >= rows) return;
+        const long at = (first + row) * C + c;
+        store(at_x + at, load(gradient + at) + v * snake_slope(load(x + at), load(unit.turns1 + c)));
+      });
+}
+
+// T rows in blocks of 144, or a multiple; the dilation must divide 36. block(item, first row, rows, rows of a block)
+template <class F>
+static void in_fp32_blocks(long B, long T, long C, int threads, F block) {
   // Wide layers in larger blocks, since each reads all weights; but none that would be mostly padding.
   const long wanted = C >= 256 && B * T >= 576 * threads ? 288 : 144, blocks = (T + wanted - 1) / wanted;
   const long rows = ((T + blocks - 1) / blocks + 143) / 144 * 144;
-  in_blocks(B, T, rows, threads, [&](long b, long first, long n) {
+  in_blocks(B, T, rows, threads, [&](long b, long first, long n) { block(b, first, n, rows); });
+}
+
+// `hidden` (B, T, C), what the first convolution gave, may be null, and so may `lengths`.
+extern "C" void unit_fp32(const float* x, float* y, float* hidden, const int64_t* lengths, const float* vectors,
+                          const float* weight1, const float* weight2, const float* transforms, long B, long T, long C,
+                          long dilation, long left, int threads) {
+  const Unit unit(vectors, C, dilation, left);
+  in_fp32_blocks(B, T, C, threads, [&](long b, long first, long n, long rows) {
     const long length = lengths ? lengths[b] : T, item = b * T * C;
-    fp32_block(unit, x + item, y + item, weight1, weight2, transforms, length, first, n, rows);
+    fp32_block(unit, x + item, y + item, hidden ? hidden + item : nullptr, weight1, weight2, transforms, length, first, n, rows);
+  });
+}
+
+// `back1` and `back2` are the weights turned around, packed as those of the way there.
+extern "C" void unit_back_fp32(const float* gradient, const float* x, const float* hidden, float* at_x, const float* vectors,
+                               const float* back1, const float* back2, const float* transforms, long B, long T, long C,
+                               long dilation, long left, int threads) {
+  const Unit unit(vectors, C, dilation, left);
+  in_fp32_blocks(B, T, C, threads, [&](long b, long first, long n, long rows) {
+    const long item = b * T * C;
+    fp32_back_block(unit, gradient + item, x + item, hidden + item, at_x + item, back1, back2, transforms, T, first, n, rows);
   });
 }
 
@@ -183,6 +248,14 @@ static void snake_rows(const T* x, T* y, const float* vectors, long N, long C, i
 }
 extern "C" void snake_fp32(const float* x, float* y, const float* vectors, long N, long C, int threads) {
   snake_rows(x, y, vectors, N, C, threads);
+}
+// The gradient at the input of a snake whose α rests.
+extern "C" void snake_back_fp32(const float* gradient, const float* x, float* at_x, const float* vectors, long N, long C, int threads) {
+  in_blocks(1, N, 16384 / C + 1, threads, [&](long, long first, long n) {
+    for (long i = first * C; i < (first + n) * C; i += C)
+      for (long c = 0; c < C; c += LANES)
+        store(at_x + i + c, load(gradient + i + c) * snake_slope(load(x + i + c), load(vectors + c)));
+  });
 }
 #ifdef __AVX512BF16__
 extern "C" void snake_bf16(const bf16* x, bf16* y, const float* vectors, long N, long C, int threads) {

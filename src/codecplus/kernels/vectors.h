@@ -62,6 +62,21 @@ static inline vec snake(vec x, vec turns, vec reciprocal) {
   return x + u * q * reciprocal;
 }
 
+// The slope of a snake, 1 + sin(2αx), where `turns` is α / π: sin(πt) is odd in t, and changes its sign with each turn.
+static inline vec snake_slope(vec x, vec turns) {
+  vec t = (x + x) * turns;
+  const vec whole = rounded(t);
+  t = t - whole;
+  const vec odd = whole - 2.0f * rounded(whole * 0.5f);  // 0, 1 or -1
+  const vec u = t * t;
+  vec q = u * -0.0073704309f + 0.0821458866f;
+  q = q * u - 0.5992645293f;
+  q = q * u + 2.5501640399f;
+  q = q * u - 5.1677127800f;
+  q = q * u + 3.1415926536f;
+  return 1.0f + t * q * (1.0f - 2.0f * odd * odd);
+}
+
 // Memory of one thread for one use; it grows, is never given back, and holds no more than a block needs.
 struct Scratch {
   void* start = nullptr;
