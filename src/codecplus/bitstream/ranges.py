@@ -43,6 +43,27 @@ class Encoder:
         symbols = np.ascontiguousarray(symbols, np.int32)
         self._coder.encode(symbols, _FAMILY, shares.astype(np.float32))
 
+    def encode_pairs(
+        self,
+        groups: np.ndarray,
+        first: np.ndarray,
+        first_weights: np.ndarray,
+        second: np.ndarray,
+        second_weights: np.ndarray,
+    ) -> None:
+        """Append symbols (N,) of groups (N,) in ascending order: of each group the first ones, and
+        then the second ones. Weights are those of `encode`.
+        """
+        if first_weights.shape[1] == second_weights.shape[1]:
+            order = np.argsort(np.concatenate([2 * groups, 2 * groups + 1]), kind="stable")
+            weights = np.concatenate([first_weights, second_weights])
+            self.encode(np.concatenate([first, second])[order], weights[order])
+            return
+        for group in np.unique(groups):
+            here = groups == group
+            self.encode(first[here], first_weights[here])
+            self.encode(second[here], second_weights[here])
+
     def to_bytes(self) -> bytes:
         """Return all that was encoded; zero bytes at the end are left out, since a decoder reads
         them there anyway.
