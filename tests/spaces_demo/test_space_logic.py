@@ -532,10 +532,8 @@ def test_the_pace_of_a_sound_card_that_is_a_little_fast_is_kept(clock):
 # ---- the shelf
 
 
-def test_the_shelf_forgets_what_is_old_or_too_much_but_not_what_stays():
-    from space.shelf import Shelf
-
-    shelf = Shelf(seconds=3600, size=1000)
+def test_the_shelf_forgets_what_is_old_or_too_much_but_not_what_stays(shelf):
+    shelf.size = 1000
     urls = []
     for number in range(4):
         path = shelf.new("a.wav")
@@ -549,17 +547,12 @@ def test_the_shelf_forgets_what_is_old_or_too_much_but_not_what_stays():
     shelf.seconds = -1
     assert [shelf.find(token) is not None for token in tokens] == [True, False, False, False]
     assert urls[0][1].exists()
-    shelf.close()
-    assert not shelf.folder.exists()
 
 
-def test_an_idle_shelf_removes_uploads_and_results_by_itself():
+def test_an_idle_shelf_removes_uploads_and_results_by_itself(shelf):
     import os
     import time
 
-    from space.shelf import Shelf
-
-    shelf = Shelf(seconds=3600)
     upload = shelf.uploads / "hash" / "mine.wav"
     recent = shelf.uploads / "hash" / "recent.wav"
     upload.parent.mkdir()
@@ -578,13 +571,9 @@ def test_an_idle_shelf_removes_uploads_and_results_by_itself():
     while result.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not result.exists()
-    shelf.close()
 
 
-def test_only_what_was_uploaded_is_taken_for_a_recording(tmp_path):
-    from space.shelf import Shelf
-
-    shelf = Shelf()
+def test_only_what_was_uploaded_is_taken_for_a_recording(shelf, tmp_path):
     mine = shelf.uploads / "hash" / "voice.webm"
     mine.parent.mkdir()
     mine.write_bytes(bytes(4))
@@ -594,7 +583,6 @@ def test_only_what_was_uploaded_is_taken_for_a_recording(tmp_path):
     for path in ("/etc/passwd", f"{shelf.uploads}/../../x", f"{shelf.uploads}/link", "", "None"):
         with pytest.raises(InputError, match="record it again"):
             shelf.uploaded(path)
-    shelf.close()
 
 
 def test_on_sigterm_nothing_of_visitors_stays(tmp_path):
@@ -693,12 +681,11 @@ def test_there_is_no_scheduler_without_a_space_a_dataset_and_a_token(tmp_path, m
 
 
 @pytest.fixture
-def test_of(world, tmp_path, clock):
+def test_of(shelf, tmp_path, clock):
     from space.listening import Definition, ListeningTest
     from space.settings import LISTENING_TEST
-    from space.shelf import Shelf
 
-    return ListeningTest(Definition.read(LISTENING_TEST), Shelf(), tmp_path, clock)
+    return ListeningTest(Definition.read(LISTENING_TEST), shelf, tmp_path, clock)
 
 
 def fetch(shelf, url):
