@@ -16,6 +16,7 @@ from .parts import (
     CLIPS,
     announced,
     checkpoint_for,
+    checkpoint_label,
     chosen_clip,
     in_a_sentence,
     own_file,
@@ -42,7 +43,7 @@ def vote(votes: VoteStore, choice: str, measured: list[dict[str, Any]]) -> str:
 
 def build(shelf: Shelf, votes: VoteStore) -> None:
     """Put the tab together."""
-    codecs = [(coding.title(name), name) for name in (*CHECKPOINTS, *coding.HARNESS)]
+    codecs = [(checkpoint_label(name), name) for name in (*CHECKPOINTS, *coding.HARNESS)]
     first_clip = next(iter(CLIPS))
     suited = checkpoint_for(first_clip)
     rate = rate_of_interest(suited, coding.rates(suited))
@@ -59,16 +60,13 @@ def build(shelf: Shelf, votes: VoteStore) -> None:
                     min_width=150,
                     elem_id="left",
                 )
-                left_kbps = gr.Number(
-                    rate, minimum=0.5, maximum=256, label="kbit/s a channel", min_width=90
-                )
+                left_kbps = gr.Number(rate, minimum=0.5, maximum=256, label="kbit/s", min_width=90)
             with gr.Row():
                 right = gr.Dropdown(
                     codecs, value="opus", label="The other", scale=2, min_width=150, elem_id="right"
                 )
-                right_kbps = gr.Number(
-                    rate, minimum=0.5, maximum=256, label="kbit/s a channel", min_width=90
-                )
+                right_kbps = gr.Number(rate, minimum=0.5, maximum=256, label="kbit/s", min_width=90)
+            gr.Markdown("Rates are for each channel.", elem_classes="cp-note")
             blind = gr.Checkbox(
                 True, label="Blind: hide which is which until you have chosen", elem_id="blind"
             )

@@ -152,7 +152,7 @@ def server(world, tmp_path_factory):
         yield url
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)  # a busy machine takes half a minute to end the interpreter
         log.close()
 
 

@@ -738,11 +738,14 @@ def test_a_listener_rates_everything_once_in_a_random_order_without_knowing_what
 
 
 def test_acr_asks_for_one_stimulus_at_a_time(test_of, clock):
+    known = {s.path: s.condition for items in test_of.prepare().values() for s in items}
     page, count = test_of.start("acr"), 0
     assert page["reference"] is None
     while page["stage"] == "trial":
         listen(test_of, clock, page)
-        page = test_of.submit(page["session"], page["index"], {"A": 4})
+        condition = known[path_of(test_of, page["stimuli"][0]["url"])]
+        score = 1 if condition == "lowpass-3500" else 4
+        page = test_of.submit(page["session"], page["index"], {"A": score})
         count += 1
     assert count == 10
     assert test_of.results()["acr"]["conditions"]["opus@24"]["mean"] == 4
@@ -871,6 +874,36 @@ def test_who_was_left_out_by_the_screening_is_said_with_the_reason(test_of):
     result = test_of.results()["mushra"]
     assert result["listeners"] == ["good"]
     assert "below 90 for 2 of 2 items" in result["excluded"]["careless"]
+
+
+@pytest.mark.parametrize(("method", "best", "worst"), [("acr", 5, 1), ("mushra", 100, 20)])
+def test_bots_that_press_one_button_change_no_mean(test_of, method, best, worst):
+    from space.leaderboard_tab import cells, with_listeners
+
+    conditions = ("identity", "lowpass-3500", "lowpass-7000", "opus@6")
+    middle = (best + worst) // 2
+
+    def rate(rater, scores):
+        for item in ("one", "two"):
+            ratings = [
+                Rating(method, rater, item, name, float(score))
+                for name, score in zip(conditions, scores, strict=True)
+            ]
+            test_of.store.add(ratings)
+
+    for bot in range(5):
+        rate(f"bot{bot}", [best] * 4)
+    result = test_of.results()[method]
+    assert result["conditions"] == {}  # nobody has listened yet
+    assert [cells(part)["rows"] for part in with_listeners({"boards": []}, test_of)["boards"]] == [
+        []
+    ]
+    rate("person", [best, worst, middle, middle])
+    result = test_of.results()[method]
+    assert result["listeners"] == ["person"]
+    assert set(result["excluded"]) == {f"bot{bot}" for bot in range(5)}
+    assert "no better than its 3.5 kHz low-pass in 2 items" in result["excluded"]["bot0"]
+    assert result["conditions"]["opus@6"]["mean"] == middle
 
 
 def test_a_flood_of_new_sessions_does_not_end_the_session_of_who_rated(test_of, clock, monkeypatch):
