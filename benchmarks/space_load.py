@@ -33,13 +33,16 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--url")
     arguments = parser.parse_args()
-    process, url = (None, arguments.url) if arguments.url else start()
-    try:
-        taken, errors, queued = run(url, arguments.users, arguments.seconds)
-    finally:
-        if process:
-            process.terminate()
-            process.wait(30)
+    if arguments.url:
+        taken, errors, queued = run(arguments.url, arguments.users, arguments.seconds)
+    else:
+        with tempfile.TemporaryDirectory() as ratings:
+            process, url = start(ratings)
+            try:
+                taken, errors, queued = run(url, arguments.users, arguments.seconds)
+            finally:
+                process.terminate()
+                process.wait(60)
     for name, times in sorted(taken.items()):
         middle, slow = np.percentile(times, [50, 95])
         print(f"{name:<18} {len(times):5d} done   median {middle:6.2f} s   95 % {slow:6.2f} s")
@@ -49,14 +52,14 @@ def main() -> int:
     return 1 if errors else 0
 
 
-def start() -> tuple[subprocess.Popen, str]:
+def start(ratings: str) -> tuple[subprocess.Popen, str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {
         **os.environ,
         "GRADIO_SERVER_PORT": str(port),
-        "CODECPLUS_RATINGS": tempfile.mkdtemp(),
+        "CODECPLUS_RATINGS": ratings,
         "OMP_NUM_THREADS": "1",
     }
     cores = sorted(os.sched_getaffinity(0))[:2]

@@ -16,7 +16,6 @@ from .parts import (
     CLIPS,
     announced,
     checkpoint_for,
-    checkpoint_label,
     chosen_clip,
     in_a_sentence,
     own_file,
@@ -43,7 +42,7 @@ def vote(votes: VoteStore, choice: str, measured: list[dict[str, Any]]) -> str:
 
 def build(shelf: Shelf, votes: VoteStore) -> None:
     """Put the tab together."""
-    codecs = [(checkpoint_label(name), name) for name in (*CHECKPOINTS, *coding.HARNESS)]
+    codecs = [(coding.title(name), name) for name in (*CHECKPOINTS, *coding.HARNESS)]
     first_clip = next(iter(CLIPS))
     suited = checkpoint_for(first_clip)
     rate = rate_of_interest(suited, coding.rates(suited))

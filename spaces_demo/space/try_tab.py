@@ -35,7 +35,7 @@ RECORDED_SECONDS = 10
 EMPTY = "Press “Encode and decode”: original, codecplus and Opus, to be switched while they play."
 # Values of the outputs, for Gradio's page: nothing to hear or to download.
 _HIDDEN = {"__type__": "update", "value": None, "visible": False}
-_FORGET = f"() => {json.dumps([{'empty': EMPTY}, '', _HIDDEN, _HIDDEN, None])}"
+_FORGET = f"() => {json.dumps([{'empty': EMPTY}, '', _HIDDEN, _HIDDEN, None, ''])}"
 
 
 def build(shelf: Shelf) -> None:
@@ -265,7 +265,7 @@ def build(shelf: Shelf) -> None:
         [bundled.input, *by_hand],
         None,
         None,
-        outputs,
+        [*outputs, size_line],
         js=_FORGET,
         api_visibility="private",
         queue=False,

@@ -354,6 +354,7 @@ def test_another_clip_takes_away_what_belongs_to_the_one_before(page):
     page.wait_for_selector("#player .cp-empty")
     page.wait_for_selector("#download-dacp", state="hidden")
     assert page.inner_text("#figures").strip() == ""
+    assert page.inner_text("#size").strip() == ""
 
 
 def test_the_keyboard_alone_plays_switches_and_changes_the_rate(page):
@@ -431,6 +432,8 @@ def test_every_tab_fits_its_window(server, browser, width, scheme):
         open_tab(page, tab)
         page.wait_for_timeout(500)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
+    # Names such as "listening test here: MUSHRA" are not cut off.
+    assert page.locator("#board input").bounding_box()["width"] > 200
     context.close()
 
 
