@@ -33,14 +33,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--url")
     arguments = parser.parse_args()
-    if arguments.url:
-        taken, errors, queued = run(arguments.url, arguments.users, arguments.seconds)
-    else:
-        with tempfile.TemporaryDirectory() as ratings:
-            process, url = start(ratings)
-            try:
-                taken, errors, queued = run(url, arguments.users, arguments.seconds)
-            finally:
+    with tempfile.TemporaryDirectory() as folder:
+        tempfile.tempdir = folder  # gradio_client leaves what it downloads
+        process, url = (None, arguments.url) if arguments.url else start(folder)
+        try:
+            taken, errors, queued = run(url, arguments.users, arguments.seconds)
+        finally:
+            if process:
                 process.terminate()
                 process.wait(60)
     for name, times in sorted(taken.items()):
@@ -52,14 +51,15 @@ def main() -> int:
     return 1 if errors else 0
 
 
-def start(ratings: str) -> tuple[subprocess.Popen, str]:
+def start(folder: str) -> tuple[subprocess.Popen, str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {
         **os.environ,
         "GRADIO_SERVER_PORT": str(port),
-        "CODECPLUS_RATINGS": ratings,
+        "CODECPLUS_RATINGS": os.path.join(folder, "ratings"),
+        "TMPDIR": folder,
         "OMP_NUM_THREADS": "1",
     }
     cores = sorted(os.sched_getaffinity(0))[:2]

@@ -5,6 +5,7 @@ its own.
 import os
 import re
 import sqlite3
+import tempfile
 import time
 from pathlib import Path
 
@@ -36,9 +37,12 @@ def page(server, browser):
 
 
 @pytest.fixture(scope="module")
-def client(server):
+def client(server, tmp_path_factory):
     gradio_client = pytest.importorskip("gradio_client")
-    return gradio_client.Client(server, verbose=False)
+    folder = tmp_path_factory.mktemp("client")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(folder))  # it leaves folders behind
+        yield gradio_client.Client(server, verbose=False, download_files=folder)
 
 
 def open_tab(page, name):
