@@ -573,6 +573,11 @@ def test_an_idle_shelf_removes_uploads_and_results_by_itself(shelf):
     assert not result.exists()
 
 
+def test_a_folder_that_goes_while_the_shelf_is_tidied_does_not_end_the_tidying(shelf):
+    shelf.close()
+    shelf.tidy()
+
+
 def test_only_what_was_uploaded_is_taken_for_a_recording(shelf, tmp_path):
     mine = shelf.uploads / "hash" / "voice.webm"
     mine.parent.mkdir()
