@@ -33,13 +33,15 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--url")
     arguments = parser.parse_args()
-    process, url = (None, arguments.url) if arguments.url else start()
-    try:
-        taken, errors, queued = run(url, arguments.users, arguments.seconds)
-    finally:
-        if process:
-            process.terminate()
-            process.wait(30)
+    with tempfile.TemporaryDirectory() as folder:
+        tempfile.tempdir = folder  # gradio_client leaves what it downloads
+        process, url = (None, arguments.url) if arguments.url else start(folder)
+        try:
+            taken, errors, queued = run(url, arguments.users, arguments.seconds)
+        finally:
+            if process:
+                process.terminate()
+                process.wait(60)
     for name, times in sorted(taken.items()):
         middle, slow = np.percentile(times, [50, 95])
         print(f"{name:<18} {len(times):5d} done   median {middle:6.2f} s   95 % {slow:6.2f} s")
@@ -49,14 +51,15 @@ def main() -> int:
     return 1 if errors else 0
 
 
-def start() -> tuple[subprocess.Popen, str]:
+def start(folder: str) -> tuple[subprocess.Popen, str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {
         **os.environ,
         "GRADIO_SERVER_PORT": str(port),
-        "CODECPLUS_RATINGS": tempfile.mkdtemp(),
+        "CODECPLUS_RATINGS": os.path.join(folder, "ratings"),
+        "TMPDIR": folder,
         "OMP_NUM_THREADS": "1",
     }
     cores = sorted(os.sched_getaffinity(0))[:2]

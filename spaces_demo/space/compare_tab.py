@@ -59,16 +59,13 @@ def build(shelf: Shelf, votes: VoteStore) -> None:
                     min_width=150,
                     elem_id="left",
                 )
-                left_kbps = gr.Number(
-                    rate, minimum=0.5, maximum=256, label="kbit/s a channel", min_width=90
-                )
+                left_kbps = gr.Number(rate, minimum=0.5, maximum=256, label="kbit/s", min_width=90)
             with gr.Row():
                 right = gr.Dropdown(
                     codecs, value="opus", label="The other", scale=2, min_width=150, elem_id="right"
                 )
-                right_kbps = gr.Number(
-                    rate, minimum=0.5, maximum=256, label="kbit/s a channel", min_width=90
-                )
+                right_kbps = gr.Number(rate, minimum=0.5, maximum=256, label="kbit/s", min_width=90)
+            gr.Markdown("Rates are for each channel.", elem_classes="cp-note")
             blind = gr.Checkbox(
                 True, label="Blind: hide which is which until you have chosen", elem_id="blind"
             )

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from codecplus.errors import FileFormatError, InputError
-from codecplus.eval.listening import ListeningResult, analyse, as_metric, describe
+from codecplus.eval.listening import ListeningResult, as_metric, describe
 
 from .coding import title
 from .listening import ListeningTest
@@ -65,7 +65,7 @@ def with_listeners(board: dict[str, Any], test: ListeningTest) -> dict[str, Any]
 
     Its recordings are not those of the other boards, so its means do not belong in them.
     """
-    found = analyse(test.store.all())
+    found = test.analysis()
     return {**board, "boards": [*board["boards"], *map(_listening_board, found.values())]}
 
 
@@ -241,9 +241,15 @@ def curve(part: dict[str, Any], metric: str) -> dict[str, Any]:
 def build(test: ListeningTest, tab: gr.Tab) -> None:
     """Put the tab together. The board is loaded when the tab is opened."""
     empty = gr.Markdown(_HOW, visible=False)
+    gr.Markdown(
+        "Every codec codes the same recordings; a measure says how near the result is to the "
+        "original. Further to the left is smaller. `dac-16khz-live@2` was asked for 2 kbit/s.",
+        elem_classes="cp-note",
+    )
     with gr.Row():
-        which = gr.Dropdown([], label="Data", elem_id="board", min_width=180)
-        metric = gr.Dropdown([], label="Plot", elem_id="metric", min_width=180)
+        # One below the other on a phone, whose width cuts their names off otherwise.
+        which = gr.Dropdown([], label="Data", elem_id="board", min_width=300)
+        metric = gr.Dropdown([], label="Plot", elem_id="metric", min_width=300)
     plot = gr.HTML(
         value={},
         html_template='<div class="cp-root cp-plot"></div>',

@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from codecplus.eval.listening import analyse, listening_report
+from codecplus.eval.listening import listening_report
 
 from .listening import ListeningTest, copy_ratings
 from .parts import in_a_sentence
@@ -24,8 +24,9 @@ def build(test: ListeningTest) -> gr.HTML:
     with gr.Accordion("Ratings so far", open=False):
         gr.Markdown(
             "Every rating, as SQLite: `codecplus listening ratings.sqlite` screens the "
-            "listeners and gives "
-            "means with intervals over listeners and items. The leaderboard shows them, too.",
+            "listeners and gives means with intervals over listeners and items. The leaderboard "
+            "shows them, too. This page also leaves out who rates the original no better than its "
+            "3.5 kHz low-pass.",
             elem_classes="cp-note",
         )
         with gr.Row():
@@ -56,7 +57,7 @@ def build(test: ListeningTest) -> gr.HTML:
         return str(path)
 
     def results() -> str:
-        found = analyse(test.store.all())
+        found = test.analysis()
         return listening_report(found) if found else "Nobody has rated anything yet."
 
     show.click(results, None, report, api_visibility="private", concurrency_limit=8)

@@ -5,7 +5,17 @@ from typing import Any
 import gradio as gr
 
 from . import coding, live
-from .parts import AT_A_TIME, BUSY, CLIPS, chosen_clip, in_a_sentence, own_file, shelve, tracks
+from .parts import (
+    AT_A_TIME,
+    BUSY,
+    CLIPS,
+    checkpoint_label,
+    chosen_clip,
+    in_a_sentence,
+    own_file,
+    shelve,
+    tracks,
+)
 from .settings import CHECKPOINTS, MAX_LIVE_CALLS, MAX_LIVE_SECONDS
 from .shelf import Shelf
 
@@ -117,4 +127,4 @@ def _label(name: str) -> str:
     """A checkpoint's name, with a word of warning where its delay is too long for talking."""
     if coding.checkpoint(name).latency > TALKING_SECONDS:
         return f"{coding.title(name)} (not for talking)"
-    return coding.title(name)
+    return checkpoint_label(name)

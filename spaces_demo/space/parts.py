@@ -12,6 +12,7 @@ import gradio as gr
 
 from codecplus.errors import CodecPlusError
 
+from .coding import title
 from .settings import CHECKPOINTS, CLIPS_FOLDER
 from .shelf import Shelf
 
@@ -65,6 +66,14 @@ def checkpoint_for(bundled: str | None) -> str:
     if suited in CHECKPOINTS:
         return suited
     return CHECKPOINTS[0]
+
+
+def checkpoint_label(name: str) -> str:
+    """Return a checkpoint's name with what it is for, where that is known."""
+    purpose = {"dac-16khz-live": "speech", "dac-44khz-small": "music"}.get(name)
+    if purpose is None:
+        return title(name)
+    return f"{title(name)} ({purpose})"
 
 
 def rate_of_interest(name: str, rates: list[float]) -> float:
@@ -149,8 +158,19 @@ class _Line:
 
 
 _LINES = (
-    _Line("File", "", lambda row: row["bytes"], lambda row: size_text(row["bytes"]), False),
-    _Line("Bitrate", "", lambda row: row["kbps"], lambda row: f"{row['kbps']:.2f} kbit/s"),
+    _Line(
+        "File",
+        "All that is sent, with the container around it.",
+        lambda row: row["bytes"],
+        lambda row: size_text(row["bytes"]),
+        False,
+    ),
+    _Line(
+        "Bitrate",
+        "Of Opus, MP3 and AAC without their container.",
+        lambda row: row["kbps"],
+        lambda row: f"{row['kbps']:.2f} kbit/s",
+    ),
     _Line(
         "Smaller than 16-bit PCM",
         "",

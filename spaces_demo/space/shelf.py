@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import mimetypes
+import os
 import secrets
 import shutil
 import signal
@@ -98,10 +99,13 @@ class Shelf:
         with self._lock:
             self._tidy()
         limit = time.time() - self.seconds
-        for path in list(self.uploads.rglob("*")):
-            with contextlib.suppress(OSError):  # somebody else removed it
-                if path.is_file() and path.stat().st_mtime < limit:
-                    path.unlink()
+        # Files and folders may go meanwhile: os.walk passes over them, and nothing ends the thread.
+        for folder, _, names in os.walk(self.uploads):
+            for name in names:
+                path = Path(folder, name)
+                with contextlib.suppress(OSError):
+                    if path.stat().st_mtime < limit:
+                        path.unlink()
 
     def tidy_regularly(self, every: float = 60) -> None:
         """Tidy from now on, also while no visitor comes, in a thread of its own."""

@@ -1,6 +1,7 @@
 """Try it: a clip through a checkpoint, to be heard, seen, measured and taken away."""
 
 import html
+import json
 from typing import Any
 
 import gradio as gr
@@ -16,6 +17,7 @@ from .parts import (
     CLIPS,
     announced,
     checkpoint_for,
+    checkpoint_label,
     chosen_clip,
     in_a_sentence,
     own_file,
@@ -30,7 +32,10 @@ from .settings import CHECKPOINTS, MAX_SECONDS, MAX_UPLOAD
 from .shelf import Shelf
 
 RECORDED_SECONDS = 10
-EMPTY = "Press “Encode and decode”, and switch between the two while they play."
+EMPTY = "Press “Encode and decode”: original, codecplus and Opus, to be switched while they play."
+# Values of the outputs, for Gradio's page: nothing to hear or to download.
+_HIDDEN = {"__type__": "update", "value": None, "visible": False}
+_FORGET = f"() => {json.dumps([{'empty': EMPTY}, '', _HIDDEN, _HIDDEN, None, ''])}"
 
 
 def build(shelf: Shelf) -> None:
@@ -58,7 +63,7 @@ def build(shelf: Shelf) -> None:
                 elem_classes="cp-note",
             )
             name = gr.Radio(
-                [(coding.title(c), c) for c in CHECKPOINTS],
+                [(checkpoint_label(c), c) for c in CHECKPOINTS],
                 value=first_checkpoint,
                 label="Checkpoint",
                 elem_id="checkpoint",
@@ -236,8 +241,10 @@ def build(shelf: Shelf) -> None:
     ).success(encode, inputs, [*outputs, size_line], api_visibility="private", **options).success(
         lambda: show(True), None, [dacp, wav], api_visibility="private", queue=False
     )
+    # Only what the visitor's hand does: a recording sets `own` as well, and is coded at once.
+    by_hand = [own.upload, own.clear]
     gr.on(
-        [kbps.release, own.change],
+        [kbps.release, *by_hand],
         size,
         inputs,
         size_line,
@@ -252,16 +259,14 @@ def build(shelf: Shelf) -> None:
         suited = checkpoint_for(bundled)
         return None, suited, new_checkpoint(suited)
 
-    # What was coded before belongs to another clip.
-    def forget() -> tuple:
-        hidden = gr.DownloadButton(value=None, visible=False)
-        return {"empty": EMPTY}, "", hidden, hidden, None
-
+    # What was coded before belongs to another clip. The page forgets it by itself: an answer of the
+    # server could come after the next result, and take that away.
     gr.on(
-        [bundled.input, own.change],
-        forget,
+        [bundled.input, *by_hand],
         None,
-        outputs,
+        None,
+        [*outputs, size_line],
+        js=_FORGET,
         api_visibility="private",
         queue=False,
         show_progress="hidden",

@@ -1,5 +1,15 @@
 // Samples that arrive in packets, waiting to be played: a buffer that finds its way back to a short delay.
 window.codecplus = window.codecplus || {};
+
+// How many packets may be on their way to the server and back: as many as it handles in 300 ms. Where
+// it is slower than the voice, packets are then lost rather than heard ever later.
+window.codecplus.mostFlying = works => {
+  if (!works.length) return 3; // until the first answer tells
+  const recent = works.slice(-10); // milliseconds that the server worked on each
+  const mean = recent.reduce((sum, work) => sum + work, 0) / recent.length;
+  return Math.max(2, Math.round(300 / Math.max(20, mean))); // a packet holds 20 ms
+};
+
 // The class is also sent to the audio thread as text, so it uses nothing from outside.
 window.codecplus.JitterBuffer = class JitterBuffer {
   constructor(rate) {

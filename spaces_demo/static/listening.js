@@ -1,6 +1,7 @@
 // The listening test: an introduction, the volume, training, one trial after the other, and thanks.
 window.codecplus.listening = (element, props, watch, trigger) => {
-  const { HeardTimes, Player, bar, context, make, makeButton, makeStatus, say } = window.codecplus;
+  const { HeardTimes, Player, bar, context, make, makeButton, makeStatus, say, turnPage } =
+    window.codecplus;
   const root = element.querySelector(".cp-root");
   // The key is a secret between this browser and the server: ratings carry only a hash of it.
   const KEY = "codecplus-listener";
@@ -67,7 +68,7 @@ window.codecplus.listening = (element, props, watch, trigger) => {
         button.textContent = label;
       }, 20000);
     });
-    card.append(make("h3", "", title), make("p", "", about), button);
+    card.append(make("h2", "", title), make("p", "", about), button);
     return card;
   }
 
@@ -77,8 +78,9 @@ window.codecplus.listening = (element, props, watch, trigger) => {
     const hint =
       "Use headphones, in a quiet room. Ratings are kept under a random number; nothing else is " +
       "known of you. Your browser remembers a key, so that you can go on after a break.";
-    root.replaceChildren(cards, make("p", "cp-hint", hint));
-    if (note) root.prepend(make("p", "cp-empty", note));
+    const parts = [cards, make("p", "cp-hint", hint)];
+    if (note) parts.unshift(make("p", "cp-empty", note));
+    turnPage(root, ...parts);
   }
 
   function wasHeard(heard, name) {
@@ -99,7 +101,6 @@ window.codecplus.listening = (element, props, watch, trigger) => {
   }
 
   async function volume(value) {
-    root.replaceChildren();
     delete root.dataset.ready;
     const player = new Player(() => {
       controls.show();
@@ -130,9 +131,10 @@ window.codecplus.listening = (element, props, watch, trigger) => {
     }
     const foot = make("div", "cp-foot");
     foot.append(missing, next);
-    root.append(
+    turnPage(
+      root,
       make("p", "cp-hint", "Before you begin, 1 of 2"),
-      make("h3", "", "Set the volume"),
+      make("h2", "", "Set the volume"),
       make("p", "", "Play this clip, and make it as loud as you like to listen."),
       controls.root,
       make("p", "", "Now you should just hear this beep. If you do not, turn the volume up."),
@@ -145,7 +147,6 @@ window.codecplus.listening = (element, props, watch, trigger) => {
   }
 
   async function train(value) {
-    root.replaceChildren();
     delete root.dataset.ready;
     const isMushra = value.method === "mushra";
     const names = value.stimuli.map(({ id }) => id);
@@ -188,9 +189,10 @@ window.codecplus.listening = (element, props, watch, trigger) => {
     const scale = isMushra
       ? "Later you give each a number: 100 if it sounds like the original, 0 if it is bad."
       : "Later you give each one of five words, from bad to excellent.";
-    root.append(
+    turnPage(
+      root,
       make("p", "cp-hint", "Before you begin, 2 of 2"),
-      make("h3", "", "Hear what is to come"),
+      make("h2", "", "Hear what is to come"),
       make(
         "p",
         "",
@@ -343,10 +345,11 @@ window.codecplus.listening = (element, props, watch, trigger) => {
     progress.append(fill);
     const foot = make("div", "cp-foot");
     foot.append(missing, next);
-    root.replaceChildren(
+    turnPage(
+      root,
       make("p", "cp-hint", `${value.index + 1} of ${value.total}`),
       progress,
-      make("h3", "", METHODS[value.method].question),
+      make("h2", "", METHODS[value.method].question),
       controls.root,
       list,
       foot,
@@ -369,8 +372,9 @@ window.codecplus.listening = (element, props, watch, trigger) => {
       row.insertCell().append(meter);
       row.insertCell().textContent = mean.toFixed(1);
     }
-    root.replaceChildren(
-      make("h3", "", "Thank you: your ratings are saved"),
+    turnPage(
+      root,
+      make("h2", "", "Thank you: your ratings are saved"),
       make("p", "", "This is what was behind them, with your mean for each:"),
       list,
       makeButton("Back", "cp-secondary", () => intro()),

@@ -1,10 +1,9 @@
 // A live call: microphone or clip, through the server, to the loudspeaker; every packet is timed.
 // The way through the server and its rate change while the call goes on.
 window.codecplus.live = (element, props, watch) => {
-  const { make, makeButton, makeStatus, say, url } = window.codecplus;
+  const { make, makeButton, makeStatus, mostFlying, say, url } = window.codecplus;
   const root = element.querySelector(".cp-root");
   const PACKET_SECONDS = 0.02;
-  const MOST_FLYING = 15; // packets on their way to the server and back
   const MOST_BUFFERED = 1 << 16; // bytes that wait in the socket
   const KEPT = 50; // packets that the figures are of
 
@@ -61,11 +60,11 @@ window.codecplus.live = (element, props, watch) => {
   // ---- what is on the page
 
   const start = makeButton("Start", "cp-primary", () => (call ? stop("Stopped.") : begin()));
-  const sources = pressed("Sound", SOURCES, source, name => {
+  const sources = pressed("Sound from", SOURCES, source, name => {
     source = name;
     if (call) stop("Press Start again.");
   });
-  const ways = pressed("Way", WAYS, way, name => {
+  const ways = pressed("Sent through", WAYS, way, name => {
     way = name;
     change();
   });
@@ -94,9 +93,14 @@ window.codecplus.live = (element, props, watch) => {
     const group = make("div", "cp-words");
     group.setAttribute("role", "group");
     group.setAttribute("aria-label", label);
+    const shown = make("span", "cp-label", label);
+    shown.setAttribute("aria-hidden", "true"); // the group has this name
+    group.append(shown);
     for (const [name, text] of Object.entries(texts)) {
       const choice = makeButton(text, "cp-word", () => {
-        for (const other of group.children) other.setAttribute("aria-pressed", other === choice);
+        for (const other of group.querySelectorAll("button")) {
+          other.setAttribute("aria-pressed", other === choice);
+        }
         onchoose(name);
       });
       choice.dataset.name = name;
@@ -242,8 +246,7 @@ window.codecplus.live = (element, props, watch) => {
     showLevel(samples);
     const isOpen = state.ready && state.socket.readyState === WebSocket.OPEN;
     if (!isOpen || state.socket.bufferedAmount > MOST_BUFFERED) return;
-    // Where the server is slower than the voice, packets are lost rather than heard ever later.
-    if (state.flying > MOST_FLYING) {
+    if (state.flying >= mostFlying(state.works)) {
       state.dropped++;
       return;
     }

@@ -217,6 +217,17 @@ window.codecplus = window.codecplus || {};
     if (element.textContent !== text) element.textContent = text;
   }
 
+  // Show the next page of a tab. Who acted is at its heading: a screen reader reads it out, and the
+  // keyboard goes on from there. The first page of all takes the focus from nobody.
+  function turnPage(root, ...parts) {
+    const isFirst = !root.hasChildNodes();
+    root.replaceChildren(...parts);
+    const heading = root.querySelector("h2");
+    if (isFirst || !heading) return;
+    heading.tabIndex = -1;
+    heading.focus();
+  }
+
   function clock(seconds) {
     const minutes = Math.floor(seconds / 60);
     const rest = (seconds % 60).toFixed(1).padStart(4, "0");
@@ -295,6 +306,7 @@ window.codecplus = window.codecplus || {};
     makeButton,
     makeStatus,
     say,
+    turnPage,
     url,
   });
 })();

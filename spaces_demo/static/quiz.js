@@ -1,6 +1,6 @@
 // Five blind rounds: which of the two is the original? Then a result with a link for friends.
 window.codecplus.quiz = (element, props, watch, trigger) => {
-  const { Player, bar, context, links, make } = window.codecplus;
+  const { Player, bar, context, links, make, turnPage } = window.codecplus;
   const root = element.querySelector(".cp-root");
   const button = (text, className, onclick) => Object.assign(make("button", className, text), { type: "button", onclick });
   let player = null;
@@ -17,8 +17,9 @@ window.codecplus.quiz = (element, props, watch, trigger) => {
     const friends = Number(links.wish().get("right"));
     const says = links.wish().get("tab") === "quiz" && links.wish().has("right");
     const title = says && friends >= 0 && friends <= 5 ? `A friend found ${friends} of 5. Can you?` : "Can you hear it?";
-    root.replaceChildren(
-      make("h3", "", title),
+    turnPage(
+      root,
+      make("h2", "", title),
       make("p", "", "Five rounds. You hear a recording twice: once as it is, once out of the codec, at rates that rise and fall. Say which is the original. Who guesses finds half."),
       beginButton("Begin"),
       make("p", "cp-hint", "Use headphones. Your answers are counted; nothing else is kept of you."),
@@ -69,9 +70,10 @@ window.codecplus.quiz = (element, props, watch, trigger) => {
       const text = unheard.length ? `Still to hear: ${unheard.map(({ id }) => id).join(" and ")}.` : "";
       if (missing.textContent !== text) missing.textContent = text;
     }
-    root.replaceChildren(
+    turnPage(
+      root,
       make("p", "cp-hint", `Round ${value.index + 1} of ${value.total}: ${value.recording}`),
-      make("h3", "", "Which one is the original?"),
+      make("h2", "", "Which one is the original?"),
       controls.root, words, answers, missing,
     );
     unlock();
@@ -86,7 +88,7 @@ window.codecplus.quiz = (element, props, watch, trigger) => {
 
   function result(value) {
     const card = make("div", "cp-card cp-result");
-    card.append(make("h3", "", `You found the original in ${value.right} of ${value.total}`));
+    card.append(make("h2", "", `You found the original in ${value.right} of ${value.total}`));
     card.append(make("p", "", value.right >= 5 ? "You can hear it." : value.right >= 4 ? "Sharp ears." : "Guessing finds two or three: to you they sound much alike."));
     const table = make("table", "cp-table");
     const head = table.createTHead().insertRow();
@@ -106,7 +108,7 @@ window.codecplus.quiz = (element, props, watch, trigger) => {
     const link = () => links.address({ tab: "quiz", right: value.right });
     foot.append(links.copyButton("Copy a link for friends", link), beginButton("Once more"));
     card.append(table, foot);
-    root.replaceChildren(card);
+    turnPage(root, card);
   }
 
   const show = () => {

@@ -127,8 +127,10 @@
         axis.append(make("div"), pictures.timeAxis(value.seconds));
         root.append(axis);
       }
-      const hint = "Press a name to switch: the position stays. Keys 1 to 9 switch, space plays.";
-      root.append(make("p", "cp-hint", hint));
+      root.classList.toggle("cp-blind", Boolean(value.blind));
+      const hints = ["Press a name to switch: the position stays. Keys 1 to 9 switch, space plays."];
+      if (value.blind) hints.push("There are no waveforms: they would tell which is which.");
+      root.append(make("p", "cp-hint", hints.join(" ")));
       if (value.link) root.append(shareLine(value.link));
 
       root.tabIndex = 0;

@@ -102,6 +102,17 @@ def board() -> dict:
     return {"schema": 1, "bands": [], "boards": [part]}
 
 
+@pytest.fixture
+def shelf(world):
+    """A shelf whose folder goes with the test, also when the test fails."""
+    from space.shelf import Shelf
+
+    shelf = Shelf()
+    yield shelf
+    shelf.close()
+    assert not shelf.folder.exists()
+
+
 @pytest.fixture(scope="session")
 def server(world, tmp_path_factory):
     """The URL of the demo, copied alone to another folder and running there."""
@@ -141,7 +152,7 @@ def server(world, tmp_path_factory):
         yield url
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)  # a busy machine takes half a minute to end the interpreter
         log.close()
 
 

@@ -532,10 +532,8 @@ def test_the_pace_of_a_sound_card_that_is_a_little_fast_is_kept(clock):
 # ---- the shelf
 
 
-def test_the_shelf_forgets_what_is_old_or_too_much_but_not_what_stays():
-    from space.shelf import Shelf
-
-    shelf = Shelf(seconds=3600, size=1000)
+def test_the_shelf_forgets_what_is_old_or_too_much_but_not_what_stays(shelf):
+    shelf.size = 1000
     urls = []
     for number in range(4):
         path = shelf.new("a.wav")
@@ -549,17 +547,12 @@ def test_the_shelf_forgets_what_is_old_or_too_much_but_not_what_stays():
     shelf.seconds = -1
     assert [shelf.find(token) is not None for token in tokens] == [True, False, False, False]
     assert urls[0][1].exists()
-    shelf.close()
-    assert not shelf.folder.exists()
 
 
-def test_an_idle_shelf_removes_uploads_and_results_by_itself():
+def test_an_idle_shelf_removes_uploads_and_results_by_itself(shelf):
     import os
     import time
 
-    from space.shelf import Shelf
-
-    shelf = Shelf(seconds=3600)
     upload = shelf.uploads / "hash" / "mine.wav"
     recent = shelf.uploads / "hash" / "recent.wav"
     upload.parent.mkdir()
@@ -578,13 +571,14 @@ def test_an_idle_shelf_removes_uploads_and_results_by_itself():
     while result.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not result.exists()
+
+
+def test_a_folder_that_goes_while_the_shelf_is_tidied_does_not_end_the_tidying(shelf):
     shelf.close()
+    shelf.tidy()
 
 
-def test_only_what_was_uploaded_is_taken_for_a_recording(tmp_path):
-    from space.shelf import Shelf
-
-    shelf = Shelf()
+def test_only_what_was_uploaded_is_taken_for_a_recording(shelf, tmp_path):
     mine = shelf.uploads / "hash" / "voice.webm"
     mine.parent.mkdir()
     mine.write_bytes(bytes(4))
@@ -594,7 +588,6 @@ def test_only_what_was_uploaded_is_taken_for_a_recording(tmp_path):
     for path in ("/etc/passwd", f"{shelf.uploads}/../../x", f"{shelf.uploads}/link", "", "None"):
         with pytest.raises(InputError, match="record it again"):
             shelf.uploaded(path)
-    shelf.close()
 
 
 def test_on_sigterm_nothing_of_visitors_stays(tmp_path):
@@ -693,12 +686,11 @@ def test_there_is_no_scheduler_without_a_space_a_dataset_and_a_token(tmp_path, m
 
 
 @pytest.fixture
-def test_of(world, tmp_path, clock):
+def test_of(shelf, tmp_path, clock):
     from space.listening import Definition, ListeningTest
     from space.settings import LISTENING_TEST
-    from space.shelf import Shelf
 
-    return ListeningTest(Definition.read(LISTENING_TEST), Shelf(), tmp_path, clock)
+    return ListeningTest(Definition.read(LISTENING_TEST), shelf, tmp_path, clock)
 
 
 def fetch(shelf, url):
@@ -751,11 +743,14 @@ def test_a_listener_rates_everything_once_in_a_random_order_without_knowing_what
 
 
 def test_acr_asks_for_one_stimulus_at_a_time(test_of, clock):
+    known = {s.path: s.condition for items in test_of.prepare().values() for s in items}
     page, count = test_of.start("acr"), 0
     assert page["reference"] is None
     while page["stage"] == "trial":
         listen(test_of, clock, page)
-        page = test_of.submit(page["session"], page["index"], {"A": 4})
+        condition = known[path_of(test_of, page["stimuli"][0]["url"])]
+        score = 1 if condition == "lowpass-3500" else 4
+        page = test_of.submit(page["session"], page["index"], {"A": score})
         count += 1
     assert count == 10
     assert test_of.results()["acr"]["conditions"]["opus@24"]["mean"] == 4
@@ -884,6 +879,36 @@ def test_who_was_left_out_by_the_screening_is_said_with_the_reason(test_of):
     result = test_of.results()["mushra"]
     assert result["listeners"] == ["good"]
     assert "below 90 for 2 of 2 items" in result["excluded"]["careless"]
+
+
+@pytest.mark.parametrize(("method", "best", "worst"), [("acr", 5, 1), ("mushra", 100, 20)])
+def test_bots_that_press_one_button_change_no_mean(test_of, method, best, worst):
+    from space.leaderboard_tab import cells, with_listeners
+
+    conditions = ("identity", "lowpass-3500", "lowpass-7000", "opus@6")
+    middle = (best + worst) // 2
+
+    def rate(rater, scores):
+        for item in ("one", "two"):
+            ratings = [
+                Rating(method, rater, item, name, float(score))
+                for name, score in zip(conditions, scores, strict=True)
+            ]
+            test_of.store.add(ratings)
+
+    for bot in range(5):
+        rate(f"bot{bot}", [best] * 4)
+    result = test_of.results()[method]
+    assert result["conditions"] == {}  # nobody has listened yet
+    assert [cells(part)["rows"] for part in with_listeners({"boards": []}, test_of)["boards"]] == [
+        []
+    ]
+    rate("person", [best, worst, middle, middle])
+    result = test_of.results()[method]
+    assert result["listeners"] == ["person"]
+    assert set(result["excluded"]) == {f"bot{bot}" for bot in range(5)}
+    assert "no better than its 3.5 kHz low-pass in 2 items" in result["excluded"]["bot0"]
+    assert result["conditions"]["opus@6"]["mean"] == middle
 
 
 def test_a_flood_of_new_sessions_does_not_end_the_session_of_who_rated(test_of, clock, monkeypatch):

@@ -75,6 +75,18 @@ def test_a_steady_line_is_left_alone():
     assert set(said["least"][1:]) == {said["least"][1]}
 
 
+@pytest.mark.parametrize(
+    ("work", "most"), [([], 3), ([4] * 50, 15), ([4] * 40 + [100] * 10, 3), ([900] * 50, 2)]
+)
+def test_a_slow_server_gets_as_many_packets_as_it_handles_in_300_ms(work, most):
+    script = (
+        "globalThis.window = {}; require(process.argv[1]);"
+        "console.log(window.codecplus.mostFlying(JSON.parse(process.argv[2])));"
+    )
+    command = [NODE, "-e", script, str(STATIC / "jitter.js"), json.dumps(work)]
+    assert int(subprocess.run(command, capture_output=True, check=True).stdout) == most
+
+
 # A page without a browser, whose tracks arrive when the test says so.
 PAGE = """
 const asked = [], arrivals = {};

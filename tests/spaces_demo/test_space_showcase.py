@@ -87,14 +87,11 @@ def clock():
 
 
 @pytest.fixture
-def quiz(showcase, clock, tmp_path):
+def quiz(showcase, shelf, clock, tmp_path):
     from space.quiz import Quiz
     from space.ratings import VoteStore
-    from space.shelf import Shelf
 
-    shelf = Shelf()
-    yield Quiz(showcase, shelf, VoteStore(tmp_path), clock)
-    shelf.close()
+    return Quiz(showcase, shelf, VoteStore(tmp_path), clock)
 
 
 def fetch(shelf, url: str) -> bytes:
