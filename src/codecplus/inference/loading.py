@@ -70,6 +70,9 @@ def load_network(
             model.decoder.bfloat16()
     else:
         model.to(device=device, dtype=check_dtype(dtype))  # pyright: ignore[reportCallIssue]
+    # Only here. A model that a user brings may be in training, and fused optimizers take it that a
+    # weight lies in memory as their own state does.
+    model.lay_out_weights()
     settings = getattr(model.config, SETTINGS, None)
     sample_rate, mel = _settings(settings, name)
     entropy_models = read_entropy_models(checkpoint_folder(name, revision))
