@@ -13,6 +13,7 @@ import pytest
 import torch
 from tiny import GEOMETRIES, tiny_model
 from torch.nn.utils import prune
+from transformers import DacModel as StockModel
 
 from codecplus import Codec, load_codec
 from codecplus.bitstream import EntropyModel
@@ -329,6 +330,30 @@ def test_peaks_far_beyond_full_scale_are_warned_of_once(codec, clips, tmp_path, 
         warnings.simplefilter("error")
         use(clips[0] / np.abs(clips[0]).max() * 2)  # 6 dB over
         codec.encode((clips[0] * 32768).astype(np.int16))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda model: "dac-16khz-live", r"got a name; load_codec\('dac-16khz-live'\) loads"),
+        (lambda model: type(model), "got the class DacModel; give a model"),
+        (lambda model: Codec(model), "got a codec; give its model"),
+        (lambda model: torch.nn.DataParallel(model), "got DataParallel; give its module"),
+        (
+            lambda model: torch.optim.swa_utils.AveragedModel(model),
+            "got AveragedModel; give its module",
+        ),
+        (
+            lambda model: StockModel(model.config),
+            r"got the DacModel of transformers; save it by save_pretrained\(folder\)",
+        ),
+        (lambda model: model.encoder, r"got DacEncoder; load_codec\(name\)"),
+        (lambda model: None, r"got NoneType; load_codec\(name\)"),
+    ],
+)
+def test_a_codec_of_no_model_says_what_to_give(make, message):
+    with pytest.raises(InputError, match=f"expected a DacModel of codecplus, {message}"):
+        Codec(make(tiny_model()))
 
 
 # ---- saving, loading, moving

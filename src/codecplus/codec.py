@@ -98,7 +98,11 @@ class Codec:
 
     @property
     def fingerprint(self) -> bytes:
-        """16 bytes that name the weights, in codes and files. After training, they are others."""
+        """16 bytes that name the weights, in codes and files. After training, they are others.
+
+        torch does not count what fused optimizers, NumPy and writes to `parameter.data` do. They
+        are seen where they change the first value of a filter or of a codebook's entry.
+        """
         return self._served.fingerprint
 
     @property
