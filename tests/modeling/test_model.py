@@ -9,6 +9,7 @@ import pytest
 import torch
 from processors import needs_compiler
 from tiny import GEOMETRIES, tiny_model
+from torch.autograd import forward_ad
 from torch.nn.utils import prune
 from transformers import DacConfig as StockConfig
 from transformers import DacModel as StockModel
@@ -293,6 +294,8 @@ def test_what_is_no_tensor_is_refused():
         model(np.zeros((1, 1, 320), np.float32))
     with pytest.raises(ValueError, match="codes as a tensor, got ndarray"):
         model.decode(audio_codes=np.zeros((1, 4, 3), int))
+    with pytest.raises(ValueError, match="padding_mask as a tensor, got ndarray"):
+        model(torch.zeros(1, 1, 64), padding_mask=np.ones((1, 64)))
     with pytest.raises(ValueError, match=r"\(batch_size, 1, samples\), got \(0, 1, 64\)"):
         model(torch.zeros(0, 1, 64))
 
@@ -478,6 +481,42 @@ def test_one_graph_serves_all_lengths():
             audio = torch.randn(2, 1, frames * 8) * 0.3
             torch.testing.assert_close(encoder(audio), model.encoder(audio), atol=1e-5, rtol=0)
     assert len(graphs) == 1
+
+
+@pytest.fixture(params=[8, 32])  # the second is a width that compiled kernels take
+def wider(request):
+    channels = request.param
+    return tiny_model(encoder_hidden_size=channels, decoder_hidden_size=16 * channels)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_functions_of_torch_func_see_every_layer(wider):
+    audio = torch.randn(3, 1, 1, 4 * wider.config.hop_length) * 0.3
+    with torch.no_grad():
+        latents = wider.encoder(audio.squeeze(1))
+        sound = wider.decoder(latents)
+        mapped = torch.func.vmap(wider.encoder)(audio).squeeze(1)
+        mapped_sound = torch.func.vmap(wider.decoder)(latents[:, None]).squeeze(1)
+        raised = {name: 1.05 * value for name, value in wider.named_parameters()}
+        other = torch.func.functional_call(wider.encoder, {}, (audio[0],))
+        changed = torch.func.functional_call(wider, raised, (audio[0],)).projected_latents
+        wider.load_state_dict(raised)
+        expected = wider(audio[0]).projected_latents
+    torch.testing.assert_close(mapped, latents, atol=1e-5, rtol=0)
+    torch.testing.assert_close(mapped_sound, sound, atol=1e-4, rtol=0)
+    torch.testing.assert_close(other, latents[:1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(changed, expected, atol=1e-5, rtol=0)
+
+
+def test_forward_gradients_reach_through_with_and_without_backward_ones(wider):
+    audio = torch.randn(1, 1, 4 * wider.config.hop_length) * 0.3
+    tangents = []
+    for backward in (False, True):
+        with torch.set_grad_enabled(backward), forward_ad.dual_level():
+            dual = forward_ad.make_dual(audio, torch.ones_like(audio))
+            tangents.append(forward_ad.unpack_dual(wider.decoder(wider.encoder(dual))).tangent)
+    assert tangents[0].abs().sum() > 0
+    torch.testing.assert_close(*tangents, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
 
 
@@ -560,11 +561,15 @@ def recording() -> bool:
 
 
 def gradients_or_graph() -> bool:
-    """Return whether the work is recorded: for gradients, or as a graph of any length.
+    """Return whether the work is recorded: for gradients of either kind, as a graph of any length,
+    or by `torch.func`.
 
     With gradients, matrix products are fastest.
     """
-    return torch.is_grad_enabled() or recording()
+    if torch.is_grad_enabled() or recording():
+        return True
+    transformed = torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateImportUsage]
+    return transformed or forward_ad._current_level >= 0
 
 
 class DacConvTranspose1d(FoldableWeight, nn.ConvTranspose1d):

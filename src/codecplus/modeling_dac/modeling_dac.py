@@ -407,10 +407,12 @@ def mask_lengths(
 
     While the work is recorded as a graph, values are not looked at, and never None.
 
-    Raises `ValueError` for a mask of another shape than that of x, or not padded on the right.
+    Raises `ValueError` for what is no tensor, a mask of another shape than that of x, or one that
+    is not padded on the right.
     """
     if padding_mask is None:
         return None
+    check_tensor(padding_mask, "padding_mask", "make one of an array by torch.as_tensor")
     mask = padding_mask.reshape(padding_mask.shape[0], -1).bool()
     samples = x.shape[-1] * samples_per_step
     if mask.shape[0] != x.shape[0] or not samples - samples_per_step < mask.shape[1] <= samples:
