@@ -766,8 +766,11 @@ def test_a_pruned_model_is_saved_as_it_computes(tmp_path):
         for folder in tmp_path.iterdir():
             loaded = DacModel.from_pretrained(folder)
             assert torch.equal(loaded.encoder.conv1.weight, weight)
-            assert torch.equal(loaded(audio).audio_codes, expected.audio_codes)
-            assert torch.equal(loaded(audio).audio_values, expected.audio_values)
+            computed = loaded(audio)  # in another order, as no hook is there
+            assert torch.equal(computed.audio_codes, expected.audio_codes)
+            torch.testing.assert_close(
+                computed.audio_values, expected.audio_values, atol=1e-5, rtol=0
+            )
     assert "encoder.conv1.weight_mask" in model.state_dict()
 
 
