@@ -44,8 +44,8 @@ class Codec:
     gradients: train with `codec.model`.
 
     Args:
-        model: a `DacModel`, whose dtype and device are where the codec computes; or an exported
-            one, an `OnnxModel`.
+        model: a `DacModel`, whose dtype and device are where the codec computes, and which is put
+            into eval mode; or an exported one, an `OnnxModel`.
         sample_rate: rate in Hz of arrays that come without one; the model's by default.
         model_fingerprint: from `checkpoints.fingerprint`, if the model was cast to fewer bits since
             it was loaded.

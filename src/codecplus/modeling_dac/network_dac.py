@@ -70,8 +70,8 @@ class DacNetwork(nn.Module):
     def lay_out_weights(self):
         """Order weights in memory as the layers read them, for inference.
 
-        Nothing else changes, and no memory is added. Weights that are loaded or cast later lie in
-        the usual order again, which is slower and as right.
+        Nothing else changes, and no memory is added. Not in the middle of training: fused
+        optimizers read weights and their own state in the order of memory.
         """
         for conv in self._convolutions():
             if not parametrize.is_parametrized(conv, "weight"):
