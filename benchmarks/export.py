@@ -142,7 +142,10 @@ def main() -> None:
         audio = np.concatenate(recordings[-3:])[: len(audio)]
         recordings = recordings[:-3]
     sizes = {"torch fp32": sum(p.numel() for p in model.parameters()) * 4e-6}
-    codecs = {"torch fp32": Codec(model), "torch bf16": Codec(fresh().to(torch.bfloat16))}
+    codecs = {
+        "torch fp32": Codec(model.lay_out_weights()),
+        "torch bf16": Codec(fresh().to(torch.bfloat16).lay_out_weights()),
+    }
     with tempfile.TemporaryDirectory() as folder:
         for precision in args.only:
             if precision == "int8" and not recordings:

@@ -212,7 +212,7 @@ def rows_to_compare(
         compiled.encoder.compile()
         compiled.decoder.compile()
         rows["transformers, compiled"] = stock_row(compiled)
-    rows |= {name: codec_row(Codec(model)) for name, model in models.items()}
+    rows |= {name: codec_row(Codec(model.lay_out_weights())) for name, model in models.items()}
     if not args.quick:
         rows |= rows_of_exports(models, folder)
     return rows

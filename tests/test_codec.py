@@ -108,6 +108,11 @@ def test_an_unreachable_bitrate_says_which_exist(codec):
         codec.encode(np.zeros(320, np.float32), n_quantizers=0)
     with pytest.raises(InputError, match="got both"):
         codec.encode(np.zeros(320, np.float32), bitrate=0.3, n_quantizers=1)
+    with pytest.raises(InputError, match="bitrate as a number of kbit/s, got '3'"):
+        codec.encode(np.zeros(320, np.float32), bitrate="3")
+    for wrong in ("2", 2.0, True):
+        with pytest.raises(InputError, match=f"n_quantizers as an integer, got {wrong!r}"):
+            codec.encode(np.zeros(320, np.float32), n_quantizers=wrong)
 
 
 @pytest.mark.parametrize("channels", [1, 2])

@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 import torch
 from tiny import GEOMETRIES, tiny_model
+from torch.nn.utils import prune
+from transformers import DacModel as StockModel
 
 from codecplus import Codec, load_codec
 from codecplus.bitstream import EntropyModel
 from codecplus.checkpoints.identity import EMBEDDED_FOLDER
 from codecplus.errors import CheckpointError, FileFormatError, InputError, ModelMismatchError
 from codecplus.inference.tensors import CodesTensor
+from codecplus.streaming import StreamingEncoder
 from codecplus.utils import save_audio
 
 
@@ -329,6 +332,30 @@ def test_peaks_far_beyond_full_scale_are_warned_of_once(codec, clips, tmp_path, 
         codec.encode((clips[0] * 32768).astype(np.int16))
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda model: "dac-16khz-live", r"got a name; load_codec\('dac-16khz-live'\) loads"),
+        (lambda model: type(model), "got the class DacModel; give a model"),
+        (lambda model: Codec(model), "got a codec; give its model"),
+        (lambda model: torch.nn.DataParallel(model), "got DataParallel; give its module"),
+        (
+            lambda model: torch.optim.swa_utils.AveragedModel(model),
+            "got AveragedModel; give its module",
+        ),
+        (
+            lambda model: StockModel(model.config),
+            r"got the DacModel of transformers; save it by save_pretrained\(folder\)",
+        ),
+        (lambda model: model.encoder, r"got DacEncoder; load_codec\(name\)"),
+        (lambda model: None, r"got NoneType; load_codec\(name\)"),
+    ],
+)
+def test_a_codec_of_no_model_says_what_to_give(make, message):
+    with pytest.raises(InputError, match=f"expected a DacModel of codecplus, {message}"):
+        Codec(make(tiny_model()))
+
+
 # ---- saving, loading, moving
 
 
@@ -531,6 +558,84 @@ def test_codes_of_trained_weights_are_not_those_of_the_weights_before(codec, cli
     codec.model.bfloat16().half()
     for other in (codec, copy.deepcopy(codec), pickle.loads(pickle.dumps(codec))):
         assert other.fingerprint == trained
+
+
+def step(optimizer, **options):
+    """One step of training with an optimizer of torch."""
+
+    def change(model):
+        one = optimizer(model.parameters(), lr=0.1, **options)
+        model(torch.ones(1, 1, 512)).loss.backward()
+        one.step()
+
+    return change
+
+
+def scale_data(model):
+    for weight in model.parameters():
+        weight.data.mul_(1.1)
+
+
+def replace_data(model):
+    vector = torch.nn.utils.parameters_to_vector(model.parameters())
+    torch.nn.utils.vector_to_parameters(1.1 * vector, model.parameters())
+
+
+def clear_entry(model):
+    model.quantizer.quantizers[2].codebook.weight.data[40] = 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        step(torch.optim.SGD),
+        step(torch.optim.SGD, fused=True),
+        step(torch.optim.AdamW, foreach=True),
+        step(torch.optim.AdamW, fused=True),
+        scale_data,
+        replace_data,
+        clear_entry,
+    ],
+    ids=["sgd", "fused sgd", "adamw", "fused adamw", "data", "new data", "one entry"],
+)
+def test_every_way_to_write_weights_is_seen(change):
+    # torch counts no writes of fused optimizers, which transformers' Trainer uses, and to `data`.
+    codec = Codec(tiny_model())
+    identity, stream = codec.fingerprint, codec.network._prepared(StreamingEncoder)
+    change(codec.model)
+    assert codec.fingerprint == codec.network.fingerprint != identity
+    assert codec.network._prepared(StreamingEncoder) is not stream
+    assert codec.network._prepared(StreamingEncoder) is codec.network._prepared(StreamingEncoder)
+
+
+def test_a_pruned_model_keeps_its_identity_where_masks_become_zeros():
+    codec = Codec(tiny_model())
+    convolution = codec.model.encoder.conv1
+    before = codec.fingerprint
+    prune.l1_unstructured(convolution, "weight", 0.5)
+    pruned = codec.fingerprint
+    prune.remove(convolution, "weight")
+    assert codec.fingerprint == pruned != before
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_codec_of_a_model_in_training_leaves_the_training_alone(fused):
+    # Fused optimizers read weights and their own state in the order of memory.
+    def train(look):
+        model = tiny_model(downsampling_ratios=[2, 4])
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=fused)
+        for i in range(4):
+            if look and i == 2:
+                Codec(model).encode(np.zeros(800, np.float32))
+            loss = model.train()(torch.ones(1, 1, 160)).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return model.state_dict()
+
+    alone = train(False)
+    for name, value in train(True).items():
+        torch.testing.assert_close(value, alone[name], atol=1e-6, rtol=0, msg=name)
 
 
 def test_datasets_takes_a_codec_for_the_same_function_in_every_run(codec):

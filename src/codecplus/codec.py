@@ -44,8 +44,8 @@ class Codec:
     gradients: train with `codec.model`.
 
     Args:
-        model: a `DacModel`, whose dtype and device are where the codec computes; or an exported
-            one, an `OnnxModel`.
+        model: a `DacModel`, whose dtype and device are where the codec computes, and which is put
+            into eval mode; or an exported one, an `OnnxModel`.
         sample_rate: rate in Hz of arrays that come without one; the model's by default.
         model_fingerprint: from `checkpoints.fingerprint`, if the model was cast to fewer bits since
             it was loaded.
@@ -98,7 +98,11 @@ class Codec:
 
     @property
     def fingerprint(self) -> bytes:
-        """16 bytes that name the weights, in codes and files. After training, they are others."""
+        """16 bytes that name the weights, in codes and files. After training, they are others.
+
+        torch does not count what fused optimizers, NumPy and writes to `parameter.data` do. They
+        are seen where they change the first value of a filter or of a codebook's entry.
+        """
         return self._served.fingerprint
 
     @property

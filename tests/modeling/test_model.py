@@ -1,6 +1,7 @@
 """The models: equal to transformers' own, without its bugs."""
 
 import copy
+import pickle
 import warnings
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 import torch
 from processors import needs_compiler
 from tiny import GEOMETRIES, tiny_model
+from torch.autograd import forward_ad
+from torch.nn.utils import prune
 from transformers import DacConfig as StockConfig
 from transformers import DacModel as StockModel
 
@@ -291,6 +294,8 @@ def test_what_is_no_tensor_is_refused():
         model(np.zeros((1, 1, 320), np.float32))
     with pytest.raises(ValueError, match="codes as a tensor, got ndarray"):
         model.decode(audio_codes=np.zeros((1, 4, 3), int))
+    with pytest.raises(ValueError, match="padding_mask as a tensor, got ndarray"):
+        model(torch.zeros(1, 1, 64), padding_mask=np.ones((1, 64)))
     with pytest.raises(ValueError, match=r"\(batch_size, 1, samples\), got \(0, 1, 64\)"):
         model(torch.zeros(0, 1, 64))
 
@@ -478,6 +483,42 @@ def test_one_graph_serves_all_lengths():
     assert len(graphs) == 1
 
 
+@pytest.fixture(params=[8, 32])  # the second is a width that compiled kernels take
+def wider(request):
+    channels = request.param
+    return tiny_model(encoder_hidden_size=channels, decoder_hidden_size=16 * channels)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_functions_of_torch_func_see_every_layer(wider):
+    audio = torch.randn(3, 1, 1, 4 * wider.config.hop_length) * 0.3
+    with torch.no_grad():
+        latents = wider.encoder(audio.squeeze(1))
+        sound = wider.decoder(latents)
+        mapped = torch.func.vmap(wider.encoder)(audio).squeeze(1)
+        mapped_sound = torch.func.vmap(wider.decoder)(latents[:, None]).squeeze(1)
+        raised = {name: 1.05 * value for name, value in wider.named_parameters()}
+        other = torch.func.functional_call(wider.encoder, {}, (audio[0],))
+        changed = torch.func.functional_call(wider, raised, (audio[0],)).projected_latents
+        wider.load_state_dict(raised)
+        expected = wider(audio[0]).projected_latents
+    torch.testing.assert_close(mapped, latents, atol=1e-5, rtol=0)
+    torch.testing.assert_close(mapped_sound, sound, atol=1e-4, rtol=0)
+    torch.testing.assert_close(other, latents[:1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(changed, expected, atol=1e-5, rtol=0)
+
+
+def test_forward_gradients_reach_through_with_and_without_backward_ones(wider):
+    audio = torch.randn(1, 1, 4 * wider.config.hop_length) * 0.3
+    tangents = []
+    for backward in (False, True):
+        with torch.set_grad_enabled(backward), forward_ad.dual_level():
+            dual = forward_ad.make_dual(audio, torch.ones_like(audio))
+            tangents.append(forward_ad.unpack_dual(wider.decoder(wider.encoder(dual))).tangent)
+    assert tangents[0].abs().sum() > 0
+    torch.testing.assert_close(*tangents, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_trace_of_one_length_serves_every_length(causal):
     model = tiny_model(causal, **GEOMETRIES["odd"]).requires_grad_(False)
@@ -528,6 +569,51 @@ def test_an_onnx_graph_of_the_tracing_exporter_serves_every_length(model, tmp_pa
                 x = torch.randn(1, example.shape[1], example.shape[2] // 7 * frames) * 0.3
                 y = torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
                 torch.testing.assert_close(y, half(x), atol=1e-4, rtol=0)
+
+
+class Masked(torch.nn.Module):
+    """What a graph of a padded batch gives."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, audio, padding_mask):
+        return self.model(audio, padding_mask=padding_mask, return_dict=False)[1:4:2]
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_an_onnx_graph_of_the_tracing_exporter_serves_every_padding_mask(model, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    hop = model.config.hop_length
+    example = torch.randn(2, 1, 3 * hop), torch.ones(2, 3 * hop, dtype=torch.int64)
+    path = str(tmp_path / "model.onnx")
+    names = ["audio", "padding_mask"]
+    axes = {name: {0: "batch", 1 if name == "padding_mask" else 2: "samples"} for name in names}
+    with torch.no_grad():
+        torch.onnx.export(
+            Masked(model), example, path, dynamo=False, input_names=names, dynamic_axes=axes
+        )
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        for lengths in ([5 * hop, hop + 1], [4 * hop + 3, 2 * hop - 1, 2 * hop, 1]):
+            audio = torch.randn(len(lengths), 1, lengths[0]) * 0.3
+            mask = (torch.arange(lengths[0]) < torch.tensor(lengths)[:, None]).long()
+            expected = model(audio, padding_mask=mask)
+            inputs = dict(zip(names, (audio.numpy(), mask.numpy()), strict=True))
+            values, codes = session.run(None, inputs)
+            np.testing.assert_array_equal(codes, expected.audio_codes)
+            np.testing.assert_allclose(values, expected.audio_values, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_negative_code_is_no_entry_for_a_trace_either():
+    model = tiny_model().requires_grad_(False)
+    codes = torch.zeros(1, 4, 3, dtype=torch.int64)
+    with torch.no_grad():
+        look_up = torch.jit.trace(lambda codes: model.quantizer.from_codes(codes)[0], codes)
+        with pytest.raises(RuntimeError, match="out of range"):
+            look_up(codes - 1)
 
 
 class Scaled(torch.nn.Module):
@@ -638,6 +724,54 @@ def test_old_weight_norm_keys_load_too():
     }
     target.load_state_dict(old)
     same_weights(target, source)
+
+
+def test_old_weight_norm_keys_load_as_they_are_where_weights_are_normed():
+    source, target = tiny_model(seed=1), tiny_model(seed=2)
+    for model in (source, target):
+        model.apply_weight_norm()
+    state = source.state_dict()
+    old = {
+        name.replace("parametrizations.weight.original0", "weight_g").replace(
+            "parametrizations.weight.original1", "weight_v"
+        ): 2 * value
+        for name, value in state.items()
+    }
+    target.load_state_dict(old)
+    assert all(torch.equal(value, 2 * state[name]) for name, value in target.state_dict().items())
+
+
+def test_a_model_is_pickled_after_weight_norm_was_applied_and_removed():
+    model = tiny_model()
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    model.apply_weight_norm()
+    model.remove_weight_norm()
+    again = pickle.loads(pickle.dumps(model)).state_dict()
+    assert again.keys() == expected.keys()
+    for name, value in again.items():
+        torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=0)
+
+
+def test_a_pruned_model_is_saved_as_it_computes(tmp_path):
+    model = tiny_model()
+    prune.l1_unstructured(model.encoder.conv1, "weight", 0.5)
+    prune.l1_unstructured(model.decoder.conv1, "bias", 0.5)
+    prune.ln_structured(model.quantizer.quantizers[0].codebook, "weight", 0.5, n=2, dim=0)
+    weight = model.encoder.conv1.weight.detach().clone()
+    model.save_pretrained(tmp_path / "by itself")
+    model.save_pretrained(tmp_path / "by a Trainer", state_dict=model.state_dict())
+    audio = torch.randn(1, 1, 2048) * 0.3
+    with torch.no_grad():
+        expected = model(audio)
+        for folder in tmp_path.iterdir():
+            loaded = DacModel.from_pretrained(folder)
+            assert torch.equal(loaded.encoder.conv1.weight, weight)
+            computed = loaded(audio)  # in another order, as no hook is there
+            assert torch.equal(computed.audio_codes, expected.audio_codes)
+            torch.testing.assert_close(
+                computed.audio_values, expected.audio_values, atol=1e-5, rtol=0
+            )
+    assert "encoder.conv1.weight_mask" in model.state_dict()
 
 
 @pytest.mark.parametrize("trained", [False, True])

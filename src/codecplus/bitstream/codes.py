@@ -74,6 +74,11 @@ class Codes(np.ndarray):
         plain = np.asarray(self).take(indices, axis, **options)
         return self._part(plain, lambda numbers: numbers.take(indices, axis))
 
+    def repeat(self, repeats, axis=None):
+        """Return the codes with parts repeated, as arrays do."""
+        plain = np.asarray(self).repeat(repeats, axis)
+        return self._part(plain, lambda numbers: numbers.repeat(repeats, axis))
+
     def transpose(self, *axes):
         """Return the codes with their axes in another order, as arrays do."""
         plain = np.asarray(self).transpose(*axes)

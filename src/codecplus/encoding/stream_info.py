@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from numbers import Integral, Real
 
 from codecplus.bitstream import EntropyModel, StreamInfo, can_code
 from codecplus.checkpoints.identity import find_embedded
@@ -32,6 +33,8 @@ def codebooks_for_bitrate(config: Geometry, bitrate: float, channels: int = 1) -
 
     Raises InputError if the rate is out of reach, and says which rates exist.
     """
+    if not isinstance(bitrate, Real) or isinstance(bitrate, bool):
+        raise InputError(f"expected bitrate as a number of kbit/s, got {bitrate!r}")
     rates = [rate * channels for rate in bitrates(config)]
     step = rates[0]
     if not step / 2 <= bitrate <= rates[-1] + step / 2:
@@ -69,6 +72,8 @@ def make_stream_info(
         n_quantizers = codebooks_for_bitrate(config, bitrate, channels)
     if n_quantizers is None:
         n_quantizers = config.n_codebooks
+    if not isinstance(n_quantizers, Integral) or isinstance(n_quantizers, bool):
+        raise InputError(f"expected n_quantizers as an integer, got {n_quantizers!r}")
     if not 1 <= n_quantizers <= config.n_codebooks:
         raise InputError(
             f"this model has 1 to {config.n_codebooks} codebooks, got n_quantizers={n_quantizers}"

@@ -1,5 +1,6 @@
 """A checkpoint or an export by its name, ready to run; and a model on another device."""
 
+import os
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,9 @@ def load_network(
             model.decoder.bfloat16()
     else:
         model.to(device=device, dtype=check_dtype(dtype))  # pyright: ignore[reportCallIssue]
+    # Only here. A model that a user brings may be in training, and fused optimizers take it that a
+    # weight lies in memory as their own state does.
+    model.lay_out_weights()
     settings = getattr(model.config, SETTINGS, None)
     sample_rate, mel = _settings(settings, name)
     entropy_models = read_entropy_models(checkpoint_folder(name, revision))
@@ -140,12 +144,36 @@ def compile_model(model: Any) -> None:
 
 
 def network_of(model: Any) -> Any:
-    """Return the `Network` of a model: an exported one is a network already."""
+    """Return the `Network` of a model: an exported one is a network already.
+
+    Raises InputError for what is no model of codecplus.
+    """
     if hasattr(model, "encode_blocks"):
         return model
+    if isinstance(model, type) or not hasattr(model, "folded_state_dict"):
+        raise InputError(f"expected a DacModel of codecplus, got {_what_to_give(model)}")
     from codecplus.inference.torch_network import TorchNetwork
 
     return TorchNetwork(model)
+
+
+def _what_to_give(other: Any) -> str:
+    """Name what is no model, and say how a codec is made of it."""
+    if isinstance(other, type):
+        return f"the class {other.__name__}; give a model, such as one of its from_pretrained"
+    kind = type(other).__name__
+    if isinstance(other, str | os.PathLike):
+        return f"a name; load_codec({str(other)!r}) loads a codec"
+    if hasattr(getattr(other, "module", None), "folded_state_dict"):
+        return f"{kind}; give its module"
+    if hasattr(other, "encoder_stream"):
+        return "a codec; give its model, or use it as it is"
+    if getattr(getattr(other, "config", None), "model_type", None) == "dac":
+        return (
+            f"the {kind} of {type(other).__module__.partition('.')[0]}; "
+            "save it by save_pretrained(folder), and load_codec(folder) loads a codec"
+        )
+    return f"{kind}; load_codec(name) loads a codec"
 
 
 def _settings(settings: Any, name: PathLike) -> tuple[int | None, MelOptions | None]:

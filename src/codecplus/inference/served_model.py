@@ -42,9 +42,9 @@ class ServedModel:
     def fingerprint(self) -> bytes:
         """16 bytes that name the weights. After training, they are others."""
         state = _weights_state(self.network)
-        if state != self._weights_state:
-            self._weights_state = state
+        if state is not None and state.differs(self._weights_state):
             self._fingerprint = self.network.fingerprint
+        self._weights_state = state
         return self._fingerprint
 
     @property
@@ -76,5 +76,5 @@ class ServedModel:
 
 
 def _weights_state(network: Network) -> Any:
-    """Return what is another after a change of the weights; None where they cannot change."""
+    """Return a `WeightsState` of a network; None where its weights cannot change."""
     return getattr(network, "weights_state", None)

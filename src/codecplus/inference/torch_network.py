@@ -1,7 +1,8 @@
 """A model in torch as a network of a codec."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from codecplus.inference.batched import encode_clips
 from codecplus.inference.chunked import decode_blocks, encode_blocks
 from codecplus.inference.unpadded import decode_unpadded
 from codecplus.kernels import usable_set
-from codecplus.modeling_dac import DacNetwork
+from codecplus.modeling_dac import DacNetwork, PlainDac
 from codecplus.modeling_dac.layers_dac import is_hooked
 from codecplus.streaming import DecoderStream, EncoderStream, StreamingDecoder, StreamingEncoder
 
@@ -23,7 +24,7 @@ class TorchNetwork:
     """See `Network`. The model's dtype and device are where it computes."""
 
     def __init__(self, model: DacNetwork):
-        self.model = model.eval().lay_out_weights()
+        self.model = model.eval()
         self._streaming: dict[Any, tuple[Any, Any]] = {}
 
     @property
@@ -113,16 +114,46 @@ class TorchNetwork:
         return known[1]
 
     @property
-    def weights_state(self) -> list[tuple[int, int]]:
-        """What is another after the weights were trained, replaced or adapted, not moved or cast.
-
-        torch does not count writes to `parameter.data`, which are not seen.
-        """
-        state = []
-        for weight in self.model.parameters():
-            version = 0 if weight.is_inference() else weight._version
-            state.append((id(weight), version))
-        return state
+    def weights_state(self) -> "WeightsState":
+        """What is another after the weights were trained, replaced or adapted."""
+        weights = list(self.model.parameters())
+        counts = [(id(weight), _version(weight)) for weight in weights]
+        dtypes = [weight.dtype for weight in weights]
+        # Nobody but the codec has a `PlainDac`, and taking a sample of it would take a millisecond.
+        sample = b"" if isinstance(self.model, PlainDac) else _sample(weights)
+        return WeightsState(counts, dtypes, sample)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_streaming": {}}  # copies make their own
+
+
+class WeightsState(NamedTuple):
+    """What tells weights from the same ones before a change, without reading all of them."""
+
+    counts: list[tuple[int, int]]
+    """Identity of each weight, and how many writes torch counted."""
+    dtypes: list[torch.dtype]
+    sample: bytes
+    """Some values of each weight: torch does not count what fused optimizers and writes to
+    `parameter.data` do."""
+
+    def differs(self, other: "WeightsState") -> bool:
+        """Return whether the weights were changed in between. A cast or a move is no change."""
+        if self.counts != other.counts:
+            return True
+        return self.dtypes == other.dtypes and self.sample != other.sample
+
+
+def _version(weight: torch.Tensor) -> int:
+    return 0 if weight.is_inference() else weight._version
+
+
+def _sample(weights: Iterable[torch.Tensor]) -> bytes:
+    """Return the first value of every filter of a convolution and of every entry of a codebook."""
+    values = defaultdict(list)
+    for weight in weights:
+        # Not of the kinds of tensors that other libraries put in a weight's place.
+        if type(weight) is torch.nn.Parameter and weight.numel() and not weight.is_meta:
+            firsts = weight.detach()[(..., *[0] * (weight.ndim - 1))]
+            values[weight.device].append(firsts.reshape(-1))
+    return b"".join(torch.cat(parts).float().cpu().numpy().tobytes() for parts in values.values())

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
 
 
@@ -244,6 +245,35 @@ def fold_weight_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return folded
 
 
+def plain_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict with the weights that a model computes with: folded, and pruned.
+
+    What `torch.nn.utils.prune` keeps under two names, `weight_orig` and `weight_mask`, becomes one.
+    """
+    plain = fold_weight_norm(state)
+    for key in list(plain):
+        name = key.removesuffix("_orig")
+        if name != key and name + "_mask" in plain:
+            plain[name] = plain.pop(key) * plain.pop(name + "_mask")
+    return plain
+
+
+class WeightNorm(nn.Module):
+    """The parametrization of a weight as length times direction (Salimans & Kingma 2016).
+
+    torch's own leaves a hook behind with which no module can be pickled, and makes NaN of a filter
+    of zeros.
+    """
+
+    def forward(self, length: Tensor, direction: Tensor) -> Tensor:
+        return torch._weight_norm(direction, length, 0)  # pyright: ignore[reportPrivateImportUsage]
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the length and the direction of a weight; some direction for a filter of zeros."""
+        length = torch.norm_except_dim(weight, 2, 0)
+        return length, weight.masked_fill(length == 0, 1.0)
+
+
 class FoldableWeight(nn.Module):
     """A convolution whose `weight` may be written as direction times length (weight norm).
 
@@ -275,19 +305,20 @@ class FoldableWeight(nn.Module):
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         # The state dict is this module's own copy, of which its children see what stays in it.
         own = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
-        folded = fold_weight_norm(own)
-        weight = folded.get(prefix + "weight")
-        if self.is_weight_normed() and weight is not None and prefix + "weight" in own:
-            length, direction = WEIGHT_NORM_KEYS[0]
-            norm = torch.norm_except_dim(weight, 2, 0)
-            del state_dict[prefix + "weight"]
-            state_dict[prefix + length] = norm
-            # A filter of zeros has no direction: see `give_directions`.
-            state_dict[prefix + direction] = weight.masked_fill(norm == 0, 1.0)
+        if self.is_weight_normed():
+            names = WEIGHT_NORM_KEYS[0]
+            for name, old_name in zip(*WEIGHT_NORM_KEYS, strict=True):
+                if prefix + old_name in own:
+                    state_dict[prefix + name] = state_dict.pop(prefix + old_name)
+            if prefix + "weight" in own:
+                weight = state_dict.pop(prefix + "weight")
+                parts = WeightNorm().right_inverse(weight)
+                for name, part in zip(names, parts, strict=True):
+                    state_dict[prefix + name] = part
         elif not parametrize.is_parametrized(self, "weight"):
             for key in own:
                 del state_dict[key]
-            state_dict.update(folded)
+            state_dict.update(fold_weight_norm(own))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
@@ -530,11 +561,15 @@ def recording() -> bool:
 
 
 def gradients_or_graph() -> bool:
-    """Return whether the work is recorded: for gradients, or as a graph of any length.
+    """Return whether the work is recorded: for gradients of either kind, as a graph of any length,
+    or by `torch.func`.
 
     With gradients, matrix products are fastest.
     """
-    return torch.is_grad_enabled() or recording()
+    if torch.is_grad_enabled() or recording():
+        return True
+    transformed = torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateImportUsage]
+    return transformed or forward_ad._current_level >= 0
 
 
 class DacConvTranspose1d(FoldableWeight, nn.ConvTranspose1d):
@@ -1047,8 +1082,9 @@ class DacResidualVectorQuantizer(nn.Module):
         if not all(quantizer.is_plain() for quantizer in quantizers):
             return self._look_up_in_turn(indices, audio_codes)
         weights = self.weights(len(quantizers))
+        # Not by indexing, for which a negative code in a recorded graph is an entry from the end.
         entries = torch.cat(
-            [codebook[indices[:, i]] for i, codebook in enumerate(weights.codebooks)], dim=-1
+            [F.embedding(indices[:, i], book) for i, book in enumerate(weights.codebooks)], dim=-1
         )
         # (B, T, K * d) -> (B, T, D)
         quantized = entries @ weights.out.t() + weights.out_bias.sum(dim=0)
@@ -1168,17 +1204,6 @@ class CodebookSearch:
             entries.narrow(-1, i * d, d).copy_(F.embedding(indices, self.codebooks[i]))
             codes.append(indices)
         return latents, entries, torch.stack(codes, dim=1)
-
-
-@torch.no_grad()
-def give_directions(conv: nn.Module) -> None:
-    """Give filters of zeros some direction.
-
-    Weight norm divides by a filter's length, and 0 / 0 is no weight.
-    """
-    length = conv.parametrizations.weight.original0
-    direction = conv.parametrizations.weight.original1
-    direction.masked_fill_(length == 0, 1.0)
 
 
 def nearest_entry(latents: Tensor, codebook: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from .layers_dac import (
     DacResidualVectorQuantizer,
     Snake1d,
     check_tensor,
-    fold_weight_norm,
+    plain_weights,
     recording,
     zero_tail,
 )
@@ -118,14 +118,14 @@ class DacPreTrainedModel(DacNetwork, StockDacPreTrainedModel):
             init.normal_(module.weight, mean=0.0, std=0.02)
 
     def save_pretrained(self, save_directory, is_main_process=True, state_dict=None, **kwargs):
-        """Save as transformers does, with weight norm folded, so that any DAC class can read it.
+        """Save as transformers does, weights folded and pruned, so that any DAC class can read it.
 
         A `state_dict` that is given, as transformers' Trainer does, is folded too.
         """
         if state_dict is None:
             state_dict = self.folded_state_dict()
         else:
-            state_dict = fold_weight_norm(state_dict)
+            state_dict = plain_weights(state_dict)
         with no_bars():
             super().save_pretrained(
                 save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs
@@ -229,7 +229,7 @@ class DacModel(DacPreTrainedModel, StockDacModel):
         check_audio(input_values)
         hop = self.config.hop_length
         lengths = mask_lengths(padding_mask, input_values)
-        frames = None if lengths is None else -(-lengths // hop)
+        frames = None if lengths is None else whole_frames(lengths, hop)
         if lengths is not None:
             input_values = zero_tail(input_values, lengths)
         input_values = F.pad(input_values, (0, -input_values.shape[-1] % hop))
@@ -288,7 +288,7 @@ class DacModel(DacPreTrainedModel, StockDacModel):
         check_latents(quantized_representation, self.config.hidden_size)
         hop = self.config.hop_length
         lengths = mask_lengths(padding_mask, quantized_representation, samples_per_step=hop)
-        frames = None if lengths is None else -(-lengths // hop)
+        frames = None if lengths is None else whole_frames(lengths, hop)
 
         samples = quantized_representation.shape[-1] * hop
         audio = self.decoder(quantized_representation, frames)
@@ -341,6 +341,14 @@ class CausalDacModel(DacModel):
         super().save_pretrained(save_directory, *args, **kwargs)
         if (Path(save_directory) / "preprocessor_config.json").is_file():
             DacFeatureExtractor.from_pretrained(save_directory).save_pretrained(save_directory)
+
+
+def whole_frames(lengths: Tensor, hop: int) -> Tensor:
+    """Return how many frames hold so many samples (B,), the last one perhaps in part.
+
+    Not by `-(-lengths // hop)`: torch's tracing exporter to ONNX rounds negative quotients up.
+    """
+    return (lengths + (hop - 1)) // hop
 
 
 def _require_gradients(_module, _inputs, output: Tensor) -> None:
@@ -399,10 +407,12 @@ def mask_lengths(
 
     While the work is recorded as a graph, values are not looked at, and never None.
 
-    Raises `ValueError` for a mask of another shape than that of x, or not padded on the right.
+    Raises `ValueError` for what is no tensor, a mask of another shape than that of x, or one that
+    is not padded on the right.
     """
     if padding_mask is None:
         return None
+    check_tensor(padding_mask, "padding_mask", "make one of an array by torch.as_tensor")
     mask = padding_mask.reshape(padding_mask.shape[0], -1).bool()
     samples = x.shape[-1] * samples_per_step
     if mask.shape[0] != x.shape[0] or not samples - samples_per_step < mask.shape[1] <= samples:

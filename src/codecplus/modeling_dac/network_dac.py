@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrize
 
 from .layers_dac import (
     DacConv1d,
@@ -24,9 +24,9 @@ from .layers_dac import (
     DacResidualUnit,
     DacResidualVectorQuantizer,
     Snake1d,
+    WeightNorm,
     compiled_snake,
-    fold_weight_norm,
-    give_directions,
+    plain_weights,
     snake_in_one_pass,
 )
 
@@ -56,8 +56,7 @@ class DacNetwork(nn.Module):
         """
         for conv in self._convolutions():
             if not parametrize.is_parametrized(conv, "weight"):
-                parametrizations.weight_norm(conv)
-                give_directions(conv)
+                parametrize.register_parametrization(conv, "weight", WeightNorm(), unsafe=True)
 
     def remove_weight_norm(self):
         """Fold direction and length back into plain weights, for inference.
@@ -71,8 +70,8 @@ class DacNetwork(nn.Module):
     def lay_out_weights(self):
         """Order weights in memory as the layers read them, for inference.
 
-        Nothing else changes, and no memory is added. Weights that are loaded or cast later lie in
-        the usual order again, which is slower and as right.
+        Nothing else changes, and no memory is added. Not in the middle of training: fused
+        optimizers read weights and their own state in the order of memory.
         """
         for conv in self._convolutions():
             if not parametrize.is_parametrized(conv, "weight"):
@@ -128,9 +127,12 @@ class DacNetwork(nn.Module):
         return self
 
     def folded_state_dict(self) -> dict[str, Tensor]:
-        """Return the state dict of the model without weight norm, in the usual order of memory."""
+        """Return the state dict of the model without weight norm and masks of pruning.
+
+        Its tensors lie in the usual order of memory.
+        """
         state = {name: value.detach() for name, value in self.state_dict().items()}
-        return {name: value.contiguous() for name, value in fold_weight_norm(state).items()}
+        return {name: value.contiguous() for name, value in plain_weights(state).items()}
 
     def synthesize(self, quantized: Tensor) -> Tensor:
         """Return the audio (B, S) of quantized latents (B, D, T), `hop_length` samples per frame.

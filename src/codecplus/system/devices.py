@@ -49,7 +49,7 @@ def resolve_device(device: "str | torch.device | None" = None) -> "torch.device"
         resolved = torch.device(device)
         if resolved.type == "cuda" and resolved.index is None:
             resolved = torch.device("cuda", _local_rank())
-        torch.empty(0, device=resolved)
+        torch.empty(0, device=resolved).cpu()  # which the device of no values, "meta", cannot
     except Exception as error:  # torch has a type of its own for each kind of refusal
         raise InputError(
             f"there is no device {device!s} here; expected 'cpu', 'cuda' or 'mps', if there is one"

@@ -19,7 +19,6 @@ from codecplus.encoding.refinement import cheapest_entry
 from codecplus.modeling_dac.layers_dac import (
     DacResidualVectorQuantizer,
     DacVectorQuantize,
-    give_directions,
     nearest_entry,
 )
 
@@ -397,7 +396,6 @@ def _set_projection(module: nn.Module, matrix: Tensor, bias: Tensor) -> None:
     cast(Tensor, module.bias).copy_(bias)
     if parametrize.is_parametrized(module, "weight"):
         module.weight = weight.to(cast(Tensor, module.weight).device)
-        give_directions(module)
     else:
         cast(Tensor, module.weight).copy_(weight)
 
