@@ -52,7 +52,8 @@ class RestingResidualUnit(DacResidualUnit):
             return super().forward(x)
         conv1, conv2 = self.conv1, self.conv2
         weights = (conv1.weight, conv2.weight)
-        vectors = unit_vectors(self.snake1.alpha, conv1.bias, self.snake2.alpha, conv2.bias)
+        biases = cast(Tensor, conv1.bias), cast(Tensor, conv2.bias)  # which `takes_unit` saw
+        vectors = unit_vectors(self.snake1.alpha, biases[0], self.snake2.alpha, biases[1])
         packed = _packs.get(self, weights, _forward_and_backward)
         shape = (conv1.dilation[0], conv1.pads[0])
         y = cast(Tensor, _Unit.apply(x.transpose(1, 2), vectors, packed, shape))

@@ -28,8 +28,8 @@ MISSING = -1  # stands in arrays of codes where a frame has fewer codebooks
 MAX_BLOCK_CODES = 1 << 20
 _MODE, _VARIABLE, _COPIES = 3, 4, 8  # of the first byte: two bits and two flags
 _KNOWN_BITS = 15
-# Steps that an encoder computes at once: more take no less time. Of wide grids it takes fewer, so that
-# memory is bounded.
+# Steps that an encoder computes at once: more take no less time. Of wide grids it takes fewer, so
+# that memory is bounded.
 _STEPS_AHEAD = 32
 _PLACES_AHEAD = 1 << 16
 _CODES_PER_BYTE = 16  # at most, so that a small file cannot ask for much memory
