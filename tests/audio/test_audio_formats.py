@@ -179,6 +179,36 @@ def test_a_flac_from_a_pipe_that_was_cut_is_refused(tmp_path, rng):
             load_audio(tmp_path / "x.flac")
 
 
+def with_check(data: bytes, width: int, polynomial: int) -> bytes:
+    """Bytes with the check of FLAC behind them, by polynomial division."""
+    value = int.from_bytes(data, "big") << width
+    divisor = 1 << width | polynomial
+    while value >> width:
+        value ^= divisor << (value.bit_length() - width - 1)
+    return data + value.to_bytes(width // 8, "big")
+
+
+@pytest.mark.parametrize("numbering", [0, 1])  # frames of one length, or samples
+def test_a_flac_from_a_pipe_is_no_longer_than_a_header_can_say(tmp_path, numbering):
+    data = piped_flac(4096)
+    frame = data.rindex(b"\xff\xf8")
+    most = b"\xfe" + 6 * b"\xbf"  # 2**36 - 1
+    head = bytes([0xFF, 0xF8 | numbering]) + data[frame + 2 : frame + 4] + most
+    body = with_check(head, 8, 0x07) + bytes(20)
+    (tmp_path / "x.flac").write_bytes(data[:frame] + with_check(body, 16, 0x8005))
+    with pytest.raises(FileFormatError, match="is truncated: it does not end with a whole FLAC"):
+        load_audio(tmp_path / "x.flac")
+
+
+@pytest.mark.parametrize("size", [11, 12, 40])
+def test_a_damaged_header_of_a_sample_dump_is_refused(tmp_path, size):
+    data = bytearray(written("SDS")[:size])
+    data[6] = 0  # bits of a sample
+    (tmp_path / "x.sds").write_bytes(data)
+    with pytest.raises(FileFormatError, match="is not readable audio"):
+        load_audio(tmp_path / "x.sds")
+
+
 # ---- MP3: frames lean on earlier ones, and an index is optional
 
 

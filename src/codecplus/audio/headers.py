@@ -56,8 +56,8 @@ def check_size(file: BinaryIO, name: str) -> dict[int, bytes]:
     file.seek(0)
     try:
         samples = _find_samples(file, size)
-    except (struct.error, IndexError, OverflowError):  # a damaged header: its reader says so
-        return {}
+    except (struct.error, ValueError, IndexError, ArithmeticError):
+        return {}  # a damaged header: its reader says so
     finally:
         file.seek(0)
     if samples is None:
