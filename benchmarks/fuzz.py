@@ -368,7 +368,7 @@ def audio_target() -> Target:
     kinds = "AIFF AU AVR CAF FLAC IRCAM MAT4 MAT5 MP3 NIST OGG PAF PVF RF64 VOC W64 WAV WAVEX"
     for kind in kinds.split():
         seeds.append(sound(audio, kind))
-    for kind in "HTK MPC2K SDS SVX WVE XI".split():
+    for kind in ("HTK", "MPC2K", "SDS", "SVX", "WVE", "XI"):
         seeds.append(sound(audio[:, 0], kind))
     seeds.append(box(b"ftyp", b"M4A ") + box(b"moov", bytes(20)) + box(b"mdat", bytes(20)))
     seeds.append(b"\x1a\x45\xdf\xa3\x84webm\x18\x53\x80\x67\x88" + bytes(8))
