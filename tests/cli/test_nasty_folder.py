@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from codecplus.cli import app, main
+from codecplus.cli.streams import one_line
 from codecplus.utils import load_audio, save_audio
 
 MODEL = ["--model", "dac-16khz-live"]
@@ -229,6 +230,13 @@ def test_control_characters_in_a_name_are_printed_as_escapes(tmp_path, capsys):
     name = f"{tmp_path}/red\\x1b[31m\\n.wav -> {tmp_path}/out/red\\x1b[31m\\n.dacp\n"
     assert printed.out == name
     assert (tmp_path / "out" / "red\x1b[31m\n.dacp").is_file()
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\u202e", "\u2066"])
+def test_characters_that_break_or_turn_a_line_are_printed_as_escapes(character):
+    assert one_line(f"a{character}vaw.b") == f"a\\u{ord(character):04x}vaw.b"
+    joined = "נ‍ü👩‍🚀"  # letters of another direction, and joiners, which names need
+    assert one_line(joined) == joined
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,40 @@ def test_the_next_run_removes_what_a_killed_one_left_and_nothing_else(tmp_path):
     assert target.read_bytes() == b"half"
 
 
+@needs_locks
+def test_a_file_made_by_a_process_that_was_killed_before_it_locked_it_is_removed(tmp_path):
+    killed = """
+import fcntl, os, sys
+from codecplus.system.paths import atomic_path
+fcntl.flock = lambda *arguments: os._exit(9)
+atomic_path(sys.argv[1]).__enter__()
+"""
+    assert subprocess.run([sys.executable, "-c", killed, str(tmp_path / "out")]).returncode == 9
+    assert len(os.listdir(tmp_path)) == 1
+    assert remove_unfinished(tmp_path) != []
+    assert os.listdir(tmp_path) == []
+
+
+@needs_locks
+def test_a_file_that_is_removed_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    import fcntl
+
+    lock, removed = fcntl.flock, []
+
+    def lock_late(descriptor, how):
+        if not how & fcntl.LOCK_NB and not removed:  # another process is faster
+            removed.extend(remove_unfinished(tmp_path))
+        lock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    with atomic_path(tmp_path / "out") as temporary:
+        assert removed == [temporary.name]
+        assert remove_unfinished(tmp_path) == []  # it holds the lock of the second one
+        temporary.write_bytes(b"whole")
+    assert (tmp_path / "out").read_bytes() == b"whole"
+    assert os.listdir(tmp_path) == ["out"]
+
+
 def test_a_name_that_is_too_long_is_refused_before_the_work(tmp_path):
     with pytest.raises(InputError, match="its name has 256 bytes, and the disk takes 255"):
         check_output(tmp_path / ("ä" * 126 + ".wav"))

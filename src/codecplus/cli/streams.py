@@ -16,6 +16,8 @@ from codecplus.errors import CodecPlusError
 from codecplus.system.paths import explain_os_error
 
 _ESCAPES = "codecplus.names"  # of `_spell`, as an error handler of Python's codecs
+# Unicode's classes of characters that set the direction of the text behind them (UAX 9).
+_DIRECTIONS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
 
 
 def describe_error(error: BaseException) -> str:
@@ -34,15 +36,20 @@ def one_line(text: str) -> str:
     """Return a text with its control characters as escapes.
 
     Names of files may hold them: a line feed would make two lines of one, and others tell a
-    terminal what to do.
+    terminal what to do, or turn the text around.
 
     >>> one_line("new\nline.wav")
     'new\\nline.wav'
     """
     return "".join(
-        repr(character)[1:-1] if unicodedata.category(character) == "Cc" else character
-        for character in text
+        repr(character)[1:-1] if _controls(character) else character for character in text
     )
+
+
+def _controls(character: str) -> bool:
+    """Return whether a character is none to see, but breaks lines or changes what stands near."""
+    breaks = unicodedata.category(character) in ("Cc", "Zl", "Zp")
+    return breaks or unicodedata.bidirectional(character) in _DIRECTIONS
 
 
 def say(line: str, stream: Any) -> None:
