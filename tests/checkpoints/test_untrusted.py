@@ -205,6 +205,12 @@ def test_side_files_of_another_kind_are_one_error(header):
         EntropyModel.from_bytes(data)
 
 
+def test_a_damaged_entropy_model_is_named(folder):
+    (folder / "entropy-old.safetensors").write_bytes(b"not one")
+    with pytest.raises(FileFormatError, match=r"entropy-old\.safetensors: expected an entropy"):
+        load_codec(folder)
+
+
 def test_a_whole_folder_loads_and_its_errors_are_errors_of_this_package(folder):
     assert issubclass(CheckpointError, CodecPlusError)
     assert isinstance(load_model(folder), DacModel)
