@@ -135,6 +135,26 @@ def test_tokenize_writes_bad_files_as_failed_rows(nasty, tmp_path, capfd):
     assert not any("/." in f"/{name}" for name in files_below(out))
 
 
+def test_a_table_is_read_without_a_word_and_a_bad_one_is_one_line(tmp_path):
+    pytest.importorskip("datasets")
+    save_audio(np.zeros(640), tmp_path / "a.wav", 16000)
+    (tmp_path / "good.csv").write_text(f"file_name\n{tmp_path / 'a.wav'}\n")
+    (tmp_path / "bad.parquet").write_bytes(b"no table at all")
+    command = [sys.executable, "-m", "codecplus", "tokenize", "--workers", "0", "-q", *MODEL]
+    command += ["--audio-column", "file_name"]
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    said = {}
+    for name in ("good.csv", "bad.parquet"):
+        data = ["--data", str(tmp_path / name), "-o", str(tmp_path / f"of {name}")]
+        done = subprocess.run([*command, *data], capture_output=True, text=True, env=environment)
+        said[name] = (done.returncode, done.stderr)
+    assert said["good.csv"] == (0, "")
+    status, line = said["bad.parquet"]
+    assert status == 2
+    assert line.startswith(f"codecplus: cannot load {tmp_path / 'bad.parquet'}: ")
+    assert line.count("\n") == 1
+
+
 @linux
 def test_eval_excludes_bad_files_with_reasons(nasty, tmp_path, capfd):
     pytest.importorskip("av")
