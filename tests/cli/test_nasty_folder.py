@@ -2,6 +2,7 @@
 one line for each bad one, the status, and nothing else.
 """
 
+import io
 import json
 import os
 import signal
@@ -9,13 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 
 from codecplus.cli import app, main
-from codecplus.cli.streams import one_line
+from codecplus.cli.streams import BinaryOutput, one_line
 from codecplus.utils import load_audio, save_audio
 
 MODEL = ["--model", "dac-16khz-live"]
@@ -289,8 +291,7 @@ def test_a_target_that_cannot_be_is_named(tmp_path, capsys):
 def run(script: str, *arguments: str, **settings: str) -> subprocess.CompletedProcess:
     """A shell line, in which codecplus is "$@"."""
     command = ["sh", "-c", script, "sh", sys.executable, "-m", "codecplus", *arguments]
-    environment = {**os.environ, **settings}
-    environment.pop("PYTHONUNBUFFERED", None)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "", **settings}
     return subprocess.run(command, capture_output=True, timeout=100, env=environment)
 
 
@@ -337,6 +338,34 @@ def test_a_name_is_printed_as_its_bytes_or_spelt(odd, encoding, name):
 def test_closed_and_full_output_streams_end_with_their_status(odd, script, status, said):
     done = run(script, "info", str(odd))
     assert (done.returncode, done.stderr) == (status, said)
+
+
+@linux
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_help_that_cannot_be_printed_is_an_error(unbuffered):
+    done = run('"$@" > /dev/full', "--help", PYTHONUNBUFFERED=unbuffered)
+    assert done.returncode == 2
+    assert b"no space left on the disk" in done.stderr
+
+
+@linux
+def test_a_live_pipe_into_a_full_disk_names_standard_output():
+    line = 'head -c 32000 /dev/zero | "$@" > /dev/full'
+    done = run(line, "encode", "-", "-o", "-", "--raw", "16000", *MODEL)
+    said = b"codecplus: cannot write to standard output: no space left on the disk; make room or"
+    assert done.returncode == 2
+    assert done.stderr.startswith(said)
+
+
+def test_bytes_for_standard_output_are_written_to_the_last(monkeypatch):
+    class Raw(io.BytesIO):  # as `python -u` has it: it takes what the system takes
+        def write(self, data):
+            return super().write(data[:3])
+
+    raw = Raw()
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=raw))
+    assert BinaryOutput().write(b"a packet") == 8
+    assert raw.getvalue() == b"a packet"
 
 
 @linux

@@ -80,16 +80,39 @@ def flush_output() -> None:
     """
     lost = sys.stdout in _lost
     _lost.clear()
-    try:
+    with _named_output():
         sys.stdout.flush()
+    if lost:
+        raise CodecPlusError("standard output did not take all that was printed")
+
+
+class BinaryOutput:
+    """Standard output for bytes. What keeps it from taking them is an error with its name."""
+
+    def write(self, data: bytes) -> int:
+        """Write all of these bytes; raise CodecPlusError if they are refused."""
+        left = memoryview(data)
+        with _named_output():
+            while left:  # `python -u` writes as many as the system takes at a time
+                left = left[sys.stdout.buffer.write(left) or 0 :]
+        return len(data)
+
+    def flush(self) -> None:
+        """Write out what is held back; raise CodecPlusError if it is refused."""
+        with _named_output():
+            sys.stdout.buffer.flush()
+
+
+@contextmanager
+def _named_output() -> Iterator[None]:
+    try:
+        yield
     except BrokenPipeError:
         raise
     except OSError as error:
         raise CodecPlusError(f"cannot write to standard output: {explain_os_error(error)}") from (
             error
         )
-    if lost:
-        raise CodecPlusError("standard output did not take all that was printed")
 
 
 def discard_output() -> None:
