@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from codecplus.cli import app, main
+from codecplus.cli import app, batch, main
 from codecplus.cli.streams import BinaryOutput, one_line
 from codecplus.utils import load_audio, save_audio
 
@@ -209,6 +209,23 @@ def test_a_missing_input_does_not_stop_the_others(tmp_path, capsys):
     }
     lines = [line for line in capsys.readouterr().err.splitlines() if "left out" not in line]
     check_lines(lines, expected)
+    assert (tmp_path / "a.dacp").is_file()
+
+
+def test_an_input_that_fails_for_an_unknown_reason_does_not_stop_the_others(
+    tmp_path, monkeypatch, capsys
+):
+    save_audio(np.zeros(640), tmp_path / "a.wav", 16000)
+    find_files = batch.find_files
+
+    def find_or_fail(path, suffixes):
+        if path.name == "odd":
+            raise RecursionError("too deep")
+        return find_files(path, suffixes)
+
+    monkeypatch.setattr(batch, "find_files", find_or_fail)
+    assert main(["encode", str(tmp_path / "odd"), str(tmp_path / "a.wav"), "-q", *MODEL]) == 2
+    check_lines(capsys.readouterr().err.splitlines(), {"odd": "RecursionError: too deep"})
     assert (tmp_path / "a.dacp").is_file()
 
 
