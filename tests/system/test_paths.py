@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from codecplus.errors import InputError, OutputError, OutputExistsError
-from codecplus.system.paths import atomic_path, check_output, explain_os_error, remove_unfinished
+from codecplus.system.paths import (
+    atomic_files,
+    atomic_path,
+    check_output,
+    explain_os_error,
+    remove_unfinished,
+)
 from codecplus.utils import save_audio
 
 
@@ -73,6 +79,32 @@ def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
     with atomic_path(tmp_path / "out") as temporary:
         temporary.write_bytes(b"x")
     assert calls == ["fsync", "replace", "fsync"]  # the file, its name, the folder
+
+
+def test_files_of_one_folder_are_on_the_disk_before_the_first_has_its_name(tmp_path, monkeypatch):
+    calls = []
+    for name in ("fsync", "replace"):
+        original = getattr(os, name)
+
+        def spy(*arguments, _name=name, _original=original):
+            calls.append(_name)
+            return _original(*arguments)
+
+        monkeypatch.setattr(os, name, spy)
+    (tmp_path / "out" / "inner").mkdir(parents=True)
+    (tmp_path / "out" / "inner" / "other").write_bytes(b"stays")
+    (tmp_path / "out" / "a").write_bytes(b"old")
+    with atomic_files(tmp_path / "out") as temporary:
+        (temporary / "a").write_bytes(b"new")
+        (temporary / "inner").mkdir()
+        (temporary / "inner" / "b").write_bytes(b"x")
+    assert calls == ["fsync", "fsync", "replace", "replace", "fsync"]
+    found = {
+        path.relative_to(tmp_path / "out").as_posix(): path.read_bytes()
+        for path in (tmp_path / "out").rglob("*")
+        if path.is_file()
+    }
+    assert found == {"a": b"new", "inner/b": b"x", "inner/other": b"stays"}
 
 
 needs_locks = pytest.mark.skipif(os.name == "nt", reason="locks of POSIX")

@@ -4,7 +4,6 @@ import errno
 import os
 import re
 import secrets
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -163,17 +162,25 @@ def atomic_files(folder: PathLike) -> Iterator[Path]:
     """Give a temporary folder. What was written to it moves to `folder` when the block succeeds.
 
     Each file appears whole or not at all; other files of `folder`, which is made if it is missing,
-    stay. What a killed process left begins with `PARTIAL_FOLDER`.
+    stay. The bytes of all files are on the disk before the first of them gets its name. What a
+    killed process left begins with `PARTIAL_FOLDER`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=PARTIAL_FOLDER, dir=folder) as temporary:
         yield Path(temporary)
-        for path in sorted(Path(temporary).iterdir()):
+        written = sorted(Path(temporary).rglob("*"))
+        for path in written:
+            if path.is_file():
+                _synchronize(path, os.O_RDWR)
+        for path in written:
+            target = folder / path.relative_to(temporary)
             if path.is_dir():
-                shutil.copytree(path, folder / path.name, dirs_exist_ok=True)
+                target.mkdir(exist_ok=True)
             else:
-                os.replace(path, folder / path.name)
+                os.replace(path, target)
+    with suppress(OSError):  # some file systems do not synchronize folders
+        _synchronize(folder, os.O_RDONLY)
 
 
 def _short_suffix(path: Path) -> str:
