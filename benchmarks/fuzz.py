@@ -363,7 +363,7 @@ def packet_target() -> Target:
 
 def audio_target() -> Target:
     """The reader of audio files: what headers say of lengths, and libsndfile behind it."""
-    audio = 0.1 * np.random.default_rng(0).standard_normal((40, 2))
+    audio = 0.1 * np.random.default_rng(0).standard_normal((100, 2))
     seeds = []
     kinds = "AIFF AU AVR CAF FLAC IRCAM MAT4 MAT5 MP3 NIST OGG PAF PVF RF64 VOC W64 WAV WAVEX"
     for kind in kinds.split():
