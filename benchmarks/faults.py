@@ -1,15 +1,16 @@
 """Faults at random moments of a job: results must be those of the undisturbed run.
 
     python benchmarks/faults.py --faults 30 [--verb encode decode tokenize eval train]
-    [--kind kill term full] [--clips 12] [--seconds 1.0]
+    [--kind kill term slow full disk] [--clips 12] [--seconds 1.0]
 
 Each verb runs once undisturbed. Then, for each fault, it begins in a new folder, and at a random
-moment its process is killed (`kill`), asked to end (`term`), or meets a full disk (`full`: no file
-may grow beyond a random size). What it left must be part of the undisturbed results, and the same
-command must then finish the job: with the same results, and nothing else in the folder. `train`
-goes on with `--resume` where there is a run to go on with. Processes are forks of this one, which
-has imported what the undisturbed run imports, so that faults strike the work. Prints a line per
-verb and fault.
+moment its process is killed (`kill`), asked to end (`term`), killed while each rename and each wait
+for the disk takes long (`slow`), or meets a full disk: no file may grow beyond a random size
+(`full`), or the folder is a disk of its own of a random size (`disk`, as root on Linux). What it
+left must be part of the undisturbed results, and the same command must then finish the job: with
+the same results, and nothing else in the folder. `train` goes on with `--resume` where there is a
+run to go on with. Processes are forks of this one, which has imported what the undisturbed run
+imports, so that faults strike the work. Prints a line per verb and fault.
 """
 
 import argparse
@@ -19,18 +20,21 @@ import os
 import random
 import resource
 import signal
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
 
-KINDS = ("kill", "term", "full")
+KINDS = ("kill", "term", "slow", "full", "disk")
+_PAGE = 4096  # bytes
+_DELAY = 0.03  # seconds that a slow disk takes
 
 
 class Verb:
@@ -203,38 +207,62 @@ def import_all(names: list[str]) -> None:
 class Fault:
     """One fault of one kind in one verb, and what must hold after it."""
 
-    def __init__(self, verb: Verb, expected: dict[str, Any], seconds: float, log: Path):
+    def __init__(self, verb: Verb, whole: Path, seconds: float, log: Path):
         self.verb = verb
-        self.expected = expected
+        self.expected = verb.results(whole)
+        self.pages = sum(
+            -(-path.stat().st_size // _PAGE) for path in whole.rglob("*") if path.is_file()
+        )
         self.seconds = seconds
         self.log = log
 
+    def slow_down(self, out: Path) -> str:
+        """Run the verb undisturbed on a slow disk, for as long as faults of that kind are to come;
+        return what went wrong, or nothing.
+        """
+        started = time.perf_counter()
+        status = wait(start(self._arguments(out, []), self.log, _slow_disk))
+        self.seconds = time.perf_counter() - started
+        if status or self.verb.results(out) != self.expected:
+            return f"status {status}, or other results"
+        return ""
+
     def strike(self, kind: str, out: Path, chance: random.Random) -> str:
         """Disturb the verb once; return what went wrong, or nothing."""
+        with ExitStack() as stack:
+            if kind == "disk":
+                stack.enter_context(_own_disk(out, chance.randint(1, self.pages)))
+            status = self._disturb(kind, out, chance)
+            said = self.log.read_text(encoding="utf-8", errors="replace")
+            problem = self._problem_after(kind, status, said, out)
+            if problem:
+                return f"{problem}; it said: {said.strip()[-300:]!r}"
+            if kind == "disk":
+                _mount(out, 1 << 18, "remount,")
+            return self._problem_of_going_on(out)
+
+    def _disturb(self, kind: str, out: Path, chance: random.Random) -> int:
+        """Run the verb with a fault; return its status."""
         arguments = self._arguments(out, [])
         if kind == "full":
-            status = wait(start(arguments, self.log, lambda: _limit_files(chance)))
-        else:
-            child = start(arguments, self.log)
-            time.sleep(chance.uniform(0, 1.1 * self.seconds))
-            os.kill(child, signal.SIGKILL if kind == "kill" else signal.SIGTERM)
-            status = wait(child)
-        said = self.log.read_text(encoding="utf-8", errors="replace")
-        problem = self._problem_after(kind, status, said, out)
-        if problem:
-            return f"{problem}; it said: {said.strip()[-300:]!r}"
-        return self._problem_of_going_on(out)
+            return wait(start(arguments, self.log, lambda: _limit_files(chance)))
+        if kind == "disk":
+            return wait(start(arguments, self.log))
+        child = start(arguments, self.log, _slow_disk if kind == "slow" else None)
+        time.sleep(chance.uniform(0, 1.1 * self.seconds))
+        os.kill(child, signal.SIGTERM if kind == "term" else signal.SIGKILL)
+        return wait(child)
 
     def _arguments(self, out: Path, more: list[str]) -> list[str]:
         return [*(str(out) if part == "OUT" else part for part in self.verb.arguments), *more]
 
     def _problem_after(self, kind: str, status: int, said: str, out: Path) -> str:
-        allowed = {"kill": {-9, 0}, "term": {143, 130, 0, -15}, "full": {0, 2}}[kind]
-        if status not in allowed:
+        allowed = {"kill": {-9, 0}, "term": {143, 130, 0, -15}, "slow": {-9, 0}}
+        if status not in allowed.get(kind, {0, 2}):
             return f"status {status}"
         if "Traceback" in said:
             return "a traceback"
-        if kind != "kill" and status != -15 and unfinished(out):  # -15: before main was reached
+        if status not in (-9, -15) and unfinished(out):  # -15: before main was reached
             return f"{unfinished(out)} was left"
         if self.verb.name in ("encode", "decode"):
             for name, content in self.verb.results(out).items():
@@ -266,6 +294,38 @@ def _limit_files(chance: random.Random) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     size = int(10 ** chance.uniform(1, 4.5))
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def _slow_disk() -> None:
+    """Let all that waits for a disk take long."""
+    for name in ("fsync", "rename", "replace", "unlink", "mkdir"):
+        setattr(os, name, _slowed(getattr(os, name)))
+
+
+def _slowed(function: Callable[..., Any]) -> Callable[..., Any]:
+    def slow(*args: Any, **settings: Any) -> Any:
+        time.sleep(_DELAY)
+        result = function(*args, **settings)
+        time.sleep(_DELAY)
+        return result
+
+    return slow
+
+
+@contextmanager
+def _own_disk(folder: Path, pages: int) -> Iterator[None]:
+    """Make a folder that is a disk of so many pages."""
+    folder.mkdir()
+    _mount(folder, pages)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def _mount(folder: Path, pages: int, options: str = "") -> None:
+    size = f"{options}size={pages * _PAGE}"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "faults", str(folder)], check=True)
 
 
 def run(
@@ -306,10 +366,14 @@ def run(
                 duration = time.perf_counter() - started
                 import_all((place / "imported").read_text(encoding="utf-8").split())
             assert verb.results(whole / "0") == verb.results(whole / "1")
-            fault = Fault(verb, verb.results(whole / "0"), duration, log)
+            fault = Fault(verb, whole / "0", duration, log)
             print(f"{verb.name:9} undisturbed in {duration:.1f} s", flush=True)
             for kind in kinds:
                 found = []
+                if kind == "slow":
+                    problem = fault.slow_down(whole / "slow")
+                    if problem:
+                        found.append(f"{verb.name}, on a slow disk: {problem}")
                 for number in range(faults):
                     problem = fault.strike(kind, place / f"{verb.name}-{kind}-{number}", chance)
                     if problem:
@@ -325,7 +389,8 @@ def main() -> int:
     )
     all_verbs = ["encode", "decode", "tokenize", "eval", "train"]
     parser.add_argument("--verb", nargs="+", choices=all_verbs, default=all_verbs)
-    parser.add_argument("--kind", nargs="+", choices=KINDS, default=list(KINDS))
+    possible = [kind for kind in KINDS if kind != "disk" or os.geteuid() == 0]
+    parser.add_argument("--kind", nargs="+", choices=KINDS, default=possible)
     parser.add_argument("--faults", type=int, default=30, help="of each kind in each verb")
     parser.add_argument("--clips", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=1.0)

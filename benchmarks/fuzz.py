@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import random
 import resource
@@ -22,10 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 from safetensors.numpy import save
 from transformers.utils import logging
 
 from codecplus import bitstream
+from codecplus.audio.files import AudioFileReader
+from codecplus.audio.flac import repair_length
+from codecplus.audio.formats import container_of
+from codecplus.audio.headers import check_size
 from codecplus.bitstream import EntropyModel, Reader, StreamInfo, pack
 from codecplus.bitstream.blocks import MAX_BLOCK_CODES
 from codecplus.bitstream.header import info_from_bytes, parse_counts
@@ -352,6 +358,71 @@ def packet_target() -> Target:
     return Target(run, seeds, mend)
 
 
+# ---- audio files
+
+
+def audio_target() -> Target:
+    """The reader of audio files: what headers say of lengths, and libsndfile behind it."""
+    audio = 0.1 * np.random.default_rng(0).standard_normal((100, 2))
+    seeds = []
+    kinds = "AIFF AU AVR CAF FLAC IRCAM MAT4 MAT5 MP3 NIST OGG PAF PVF RF64 VOC W64 WAV WAVEX"
+    for kind in kinds.split():
+        seeds.append(sound(audio, kind))
+    for kind in ("HTK", "MPC2K", "SDS", "SVX", "WVE", "XI"):
+        seeds.append(sound(audio[:, 0], kind))
+    seeds.append(box(b"ftyp", b"M4A ") + box(b"moov", bytes(20)) + box(b"mdat", bytes(20)))
+    seeds.append(b"\x1a\x45\xdf\xa3\x84webm\x18\x53\x80\x67\x88" + bytes(8))
+
+    def run(data: bytes) -> None:
+        check_size(io.BytesIO(data), "x")
+        repair_length(io.BytesIO(data), "x")
+        if container_of(data[:16]) is None:  # FFmpeg is not ours to fuzz
+            with AudioFileReader(io.BytesIO(data)) as reader:
+                for block in itertools.islice(reader.blocks(), 20):
+                    assert np.isfinite(block).all(), "no audio"
+
+    return Target(run, seeds, mend_audio)
+
+
+def sound(audio: np.ndarray, kind: str) -> bytes:
+    """An audio file of a format of libsndfile."""
+    file = io.BytesIO()
+    soundfile.write(file, audio, 8000, format=kind)
+    return file.getvalue()
+
+
+def box(name: bytes, content: bytes) -> bytes:
+    """A box of an MP4 file."""
+    return (8 + len(content)).to_bytes(4, "big") + name + content
+
+
+def mend_audio(data: bytes) -> bytes:
+    """A whole FLAC of no length, whose last frame is where its checksums say, or the data."""
+    frame = data.rfind(b"\xff\xf8")
+    if data[:4] != b"fLaC" or frame < 0 or len(data) < frame + 20:
+        return data
+    fixed = bytearray(data)
+    fixed[21:26] = bytes([fixed[21] & 0xF0, 0, 0, 0, 0])
+    rng = random.Random(data)
+    number = b"\xfe" + bytes(rng.randrange(0x80, 0xC0) for _ in range(rng.choice((0, 6, 6))))
+    header = bytes(fixed[frame : frame + 4]) + number + bytes(rng.choice((0, 1, 2)))
+    header += crc(header, 8, 0x07)
+    rest = header + bytes(fixed[frame + 6 : -2])
+    return bytes(fixed[:frame]) + rest + crc(rest, 16, 0x8005)
+
+
+def crc(data: bytes, width: int, polynomial: int) -> bytes:
+    """A cyclic redundancy check, bit by bit."""
+    remainder = 0
+    for byte in data:
+        remainder ^= byte << (width - 8)
+        for _ in range(8):
+            remainder <<= 1
+            if remainder >> width:
+                remainder ^= 1 << width | polynomial
+    return remainder.to_bytes(width // 8, "big")
+
+
 # ---- .dac files of the original, configurations, side files
 
 
@@ -496,6 +567,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "dacp": lambda: dacp_target(recover=False),
     "recover": lambda: dacp_target(recover=True),
     "packet": packet_target,
+    "audio": audio_target,
     "dac": dac_target,
     "config": config_target,
     "entropy": entropy_target,

@@ -85,12 +85,17 @@ def closest(name: str, known: Iterable[str]) -> list[str]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the name of its type if it has none.
+    r"""Return the first line of an error's message, or the name of its type if it has none.
 
-    Errors of other packages may have pages of text.
+    Errors of other packages may have pages of text. The second line belongs to it if it says what a
+    colon announces.
 
     >>> first_line(ValueError("no such key\nin this file")), first_line(KeyError())
     ('no such key', 'KeyError')
+    >>> first_line(ValueError("wrong field:\n  an int\nand more"))
+    'wrong field: an int'
     """
     lines = str(error).strip().splitlines() or [type(error).__name__]
+    if lines[0].endswith(":") and len(lines) > 1:
+        return f"{lines[0]} {lines[1].strip()}"
     return lines[0]

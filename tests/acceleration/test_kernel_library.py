@@ -143,9 +143,17 @@ def link_elsewhere(path: Path) -> None:
     path.symlink_to("elsewhere")
 
 
+def put_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+DAMAGES = [cut_short, flip_a_bit, empty, let_others_write, link_elsewhere, put_a_pipe]
+
+
 @needs_kernels
 @needs_compiler
-@pytest.mark.parametrize("damage", [cut_short, flip_a_bit, empty, let_others_write, link_elsewhere])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_kernels_that_are_damaged_are_made_anew(cache, damage, caplog):
     shared_library.load(SETS[0])
     damage(kernels_of(cache))
@@ -153,6 +161,17 @@ def test_kernels_that_are_damaged_are_made_anew(cache, damage, caplog):
     assert hasattr(loaded, "unit_fp32")
     assert compiled(cache) == 2
     assert "made anew" in caplog.text
+
+
+@needs_kernels
+@needs_compiler
+def test_a_folder_in_place_of_the_kernels_is_an_error_of_kernels(cache):
+    shared_library.load(SETS[0])
+    path = kernels_of(cache)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(kernels.KernelError, match="could not be written"):
+        shared_library.load(SETS[0])
 
 
 @needs_kernels

@@ -221,11 +221,24 @@ def test_load_refuses_half_a_file(tmp_path, suffix):
     save_audio(noise(44100), tmp_path / f"x{suffix}", 44100)
     data = (tmp_path / f"x{suffix}").read_bytes()
     (tmp_path / f"x{suffix}").write_bytes(data[: len(data) // 2])
-    with pytest.raises(
-        FileFormatError,
-        match=r"is (truncated: its header says 44100 samples, .* are there|damaged after)",
-    ):
+    said = r"is (truncated: its header says 44100 samples, .* are there|damaged after)"
+    if suffix == ".mp3":
+        said = f"is truncated: its header says {len(data)} bytes of audio, {len(data) // 2} are"
+    with pytest.raises(FileFormatError, match=said):
         load_audio(tmp_path / f"x{suffix}")
+
+
+def test_an_mp3_with_too_few_samples_for_its_index_is_refused(tmp_path):
+    save_audio(noise(441_000), tmp_path / "x.mp3", 44100)
+    data = bytearray((tmp_path / "x.mp3").read_bytes())
+    flags = max(data.find(b"Xing"), data.find(b"Info")) + 4
+    data[flags + 3] &= ~2  # the index says nothing of its size
+    size = bytes(data[flags + 8 : flags + 12])
+    del data[flags + 8 : flags + 12]
+    data[flags + 24 : flags + 24] = size  # the frame keeps its length
+    (tmp_path / "x.mp3").write_bytes(data[: len(data) // 2])
+    with pytest.raises(FileFormatError, match=r"its header says \d+ samples, \d+ are there"):
+        load_audio(tmp_path / "x.mp3")
 
 
 def test_load_refuses_samples_that_are_not_finite(tmp_path):

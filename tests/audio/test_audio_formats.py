@@ -179,6 +179,36 @@ def test_a_flac_from_a_pipe_that_was_cut_is_refused(tmp_path, rng):
             load_audio(tmp_path / "x.flac")
 
 
+def with_check(data: bytes, width: int, polynomial: int) -> bytes:
+    """Bytes with the check of FLAC behind them, by polynomial division."""
+    value = int.from_bytes(data, "big") << width
+    divisor = 1 << width | polynomial
+    while value >> width:
+        value ^= divisor << (value.bit_length() - width - 1)
+    return data + value.to_bytes(width // 8, "big")
+
+
+@pytest.mark.parametrize("numbering", [0, 1])  # frames of one length, or samples
+def test_a_flac_from_a_pipe_is_no_longer_than_a_header_can_say(tmp_path, numbering):
+    data = piped_flac(4096)
+    frame = data.rindex(b"\xff\xf8")
+    most = b"\xfe" + 6 * b"\xbf"  # 2**36 - 1
+    head = bytes([0xFF, 0xF8 | numbering]) + data[frame + 2 : frame + 4] + most
+    body = with_check(head, 8, 0x07) + bytes(20)
+    (tmp_path / "x.flac").write_bytes(data[:frame] + with_check(body, 16, 0x8005))
+    with pytest.raises(FileFormatError, match="is truncated: it does not end with a whole FLAC"):
+        load_audio(tmp_path / "x.flac")
+
+
+@pytest.mark.parametrize("size", [11, 12, 40])
+def test_a_damaged_header_of_a_sample_dump_is_refused(tmp_path, size):
+    data = bytearray(written("SDS")[:size])
+    data[6] = 0  # bits of a sample
+    (tmp_path / "x.sds").write_bytes(data)
+    with pytest.raises(FileFormatError, match="is not readable audio"):
+        load_audio(tmp_path / "x.sds")
+
+
 # ---- MP3: frames lean on earlier ones, and an index is optional
 
 
@@ -215,6 +245,41 @@ def test_an_mp3_read_in_blocks_is_the_one_read_at_once(tmp_path, index):
         audio = load_audio(source)[0]
         np.testing.assert_array_equal(audio[: len(whole)], whole)
         assert index is False or len(audio) == len(whole)
+
+
+ID3 = b"ID3\4\0\0\0\0\1\0" + bytes(128)  # a tag in front
+
+
+@pytest.mark.parametrize("writer", ["FFmpeg", "LAME"])
+@pytest.mark.parametrize("tag", [b"", ID3])
+def test_an_mp3_with_an_index_that_was_cut_short_is_refused(tmp_path, writer, tag):
+    if writer == "FFmpeg":
+        data = encoded_mp3(noise(441_000) * 0.1)  # with a tag of its own
+    else:
+        data = tag + written("MP3", "MPEG_LAYER_III", 160_000)
+    (tmp_path / "x.mp3").write_bytes(data)
+    assert len(load_audio(tmp_path / "x.mp3")[0]) in (160_000, 441_000)
+    (tmp_path / "x.mp3").write_bytes(data[:-200])  # far less than a hundredth
+    with pytest.raises(FileFormatError, match=r"x\.mp3 is truncated: its header says \d+ bytes"):
+        load_audio(tmp_path / "x.mp3")
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])  # MPEG 2.5, 2 and 1
+def test_the_index_of_an_mp3_is_found_in_every_kind_of_frame(tmp_path, rate, channels):
+    soundfile.write(tmp_path / "x.mp3", np.zeros((2 * rate, channels)), rate)
+    data = (tmp_path / "x.mp3").read_bytes()
+    (tmp_path / "x.mp3").write_bytes(data + b"TAG" + bytes(125))
+    assert len(load_audio(tmp_path / "x.mp3", channels=1)[0]) == 2 * rate
+    (tmp_path / "x.mp3").write_bytes(data[:-200])
+    with pytest.raises(FileFormatError, match=rf"says {len(data)} bytes .* {len(data) - 200} are"):
+        load_audio(tmp_path / "x.mp3")
+
+
+def test_an_mp3_without_a_whole_frame_is_refused_for_what_it_is(tmp_path):
+    (tmp_path / "x.mp3").write_bytes(encoded_mp3(noise(441_000), index=False)[45:105])
+    with pytest.raises(FileFormatError, match=r"not readable audio \(no whole frame of an MP3\)"):
+        load_audio(tmp_path / "x.mp3")
 
 
 @pytest.mark.parametrize("behind", [b"", b"TAG" + bytes(125)])

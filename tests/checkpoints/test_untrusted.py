@@ -66,6 +66,33 @@ def test_numbers_that_no_codec_has_are_refused(folder, fields):
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("attn_implementation", "kernels-community/flash-attn"),
+        ("_attn_implementation", "someone/kernel@main:forward"),
+        ("experts_implementation", {"": "someone/kernel"}),
+        ("quantization_config", {"quant_method": "bitsandbytes", "load_in_8bit": True}),
+        ("quantization_config", "text"),
+    ],
+)
+def test_a_configuration_that_names_code_to_run_is_refused(folder, name, value):
+    change(folder, **{name: value})
+    for source in (folder, folder / "model.safetensors"):
+        with pytest.raises(CheckpointError, match=rf"^expected no {name} in .*config\.json, got"):
+            load_codec(source)
+    change(folder, **{name: None, "attn_implementation": "eager"})
+    assert load_codec(folder).config.n_codebooks == 4
+
+
+@pytest.mark.parametrize("fields", [{"n_codebooks": True}, {"sampling_rate": 0.5}])
+def test_a_number_of_another_type_is_named_with_what_it_should_be(folder, fields):
+    (name,) = fields
+    change(folder, **fields)
+    with pytest.raises(CheckpointError, match=f"'{name}': TypeError: .* expected int, got"):
+        load_codec(folder)
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "[]",
@@ -176,6 +203,12 @@ def test_side_files_of_another_kind_are_one_error(header):
     data = len(header).to_bytes(8, "little") + header.encode()
     with pytest.raises(FileFormatError, match="entropy model"):
         EntropyModel.from_bytes(data)
+
+
+def test_a_damaged_entropy_model_is_named(folder):
+    (folder / "entropy-old.safetensors").write_bytes(b"not one")
+    with pytest.raises(FileFormatError, match=r"entropy-old\.safetensors: expected an entropy"):
+        load_codec(folder)
 
 
 def test_a_whole_folder_loads_and_its_errors_are_errors_of_this_package(folder):

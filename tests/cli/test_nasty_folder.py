@@ -2,6 +2,7 @@
 one line for each bad one, the status, and nothing else.
 """
 
+import io
 import json
 import os
 import signal
@@ -9,12 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 
-from codecplus.cli import app, main
+from codecplus.cli import app, batch, main
+from codecplus.cli.streams import BinaryOutput, one_line
 from codecplus.utils import load_audio, save_audio
 
 MODEL = ["--model", "dac-16khz-live"]
@@ -134,6 +137,26 @@ def test_tokenize_writes_bad_files_as_failed_rows(nasty, tmp_path, capfd):
     assert not any("/." in f"/{name}" for name in files_below(out))
 
 
+def test_a_table_is_read_without_a_word_and_a_bad_one_is_one_line(tmp_path):
+    pytest.importorskip("datasets")
+    save_audio(np.zeros(640), tmp_path / "a.wav", 16000)
+    (tmp_path / "good.csv").write_text(f"file_name\n{tmp_path / 'a.wav'}\n")
+    (tmp_path / "bad.parquet").write_bytes(b"no table at all")
+    command = [sys.executable, "-m", "codecplus", "tokenize", "--workers", "0", "-q", *MODEL]
+    command += ["--audio-column", "file_name"]
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    said = {}
+    for name in ("good.csv", "bad.parquet"):
+        data = ["--data", str(tmp_path / name), "-o", str(tmp_path / f"of {name}")]
+        done = subprocess.run([*command, *data], capture_output=True, text=True, env=environment)
+        said[name] = (done.returncode, done.stderr)
+    assert said["good.csv"] == (0, "")
+    status, line = said["bad.parquet"]
+    assert status == 2
+    assert line.startswith(f"codecplus: cannot load {tmp_path / 'bad.parquet'}: ")
+    assert line.count("\n") == 1
+
+
 @linux
 def test_eval_excludes_bad_files_with_reasons(nasty, tmp_path, capfd):
     pytest.importorskip("av")
@@ -189,6 +212,23 @@ def test_a_missing_input_does_not_stop_the_others(tmp_path, capsys):
     assert (tmp_path / "a.dacp").is_file()
 
 
+def test_an_input_that_fails_for_an_unknown_reason_does_not_stop_the_others(
+    tmp_path, monkeypatch, capsys
+):
+    save_audio(np.zeros(640), tmp_path / "a.wav", 16000)
+    find_files = batch.find_files
+
+    def find_or_fail(path, suffixes):
+        if path.name == "odd":
+            raise RecursionError("too deep")
+        return find_files(path, suffixes)
+
+    monkeypatch.setattr(batch, "find_files", find_or_fail)
+    assert main(["encode", str(tmp_path / "odd"), str(tmp_path / "a.wav"), "-q", *MODEL]) == 2
+    check_lines(capsys.readouterr().err.splitlines(), {"odd": "RecursionError: too deep"})
+    assert (tmp_path / "a.dacp").is_file()
+
+
 @linux
 def test_a_folder_that_cannot_be_read_is_a_failure(tmp_path, monkeypatch, capsys):
     save_audio(np.zeros(640), tmp_path / "a.wav", 16000)
@@ -231,6 +271,13 @@ def test_control_characters_in_a_name_are_printed_as_escapes(tmp_path, capsys):
     assert (tmp_path / "out" / "red\x1b[31m\n.dacp").is_file()
 
 
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\u202e", "\u2066"])
+def test_characters_that_break_or_turn_a_line_are_printed_as_escapes(character):
+    assert one_line(f"a{character}vaw.b") == f"a\\u{ord(character):04x}vaw.b"
+    joined = "נ‍ü👩‍🚀"  # letters of another direction, and joiners, which names need
+    assert one_line(joined) == joined
+
+
 @pytest.mark.parametrize(
     "arguments", [["encode", ""], ["encode", "x.wav", "-o", ""], ["decode", ""], ["info", ""]]
 )
@@ -261,8 +308,7 @@ def test_a_target_that_cannot_be_is_named(tmp_path, capsys):
 def run(script: str, *arguments: str, **settings: str) -> subprocess.CompletedProcess:
     """A shell line, in which codecplus is "$@"."""
     command = ["sh", "-c", script, "sh", sys.executable, "-m", "codecplus", *arguments]
-    environment = {**os.environ, **settings}
-    environment.pop("PYTHONUNBUFFERED", None)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "", **settings}
     return subprocess.run(command, capture_output=True, timeout=100, env=environment)
 
 
@@ -309,6 +355,34 @@ def test_a_name_is_printed_as_its_bytes_or_spelt(odd, encoding, name):
 def test_closed_and_full_output_streams_end_with_their_status(odd, script, status, said):
     done = run(script, "info", str(odd))
     assert (done.returncode, done.stderr) == (status, said)
+
+
+@linux
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_help_that_cannot_be_printed_is_an_error(unbuffered):
+    done = run('"$@" > /dev/full', "--help", PYTHONUNBUFFERED=unbuffered)
+    assert done.returncode == 2
+    assert b"no space left on the disk" in done.stderr
+
+
+@linux
+def test_a_live_pipe_into_a_full_disk_names_standard_output():
+    line = 'head -c 32000 /dev/zero | "$@" > /dev/full'
+    done = run(line, "encode", "-", "-o", "-", "--raw", "16000", *MODEL)
+    said = b"codecplus: cannot write to standard output: no space left on the disk; make room or"
+    assert done.returncode == 2
+    assert done.stderr.startswith(said)
+
+
+def test_bytes_for_standard_output_are_written_to_the_last(monkeypatch):
+    class Raw(io.BytesIO):  # as `python -u` has it: it takes what the system takes
+        def write(self, data):
+            return super().write(data[:3])
+
+    raw = Raw()
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=raw))
+    assert BinaryOutput().write(b"a packet") == 8
+    assert raw.getvalue() == b"a packet"
 
 
 @linux

@@ -15,6 +15,7 @@ from codecplus.errors import CodecPlusError, FileFormatError, InputError
 from codecplus.eval import EvaluationConfig, load_results, run_evaluation
 from codecplus.hub import export_folder, write_card
 from codecplus.hub.template import SAMPLES_MARK
+from codecplus.modeling_dac import DacFeatureExtractor
 from codecplus.utils import save_audio
 
 
@@ -219,6 +220,25 @@ def test_a_link_out_of_the_folder_is_never_pushed(tmp_path, name):
     (checkpoint / name).symlink_to("../../blobs/abc")
     export_folder(checkpoint, tmp_path / "export")
     assert (tmp_path / "export" / name).read_text() == "private"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links of POSIX")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "preprocessor_config.json"])
+def test_a_checkpoint_of_links_out_of_its_folder_is_never_pushed(tmp_path, name):
+    checkpoint = tmp_path / "snapshots" / "main"
+    model = tiny_model()
+    model.save_pretrained(checkpoint)
+    DacFeatureExtractor().save_pretrained(checkpoint)
+    (checkpoint / name).rename(tmp_path / name)
+    (checkpoint / name).symlink_to(tmp_path / name)
+    with pytest.raises(InputError, match=f"{name} is a link out of its folder, to "):
+        export_folder(checkpoint, tmp_path / "export")
+    (tmp_path / "blobs").mkdir()  # as the cache of the Hub keeps files
+    (tmp_path / name).rename(tmp_path / "blobs" / "abc")
+    (checkpoint / name).unlink()
+    (checkpoint / name).symlink_to("../../blobs/abc")
+    export_folder(checkpoint, tmp_path / "export")
+    assert fingerprint(load_model(tmp_path / "export")) == fingerprint(model)
 
 
 def test_a_card_is_written_into_its_folder_alone(tmp_path):

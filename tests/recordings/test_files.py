@@ -1,5 +1,10 @@
 """Files that a user names, and those that folders hold."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from codecplus.errors import InputError
@@ -36,6 +41,28 @@ def test_a_named_file_is_taken_whatever_its_suffix(folder):
     found = audio_files([folder / "e.txt", folder / "a"])
     assert [name for _, name in found.files] == ["e.txt", "c.flac"]
     assert found.left_out == {}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="paths have 4096 bytes on Linux")
+def test_a_folder_may_be_as_deep_as_the_disk_allows(tmp_path, monkeypatch):
+    for name, depth in (("deep", 1200), ("deeper", 2500)):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        for _ in range(depth):
+            os.mkdir("d")
+            os.chdir("d")
+        Path("x.wav").touch()
+    monkeypatch.chdir(tmp_path)
+    assert audio_files(tmp_path / "deep").files[0].name == "d/" * 1200 + "x.wav"
+    with pytest.raises(InputError, match="it holds 1 folders that cannot be read"):
+        audio_files(tmp_path / "deeper")
+    subprocess.run(["rm", "-rf", "deep", "deeper"], check=True)  # rmtree calls itself, too
+
+
+def test_a_link_to_itself_leads_nowhere(tmp_path):
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "loop.wav").symlink_to("loop.wav")
+    assert audio_files(tmp_path).left_out == {"links that lead nowhere": 1}
 
 
 def test_other_suffixes_can_be_asked_for(folder):

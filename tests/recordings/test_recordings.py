@@ -225,6 +225,13 @@ def test_a_table_without_rows_says_so(table, tmp_path):
     (tmp_path / "cut.parquet").write_bytes(b"PAR1")
     with pytest.raises(FileFormatError, match=r"cannot load .*none\.parquet: it has no rows$"):
         open_recordings(tmp_path / "none.parquet")
+    import pyarrow.parquet
+
+    schema = pyarrow.schema([("x", pyarrow.int8())])
+    with pyarrow.parquet.ParquetWriter(tmp_path / "group.parquet", schema) as file:
+        file.write_table(schema.empty_table())
+    with pytest.raises(FileFormatError, match=r"group\.parquet: it has no rows, or none in its fi"):
+        open_recordings(tmp_path / "group.parquet")
     with pytest.raises(FileFormatError, match=r"cut\.parquet: (?!An error occurred)"):
         open_recordings(tmp_path / "cut.parquet")
 

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from codecplus.errors import InputError, OutputError, OutputExistsError
-from codecplus.system.paths import atomic_path, check_output, explain_os_error, remove_unfinished
+from codecplus.system.paths import (
+    atomic_files,
+    atomic_path,
+    check_output,
+    explain_os_error,
+    remove_unfinished,
+)
 from codecplus.utils import save_audio
 
 
@@ -75,6 +81,32 @@ def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
     assert calls == ["fsync", "replace", "fsync"]  # the file, its name, the folder
 
 
+def test_files_of_one_folder_are_on_the_disk_before_the_first_has_its_name(tmp_path, monkeypatch):
+    calls = []
+    for name in ("fsync", "replace"):
+        original = getattr(os, name)
+
+        def spy(*arguments, _name=name, _original=original):
+            calls.append(_name)
+            return _original(*arguments)
+
+        monkeypatch.setattr(os, name, spy)
+    (tmp_path / "out" / "inner").mkdir(parents=True)
+    (tmp_path / "out" / "inner" / "other").write_bytes(b"stays")
+    (tmp_path / "out" / "a").write_bytes(b"old")
+    with atomic_files(tmp_path / "out") as temporary:
+        (temporary / "a").write_bytes(b"new")
+        (temporary / "inner").mkdir()
+        (temporary / "inner" / "b").write_bytes(b"x")
+    assert calls == ["fsync", "fsync", "replace", "replace", "fsync"]
+    found = {
+        path.relative_to(tmp_path / "out").as_posix(): path.read_bytes()
+        for path in (tmp_path / "out").rglob("*")
+        if path.is_file()
+    }
+    assert found == {"a": b"new", "inner/b": b"x", "inner/other": b"stays"}
+
+
 needs_locks = pytest.mark.skipif(os.name == "nt", reason="locks of POSIX")
 WRITER = """
 import sys
@@ -105,6 +137,40 @@ def test_the_next_run_removes_what_a_killed_one_left_and_nothing_else(tmp_path):
     alive.communicate()
     assert sorted(os.listdir(tmp_path)) == sorted([*foreign, "out.wav"])
     assert target.read_bytes() == b"half"
+
+
+@needs_locks
+def test_a_file_made_by_a_process_that_was_killed_before_it_locked_it_is_removed(tmp_path):
+    killed = """
+import fcntl, os, sys
+from codecplus.system.paths import atomic_path
+fcntl.flock = lambda *arguments: os._exit(9)
+atomic_path(sys.argv[1]).__enter__()
+"""
+    assert subprocess.run([sys.executable, "-c", killed, str(tmp_path / "out")]).returncode == 9
+    assert len(os.listdir(tmp_path)) == 1
+    assert remove_unfinished(tmp_path) != []
+    assert os.listdir(tmp_path) == []
+
+
+@needs_locks
+def test_a_file_that_is_removed_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    import fcntl
+
+    lock, removed = fcntl.flock, []
+
+    def lock_late(descriptor, how):
+        if not how & fcntl.LOCK_NB and not removed:  # another process is faster
+            removed.extend(remove_unfinished(tmp_path))
+        lock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    with atomic_path(tmp_path / "out") as temporary:
+        assert removed == [temporary.name]
+        assert remove_unfinished(tmp_path) == []  # it holds the lock of the second one
+        temporary.write_bytes(b"whole")
+    assert (tmp_path / "out").read_bytes() == b"whole"
+    assert os.listdir(tmp_path) == ["out"]
 
 
 def test_a_name_that_is_too_long_is_refused_before_the_work(tmp_path):

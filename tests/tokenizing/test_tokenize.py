@@ -476,6 +476,33 @@ def test_rows_that_lie_are_refused(codec, tokenized, tmp_path):
     assert not list(tmp_path.glob("*.wav"))
 
 
+def test_names_that_are_one_on_some_disks_become_two_files(codec, tokenized, tmp_path):
+    row = load(tokenized)[0]
+    names = ["take.wav", "Take.wav", "\u00fc.wav", "u\u0308.wav"]
+    data = datasets.Dataset.from_list([{**row, "path": name} for name in names])
+    assert detokenize(data, tmp_path, codec=codec, progress=False)["written"] == 4
+    found = sorted(path.name for path in tmp_path.glob("*.wav"))
+    assert found == ["Take-00000001.wav", "take.wav", "u\u0308-00000003.wav", "\u00fc.wav"]
+
+
+def test_a_row_that_fails_for_an_unknown_reason_takes_no_other_along(
+    codec, tokenized, tmp_path, monkeypatch
+):
+    rows = [row for row in load(tokenized) if row["codes"] is not None][:2]
+    decode = Codec.decode
+
+    def decode_or_fail(self, codes):
+        if not (tmp_path / "failed").exists():
+            (tmp_path / "failed").touch()
+            raise MemoryError
+        return decode(self, codes)
+
+    monkeypatch.setattr(Codec, "decode", decode_or_fail)
+    result = detokenize(datasets.Dataset.from_list(rows), tmp_path, codec=codec, progress=False)
+    assert (result["written"], result["refused"]) == (1, 1)
+    assert result["failures"] == {0: "MemoryError: MemoryError"}
+
+
 LIES = {
     "another model's fingerprint": ({"model_fingerprint": "no digits"}, "got codes of another"),
     "a fingerprint of no text": ({"model_fingerprint": 7}, "got codes of another"),

@@ -11,6 +11,7 @@ from codecplus.errors import FileFormatError
 _STREAMINFO = 4 + 34 + 4  # bytes: marker, block header, block
 _TAIL_BYTES = 1 << 21  # the longest frame: 65,535 samples of 8 channels at 32 bits
 _ID3V1_BYTES = 128
+_MOST_SAMPLES = 2**36 - 1  # the header has 36 bits for the length
 _ATTEMPTS = 8  # frames to check: chance begins none, and a hostile file shall not cost minutes
 _BLOCK_SIZES = {1: 192, **{n: 144 << n for n in range(2, 6)}, **{n: 1 << n for n in range(8, 16)}}
 
@@ -33,7 +34,7 @@ def repair_length(file: BinaryIO, name: str) -> dict[int, bytes]:
     file.seek(0)
     if head[:4] != b"fLaC" or len(head) < _STREAMINFO or head[4] & 0x7F != 0:
         return {}
-    length = int.from_bytes(head[21:26], "big") & (2**36 - 1)
+    length = int.from_bytes(head[21:26], "big") & _MOST_SAMPLES
     if length:
         return {}
     total = _samples_by_last_frame(file, int.from_bytes(head[8:10], "big"))
@@ -67,7 +68,9 @@ def _samples_by_last_frame(file: BinaryIO, block_size: int) -> int | None:
 
 
 def _end_by_header(frame: bytes, block_size: int) -> int | None:
-    """Return the sample at which a frame ends; None if these bytes do not begin one."""
+    """Return the sample at which a frame ends; None if these bytes do not begin one, or if no file
+    has so many samples.
+    """
     if len(frame) < 6 or frame[1] & 0xFE != 0xF8:
         return None
     coded = _coded_number(frame[4:])
@@ -85,7 +88,8 @@ def _end_by_header(frame: bytes, block_size: int) -> int | None:
     if not samples or len(frame) <= at or not _is_intact(frame[: at + 1], _CRC8, 8):
         return None
     counts_samples = frame[1] & 1
-    return samples + (number if counts_samples else number * block_size)
+    end = samples + (number if counts_samples else number * block_size)
+    return end if end <= _MOST_SAMPLES else None
 
 
 def _coded_number(data: bytes) -> tuple[int, int] | None:

@@ -14,6 +14,7 @@ from codecplus.audio.formats import HEADER_BYTES, container_of
 from codecplus.errors import FileFormatError
 
 _MOST_CHUNKS = 10_000
+_ID3V1_BYTES = 128
 _TAIL_BYTES = 1 << 17  # two Ogg pages are shorter
 _RIFF_TAIL = bytes.fromhex("2e91cf11a5d628db04c10000")  # of W64's name of RIFF
 _VOC_MAGIC = b"Creative Voice File\x1a"
@@ -56,8 +57,8 @@ def check_size(file: BinaryIO, name: str) -> dict[int, bytes]:
     file.seek(0)
     try:
         samples = _find_samples(file, size)
-    except (struct.error, IndexError, OverflowError):  # a damaged header: its reader says so
-        return {}
+    except (struct.error, ValueError, IndexError, ArithmeticError):
+        return {}  # a damaged header: its reader says so
     finally:
         file.seek(0)
     if samples is None:
@@ -101,6 +102,8 @@ def _find_samples(file: BinaryIO, size: int) -> Samples | None:
         return _mat4(file, size, "<" if start[:16] == _MAT4_LITTLE else ">")
     if start[:2] == b"\xf0\x7e":
         return _sds(file)
+    if start[:3] == b"ID3" or start[:1] == b"\xff":
+        return _mp3(file, size)
     container = container_of(start)
     if container == "mp4":
         return _mp4(file, size)
@@ -305,6 +308,40 @@ def _sds(file: BinaryIO) -> Samples:
     length = low | middle << 7 | high << 14
     samples_per_packet = 120 // ((bits + 6) // 7)
     return Samples(21, 127 * -(-length // samples_per_packet), {})
+
+
+def _mp3(file: BinaryIO, size: int) -> Samples | None:
+    """An MP3 whose first frame is an index that says its size: `Xing`, or `Info` of LAME."""
+    start = mp3_start(file)
+    file.seek(start)
+    frame = file.read(64)
+    if frame[0] != 0xFF or frame[1] & 0xE0 != 0xE0:
+        return None
+    is_mono = frame[3] >> 6 == 3
+    if frame[1] & 8:  # MPEG 1
+        index = 21 if is_mono else 36
+    else:
+        index = 13 if is_mono else 21
+    flags = struct.unpack(">I", frame[index + 4 : index + 8])[0]
+    if frame[index : index + 4] not in (b"Xing", b"Info") or not flags & 2:
+        return None
+    place = index + 8 + 4 * (flags & 1)  # behind the number of frames
+    length = struct.unpack(">I", frame[place : place + 4])[0]
+    if start + length - size <= _ID3V1_BYTES:  # a tag that is gone may have been counted
+        return None
+    return Samples(start, length, {})
+
+
+def mp3_start(file: BinaryIO) -> int:
+    """Return where the first frame of an MP3 is: behind its tag, if it has one."""
+    file.seek(0)
+    head = file.read(10)
+    if head[:3] != b"ID3" or len(head) < 10:
+        return 0
+    size = 0
+    for byte in head[6:]:  # 7 bits a byte
+        size = size << 7 | byte & 0x7F
+    return 10 + size
 
 
 def _voc(file: BinaryIO, size: int) -> Samples | None:

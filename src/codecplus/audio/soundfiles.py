@@ -14,9 +14,11 @@ import numpy as np
 import soundfile
 
 from codecplus.audio.arrays import BLOCK_SAMPLES
+from codecplus.audio.headers import mp3_start
 from codecplus.errors import FileFormatError
 
 _INDEX_BYTES = 4096  # a frame is shorter
+_NO_FILE = 7  # libsndfile's error for an MP3 in which it finds no frame: "File does not exist"
 
 
 class SoundFile:
@@ -42,8 +44,11 @@ class SoundFile:
         try:
             opened = self._open()
         except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless .raw
+            reason = reason_of(error)
+            if getattr(error, "code", None) == _NO_FILE:
+                reason = "no whole frame of an MP3"
             raise FileFormatError(
-                f"{name} is not readable audio ({reason_of(error)}); "
+                f"{name} is not readable audio ({reason}); "
                 "expected WAV, FLAC, OGG, MP3 or another format of docs/reliability.md"
             ) from error
         with opened:
@@ -186,15 +191,7 @@ def _has_index(path_or_file: Path | BinaryIO) -> bool:
     if isinstance(path_or_file, Path):
         with path_or_file.open("rb") as file:
             return _has_index(file)
-    path_or_file.seek(0)
-    start = path_or_file.read(10)
-    if start[:3] == b"ID3" and len(start) == 10:  # a tag: ten bytes, and a size of 7 bits a byte
-        size = 0
-        for byte in start[6:]:
-            size = size << 7 | byte & 0x7F
-        path_or_file.seek(10 + size)
-    else:
-        path_or_file.seek(0)
+    path_or_file.seek(mp3_start(path_or_file))
     frame = path_or_file.read(_INDEX_BYTES)
     return any(name in frame for name in (b"Xing", b"Info", b"VBRI"))
 

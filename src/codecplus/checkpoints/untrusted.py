@@ -17,6 +17,14 @@ MAX_ENTROPY_SIZE = 1 << 28
 _MAX_INDEX_SIZE = 1 << 24
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _SPARE_ELEMENTS = 1 << 20  # that a network may have beyond those in its file
+# What makes transformers import packages, or fetch compiled code from the Hub, while it loads.
+_NAMES_CODE = (
+    "attn_implementation",
+    "_attn_implementation",
+    "experts_implementation",
+    "_experts_implementation",
+    "quantization_config",
+)
 
 
 def check_folder(folder: Path) -> dict[str, Any]:
@@ -79,7 +87,8 @@ def read_json(path: Path, max_size: int = MAX_CONFIG_SIZE) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read the configuration of a model. Raises CheckpointError for anything else.
+    """Read the configuration of a model. Raises CheckpointError for anything else, and for one that
+    names code to run.
 
     Whether its sizes are possible is known to the class of the configuration.
     """
@@ -87,6 +96,12 @@ def read_config(path: Path) -> dict[str, Any]:
     model_type = config.get("model_type")
     if model_type is not None and not isinstance(model_type, str):
         raise CheckpointError(f"expected a text as model_type in {path}, got {_name(model_type)}")
+    for name in _NAMES_CODE:
+        if config.get(name) not in (None, "eager"):
+            raise CheckpointError(
+                f"expected no {name} in {path}, got {str(config[name])[:100]!r}, for which "
+                "transformers may fetch and run other code; remove it if you trust the rest"
+            )
     return config
 
 

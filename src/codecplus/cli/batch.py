@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from codecplus.cli.streams import describe_error, one_line, say
-from codecplus.errors import CodecPlusError, InputError, OutputExistsError
+from codecplus.errors import InputError, OutputExistsError
 from codecplus.recordings.listing import UNREADABLE, NamedFile, describe_left_out, find_files
 from codecplus.recordings.output_names import beside, output_names, repeated
 from codecplus.system.paths import check_output
@@ -70,7 +70,7 @@ def find(inputs: Iterable[Path], suffixes: Collection[str]) -> FileBatch:
     for path in dict.fromkeys(inputs):
         try:
             files = find_files(path, suffixes)
-        except (CodecPlusError, OSError) as error:
+        except Exception as error:  # one input does not keep the others from being done
             batch.fail(path, error)
             continue
         batch.inputs.append(path)

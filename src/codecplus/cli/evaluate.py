@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from codecplus.cli.model_options import quiet_transformers
+from codecplus.cli.model_options import quiet_datasets, quiet_transformers
 from codecplus.cli.options import add_output, add_shared, add_verb
 from codecplus.errors import InputError
 
@@ -300,6 +300,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from codecplus.eval.results import load_results
     from codecplus.eval.runner import load_rerun, run_evaluation, run_tasks
 
+    quiet_datasets(args.quiet)
     quiet_transformers()  # its bars would stand between those of the stages
     settings = _evaluation_settings(args)
     data = args.data or []
@@ -403,6 +404,7 @@ def webmushra(args: argparse.Namespace) -> None:
     from codecplus.eval.stimuli import export_webmushra
     from codecplus.eval.tasks import load_task
 
+    quiet_datasets(quiet=False)
     quiet_transformers()
     task = load_task(args.data, limit=args.limit)
     codecs = resolve_codecs(

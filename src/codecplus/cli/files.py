@@ -15,7 +15,7 @@ from codecplus.audio.formats import AUDIO_SUFFIXES
 from codecplus.cli.batch import CODED_SUFFIXES, FileBatch, Job, Run, find, plan, run_jobs
 from codecplus.cli.model_options import embedded_name, open_codec, open_embedded
 from codecplus.cli.options import add_codec_options, add_output, add_shared, add_verb, named_path
-from codecplus.cli.streams import one_line
+from codecplus.cli.streams import BinaryOutput, one_line
 from codecplus.errors import CodecPlusError, InputError
 
 
@@ -199,7 +199,7 @@ def _encode_pipe(args: argparse.Namespace) -> int:
         )
     raw = None if args.raw is None else parse_raw(args.raw)
     codec = open_codec(args.model, args)
-    encode_pipe(codec, sys.stdin.buffer, sys.stdout.buffer, raw=raw, bitrate=args.bitrate)
+    encode_pipe(codec, sys.stdin.buffer, BinaryOutput(), raw=raw, bitrate=args.bitrate)
     return 0
 
 
@@ -295,7 +295,7 @@ def _decode_pipe(args: argparse.Namespace) -> int:
     decode_pipe(
         find_codec,
         sys.stdin.buffer,
-        sys.stdout.buffer,
+        BinaryOutput(),
         raw=args.raw,
         max_seconds=args.max_seconds,
     )

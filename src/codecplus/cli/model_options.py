@@ -4,6 +4,9 @@ Light to import: torch and transformers are imported when a codec is loaded.
 """
 
 import argparse
+import logging
+import os
+import sys
 from typing import Any
 
 from codecplus.errors import InputError
@@ -50,6 +53,18 @@ def embedded_name(fingerprint: bytes) -> str:
         f"the embedded models are not installed, one of which may have made it {made_by}; "
         f"run `pip install {WEIGHTS_DISTRIBUTION}`, or name the model with --model"
     )
+
+
+def quiet_datasets(quiet: bool) -> None:
+    """Keep what datasets says of files that it cannot read off stderr: our error says it. Keep its
+    progress bars off, too, if stderr is no terminal, or if nothing is to be shown.
+    """
+    logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)
+    if not quiet and sys.stderr.isatty():
+        return
+    disabled = os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if disabled == "1" and "datasets" in sys.modules:  # the variable is read when it is imported
+        sys.modules["datasets"].disable_progress_bars()
 
 
 def quiet_transformers() -> None:

@@ -161,6 +161,11 @@ class Parser(argparse.ArgumentParser):
         """Print the message and exit with status 2."""
         self.exit(2, f"codecplus: {message}; see {self.prog} --help\n")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print a message; unlike argparse, raise OSError where it cannot be printed."""
+        if message:
+            (file or sys.stderr).write(message)
+
 
 def add_verb(
     verbs: Any,

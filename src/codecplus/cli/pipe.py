@@ -10,7 +10,7 @@ then the sample rate as a big-endian u32.
 import struct
 import warnings
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
@@ -46,10 +46,20 @@ class PcmFormat(NamedTuple):
     dtype: str = "<i2"
 
 
+class Sink(Protocol):
+    """Where bytes go."""
+
+    def write(self, data: bytes, /) -> Any:
+        """Take all of these bytes."""
+
+    def flush(self) -> Any:
+        """Send on what is held back."""
+
+
 def encode_pipe(
     codec: Codec,
     source: BinaryIO,
-    sink: BinaryIO,
+    sink: Sink,
     *,
     raw: PcmFormat | None = None,
     bitrate: float | None = None,
@@ -96,14 +106,14 @@ def encode_pipe(
     sink.flush()
 
 
-def _write_packet(sink: BinaryIO, packet: bytes) -> None:
+def _write_packet(sink: Sink, packet: bytes) -> None:
     sink.write(len(packet).to_bytes(2, "big") + packet)
 
 
 def decode_pipe(
     find_codec: Callable[[bytes], Codec],
     source: BinaryIO,
-    sink: BinaryIO,
+    sink: Sink,
     *,
     raw: bool = False,
     max_seconds: float | None = None,
@@ -176,7 +186,7 @@ def decode_pipe(
 def _open_player(
     find_codec: Callable[[bytes], Codec],
     packet_format: PacketFormat | None,
-    sink: BinaryIO,
+    sink: Sink,
     raw: bool,
 ) -> "_Player":
     if packet_format is None or len(packet_format.header) != _HEADER.size:
@@ -203,7 +213,7 @@ class _Player:
     It counts frames that were lost and samples that were clipped.
     """
 
-    def __init__(self, codec: Codec, sample_rate: int, channels: int, sink: BinaryIO):
+    def __init__(self, codec: Codec, sample_rate: int, channels: int, sink: Sink):
         network = codec.decoder_stream(batch=channels).network
         self._decoder = ConcealingDecoder(network, batch=channels)
         self._resampler = Resampler(codec.model_sample_rate, sample_rate, channels)

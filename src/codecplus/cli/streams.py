@@ -16,6 +16,8 @@ from codecplus.errors import CodecPlusError
 from codecplus.system.paths import explain_os_error
 
 _ESCAPES = "codecplus.names"  # of `_spell`, as an error handler of Python's codecs
+# Unicode's classes of characters that set the direction of the text behind them (UAX 9).
+_DIRECTIONS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
 
 
 def describe_error(error: BaseException) -> str:
@@ -34,15 +36,20 @@ def one_line(text: str) -> str:
     """Return a text with its control characters as escapes.
 
     Names of files may hold them: a line feed would make two lines of one, and others tell a
-    terminal what to do.
+    terminal what to do, or turn the text around.
 
     >>> one_line("new\nline.wav")
     'new\\nline.wav'
     """
     return "".join(
-        repr(character)[1:-1] if unicodedata.category(character) == "Cc" else character
-        for character in text
+        repr(character)[1:-1] if _controls(character) else character for character in text
     )
+
+
+def _controls(character: str) -> bool:
+    """Return whether a character is none to see, but breaks lines or changes what stands near."""
+    breaks = unicodedata.category(character) in ("Cc", "Zl", "Zp")
+    return breaks or unicodedata.bidirectional(character) in _DIRECTIONS
 
 
 def say(line: str, stream: Any) -> None:
@@ -73,16 +80,39 @@ def flush_output() -> None:
     """
     lost = sys.stdout in _lost
     _lost.clear()
-    try:
+    with _named_output():
         sys.stdout.flush()
+    if lost:
+        raise CodecPlusError("standard output did not take all that was printed")
+
+
+class BinaryOutput:
+    """Standard output for bytes. What keeps it from taking them is an error with its name."""
+
+    def write(self, data: bytes) -> int:
+        """Write all of these bytes; raise CodecPlusError if they are refused."""
+        left = memoryview(data)
+        with _named_output():
+            while left:  # `python -u` writes as many as the system takes at a time
+                left = left[sys.stdout.buffer.write(left) or 0 :]
+        return len(data)
+
+    def flush(self) -> None:
+        """Write out what is held back; raise CodecPlusError if it is refused."""
+        with _named_output():
+            sys.stdout.buffer.flush()
+
+
+@contextmanager
+def _named_output() -> Iterator[None]:
+    try:
+        yield
     except BrokenPipeError:
         raise
     except OSError as error:
         raise CodecPlusError(f"cannot write to standard output: {explain_os_error(error)}") from (
             error
         )
-    if lost:
-        raise CodecPlusError("standard output did not take all that was printed")
 
 
 def discard_output() -> None:

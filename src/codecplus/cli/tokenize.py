@@ -7,7 +7,7 @@ import argparse
 import sys
 from typing import Any
 
-from codecplus.cli.model_options import open_codec, quiet_transformers
+from codecplus.cli.model_options import open_codec, quiet_datasets, quiet_transformers
 from codecplus.cli.options import (
     add_codec_options,
     add_data_options,
@@ -123,6 +123,7 @@ def tokenize(args: argparse.Namespace) -> None:
 
     index, count = _parse_shard(args.shard)
     rank, size = shard_of_launcher()
+    quiet_datasets(args.quiet)
     quiet_transformers()
     source = open_recordings(
         args.data,
@@ -169,6 +170,7 @@ def detokenize(args: argparse.Namespace) -> int:
     def load(name: str) -> Any:
         return open_codec(name, args)
 
+    quiet_datasets(args.quiet)
     quiet_transformers()
     result = detokenize_rows(
         args.data,

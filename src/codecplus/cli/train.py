@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from codecplus.cli.model_options import open_codec, quiet_transformers
+from codecplus.cli.model_options import open_codec, quiet_datasets, quiet_transformers
 from codecplus.cli.options import (
     add_codec_options,
     add_data_options,
@@ -225,6 +225,7 @@ def train(args: argparse.Namespace) -> None:
     from codecplus.training.run import train as train_codec
     from codecplus.training.sampling import TableOptions
 
+    quiet_datasets(args.quiet)
     quiet_transformers()
     model = train_codec(
         _recipe(args),

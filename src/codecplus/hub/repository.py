@@ -21,6 +21,7 @@ from codecplus.hub.template import SAMPLES_MARK, card_path, local_checkpoint, re
 from codecplus.modeling_dac import DacFeatureExtractor, DacModel
 from codecplus.modeling_dac.checkpoints_dac import CARD_TAGS, is_empty_card, training_procedure
 
+_CHECKPOINT_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
 # Files to upload beside weights and configuration, and no others: a folder may hold private ones.
 _CHECKPOINT_EXTRAS = (ENTROPY_FILES, "LICENSE*", "training/recipe.json")
 _DISCRIMINATORS = "training/discriminators.safetensors"
@@ -61,13 +62,16 @@ def export_folder(
 
     Raises:
         CheckpointError: for a source that is missing or cannot be read.
-        InputError: for a folder that holds something, missing discriminators, or a card that
-            belongs to other weights.
+        InputError: for a folder that holds something, missing discriminators, a link that leads out
+            of the source, or a card that belongs to other weights.
     """
     check_source(source)
-    model = load_model(source)
     checkpoint = local_checkpoint(source)
     embedded = str(source) in embedded_names()
+    if checkpoint is not None and not embedded:  # an installer may have linked what it installed
+        for name in _CHECKPOINT_FILES:
+            check_inside(checkpoint / name, checkpoint)
+    model = load_model(source)
     with new_folder(folder) as new:
         model.save_pretrained(new)
         _feature_extractor(model, checkpoint).save_pretrained(new)

@@ -5,6 +5,7 @@ from pathlib import Path
 from codecplus.bitstream import EntropyModel
 from codecplus.checkpoints.identity import EMBEDDED_FOLDER, ENTROPY_FILES, find_embedded
 from codecplus.checkpoints.untrusted import MAX_ENTROPY_SIZE, check_file
+from codecplus.errors import FileFormatError
 
 ENTROPY_FILE = "entropy.safetensors"
 
@@ -21,7 +22,14 @@ def read_entropy_models(folder: Path) -> list[EntropyModel]:
     )
     for path in paths:
         check_file(path, MAX_ENTROPY_SIZE)
-    return [EntropyModel.from_bytes(path.read_bytes()) for path in paths]
+    return [_read(path) for path in paths]
+
+
+def _read(path: Path) -> EntropyModel:
+    try:
+        return EntropyModel.from_bytes(path.read_bytes())
+    except FileFormatError as error:
+        raise FileFormatError(f"{path}: {error}") from error
 
 
 def embedded_entropy_models(fingerprint: bytes) -> list[EntropyModel]:

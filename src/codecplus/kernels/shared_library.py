@@ -155,16 +155,23 @@ def _load_cached(path: Path) -> ctypes.CDLL | None:
 def _is_intact(name: str, folder: int) -> bool:
     """Return whether a file of a folder, a descriptor, is this user's, with the hash it carries."""
     try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
+        # A pipe would be waited for.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(name, flags, dir_fd=folder)
     except FileNotFoundError:
         return False
     except OSError as error:  # a link
         logger.warning("the compiled kernels %s are made anew: %s", name, error)
         return False
-    with open(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         ours = _is_ours_alone(status) and _is_ours_alone(os.fstat(folder))
-        content = file.read() if stat.S_ISREG(status.st_mode) else b""
+        content = b""
+        if stat.S_ISREG(status.st_mode):
+            with open(descriptor, "rb", closefd=False) as file:
+                content = file.read()
+    finally:
+        os.close(descriptor)
     code = content[:-_HASH_BYTES]
     if ours and content[-_HASH_BYTES:] == hashlib.sha256(code).digest():
         return True

@@ -110,17 +110,33 @@ def holds_files(folder: Path, suffixes: Collection[str] = AUDIO_SUFFIXES) -> boo
 
 
 def _walk(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
-    """Yield what lies in a folder and its subfolders; count folders that are not searched."""
+    """Yield what lies in a folder and its subfolders; count folders that are not searched.
 
-    def count_unreadable(error: OSError) -> None:
-        left_out[UNREADABLE] += 1
+    `os.walk` calls itself for each subfolder before Python 3.12, and fails in deep ones.
+    """
+    waiting = [os.fspath(folder)]
+    while waiting:
+        parent = waiting.pop()
+        try:
+            with os.scandir(parent) as scanned:
+                entries = [entry for entry in scanned if not entry.name.startswith(".")]
+        except OSError:
+            left_out[UNREADABLE] += 1
+            continue
+        for entry in entries:
+            if not _is_folder(entry):
+                yield Path(entry.path)
+            elif entry.is_symlink():
+                left_out[FOLDER_LINKS] += 1
+            else:
+                waiting.append(entry.path)
 
-    for parent, folders, files in os.walk(folder, onerror=count_unreadable):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        left_out[FOLDER_LINKS] += sum(os.path.islink(os.path.join(parent, f)) for f in folders)
-        for name in files:
-            if not name.startswith("."):
-                yield Path(parent, name)
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def describe_left_out(left_out: Mapping[str, int]) -> str:

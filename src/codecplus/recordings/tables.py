@@ -353,6 +353,8 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, import_datasets().exceptions.DatasetGenerationError):
         error = error.__cause__ or error
     reason = first_line(error)
+    if "BatchSize must be greater than 0" in reason:  # of Parquet, the rows of its first group
+        return "it has no rows, or none in its first row group"
     no_rows = type(error).__name__ == "SchemaInferenceError" or "corresponds to no data" in reason
     return "it has no rows" if no_rows else reason
 

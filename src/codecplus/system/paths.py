@@ -4,7 +4,6 @@ import errno
 import os
 import re
 import secrets
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +20,7 @@ except ImportError:  # Windows
 PathLike = str | os.PathLike[str]
 
 PARTIAL_FOLDER = ".partial-"  # begins the names of folders that are being written
-_UNFINISHED = re.compile(r"\.codecplus-[0-9a-f]{16}\.part(\.(?!new$)[^.]*)?")
+_UNFINISHED = re.compile(r"\.codecplus-[0-9a-f]{16}\.part(\.[^.]*)?")
 _LONGEST_NAME = 255  # bytes, where the file system does not say
 _REFUSED_WRITES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 _swept: set[str] = set()
@@ -163,17 +162,25 @@ def atomic_files(folder: PathLike) -> Iterator[Path]:
     """Give a temporary folder. What was written to it moves to `folder` when the block succeeds.
 
     Each file appears whole or not at all; other files of `folder`, which is made if it is missing,
-    stay. What a killed process left begins with `PARTIAL_FOLDER`.
+    stay. The bytes of all files are on the disk before the first of them gets its name. What a
+    killed process left begins with `PARTIAL_FOLDER`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=PARTIAL_FOLDER, dir=folder) as temporary:
         yield Path(temporary)
-        for path in sorted(Path(temporary).iterdir()):
+        written = sorted(Path(temporary).rglob("*"))
+        for path in written:
+            if path.is_file():
+                _synchronize(path, os.O_RDWR)
+        for path in written:
+            target = folder / path.relative_to(temporary)
             if path.is_dir():
-                shutil.copytree(path, folder / path.name, dirs_exist_ok=True)
+                target.mkdir(exist_ok=True)
             else:
-                os.replace(path, folder / path.name)
+                os.replace(path, target)
+    with suppress(OSError):  # some file systems do not synchronize folders
+        _synchronize(folder, os.O_RDONLY)
 
 
 def _short_suffix(path: Path) -> str:
@@ -185,27 +192,36 @@ def _short_suffix(path: Path) -> str:
 def _locked(path: Path, target: Path) -> Iterator[None]:
     """Make an empty file, and hold its lock; the end of the process lets it go, too.
 
-    It gets its name when it is locked, so that no other process finds it before. Where it cannot be
-    made, the error names the target.
+    Where it cannot be made, the error names the target.
     """
-    unlocked = path.with_name(f"{path.stem}.new")
-    try:
-        descriptor = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-    except OSError as error:
-        raise type(error)(error.errno, error.strerror, str(target)) from error
+    descriptor = _make_locked(path, target)
     if fcntl is None:
         os.close(descriptor)
-        os.rename(unlocked, path)
         yield
         return
     try:
-        with suppress(OSError):  # a disk without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.rename(unlocked, path)
         yield
     finally:
         os.close(descriptor)
-        unlocked.unlink(missing_ok=True)  # if it ended between the two steps
+
+
+def _make_locked(path: Path, target: Path) -> int:
+    """Make an empty file and lock it; return its descriptor.
+
+    Another process may find it before it is locked, and remove it as abandoned. It is made again
+    then.
+    """
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except OSError as error:
+            raise type(error)(error.errno, error.strerror, str(target)) from error
+        if fcntl is not None:
+            with suppress(OSError):  # a disk without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.path.exists(path):
+            return descriptor
+        os.close(descriptor)
 
 
 def _synchronize(path: Path, flags: int) -> None:
@@ -234,20 +250,25 @@ def remove_unfinished(folder: Path) -> list[str]:
     for name in names:
         path = folder / name
         with suppress(OSError):
-            if _is_abandoned(path):
-                path.unlink()
+            if _remove_abandoned(path):
                 removed.append(name)
     return removed
 
 
-def _is_abandoned(path: Path) -> bool:
-    """Return whether no process holds the lock of a file; raise OSError where that is unknown."""
+def _remove_abandoned(path: Path) -> bool:
+    """Remove a file whose lock no process holds, and return whether that was so.
+
+    Raises OSError where it is unknown. The lock is held until the file is gone, see `_make_locked`.
+    """
     assert fcntl is not None, "nothing is removed without locks"
     if path.is_symlink():
         return False
     descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            return False  # removed meanwhile, and made again
+        path.unlink()
     except BlockingIOError:
         return False
     finally:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,13 @@ from codecplus.audio.resampling import resampled_length
 from codecplus.checkpoints.identity import find_embedded
 from codecplus.codec import Codec, Codes, load_codec
 from codecplus.decompression import MAX_SECONDS, check_length
-from codecplus.errors import CodecPlusError, FileFormatError, InputError, ModelMismatchError
+from codecplus.errors import (
+    CodecPlusError,
+    FileFormatError,
+    InputError,
+    ModelMismatchError,
+    first_line,
+)
 from codecplus.recordings.tables import load_dataset
 from codecplus.system.paths import atomic_path, explain_os_error
 from codecplus.system.progress import progress_bar
@@ -221,6 +228,8 @@ class _FolderWriter:
             self.failures[number] = str(error)
         except OSError as error:
             self.failures[number] = explain_os_error(error)
+        except Exception as error:  # one row does not keep the others from being decoded
+            self.failures[number] = f"{type(error).__name__}: {first_line(error)}"
         self.refused += 1
         return None
 
@@ -328,10 +337,17 @@ def _file_name(path: Any, number: int, suffix: str, taken: set[str]) -> str:
         file_name = PurePosixPath(*names).with_suffix(f".{suffix}").as_posix()
     else:
         file_name = f"{number:08d}.{suffix}"
-    if file_name in taken:
+    if _on_any_disk(file_name) in taken:
         file_name = f"{file_name.removesuffix('.' + suffix)}-{number:08d}.{suffix}"
-    taken.add(file_name)
+    taken.add(_on_any_disk(file_name))
     return file_name
+
+
+def _on_any_disk(name: str) -> str:
+    """Return what two names have in common that are one file on some disks: those of macOS and
+    Windows know no case, or no forms of accents.
+    """
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _json_columns(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
