@@ -28,10 +28,9 @@ MISSING = -1  # stands in arrays of codes where a frame has fewer codebooks
 MAX_BLOCK_CODES = 1 << 20
 _MODE, _VARIABLE, _COPIES = 3, 4, 8  # of the first byte: two bits and two flags
 _KNOWN_BITS = 15
-# Steps that an encoder computes at once: more take no less time. Of wide grids it takes fewer, so
-# that memory is bounded.
-_STEPS_AHEAD = 32
-_PLACES_AHEAD = 1 << 16
+# Steps that an encoder computes at once, of all channels together. With more, products are so large
+# that the library of NumPy wakes threads of its own, which take the cores from other workers.
+_STEPS_AHEAD = 8
 _CODES_PER_BYTE = 16  # at most, so that a small file cannot ask for much memory
 
 # Takes symbols (N,), which a decoder ignores, and their weights (N, n); gives the symbols, coded or
@@ -249,8 +248,7 @@ def _encode_ahead(
     books = np.arange(num_codebooks)
     grid.fill(codes)
     last = frames + num_codebooks - 1
-    ahead = _PLACES_AHEAD // (channels * num_codebooks**2)
-    ahead = max(1, min(_STEPS_AHEAD, ahead))
+    ahead = max(1, _STEPS_AHEAD // channels)
     for first in range(0, last, ahead):
         stop = min(first + ahead, last)
         windows = grid.windows(first, stop)
