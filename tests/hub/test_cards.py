@@ -204,6 +204,17 @@ def test_the_log_of_the_trainer_is_a_curve_too(codec, tmp_path, curve):
         write_card(codec, curve=tmp_path / "log.jsonl", step=11, card=tmp_path / "README.md")
 
 
+def test_only_files_that_belong_to_a_checkpoint_are_pushed(tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    tiny_model().save_pretrained(checkpoint)
+    for name in ("LICENSE.md", "LICENSE-secret.key", "entropy-notes.txt", ".env"):
+        (checkpoint / name).write_text(name)
+    exported = export_folder(checkpoint, tmp_path / "export")
+    names = {path.name for path in exported.rglob("*")}
+    assert "LICENSE.md" in names
+    assert not names & {"LICENSE-secret.key", "entropy-notes.txt", ".env"}
+
+
 @pytest.mark.skipif(os.name == "nt", reason="links of POSIX")
 @pytest.mark.parametrize("name", ["entropy_link.safetensors", "LICENSE", "README.md"])
 def test_a_link_out_of_the_folder_is_never_pushed(tmp_path, name):

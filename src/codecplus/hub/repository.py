@@ -23,7 +23,8 @@ from codecplus.modeling_dac.checkpoints_dac import CARD_TAGS, is_empty_card, tra
 
 _CHECKPOINT_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
 # Files to upload beside weights and configuration, and no others: a folder may hold private ones.
-_CHECKPOINT_EXTRAS = (ENTROPY_FILES, "LICENSE*", "training/recipe.json")
+_LICENCES = ("LICENSE", "LICENSE.md", "LICENSE.txt")  # a pattern would take LICENSE-secret.key too
+_CHECKPOINT_EXTRAS = (ENTROPY_FILES, *_LICENCES, "training/recipe.json")
 _DISCRIMINATORS = "training/discriminators.safetensors"
 _CARD_EXTRAS = ("assets/*.png", "assets/*.svg", ".eval_results/*.yaml")
 
