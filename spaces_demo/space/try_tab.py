@@ -227,9 +227,8 @@ def build(shelf: Shelf) -> None:
     inputs: list[Any] = [bundled, own, name, kbps]
     outputs: list[Any] = [player, figures, dacp, wav, data]
     options: dict[str, Any] = {"concurrency_id": BUSY, "concurrency_limit": AT_A_TIME}
-    go.click(encode, inputs, [*outputs, size_line], api_visibility="private", **options).success(
-        lambda: show(True), None, [dacp, wav], api_visibility="private", queue=False
-    )
+    coding_it = go.click(encode, inputs, [*outputs, size_line], api_visibility="private", **options)
+    coding_it.success(lambda: show(True), None, [dacp, wav], api_visibility="private", queue=False)
     open_it.click(decode, coded, outputs, api_visibility="private", **options).success(
         lambda: show(False), None, [dacp, wav], api_visibility="private", queue=False
     )
@@ -259,14 +258,15 @@ def build(shelf: Shelf) -> None:
         suited = checkpoint_for(bundled)
         return None, suited, new_checkpoint(suited)
 
-    # What was coded before belongs to another clip. The page forgets it by itself: an answer of the
-    # server could come after the next result, and take that away.
+    # What was coded before, or is being coded, belongs to another clip. The page forgets it by
+    # itself: an answer of the server could come after the next result, and take that away.
     gr.on(
         [bundled.input, *by_hand],
         None,
         None,
         [*outputs, size_line],
         js=_FORGET,
+        cancels=[coding_it],
         api_visibility="private",
         queue=False,
         show_progress="hidden",

@@ -361,6 +361,18 @@ def test_another_clip_takes_away_what_belongs_to_the_one_before(page):
     assert page.inner_text("#size").strip() == ""
 
 
+def test_another_clip_stops_the_encoding_of_the_one_before(page):
+    open_tab(page, "Try it")
+    page.click("#encode")
+    page.wait_for_timeout(300)
+    page.get_by_role("radio", name="Orchestra").first.check()
+    page.wait_for_timeout(10_000)  # an encoding takes a few seconds
+    assert page.locator("#player .cp-pick").count() == 0
+    page.click("#encode")
+    wait_for_result(page)
+    assert page.locator("#player .cp-pick").count() == 3
+
+
 def test_the_keyboard_alone_plays_switches_and_changes_the_rate(page):
     player = "document.querySelector('#showcase .cp-root').cpPlayer"
     page.wait_for_selector("#showcase .cp-root[data-ready]")
