@@ -38,6 +38,17 @@ def tiny_model(causal: bool = False, seed: int = 0, **fields) -> DacModel:
     return model.eval()
 
 
+def random_weights(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Give a layer random weights that keep the level of signals; return it in eval mode."""
+    torch.manual_seed(seed)
+    for name, parameter in module.named_parameters():
+        if "alpha" in name:
+            parameter.data.uniform_(-2, 2)
+        else:
+            parameter.data.normal_(0, 0.1 if "bias" in name else parameter[0].numel() ** -0.5)
+    return module.eval()
+
+
 # The released strides, an odd one among them, and a small net with two odd ones.
 GEOMETRIES = {
     "44khz": {"downsampling_ratios": [2, 4, 8, 8], "sampling_rate": 44100},

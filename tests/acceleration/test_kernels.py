@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processors import SETS, needs_bf16, needs_compiler, needs_kernels
-from tiny import tiny_model
+from tiny import random_weights, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
 from codecplus import Codec, load_codec
@@ -43,14 +43,8 @@ def use_instruction_set(request, monkeypatch):
 def unit_of(
     channels: int, dilation: int = 1, causal: bool = False, dtype=torch.float32
 ) -> DacResidualUnit:
-    torch.manual_seed(channels + dilation)
     unit = DacResidualUnit(channels, dilation, causal=causal)
-    for name, parameter in unit.named_parameters():
-        if "alpha" in name:
-            parameter.data.uniform_(-2, 2)
-        else:
-            parameter.data.normal_(0, 0.1 if "bias" in name else parameter[0].numel() ** -0.5)
-    return unit.to(dtype).eval()
+    return random_weights(unit, seed=channels + dilation).to(dtype)
 
 
 def steps(batch: int, length: int, channels: int, dtype=torch.float32) -> torch.Tensor:

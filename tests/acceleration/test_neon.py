@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_model
+from tiny import random_weights, tiny_model
 
 from codecplus.acceleration import inference, steps
 from codecplus.kernels.compiler import compile_library
@@ -79,21 +79,10 @@ def emulated(neon, monkeypatch):
     return ran
 
 
-def random_unit(channels: int, dilation: int) -> DacResidualUnit:
-    torch.manual_seed(0)
-    unit = DacResidualUnit(channels, dilation)
-    for name, parameter in unit.named_parameters():
-        if "alpha" in name:
-            parameter.data.uniform_(-2, 2)
-        else:
-            parameter.data.normal_(0, 0.1 if "bias" in name else parameter[0].numel() ** -0.5)
-    return unit.eval()
-
-
 @pytest.mark.parametrize(("channels", "dilation", "length"), [(32, 1, 150), (64, 9, 333)])
 @torch.inference_mode()
 def test_a_unit_in_one_pass(emulated, channels, dilation, length):
-    unit = random_unit(channels, dilation)
+    unit = random_weights(DacResidualUnit(channels, dilation))
     x = torch.randn(2, length, channels).transpose(1, 2)
     y = inference.residual_unit(unit, x)
     assert emulated == ["unit_fp32"]

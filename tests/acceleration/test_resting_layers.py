@@ -9,10 +9,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processors import SETS, needs_compiler, needs_kernels
-from tiny import tiny_model
+from tiny import random_weights, tiny_model
 
 from codecplus.acceleration import resting
-from codecplus.acceleration.resting import RestingResidualUnit, RestingSnake1d, use_resting_layers
+from codecplus.acceleration.resting import RestingSnake1d, use_resting_layers
 from codecplus.acceleration.training import use_training_layers
 from codecplus.modeling_dac.layers_dac import DacResidualUnit, Snake1d
 
@@ -45,13 +45,7 @@ def kernels_run(monkeypatch):
 
 def at_rest(module):
     """Give a module random weights that need no gradients."""
-    torch.manual_seed(0)
-    for name, parameter in module.named_parameters():
-        if "alpha" in name:
-            parameter.data.uniform_(-2, 2)
-        else:
-            parameter.data.normal_(0, 0.1 if "bias" in name else parameter[0].numel() ** -0.5)
-    return module.requires_grad_(False).eval()
+    return random_weights(module).requires_grad_(False)
 
 
 def output_and_gradient(module, x, gradient):
@@ -76,7 +70,8 @@ def error(y: torch.Tensor, exact: torch.Tensor) -> float:
 def test_a_unit_at_rest(instruction_set, kernels_run, channels, dilation, causal, length, batch):
     unit = at_rest(DacResidualUnit(channels, dilation, causal=causal))
     exact = copy.deepcopy(unit).double()
-    unit.__class__ = RestingResidualUnit
+    use_training_layers(unit)
+    use_resting_layers(unit)
     x = torch.randn(batch, channels, length)
     gradient = torch.randn(batch, channels, length)
     kernels_run.clear()
@@ -85,6 +80,30 @@ def test_a_unit_at_rest(instruction_set, kernels_run, channels, dilation, causal
     exact_y, exact_at_x = output_and_gradient(exact, x.double(), gradient.double())
     assert error(y, exact_y) < 1e-5
     assert error(at_x, exact_at_x) < 1e-5
+
+
+def resting_decoder(model):
+    decoder = model.decoder.requires_grad_(False)
+    use_training_layers(decoder)
+    use_resting_layers(decoder)
+    return decoder
+
+
+def test_units_of_a_model_of_transformers_rest_too(kernels_run):
+    model = tiny_model(decoder_hidden_size=256, downsampling_ratios=[4, 5])
+    decoder = resting_decoder(model)
+    latents = torch.randn(1, model.config.hidden_size, 40, requires_grad=True)
+    decoder(latents).sum().backward()
+    assert "unit_back_fp32" in kernels_run
+
+
+def test_a_hook_in_a_unit_at_rest_is_heard(kernels_run):
+    model = tiny_model(decoder_hidden_size=256, downsampling_ratios=[4, 5])
+    decoder = resting_decoder(model)
+    latents = torch.randn(1, model.config.hidden_size, 40, requires_grad=True)
+    before = decoder(latents)
+    decoder.block[0].res_unit1.conv2.register_forward_hook(lambda _, __, y: 2 * y)
+    assert not torch.allclose(decoder(latents), before)
 
 
 def test_a_snake_at_rest(instruction_set, kernels_run):
@@ -105,14 +124,12 @@ def test_a_decoder_at_rest(monkeypatch, kernels_run, off):
     if off:
         monkeypatch.setenv("CODECPLUS_KERNELS", "off")
     model = tiny_model(decoder_hidden_size=256, downsampling_ratios=[4, 5])
-    decoder = at_rest(model.decoder)
-    exact = copy.deepcopy(decoder).double()
-    use_training_layers(decoder)
-    use_resting_layers(decoder)
+    exact = copy.deepcopy(model.decoder).double()
+    decoder = resting_decoder(model)
     latents = torch.randn(1, model.config.hidden_size, 40)
     audio = torch.randn_like(decoder(latents))
     y, at_latents = output_and_gradient(decoder, latents, audio)
     exact_y, exact_at_latents = output_and_gradient(exact, latents.double(), audio.double())
     assert bool(kernels_run) != off
-    assert error(y, exact_y) < 1e-4
-    assert error(at_latents, exact_at_latents) < 1e-4
+    assert error(y, exact_y) < 1e-5
+    assert error(at_latents, exact_at_latents) < 1e-5

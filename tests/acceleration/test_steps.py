@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processors import SETS, needs_compiler, needs_kernels
-from tiny import tiny_model
+from tiny import random_weights, tiny_model
 
 from codecplus import load_codec
 from codecplus.acceleration.steps import ConvolutionStep, SearchStep, UnitStep
@@ -38,17 +38,13 @@ def instruction_set(request, monkeypatch):
     return request.param
 
 
-def random_weights(module, halves: bool):
-    """Give a module random weights, in eval mode; with `halves`, such as fp16 holds exactly."""
-    torch.manual_seed(0)
-    for name, parameter in module.named_parameters():
-        if "alpha" in name:
-            parameter.data.uniform_(-2, 2)
-        else:
-            parameter.data.normal_(0, 0.1 if "bias" in name else parameter[0].numel() ** -0.5)
-        if halves:
+def with_weights(module, halves: bool):
+    """Give a module random weights; with `halves`, such as fp16 holds exactly."""
+    random_weights(module)
+    if halves:
+        for parameter in module.parameters():
             parameter.data = parameter.data.half().float()
-    return module.eval()
+    return module
 
 
 def in_steps(layer, x: torch.Tensor, cuts: list[int]) -> torch.Tensor:
@@ -87,11 +83,11 @@ def test_a_convolution_in_steps_is_the_layer(
         conv = DacConvTranspose1d(channels, columns, 2 * stride, stride, causal=causal)
     else:
         conv = DacConv1d(channels, columns, 2 * stride, stride=stride, causal=causal)
-    random_weights(conv, halves)
+    with_weights(conv, halves)
     snake = None
     exact_snake = None
     if channels > 1:
-        snake = random_weights(Snake1d(channels), halves)
+        snake = with_weights(Snake1d(channels), halves)
         exact_snake = copy.deepcopy(snake).double()
     layer = Convolution(conv, snake, 1, kernels=True)
     assert isinstance(layer.run, ConvolutionStep)
@@ -115,7 +111,7 @@ def test_a_convolution_in_steps_is_the_layer(
 def test_a_unit_in_steps_is_the_unit(
     instruction_set, channels, dilation, causal, halves, batch, cuts
 ):
-    unit = random_weights(DacResidualUnit(channels, dilation, causal=causal), halves)
+    unit = with_weights(DacResidualUnit(channels, dilation, causal=causal), halves)
     layer = ResidualUnit(unit, 1)
     assert isinstance(layer.fused, UnitStep)
     x = torch.randn(batch, sum(cuts), channels)

@@ -66,7 +66,9 @@ def test_atomic_path_writes_through_links_and_leaves_devices_alone(tmp_path):
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
-def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
+@pytest.fixture
+def calls(monkeypatch):
+    """The calls of `os.fsync` and `os.replace`, by name, in their order."""
     calls = []
     for name in ("fsync", "replace"):
         original = getattr(os, name)
@@ -76,21 +78,16 @@ def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
             return _original(*arguments)
 
         monkeypatch.setattr(os, name, spy)
+    return calls
+
+
+def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path, calls):
     with atomic_path(tmp_path / "out") as temporary:
         temporary.write_bytes(b"x")
     assert calls == ["fsync", "replace", "fsync"]  # the file, its name, the folder
 
 
-def test_files_of_one_folder_are_on_the_disk_before_the_first_has_its_name(tmp_path, monkeypatch):
-    calls = []
-    for name in ("fsync", "replace"):
-        original = getattr(os, name)
-
-        def spy(*arguments, _name=name, _original=original):
-            calls.append(_name)
-            return _original(*arguments)
-
-        monkeypatch.setattr(os, name, spy)
+def test_files_of_one_folder_are_on_the_disk_before_the_first_has_its_name(tmp_path, calls):
     (tmp_path / "out" / "inner").mkdir(parents=True)
     (tmp_path / "out" / "inner" / "other").write_bytes(b"stays")
     (tmp_path / "out" / "a").write_bytes(b"old")

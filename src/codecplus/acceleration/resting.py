@@ -5,6 +5,7 @@ kernels are those of inference; the way back through a unit is one of the same k
 weights turned around.
 """
 
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -22,9 +23,14 @@ from codecplus.acceleration.inference import (
     transforms,
     unit_vectors,
 )
-from codecplus.acceleration.training import TrainedSnake1d, recorded
+from codecplus.acceleration.training import (
+    TrainedConv1d,
+    TrainedResidualUnit,
+    TrainedSnake1d,
+    recorded,
+)
 from codecplus.kernels import usable_set
-from codecplus.modeling_dac.layers_dac import DacResidualUnit
+from codecplus.modeling_dac.layers_dac import DacResidualUnit, is_plain
 
 _packs = PackCache()
 
@@ -35,10 +41,18 @@ def use_resting_layers(network: nn.Module) -> None:
     Call it after `use_training_layers`, whose layers stay where there are no kernels.
     """
     for module in network.modules():
-        if type(module) is DacResidualUnit:
-            module.__class__ = RestingResidualUnit
+        if isinstance(module, DacResidualUnit) and not isinstance(module, TrainedResidualUnit):
+            module.__class__ = _resting_unit(type(module))
         elif type(module) is TrainedSnake1d:
             module.__class__ = RestingSnake1d
+
+
+@cache
+def _resting_unit(kind: type[DacResidualUnit]) -> type[DacResidualUnit]:
+    """Return the class of units at rest that stands for a class of units, also a `DacModel`'s."""
+    if kind is DacResidualUnit or issubclass(kind, RestingResidualUnit):
+        return RestingResidualUnit
+    return type(RestingResidualUnit.__name__, (RestingResidualUnit, kind), {})
 
 
 class RestingResidualUnit(DacResidualUnit):
@@ -46,10 +60,9 @@ class RestingResidualUnit(DacResidualUnit):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Compute what `DacResidualUnit.forward` does."""
-        if lengths is not None or not recorded() or not takes_unit(self, x):
+        plain = lengths is None and recorded() and self.is_plain()
+        if not plain or x.dtype != torch.float32 or not takes_unit(self, x):
             return super().forward(x, lengths)
-        if x.dtype != torch.float32:
-            return super().forward(x)
         conv1, conv2 = self.conv1, self.conv2
         weights = (conv1.weight, conv2.weight)
         biases = cast(Tensor, conv1.bias), cast(Tensor, conv2.bias)  # which `takes_unit` saw
@@ -58,6 +71,14 @@ class RestingResidualUnit(DacResidualUnit):
         shape = (conv1.dilation[0], conv1.pads[0])
         y = cast(Tensor, _Unit.apply(x.transpose(1, 2), vectors, packed, shape))
         return y.transpose(1, 2)
+
+    def is_plain(self) -> bool:
+        """Return whether no adapter and no hook changes what its layers compute."""
+        convolutions = (self.conv1, self.conv2)
+        snakes = (self.snake1, self.snake2)
+        return all(is_plain(conv, TrainedConv1d) for conv in convolutions) and all(
+            is_plain(snake, RestingSnake1d) for snake in snakes
+        )
 
 
 class RestingSnake1d(TrainedSnake1d):

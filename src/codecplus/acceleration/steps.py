@@ -20,7 +20,7 @@ from codecplus.acceleration.inference import (
 )
 from codecplus.kernels import usable_set
 
-_WIDTH = 16  # columns of a panel
+_WIDTH = 16  # columns of a panel, as in kernels/steps.cpp
 
 
 def takes_step(weight: Tensor, alpha: Tensor | None) -> bool:

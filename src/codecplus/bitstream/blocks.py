@@ -241,7 +241,7 @@ def _encode_ahead(
     """Encode what `_run_codes` does, many steps at once, under a predictor that does not learn.
 
     Each step is a channel of its own to the predictor. Its arithmetic is exact, so that a decoder,
-    which goes step by step, finds the same weights. This takes a quarter of the time.
+    which goes step by step, finds the same weights. This takes half of the time.
     """
     channels, num_codebooks, frames = grid.shape
     lows = 1 << low_bits(grid.codebook_size)

@@ -2,7 +2,7 @@
 // few, so each weight is used a few times only, and the time is that of reading weights. They are fp16 where that is exact.
 #include "vectors.h"
 
-constexpr int WIDTH = 16, VECTORS = WIDTH / LANES;  // columns of a panel of weights
+constexpr int WIDTH = 16, VECTORS = WIDTH / LANES;  // columns of a panel, as in acceleration/steps.py
 constexpr int ROWS = LANES == 16 ? 12 : 6;          // whose sums are in registers at once
 
 using half = uint16_t;
