@@ -47,7 +47,7 @@ class PlainConv1d(DacConv1d):
 class PlainConvTranspose1d(DacConvTranspose1d):
     def forward(self, x, lengths=None):
         y = F.conv_transpose1d(x, self.weight, self.bias, self.stride, 0)
-        start = 0 if self.causal else self.padding[0]
+        start = 0 if self.padding.causal else self.padding[0]
         return y[..., start : start + self.output_length(x.shape[-1])]
 
 
