@@ -152,8 +152,12 @@ def test_the_snake_by_kernel_equals_the_layer(instruction_set, dtype):
     snake.alpha.data = torch.linspace(-3, 3, 48).view(1, -1, 1)
     x = steps(2, 1000, 48, dtype) * 4
     y = inference.snake(snake, x)
-    step = 2e-6 if dtype == torch.float32 else 2**-4  # of the largest outputs
-    torch.testing.assert_close(y, run(snake, x, kernels=False), atol=step, rtol=0)
+    expected = run(snake, x, kernels=False)
+    # In fp32 the polynomial errs by 2e-7, almost two roundings, before alpha divides it; a sine
+    # and a sum are rounded as well. In bf16 only the result is rounded.
+    roundings = 2 if dtype == torch.float32 else 0.5
+    terms = x.abs() + snake.alpha.abs().reciprocal()
+    assert ((y - expected).abs() <= roundings * torch.finfo(dtype).eps * terms).all()
     assert inference.snake(Snake1d(8), steps(1, 5, 8, dtype)) is None
 
 
