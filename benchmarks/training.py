@@ -5,9 +5,9 @@ layers in fp32.
     python benchmarks/training.py --preset dac-44khz --batch 72 --device cuda --adversarial
 
 Both sides run the same trainer with the same losses, optimizer and batch, in turns, in this
-process. The plain side is transformers' own DacModel, or for causal presets its layers with the
-padding on the left; its training in fp32 is what one gets without codecplus. Medians over rounds,
-the first left out. What the codec's convolutions need, forward and back, is set against what one
+process. The plain side has layers as transformers writes them, for causal presets with the padding
+on the left; its training in fp32 is what one gets without codecplus. Medians over rounds, the first
+left out. What the codec's convolutions need, forward and back, is set against what one
 wide convolution in bf16 reaches on the same device, measured here too; discriminators, losses and
 the optimizer count as time and not as work.
 """
@@ -24,8 +24,6 @@ import torch
 from accelerate import Accelerator
 from speed import macs_per_second
 from torch.nn import functional as F
-from transformers import DacConfig as StockConfig
-from transformers import DacModel as StockModel
 
 from codecplus.acceleration.training import use_training_layers
 from codecplus.configuration import preset_names
@@ -57,12 +55,10 @@ class PlainSnake1d(Snake1d):
 
 
 def plain_model(model):
-    """The same net with layers as transformers writes them."""
-    config = model.config
-    if not config.causal:
-        stock = StockModel(StockConfig.from_dict(config.to_dict()))
-        stock.load_state_dict(model.state_dict())
-        return stock
+    """The same net with layers as transformers writes them.
+
+    Not transformers' own model, whose quantizer lacks what the trainer asks of ours.
+    """
     plain = copy.deepcopy(model)
     kinds = {
         DacConv1d: PlainConv1d,
