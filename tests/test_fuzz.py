@@ -1,18 +1,9 @@
 """Some hundred inputs of the fuzzer for every reader; `benchmarks/fuzz.py --count` runs millions."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
+from benchmark_modules import load_benchmark
 
-_PATH = Path(__file__).parents[1] / "benchmarks" / "fuzz.py"
-_SPEC = importlib.util.spec_from_file_location("fuzz", _PATH)
-assert _SPEC is not None
-assert _SPEC.loader is not None
-fuzz = importlib.util.module_from_spec(_SPEC)
-sys.modules["fuzz"] = fuzz
-_SPEC.loader.exec_module(fuzz)
+fuzz = load_benchmark("fuzz")
 
 
 @pytest.mark.parametrize("name", fuzz.TARGETS)

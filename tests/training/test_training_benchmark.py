@@ -1,38 +1,24 @@
 """The plain side of `benchmarks/training.py` is the same net, and a recipe trains it."""
 
-import importlib.util
 import json
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from benchmark_modules import load_benchmark
 from tiny import GEOMETRIES, tiny_model
 from training_recipes import CONFIG, PHASED, RATE
 
+from codecplus.training.initialization import new_model
 from codecplus.training.loop import Trainer
 from codecplus.training.recipe import Recipe
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("training_benchmark", FOLDER / "training.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FOLDER))  # it imports another benchmark
-        spec.loader.exec_module(module)
-    sys.modules.pop("speed", None)
-    return module
+benchmark = load_benchmark("training")
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize("causal", [False, True])
-def test_plain_layers_compute_what_ours_do(benchmark, geometry, causal):
+def test_plain_layers_compute_what_ours_do(geometry, causal):
     model = tiny_model(causal, **GEOMETRIES[geometry])
     plain = benchmark.plain_model(model)
     hop = math.prod(model.config.downsampling_ratios)
@@ -46,7 +32,7 @@ def test_plain_layers_compute_what_ours_do(benchmark, geometry, causal):
 
 
 @pytest.mark.parametrize("kind", ["dac", "causal_dac"])
-def test_a_recipe_of_phases_trains_the_plain_side(benchmark, kind, tmp_path):
+def test_a_recipe_of_phases_trains_the_plain_side(kind, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "model_type": kind}))
     recipe = Recipe.from_dict(
         {
@@ -56,7 +42,7 @@ def test_a_recipe_of_phases_trains_the_plain_side(benchmark, kind, tmp_path):
             "codebooks": {"learning": "means", "placed": False},
         }
     )
-    plain = benchmark.plain_model(benchmark.new_model(recipe))
+    plain = benchmark.plain_model(new_model(recipe))
     noise = benchmark.Noise(recipe.batch, recipe.crop_samples(plain.config), RATE)
     trainer = Trainer(plain, noise, recipe)
     for _ in range(2):
