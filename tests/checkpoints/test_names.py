@@ -70,6 +70,7 @@ def test_an_extractor_follows_from_the_model_where_none_was_saved(tmp_path):
 
 
 def test_folders_are_saved_and_loaded_without_bars_and_other_bars_stay(tmp_path, capfd):
+    logging.enable_progress_bar()  # a verb that another test ran here may have disabled it
     model = tiny_model(downsampling_ratios=[2, 4])
     model.save_pretrained(tmp_path)
     loading = threading.Thread(target=lambda: [DacModel.from_pretrained(tmp_path) for _ in "123"])
