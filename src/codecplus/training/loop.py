@@ -573,7 +573,7 @@ class Trainer:
         There are no products if all directions cost the same by the recipe.
         """
         settings = self.recipe.codebooks
-        max_batches = max(10, self.recipe.schedule.steps // 20)  # a short trial needs few
+        max_batches = max(10, self.recipe.schedule.steps // 4)  # a short trial needs few
         latents: list[Tensor] = []
         products: list[Tensor] = []
         count = 0
