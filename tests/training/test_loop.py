@@ -419,6 +419,23 @@ def test_new_codebooks_are_placed_for_the_latents_of_the_checkpoint(tone, steere
     ) == (freeze_at == 0)
 
 
+@pytest.mark.parametrize(
+    ("steps", "vectors", "batches"),
+    [(8, 10**6, 10), (80, 10**6, 20), (80, 1, 1)],
+    ids=["ten-at-least", "a-quarter-of-the-steps", "enough-vectors"],
+)
+def test_a_placement_takes_latents_of_so_many_batches(tone, steps, vectors, batches):
+    fields = changed(
+        PHASED,
+        schedule__steps=steps,
+        codebooks__kept=False,
+        codebooks__placement_vectors=vectors,
+    )
+    run = trainer(tone, fields, fine_tune=True)
+    run.step()
+    assert run.batches.position == batches + 1  # the last one is that of the step
+
+
 def test_new_codebooks_without_a_rate_weight_are_trained(tone):
     net = model()
     initialize(net.quantizer, torch.randn(500, net.config.hidden_size), rate_weight=0.02)

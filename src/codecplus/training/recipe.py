@@ -140,8 +140,8 @@ class Codebooks:
     # Placement weighs directions by the cost of errors, and adds this share of the average cost to
     # all; None: all directions cost the same.
     placement_floor: float | None = None
-    # Latents for a placement: 156 for each of 1024 entries, which otherwise suit these latents and
-    # not others. Short runs take fewer, in at most a quarter as many batches as they have steps.
+    # Latents for a placement: over a hundred for an entry. Entries that are placed by fewer suit
+    # these latents and not others. Short runs take a quarter as many batches as they have steps.
     placement_vectors: int = 160_000
     # λ of the cheapest entry, at the last placement; None: search the nearest direction.
     rate_weight: float | None = None
