@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from processors import SETS, needs_compiler, needs_kernels
 from tiny import random_weights, tiny_model
 
-from codecplus.acceleration import resting
+from codecplus.acceleration import resting, training_kernels
 from codecplus.acceleration.resting import RestingSnake1d, use_resting_layers
 from codecplus.acceleration.training import use_training_layers
+from codecplus.kernels import usable_set
 from codecplus.modeling_dac.layers_dac import DacResidualUnit, Snake1d
 
 pytestmark = [needs_kernels, needs_compiler]
@@ -80,6 +81,29 @@ def test_a_unit_at_rest(instruction_set, kernels_run, channels, dilation, causal
     exact_y, exact_at_x = output_and_gradient(exact, x.double(), gradient.double())
     assert error(y, exact_y) < 1e-5
     assert error(at_x, exact_at_x) < 1e-5
+
+
+def test_in_bf16_a_unit_at_rest_is_one_of_training(instruction_set, monkeypatch):
+    if not usable_set().trains:
+        pytest.skip("these kernels do not train")
+    names = []
+
+    def call(kernel, tensors, sizes, call=training_kernels.call):
+        names.append(kernel)
+        call(kernel, tensors, sizes)
+
+    monkeypatch.setattr(training_kernels, "call", call)
+    unit = at_rest(DacResidualUnit(32, 3))
+    exact = copy.deepcopy(unit).double()
+    use_training_layers(unit)
+    use_resting_layers(unit)
+    x = torch.randn(1, 32, 100).bfloat16()
+    gradient = torch.randn(1, 32, 100).bfloat16()
+    y, at_x = output_and_gradient(unit, x, gradient)
+    assert names == ["unit_bf16", "unit_back_bf16"]
+    exact_y, exact_at_x = output_and_gradient(exact, x.double(), gradient.double())
+    assert error(y, exact_y) < 0.02
+    assert error(at_x, exact_at_x) < 0.02
 
 
 def resting_decoder(model):

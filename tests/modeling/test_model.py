@@ -126,6 +126,35 @@ def test_half_precision_stays_finite_with_zero_alpha(model, dtype):
     assert torch.isfinite(out.audio_values).all()
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, "autocast"])
+def test_a_decoder_does_not_round_its_samples(dtype, causal):
+    model = tiny_model(causal)
+    decoder = model.decoder
+    z = torch.randn(1, 128, 40, generator=torch.Generator().manual_seed(0))
+    if dtype != "autocast":
+        decoder.to(dtype)
+        z = z.to(dtype)
+    inputs = []
+    decoder.conv2.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "autocast"):
+        audio = decoder(z)
+    assert audio.dtype == torch.float32
+    for narrow in (torch.bfloat16, torch.float16):
+        assert (audio != audio.to(narrow)).float().mean() > 0.8
+    conv = decoder.conv2
+    given = torch.nn.functional.pad(inputs[0].float(), conv.pads)
+    expected = torch.conv1d(given, conv.weight.float(), conv.bias.float()).tanh()
+    torch.testing.assert_close(audio, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_decoder_in_fp64_gives_fp64():
+    decoder = tiny_model().decoder.double()
+    z = torch.randn(1, 128, 8, dtype=torch.float64)
+    with torch.no_grad():
+        assert decoder(z).dtype == torch.float64
+
+
 @pytest.mark.parametrize("autocast", [False, True])
 def test_codes_are_searched_in_fp32(autocast):
     # Entries a bf16 search cannot tell apart: their cosine similarities differ by less than 2⁻¹⁴.

@@ -65,7 +65,9 @@ def through(stream, x: np.ndarray, sizes: list[int]) -> np.ndarray:
 
 def assert_close(audio: np.ndarray, expected: np.ndarray):
     assert audio.dtype == np.float32
-    np.testing.assert_allclose(audio, expected, atol=1e-5, rtol=1e-5)
+    # Rounding in fp32: the farthest of the samples of all examples, on all processors. A step that
+    # a seam loses or repeats is a hundred times as far.
+    np.testing.assert_allclose(audio, expected, atol=2e-5, rtol=1e-5)
 
 
 @settings(max_examples=40, deadline=None)
@@ -130,6 +132,9 @@ def test_a_model_in_bf16_streams():
     assert audio.shape == (3200,)
     assert audio.dtype == np.float32
     assert np.isfinite(audio).all()
+    # Its samples are not rounded to bf16.
+    rounded = torch.from_numpy(audio).bfloat16().float().numpy()
+    assert (audio != rounded).mean() > 0.8
 
 
 @needs_bf16

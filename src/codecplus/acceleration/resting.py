@@ -41,7 +41,7 @@ def use_resting_layers(network: nn.Module) -> None:
     Call it after `use_training_layers`, whose layers stay where there are no kernels.
     """
     for module in network.modules():
-        if isinstance(module, DacResidualUnit) and not isinstance(module, TrainedResidualUnit):
+        if isinstance(module, DacResidualUnit):
             module.__class__ = _resting_unit(type(module))
         elif type(module) is TrainedSnake1d:
             module.__class__ = RestingSnake1d
@@ -50,13 +50,17 @@ def use_resting_layers(network: nn.Module) -> None:
 @cache
 def _resting_unit(kind: type[DacResidualUnit]) -> type[DacResidualUnit]:
     """Return the class of units at rest that stands for a class of units, also a `DacModel`'s."""
-    if kind is DacResidualUnit or issubclass(kind, RestingResidualUnit):
+    if issubclass(kind, RestingResidualUnit):
+        return kind
+    if kind in (DacResidualUnit, TrainedResidualUnit):
         return RestingResidualUnit
     return type(RestingResidualUnit.__name__, (RestingResidualUnit, kind), {})
 
 
-class RestingResidualUnit(DacResidualUnit):
-    """A `DacResidualUnit` that is one kernel forwards and one backwards."""
+class RestingResidualUnit(TrainedResidualUnit):
+    """A `DacResidualUnit` that is one kernel forwards and one backwards; in bf16 that of training,
+    where there is one.
+    """
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Compute what `DacResidualUnit.forward` does."""

@@ -15,7 +15,12 @@ from torch import Tensor, nn
 
 from codecplus.errors import FileFormatError
 from codecplus.modeling_dac import DacNetwork
-from codecplus.modeling_dac.layers_dac import DacConv1d, DacConvTranspose1d, DacResidualUnit
+from codecplus.modeling_dac.layers_dac import (
+    DacConv1d,
+    DacConvTranspose1d,
+    DacOutputConv1d,
+    DacResidualUnit,
+)
 
 
 def decode_unpadded(model: DacNetwork, codes: np.ndarray, window: int) -> np.ndarray:
@@ -51,7 +56,10 @@ def _unpadded(layers: Sequence[tuple[str, nn.Module]], x: Tensor) -> Tensor:
     """Run layers on x (B, C, T) without padding; a residual is cropped to its middle."""
     for _, layer in layers:
         if isinstance(layer, DacConv1d) and layer.kernel_size[0] > 1:
-            x = F.conv1d(x, layer.weight, layer.bias, dilation=layer.dilation)
+            if isinstance(layer, DacOutputConv1d):
+                x = x.to(layer.dtype_for(x.dtype))
+            weight, bias = layer.weight.to(x.dtype), layer.bias.to(x.dtype)
+            x = F.conv1d(x, weight, bias, dilation=layer.dilation)
         elif isinstance(layer, DacConvTranspose1d):
             x = F.conv_transpose1d(x, layer.weight, layer.bias, stride=layer.stride)
         elif isinstance(layer, DacResidualUnit):

@@ -294,6 +294,8 @@ class DacModel(DacPreTrainedModel, StockDacModel):
         audio = self.decoder(quantized_representation, frames)
         if lengths is not None and frames is not None:
             audio = zero_tail(audio, torch.minimum(lengths, self.decoder.output_length(frames)))
+        # The decoder gives fp32; transformers' model gives its own precision, so this one does too.
+        audio = audio.to(quantized_representation.dtype)
         audio = F.pad(audio, (0, samples - audio.shape[-1])).squeeze(1)
         return DacDecoderOutput(audio) if self._wants_dict(return_dict) else (audio,)
 

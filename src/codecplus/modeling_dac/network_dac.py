@@ -135,7 +135,8 @@ class DacNetwork(nn.Module):
         return {name: value.contiguous() for name, value in plain_weights(state).items()}
 
     def synthesize(self, quantized: Tensor) -> Tensor:
-        """Return the audio (B, S) of quantized latents (B, D, T), `hop_length` samples per frame.
+        """Return the audio (B, S), fp32, of quantized latents (B, D, T), `hop_length` samples per
+        frame.
 
         What a net with an odd stride lacks at the very end is zero.
         """

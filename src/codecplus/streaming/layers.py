@@ -29,6 +29,7 @@ from codecplus.acceleration.steps import (
 from codecplus.modeling_dac.layers_dac import (
     DacChain,
     DacConv1d,
+    DacOutputConv1d,
     DacConvTranspose1d,
     DacResidualUnit,
     DacResidualVectorQuantizer,
@@ -149,14 +150,20 @@ class Product(NamedTuple):
 
 
 def product_of(conv: DacConv1d | DacConvTranspose1d) -> Product:
-    """Return a convolution of the model as a product, with a copy of its weights."""
+    """Return a convolution of the model as a product, with a copy of its weights.
+
+    That of a decoder's last layer has the dtype in which this layer computes.
+    """
     with weights_in_place(conv):
         if isinstance(conv, DacConvTranspose1d):
             return _transposed_product(conv)
+        dtype = conv.weight.dtype
+        if isinstance(conv, DacOutputConv1d):
+            dtype = conv.dtype_for(dtype)
         matrix = conv.weight.detach().permute(2, 1, 0).flatten(0, 1)  # (k * C, C')
         return Product(
-            matrix=matrix.clone(memory_format=torch.contiguous_format),
-            bias=conv.bias.detach().clone(),
+            matrix=matrix.to(dtype).clone(memory_format=torch.contiguous_format),
+            bias=conv.bias.detach().to(dtype).clone(),
             kernel=conv.kernel_size[0],
             left=conv.pads[0],
             right=conv.pads[1],
@@ -231,7 +238,7 @@ class Convolution:
         position = state.position + x.shape[1]
         if starts is not None:  # before the snake, which leaves zeros as they are
             x = zero_before(x, state.position, starts * self.inputs_per_frame)
-        y, tail = self.run(self.padded(x, last), state.tail)
+        y, tail = self.run(self.padded(x.to(self.none.dtype), last), state.tail)
         if self.crop:
             first = 0
             end = y.shape[1]
