@@ -29,8 +29,8 @@ from codecplus.acceleration.steps import (
 from codecplus.modeling_dac.layers_dac import (
     DacChain,
     DacConv1d,
-    DacOutputConv1d,
     DacConvTranspose1d,
+    DacOutputConv1d,
     DacResidualUnit,
     DacResidualVectorQuantizer,
     Snake1d,
