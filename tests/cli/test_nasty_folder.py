@@ -416,7 +416,11 @@ def test_a_closed_terminal_ends_a_command_as_ctrl_c_does(monkeypatch, capsys):
         time.sleep(60)
 
     monkeypatch.setattr(app, "_run", work)
-    assert main([]) == 129
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored
+    try:
+        assert main([]) == 129
+    finally:
+        signal.signal(signal.SIGHUP, before)
     said = "codecplus: hung up; nothing half-written was left behind\n"
     assert capsys.readouterr().err == said
 

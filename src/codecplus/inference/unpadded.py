@@ -58,8 +58,8 @@ def _unpadded(layers: Sequence[tuple[str, nn.Module]], x: Tensor) -> Tensor:
         if isinstance(layer, DacConv1d) and layer.kernel_size[0] > 1:
             if isinstance(layer, DacOutputConv1d):
                 x = x.to(layer.dtype_for(x.dtype))
-            weight, bias = layer.weight.to(x.dtype), layer.bias.to(x.dtype)
-            x = F.conv1d(x, weight, bias, dilation=layer.dilation)
+            bias = None if layer.bias is None else layer.bias.to(x.dtype)
+            x = F.conv1d(x, layer.weight.to(x.dtype), bias, dilation=layer.dilation)
         elif isinstance(layer, DacConvTranspose1d):
             x = F.conv_transpose1d(x, layer.weight, layer.bias, stride=layer.stride)
         elif isinstance(layer, DacResidualUnit):
