@@ -8,13 +8,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from processors import SETS, needs_compiler, needs_kernels
+from processors import SETS, needs_amx, needs_compiler, needs_kernels
 from tiny import random_weights, tiny_model
 
 from codecplus.acceleration import resting, training_kernels
 from codecplus.acceleration.resting import RestingSnake1d, use_resting_layers
 from codecplus.acceleration.training import use_training_layers
-from codecplus.kernels import usable_set
 from codecplus.modeling_dac.layers_dac import DacResidualUnit, Snake1d
 
 pytestmark = [needs_kernels, needs_compiler]
@@ -83,9 +82,8 @@ def test_a_unit_at_rest(instruction_set, kernels_run, channels, dilation, causal
     assert error(at_x, exact_at_x) < 1e-5
 
 
-def test_in_bf16_a_unit_at_rest_is_one_of_training(instruction_set, monkeypatch):
-    if not usable_set().trains:
-        pytest.skip("these kernels do not train")
+@needs_amx
+def test_in_bf16_a_unit_at_rest_is_one_of_training(monkeypatch):
     names = []
 
     def call(kernel, tensors, sizes, call=training_kernels.call):

@@ -30,7 +30,7 @@ from codecplus.acceleration.training import (
     recorded,
 )
 from codecplus.kernels import usable_set
-from codecplus.modeling_dac.layers_dac import DacResidualUnit, is_plain
+from codecplus.modeling_dac.layers_dac import DacResidualUnit
 
 _packs = PackCache()
 
@@ -78,11 +78,7 @@ class RestingResidualUnit(TrainedResidualUnit):
 
     def is_plain(self) -> bool:
         """Return whether no adapter and no hook changes what its layers compute."""
-        convolutions = (self.conv1, self.conv2)
-        snakes = (self.snake1, self.snake2)
-        return all(is_plain(conv, TrainedConv1d) for conv in convolutions) and all(
-            is_plain(snake, RestingSnake1d) for snake in snakes
-        )
+        return self.consists_of(TrainedConv1d, RestingSnake1d)
 
 
 class RestingSnake1d(TrainedSnake1d):

@@ -27,7 +27,6 @@ from codecplus.modeling_dac.layers_dac import (
     Snake1d,
     channels_last,
     folded_conv,
-    is_plain,
     snake,
     snake_in_blocks,
     snake_reciprocal,
@@ -92,11 +91,7 @@ class TrainedResidualUnit(DacResidualUnit):
 
     def is_plain(self) -> bool:
         """Return whether no adapter and no hook changes what its layers compute."""
-        convolutions = (self.conv1, self.conv2)
-        snakes = (self.snake1, self.snake2)
-        return all(is_plain(conv, TrainedConv1d) for conv in convolutions) and all(
-            is_plain(snake, TrainedSnake1d) for snake in snakes
-        )
+        return self.consists_of(TrainedConv1d, TrainedSnake1d)
 
 
 def recorded() -> bool:

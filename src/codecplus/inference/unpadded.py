@@ -15,12 +15,7 @@ from torch import Tensor, nn
 
 from codecplus.errors import FileFormatError
 from codecplus.modeling_dac import DacNetwork
-from codecplus.modeling_dac.layers_dac import (
-    DacConv1d,
-    DacConvTranspose1d,
-    DacOutputConv1d,
-    DacResidualUnit,
-)
+from codecplus.modeling_dac.layers_dac import DacConv1d, DacConvTranspose1d, DacResidualUnit
 
 
 def decode_unpadded(model: DacNetwork, codes: np.ndarray, window: int) -> np.ndarray:
@@ -56,8 +51,7 @@ def _unpadded(layers: Sequence[tuple[str, nn.Module]], x: Tensor) -> Tensor:
     """Run layers on x (B, C, T) without padding; a residual is cropped to its middle."""
     for _, layer in layers:
         if isinstance(layer, DacConv1d) and layer.kernel_size[0] > 1:
-            if isinstance(layer, DacOutputConv1d):
-                x = x.to(layer.dtype_for(x.dtype))
+            x = x.to(layer.dtype_for(x.dtype))
             bias = None if layer.bias is None else layer.bias.to(x.dtype)
             x = F.conv1d(x, layer.weight.to(x.dtype), bias, dilation=layer.dilation)
         elif isinstance(layer, DacConvTranspose1d):

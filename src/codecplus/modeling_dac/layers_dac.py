@@ -430,9 +430,14 @@ class DacConv1d(FoldableWeight, nn.Conv1d):
         reach = (self.kernel_size[0] - 1) * self.dilation[0]
         return first * stride - left, last * stride - left + reach
 
+    def dtype_for(self, dtype: torch.dtype) -> torch.dtype:
+        """Return the dtype in which inputs of this dtype are computed."""
+        return dtype
+
     def forward(
         self, x: Tensor, lengths: Tensor | None = None, residual: Tensor | None = None
     ) -> Tensor:
+        x = x.to(self.dtype_for(x.dtype))
         weight = self.weight.to(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         if self.kernel_size[0] == 1 and not exporting():
@@ -457,19 +462,17 @@ class DacOutputConv1d(DacConv1d):
     music has above some kHz: a mel distance of 1.33 instead of 1.24. All other layers may round.
     """
 
+    def dtype_for(self, dtype: torch.dtype) -> torch.dtype:
+        """Return the dtype in which inputs of this dtype are computed: fp32, or fp64."""
+        return torch.promote_types(dtype, torch.float32)
+
     def forward(
         self, x: Tensor, lengths: Tensor | None = None, residual: Tensor | None = None
     ) -> Tensor:
-        x = x.to(self.dtype_for(x.dtype))
-        if torch.is_autocast_enabled(x.device.type):
-            with torch.autocast(x.device.type, enabled=False):
-                return super().forward(x, lengths, residual)
-        return super().forward(x, lengths, residual)
-
-    @staticmethod
-    def dtype_for(dtype: torch.dtype) -> torch.dtype:
-        """Return the dtype in which inputs of this dtype are computed."""
-        return torch.promote_types(dtype, torch.float32)
+        if not torch.is_autocast_enabled(x.device.type):
+            return super().forward(x, lengths, residual)
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x, lengths, residual)
 
 
 def pointwise_conv(
@@ -817,10 +820,12 @@ class DacResidualUnit(DacChain):
 
     def is_plain(self) -> bool:
         """Return whether no adapter and no hook changes what its layers compute."""
-        convolutions = (self.conv1, self.conv2)
-        snakes = (self.snake1, self.snake2)
-        return all(is_plain(conv, DacConv1d) for conv in convolutions) and all(
-            is_plain(snake, Snake1d) for snake in snakes
+        return self.consists_of(DacConv1d, Snake1d)
+
+    def consists_of(self, convolution: type[nn.Module], snake: type[nn.Module]) -> bool:
+        """Return whether its layers are plain ones of these two classes."""
+        return all(is_plain(layer, convolution) for layer in (self.conv1, self.conv2)) and all(
+            is_plain(layer, snake) for layer in (self.snake1, self.snake2)
         )
 
 
@@ -898,8 +903,8 @@ class DacEncoder(DacChain):
 class DacDecoder(DacChain):
     """Latents (B, D, T) to audio (B, 1, S), S = hop_length * T less what odd strides lose.
 
-    The audio is in fp32, also of latents in fp16 or bf16. `lengths` counts frames. `unit` is the
-    class of the residual units.
+    The audio is in fp32 where the latents are in fp16 or bf16. `lengths` counts frames. `unit` is
+    the class of the residual units.
     """
 
     def __init__(self, config, unit=DacResidualUnit):

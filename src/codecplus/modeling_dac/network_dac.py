@@ -135,9 +135,9 @@ class DacNetwork(nn.Module):
         return {name: value.contiguous() for name, value in plain_weights(state).items()}
 
     def synthesize(self, quantized: Tensor) -> Tensor:
-        """Return the audio (B, S), fp32, of quantized latents (B, D, T), `hop_length` samples per
-        frame.
+        """Return the audio (B, S), at least fp32, of quantized latents (B, D, T).
 
+        A frame has `hop_length` samples.
         What a net with an odd stride lacks at the very end is zero.
         """
         samples = quantized.shape[-1] * self.config.hop_length

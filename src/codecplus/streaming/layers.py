@@ -30,7 +30,6 @@ from codecplus.modeling_dac.layers_dac import (
     DacChain,
     DacConv1d,
     DacConvTranspose1d,
-    DacOutputConv1d,
     DacResidualUnit,
     DacResidualVectorQuantizer,
     Snake1d,
@@ -150,16 +149,13 @@ class Product(NamedTuple):
 
 
 def product_of(conv: DacConv1d | DacConvTranspose1d) -> Product:
-    """Return a convolution of the model as a product, with a copy of its weights.
-
-    That of a decoder's last layer has the dtype in which this layer computes.
+    """Return a convolution of the model as a product, with a copy of its weights in the dtype in
+    which it computes.
     """
     with weights_in_place(conv):
         if isinstance(conv, DacConvTranspose1d):
             return _transposed_product(conv)
-        dtype = conv.weight.dtype
-        if isinstance(conv, DacOutputConv1d):
-            dtype = conv.dtype_for(dtype)
+        dtype = conv.dtype_for(conv.weight.dtype)
         matrix = conv.weight.detach().permute(2, 1, 0).flatten(0, 1)  # (k * C, C')
         return Product(
             matrix=matrix.to(dtype).clone(memory_format=torch.contiguous_format),
