@@ -100,7 +100,9 @@ def macs_per_second(model: DacModel) -> float:
     for half in (model.encoder, model.decoder):
         if half is model.decoder:
             rate = model.config.frame_rate
-        for layer in half.modules():
+        for name, layer in half.named_modules():
+            if name.startswith("gains"):  # registered last, but frame by frame
+                rate = model.config.frame_rate
             if isinstance(layer, DacConvTranspose1d):
                 total += rate * layer.weight.numel()
                 rate *= layer.stride[0]

@@ -7,7 +7,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test needs a network; read when hugging
 import numpy as np
 import pytest
 import torch
-from tiny import GEOMETRIES, tiny_model
+from tiny import KINDS, tiny_model
 
 from codecplus import Codec, DacModel
 
@@ -17,12 +17,11 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(
-    params=[(g, c) for g in GEOMETRIES for c in (False, True)],
+    params=KINDS,
     ids=lambda p: f"{p[0]}-{'causal' * p[1]}",
 )
 def model(request) -> DacModel:
-    geometry, causal = request.param
-    return tiny_model(causal, **GEOMETRIES[geometry])
+    return tiny_model(request.param[1], **KINDS[request.param])
 
 
 @pytest.fixture

@@ -55,3 +55,13 @@ GEOMETRIES = {
     "16khz": {"downsampling_ratios": [2, 4, 5, 8], "sampling_rate": 16000},
     "odd": {"downsampling_ratios": [3, 5], "sampling_rate": 8000},
 }
+
+# Fields by geometry and causality, one with band gains among them.
+KINDS = {(name, causal): GEOMETRIES[name] for name in GEOMETRIES for causal in (False, True)}
+KINDS["gains", True] = {
+    **GEOMETRIES["16khz"],
+    "hidden_size": 40,
+    "gain_size": 8,
+    "gain_bands": 6,
+    "gain_hidden_size": 16,
+}

@@ -23,18 +23,18 @@ PAGES = [
 VERBS = verbs_of(build_parser())
 # What a user may ask of several verbs, and the verbs that must have it under this very name.
 VOCABULARY = {
-    "--model": "demo encode decode eval webmushra train entropy tokenize detokenize export "
+    "--model": "demo encode decode eval webmushra train gains entropy tokenize detokenize export "
     "card push",
-    "--revision": "demo encode decode eval webmushra train entropy tokenize detokenize export",
-    "--device": "demo encode decode eval webmushra train entropy tokenize detokenize",
-    "--dtype": "demo encode decode train entropy tokenize detokenize",
+    "--revision": "demo encode decode eval webmushra train gains entropy tokenize detokenize export",
+    "--device": "demo encode decode eval webmushra train gains entropy tokenize detokenize",
+    "--dtype": "demo encode decode train gains entropy tokenize detokenize",
     "--compile": "demo encode decode",
-    "--output": "demo encode decode eval webmushra listening leaderboard train entropy tokenize "
+    "--output": "demo encode decode eval webmushra listening leaderboard train gains entropy tokenize "
     "detokenize export push",
-    "--force": "encode decode entropy detokenize export",
+    "--force": "encode decode gains entropy detokenize export",
     "--skip-existing": "encode decode",
     "--keep-suffix": "encode decode",
-    "--quiet": "encode decode eval train entropy tokenize detokenize",
+    "--quiet": "encode decode eval train gains entropy tokenize detokenize",
     "--recover": "decode info",
     "--max-seconds": "decode detokenize",
     "--json": "info eval compare listening leaderboard",
@@ -45,7 +45,7 @@ VOCABULARY = {
     "--codec": "eval webmushra",
     "--metric": "eval compare",
     "--limit": "eval webmushra detokenize",
-    "--data": "eval webmushra train entropy tokenize detokenize",
+    "--data": "eval webmushra train gains entropy tokenize detokenize",
     "--split": "train tokenize detokenize",
     "--config": "train tokenize",
     "--data-revision": "train tokenize detokenize",

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from tiny import GEOMETRIES, tiny_model
+from tiny import GEOMETRIES, KINDS, tiny_model
 
 from codecplus import Codec, load_codec
 from codecplus.cli import main
@@ -20,7 +20,7 @@ from codecplus.export import export_onnx
 from codecplus.inference.onnx_model import OnnxModel, find_export
 from codecplus.utils import load_audio, save_audio
 
-KEYS = [(g, c) for g in GEOMETRIES for c in (False, True)]
+KEYS = list(KINDS)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def exports(tmp_path_factory):
 
     def get(key):
         if key not in made:
-            model = tiny_model(key[1], **GEOMETRIES[key[0]])
+            model = tiny_model(key[1], **KINDS[key])
             folder = tmp_path_factory.mktemp("export")
             export_onnx(model, folder)
             made[key] = Codec(model), folder

@@ -188,7 +188,8 @@ def test_an_interrupted_push_goes_on_where_it_was(hub, published, first):
 def test_one_commit_holds_all_that_belongs_to_a_checkpoint_and_nothing_private(hub, commits, first):
     files = hub.repo("ada/tiny").commits[commits[1]]
     parts = (
-            "checkpoints", "configuration", "feature_extraction", "layers", "modeling", "network", "sizes"
+            "checkpoints", "coders", "configuration", "feature_extraction", "gains", "layers", "modeling",
+            "network", "sizes"
         )  # fmt: skip
     code = {f"{part}_dac.py" for part in parts}
     listed = {path for path in files if not path.startswith("assets/")}

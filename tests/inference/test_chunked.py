@@ -5,11 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import GEOMETRIES, tiny_model
+from tiny import KINDS, tiny_model
 
 from codecplus.inference.chunked import decode_blocks, encode_blocks
 
-MODELS = {(g, c): tiny_model(c, **GEOMETRIES[g]) for g in GEOMETRIES for c in (False, True)}
+MODELS = {(g, c): tiny_model(c, **fields) for (g, c), fields in KINDS.items()}
 
 
 @settings(max_examples=40, deadline=None)

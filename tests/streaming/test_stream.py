@@ -16,13 +16,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from processors import needs_bf16
-from tiny import GEOMETRIES, tiny_model
+from tiny import KINDS, tiny_model
 
 from codecplus.errors import InputError
 from codecplus.streaming import DecoderStream, EncoderStream, StreamingDecoder, StreamingEncoder
 from codecplus.streaming.layers import ResidualUnit
 
-MODELS = {(g, c): tiny_model(c, **GEOMETRIES[g]) for g in GEOMETRIES for c in (False, True)}
+MODELS = {(g, c): tiny_model(c, **fields) for (g, c), fields in KINDS.items()}
 ENCODERS = {key: StreamingEncoder(model) for key, model in MODELS.items()}
 DECODERS = {key: StreamingDecoder(model) for key, model in MODELS.items()}
 KEYS = sorted(MODELS)

@@ -1,4 +1,4 @@
-"""The verbs `train` and `entropy`: a codec, and the entropy model of one.
+"""The verbs `train`, `gains` and `entropy`: a codec, its band gains, and its entropy model.
 
 Light to import: torch is imported when a verb runs.
 """
@@ -18,7 +18,7 @@ from codecplus.cli.options import (
     add_verb,
     print_progress,
 )
-from codecplus.errors import InputError
+from codecplus.errors import InputError, OutputExistsError
 
 # Shares of the gradient at the output, for recipes that balance their losses.
 _ADVERSARIAL_SHARES = {
@@ -31,6 +31,7 @@ _PRECISIONS = {None: "auto", "float32": "no", "bfloat16": "bf16"}  # by --dtype
 def add_verbs(verbs: Any) -> None:
     """Add the verbs to an argparse subparsers object."""
     _add_train(verbs)
+    _add_gains(verbs)
     _add_entropy(verbs)
 
 
@@ -189,6 +190,44 @@ def _add_how_to_train(group: Any) -> None:
     add_shared(group, "quiet")
 
 
+def _add_gains(verbs: Any) -> None:
+    verb = add_verb(
+        verbs,
+        "gains",
+        gains,
+        help="give a live checkpoint band gains, or fit those it has anew",
+        description="Give a causal checkpoint band gains: some codebooks tell the decoder how loud "
+        "each band of a frame was. A checkpoint that has them keeps their codebooks, and training "
+        "goes on from there; do that after its decoder was trained. The new checkpoint makes other "
+        "codes, and needs an entropy model of its own.",
+        examples=(
+            "codecplus gains --model my-live-codec --data recordings/ -o with-gains",
+            "codecplus gains --model my-live-codec --data recordings/ --gain-codebooks 4 8 "
+            "-o with-gains",
+        ),
+    )
+    add_codec_options(verb, required=True)
+    add_shared(verb, "data")
+    add_output(verb, "folder to write", required=True)
+    add_shared(verb, "force", "quiet")
+    verb.add_argument(
+        "--gain-codebooks",
+        type=int,
+        nargs="+",
+        default=[6, 9, 13],
+        metavar="N",
+        help="numbers of the codebooks for gains, from 1 on; the finest ones of the checkpoint "
+        "give way (default: 6 9 13)",
+    )
+    verb.add_argument(
+        "--gain-steps",
+        type=int,
+        default=8000,
+        metavar="N",
+        help="steps of training (default: %(default)d)",
+    )
+
+
 def _add_entropy(verbs: Any) -> None:
     verb = add_verb(
         verbs,
@@ -263,6 +302,29 @@ def train(args: argparse.Namespace) -> None:
         return
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     print(f"{args.output}: a checkpoint of {millions:.1f} M weights")
+
+
+def gains(args: argparse.Namespace) -> None:
+    """Fit the band gains of a checkpoint, and write the new one."""
+    from codecplus.training.gains import fit_band_gains
+
+    if not args.force and (args.output / "model.safetensors").exists():
+        raise OutputExistsError(
+            f"{args.output} holds a checkpoint already; name another folder, or replace it with "
+            "--force"
+        )
+    quiet_datasets(args.quiet)
+    quiet_transformers()
+    codec = open_codec(args.model, args)
+    model = fit_band_gains(
+        codec.model,
+        args.data,
+        places=args.gain_codebooks,
+        steps=args.gain_steps,
+        progress=None if args.quiet else print_progress,
+    )
+    model.save_pretrained(args.output)
+    print(args.output)
 
 
 def entropy(args: argparse.Namespace) -> None:

@@ -89,7 +89,7 @@ def encode_with_effort(
     for window, start, stop in windows(blocks, hop, max(before, margin), behind + margin, frames):
         audio = torch.from_numpy(window).to(model.device)
         with torch.no_grad():
-            latents = model.encoder(audio[:, None].to(model.dtype))
+            latents = model.analyze(audio[:, None])
         latents = latents[..., start : stop + margin].float()
         if held is None:
             held = torch.zeros(len(window), num_codebooks, 0, dtype=torch.long, device=model.device)

@@ -15,6 +15,7 @@ computes nothing twice.
 # torch types every part of a module as "Tensor | Module".
 
 from collections.abc import Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ import torch
 from torch import nn
 
 from codecplus.acceleration.plain import check_plain
+from codecplus.export.gains import channels_to_audio, gains_to_channels
 from codecplus.export.graph import Graph
 from codecplus.modeling_dac import DacModel
 from codecplus.modeling_dac.layers_dac import (
@@ -38,7 +40,7 @@ from codecplus.streaming.layers import Lookup
 _ELEMENT_TYPES = {"float32": 1, "float16": 10}  # in ONNX
 
 
-class _NetworkGraph:
+class NetworkGraph:
     """A graph to which layers of the model are added. Values are (B, C, 1, T)."""
 
     def __init__(self, name: str, dtype: str, stateful: bool):
@@ -87,9 +89,18 @@ class _NetworkGraph:
             return self.transposed_convolution(x, module, name)
         if isinstance(module, DacResidualUnit):
             return self.graph.op("Add", x, self.layers(x, module.steps(), name))
-        if isinstance(module, nn.Tanh):  # the end: audio is fp32
-            return self.graph.op("Tanh", self.widened(x))
+        if isinstance(module, nn.Tanh):  # the end: audio is fp32, as its convolution gave it
+            return self.graph.op("Tanh", x)
         raise AssertionError(f"{name} is a {type(module).__name__}, which no graph has")
+
+    @contextmanager
+    def full_precision(self):
+        """Compute in fp32 what is added meanwhile, whatever the graph's precision is."""
+        dtype, self.dtype = self.dtype, "float32"
+        try:
+            yield
+        finally:
+            self.dtype = dtype
 
     def snake(self, x: str, module: Snake1d, name: str) -> str:
         """Add a snake, always in fp32: 1e-9 is zero in fp16."""
@@ -104,6 +115,10 @@ class _NetworkGraph:
 
     def convolution(self, x: str, conv: DacConv1d, name: str) -> str:
         """Add a convolution, (B, C, 1, T) -> (B, C', 1, T / stride)."""
+        if conv.dtype_for(torch.float16) == torch.float32 and self.dtype != "float32":
+            x = self.widened(x)
+            with self.full_precision():
+                return self.convolution(x, conv, name)
         with weights_in_place(conv):
             weight = self.weight(conv.weight[:, :, None], f"{name}.weight")
             bias = self.weight(conv.bias, f"{name}.bias")
@@ -160,6 +175,17 @@ class _NetworkGraph:
         left, right = pads
         if self.state is None or not left:
             return x, [0, left, 0, right]
+        return self.behind_state(x, channels, left), [0, 0, 0, 0]
+
+    def behind_zeros(self, x: str, channels: int, left: int) -> str:
+        """Return x with `left` steps before it: of the state, or zeros if there is none."""
+        if self.state is None:
+            return self.graph.op("Pad", x, self.numbers(0, 0, 0, left, 0, 0, 0, 0))
+        return self.behind_state(x, channels, left)
+
+    def behind_state(self, x: str, channels: int, left: int) -> str:
+        """Return x (B, C, 1, left + T) with the state's last steps before it."""
+        assert self.state is not None
         graph = self.graph
         size = channels * left
         start = self.state_size
@@ -172,7 +198,7 @@ class _NetworkGraph:
         tail = graph.op("Slice", x, *to_the_end)
         tail = graph.op("Reshape", tail, self.numbers(0, size))
         self.tails.append(self.widened(tail))
-        return x, [0, 0, 0, 0]
+        return x
 
     def finish(self, metadata: dict[str, str]) -> Any:
         """Return the ONNX model, with its state if it has one."""
@@ -192,18 +218,25 @@ def encoder_graph(
     `audio` is (B, 1, S), S a multiple of the hop; `codes` are (B, K, S / hop) of all K codebooks,
     int64. The codes of k codebooks are the first k rows.
     """
-    network = _NetworkGraph("encoder", dtype, stateful)
+    network = NetworkGraph("encoder", dtype, stateful)
     graph = network.graph
-    x = graph.input("audio", "float32", ["batch", 1, "samples"])
-    x = network.narrowed(graph.op("Unsqueeze", x, network.numbers(2)))
-    x = network.layers(x, model.encoder.layers(), "encoder")
-    x = graph.op("Squeeze", network.widened(x), network.numbers(2))
+    audio = graph.input("audio", "float32", ["batch", 1, "samples"])
+    audio = graph.op("Unsqueeze", audio, network.numbers(2))
+    x = network.layers(network.narrowed(audio), model.encoder.layers(), "encoder")
+    latents = network.widened(x)
+    gains = model.decoder.gains
+    if gains is not None:
+        decoded = network.layers(x, model.decoder.layers(), "decoder")
+        with network.full_precision():
+            channels = gains_to_channels(network, gains, audio, decoded)
+        latents = graph.op("Concat", latents, channels, axis=1)
+    x = graph.op("Squeeze", latents, network.numbers(2))
     shape = ["batch", model.config.n_codebooks, "frames"]
     graph.output(_search(network, x, model), "codes", "int64", shape)
     return network.finish(metadata)
 
 
-def _search(network: _NetworkGraph, latents: str, model: DacModel) -> str:
+def _search(network: NetworkGraph, latents: str, model: DacModel) -> str:
     """Add the search of codes (B, K, T) for latents (B, D, T), in fp32, like `CodebookSearch`."""
     graph = network.graph
     with torch.no_grad():
@@ -244,12 +277,19 @@ def decoder_graph(
     `codes` are (B, k, T) of the first k codebooks, int64; `audio` is (B, 1, hop * T). A frame may
     lack its finest codebooks: their codes are -1.
     """
-    network = _NetworkGraph("decoder", dtype, stateful)
+    network = NetworkGraph("decoder", dtype, stateful)
     graph = network.graph
     codes = graph.input("codes", "int64", ["batch", "codebooks", "frames"])
-    x = _lookup(network, codes, model)
-    x = network.narrowed(graph.op("Unsqueeze", x, network.numbers(2)))
-    x = network.layers(x, model.decoder.layers(), "decoder")
+    latents = graph.op("Unsqueeze", _lookup(network, codes, model), network.numbers(2))
+    gains = model.decoder.gains
+    if gains is None:
+        x = network.layers(network.narrowed(latents), model.decoder.layers(), "decoder")
+    else:
+        sizes = network.numbers(model.config.waveform_size, gains.size)
+        latents, channels = graph.op("Split", latents, sizes, outputs=2, axis=1)
+        x = network.layers(network.narrowed(latents), model.decoder.layers(), "decoder")
+        with network.full_precision():
+            x = channels_to_audio(network, gains, channels, x)
     x = graph.op("Squeeze", x, network.numbers(2))
     # Odd strides give fewer samples than whole frames have.
     missing = model.config.hop_length - model.decoder.output_length(1)
@@ -259,7 +299,7 @@ def decoder_graph(
     return network.finish(metadata)
 
 
-def _lookup(network: _NetworkGraph, codes: str, model: DacModel) -> str:
+def _lookup(network: NetworkGraph, codes: str, model: DacModel) -> str:
     """Add the latents (B, D, T) of codes (B, k, T), in fp32; a code of -1 adds nothing."""
     graph = network.graph
     table = Lookup(check_plain(model.quantizer), model.decoding_dtype)

@@ -96,17 +96,22 @@ class _Reader(CalibrationDataReader):
         return next(self._inputs, None)
 
 
+# The first and the last convolution of a network, which lose most.
+_ENDS = {f"{half}.conv{i}" for half in ("encoder", "decoder") for i in (1, 2)}
+
+
 def _quantize(path: Path, inputs: list[dict[str, np.ndarray]]) -> Any:
     target = path.with_suffix(".int8.onnx")
     convolutions = [node.name for node in onnx.load(path).graph.node if node.op_type == "Conv"]
-    ends = [convolutions[0], convolutions[-1]]
+    ends = [name for name in convolutions if name in _ENDS]
+    gains = [name for name in convolutions if ".gains." in name]  # small, and of decibels
     quantize_static(
         path,
         target,
         _Reader(inputs),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=["Conv"],
-        nodes_to_exclude=ends,
+        nodes_to_exclude=ends + gains,
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,

@@ -87,6 +87,6 @@ def _encode_padded(
     if min(whole_frames) < audio.shape[-1]:
         lengths = torch.tensor(whole_frames, device=model.device)
     with torch.inference_mode():
-        latents = model.encoder(torch.from_numpy(audio).to(model.device, model.dtype), lengths)
+        latents = model.analyze(torch.from_numpy(audio).to(model.device), lengths)
         codes = model.quantizer(latents, n_quantizers)[1]
     return codes.to(torch.int16).cpu().numpy()

@@ -46,9 +46,9 @@ def encode_blocks(
     before, behind = frame_context(model.encoder_reach, hop)
     frames = frames or chunk_frames(model)
     for window, start, stop in windows(blocks, hop, before, behind, frames):
-        audio = torch.from_numpy(window)[:, None].to(model.device, model.dtype)
+        audio = torch.from_numpy(window)[:, None].to(model.device)
         with torch.inference_mode():
-            latents = model.encoder(audio)[..., start:stop]
+            latents = model.analyze(audio)[..., start:stop]
             codes = model.quantizer(latents, n_quantizers)[1]
         yield codes.to(torch.int16).cpu().numpy()
 

@@ -26,6 +26,11 @@ def decode_unpadded(model: DacNetwork, codes: np.ndarray, window: int) -> np.nda
 
     Raises FileFormatError for windows that are all too short.
     """
+    if model.decoder.gains is not None:
+        raise FileFormatError(
+            "expected a file that was encoded with padding, as this model has band gains, which "
+            "are made for whole signals; decode the file with the model that encoded it"
+        )
     least = 2 * model.decoder_reach[1] + 1
     if window < least:
         raise FileFormatError(

@@ -1,13 +1,14 @@
 """Configuration of DAC models. Knows sizes and rates, nothing of tensors."""
 
 import math
+from typing import cast
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.models.dac.configuration_dac import DacConfig as StockDacConfig
 
 from .checkpoints_dac import embedded_folder
-from .sizes_dac import DacSizes
+from .sizes_dac import DacSizes, gain_window
 
 # The most that file formats, resampler and networks in use know, with room. A configuration may
 # come from a stranger, and larger numbers would take all memory before anything else is read.
@@ -22,6 +23,8 @@ _MAX_SIZES = {
 }
 _MAX_HOP_LENGTH = (1 << 16) - 1
 _MAX_LABELS = 10_000
+_MAX_GAIN_HIDDEN_SIZE = 1 << 12
+_MIN_GAIN_HOP, _MAX_GAIN_HOP = 4, 1024  # windows are transformed by a matrix
 _MAX_RATIOS = 12  # every one doubles the channels of the encoder
 
 
@@ -79,6 +82,11 @@ class DacConfig(DacSizes, StockDacConfig):
     def __post_init__(self, **kwargs):
         for derived in ("hop_length", "upsampling_ratios", "frame_rate"):
             kwargs.pop(derived, None)
+        if kwargs.pop("gain_size", 0):  # an attribute of a plain DAC, a field of a causal one
+            raise ValueError(
+                f"expected no gain_size in a model of type {self.model_type!r}, which has no band "
+                "gains; a causal_dac may have them"
+            )
         # transformers makes a dictionary of so many names; a DAC has no use for them.
         num_labels = kwargs.get("num_labels")
         if num_labels is not None and not 0 <= num_labels <= _MAX_LABELS:
@@ -173,11 +181,51 @@ class DacConfig(DacSizes, StockDacConfig):
 class CausalDacConfig(DacConfig):
     """Configuration of a [`CausalDacModel`], whose output never depends on later input.
 
-    Its fields are those of [`DacConfig`].
+    Its fields are those of [`DacConfig`], and these:
+
+    Args:
+        gain_size (`int`, defaults to 0):
+            latent channels, out of `hidden_size`, that tell the decoder how loud the bands of each
+            frame are in the original; 0 for a model without band gains.
+        gain_bands (`int`, defaults to 32): bands of equal width, from 0 to half the sampling rate.
+        gain_hidden_size (`int`, defaults to 128): channels of the two small nets of the gains.
+
+    Raises `ValueError` for sizes that make no DAC.
     """
 
     model_type = "causal_dac"
     causal = True
+
+    gain_size: int = 0
+    gain_bands: int = 32
+    gain_hidden_size: int = 128
+
+    def _check_sizes(self):
+        super()._check_sizes()
+        if not 0 <= self.gain_size < cast(int, self.hidden_size):
+            raise ValueError(
+                f"gain_size must be at least 0 and below hidden_size (={self.hidden_size}), "
+                f"got {self.gain_size}"
+            )
+        if not self.gain_size:
+            return
+        hop = math.prod(self.downsampling_ratios)
+        if not _MIN_GAIN_HOP <= hop <= _MAX_GAIN_HOP:
+            raise ValueError(
+                f"band gains need {_MIN_GAIN_HOP} to {_MAX_GAIN_HOP} samples per frame, got {hop}; "
+                "choose other downsampling_ratios, or gain_size 0"
+            )
+        most = gain_window(hop) // 4
+        if not 1 <= self.gain_bands <= most:
+            raise ValueError(
+                f"gain_bands must lie between 1 and {most} at {hop} samples per frame, "
+                f"got {self.gain_bands}"
+            )
+        if not 1 <= self.gain_hidden_size <= _MAX_GAIN_HIDDEN_SIZE:
+            raise ValueError(
+                f"gain_hidden_size must lie between 1 and {_MAX_GAIN_HIDDEN_SIZE}, "
+                f"got {self.gain_hidden_size}"
+            )
 
 
 DacConfig.register_for_auto_class("AutoConfig")

@@ -24,11 +24,11 @@ from transformers.models.dac.modeling_dac import DacPreTrainedModel as StockDacP
 from transformers.utils.generic import ModelOutput
 
 from .checkpoints_dac import CARD_TAGS, embedded_folder, no_bars, replace_empty_card
+from .coders_dac import DacDecoder, DacEncoder
 from .configuration_dac import CausalDacConfig, DacConfig
 from .feature_extraction_dac import DacFeatureExtractor
+from .layers_dac import DacResidualUnit as PlainResidualUnit
 from .layers_dac import (
-    DacDecoder,
-    DacEncoder,
     DacResidualVectorQuantizer,
     Snake1d,
     check_tensor,
@@ -36,7 +36,6 @@ from .layers_dac import (
     recording,
     zero_tail,
 )
-from .layers_dac import DacResidualUnit as PlainResidualUnit
 from .network_dac import DacNetwork
 
 
@@ -233,10 +232,8 @@ class DacModel(DacPreTrainedModel, StockDacModel):
         if lengths is not None:
             input_values = zero_tail(input_values, lengths)
         input_values = F.pad(input_values, (0, -input_values.shape[-1] % hop))
-        # Not self.dtype, which looks for parameters: the replicas of nn.DataParallel have none.
-        input_values = input_values.to(self.encoder.snake1.alpha.dtype)
 
-        latents = self.encoder(input_values, None if frames is None else frames * hop)
+        latents = self.analyze(input_values, None if frames is None else frames * hop)
         quantized, codes, projected, commitment_loss, codebook_loss = self.quantizer(
             latents, n_quantizers, frames
         )

@@ -16,11 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from .coders_dac import DacDecoder, DacEncoder
 from .layers_dac import (
     DacConv1d,
     DacConvTranspose1d,
-    DacDecoder,
-    DacEncoder,
     DacResidualUnit,
     DacResidualVectorQuantizer,
     Snake1d,
@@ -134,6 +133,23 @@ class DacNetwork(nn.Module):
         state = {name: value.detach() for name, value in self.state_dict().items()}
         return {name: value.contiguous() for name, value in plain_weights(state).items()}
 
+    def analyze(
+        self, audio: Tensor, lengths: Tensor | None = None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """Return the latents (B, D, T) of audio (B, 1, S), whole frames in at least fp32.
+
+        Give no audio that was rounded to fewer bits: quiet bands would be measured as louder.
+        `lengths` (B,) counts the samples of each item that are real, whole frames. `dtype` is that
+        of the work, by default the encoder's and the decoder's own.
+        """
+        latents = self.encoder(audio.to(dtype or self.encoding_dtype), lengths)
+        gains = self.decoder.gains
+        if gains is None:
+            return latents
+        frames = None if lengths is None else lengths // self.config.hop_length
+        decoded = self.decoder.waveform(latents.to(dtype or self.decoding_dtype), frames)
+        return torch.cat([latents, gains.encode(audio, decoded).to(latents.dtype)], dim=1)
+
     def synthesize(self, quantized: Tensor) -> Tensor:
         """Return the audio (B, S), at least fp32, of quantized latents (B, D, T).
 
@@ -145,6 +161,12 @@ class DacNetwork(nn.Module):
         return F.pad(audio, (0, samples - audio.shape[-1])).squeeze(1)
 
     @property
+    def encoding_dtype(self) -> torch.dtype:
+        """Type of the encoder's weights."""
+        # Not self.dtype, which looks for parameters: the replicas of nn.DataParallel have none.
+        return self.encoder.snake1.alpha.dtype
+
+    @property
     def decoding_dtype(self) -> torch.dtype:
         """Type of the decoder's weights; others may have more bits."""
         return self.decoder.snake1.alpha.dtype
@@ -153,6 +175,12 @@ class DacNetwork(nn.Module):
     def encoder_reach(self) -> tuple[int, int]:
         """Samples before and behind the first one of a frame that the frame depends on."""
         first, last = self.encoder.input_range(0, 0)
+        gains = self.decoder.gains
+        if gains is not None:
+            samples = gains.encoder_ranges(0, 0)
+            decoded = self.decoder.waveform_range(*samples)
+            earliest, latest = self.encoder.input_range(*decoded)
+            first, last = min(earliest, samples[0], first), max(latest, samples[1], last)
         return -first, last
 
     @property

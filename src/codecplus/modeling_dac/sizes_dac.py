@@ -3,6 +3,13 @@
 import math
 from dataclasses import dataclass
 
+_GAIN_WINDOW = 1.6  # hops, at least
+
+
+def gain_window(hop: int) -> int:
+    """Return the length of the window in which the power of bands is measured: a power of two."""
+    return 1 << max(3, math.ceil(math.log2(_GAIN_WINDOW * hop)))
+
 
 class DacSizes:
     """Figures that follow from the sizes of a DAC."""
@@ -13,6 +20,15 @@ class DacSizes:
     encoder_hidden_size: int
     decoder_hidden_size: int
     downsampling_ratios: list[int] | tuple[int, ...]
+    hidden_size: int | None
+    gain_size: int = 0
+    """Latent channels of band gains; none in a plain DAC."""
+
+    @property
+    def waveform_size(self) -> int:
+        """Latent channels that the convolutions encode and decode: all but those of band gains."""
+        assert self.hidden_size is not None
+        return self.hidden_size - self.gain_size
 
     @property
     def frame_rate(self) -> float:
@@ -45,6 +61,9 @@ class PlainDacConfig(DacSizes):
     sampling_rate: int
     hidden_size: int
     quantizer_dropout: float = 0.0
+    gain_size: int = 0
+    gain_bands: int = 32
+    gain_hidden_size: int = 128
 
     @property
     def causal(self) -> bool:
@@ -62,4 +81,4 @@ class PlainDacConfig(DacSizes):
         return self.downsampling_ratios[::-1]
 
 
-__all__ = ["DacSizes", "PlainDacConfig"]
+__all__ = ["DacSizes", "PlainDacConfig", "gain_window"]

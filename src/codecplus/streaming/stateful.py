@@ -17,6 +17,7 @@ from codecplus.acceleration.plain import check_plain
 from codecplus.acceleration.steps import SearchStep, takes_step
 from codecplus.modeling_dac import DacNetwork
 from codecplus.modeling_dac.layers_dac import CodebookSearch
+from codecplus.streaming.gains import StreamingGainsDecoder, StreamingGainsEncoder
 from codecplus.streaming.layers import (
     Layer,
     LayerState,
@@ -69,7 +70,8 @@ class StreamState:
 class _StatefulNetwork:
     """The parts that encoder and decoder share: layers, and rows that begin anew."""
 
-    layers: Sequence[Layer]
+    convolutions: Sequence[Layer]
+    layers: Sequence[Layer]  # all that have a state: the convolutions, and those of band gains
     hop_length: int
     unit: int  # inputs per frame
 
@@ -102,7 +104,8 @@ class _StatefulNetwork:
         """
         starts = None if state.starts is None else torch.tensor(state.starts, device=x.device)
         received = state.received + x.shape[1]
-        y, layers = step(self.layers, x, state.layers, last, starts)
+        count = len(self.convolutions)
+        y, layers = step(self.convolutions, x, state.layers[:count], last, starts)
         return y, replace(state, layers=layers, received=received), starts
 
 
@@ -120,7 +123,11 @@ class StreamingEncoder(_StatefulNetwork):
         self.device = model.device
         self.step_length = _step_frames(model) * config.hop_length
         with torch.inference_mode():
-            self.layers = network_layers(model.encoder, config.hop_length)
+            self.convolutions = network_layers(model.encoder, config.hop_length)
+            self.gains = None
+            if model.decoder.gains is not None:
+                self.gains = StreamingGainsEncoder(model.decoder, model.decoder.gains)
+            self.layers = [*self.convolutions, *(self.gains.layers if self.gains else ())]
             self.search = CodebookSearch(check_plain(model.quantizer), config.n_codebooks)
             self.fused: SearchStep | None = None
             if model.encoder.snake1.allow_kernels and takes_step(self.search.into, None):
@@ -145,7 +152,7 @@ class StreamingEncoder(_StatefulNetwork):
         nothing = torch.zeros(samples.shape[0], n_quantizers, 0, dtype=torch.int16)
         if last and not state.received + samples.shape[1]:
             return nothing, state
-        x = samples.to(self.device, self.dtype)[..., None]
+        x = samples.to(self.device)[..., None]
         latents, state, starts = self._run(state, x, last)
         if latents is None or not latents.shape[1]:
             return nothing, state
@@ -156,6 +163,20 @@ class StreamingEncoder(_StatefulNetwork):
         if starts is not None:
             codes = zero_before(codes.transpose(1, 2), state.frames, starts).transpose(1, 2)
         return codes.to("cpu", torch.int16), state.after(codes.shape[-1])
+
+    def _run(
+        self, state: StreamState, x: Tensor, last: bool
+    ) -> tuple[Tensor | None, StreamState, Tensor | None]:
+        latents, after, starts = super()._run(state, x.to(self.dtype), last)
+        if self.gains is None:
+            return latents, after, starts
+        _, *layers = state.layers[len(self.convolutions) :]
+        wanted, heard = self.gains.hear(x, state.layers[len(self.convolutions)])
+        if latents is not None and latents.shape[1]:
+            channels, layers = self.gains.step(latents, wanted, layers)
+            latents = torch.cat([latents, channels.to(latents.dtype)], dim=-1)
+        layers = (*after.layers[: len(self.convolutions)], heard, *layers)
+        return latents, replace(after, layers=layers), starts
 
 
 class StreamingDecoder(_StatefulNetwork):
@@ -174,7 +195,12 @@ class StreamingDecoder(_StatefulNetwork):
         self.device = model.device
         self.step_length = _step_frames(model)
         with torch.inference_mode():
-            self.layers = network_layers(model.decoder, 1)
+            self.convolutions = network_layers(model.decoder, 1)
+            self.gains = None
+            if model.decoder.gains is not None:
+                kernels = model.decoder.snake1.allow_kernels
+                self.gains = StreamingGainsDecoder(model.decoder.gains, kernels)
+            self.layers = [*self.convolutions, *(self.gains.layers if self.gains else ())]
             self.lookup = Lookup(check_plain(model.quantizer), model.decoding_dtype)
 
     @torch.inference_mode()
@@ -194,6 +220,19 @@ class StreamingDecoder(_StatefulNetwork):
         if audio is None or not audio.shape[1]:
             return torch.zeros(codes.shape[0], 0), state
         return audio[..., 0].float().cpu(), state.after(audio.shape[1] // self.hop_length)
+
+    def _run(
+        self, state: StreamState, x: Tensor, last: bool
+    ) -> tuple[Tensor | None, StreamState, Tensor | None]:
+        if self.gains is None:
+            return super()._run(state, x, last)
+        latents, channels = x.split([x.shape[-1] - self.gains.size, self.gains.size], dim=-1)
+        audio, after, starts = super()._run(state, latents, last)
+        layers = state.layers[len(self.convolutions) :]
+        if audio is not None and audio.shape[1]:
+            audio, layers = self.gains.step(channels, audio, layers)
+        layers = (*after.layers[: len(self.convolutions)], *layers)
+        return audio, replace(after, layers=layers), starts
 
 
 def _step_frames(model: DacNetwork) -> int:

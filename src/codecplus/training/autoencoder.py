@@ -58,7 +58,7 @@ class Autoencoder(nn.Module):
         missing = -audio.shape[-1] % self.model.config.hop_length
         if missing:
             audio = nn.functional.pad(audio, (0, missing))
-        return self.model.encoder(audio.unsqueeze(1).to(self.dtype))
+        return self.model.analyze(audio.unsqueeze(1), dtype=self.dtype)
 
     def decode(self, latents: Tensor, samples: int) -> Tensor:
         """Return the audio (B, S) of latents (B, D, T).

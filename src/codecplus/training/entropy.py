@@ -85,7 +85,7 @@ def fit_entropy_model(
     start = time.monotonic()
     half = start + 30 * minutes
     third = start + 20 * minutes
-    clips = list(_encoded(codec, _open(recordings), half, third, seed))
+    clips = list(_encoded(codec, numbered_recordings(recordings), half, third, seed))
     if progress is not None:
         frames = sum(clip.shape[-1] for clip in clips)
         progress(f"{len(clips)} clips, {frames / codec.frame_rate / 60:.1f} minutes of codes")
@@ -531,7 +531,7 @@ def _augmented(
     return frames
 
 
-def _open(data: Any) -> "Sequence[Recording] | TableRecordings":
+def numbered_recordings(data: Any) -> "Sequence[Recording] | TableRecordings":
     """Return the recordings by number."""
     recordings = open_recordings(data, columns=())
     if isinstance(recordings, FileRecordings):

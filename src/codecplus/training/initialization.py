@@ -27,7 +27,8 @@ def initialize_weights(model: DacModel) -> None:
     """Draw the weights of all convolutions anew.
 
     They keep the level of a signal, residual branches begin small, and the last layer is quiet: a
-    loud one begins in the flat part of tanh and does not come out of it.
+    loud one begins in the flat part of tanh and does not come out of it. Band gains begin near 0
+    dB.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.ConvTranspose1d):
@@ -58,7 +59,7 @@ def initialize_by_default(model: DacModel) -> None:
 
 def _gain(name: str) -> float:
     """Return the level that the convolution of this name gives a signal."""
-    if name == "decoder.conv2":
+    if name in ("decoder.conv2", "decoder.gains.decoder.conv3"):
         return 0.03
     if "res_unit" in name and name.endswith("conv2"):
         return 0.1

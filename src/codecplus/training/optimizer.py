@@ -98,8 +98,9 @@ def build_optimizers(
     """Return the optimizers of a codec.
 
     AdamW with the paper's betas takes all parameters that Muon does not take. Muon takes the
-    convolutions that are wide enough to be matrices, but not the encoder's last one: there it would
-    move directions that no codebook reads by random steps of full size.
+    convolutions that are wide enough to be matrices, but not those that give latents: there it
+    would move directions that no codebook reads by random steps of full size. Nor does it take the
+    one that gives gains, in decibels.
 
     Args:
         model: the codec.
@@ -118,7 +119,7 @@ def build_optimizers(
         if name.endswith("codebook.weight") and not train_codebooks:
             continue
         part = name.split(".")[0]
-        inner = part != "quantizer" and name != "encoder.conv2.weight"
+        inner = part != "quantizer" and name not in _OUTPUTS
         wide = parameter.ndim == 3 and min(parameter.shape[:2]) >= 16
         if part == "quantizer":
             part = "projections"
@@ -135,6 +136,13 @@ def build_optimizers(
     if for_muon:
         optimizers.append(Muon(_groups(for_muon), lr=lr))
     return optimizers
+
+
+_OUTPUTS = {
+    "encoder.conv2.weight",
+    "decoder.gains.encoder.conv3.weight",
+    "decoder.gains.decoder.conv3.weight",
+}
 
 
 def _groups(by_part: dict[str, list[Tensor]]) -> list[dict]:

@@ -84,7 +84,7 @@ def _coded(model: DacModel, audio: Tensor, quantize: bool) -> Tensor:
     """Encode and decode audio (S,); return audio of the same length."""
     samples = len(audio)
     padded = torch.nn.functional.pad(audio, (0, -samples % model.config.hop_length))
-    latents = model.encoder(padded[None, None])
+    latents = model.analyze(padded[None, None])
     if quantize:
         latents = model.quantizer(latents)[0]
     decoded = model.decoder(latents)[0, 0]

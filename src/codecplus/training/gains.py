@@ -1,0 +1,377 @@
+"""Gives a trained causal codec band gains, or fits those it has anew. Convolutions rest.
+
+Recordings are coded once, and the powers of their bands kept: those of the original, of what the
+decoder makes of latents, and of what it makes of several numbers of codebooks. Powers are all that
+the two nets of the gains and their codebooks see, so that thousands of steps take minutes.
+
+Letters: B crops, F bands, K latent channels of gains, T frames.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from codecplus.audio.resampling import resample
+from codecplus.errors import CodecPlusError, InputError
+from codecplus.modeling_dac import CausalDacConfig, CausalDacModel
+from codecplus.modeling_dac.gains_dac import encoder_features
+from codecplus.modeling_dac.layers_dac import DacResidualVectorQuantizer
+from codecplus.training import codebooks
+from codecplus.training.entropy import numbered_recordings
+from codecplus.training.initialization import initialize_weights
+
+_SECONDS = 24  # of a recording, at most, from a random place
+_NUMBERS = 3  # of codebooks, that every recording is decoded with
+_FRAMES = 100  # of a crop
+_BATCH = 32
+_SHIFT_DB = (-10.0, 5.0)  # of a crop's level
+_HEARD_DB = 65.0  # below the loudest cell of a recording cells count little
+_SLOPE_DB = 15.0  # from there to where they count fully
+_LEAST_WEIGHT = 0.1
+_LARGEST_DB = 25.0  # of an error that counts
+_UNQUANTIZED = 1 / 6  # of the steps, before codebooks are placed
+_WARMUP = 50  # steps
+_DROPOUT = 0.4  # share of the crops that are coded with few of the codebooks
+_AVERAGE = 0.99
+
+
+class Measured(NamedTuple):
+    """Powers of the bands of a recording, (F, T) in dB each, in fp16."""
+
+    wanted: Tensor
+    given: Tensor
+    """Of what the decoder makes of latents that are not quantized: what the encoder sees."""
+    decoded: list[Tensor]
+    """Of what it makes of codes."""
+
+
+def fit_band_gains(
+    model: CausalDacModel,
+    recordings: Any,
+    *,
+    places: Sequence[int] = (6, 9, 13),
+    gain_size: int = 16,
+    gain_bands: int = 32,
+    gain_hidden_size: int = 128,
+    steps: int = 8000,
+    lr: float = 1.5e-3,
+    seed: int = 0,
+    progress: Callable[[str], Any] | None = None,
+) -> CausalDacModel:
+    """Return a causal codec with band gains, fitted to recordings like those it will be used for.
+
+    A codec without gains gets them, and codebooks for them in between its own: its finest ones give
+    way, so that there are as many as before. One that has gains keeps its sizes and codebooks, and
+    training goes on from their weights; do so after the decoder was trained.
+
+    The codec has another fingerprint and needs another entropy model.
+
+    Args:
+        model: the codec, which stays as it is.
+        recordings: folders, audio files or tables, as `codecplus.recordings.open_recordings` takes
+            them; an hour is good.
+        places: numbers of the codebooks that code gains, from 1 on.
+        gain_size, gain_bands, gain_hidden_size: see `CausalDacConfig`.
+        steps: of training; 8000 take ten minutes of a core.
+        lr: learning rate of AdamW, at its highest.
+        seed: of crops and weights.
+        progress: called with a line of text now and then.
+
+    The work is done on the CPU.
+
+    Raises:
+        InputError: for a model that is not causal, impossible places, or no readable audio.
+    """
+    if not model.config.causal:
+        raise InputError(
+            f"band gains are for causal models, this one is a {model.config.model_type!r}"
+        )
+    has_gains = bool(model.config.gain_size)
+    if not has_gains:
+        model = with_band_gains(model, places, gain_size, gain_bands, gain_hidden_size, seed)
+    else:
+        model = _copy(model)
+    generator = torch.Generator().manual_seed(seed)
+    measured = measure(model, recordings, seed, progress)
+    fit_nets(model, measured, steps, lr, not has_gains, generator, progress)
+    return model.eval()
+
+
+def with_band_gains(
+    model: CausalDacModel,
+    places: Sequence[int],
+    gain_size: int,
+    gain_bands: int,
+    gain_hidden_size: int,
+    seed: int = 0,
+) -> CausalDacModel:
+    """Return a copy of a codec with band gains of random weights, whose codebooks have `places`.
+
+    All other codebooks keep their order; the finest ones give way. Raises InputError for places
+    twice or beyond the codebooks.
+    """
+    count = model.config.n_codebooks
+    if len(set(places)) != len(places) or not all(1 <= place <= count for place in places):
+        raise InputError(f"expected different places from 1 to {count}, got {list(places)}")
+    if not places or len(places) == count:
+        raise InputError(
+            f"expected 1 to {count - 1} codebooks for gains, as the others code the waveform, "
+            f"got {len(places)}"
+        )
+    fields = {
+        **model.config.to_dict(),
+        "hidden_size": model.config.hidden_size + gain_size,
+        "gain_size": gain_size,
+        "gain_bands": gain_bands,
+        "gain_hidden_size": gain_hidden_size,
+    }
+    try:
+        config = CausalDacConfig.from_dict(fields)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    new = CausalDacModel(config)
+    with torch.random.fork_rng([]), torch.no_grad():
+        torch.manual_seed(seed)
+        initialize_weights(new)
+        old = model.folded_state_dict()
+        for name, tensor in new.state_dict().items():
+            if name in old and not name.startswith("quantizer."):
+                tensor.copy_(old[name])
+        _write_codebooks(new, model, {place - 1 for place in places})
+    return new.eval()
+
+
+def _write_codebooks(new: CausalDacModel, model: CausalDacModel, places: set[int]) -> None:
+    """Copy the codebooks of the waveform, which read and write its channels alone.
+
+    Those of gains read and write channels of gains alone, for now at random.
+    """
+    waveform = new.config.waveform_size
+    own = iter(model.quantizer.quantizers)
+    for i, book in enumerate(new.quantizer.quantizers):
+        if i in places:
+            book.in_proj.weight[:, :waveform] = 0
+            book.out_proj.weight[:waveform] = 0
+            continue
+        source = next(own)
+        for part in (book.in_proj, book.out_proj):
+            part.weight.zero_()
+        book.in_proj.weight[:, :waveform] = source.in_proj.weight
+        book.in_proj.bias.copy_(source.in_proj.bias)
+        book.out_proj.weight[:waveform] = source.out_proj.weight
+        book.out_proj.bias[:waveform] = source.out_proj.bias
+        book.codebook.weight.copy_(source.codebook.weight)
+
+
+def gain_codebooks(model: CausalDacModel) -> list[int]:
+    """Return the numbers of the codebooks, from 0 on, that write channels of gains."""
+    waveform = model.config.waveform_size
+    books = model.quantizer.quantizers
+    return [i for i, book in enumerate(books) if bool(book.out_proj.weight[waveform:].any())]
+
+
+@torch.inference_mode()
+def measure(
+    model: CausalDacModel,
+    recordings: Any,
+    seed: int = 0,
+    progress: Callable[[str], Any] | None = None,
+) -> list[Measured]:
+    """Return the powers of the bands of every recording, in random order.
+
+    Raises InputError if none can be read.
+    """
+    gains = model.decoder.gains
+    assert gains is not None
+    model.eval()
+    rng = np.random.default_rng(seed)
+    rate, hop = model.config.sampling_rate, model.config.hop_length
+    measured = []
+    numbered = numbered_recordings(recordings)
+    for index in rng.permutation(len(numbered)).tolist():
+        try:
+            with numbered[index].open() as source:
+                audio = np.concatenate(list(source.blocks()), axis=1).mean(axis=0, keepdims=True)
+                audio = resample(audio, source.sample_rate, rate)
+        except CodecPlusError:
+            continue
+        frames = min(audio.shape[-1], _SECONDS * rate) // hop
+        if frames < 1:
+            continue
+        start = int(rng.integers(0, audio.shape[-1] - frames * hop + 1))
+        crop = torch.from_numpy(audio[:, start : start + frames * hop])[None].to(model.device)
+        latents = model.encoder(crop.to(model.encoding_dtype)).float()
+        given = _powers(model, latents)
+        blank = latents.new_zeros(1, gains.size, frames)
+        codes = model.quantizer(torch.cat([latents, blank], dim=1))[1]
+        numbers = 1 + rng.permutation(model.config.n_codebooks)[:_NUMBERS]
+        decoded = []
+        for number in numbers.tolist():
+            quantized = model.quantizer.look_up(codes[:, :number])[0]
+            decoded.append(_powers(model, quantized[:, : model.config.waveform_size]))
+        measured.append(Measured(gains.powers(crop)[0].half().cpu(), given, decoded))
+        if progress is not None and len(measured) % 100 == 0:
+            progress(f"{len(measured)} recordings measured")
+    if not measured:
+        raise InputError("expected recordings that can be read, got none")
+    return measured
+
+
+def _powers(model: CausalDacModel, latents: Tensor) -> Tensor:
+    """Return the powers (F, T) of what the convolutions make of latents (1, D, T)."""
+    assert model.decoder.gains is not None
+    audio = model.decoder.waveform(latents.to(model.decoding_dtype))
+    return model.decoder.gains.powers(audio)[0].half().cpu()
+
+
+def fit_nets(
+    model: CausalDacModel,
+    measured: Sequence[Measured],
+    steps: int,
+    lr: float,
+    place: bool,
+    generator: torch.Generator,
+    progress: Callable[[str], Any] | None = None,
+) -> None:
+    """Train the nets of the gains and their codebooks in place; the average of weights stays.
+
+    The loss is the mean square of what a gain lacks, in dB, over cells that are heard. With `place`
+    the nets train without a quantizer for a sixth of the steps, then codebooks are placed.
+    """
+    gains = model.decoder.gains
+    assert gains is not None
+    waveform = model.config.waveform_size
+    quantizer = _own_quantizer(model)
+    trained = nn.ModuleList([gains, quantizer]).requires_grad_(True)
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=lr, betas=(0.9, 0.98))
+    average = {name: value.clone() for name, value in trained.state_dict().items()}
+    place_at = round(_UNQUANTIZED * steps) if place else 0
+    longest = torch.tensor([float(m.wanted.shape[-1]) for m in measured])
+    errors = 0.0
+    trained.train()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * _share(step, steps)
+        if place and step == place_at:
+            _place(quantizer, gains, measured, longest, generator)
+        wanted, given, decoded, weight = _batch(measured, longest, generator)
+        channels = gains.encoder(encoder_features(wanted, given))
+        losses = channels.new_zeros(())
+        if step >= place_at:
+            channels, _, _, commitment, codebook = quantizer(channels)
+            losses = 0.25 * commitment + codebook
+        lacking = gains.gains(channels, decoded) - (wanted - decoded)
+        error = weight * lacking.clamp(-_LARGEST_DB, _LARGEST_DB).square()
+        error = error.sum() / weight.sum()
+        (error / 16 + losses / 2).backward()
+        nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        for name, value in trained.state_dict().items():
+            average[name].lerp_(value, 1 - min(_AVERAGE, step / (step + 10)))
+        errors += float(error.detach())
+        if progress is not None and step % 500 == 499:
+            progress(f"step {step + 1}: gains lack {math.sqrt(errors / 500):.2f} dB")
+            errors = 0.0
+    trained.load_state_dict(average)
+    _write_back(model, quantizer, waveform)
+
+
+def _share(step: int, steps: int) -> float:
+    """Return the share of the learning rate: a warm-up, and a cosine over the second half."""
+    done = max(0.0, 2 * step / steps - 1)
+    return min(1.0, (step + 1) / _WARMUP) * max(0.02, 0.5 + 0.5 * math.cos(math.pi * done))
+
+
+def _own_quantizer(model: CausalDacModel) -> DacResidualVectorQuantizer:
+    """Return the codebooks of gains alone, which quantize channels of gains alone."""
+    config = _Sizes(model.config, len(gain_codebooks(model)))
+    own = DacResidualVectorQuantizer(config)
+    waveform = model.config.waveform_size
+    with torch.no_grad():
+        for quantizer, i in zip(own.quantizers, gain_codebooks(model), strict=True):
+            source = model.quantizer.quantizers[i]
+            quantizer.in_proj.weight.copy_(source.in_proj.weight[:, waveform:])
+            quantizer.in_proj.bias.copy_(source.in_proj.bias)
+            quantizer.out_proj.weight.copy_(source.out_proj.weight[waveform:])
+            quantizer.out_proj.bias.copy_(source.out_proj.bias[waveform:])
+            quantizer.codebook.weight.copy_(source.codebook.weight)
+    return own
+
+
+class _Sizes:
+    """Sizes of the codebooks of gains."""
+
+    def __init__(self, config: CausalDacConfig, count: int):
+        self.n_codebooks = count
+        self.codebook_size = config.codebook_size
+        self.codebook_dim = config.codebook_dim
+        self.hidden_size = config.gain_size
+        self.quantizer_dropout = _DROPOUT
+
+
+@torch.no_grad()
+def _write_back(model: CausalDacModel, own: DacResidualVectorQuantizer, waveform: int) -> None:
+    """Write the codebooks of gains into a model."""
+    for book, i in zip(own.quantizers, gain_codebooks(model), strict=True):
+        target = model.quantizer.quantizers[i]
+        target.in_proj.weight[:, waveform:] = book.in_proj.weight
+        target.in_proj.bias.copy_(book.in_proj.bias)
+        target.out_proj.weight[waveform:] = book.out_proj.weight
+        target.out_proj.bias[waveform:] = book.out_proj.bias
+        target.codebook.weight.copy_(book.codebook.weight)
+
+
+@torch.no_grad()
+def _place(
+    quantizer: DacResidualVectorQuantizer,
+    gains: nn.Module,
+    measured: Sequence[Measured],
+    longest: Tensor,
+    generator: torch.Generator,
+) -> None:
+    """Place codebooks by the channels that the nets send."""
+    rows = []
+    for _ in range(8):
+        wanted, given, _, _ = _batch(measured, longest, generator)
+        channels = gains.encoder(encoder_features(wanted, given))
+        rows.append(channels.transpose(1, 2).flatten(0, 1))
+    codebooks.initialize(quantizer, torch.cat(rows), generator=generator)
+
+
+def _batch(
+    measured: Sequence[Measured], longest: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return wanted, given and decoded powers of crops, and weights of cells, (B, F, T) each.
+
+    Longer recordings are drawn more often. What a short one lacks has no weight.
+    """
+    crops = []
+    for index in torch.multinomial(longest, _BATCH, True, generator=generator).tolist():
+        clip = measured[index]
+        frames = clip.wanted.shape[-1]
+        start = _drawn(max(1, frames - _FRAMES + 1), generator)
+        shift = float(torch.empty(()).uniform_(*_SHIFT_DB, generator=generator))
+        decoded = clip.decoded[_drawn(len(clip.decoded), generator)]
+        heard = clip.wanted.float() - float(clip.wanted.max()) + _HEARD_DB
+        weight = (heard / _SLOPE_DB).clamp(_LEAST_WEIGHT, 1.0)
+        powers = torch.stack([clip.wanted.float(), clip.given.float(), decoded.float()])
+        cells = torch.cat([(powers + shift).clamp(min=-100.0), weight[None]])
+        cells = cells[..., start : start + _FRAMES]
+        crops.append(nn.functional.pad(cells, (0, _FRAMES - cells.shape[-1])))
+    wanted, given, decoded, weight = torch.stack(crops, dim=1)
+    return wanted, given, decoded, weight
+
+
+def _drawn(end: int, generator: torch.Generator) -> int:
+    return int(torch.randint(end, (), generator=generator))
+
+
+def _copy(model: CausalDacModel) -> CausalDacModel:
+    new = CausalDacModel(model.config)
+    new.load_state_dict(model.folded_state_dict())
+    return new

@@ -1,0 +1,122 @@
+"""Band gains for a codec that is trained: what is kept, what is learned, what is refused."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from tiny import GEOMETRIES, KINDS, tiny_model
+
+from codecplus.errors import InputError
+from codecplus.training.gains import fit_band_gains, gain_codebooks, measure, with_band_gains
+
+PLACES = (2, 4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Noise whose bands swell and fall, each by itself: what gains are for."""
+    folder = tmp_path_factory.mktemp("recordings")
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        spectrum = np.fft.rfft(rng.standard_normal((60, 800)))
+        spectrum *= 10 ** (rng.uniform(-25, 5, (60, 6)).repeat(67, axis=1)[:, :401] / 20)
+        audio = 0.1 * np.fft.irfft(spectrum).reshape(-1)
+        soundfile.write(folder / f"{number}.wav", audio, 16000)
+    (folder / "broken.wav").write_bytes(b"RIFF")
+    return folder
+
+
+def test_the_waveform_is_coded_as_before():
+    """Gains come beside the codec: codes of its coarse codebooks, and their sums, stay."""
+    base = tiny_model(True, n_codebooks=5, **GEOMETRIES["16khz"])
+    model = with_band_gains(base, PLACES, 8, 6, 16)
+    assert model.config.n_codebooks == 5
+    assert gain_codebooks(model) == [1, 3]
+    audio = 0.1 * torch.randn(1, 1, 3200, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        codes = model.encode(audio).audio_codes
+        assert torch.equal(codes[:, [0, 2, 4]], base.encode(audio, 3).audio_codes)
+        latents = model.quantizer.from_codes(codes)[0][:, : model.config.waveform_size]
+        torch.testing.assert_close(latents, base.quantizer.from_codes(codes[:, [0, 2, 4]])[0])
+        torch.testing.assert_close(model.decoder.waveform(latents), base.decoder(latents))
+
+
+def test_fitting_brings_bands_to_the_power_of_the_original(folder):
+    base = tiny_model(True, **GEOMETRIES["16khz"])
+    lines = []
+    model = fit_band_gains(
+        base,
+        folder,
+        places=PLACES,
+        gain_size=8,
+        gain_bands=6,
+        gain_hidden_size=32,
+        steps=400,
+        lr=5e-3,
+        progress=lines.append,
+    )
+    audio, _ = soundfile.read(folder / "1.wav", dtype="float32")
+    audio = torch.from_numpy(audio)[None, None, :16000]
+    gains = model.decoder.gains
+
+    def lacking(codec, number):
+        with torch.no_grad():
+            decoded = codec(audio, n_quantizers=number).audio_values[:, None]
+        error = (gains.powers(decoded) - gains.powers(audio))[..., 5:]
+        return float(error.square().mean().sqrt())
+
+    assert lacking(model, 4) < 0.7 * lacking(base, 2)
+
+
+def test_gains_that_are_there_are_trained_on(folder):
+    model = tiny_model(True, **KINDS["gains", True])
+    model = with_band_gains(tiny_model(True, **GEOMETRIES["16khz"]), PLACES, 8, 6, 16)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    again = fit_band_gains(model, folder, steps=3)
+    moved = {
+        name for name, value in again.state_dict().items() if not torch.equal(value, before[name])
+    }
+    assert moved
+    books = ("quantizer.quantizers.1.", "quantizer.quantizers.3.", "decoder.gains.")
+    assert all(name.startswith(books) for name in moved)
+    assert gain_codebooks(again) == [1, 3]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_what_is_measured_is_what_the_model_hears(folder):
+    """The powers that the nets are trained on are those that they get in use."""
+    model = with_band_gains(tiny_model(True, **GEOMETRIES["16khz"]), PLACES, 8, 6, 16)
+    measured = measure(model, folder / "0.wav")
+    audio, _ = soundfile.read(folder / "0.wav", dtype="float32")
+    seen = []
+    model.decoder.gains.encoder.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    with torch.no_grad():
+        model.encode(torch.from_numpy(audio)[None, None])
+    given = seen[0][0, :6] * 20 - 60
+    torch.testing.assert_close(measured[0].given.float(), given, atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("causal", "places", "message"),
+    [
+        (False, (2,), "for causal models"),
+        (True, (2, 2), "different places from 1 to 4"),
+        (True, (0,), "different places from 1 to 4"),
+        (True, (5,), "different places from 1 to 4"),
+        (True, (), "expected 1 to 3 codebooks for gains"),
+        (True, (1, 2, 3, 4), "expected 1 to 3 codebooks for gains"),
+    ],
+)
+def test_impossible_places_are_refused(causal, places, message, folder):
+    with pytest.raises(InputError, match=message):
+        fit_band_gains(tiny_model(causal, **GEOMETRIES["16khz"]), folder, places=places)
+
+
+def test_recordings_of_which_none_can_be_read_are_refused(folder):
+    with pytest.raises(InputError, match="can be read"):
+        fit_band_gains(
+            tiny_model(True, **GEOMETRIES["16khz"]),
+            folder / "broken.wav",
+            places=(2,),
+            gain_bands=6,
+        )
