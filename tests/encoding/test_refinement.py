@@ -18,6 +18,7 @@ from codecplus.eval.metrics import score
 from codecplus.inference.chunked import encode_blocks
 from codecplus.training.codebooks import initialize
 from codecplus.training.entropy import CodebookGeometry, fit_network
+from codecplus.training.gains import with_band_gains
 from codecplus.utils import load_audio
 
 NETS = {
@@ -82,6 +83,22 @@ def test_effort_brings_decoded_audio_nearer_in_one_piece_or_many(net, frames, mo
     assert error(found) < error(plain)
 
 
+def test_codes_of_gains_stay_what_the_encoder_measured():
+    """They are found by direction, at any scale: the search would have no use for either."""
+    base = tiny_model(True, n_codebooks=5, hidden_size=32, **GEOMETRIES["16khz"])
+    audio = 0.3 * lively(150 * 640)
+    with torch.no_grad():
+        initialize(base.quantizer, base.encoder(torch.from_numpy(audio)[:, None])[0].t())
+        model = with_band_gains(base, (2, 4), 8, 6, 16)
+        model.decoder.gains.encoder.conv3.weight.mul_(100)
+    plain, found = (
+        np.concatenate(list(encode_with_effort(model, [audio], 5, n, None)), axis=-1)
+        for n in (0, 8)
+    )
+    np.testing.assert_array_equal(found[:, [1, 3]], plain[:, [1, 3]])
+    assert (found[:, [0, 2, 4]] != plain[:, [0, 2, 4]]).mean() > 0.02
+
+
 def test_speech_sounds_better_for_no_more_bits(speech):
     codec = load_codec("dac-16khz-live")
     sizes, scores = [], []
@@ -126,7 +143,8 @@ def test_the_search_weighs_bits_where_there_is_an_entropy_model():
     with torch.no_grad():
         latents = codec.model.encoder(torch.from_numpy(audio)[:, None])
         search, free = (
-            _CheapestEntries(codec.model.quantizer, 4, model) for model in (entropy, None)
+            _CheapestEntries(codec.model.quantizer, 4, model, codec.model.config.waveform_size)
+            for model in (entropy, None)
         )
         plain = search(latents, None, None)
         free(latents, None, None)

@@ -66,6 +66,12 @@ def test_fitting_brings_bands_to_the_power_of_the_original(folder):
         return float(error.square().mean().sqrt())
 
     assert lacking(model, 4) < 0.7 * lacking(base, 2)
+    # Where nothing is told, little is changed: with fewer codebooks than the first one of gains.
+    with torch.no_grad():
+        latents = model.quantizer.from_codes(model.encode(audio, 1).audio_codes)[0]
+        untold = model.decoder.waveform(latents[:, : model.config.waveform_size])
+        changed = gains.powers(model.decoder(latents)) - gains.powers(untold)
+    assert changed.square().mean().sqrt() < 0.5 * lacking(base, 2)
 
 
 def test_gains_that_are_there_are_trained_on(folder):

@@ -136,7 +136,9 @@ class Refiner:
         for loss in self.losses.values():
             if isinstance(loss, torch.nn.Module):
                 loss.to(model.device)
-        self.search = _CheapestEntries(self.quantizer, num_codebooks, entropy)
+        # Gains are told by what the encoder measured: they are no matter of the search.
+        self.searched = model.config.waveform_size
+        self.search = _CheapestEntries(self.quantizer, num_codebooks, entropy, self.searched)
 
     def __call__(self, audio: Tensor, latents: Tensor, held: Tensor, whole: bool = True) -> Tensor:
         """Return codes (C, K, T) of latents (C, D, T), to be played after `held`.
@@ -151,7 +153,7 @@ class Refiner:
             past = self._quantized(held)
         first = self._first_sample(held, whole)
         moved = latents.clone().requires_grad_()
-        rate = _STEP * float(latents.std(unbiased=False))
+        rate = _STEP * float(latents[:, : self.searched].std(unbiased=False))
         optimizer = torch.optim.Adam([moved], lr=rate, betas=_BETAS)
         codes = self.search(latents, None, last)
         best_codes = codes
@@ -173,7 +175,10 @@ class Refiner:
             (gradient,) = torch.autograd.grad(decoded, quantized, at_output)
             if not bool(gradient.isfinite().all()):
                 break
-            moved.grad = gradient + _pull((moved - quantized).detach(), gradient)
+            gradient[:, self.searched :] = 0
+            apart = (moved - quantized).detach()
+            apart[:, self.searched :] = 0
+            moved.grad = gradient + _pull(apart, gradient)
             optimizer.param_groups[0]["lr"] = rate * max(0.1, 1 - step / self.steps)
             optimizer.step()
             codes = self.search(moved.detach(), codes, last)
@@ -249,6 +254,7 @@ class _CheapestEntries:
         quantizer: DacResidualVectorQuantizer,
         num_codebooks: int,
         entropy: EntropyModel | None,
+        searched: int,
     ):
         self.quantizer = quantizer
         weights = check_plain(quantizer).weights(num_codebooks)
@@ -260,6 +266,8 @@ class _CheapestEntries:
         self.out_bias = weights.out_bias  # (K, D)
         # Coordinates that only steer a search (`training.codebooks`) are no error that is heard.
         self.audible = [projection.any(dim=0).float() for projection in self.out]
+        # Codebooks that write nothing into the first channels keep the codes of the model's search.
+        self.kept = [not bool(projection[:searched].any()) for projection in self.out]
         self.costs: EntropyCosts | None = None
         if entropy is not None:
             self.costs = EntropyCosts(entropy, num_codebooks, weights.into.device)
@@ -278,12 +286,16 @@ class _CheapestEntries:
         residual = latents.transpose(1, 2).flatten(0, 1)  # (N, D)
         earlier = _frames_before(codes, last, len(self.codebooks[0]))  # (N, K)
         chosen = earlier[:, :0]  # (N, k)
+        before = codes.transpose(1, 2).flatten(0, 1)  # (N, K)
         for k, codebook in enumerate(self.codebooks):
-            points = residual @ self.into[k].t() + self.into_bias[k]
-            bits = None
-            if self.costs is not None:
-                bits = self.costs(k, earlier, chosen[:, None])[:, 0]
-            index = cheapest_entry(points, codebook, bits, _RATE_WEIGHT * self.errors[k])
+            if self.kept[k]:
+                index = before[:, k]
+            else:
+                points = residual @ self.into[k].t() + self.into_bias[k]
+                bits = None
+                if self.costs is not None:
+                    bits = self.costs(k, earlier, chosen[:, None])[:, 0]
+                index = cheapest_entry(points, codebook, bits, _RATE_WEIGHT * self.errors[k])
             chosen = torch.cat([chosen, index[:, None]], dim=1)
             residual = residual - codebook[index] @ self.out[k].t() - self.out_bias[k]
         return chosen.unflatten(0, (len(latents), -1)).transpose(1, 2)

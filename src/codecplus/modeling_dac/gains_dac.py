@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from .layers_dac import DacChain, DacOutputConv1d, Snake1d, recording
 from .sizes_dac import gain_window
 
-# Changing any of these changes the audio of models that are trained: `version` of a configuration
-# would have to tell.
+# Changing any of these, or a length below, changes what trained models sound like under the
+# fingerprint that they have.
 _FADE = 4  # of a hop, the part in which the filter of the frame before gives way
 FLOOR = 1e-10  # of power: -100 dB
 HUGE = 1e9  # a sample, at most

@@ -36,6 +36,7 @@ _LARGEST_DB = 25.0  # of an error that counts
 _UNQUANTIZED = 1 / 6  # of the steps, before codebooks are placed
 _WARMUP = 50  # steps
 _DROPOUT = 0.4  # share of the crops that are coded with few of the codebooks
+_UNTOLD = 0.3  # share of the crops in which a part, or all, has no gains
 _AVERAGE = 0.99
 
 
@@ -264,7 +265,8 @@ def fit_nets(
         if step >= place_at:
             channels, _, _, commitment, codebook = quantizer(channels)
             losses = 0.25 * commitment + codebook
-        lacking = gains.gains(channels, decoded) - (wanted - decoded)
+        told = _told(generator)
+        lacking = gains.gains(channels * told, decoded) - (wanted - decoded) * told
         error = weight * lacking.clamp(-_LARGEST_DB, _LARGEST_DB).square()
         error = error.sum() / weight.sum()
         (error / 16 + losses / 2).backward()
@@ -279,6 +281,20 @@ def fit_nets(
             errors = 0.0
     trained.load_state_dict(average)
     _write_back(model, quantizer, waveform)
+
+
+def _told(generator: torch.Generator) -> Tensor:
+    """Return 1 where gains are told in crops (B, 1, T), and 0 elsewhere.
+
+    A file may have too few codebooks for gains, in some frames or in all. There the gain is to be 0
+    dB: what the decoded bands alone say of the original makes the sound worse.
+    """
+    edges = torch.randint(-_FRAMES, 2 * _FRAMES, (2, _BATCH, 1, 1), generator=generator)
+    first, last = edges.aminmax(dim=0)
+    frames = torch.arange(_FRAMES)
+    untold = (first <= frames) & (frames < last)
+    untold &= torch.rand(_BATCH, 1, 1, generator=generator) < _UNTOLD
+    return (~untold).float()
 
 
 def _share(step: int, steps: int) -> float:
