@@ -17,9 +17,9 @@ from codecplus.training.entropy import (
     CodebookGeometry,
     _encoded,
     _FloatNetwork,
-    _open,
     _windows,
     fit_network,
+    numbered_recordings,
 )
 from codecplus.utils import load_audio, save_audio
 
@@ -63,13 +63,15 @@ def test_entropy_coding_is_lossless_and_smaller(trained, audio):
 def test_while_time_is_left_recordings_are_encoded_again_a_little_changed(audio, tmp_path):
     codec, file, ever = plain_codec(), tmp_path / "in.wav", float("inf")
     save_audio(0.05 * audio, file, 16000)
-    (plain,) = _encoded(codec, _open([file]), ever, 0, seed=0)
+    (plain,) = _encoded(codec, numbered_recordings([file]), ever, 0, seed=0)
     np.testing.assert_array_equal(plain, codec.encode(*load_audio(file)))
-    clips = list(_encoded(codec, _open([file]), ever, ever, seed=0))
+    clips = list(_encoded(codec, numbered_recordings([file]), ever, ever, seed=0))
     np.testing.assert_array_equal(clips[0], plain)
     assert len({clip.tobytes() for clip in clips}) == len(clips) > 2
     assert all(0.9 < clip.shape[-1] / plain.shape[-1] < 1.1 for clip in clips)
-    assert len(list(_encoded(codec, _open([file, file]), 0, 0, seed=0))) == 1  # one at least
+    assert (
+        len(list(_encoded(codec, numbered_recordings([file, file]), 0, 0, seed=0))) == 1
+    )  # one at least
 
 
 def test_codebooks_see_each_other_through_their_projections():

@@ -47,9 +47,10 @@ class Autoencoder(nn.Module):
                 out["commitment"] = commitment
                 out["codebook"] = codebook
                 if freeze and self.searched:
-                    decoded = codebooks.search_some(
-                        quantizer, out["latents"], decoded, self.searched
-                    )
+                    found = codebooks.search_some(quantizer, out["latents"], decoded, self.searched)
+                    # Gains are searched by direction: the search by error has no use for them.
+                    waveform = self.model.config.waveform_size
+                    decoded = torch.cat([found[:, :waveform], decoded[:, waveform:]], dim=1)
         out["audio"] = self.decode(decoded, audio.shape[-1])
         return out
 

@@ -7,6 +7,10 @@ the two nets of the gains and their codebooks see, so that thousands of steps ta
 Letters: B crops, F bands, K latent channels of gains, T frames.
 """
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportOptionalOperand=false
+# torch types every part of a module as "Tensor | Module": what is read off one is an error above.
+
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

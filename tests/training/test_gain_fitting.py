@@ -7,6 +7,7 @@ import torch
 from tiny import GEOMETRIES, KINDS, tiny_model
 
 from codecplus.errors import InputError
+from codecplus.training.autoencoder import Autoencoder
 from codecplus.training.gains import fit_band_gains, gain_codebooks, measure, with_band_gains
 
 PLACES = (2, 4)
@@ -126,3 +127,15 @@ def test_recordings_of_which_none_can_be_read_are_refused(folder):
             places=(2,),
             gain_bands=6,
         )
+
+
+def test_beam_search_in_training_leaves_what_gains_are_told():
+    model = with_band_gains(tiny_model(True, **GEOMETRIES["16khz"]), PLACES, 8, 6, 16)
+    plain, searched = Autoencoder(model, torch.float32), Autoencoder(model, torch.float32, 1.0)
+    told = []
+    model.decoder.gains.register_forward_pre_hook(lambda _, inputs: told.append(inputs[0]))
+    audio = 0.1 * torch.randn(2, 6400, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    waveforms = [step(audio, True, True)["audio"] for step in (plain, searched)]
+    torch.testing.assert_close(told[0], told[1])
+    assert not torch.equal(*waveforms)
