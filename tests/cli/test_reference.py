@@ -26,8 +26,8 @@ VOCABULARY = {
     "--model": "demo encode decode eval webmushra train gains entropy tokenize detokenize export "
     "card push",
     "--revision": "demo encode decode eval webmushra train gains entropy tokenize detokenize export",
-    "--device": "demo encode decode eval webmushra train gains entropy tokenize detokenize",
-    "--dtype": "demo encode decode train gains entropy tokenize detokenize",
+    "--device": "demo encode decode eval webmushra train entropy tokenize detokenize",
+    "--dtype": "demo encode decode train entropy tokenize detokenize",
     "--compile": "demo encode decode",
     "--output": "demo encode decode eval webmushra listening leaderboard train gains entropy tokenize "
     "detokenize export push",

@@ -143,8 +143,7 @@ def test_the_search_weighs_bits_where_there_is_an_entropy_model():
     with torch.no_grad():
         latents = codec.model.encoder(torch.from_numpy(audio)[:, None])
         search, free = (
-            _CheapestEntries(codec.model.quantizer, 4, model, codec.model.config.waveform_size)
-            for model in (entropy, None)
+            _CheapestEntries(codec.model.quantizer, 4, model) for model in (entropy, None)
         )
         plain = search(latents, None, None)
         free(latents, None, None)

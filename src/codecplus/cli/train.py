@@ -206,7 +206,8 @@ def _add_gains(verbs: Any) -> None:
             "-o with-gains",
         ),
     )
-    add_codec_options(verb, required=True)
+    add_shared(verb, "model", required=True)
+    add_shared(verb, "revision")
     add_shared(verb, "data")
     add_output(verb, "folder to write", required=True)
     add_shared(verb, "force", "quiet")
@@ -214,10 +215,9 @@ def _add_gains(verbs: Any) -> None:
         "--gain-codebooks",
         type=int,
         nargs="+",
-        default=[6, 9, 13],
         metavar="N",
-        help="numbers of the codebooks for gains, from 1 on; the finest ones of the checkpoint "
-        "give way (default: 6 9 13)",
+        help="numbers of the codebooks that code gains, from 1 on, for a checkpoint without gains; "
+        "its finest codebooks give way (default: 6 9 13)",
     )
     verb.add_argument(
         "--gain-steps",
@@ -306,6 +306,7 @@ def train(args: argparse.Namespace) -> None:
 
 def gains(args: argparse.Namespace) -> None:
     """Fit the band gains of a checkpoint, and write the new one."""
+    from codecplus.checkpoints import load_model
     from codecplus.training.gains import fit_band_gains
 
     if not args.force and (args.output / "model.safetensors").exists():
@@ -315,9 +316,8 @@ def gains(args: argparse.Namespace) -> None:
         )
     quiet_datasets(args.quiet)
     quiet_transformers()
-    codec = open_codec(args.model, args)
     model = fit_band_gains(
-        codec.model,
+        load_model(args.model, revision=args.revision),
         args.data,
         places=args.gain_codebooks,
         steps=args.gain_steps,

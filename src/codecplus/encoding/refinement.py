@@ -13,7 +13,7 @@ entries, S samples.
 
 import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 import numpy as np
@@ -138,7 +138,8 @@ class Refiner:
                 loss.to(model.device)
         # Gains are told by what the encoder measured: they are no matter of the search.
         self.searched = model.config.waveform_size
-        self.search = _CheapestEntries(self.quantizer, num_codebooks, entropy, self.searched)
+        kept = model.gain_codebooks()
+        self.search = _CheapestEntries(self.quantizer, num_codebooks, entropy, kept)
 
     def __call__(self, audio: Tensor, latents: Tensor, held: Tensor, whole: bool = True) -> Tensor:
         """Return codes (C, K, T) of latents (C, D, T), to be played after `held`.
@@ -254,7 +255,7 @@ class _CheapestEntries:
         quantizer: DacResidualVectorQuantizer,
         num_codebooks: int,
         entropy: EntropyModel | None,
-        searched: int,
+        kept: Sequence[int] = (),
     ):
         self.quantizer = quantizer
         weights = check_plain(quantizer).weights(num_codebooks)
@@ -266,8 +267,7 @@ class _CheapestEntries:
         self.out_bias = weights.out_bias  # (K, D)
         # Coordinates that only steer a search (`training.codebooks`) are no error that is heard.
         self.audible = [projection.any(dim=0).float() for projection in self.out]
-        # Codebooks that write nothing into the first channels keep the codes of the model's search.
-        self.kept = [not bool(projection[:searched].any()) for projection in self.out]
+        self.kept = kept  # codebooks with the codes of the model's own search
         self.costs: EntropyCosts | None = None
         if entropy is not None:
             self.costs = EntropyCosts(entropy, num_codebooks, weights.into.device)
@@ -288,7 +288,7 @@ class _CheapestEntries:
         chosen = earlier[:, :0]  # (N, k)
         before = codes.transpose(1, 2).flatten(0, 1)  # (N, K)
         for k, codebook in enumerate(self.codebooks):
-            if self.kept[k]:
+            if k in self.kept:
                 index = before[:, k]
             else:
                 points = residual @ self.into[k].t() + self.into_bias[k]

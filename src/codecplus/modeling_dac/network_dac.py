@@ -160,6 +160,17 @@ class DacNetwork(nn.Module):
         audio = self.decoder(quantized.to(self.decoding_dtype))
         return F.pad(audio, (0, samples - audio.shape[-1])).squeeze(1)
 
+    def gain_codebooks(self) -> list[int]:
+        """Return the numbers of the codebooks, from 0 on, that code band gains alone.
+
+        They write nothing into the channels of the waveform.
+        """
+        if not self.config.gain_size:
+            return []
+        waveform = self.config.waveform_size
+        out = self.quantizer.weights().out.detach()[:waveform].chunk(self.quantizer.n_codebooks, 1)
+        return [i for i, projection in enumerate(out) if not bool(projection.any())]
+
     @property
     def encoding_dtype(self) -> torch.dtype:
         """Type of the encoder's weights."""

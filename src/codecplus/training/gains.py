@@ -12,8 +12,9 @@ Letters: B crops, F bands, K latent channels of gains, T frames.
 # torch types every part of a module as "Tensor | Module": what is read off one is an error above.
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -21,13 +22,14 @@ from torch import Tensor, nn
 
 from codecplus.audio.resampling import resample
 from codecplus.errors import CodecPlusError, InputError
-from codecplus.modeling_dac import CausalDacConfig, CausalDacModel
+from codecplus.modeling_dac import CausalDacConfig, CausalDacModel, DacModel
 from codecplus.modeling_dac.gains_dac import encoder_features
 from codecplus.modeling_dac.layers_dac import DacResidualVectorQuantizer
 from codecplus.training import codebooks
 from codecplus.training.entropy import numbered_recordings
 from codecplus.training.initialization import initialize_weights
 
+_PLACES = (6, 9, 13)  # of the codebooks that code gains
 _SECONDS = 24  # of a recording, at most, from a random place
 _NUMBERS = 3  # of codebooks, that every recording is decoded with
 _FRAMES = 100  # of a crop
@@ -55,10 +57,10 @@ class Measured(NamedTuple):
 
 
 def fit_band_gains(
-    model: CausalDacModel,
+    model: DacModel,
     recordings: Any,
     *,
-    places: Sequence[int] = (6, 9, 13),
+    places: Sequence[int] | None = None,
     gain_size: int = 16,
     gain_bands: int = 32,
     gain_hidden_size: int = 128,
@@ -79,8 +81,9 @@ def fit_band_gains(
         model: the codec, which stays as it is.
         recordings: folders, audio files or tables, as `codecplus.recordings.open_recordings` takes
             them; an hour is good.
-        places: numbers of the codebooks that code gains, from 1 on.
-        gain_size, gain_bands, gain_hidden_size: see `CausalDacConfig`.
+        places: numbers of the codebooks that code gains, from 1 on, for a codec without them; 6, 9
+            and 13 by default.
+        gain_size, gain_bands, gain_hidden_size: see `CausalDacConfig`; for a codec without gains.
         steps: of training; 8000 take ten minutes of a core.
         lr: learning rate of AdamW, at its highest.
         seed: of crops and weights.
@@ -95,8 +98,22 @@ def fit_band_gains(
         raise InputError(
             f"band gains are for causal models, this one is a {model.config.model_type!r}"
         )
+    model = cast(CausalDacModel, model)
+    if steps < 1:
+        raise InputError(f"expected at least 1 step, got {steps}")
     has_gains = bool(model.config.gain_size)
+    if has_gains and places is not None:
+        raise InputError(
+            "this model has codebooks for gains already, which stay where they are; leave their "
+            "places out"
+        )
+    if has_gains and not model.gain_codebooks():
+        raise InputError(
+            "expected codebooks that code gains alone, this model has none: they were trained "
+            "together with the others; train it on instead"
+        )
     if not has_gains:
+        places = _PLACES if places is None else places
         model = with_band_gains(model, places, gain_size, gain_bands, gain_hidden_size, seed)
     else:
         model = _copy(model)
@@ -172,13 +189,6 @@ def _write_codebooks(new: CausalDacModel, model: CausalDacModel, places: set[int
         book.codebook.weight.copy_(source.codebook.weight)
 
 
-def gain_codebooks(model: CausalDacModel) -> list[int]:
-    """Return the numbers of the codebooks, from 0 on, that write channels of gains."""
-    waveform = model.config.waveform_size
-    books = model.quantizer.quantizers
-    return [i for i, book in enumerate(books) if bool(book.out_proj.weight[waveform:].any())]
-
-
 @torch.inference_mode()
 def measure(
     model: CausalDacModel,
@@ -186,9 +196,10 @@ def measure(
     seed: int = 0,
     progress: Callable[[str], Any] | None = None,
 ) -> list[Measured]:
-    """Return the powers of the bands of every recording, in random order.
+    """Return the powers of the bands of every recording, its channels mixed, in random order.
 
-    Raises InputError if none can be read.
+    A warning counts those that cannot be read or have no whole frame. Raises InputError if all are
+    like that.
     """
     gains = model.decoder.gains
     assert gains is not None
@@ -196,6 +207,7 @@ def measure(
     rng = np.random.default_rng(seed)
     rate, hop = model.config.sampling_rate, model.config.hop_length
     measured = []
+    left_out = 0
     numbered = numbered_recordings(recordings)
     for index in rng.permutation(len(numbered)).tolist():
         try:
@@ -203,9 +215,11 @@ def measure(
                 audio = np.concatenate(list(source.blocks()), axis=1).mean(axis=0, keepdims=True)
                 audio = resample(audio, source.sample_rate, rate)
         except CodecPlusError:
+            left_out += 1
             continue
         frames = min(audio.shape[-1], _SECONDS * rate) // hop
         if frames < 1:
+            left_out += 1
             continue
         start = int(rng.integers(0, audio.shape[-1] - frames * hop + 1))
         crop = torch.from_numpy(audio[:, start : start + frames * hop])[None].to(model.device)
@@ -223,6 +237,11 @@ def measure(
             progress(f"{len(measured)} recordings measured")
     if not measured:
         raise InputError("expected recordings that can be read, got none")
+    if left_out:
+        warnings.warn(
+            f"{left_out} of {len(numbered)} recordings left out: not readable, or too short",
+            stacklevel=3,
+        )
     return measured
 
 
@@ -309,11 +328,11 @@ def _share(step: int, steps: int) -> float:
 
 def _own_quantizer(model: CausalDacModel) -> DacResidualVectorQuantizer:
     """Return the codebooks of gains alone, which quantize channels of gains alone."""
-    config = _Sizes(model.config, len(gain_codebooks(model)))
+    config = _Sizes(model.config, len(model.gain_codebooks()))
     own = DacResidualVectorQuantizer(config)
     waveform = model.config.waveform_size
     with torch.no_grad():
-        for quantizer, i in zip(own.quantizers, gain_codebooks(model), strict=True):
+        for quantizer, i in zip(own.quantizers, model.gain_codebooks(), strict=True):
             source = model.quantizer.quantizers[i]
             quantizer.in_proj.weight.copy_(source.in_proj.weight[:, waveform:])
             quantizer.in_proj.bias.copy_(source.in_proj.bias)
@@ -337,7 +356,7 @@ class _Sizes:
 @torch.no_grad()
 def _write_back(model: CausalDacModel, own: DacResidualVectorQuantizer, waveform: int) -> None:
     """Write the codebooks of gains into a model."""
-    for book, i in zip(own.quantizers, gain_codebooks(model), strict=True):
+    for book, i in zip(own.quantizers, model.gain_codebooks(), strict=True):
         target = model.quantizer.quantizers[i]
         target.in_proj.weight[:, waveform:] = book.in_proj.weight
         target.in_proj.bias.copy_(book.in_proj.bias)
