@@ -65,3 +65,11 @@ KINDS["gains", True] = {
     "gain_bands": 6,
     "gain_hidden_size": 16,
 }
+KINDS["gains", False] = {
+    **GEOMETRIES["44khz"],
+    "hidden_size": 40,
+    "gain_size": 8,
+    "gain_bands": 9,
+    "gain_hidden_size": 16,
+    "gain_linear_hz": 4000,
+}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import KINDS, tiny_model
 
-from codecplus import CausalDacConfig, CausalDacModel, DacConfig
+from codecplus import CausalDacConfig, CausalDacModel
 from codecplus.inference.unpadded import decode_unpadded
 from codecplus.modeling_dac.gains_dac import DacBandGains, gain_geometry
 
@@ -78,6 +78,35 @@ def test_powers_are_those_of_full_scale_and_of_silence(gains):
     torch.testing.assert_close(level, torch.full_like(level, -20.0), atol=0.5, rtol=0)
 
 
+def test_bands_grow_with_the_frequency_above_the_linear_ones():
+    """8 bands up to 4 kHz, and 1 + ln 2 times as many up to 8 kHz; shares of a bin add up to one."""
+    fixed = gain_geometry(HOP, 13, linear=0.5)
+    shares = fixed.matrices.means
+    bins = np.linspace(0, 8000, len(shares))
+    centres = (shares * bins[:, None]).sum(axis=0)[1:-1]
+    steps = np.diff(centres)
+    width = 4000 * (1 + math.log(2)) / 13
+    np.testing.assert_allclose(steps[centres[1:] < 4000], width, rtol=0.02)
+    high = centres[1:-1] > 4500
+    np.testing.assert_allclose(steps[1:][high], width * centres[1:-1][high] / 4000, rtol=0.1)
+
+
+def test_windows_look_ahead_in_a_model_that_is_not_causal_alone():
+    """There they lie around the middle of their frames, so that neighbours hear a click alike."""
+    for causal in (False, True):
+        model = tiny_model(causal, **KINDS["gains", causal])
+        hop = model.config.hop_length
+        click = torch.zeros(1, 1, 9 * hop)
+        click[..., 4 * hop + hop // 2] = 1.0
+        before, now, after = model.decoder.gains.powers(click)[0].mean(dim=0)[3:6].tolist()
+        assert now > -40
+        if causal:
+            assert before == pytest.approx(-100)
+        else:
+            assert before == pytest.approx(after, abs=1e-3)
+            assert before > -100
+
+
 def test_matrices_serve_every_precision(gains):
     audio = noise(6 * HOP)
     gain = 6 * torch.randn(1, BANDS, 6, generator=torch.Generator().manual_seed(1))
@@ -137,18 +166,13 @@ def test_rounded_weights_do_not_round_what_is_measured():
         ({"gain_bands": 0}, "gain_bands must lie between 1 and 128"),
         ({"gain_bands": 129}, "gain_bands must lie between 1 and 128"),
         ({"gain_hidden_size": 0}, "gain_hidden_size"),
+        ({"gain_linear_hz": 0}, "gain_linear_hz must be a frequency above 0 or None"),
         ({"downsampling_ratios": [8, 8, 8, 4]}, "4 to 1024 samples per frame, got 2048"),
     ],
 )
 def test_impossible_gains_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         CausalDacConfig(**{**FIELDS, **fields})
-
-
-def test_a_plain_dac_has_no_gains():
-    assert DacConfig().gain_size == 0
-    with pytest.raises(ValueError, match="expected no gain_size"):
-        DacConfig.from_dict({"model_type": "dac", "gain_size": 8})
 
 
 def test_decoding_without_padding_is_refused():

@@ -5,12 +5,15 @@ import pytest
 import soundfile
 import torch
 from tiny import GEOMETRIES, KINDS, tiny_model
+from transformers import DacModel as StockModel
 
 from codecplus.errors import InputError
 from codecplus.training.autoencoder import Autoencoder
 from codecplus.training.gains import fit_band_gains, measure, with_band_gains
 
 PLACES = (2, 4)
+SIZES = {"gain_size": 8, "gain_bands": 6, "gain_hidden_size": 16, "gain_linear_hz": 2000}
+AUDIO = 0.1 * torch.randn(1, 1, 5120, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
@@ -27,23 +30,40 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_the_waveform_is_coded_as_before():
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_waveform_is_coded_as_before(causal):
     """Gains come beside the codec: codes of its coarse codebooks, and their sums, stay."""
-    base = tiny_model(True, n_codebooks=5, **GEOMETRIES["16khz"])
-    model = with_band_gains(base, PLACES, 8, 6, 16)
+    base = tiny_model(causal, n_codebooks=5, **GEOMETRIES["44khz"])
+    model = with_band_gains(base, PLACES, SIZES)
     assert model.config.n_codebooks == 5
     assert model.gain_codebooks() == [1, 3]
-    audio = 0.1 * torch.randn(1, 1, 3200, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        codes = model.encode(audio).audio_codes
-        assert torch.equal(codes[:, [0, 2, 4]], base.encode(audio, 3).audio_codes)
+        codes = model.encode(AUDIO).audio_codes
+        assert torch.equal(codes[:, [0, 2, 4]], base.encode(AUDIO, 3).audio_codes)
         latents = model.quantizer.from_codes(codes)[0][:, : model.config.waveform_size]
         torch.testing.assert_close(latents, base.quantizer.from_codes(codes[:, [0, 2, 4]])[0])
         torch.testing.assert_close(model.decoder.waveform(latents), base.decoder(latents))
 
 
-def test_fitting_brings_bands_to_the_power_of_the_original(folder):
-    base = tiny_model(True, **GEOMETRIES["16khz"])
+def test_transformers_own_class_plays_the_waveform_without_gains(tmp_path):
+    base = tiny_model(n_codebooks=5, **GEOMETRIES["44khz"])
+    model = with_band_gains(base, PLACES, SIZES)
+    model.save_pretrained(tmp_path)
+    stock = StockModel.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        codes = model.encode(AUDIO).audio_codes
+        played = stock.decode(audio_codes=codes).audio_values
+        alone = base.decode(audio_codes=codes[:, [0, 2, 4]]).audio_values
+        torch.testing.assert_close(played, alone, atol=1e-5, rtol=0)
+        assert not torch.allclose(played, model.decode(audio_codes=codes).audio_values, atol=1e-3)
+        theirs = stock.encode(AUDIO).audio_codes
+        assert (theirs[:, [0, 2, 4]] == codes[:, [0, 2, 4]]).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_fitting_brings_bands_to_the_power_of_the_original(causal, folder):
+    fields = {"downsampling_ratios": [2, 4, 4, 10], "sampling_rate": 16000}
+    base = tiny_model(causal, **fields)
     lines = []
     with pytest.warns(UserWarning, match="1 of 4 recordings left out"):
         model = fit_band_gains(
@@ -53,6 +73,7 @@ def test_fitting_brings_bands_to_the_power_of_the_original(folder):
             gain_size=8,
             gain_bands=6,
             gain_hidden_size=32,
+            gain_linear_hz=None,
             steps=400,
             lr=5e-3,
             progress=lines.append,
@@ -77,7 +98,7 @@ def test_fitting_brings_bands_to_the_power_of_the_original(folder):
 
 
 def test_gains_that_are_there_are_trained_on(folder):
-    model = with_band_gains(tiny_model(True, **GEOMETRIES["16khz"]), PLACES, 8, 6, 16)
+    model = with_band_gains(tiny_model(True, **GEOMETRIES["16khz"]), PLACES, SIZES)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(InputError, match="leave their places out"):
         fit_band_gains(model, folder, places=PLACES)
@@ -94,7 +115,7 @@ def test_gains_that_are_there_are_trained_on(folder):
 
 def test_what_is_measured_is_what_the_model_hears(folder):
     """The powers that the nets are trained on are those that they get in use."""
-    model = with_band_gains(tiny_model(True, **GEOMETRIES["16khz"]), PLACES, 8, 6, 16)
+    model = with_band_gains(tiny_model(True, **GEOMETRIES["16khz"]), PLACES, SIZES)
     measured = measure(model, folder / "0.wav")
     audio, _ = soundfile.read(folder / "0.wav", dtype="float32")
     seen = []
@@ -108,7 +129,7 @@ def test_what_is_measured_is_what_the_model_hears(folder):
 @pytest.mark.parametrize(
     ("causal", "places", "message"),
     [
-        (False, (2,), "for causal models"),
+        (False, (2,), "even downsampling_ratios, got 5"),
         (True, (2, 2), "different places from 1 to 4"),
         (True, (0,), "different places from 1 to 4"),
         (True, (5,), "different places from 1 to 4"),
@@ -135,7 +156,7 @@ def test_recordings_of_which_none_can_be_read_are_refused(folder):
 
 
 def test_beam_search_in_training_leaves_what_gains_are_told():
-    model = with_band_gains(tiny_model(True, **GEOMETRIES["16khz"]), PLACES, 8, 6, 16)
+    model = with_band_gains(tiny_model(True, **GEOMETRIES["16khz"]), PLACES, SIZES)
     plain, searched = Autoencoder(model, torch.float32), Autoencoder(model, torch.float32, 1.0)
     told = []
     model.decoder.gains.register_forward_pre_hook(lambda _, inputs: told.append(inputs[0]))

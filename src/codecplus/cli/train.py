@@ -195,14 +195,14 @@ def _add_gains(verbs: Any) -> None:
         verbs,
         "gains",
         gains,
-        help="give a live checkpoint band gains, or fit those it has anew",
-        description="Give a causal checkpoint band gains: some codebooks tell the decoder how loud "
+        help="give a checkpoint band gains, or fit those it has anew",
+        description="Give a checkpoint band gains: some codebooks tell the decoder how loud "
         "each band of a frame was. A checkpoint that has them keeps their codebooks, and training "
         "goes on from there; do that after its decoder was trained. The new checkpoint makes other "
         "codes, and needs an entropy model of its own.",
         examples=(
-            "codecplus gains --model my-live-codec --data recordings/ -o with-gains",
-            "codecplus gains --model my-live-codec --data recordings/ --gain-codebooks 4 8 "
+            "codecplus gains --model my-codec --data recordings/ -o with-gains",
+            "codecplus gains --model my-codec --data recordings/ --gain-codebooks 4 8 "
             "-o with-gains",
         ),
     )

@@ -74,10 +74,12 @@ def _levels(network: "NetworkGraph", powers: str) -> str:
     return network.graph.op("Mul", above, _number(network, 1 / SPREAD))
 
 
-def _overlapping(network: "NetworkGraph", x: str, size: int, past: int) -> str:
-    """Add blocks of x (B, 1, 1, S) behind those before them: (B, S / size, ·)."""
+def _overlapping(network: "NetworkGraph", x: str, size: int, past: int, ahead: int = 0) -> str:
+    """Add blocks of x (B, 1, 1, S) behind those before them: (B, S / size, ·), as `overlapping`."""
     graph = network.graph
-    x = network.behind_zeros(x, 1, past * size)
+    x = network.behind_zeros(x, 1, past * size - ahead)
+    if ahead:
+        x = graph.op("Pad", x, network.numbers(0, 0, 0, 0, 0, 0, 0, ahead))
     blocks = graph.op("Reshape", x, network.numbers(0, -1, size))
     ends = [i - past for i in range(past)] + [np.iinfo(np.int64).max]
     parts = []
@@ -91,7 +93,7 @@ def _powers(network: "NetworkGraph", gains: DacBandGains, audio: str) -> str:
     """Add the powers of bands (B, F, 1, T) of audio (B, 1, 1, S)."""
     graph = network.graph
     fixed = gains.geometry
-    frames = _overlapping(network, audio, fixed.hop, fixed.past)
+    frames = _overlapping(network, audio, fixed.hop, fixed.past, fixed.ahead)
     frames = graph.op("Clip", frames, _number(network, -HUGE), _number(network, HUGE))
     spectrum = graph.op("MatMul", frames, _matrix(network, fixed.matrices.analysis, "analysis"))
     real, imaginary = graph.op("Split", graph.op("Mul", spectrum, spectrum), outputs=2, axis=2)

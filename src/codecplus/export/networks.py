@@ -226,7 +226,10 @@ def encoder_graph(
     latents = network.widened(x)
     gains = model.decoder.gains
     if gains is not None:
-        decoded = network.layers(x, model.decoder.layers(), "decoder")
+        if model.decoder.unheard:
+            first = network.numbers(0), network.numbers(model.config.waveform_size)
+            latents = graph.op("Slice", latents, *first, network.numbers(1))
+        decoded = _waveform(network, model, network.narrowed(latents))
         with network.full_precision():
             channels = gains_to_channels(network, gains, audio, decoded)
         latents = graph.op("Concat", latents, channels, axis=1)
@@ -283,11 +286,11 @@ def decoder_graph(
     latents = graph.op("Unsqueeze", _lookup(network, codes, model), network.numbers(2))
     gains = model.decoder.gains
     if gains is None:
-        x = network.layers(network.narrowed(latents), model.decoder.layers(), "decoder")
+        x = _waveform(network, model, network.narrowed(latents))
     else:
         sizes = network.numbers(model.config.waveform_size, gains.size)
         latents, channels = graph.op("Split", latents, sizes, outputs=2, axis=1)
-        x = network.layers(network.narrowed(latents), model.decoder.layers(), "decoder")
+        x = _waveform(network, model, network.narrowed(latents))
         with network.full_precision():
             x = channels_to_audio(network, gains, channels, x)
     x = graph.op("Squeeze", x, network.numbers(2))
@@ -297,6 +300,14 @@ def decoder_graph(
         x = graph.op("Pad", x, network.numbers(0, 0, 0, 0, 0, missing))
     graph.output(x, "audio", "float32", ["batch", 1, "samples"])
     return network.finish(metadata)
+
+
+def _waveform(network: NetworkGraph, model: DacModel, x: str) -> str:
+    """Add what `DacDecoder.waveform` makes of latents (B, D, 1, T)."""
+    unheard = model.decoder.unheard
+    if unheard:
+        x = network.graph.op("Pad", x, network.numbers(0, 0, 0, 0, 0, unheard, 0, 0))
+    return network.layers(x, model.decoder.layers(), "decoder")
 
 
 def _lookup(network: NetworkGraph, codes: str, model: DacModel) -> str:

@@ -1,5 +1,6 @@
 """Encoder and decoder: chains of the layers of `layers_dac`, whose letters they use."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .gains_dac import DacBandGains
@@ -58,9 +59,9 @@ class DacDecoderBlock(DacChain):
 
 
 class DacEncoder(DacChain):
-    """Audio (B, 1, S) to latents (B, D, S / hop_length), without those of band gains.
+    """Audio (B, 1, S) to latents (B, D, S / hop_length), those of band gains without a say.
 
-    `lengths` counts samples, multiples of the hop. `unit` is the class of the residual units.
+    A causal net leaves these out. `lengths` counts samples, multiples of the hop. `unit` is the class of the residual units.
     """
 
     def __init__(self, config, unit=DacResidualUnit):
@@ -72,7 +73,7 @@ class DacEncoder(DacChain):
             self.block.append(DacEncoderBlock(channels, stride, causal=config.causal, unit=unit))
             channels *= 2
         self.snake1 = Snake1d(channels)
-        self.conv2 = DacConv1d(channels, config.waveform_size, 3, causal=config.causal)
+        self.conv2 = DacConv1d(channels, config.convolved_size, 3, causal=config.causal)
 
     def steps(self) -> list[tuple[str, nn.Module]]:
         blocks = [(f"block.{i}", block) for i, block in enumerate(self.block)]
@@ -96,7 +97,8 @@ class DacDecoder(DacChain):
     def __init__(self, config, unit=DacResidualUnit):
         super().__init__()
         channels = config.decoder_hidden_size
-        self.conv1 = DacConv1d(config.waveform_size, channels, 7, causal=config.causal)
+        self.unheard = config.convolved_size - config.waveform_size  # channels without a say
+        self.conv1 = DacConv1d(config.convolved_size, channels, 7, causal=config.causal)
         self.block = nn.ModuleList()
         for stride in config.upsampling_ratios:
             self.block.append(DacDecoderBlock(channels, stride, causal=config.causal, unit=unit))
@@ -117,7 +119,9 @@ class DacDecoder(DacChain):
         ]
 
     def waveform(self, latents: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Return what the convolutions alone make of their latents (B, D, T)."""
+        """Return what the convolutions alone make of latents (B, D, T) without those of gains."""
+        if self.unheard:
+            latents = F.pad(latents, (0, 0, 0, self.unheard))
         return super().forward(latents, lengths)
 
     def waveform_range(self, first: int, last: int) -> tuple[int, int]:
@@ -128,7 +132,7 @@ class DacDecoder(DacChain):
         if self.gains is None:
             return self.waveform(x, lengths)
         latents, channels = x.split([x.shape[1] - self.gains.size, self.gains.size], dim=1)
-        return self.gains(channels, self.waveform(latents, lengths))
+        return self.gains(channels, self.waveform(latents, lengths), lengths)
 
     def input_range(self, first: int, last: int) -> tuple[int, int]:
         """Return the first and the last frame that the samples `first` to `last` depend on."""

@@ -53,6 +53,15 @@ class DacConfig(DacSizes, StockDacConfig):
         hidden_size (`int`, *optional*):
             width D of the latent; `encoder_hidden_size * 2**len(downsampling_ratios)` if not given.
             The released 44 kHz 16 kbit/s model uses 128.
+        gain_size (`int`, defaults to 0):
+            latent channels, the last of `hidden_size`, that tell the decoder how loud the bands of
+            each frame are in the original; 0 for a model without band gains, as all published ones
+            are. transformers' own class loads a plain DAC with gains, and plays it without them.
+        gain_bands (`int`, defaults to 32): bands from 0 to half the sampling rate.
+        gain_hidden_size (`int`, defaults to 128): channels of the two small nets of the gains.
+        gain_linear_hz (`float`, *optional*):
+            frequency up to which bands have equal widths; above it widths grow with the frequency.
+            All are equal if not given.
 
     `hop_length` and `upsampling_ratios` follow from the ratios and are written to `config.json` for
     other readers, but never read from it: the published 16 and 24 kHz configurations carry a stale
@@ -74,6 +83,10 @@ class DacConfig(DacSizes, StockDacConfig):
     codebook_loss_weight: float = 1.0
     sampling_rate: int = 16000
     hidden_size: int | None = None
+    gain_size: int = 0
+    gain_bands: int = 32
+    gain_hidden_size: int = 128
+    gain_linear_hz: float | int | None = None
 
     # Not a field: no DAC that transformers knows is causal, and a causal net has a model type of
     # its own.
@@ -82,11 +95,6 @@ class DacConfig(DacSizes, StockDacConfig):
     def __post_init__(self, **kwargs):
         for derived in ("hop_length", "upsampling_ratios", "frame_rate"):
             kwargs.pop(derived, None)
-        if kwargs.pop("gain_size", 0):  # an attribute of a plain DAC, a field of a causal one
-            raise ValueError(
-                f"expected no gain_size in a model of type {self.model_type!r}, which has no band "
-                "gains; a causal_dac may have them"
-            )
         # transformers makes a dictionary of so many names; a DAC has no use for them.
         num_labels = kwargs.get("num_labels")
         if num_labels is not None and not 0 <= num_labels <= _MAX_LABELS:
@@ -175,33 +183,9 @@ class DacConfig(DacSizes, StockDacConfig):
             raise ValueError(
                 f"quantizer_dropout must lie between 0 and 1, got {self.quantizer_dropout}"
             )
+        self._check_gains()
 
-
-@strict
-class CausalDacConfig(DacConfig):
-    """Configuration of a [`CausalDacModel`], whose output never depends on later input.
-
-    Its fields are those of [`DacConfig`], and these:
-
-    Args:
-        gain_size (`int`, defaults to 0):
-            latent channels, out of `hidden_size`, that tell the decoder how loud the bands of each
-            frame are in the original; 0 for a model without band gains.
-        gain_bands (`int`, defaults to 32): bands of equal width, from 0 to half the sampling rate.
-        gain_hidden_size (`int`, defaults to 128): channels of the two small nets of the gains.
-
-    Raises `ValueError` for sizes that make no DAC.
-    """
-
-    model_type = "causal_dac"
-    causal = True
-
-    gain_size: int = 0
-    gain_bands: int = 32
-    gain_hidden_size: int = 128
-
-    def _check_sizes(self):
-        super()._check_sizes()
+    def _check_gains(self):
         if not 0 <= self.gain_size < cast(int, self.hidden_size):
             raise ValueError(
                 f"gain_size must be at least 0 and below hidden_size (={self.hidden_size}), "
@@ -221,11 +205,34 @@ class CausalDacConfig(DacConfig):
                 f"gain_bands must lie between 1 and {most} at {hop} samples per frame, "
                 f"got {self.gain_bands}"
             )
+        if self.gain_linear_hz is not None and not 0 < self.gain_linear_hz < math.inf:
+            raise ValueError(
+                f"gain_linear_hz must be a frequency above 0 or None, got {self.gain_linear_hz}"
+            )
+        odd = [ratio for ratio in self.downsampling_ratios if ratio % 2]
+        if odd and not self.causal:
+            raise ValueError(
+                f"band gains of a plain DAC need even downsampling_ratios, got {odd[0]}; "
+                "choose others, or gain_size 0"
+            )
         if not 1 <= self.gain_hidden_size <= _MAX_GAIN_HIDDEN_SIZE:
             raise ValueError(
                 f"gain_hidden_size must lie between 1 and {_MAX_GAIN_HIDDEN_SIZE}, "
                 f"got {self.gain_hidden_size}"
             )
+
+
+@strict
+class CausalDacConfig(DacConfig):
+    """Configuration of a [`CausalDacModel`], whose output never depends on later input.
+
+    Its fields are those of [`DacConfig`].
+
+    Raises `ValueError` for sizes that make no DAC.
+    """
+
+    model_type = "causal_dac"
+    causal = True
 
 
 DacConfig.register_for_auto_class("AutoConfig")

@@ -7,7 +7,8 @@ Codec", section 3). Here the encoder decodes its own latents, compares the power
 original's, and puts what is missing into channels of the latents of their own; they are quantized
 as all channels are. The decoder makes a filter of them for every frame, in view of its own bands.
 
-Nothing looks ahead, and filters are of minimum phase: there is no delay. All of it is matrix
+Filters are of minimum phase: they have no delay. In a causal model nothing looks ahead; in another
+one windows lie around the middle of their frames, and nets see frames to come. All of it is matrix
 products, exponentials and logarithms, which every exporter knows. Letters as in `layers_dac`; F
 bands, N length of the window.
 """
@@ -21,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers_dac import DacChain, DacOutputConv1d, Snake1d, recording
+from .layers_dac import DacChain, DacOutputConv1d, Snake1d, recording, zero_tail
 from .sizes_dac import gain_window
 
 # Changing any of these, or a length below, changes what trained models sound like under the
@@ -42,11 +43,12 @@ class GainGeometry:
     They are no weights: nothing trains, casts or saves them.
     """
 
-    def __init__(self, hop: int, bands: int):
+    def __init__(self, hop: int, bands: int, causal: bool = True, linear: float = 1.0):
         self._tensors_of: dict[tuple, GainMatrices] = {}
         self.hop = hop
         self.bands = bands
-        self.window = gain_window(hop)  # it ends where its frame ends
+        self.window = gain_window(hop)  # it ends where its frame ends, or `ahead` samples later
+        self.ahead = 0 if causal else (self.window - hop) // 2
         self.taps = self.window // 2
         self.block = max(size for size in range(1, _BLOCK + 1) if hop % size == 0)
         self.fade = self.block * max(1, hop // _FADE // self.block)
@@ -56,7 +58,7 @@ class GainGeometry:
         phases = 2 * np.pi * np.outer(np.arange(self.window), np.arange(bins)) / self.window
         hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(self.window) / self.window)
         spectrum = np.concatenate([np.cos(phases), np.sin(phases)], axis=1)
-        shape = _triangles(bands, bins)  # (F, bins), which add up to one
+        shape = _triangles(bands, bins, linear)  # (F, bins), which add up to one
         weights = np.full(bins, 2.0)
         weights[[0, -1]] = 1.0
         inverse = np.concatenate([np.cos(phases), -np.sin(phases)], axis=1) * np.tile(weights, 2)
@@ -116,15 +118,24 @@ class GainMatrices(NamedTuple):
 
 
 @lru_cache(maxsize=16)
-def gain_geometry(hop: int, bands: int) -> GainGeometry:
-    """Return the geometry of so many bands and this hop."""
-    return GainGeometry(hop, bands)
+def gain_geometry(hop: int, bands: int, causal: bool = True, linear: float = 1.0) -> GainGeometry:
+    """Return the geometry of so many bands and this hop.
+
+    Bands have equal widths up to the share `linear` of the spectrum.
+    """
+    return GainGeometry(hop, bands, causal, linear)
 
 
-def _triangles(bands: int, bins: int) -> np.ndarray:
-    """Return the share that each band has in each bin: bands of equal width, linear in between."""
-    centres = (np.arange(bands) + 0.5) * (bins - 1) / bands
-    return np.stack([np.interp(np.arange(bins), centres, row) for row in np.eye(bands)])
+def _triangles(bands: int, bins: int, linear: float) -> np.ndarray:
+    """Return the share that each band has in each bin, linear between centres.
+
+    Widths are equal up to the share `linear` of the bins, and grow with the frequency above.
+    """
+    places = np.arange(bins) / (bins - 1)
+    above = np.maximum(places / linear, 1.0)
+    places = (np.minimum(places, linear) + linear * np.log(above)) * (bins - 1)
+    centres = (np.arange(bands) + 0.5) * places[-1] / bands
+    return np.stack([np.interp(places, centres, row) for row in np.eye(bands)])
 
 
 def _minimum_phase(log_magnitudes: np.ndarray, window: int) -> np.ndarray:
@@ -142,15 +153,15 @@ def _minimum_phase(log_magnitudes: np.ndarray, window: int) -> np.ndarray:
 
 
 class GainNet(DacChain):
-    """Three causal convolutions at the frame rate, in at least fp32: (B, C, T) -> (B, C', T)."""
+    """Three convolutions at the frame rate, in at least fp32: (B, C, T) -> (B, C', T)."""
 
-    def __init__(self, in_channels: int, hidden: int, out_channels: int):
+    def __init__(self, in_channels: int, hidden: int, out_channels: int, causal: bool):
         super().__init__()
-        self.conv1 = DacOutputConv1d(in_channels, hidden, 3, causal=True)
+        self.conv1 = DacOutputConv1d(in_channels, hidden, 3, causal=causal)
         self.snake1 = Snake1d(hidden)
-        self.conv2 = DacOutputConv1d(hidden, hidden, 3, causal=True)
+        self.conv2 = DacOutputConv1d(hidden, hidden, 3, causal=causal)
         self.snake2 = Snake1d(hidden)
-        self.conv3 = DacOutputConv1d(hidden, out_channels, 1, causal=True)
+        self.conv3 = DacOutputConv1d(hidden, out_channels, 1, causal=causal)
 
     def steps(self) -> list[tuple[str, nn.Module]]:
         """Return the layers in their order."""
@@ -168,13 +179,18 @@ class DacBandGains(nn.Module):
         self.hop_length = config.hop_length
         self.bands = config.gain_bands
         self.size = config.gain_size
-        self.encoder = GainNet(2 * self.bands, config.gain_hidden_size, self.size)
-        self.decoder = GainNet(self.size + self.bands, config.gain_hidden_size, self.bands)
+        self.causal = config.causal
+        self.linear = 1.0
+        if config.gain_linear_hz is not None:
+            self.linear = min(1.0, 2 * config.gain_linear_hz / config.sampling_rate)
+        hidden = config.gain_hidden_size
+        self.encoder = GainNet(2 * self.bands, hidden, self.size, self.causal)
+        self.decoder = GainNet(self.size + self.bands, hidden, self.bands, self.causal)
 
     @property
     def geometry(self) -> GainGeometry:
         """Lengths and fixed matrices."""
-        return gain_geometry(self.hop_length, self.bands)
+        return gain_geometry(self.hop_length, self.bands, self.causal, self.linear)
 
     def input_ranges(self, first: int, last: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return the samples, and the frames of latent channels, that samples depend on.
@@ -194,28 +210,38 @@ class DacBandGains(nn.Module):
     def seen(self, first: int, last: int) -> tuple[int, int]:
         """Return the first and the last sample of the windows of frames."""
         fixed = self.geometry
-        return (first + 1) * fixed.hop - fixed.window, (last + 1) * fixed.hop - 1
+        first, last = ((frame + 1) * fixed.hop + fixed.ahead for frame in (first, last))
+        return first - fixed.window, last - 1
 
-    def encode(self, audio: Tensor, decoded: Tensor) -> Tensor:
-        """Return latent channels (B, K, T) that tell audio from decoded audio, (B, 1, S) each."""
-        wanted, given = self.powers(audio), self.powers(decoded)
-        return self.encoder(encoder_features(wanted, given))
+    def encode(self, audio: Tensor, decoded: Tensor, frames: Tensor | None = None) -> Tensor:
+        """Return latent channels (B, K, T) that tell audio from decoded audio, (B, 1, S) each.
 
-    def forward(self, latents: Tensor, audio: Tensor) -> Tensor:
-        """Return decoded audio (B, 1, S) with the gains that latent channels (B, K, T) ask for."""
-        gains = self.gains(latents, self.powers(audio))
+        `frames` (B,) counts those of each item that are real.
+        """
+        wanted, given = self.powers(audio, frames), self.powers(decoded, frames)
+        return self.encoder(encoder_features(wanted, given), frames)
+
+    def forward(self, latents: Tensor, audio: Tensor, frames: Tensor | None = None) -> Tensor:
+        """Return decoded audio (B, 1, S) with the gains that latent channels (B, K, T) ask for.
+
+        `frames` (B,) counts those of each item that are real.
+        """
+        gains = self.gains(latents, self.powers(audio, frames), frames)
         return self.filter(audio, gains)
 
-    def gains(self, latents: Tensor, powers: Tensor) -> Tensor:
+    def gains(self, latents: Tensor, powers: Tensor, frames: Tensor | None = None) -> Tensor:
         """Return gains (B, F, T) in dB of decoded audio whose bands have these powers."""
-        return bounded(self.decoder(decoder_features(latents, powers)))
+        return bounded(self.decoder(decoder_features(latents, powers), frames))
 
-    def powers(self, audio: Tensor) -> Tensor:
+    def powers(self, audio: Tensor, frames: Tensor | None = None) -> Tensor:
         """Return the power of each band and frame (B, F, T), in dB of full scale."""
         fixed = self.geometry
+        if fixed.ahead and frames is not None:  # a window may reach into what follows them
+            audio = zero_tail(audio, frames * fixed.hop)
         with torch.autocast(audio.device.type, enabled=False):
             audio = audio.squeeze(1).to(torch.promote_types(audio.dtype, torch.float32))
-            return band_powers(overlapping(audio, fixed.hop, fixed.past), fixed).transpose(1, 2)
+            windows = overlapping(audio, fixed.hop, fixed.past, fixed.ahead)
+            return band_powers(windows, fixed).transpose(1, 2)
 
     def filter(self, audio: Tensor, gains: Tensor) -> Tensor:
         """Return audio (B, 1, S) of whole frames, filtered by gains (B, F, T) in dB."""
@@ -248,13 +274,13 @@ def decoder_features(latents: Tensor, powers: Tensor) -> Tensor:
     return torch.cat([latents.to(powers.dtype), level_features(powers)], dim=1)
 
 
-def overlapping(x: Tensor, size: int, past: int) -> Tensor:
+def overlapping(x: Tensor, size: int, past: int, ahead: int = 0) -> Tensor:
     """Return every block of x (B, S) behind the `past` blocks before it: (B, S / size, ·).
 
-    Zeros come before the first. Neither `unfold` nor `unflatten`: exporters record them for one
+    All begin and end `ahead` samples later. Zeros come before the first and behind the last. Neither `unfold` nor `unflatten`: exporters record them for one
     length alone.
     """
-    blocks = F.pad(x, (past * size, 0)).reshape(x.shape[0], -1, size)
+    blocks = F.pad(x, (past * size - ahead, ahead)).reshape(x.shape[0], -1, size)
     earlier = [blocks[:, i : i - past] for i in range(past)]
     return torch.cat([*earlier, blocks[:, past:]], dim=-1)
 

@@ -146,9 +146,11 @@ class DacNetwork(nn.Module):
         gains = self.decoder.gains
         if gains is None:
             return latents
+        latents = latents[:, : self.config.waveform_size]
         frames = None if lengths is None else lengths // self.config.hop_length
         decoded = self.decoder.waveform(latents.to(dtype or self.decoding_dtype), frames)
-        return torch.cat([latents, gains.encode(audio, decoded).to(latents.dtype)], dim=1)
+        channels = gains.encode(audio, decoded, frames)
+        return torch.cat([latents, channels.to(latents.dtype)], dim=1)
 
     def synthesize(self, quantized: Tensor) -> Tensor:
         """Return the audio (B, S), at least fp32, of quantized latents (B, D, T).

@@ -21,14 +21,25 @@ class DacSizes:
     decoder_hidden_size: int
     downsampling_ratios: list[int] | tuple[int, ...]
     hidden_size: int | None
-    gain_size: int = 0
-    """Latent channels of band gains; none in a plain DAC."""
+    causal: bool
+    gain_size: int
+    """Latent channels of band gains, the last ones; none in most models."""
 
     @property
     def waveform_size(self) -> int:
         """Latent channels that the convolutions encode and decode: all but those of band gains."""
         assert self.hidden_size is not None
         return self.hidden_size - self.gain_size
+
+    @property
+    def convolved_size(self) -> int:
+        """Latent channels that the convolutions have weights for.
+
+        In a plain DAC these are all, for transformers' own class expects it; those for channels of
+        band gains have no say.
+        """
+        assert self.hidden_size is not None
+        return self.waveform_size if self.causal else self.hidden_size
 
     @property
     def frame_rate(self) -> float:
@@ -64,6 +75,7 @@ class PlainDacConfig(DacSizes):
     gain_size: int = 0
     gain_bands: int = 32
     gain_hidden_size: int = 128
+    gain_linear_hz: float | None = None
 
     @property
     def causal(self) -> bool:

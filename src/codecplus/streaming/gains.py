@@ -1,11 +1,13 @@
 """Band gains as steps of a stream: what `DacBandGains` computes, state in, state out.
 
-Both nets are causal and the filter has no delay, so every frame is done with its last sample.
+In a causal model every frame is done with its last sample. In another one windows and nets look
+ahead, and what came out earlier waits for them.
 """
 
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from codecplus.modeling_dac.coders_dac import DacDecoder
@@ -25,6 +27,7 @@ from codecplus.streaming.layers import (
     copy_from,
     network_layers,
     step,
+    zero_before,
 )
 
 
@@ -34,24 +37,30 @@ def _wide(weight: Tensor) -> Tensor:
 
 
 class _Windows:
-    """Windows of `length` inputs, one per `stride`, which ends with it: (B, n, C) to (B, m, ·)."""
+    """Windows of `length` inputs, one per `stride`: (B, n, C) to (B, m, C, length).
 
-    def __init__(self, length: int, stride: int, channels: int, like: Tensor):
+    Each ends with its stride, or `ahead` inputs later.
+    """
+
+    def __init__(self, length: int, stride: int, channels: int, like: Tensor, ahead: int = 0):
         self.length = length
         self.stride = stride
+        self.ahead = ahead
         self.none = like.new_zeros(0, 0, channels)
 
     def start(self, batch: int) -> LayerState:
         """Return zeros before the first input."""
-        past = self.length - self.stride
+        past = self.length - self.stride - self.ahead
         return LayerState(0, self.none.new_zeros(batch, past, self.none.shape[2]))
 
     def step(
         self, x: Tensor, state: LayerState, last: bool = False, starts: Tensor | None = None
     ) -> tuple[Tensor, LayerState]:
-        """Return the windows (B, m, C, length) that are whole, and the next state."""
+        """See `Layer`."""
         inputs = torch.cat([state.tail, x.to(self.none.dtype)], dim=1)
-        windows = (inputs.shape[1] - self.length) // self.stride + 1
+        if last and self.ahead:
+            inputs = F.pad(inputs, (0, 0, 0, self.ahead))
+        windows = max(0, (inputs.shape[1] - self.length) // self.stride + 1)
         position = state.position + x.shape[1]
         tail = LayerState(position, copy_from(inputs, windows * self.stride))
         if windows < 1:
@@ -64,70 +73,153 @@ class _Powers:
 
     def __init__(self, fixed: GainGeometry, like: Tensor):
         self.fixed = fixed
-        self.windows = _Windows((fixed.past + 1) * fixed.hop, fixed.hop, 1, like)
+        length = (fixed.past + 1) * fixed.hop
+        self.windows = _Windows(length, fixed.hop, 1, like, fixed.ahead)
         self.start = self.windows.start
 
     def step(
         self, x: Tensor, state: LayerState, last: bool = False, starts: Tensor | None = None
     ) -> tuple[Tensor, LayerState]:
         """See `Layer`."""
-        windows, state = self.windows.step(x, state)
+        windows, state = self.windows.step(x, state, last)
         return band_powers(windows[:, :, 0], self.fixed), state
+
+
+class _Waiting:
+    """What came out (B, n, C), until that is there which belongs to it; in causal nets at once."""
+
+    def __init__(self, channels: int, like: Tensor):
+        self.none = like.detach().new_zeros(0, 0, channels)
+
+    def start(self, batch: int) -> LayerState:
+        """Return the state in which nothing waits."""
+        return LayerState(0, self.none.new_zeros(batch, 0, self.none.shape[2]))
+
+    def take(self, x: Tensor, state: LayerState, count: int) -> tuple[Tensor, LayerState]:
+        """Return the first `count` of all that waits and of x, and the state with the others."""
+        position = state.position + x.shape[1]
+        if state.tail.shape[1] or count < x.shape[1]:
+            x = torch.cat([state.tail, x.to(self.none.dtype)], dim=1)
+            return x[:, :count], LayerState(position, copy_from(x, count))
+        return x, state._replace(position=position)
 
 
 class StreamingGainsEncoder:
     """Latent channels of gains: the decoder's convolutions, both powers, and the net."""
 
-    def __init__(self, decoder: DacDecoder, gains: DacBandGains):
-        like = _wide(gains.encoder.conv1.weight)
+    def __init__(self, decoder: DacDecoder, gains: DacBandGains, like: Tensor):
+        """Take the gains of a decoder, and a tensor like the latents of the encoder."""
+        wide = _wide(gains.encoder.conv1.weight)
         self.dtype = decoder.snake1.alpha.dtype
         kernels = decoder.snake1.allow_kernels
-        self.waveform = network_layers(decoder, 1)
-        self.powers = _Powers(gains.geometry, like)
+        self.waveform = network_layers(decoder, 1, whole_frames=False)
+        self.unheard = decoder.unheard
+        self.powers = _Powers(gains.geometry, wide)
         self.net = convolutions(gains.encoder.layers(), 1, kernels)
-        self.layers: list[Layer] = [self.powers, *self.waveform, self.powers, *self.net]
-
-    def hear(self, audio: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
-        """Take samples (B, n, 1); return the powers (B, m, F) of frames that are whole."""
-        return self.powers.step(audio, state)
+        self.wanted = _Waiting(gains.bands, wide)
+        self.latents = _Waiting(decoder.conv1.in_channels - decoder.unheard, like)
+        self.layers: list[Layer] = [
+            self.powers,
+            self.wanted,
+            self.latents,
+            self.powers,
+            *self.waveform,
+            *self.net,
+        ]
 
     def step(
-        self, latents: Tensor, wanted: Tensor, states: Sequence[LayerState]
+        self,
+        audio: Tensor,
+        latents: Tensor | None,
+        states: Sequence[LayerState],
+        last: bool,
+        starts: Tensor | None,
     ) -> tuple[Tensor, tuple[LayerState, ...]]:
-        """Return the channels (B, m, K) of latents (B, m, D) and powers (B, m, F) of the audio."""
-        count = len(self.waveform)
-        decoded, waveform = step(self.waveform, latents.to(self.dtype), states[:count], False, None)
-        assert decoded is not None
-        given, powers = self.powers.step(decoded, states[count])
-        features = encoder_features(wanted.mT, given.mT).mT
-        channels, net = step(self.net, features, states[count + 1 :], False, None)
-        assert channels is not None
-        return channels, (*waveform, powers, *net)
+        """Return the latents (B, m, D) of frames that are ready, with the channels of gains.
+
+        `audio` (B, n, 1) are the samples that came, `latents` (B, ·, D) what the encoder made of
+        them.
+        """
+        heard, wanted_before, latents_before, decoded_before, *networks = states
+        waveform, net = tuple(networks[: len(self.waveform)]), tuple(networks[len(self.waveform) :])
+        if latents is None:
+            latents = self.latents.none.new_zeros(len(audio), 0, self.latents.none.shape[2])
+        latents = latents[..., : self.latents.none.shape[2]]
+        decoded = None
+        if latents.shape[1] or last:
+            inputs = F.pad(latents, (0, self.unheard)).to(self.dtype)
+            decoded, waveform = step(self.waveform, inputs, waveform, last, starts)
+        if decoded is None:
+            decoded = audio[:, :0]
+        wanted, heard = self.powers.step(audio, heard, last)
+        given, decoded_after = self.powers.step(decoded, decoded_before, last)
+        wanted, wanted_after = self.wanted.take(wanted, wanted_before, given.shape[1])
+        channels = None
+        if given.shape[1] or last:
+            features = encoder_features(wanted.mT, given.mT).mT
+            channels, net = step(self.net, features, net, last, starts)
+        count = 0 if channels is None else channels.shape[1]
+        latents, latents_after = self.latents.take(latents, latents_before, count)
+        if channels is not None:
+            latents = torch.cat([latents, channels.to(latents.dtype)], dim=-1)
+        return latents, (heard, wanted_after, latents_after, decoded_after, *waveform, *net)
 
 
 class StreamingGainsDecoder:
     """The filter of decoded samples that latent channels ask for."""
 
-    def __init__(self, gains: DacBandGains, kernels: bool):
-        like = _wide(gains.decoder.conv1.weight)
+    def __init__(self, decoder: DacDecoder, gains: DacBandGains):
+        wide = _wide(gains.decoder.conv1.weight)
         self.fixed = gains.geometry
         self.size = gains.size
-        self.powers = _Powers(self.fixed, like)
-        self.net = convolutions(gains.decoder.layers(), 1, kernels)
-        self.samples = _Windows(self.fixed.row, self.fixed.block, 1, like)
-        self.gains = _Windows(2, 1, self.fixed.bands, like)  # that of the frame before, and its own
-        self.layers: list[Layer] = [self.powers, *self.net, self.gains, self.samples]
+        self.unheard = decoder.unheard
+        self.powers = _Powers(self.fixed, wide)
+        self.net = convolutions(gains.decoder.layers(), 1, decoder.snake1.allow_kernels)
+        self.channels = _Waiting(gains.size, decoder.snake1.alpha)
+        self.audio = _Waiting(1, wide)
+        self.samples = _Windows(self.fixed.row, self.fixed.block, 1, wide)
+        self.gains = _Windows(2, 1, self.fixed.bands, wide)  # that of the frame before, and its own
+        self.layers: list[Layer] = [
+            self.powers,
+            self.channels,
+            self.audio,
+            self.gains,
+            self.samples,
+            *self.net,
+        ]
+
+    def split(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the convolutions decode of latents (B, n, D), and the channels of gains."""
+        waveform, channels = latents.split([latents.shape[-1] - self.size, self.size], dim=-1)
+        return F.pad(waveform, (0, self.unheard)), channels
 
     def step(
-        self, channels: Tensor, audio: Tensor, states: Sequence[LayerState]
+        self,
+        channels: Tensor,
+        audio: Tensor | None,
+        states: Sequence[LayerState],
+        last: bool,
+        starts: Tensor | None,
     ) -> tuple[Tensor, tuple[LayerState, ...]]:
-        """Return the samples (B, n, 1) of whole frames, filtered as channels (B, m, K) ask."""
-        given, powers = self.powers.step(audio, states[0])
-        features = decoder_features(channels.mT, given.mT).mT
-        raw, net = step(self.net, features, states[1:-2], False, None)
-        assert raw is not None
-        pairs, gains = self.gains.step(bounded(raw), states[-2])  # (B, m, F, 2)
-        rows, samples = self.samples.step(audio, states[-1])  # (B, ·, 1, row)
-        before, now = pairs.unbind(dim=-1)
-        filtered_audio = filtered(rows[:, :, 0], before, now, self.fixed)
-        return filtered_audio[..., None], (powers, *net, gains, samples)
+        """Return the samples (B, n, 1) of frames that are ready, filtered as channels ask.
+
+        `channels` (B, m, K) are those that came, `audio` (B, ·, 1) what the decoder made of them.
+        """
+        heard, channels_before, audio_before, gains, samples, *net = states
+        if audio is None:
+            audio = self.audio.none.new_zeros(len(channels), 0, 1)
+        given, heard = self.powers.step(audio, heard, last)
+        channels, channels_after = self.channels.take(channels, channels_before, given.shape[1])
+        raw = None
+        if given.shape[1] or last:
+            features = decoder_features(channels.mT, given.mT).mT
+            raw, net = step(self.net, features, net, last, starts)
+        count = 0 if raw is None else raw.shape[1]
+        audio, audio_after = self.audio.take(audio, audio_before, count * self.fixed.hop)
+        if raw is not None and count:
+            decibels = zero_before(bounded(raw), gains.position, starts)
+            pairs, gains = self.gains.step(decibels, gains)  # (B, m, F, 2)
+            rows, samples = self.samples.step(audio, samples)  # (B, ·, 1, row)
+            before, now = pairs.unbind(dim=-1)
+            audio = filtered(rows[:, :, 0], before, now, self.fixed)[..., None]
+        return audio, (heard, channels_after, audio_after, gains, samples, *net)

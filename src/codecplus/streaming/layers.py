@@ -287,10 +287,14 @@ class ResidualUnit:
 
 
 class WholeFrames:
-    """The end of a decoder: tanh, and samples (B, n, 1) held back until their frame is whole."""
+    """The end of a decoder: tanh, and samples (B, n, 1) held back until their frame is whole.
 
-    def __init__(self, hop_length: int, none: Tensor):
+    With `held` false all come at once.
+    """
+
+    def __init__(self, hop_length: int, none: Tensor, held: bool = True):
         self.hop_length = hop_length
+        self.held = held
         self.none = none  # a tensor of the dtype and device of samples
 
     def start(self, batch: int) -> LayerState:
@@ -304,6 +308,8 @@ class WholeFrames:
         x = torch.tanh(x)
         if starts is not None:
             x = zero_before(x, state.position, starts * self.hop_length)
+        if not self.held:
+            return x, state._replace(position=state.position + x.shape[1])
         samples = torch.cat([state.tail, x], dim=1)
         if last:
             samples = F.pad(samples, (0, 0, 0, -samples.shape[1] % self.hop_length))
@@ -338,17 +344,23 @@ def step(
     return x, tuple(after)
 
 
-def network_layers(network: DacChain, inputs_per_frame: int) -> list[Layer]:
+def network_layers(
+    network: DacChain, inputs_per_frame: int, whole_frames: bool = True
+) -> list[Layer]:
     """Return the layers of an encoder or a decoder as steps, each with the snake before it.
 
     An encoder takes `hop_length` samples (B, n, 1) per frame, a decoder one latent (B, n, D). A
-    decoder gives samples of whole frames.
+    decoder gives samples of whole frames, or those that are ready.
     """
-    return convolutions(network.layers(), inputs_per_frame, network.snake1.allow_kernels)
+    kernels = network.snake1.allow_kernels
+    return convolutions(network.layers(), inputs_per_frame, kernels, whole_frames)
 
 
 def convolutions(
-    modules: Sequence[tuple[str, nn.Module]], inputs_per_frame: int, kernels: bool
+    modules: Sequence[tuple[str, nn.Module]],
+    inputs_per_frame: int,
+    kernels: bool,
+    whole_frames: bool = True,
 ) -> list:
     """Return modules in their order as layers; a snake goes with the layer behind it."""
     rate = inputs_per_frame
@@ -361,7 +373,7 @@ def convolutions(
         if isinstance(module, DacResidualUnit):
             layers.append(ResidualUnit(module, rate))
         elif isinstance(module, nn.Tanh):
-            layers.append(WholeFrames(rate, layers[-1].none))
+            layers.append(WholeFrames(rate, layers[-1].none, whole_frames))
         else:
             layers.append(Convolution(module, snake, rate, kernels))
             if isinstance(module, DacConvTranspose1d):

@@ -126,7 +126,8 @@ class StreamingEncoder(_StatefulNetwork):
             self.convolutions = network_layers(model.encoder, config.hop_length)
             self.gains = None
             if model.decoder.gains is not None:
-                self.gains = StreamingGainsEncoder(model.decoder, model.decoder.gains)
+                like = model.encoder.snake1.alpha
+                self.gains = StreamingGainsEncoder(model.decoder, model.decoder.gains, like)
             self.layers = [*self.convolutions, *(self.gains.layers if self.gains else ())]
             self.search = CodebookSearch(check_plain(model.quantizer), config.n_codebooks)
             self.fused: SearchStep | None = None
@@ -170,12 +171,9 @@ class StreamingEncoder(_StatefulNetwork):
         latents, after, starts = super()._run(state, x.to(self.dtype), last)
         if self.gains is None:
             return latents, after, starts
-        _, *layers = state.layers[len(self.convolutions) :]
-        wanted, heard = self.gains.hear(x, state.layers[len(self.convolutions)])
-        if latents is not None and latents.shape[1]:
-            channels, layers = self.gains.step(latents, wanted, layers)
-            latents = torch.cat([latents, channels.to(latents.dtype)], dim=-1)
-        layers = (*after.layers[: len(self.convolutions)], heard, *layers)
+        layers = state.layers[len(self.convolutions) :]
+        latents, layers = self.gains.step(x, latents, layers, last, starts)
+        layers = (*after.layers[: len(self.convolutions)], *layers)
         return latents, replace(after, layers=layers), starts
 
 
@@ -195,11 +193,11 @@ class StreamingDecoder(_StatefulNetwork):
         self.device = model.device
         self.step_length = _step_frames(model)
         with torch.inference_mode():
-            self.convolutions = network_layers(model.decoder, 1)
+            whole = model.decoder.gains is None
+            self.convolutions = network_layers(model.decoder, 1, whole_frames=whole)
             self.gains = None
             if model.decoder.gains is not None:
-                kernels = model.decoder.snake1.allow_kernels
-                self.gains = StreamingGainsDecoder(model.decoder.gains, kernels)
+                self.gains = StreamingGainsDecoder(model.decoder, model.decoder.gains)
             self.layers = [*self.convolutions, *(self.gains.layers if self.gains else ())]
             self.lookup = Lookup(check_plain(model.quantizer), model.decoding_dtype)
 
@@ -226,11 +224,10 @@ class StreamingDecoder(_StatefulNetwork):
     ) -> tuple[Tensor | None, StreamState, Tensor | None]:
         if self.gains is None:
             return super()._run(state, x, last)
-        latents, channels = x.split([x.shape[-1] - self.gains.size, self.gains.size], dim=-1)
+        latents, channels = self.gains.split(x)
         audio, after, starts = super()._run(state, latents, last)
         layers = state.layers[len(self.convolutions) :]
-        if audio is not None and audio.shape[1]:
-            audio, layers = self.gains.step(channels, audio, layers)
+        audio, layers = self.gains.step(channels, audio, layers, last, starts)
         layers = (*after.layers[: len(self.convolutions)], *layers)
         return audio, replace(after, layers=layers), starts
 

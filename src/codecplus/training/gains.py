@@ -1,4 +1,4 @@
-"""Gives a trained causal codec band gains, or fits those it has anew. Convolutions rest.
+"""Gives a trained codec band gains, or fits those it has anew. Convolutions rest.
 
 Recordings are coded once, and the powers of their bands kept: those of the original, of what the
 decoder makes of latents, and of what it makes of several numbers of codebooks. Powers are all that
@@ -14,7 +14,7 @@ Letters: B crops, F bands, K latent channels of gains, T frames.
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from codecplus.audio.resampling import resample
 from codecplus.errors import CodecPlusError, InputError
-from codecplus.modeling_dac import CausalDacConfig, CausalDacModel, DacModel
+from codecplus.modeling_dac import DacConfig, DacModel
 from codecplus.modeling_dac.gains_dac import encoder_features
 from codecplus.modeling_dac.layers_dac import DacResidualVectorQuantizer
 from codecplus.training import codebooks
 from codecplus.training.entropy import numbered_recordings
-from codecplus.training.initialization import initialize_weights
+from codecplus.training.initialization import initialize_weights, silence_unheard
 
 _PLACES = (6, 9, 13)  # of the codebooks that code gains
 _SECONDS = 24  # of a recording, at most, from a random place
@@ -62,14 +62,15 @@ def fit_band_gains(
     *,
     places: Sequence[int] | None = None,
     gain_size: int = 16,
-    gain_bands: int = 32,
+    gain_bands: int = 36,
     gain_hidden_size: int = 128,
+    gain_linear_hz: float | None = 4000.0,
     steps: int = 8000,
     lr: float = 1.5e-3,
     seed: int = 0,
     progress: Callable[[str], Any] | None = None,
-) -> CausalDacModel:
-    """Return a causal codec with band gains, fitted to recordings like those it will be used for.
+) -> DacModel:
+    """Return a codec with band gains, fitted to recordings like those it will be used for.
 
     A codec without gains gets them, and codebooks for them in between its own: its finest ones give
     way, so that there are as many as before. One that has gains keeps its sizes and codebooks, and
@@ -83,7 +84,8 @@ def fit_band_gains(
             them; an hour is good.
         places: numbers of the codebooks that code gains, from 1 on, for a codec without them; 6, 9
             and 13 by default.
-        gain_size, gain_bands, gain_hidden_size: see `CausalDacConfig`; for a codec without gains.
+        gain_size, gain_bands, gain_hidden_size, gain_linear_hz: see `DacConfig`; for a codec
+            without gains.
         steps: of training; 8000 take ten minutes of a core.
         lr: learning rate of AdamW, at its highest.
         seed: of crops and weights.
@@ -92,13 +94,8 @@ def fit_band_gains(
     The work is done on the CPU.
 
     Raises:
-        InputError: for a model that is not causal, impossible places, or no readable audio.
+        InputError: for impossible sizes or places, or no readable audio.
     """
-    if not model.config.causal:
-        raise InputError(
-            f"band gains are for causal models, this one is a {model.config.model_type!r}"
-        )
-    model = cast(CausalDacModel, model)
     if steps < 1:
         raise InputError(f"expected at least 1 step, got {steps}")
     has_gains = bool(model.config.gain_size)
@@ -114,7 +111,13 @@ def fit_band_gains(
         )
     if not has_gains:
         places = _PLACES if places is None else places
-        model = with_band_gains(model, places, gain_size, gain_bands, gain_hidden_size, seed)
+        sizes = {
+            "gain_size": gain_size,
+            "gain_bands": gain_bands,
+            "gain_hidden_size": gain_hidden_size,
+            "gain_linear_hz": gain_linear_hz,
+        }
+        model = with_band_gains(model, places, sizes, seed)
     else:
         model = _copy(model)
     generator = torch.Generator().manual_seed(seed)
@@ -124,17 +127,13 @@ def fit_band_gains(
 
 
 def with_band_gains(
-    model: CausalDacModel,
-    places: Sequence[int],
-    gain_size: int,
-    gain_bands: int,
-    gain_hidden_size: int,
-    seed: int = 0,
-) -> CausalDacModel:
+    model: DacModel, places: Sequence[int], sizes: dict[str, Any], seed: int = 0
+) -> DacModel:
     """Return a copy of a codec with band gains of random weights, whose codebooks have `places`.
 
-    All other codebooks keep their order; the finest ones give way. Raises InputError for places
-    twice or beyond the codebooks.
+    All other codebooks keep their order; the finest ones give way. `sizes` are fields of the
+    configuration. Raises InputError for impossible sizes, and for places twice or beyond the
+    codebooks.
     """
     count = model.config.n_codebooks
     if len(set(places)) != len(places) or not all(1 <= place <= count for place in places):
@@ -146,28 +145,27 @@ def with_band_gains(
         )
     fields = {
         **model.config.to_dict(),
-        "hidden_size": model.config.hidden_size + gain_size,
-        "gain_size": gain_size,
-        "gain_bands": gain_bands,
-        "gain_hidden_size": gain_hidden_size,
+        **sizes,
+        "hidden_size": model.config.hidden_size + sizes["gain_size"],
     }
     try:
-        config = CausalDacConfig.from_dict(fields)
+        config = type(model.config).from_dict(fields)
     except ValueError as error:
         raise InputError(str(error)) from error
-    new = CausalDacModel(config)
+    new = type(model)(config)
     with torch.random.fork_rng([]), torch.no_grad():
         torch.manual_seed(seed)
         initialize_weights(new)
         old = model.folded_state_dict()
         for name, tensor in new.state_dict().items():
             if name in old and not name.startswith("quantizer."):
-                tensor.copy_(old[name])
+                tensor[tuple(slice(size) for size in old[name].shape)] = old[name]
+        silence_unheard(new)
         _write_codebooks(new, model, {place - 1 for place in places})
     return new.eval()
 
 
-def _write_codebooks(new: CausalDacModel, model: CausalDacModel, places: set[int]) -> None:
+def _write_codebooks(new: DacModel, model: DacModel, places: set[int]) -> None:
     """Copy the codebooks of the waveform, which read and write its channels alone.
 
     Those of gains read and write channels of gains alone, for now at random.
@@ -191,7 +189,7 @@ def _write_codebooks(new: CausalDacModel, model: CausalDacModel, places: set[int
 
 @torch.inference_mode()
 def measure(
-    model: CausalDacModel,
+    model: DacModel,
     recordings: Any,
     seed: int = 0,
     progress: Callable[[str], Any] | None = None,
@@ -224,6 +222,7 @@ def measure(
         start = int(rng.integers(0, audio.shape[-1] - frames * hop + 1))
         crop = torch.from_numpy(audio[:, start : start + frames * hop])[None].to(model.device)
         latents = model.encoder(crop.to(model.encoding_dtype)).float()
+        latents = latents[:, : model.config.waveform_size]
         given = _powers(model, latents)
         blank = latents.new_zeros(1, gains.size, frames)
         codes = model.quantizer(torch.cat([latents, blank], dim=1))[1]
@@ -245,7 +244,7 @@ def measure(
     return measured
 
 
-def _powers(model: CausalDacModel, latents: Tensor) -> Tensor:
+def _powers(model: DacModel, latents: Tensor) -> Tensor:
     """Return the powers (F, T) of what the convolutions make of latents (1, D, T)."""
     assert model.decoder.gains is not None
     audio = model.decoder.waveform(latents.to(model.decoding_dtype))
@@ -253,7 +252,7 @@ def _powers(model: CausalDacModel, latents: Tensor) -> Tensor:
 
 
 def fit_nets(
-    model: CausalDacModel,
+    model: DacModel,
     measured: Sequence[Measured],
     steps: int,
     lr: float,
@@ -326,7 +325,7 @@ def _share(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / _WARMUP) * max(0.02, 0.5 + 0.5 * math.cos(math.pi * done))
 
 
-def _own_quantizer(model: CausalDacModel) -> DacResidualVectorQuantizer:
+def _own_quantizer(model: DacModel) -> DacResidualVectorQuantizer:
     """Return the codebooks of gains alone, which quantize channels of gains alone."""
     config = _Sizes(model.config, len(model.gain_codebooks()))
     own = DacResidualVectorQuantizer(config)
@@ -345,7 +344,7 @@ def _own_quantizer(model: CausalDacModel) -> DacResidualVectorQuantizer:
 class _Sizes:
     """Sizes of the codebooks of gains."""
 
-    def __init__(self, config: CausalDacConfig, count: int):
+    def __init__(self, config: DacConfig, count: int):
         self.n_codebooks = count
         self.codebook_size = config.codebook_size
         self.codebook_dim = config.codebook_dim
@@ -354,7 +353,7 @@ class _Sizes:
 
 
 @torch.no_grad()
-def _write_back(model: CausalDacModel, own: DacResidualVectorQuantizer, waveform: int) -> None:
+def _write_back(model: DacModel, own: DacResidualVectorQuantizer, waveform: int) -> None:
     """Write the codebooks of gains into a model."""
     for book, i in zip(own.quantizers, model.gain_codebooks(), strict=True):
         target = model.quantizer.quantizers[i]
@@ -410,7 +409,7 @@ def _drawn(end: int, generator: torch.Generator) -> int:
     return int(torch.randint(end, (), generator=generator))
 
 
-def _copy(model: CausalDacModel) -> CausalDacModel:
-    new = CausalDacModel(model.config)
+def _copy(model: DacModel) -> DacModel:
+    new = type(model)(model.config)
     new.load_state_dict(model.folded_state_dict())
     return new
