@@ -61,7 +61,8 @@ class DacDecoderBlock(DacChain):
 class DacEncoder(DacChain):
     """Audio (B, 1, S) to latents (B, D, S / hop_length), those of band gains without a say.
 
-    A causal net leaves these out. `lengths` counts samples, multiples of the hop. `unit` is the class of the residual units.
+    A causal net leaves these out. `lengths` counts samples, multiples of the hop. `unit` is the
+    class of the residual units.
     """
 
     def __init__(self, config, unit=DacResidualUnit):

@@ -277,8 +277,8 @@ def decoder_features(latents: Tensor, powers: Tensor) -> Tensor:
 def overlapping(x: Tensor, size: int, past: int, ahead: int = 0) -> Tensor:
     """Return every block of x (B, S) behind the `past` blocks before it: (B, S / size, ·).
 
-    All begin and end `ahead` samples later. Zeros come before the first and behind the last. Neither `unfold` nor `unflatten`: exporters record them for one
-    length alone.
+    All begin and end `ahead` samples later. Zeros come before the first and behind the last.
+    Neither `unfold` nor `unflatten`: exporters record them for one length alone.
     """
     blocks = F.pad(x, (past * size - ahead, ahead)).reshape(x.shape[0], -1, size)
     earlier = [blocks[:, i : i - past] for i in range(past)]
