@@ -1,6 +1,7 @@
 """One folder and one table go through all verbs, which see the same recordings."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -147,3 +148,10 @@ def test_train_and_the_entropy_trainer_see_the_same_recordings(
         fit_entropy_model(codec, data, minutes=0.02)
         # and, as far as time goes, varied ones
         assert opened >= {audio.tobytes() for audio in expected(folder)}
+
+
+def test_the_entropy_trainer_says_what_it_leaves_out(folder, codec, tmp_path):
+    shutil.copytree(folder, tmp_path / "mixed")
+    (tmp_path / "mixed" / "broken.wav").write_bytes(b"RIFF")
+    with pytest.warns(UserWarning, match=r"1 of [1-4] recordings left out: not readable"):
+        fit_entropy_model(codec, tmp_path / "mixed", minutes=0.1)

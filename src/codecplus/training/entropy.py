@@ -16,6 +16,7 @@ P terms of the polynomial.
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -553,26 +554,38 @@ def _encoded(
 
     Then all are encoded again and again, with small changes, so that the network learns about codes
     rather than about these recordings. The first round ends at `deadline` by `time.monotonic`, the
-    other ones at `second_deadline`.
+    other ones at `second_deadline`. A warning counts recordings of the first round that cannot be
+    read.
     """
     rng = np.random.default_rng(seed)
     for turn in range(_TURNS):
         is_first = turn == 0
         limit = deadline if is_first else second_deadline
         any_read = False
+        is_over = False
+        unreadable = tried = 0
         for index in rng.permutation(len(recordings)):
             if (any_read or not is_first) and time.monotonic() > limit:
-                return
+                is_over = True
+                break
+            tried += 1
             try:
                 with recordings[int(index)].open() as source:
                     rate = source.sample_rate
                     audio = np.concatenate(list(source.blocks()), axis=1)
             except CodecPlusError:
+                unreadable += 1
                 continue
             if not is_first:
                 audio, rate = _changed(audio, rate, rng)
             yield from np.asarray(codec.encode(audio, rate))
             any_read = True
+        if is_first and any_read and unreadable:
+            warnings.warn(
+                f"{unreadable} of {tried} recordings left out: not readable", stacklevel=3
+            )
+        if is_over:
+            return
         if not any_read:
             raise InputError("expected recordings that can be read, got none")
 
