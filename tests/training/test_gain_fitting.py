@@ -142,6 +142,12 @@ def test_impossible_places_are_refused(causal, places, message, folder):
         fit_band_gains(tiny_model(causal, **GEOMETRIES["16khz"]), folder, places=places)
 
 
+def test_codebooks_too_narrow_for_gains_are_refused(folder):
+    narrow = tiny_model(codebook_dim=2, **GEOMETRIES["44khz"])
+    with pytest.raises(InputError, match="codebook_dim above 2, this model's is 2"):
+        fit_band_gains(narrow, folder, places=(2,))
+
+
 def test_recordings_of_which_none_can_be_read_are_refused(folder):
     together = tiny_model(True, **KINDS["gains", True])
     with pytest.raises(InputError, match="trained together"):

@@ -100,17 +100,32 @@ def _place(
     d = quantize.codebook_dim
     size = quantize.codebook.num_embeddings
     if rate_weight is None:
-        basis = axes[:, -d:]
+        basis = _widened(axes[:, -d:], d)
         entries = cosine_kmeans(vectors @ basis, size, rounds, generator)
         return basis, torch.zeros_like(basis[0]), entries
     if d <= STEERING:
         raise ValueError(f"a rate weight needs a codebook_dim above {STEERING}, got {d}")
-    basis = axes[:, STEERING - d :]
+    basis = _widened(axes[:, STEERING - d :], d - STEERING)
     points = vectors @ basis
     length = points.square().sum(dim=1).mean().sqrt()
     means, costs = constrained_kmeans(points, size, rounds, rate_weight, generator)
     offset = nn.functional.pad(length[None], (d - STEERING, STEERING - 1))
     return nn.functional.pad(basis, (0, STEERING)), offset, _steered(means, costs, length)
+
+
+def _widened(basis: Tensor, d: int) -> Tensor:
+    """Return directions (D, d), zeros behind those there are: latents may be narrower than d."""
+    return nn.functional.pad(basis, (0, d - basis.shape[1]))
+
+
+@torch.no_grad()
+def steer(quantizer: DacResidualVectorQuantizer) -> None:
+    """Let codebooks of rate weight 0 find the nearest point again, after their entries moved."""
+    for quantize in _codebooks(quantizer):
+        entries = quantize.codebook.weight
+        points = entries[:, :-STEERING]
+        length = cast(Tensor, quantize.in_proj.bias)[-STEERING]
+        entries.copy_(_steered(points, torch.zeros_like(points[:, 0]), length))
 
 
 def _steered(points: Tensor, costs: Tensor, offset: Tensor) -> Tensor:

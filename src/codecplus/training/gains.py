@@ -43,7 +43,8 @@ _UNQUANTIZED = 1 / 6  # of the steps, before codebooks are placed
 _WARMUP = 50  # steps
 _DROPOUT = 0.4  # share of the crops that are coded with few of the codebooks
 _UNTOLD = 0.3  # share of the crops in which a part, or all, has no gains
-_AVERAGE = 0.99
+_COMMITMENT = 0.1
+_AVERAGE = 0.99  # moving, of weights and of codebooks
 
 
 class Measured(NamedTuple):
@@ -73,8 +74,8 @@ def fit_band_gains(
     """Return a codec with band gains, fitted to recordings like those it will be used for.
 
     A codec without gains gets them, and codebooks for them in between its own: its finest ones give
-    way, so that there are as many as before. One that has gains keeps its sizes and codebooks, and
-    training goes on from their weights; do so after the decoder was trained.
+    way, so that there are as many as before. One that has gains keeps its sizes and the places of
+    its codebooks, and training goes on from their weights; do so after the decoder was trained.
 
     The codec has another fingerprint and needs another entropy model.
 
@@ -122,7 +123,7 @@ def fit_band_gains(
         model = _copy(model)
     generator = torch.Generator().manual_seed(seed)
     measured = measure(model, recordings, seed, progress)
-    fit_nets(model, measured, steps, lr, not has_gains, generator, progress)
+    fit_nets(model, measured, steps, lr, generator, progress)
     return model.eval()
 
 
@@ -132,8 +133,8 @@ def with_band_gains(
     """Return a copy of a codec with band gains of random weights, whose codebooks have `places`.
 
     All other codebooks keep their order; the finest ones give way. `sizes` are fields of the
-    configuration. Raises InputError for impossible sizes, and for places twice or beyond the
-    codebooks.
+    configuration. Raises InputError for impossible sizes, for codebooks too narrow to be steered,
+    and for places twice or beyond the codebooks.
     """
     count = model.config.n_codebooks
     if len(set(places)) != len(places) or not all(1 <= place <= count for place in places):
@@ -142,6 +143,11 @@ def with_band_gains(
         raise InputError(
             f"expected 1 to {count - 1} codebooks for gains, as the others code the waveform, "
             f"got {len(places)}"
+        )
+    if model.config.codebook_dim <= codebooks.STEERING:
+        raise InputError(
+            f"codebooks of gains need a codebook_dim above {codebooks.STEERING}, "
+            f"this model's is {model.config.codebook_dim}"
         )
     fields = {
         **model.config.to_dict(),
@@ -256,42 +262,45 @@ def fit_nets(
     measured: Sequence[Measured],
     steps: int,
     lr: float,
-    place: bool,
     generator: torch.Generator,
     progress: Callable[[str], Any] | None = None,
 ) -> None:
     """Train the nets of the gains and their codebooks in place; the average of weights stays.
 
-    The loss is the mean square of what a gain lacks, in dB, over cells that are heard. With `place`
-    the nets train without a quantizer for a sixth of the steps, then codebooks are placed.
+    The loss is the mean square of what a gain lacks, in dB, over cells that are heard. The nets
+    train without a quantizer for a sixth of the steps. Then codebooks are placed where squared
+    errors are least, and follow the moving means of the channels that they code.
     """
     gains = model.decoder.gains
     assert gains is not None
     waveform = model.config.waveform_size
     quantizer = _own_quantizer(model)
-    trained = nn.ModuleList([gains, quantizer]).requires_grad_(True)
+    moving = codebooks.MovingCodebooks(quantizer, _AVERAGE)
+    trained = gains.requires_grad_(True)
     optimizer = torch.optim.AdamW(trained.parameters(), lr=lr, betas=(0.9, 0.98))
     average = {name: value.clone() for name, value in trained.state_dict().items()}
-    place_at = round(_UNQUANTIZED * steps) if place else 0
+    place_at = round(_UNQUANTIZED * steps)
     longest = torch.tensor([float(m.wanted.shape[-1]) for m in measured])
     errors = 0.0
-    trained.train()
+    quantizer.train()
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = lr * _share(step, steps)
-        if place and step == place_at:
+        if step == place_at:
             _place(quantizer, gains, measured, longest, generator)
         wanted, given, decoded, weight = _batch(measured, longest, generator)
         channels = gains.encoder(encoder_features(wanted, given))
-        losses = channels.new_zeros(())
+        commitment = channels.new_zeros(())
         if step >= place_at:
-            channels, _, _, commitment, codebook = quantizer(channels)
-            losses = 0.25 * commitment + codebook
+            channels, codes, projected, _, _ = quantizer(channels)
+            commitment = codebooks.relative_commitment(quantizer, projected, codes, steered=True)
+            moving.update(projected.detach(), codes, generator)
+            codebooks.steer(quantizer)
         told = _told(generator)
         lacking = gains.gains(channels * told, decoded) - (wanted - decoded) * told
         error = weight * lacking.clamp(-_LARGEST_DB, _LARGEST_DB).square()
         error = error.sum() / weight.sum()
-        (error / 16 + losses / 2).backward()
+        (error / 16 + _COMMITMENT * commitment).backward()
         nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -328,7 +337,7 @@ def _share(step: int, steps: int) -> float:
 def _own_quantizer(model: DacModel) -> DacResidualVectorQuantizer:
     """Return the codebooks of gains alone, which quantize channels of gains alone."""
     config = _Sizes(model.config, len(model.gain_codebooks()))
-    own = DacResidualVectorQuantizer(config)
+    own = DacResidualVectorQuantizer(config).requires_grad_(False)
     waveform = model.config.waveform_size
     with torch.no_grad():
         for quantizer, i in zip(own.quantizers, model.gain_codebooks(), strict=True):
@@ -378,7 +387,7 @@ def _place(
         wanted, given, _, _ = _batch(measured, longest, generator)
         channels = gains.encoder(encoder_features(wanted, given))
         rows.append(channels.transpose(1, 2).flatten(0, 1))
-    codebooks.initialize(quantizer, torch.cat(rows), generator=generator)
+    codebooks.initialize(quantizer, torch.cat(rows), generator=generator, rate_weight=0.0)
 
 
 def _batch(
