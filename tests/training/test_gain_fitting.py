@@ -171,3 +171,10 @@ def test_beam_search_in_training_leaves_what_gains_are_told():
     waveforms = [step(audio, True, True)["audio"] for step in (plain, searched)]
     torch.testing.assert_close(told[0], told[1])
     assert not torch.equal(*waveforms)
+
+
+@pytest.mark.parametrize(("count", "places"), [(15, [5, 8, 12]), (9, [3, 4, 7]), (2, [0])])
+def test_codebooks_of_gains_have_places_by_default(count, places, folder):
+    base = tiny_model(True, n_codebooks=count, **GEOMETRIES["16khz"])
+    model = fit_band_gains(base, folder / "0.wav", gain_bands=6, gain_hidden_size=16, steps=2)
+    assert model.gain_codebooks() == places

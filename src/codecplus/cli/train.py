@@ -217,7 +217,7 @@ def _add_gains(verbs: Any) -> None:
         nargs="+",
         metavar="N",
         help="numbers of the codebooks that code gains, from 1 on, for a checkpoint without gains; "
-        "its finest codebooks give way (default: 6 9 13)",
+        "its finest codebooks give way (default: 6 9 13 of 15, and in proportion)",
     )
     verb.add_argument(
         "--gain-steps",

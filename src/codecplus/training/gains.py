@@ -29,7 +29,7 @@ from codecplus.training import codebooks
 from codecplus.training.entropy import numbered_recordings
 from codecplus.training.initialization import initialize_weights, silence_unheard
 
-_PLACES = (6, 9, 13)  # of the codebooks that code gains
+_PLACES = (0.4, 0.6, 0.87)  # of the codebooks that code gains, as shares of all: 6, 9, 13 of 15
 _SECONDS = 24  # of a recording, at most, from a random place
 _NUMBERS = 3  # of codebooks, that every recording is decoded with
 _FRAMES = 100  # of a crop
@@ -84,7 +84,7 @@ def fit_band_gains(
         recordings: folders, audio files or tables, as `codecplus.recordings.open_recordings` takes
             them; an hour is good.
         places: numbers of the codebooks that code gains, from 1 on, for a codec without them; 6, 9
-            and 13 by default.
+            and 13 of 15 by default.
         gain_size, gain_bands, gain_hidden_size, gain_linear_hz: see `DacConfig`; for a codec
             without gains.
         steps: of training; 8000 take ten minutes of a core.
@@ -111,7 +111,7 @@ def fit_band_gains(
             "together with the others; train it on instead"
         )
     if not has_gains:
-        places = _PLACES if places is None else places
+        places = _default_places(model.config.n_codebooks) if places is None else places
         sizes = {
             "gain_size": gain_size,
             "gain_bands": gain_bands,
@@ -125,6 +125,11 @@ def fit_band_gains(
     measured = measure(model, recordings, seed, progress)
     fit_nets(model, measured, steps, lr, generator, progress)
     return model.eval()
+
+
+def _default_places(count: int) -> list[int]:
+    """Return up to three places among so many codebooks, of which one at least stays."""
+    return sorted({max(1, round(share * count)) for share in _PLACES})[: max(1, count - 1)]
 
 
 def with_band_gains(
