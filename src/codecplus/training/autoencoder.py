@@ -48,7 +48,7 @@ class Autoencoder(nn.Module):
                 out["codebook"] = codebook
                 if freeze and self.searched:
                     found = codebooks.search_some(quantizer, out["latents"], decoded, self.searched)
-                    # Channels of gains are decibels, whose errors the search cannot weigh against others.
+                    # Channels of gains are decibels: the search cannot weigh their errors.
                     waveform = self.model.config.waveform_size
                     decoded = torch.cat([found[:, :waveform], decoded[:, waveform:]], dim=1)
         out["audio"] = self.decode(decoded, audio.shape[-1])
