@@ -89,6 +89,9 @@ def test_fitting_brings_bands_to_the_power_of_the_original(causal, folder):
         return float(error.square().mean().sqrt())
 
     assert lacking(model, 4) < 0.7 * lacking(base, 2)
+    # Channels have the scale of activations, so that checkpoints may be kept in fp16.
+    level = gains.encode(audio, audio).detach().square().mean()
+    assert 0.01 < level < 100
     # Where nothing is told, little is changed: with fewer codebooks than the first one of gains.
     with torch.no_grad():
         latents = model.quantizer.from_codes(model.encode(audio, 1).audio_codes)[0]

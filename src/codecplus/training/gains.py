@@ -44,6 +44,7 @@ _WARMUP = 50  # steps
 _DROPOUT = 0.4  # share of the crops that are coded with few of the codebooks
 _UNTOLD = 0.3  # share of the crops in which a part, or all, has no gains
 _COMMITMENT = 0.1
+_LEVEL = 0.02
 _AVERAGE = 0.99  # moving, of weights and of codebooks
 
 
@@ -295,6 +296,8 @@ def fit_nets(
             _place(quantizer, gains, measured, longest, generator)
         wanted, given, decoded, weight = _batch(measured, longest, generator)
         channels = gains.encoder(encoder_features(wanted, given))
+        # Nothing else holds their scale: it would drift by orders of magnitude.
+        level = channels.square().mean().log().square()
         commitment = channels.new_zeros(())
         if step >= place_at:
             channels, codes, projected, _, _ = quantizer(channels)
@@ -305,7 +308,7 @@ def fit_nets(
         lacking = gains.gains(channels * told, decoded) - (wanted - decoded) * told
         error = weight * lacking.clamp(-_LARGEST_DB, _LARGEST_DB).square()
         error = error.sum() / weight.sum()
-        (error / 16 + _COMMITMENT * commitment).backward()
+        (error / 16 + _COMMITMENT * commitment + _LEVEL * level).backward()
         nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
