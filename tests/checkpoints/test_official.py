@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny import FIXTURES, GEOMETRIES, tiny_model
+from tiny import FIXTURES, GEOMETRIES, KINDS, tiny_model
 
 from codecplus import Codec
 from codecplus.checkpoints import fingerprint, read_official, write_official
@@ -173,9 +173,11 @@ def test_another_checkpoint_is_refused_in_a_sentence(tmp_path, checkpoint, messa
     assert "\n" not in str(error.value)
 
 
-def test_a_causal_model_has_no_official_form(tmp_path):
+def test_what_the_original_lacks_has_no_official_form(tmp_path):
     with pytest.raises(CheckpointError, match="no causal DAC"):
         write_official(tiny_model(causal=True), tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match="no band gains"):
+        write_official(tiny_model(**KINDS["gains", False]), tmp_path / "model.pth")
     assert not list(tmp_path.iterdir())
 
 
@@ -186,5 +188,9 @@ def test_fingerprints_tell_models_apart_and_survive_casts():
     assert fingerprint(tiny_model()) == mark
     assert fingerprint(tiny_model().to(torch.bfloat16)) == mark
     assert fingerprint(tiny_model(seed=1)) != mark
+    wide, narrow = (
+        tiny_model(**{**KINDS["gains", False], "gain_linear_hz": hz}) for hz in (2e3, 4e3)
+    )
+    assert fingerprint(wide) != fingerprint(narrow)  # the tensors are the same
     model.decoder.conv2.bias.data += 0.1
     assert fingerprint(model) != mark

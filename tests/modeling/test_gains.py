@@ -167,6 +167,8 @@ def test_rounded_weights_do_not_round_what_is_measured():
         ({"gain_bands": 129}, "gain_bands must lie between 1 and 128"),
         ({"gain_hidden_size": 0}, "gain_hidden_size"),
         ({"gain_linear_hz": 0}, "gain_linear_hz must be a frequency above 0 or None"),
+        ({"gain_linear_hz": 10**400}, "gain_linear_hz must be a frequency above 0 or None"),
+        ({"gain_linear_hz": 50, "gain_bands": 36}, "36 gain_bands .* too narrow to be measured"),
         ({"downsampling_ratios": [8, 8, 8, 4]}, "4 to 1024 samples per frame, got 2048"),
     ],
 )

@@ -54,7 +54,11 @@ def fingerprint(model: "DacNetwork") -> bytes:
         (name, tensor.float().cpu().numpy()) for name, tensor in model.folded_state_dict().items()
     )
     return fingerprint_of(
-        config.model_type, config.sampling_rate, config.downsampling_ratios, tensors
+        config.model_type,
+        config.sampling_rate,
+        config.downsampling_ratios,
+        tensors,
+        config.gain_linear_hz if config.gain_size else None,
     )
 
 
@@ -63,15 +67,18 @@ def fingerprint_of(
     sampling_rate: int,
     ratios: Iterable[int],
     tensors: Iterable[tuple[str, np.ndarray]],
+    gain_linear_hz: float | None = None,
 ) -> bytes:
     """Return 16 bytes that tell models apart: equal for equal weights in fp32 and bf16, and others
     after any training.
 
     They are a SHA-256 over the geometry and up to 1024 evenly spaced elements of every tensor,
-    rounded to bf16.
+    rounded to bf16. `gain_linear_hz` is the one size that no shape of a tensor shows.
     """
     digest = hashlib.sha256()
     digest.update(repr((model_type, sampling_rate, list(ratios))).encode())
+    if gain_linear_hz is not None:
+        digest.update(repr(float(gain_linear_hz)).encode())
     for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
         sample = tensor.reshape(-1)[:: -(-tensor.size // 1024)]
         digest.update(name.encode() + repr(tensor.shape).encode() + _to_bf16(sample).tobytes())
@@ -99,6 +106,7 @@ def embedded_fingerprints() -> dict[bytes, str]:
                 fields["sampling_rate"],
                 fields["downsampling_ratios"],
                 tensors,
+                fields.get("gain_linear_hz"),
             )
         names[fingerprint] = name
     return names

@@ -91,9 +91,15 @@ def _load_pretrained(folder: Path, source: str | None = None) -> DacModel:
     missing = sorted(report["missing_keys"])
     if missing:
         # transformers only warns, and goes on with random weights.
+        reason = "the configuration and the weights do not belong together"
+        if all(name.startswith("decoder.gains.") for name in missing):
+            reason = (
+                "transformers' own class drops those of band gains when it saves a model; "
+                "save it by codecplus"
+            )
         raise CheckpointError(
             f"the weights at {source!r} lack {len(missing)} tensors of this model, {missing[0]} "
-            "among them; the configuration and the weights do not belong together"
+            f"among them; {reason}"
         )
     model.name_or_path = source
     model.config.name_or_path = source

@@ -177,9 +177,14 @@ def write_official(model: DacModel, path: str | Path) -> None:
     """Write the model as a `.pth` that the original implementation loads, weight norm included.
 
     Raises:
-        CheckpointError: for a causal model, which the original does not have.
+        CheckpointError: for a causal model, or one with band gains, which the original does not
+            have.
     """
     config = model.config
+    if config.gain_size:
+        raise CheckpointError(
+            "the original implementation has no band gains; save_pretrained writes this model"
+        )
     if isinstance(config, CausalDacConfig):
         raise CheckpointError(
             "the original implementation has no causal DAC; save_pretrained writes this model"

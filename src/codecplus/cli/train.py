@@ -197,9 +197,9 @@ def _add_gains(verbs: Any) -> None:
         gains,
         help="give a checkpoint band gains, or fit those it has anew",
         description="Give a checkpoint band gains: some codebooks tell the decoder how loud "
-        "each band of a frame was. A checkpoint that has them keeps their codebooks, and training "
-        "goes on from there; do that after its decoder was trained. The new checkpoint makes other "
-        "codes, and needs an entropy model of its own.",
+        "each band of a frame was. A checkpoint that has them keeps the places of their "
+        "codebooks, and their nets are trained on; do that after its decoder was trained. The new "
+        "checkpoint makes other codes, and needs an entropy model of its own.",
         examples=(
             "codecplus gains --model my-codec --data recordings/ -o with-gains",
             "codecplus gains --model my-codec --data recordings/ --gain-codebooks 4 8 "

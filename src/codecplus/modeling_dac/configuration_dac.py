@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 from transformers.models.dac.configuration_dac import DacConfig as StockDacConfig
 
 from .checkpoints_dac import embedded_folder
-from .sizes_dac import DacSizes, gain_window
+from .sizes_dac import DacSizes, gain_window, narrowest_gain_band
 
 # The most that file formats, resampler and networks in use know, with room. A configuration may
 # come from a stranger, and larger numbers would take all memory before anything else is read.
@@ -56,7 +56,8 @@ class DacConfig(DacSizes, StockDacConfig):
         gain_size (`int`, defaults to 0):
             latent channels, the last of `hidden_size`, that tell the decoder how loud the bands of
             each frame are in the original; 0 for a model without band gains, as all published ones
-            are. transformers' own class loads a plain DAC with gains, and plays it without them.
+            are. transformers' own class loads a plain DAC that was saved with gains, and plays it
+            without them.
         gain_bands (`int`, defaults to 32): bands from 0 to half the sampling rate.
         gain_hidden_size (`int`, defaults to 128): channels of the two small nets of the gains.
         gain_linear_hz (`float`, *optional*):
@@ -205,10 +206,20 @@ class DacConfig(DacSizes, StockDacConfig):
                 f"gain_bands must lie between 1 and {most} at {hop} samples per frame, "
                 f"got {self.gain_bands}"
             )
-        if self.gain_linear_hz is not None and not 0 < self.gain_linear_hz < math.inf:
-            raise ValueError(
-                f"gain_linear_hz must be a frequency above 0 or None, got {self.gain_linear_hz}"
+        if self.gain_linear_hz is not None:
+            if not 0 < self.gain_linear_hz <= _MAX_SIZES["sampling_rate"]:
+                raise ValueError(
+                    f"gain_linear_hz must be a frequency above 0 or None, got {self.gain_linear_hz}"
+                )
+            narrowest = narrowest_gain_band(
+                hop, self.gain_bands, self.gain_linear_hz / self.sampling_rate
             )
+            if narrowest < 1:
+                raise ValueError(
+                    f"{self.gain_bands} gain_bands with gain_linear_hz {self.gain_linear_hz} are "
+                    f"too narrow to be measured at {hop} samples per frame and "
+                    f"{self.sampling_rate} Hz; choose fewer, or a higher frequency"
+                )
         odd = [ratio for ratio in self.downsampling_ratios if ratio % 2]
         if odd and not self.causal:
             raise ValueError(

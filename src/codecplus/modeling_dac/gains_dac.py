@@ -45,6 +45,7 @@ class GainGeometry:
 
     def __init__(self, hop: int, bands: int, causal: bool = True, linear: float = 1.0):
         self._tensors_of: dict[tuple, GainMatrices] = {}
+        self._made_of = (hop, bands, causal, linear)
         self.hop = hop
         self.bands = bands
         self.window = gain_window(hop)  # it ends where its frame ends, or `ahead` samples later
@@ -76,6 +77,9 @@ class GainGeometry:
         sample, output = np.arange(self.row)[:, None], np.arange(self.block)
         tap = self.rows_past * self.block + output - sample
         self.tap = np.where((tap < 0) | (tap >= self.taps), self.taps, tap)  # (row, block)
+
+    def __reduce__(self):
+        return gain_geometry, self._made_of  # copies and pickles share the matrices
 
     @property
     def row(self) -> int:
@@ -176,21 +180,15 @@ class DacBandGains(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.hop_length = config.hop_length
         self.bands = config.gain_bands
         self.size = config.gain_size
-        self.causal = config.causal
-        self.linear = 1.0
+        linear = 1.0
         if config.gain_linear_hz is not None:
-            self.linear = min(1.0, 2 * config.gain_linear_hz / config.sampling_rate)
+            linear = min(1.0, 2 * config.gain_linear_hz / config.sampling_rate)
+        self.geometry = gain_geometry(config.hop_length, self.bands, config.causal, linear)
         hidden = config.gain_hidden_size
-        self.encoder = GainNet(2 * self.bands, hidden, self.size, self.causal)
-        self.decoder = GainNet(self.size + self.bands, hidden, self.bands, self.causal)
-
-    @property
-    def geometry(self) -> GainGeometry:
-        """Lengths and fixed matrices."""
-        return gain_geometry(self.hop_length, self.bands, self.causal, self.linear)
+        self.encoder = GainNet(2 * self.bands, hidden, self.size, config.causal)
+        self.decoder = GainNet(self.size + self.bands, hidden, self.bands, config.causal)
 
     def input_ranges(self, first: int, last: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return the samples, and the frames of latent channels, that samples depend on.

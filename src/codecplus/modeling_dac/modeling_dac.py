@@ -124,7 +124,7 @@ class DacPreTrainedModel(DacNetwork, StockDacPreTrainedModel):
         if state_dict is None:
             state_dict = self.folded_state_dict()
         else:
-            state_dict = plain_weights(state_dict)
+            state_dict = self.silenced(plain_weights(state_dict))
         with no_bars():
             super().save_pretrained(
                 save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs

@@ -29,6 +29,9 @@ from .layers_dac import (
     snake_in_one_pass,
 )
 
+# What reads or writes channels of band gains in the convolutions of a plain DAC, with the axis.
+_UNHEARD = {"encoder.conv2.weight": 0, "encoder.conv2.bias": 0, "decoder.conv1.weight": 1}
+
 
 class DacNetwork(nn.Module):
     """What every DAC can do with its layers; `DacModel` is one, and so is `PlainDac`."""
@@ -128,10 +131,27 @@ class DacNetwork(nn.Module):
     def folded_state_dict(self) -> dict[str, Tensor]:
         """Return the state dict of the model without weight norm and masks of pruning.
 
-        Its tensors lie in the usual order of memory.
+        Its tensors lie in the usual order of memory. Weights without a say are zero.
         """
         state = {name: value.detach() for name, value in self.state_dict().items()}
-        return {name: value.contiguous() for name, value in plain_weights(state).items()}
+        state = {name: value.contiguous() for name, value in plain_weights(state).items()}
+        return self.silenced(state)
+
+    def silenced(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state dict in which convolutions have zeros for channels of band gains.
+
+        They have no say here. In transformers' own class they would have one: with zeros it plays
+        the waveform alone.
+        """
+        if not self.decoder.unheard:
+            return state
+        first = self.config.waveform_size
+        state = dict(state)
+        for name, axis in _UNHEARD.items():
+            if name in state:
+                heard, unheard = state[name].tensor_split([first], dim=axis)
+                state[name] = torch.cat([heard, torch.zeros_like(unheard)], dim=axis)
+        return state
 
     def analyze(
         self, audio: Tensor, lengths: Tensor | None = None, dtype: torch.dtype | None = None

@@ -11,6 +11,15 @@ def gain_window(hop: int) -> int:
     return 1 << max(3, math.ceil(math.log2(_GAIN_WINDOW * hop)))
 
 
+def narrowest_gain_band(hop: int, bands: int, linear: float) -> float:
+    """Return the width of the narrowest band in bins of the window's spectrum.
+
+    Widths are equal up to the frequency `linear`, a share of the sampling rate, and grow above.
+    """
+    linear = min(linear, 0.5)
+    return gain_window(hop) * linear * (1 + math.log(0.5 / linear)) / bands
+
+
 class DacSizes:
     """Figures that follow from the sizes of a DAC."""
 
@@ -22,6 +31,7 @@ class DacSizes:
     downsampling_ratios: list[int] | tuple[int, ...]
     hidden_size: int | None
     causal: bool
+    gain_linear_hz: float | None
     gain_size: int
     """Latent channels of band gains, the last ones; none in most models."""
 
@@ -93,4 +103,4 @@ class PlainDacConfig(DacSizes):
         return self.downsampling_ratios[::-1]
 
 
-__all__ = ["DacSizes", "PlainDacConfig", "gain_window"]
+__all__ = ["DacSizes", "PlainDacConfig", "gain_window", "narrowest_gain_band"]

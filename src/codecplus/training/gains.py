@@ -25,11 +25,13 @@ from codecplus.errors import CodecPlusError, InputError
 from codecplus.modeling_dac import DacConfig, DacModel
 from codecplus.modeling_dac.gains_dac import encoder_features
 from codecplus.modeling_dac.layers_dac import DacResidualVectorQuantizer
+from codecplus.modeling_dac.sizes_dac import gain_window
 from codecplus.training import codebooks
 from codecplus.training.entropy import numbered_recordings
-from codecplus.training.initialization import initialize_weights, silence_unheard
+from codecplus.training.initialization import initialize_weights
 
 _PLACES = (0.4, 0.6, 0.87)  # of the codebooks that code gains, as shares of all: 6, 9, 13 of 15
+_BANDS = 36
 _SECONDS = 24  # of a recording, at most, from a random place
 _NUMBERS = 3  # of codebooks, that every recording is decoded with
 _FRAMES = 100  # of a crop
@@ -64,7 +66,7 @@ def fit_band_gains(
     *,
     places: Sequence[int] | None = None,
     gain_size: int = 16,
-    gain_bands: int = 36,
+    gain_bands: int | None = None,
     gain_hidden_size: int = 128,
     gain_linear_hz: float | None = 4000.0,
     steps: int = 8000,
@@ -76,7 +78,8 @@ def fit_band_gains(
 
     A codec without gains gets them, and codebooks for them in between its own: its finest ones give
     way, so that there are as many as before. One that has gains keeps its sizes and the places of
-    its codebooks, and training goes on from their weights; do so after the decoder was trained.
+    its codebooks of gains, which are filled anew; their nets are trained on. Do so after the
+    decoder was trained.
 
     The codec has another fingerprint and needs another entropy model.
 
@@ -87,8 +90,8 @@ def fit_band_gains(
         places: numbers of the codebooks that code gains, from 1 on, for a codec without them; 6, 9
             and 13 of 15 by default.
         gain_size, gain_bands, gain_hidden_size, gain_linear_hz: see `DacConfig`; for a codec
-            without gains.
-        steps: of training; 8000 take ten minutes of a core.
+            without gains. 36 bands by default, or as many as the hop allows.
+        steps: of training; 8000 take a quarter of an hour of a core.
         lr: learning rate of AdamW, at its highest.
         seed: of crops and weights.
         progress: called with a line of text now and then.
@@ -100,6 +103,17 @@ def fit_band_gains(
     """
     if steps < 1:
         raise InputError(f"expected at least 1 step, got {steps}")
+    if model.config.codebook_dim <= codebooks.STEERING or model.config.n_codebooks < 2:
+        raise InputError(
+            f"band gains need a codebook_dim above {codebooks.STEERING} and two codebooks, this "
+            f"model has {model.config.codebook_dim} and {model.config.n_codebooks}"
+        )
+    odd = [ratio for ratio in model.config.downsampling_ratios if ratio % 2]
+    if odd and not model.config.causal:
+        raise InputError(
+            f"a plain DAC with a stride of {odd[0]} cannot have band gains, as odd strides lose "
+            "samples; a causal one can"
+        )
     has_gains = bool(model.config.gain_size)
     if has_gains and places is not None:
         raise InputError(
@@ -113,6 +127,8 @@ def fit_band_gains(
         )
     if not has_gains:
         places = _default_places(model.config.n_codebooks) if places is None else places
+        if gain_bands is None:
+            gain_bands = min(_BANDS, gain_window(model.config.hop_length) // 8)
         sizes = {
             "gain_size": gain_size,
             "gain_bands": gain_bands,
@@ -129,8 +145,8 @@ def fit_band_gains(
 
 
 def _default_places(count: int) -> list[int]:
-    """Return up to three places among so many codebooks, of which one at least stays."""
-    return sorted({max(1, round(share * count)) for share in _PLACES})[: max(1, count - 1)]
+    """Return up to three places among so many codebooks, half of them at most, not the first."""
+    return sorted({max(2, round(share * count)) for share in _PLACES})[: count // 2]
 
 
 def with_band_gains(
@@ -139,8 +155,8 @@ def with_band_gains(
     """Return a copy of a codec with band gains of random weights, whose codebooks have `places`.
 
     All other codebooks keep their order; the finest ones give way. `sizes` are fields of the
-    configuration. Raises InputError for impossible sizes, for codebooks too narrow to be steered,
-    and for places twice or beyond the codebooks.
+    configuration. Raises InputError for impossible sizes, and for places twice or beyond the
+    codebooks.
     """
     count = model.config.n_codebooks
     if len(set(places)) != len(places) or not all(1 <= place <= count for place in places):
@@ -150,11 +166,8 @@ def with_band_gains(
             f"expected 1 to {count - 1} codebooks for gains, as the others code the waveform, "
             f"got {len(places)}"
         )
-    if model.config.codebook_dim <= codebooks.STEERING:
-        raise InputError(
-            f"codebooks of gains need a codebook_dim above {codebooks.STEERING}, "
-            f"this model's is {model.config.codebook_dim}"
-        )
+    if sizes["gain_size"] < 1:
+        raise InputError(f"expected a gain_size of at least 1, got {sizes['gain_size']}")
     fields = {
         **model.config.to_dict(),
         **sizes,
@@ -172,7 +185,6 @@ def with_band_gains(
         for name, tensor in new.state_dict().items():
             if name in old and not name.startswith("quantizer."):
                 tensor[tuple(slice(size) for size in old[name].shape)] = old[name]
-        silence_unheard(new)
         _write_codebooks(new, model, {place - 1 for place in places})
     return new.eval()
 

@@ -41,7 +41,6 @@ def initialize_weights(model: DacModel) -> None:
             continue
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    silence_unheard(model)
 
 
 @torch.no_grad()
@@ -56,19 +55,6 @@ def initialize_by_default(model: DacModel) -> None:
             module.reset_parameters()
         if isinstance(module, nn.Conv1d) and module.bias is not None:
             nn.init.zeros_(module.bias)
-    silence_unheard(model)
-
-
-@torch.no_grad()
-def silence_unheard(model: DacModel) -> None:
-    """Zero the weights of convolutions for channels of band gains, in a plain DAC that has these.
-
-    They have no say here. In transformers' own class they have: it plays the waveform alone, then.
-    """
-    first = model.config.waveform_size
-    model.encoder.conv2.weight[first:] = 0
-    model.encoder.conv2.bias[first:] = 0
-    model.decoder.conv1.weight[:, first:] = 0
 
 
 def _gain(name: str) -> float:
