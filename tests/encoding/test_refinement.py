@@ -84,12 +84,14 @@ def test_effort_brings_decoded_audio_nearer_in_one_piece_or_many(net, frames, mo
 
 
 def test_codes_of_gains_stay_what_the_encoder_measured():
-    """They are found by direction, at any scale: the search would have no use for either."""
+    """They are decibels, at any scale: the search cannot weigh their errors."""
     base = tiny_model(True, n_codebooks=5, hidden_size=32, **GEOMETRIES["16khz"])
     audio = 0.3 * lively(150 * 640)
     with torch.no_grad():
         initialize(base.quantizer, base.encoder(torch.from_numpy(audio)[:, None])[0].t())
-        model = with_band_gains(base, (2, 4), 8, 6, 16)
+        model = with_band_gains(
+            base, (2, 4), {"gain_size": 8, "gain_bands": 6, "gain_hidden_size": 16}
+        )
         model.decoder.gains.encoder.conv3.weight.mul_(100)
     plain, found = (
         np.concatenate(list(encode_with_effort(model, [audio], 5, n, None)), axis=-1)

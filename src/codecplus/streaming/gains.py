@@ -21,8 +21,8 @@ from codecplus.modeling_dac.gains_dac import (
     filtered,
 )
 from codecplus.streaming.layers import (
-    Layer,
     LayerState,
+    Stateful,
     convolutions,
     copy_from,
     network_layers,
@@ -118,7 +118,7 @@ class StreamingGainsEncoder:
         self.net = convolutions(gains.encoder.layers(), 1, kernels)
         self.wanted = _Waiting(gains.bands, wide)
         self.latents = _Waiting(decoder.conv1.in_channels - decoder.unheard, like)
-        self.layers: list[Layer] = [
+        self.layers: list[Stateful] = [
             self.powers,
             self.wanted,
             self.latents,
@@ -179,7 +179,7 @@ class StreamingGainsDecoder:
         self.audio = _Waiting(1, wide)
         self.samples = _Windows(self.fixed.row, self.fixed.block, 1, wide)
         self.gains = _Windows(2, 1, self.fixed.bands, wide)  # that of the frame before, and its own
-        self.layers: list[Layer] = [
+        self.layers: list[Stateful] = [
             self.powers,
             self.channels,
             self.audio,

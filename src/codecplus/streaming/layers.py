@@ -63,12 +63,16 @@ class LayerState(NamedTuple):
         return self._replace(tail=tail)
 
 
-class Layer(Protocol):
-    """One layer of a network."""
+class Stateful(Protocol):
+    """A part of a network that has a state."""
 
     def start(self, batch: int) -> LayerState:
         """Return the state before the first input."""
         ...
+
+
+class Layer(Stateful, Protocol):
+    """One layer of a network."""
 
     def step(
         self, x: Tensor, state: LayerState, last: bool, starts: Tensor | None
@@ -318,7 +322,7 @@ class WholeFrames:
         return samples[:, :whole], LayerState(state.position + x.shape[1], tail)
 
 
-def start(layers: Iterable[Layer], batch: int) -> tuple[LayerState, ...]:
+def start(layers: Iterable[Stateful], batch: int) -> tuple[LayerState, ...]:
     """Return the states of layers that have seen nothing."""
     return tuple(layer.start(batch) for layer in layers)
 

@@ -22,6 +22,7 @@ from codecplus.streaming.layers import (
     Layer,
     LayerState,
     Lookup,
+    Stateful,
     network_layers,
     start,
     step,
@@ -71,7 +72,7 @@ class _StatefulNetwork:
     """The parts that encoder and decoder share: layers, and rows that begin anew."""
 
     convolutions: Sequence[Layer]
-    layers: Sequence[Layer]  # all that have a state: the convolutions, and those of band gains
+    layers: Sequence[Stateful]  # all that have a state: the convolutions, and those of band gains
     hop_length: int
     unit: int  # inputs per frame
 
