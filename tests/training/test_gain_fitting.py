@@ -183,3 +183,12 @@ def test_codebooks_of_gains_have_places_by_default(count, places, folder):
     base = tiny_model(True, n_codebooks=count, **GEOMETRIES["16khz"])
     model = fit_band_gains(base, folder / "0.wav", gain_bands=6, gain_hidden_size=16, steps=2)
     assert model.gain_codebooks() == places
+
+
+def test_tones_are_measured_with_recordings(folder):
+    """Gains that have met no bare tone take it away: nearly all of its bands are to be silent."""
+    model = with_band_gains(tiny_model(True, **GEOMETRIES["16khz"]), PLACES, SIZES)
+    recording, tones = measure(model, folder / "0.wav")
+    assert tones.wanted.shape[-1] == np.ceil(0.15 * recording.wanted.shape[-1])
+    contrast = tones.wanted.float().amax(dim=0) - tones.wanted.float().median(dim=0).values
+    assert contrast.max() > 15

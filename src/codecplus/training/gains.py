@@ -33,6 +33,7 @@ from codecplus.training.initialization import initialize_weights
 _PLACES = (0.4, 0.6, 0.87)  # of the codebooks that code gains, as shares of all: 6, 9, 13 of 15
 _BANDS = 36
 _SECONDS = 24  # of a recording, at most, from a random place
+_TONES = 0.15  # as much as recordings
 _NUMBERS = 3  # of codebooks, that every recording is decoded with
 _FRAMES = 100  # of a crop
 _BATCH = 32
@@ -220,11 +221,9 @@ def measure(
 ) -> list[Measured]:
     """Return the powers of the bands of every recording, its channels mixed, in random order.
 
-    A warning counts those that cannot be read or have no whole frame. Raises InputError if all are
-    like that.
+    Tones follow, `_TONES` times as much. A warning counts recordings that cannot be read or have no
+    whole frame. Raises InputError if all are like that.
     """
-    gains = model.decoder.gains
-    assert gains is not None
     model.eval()
     rng = np.random.default_rng(seed)
     rate, hop = model.config.sampling_rate, model.config.hop_length
@@ -244,18 +243,7 @@ def measure(
             left_out += 1
             continue
         start = int(rng.integers(0, audio.shape[-1] - frames * hop + 1))
-        crop = torch.from_numpy(audio[:, start : start + frames * hop])[None].to(model.device)
-        latents = model.encoder(crop.to(model.encoding_dtype)).float()
-        latents = latents[:, : model.config.waveform_size]
-        given = _powers(model, latents)
-        blank = latents.new_zeros(1, gains.size, frames)
-        codes = model.quantizer(torch.cat([latents, blank], dim=1))[1]
-        numbers = 1 + rng.permutation(model.config.n_codebooks)[:_NUMBERS]
-        decoded = []
-        for number in numbers.tolist():
-            quantized = model.quantizer.look_up(codes[:, :number])[0]
-            decoded.append(_powers(model, quantized[:, : model.config.waveform_size]))
-        measured.append(Measured(gains.powers(crop)[0].half().cpu(), given, decoded))
+        measured.append(_measured(model, audio[:, start : start + frames * hop], rng))
         if progress is not None and len(measured) % 100 == 0:
             progress(f"{len(measured)} recordings measured")
     if not measured:
@@ -265,7 +253,51 @@ def measure(
             f"{left_out} of {len(numbered)} recordings left out: not readable, or too short",
             stacklevel=3,
         )
+    tones = math.ceil(_TONES * sum(one.wanted.shape[-1] for one in measured))
+    while tones > 0:
+        frames = min(tones, _SECONDS * rate // hop)
+        measured.append(_measured(model, _tones(frames * hop, rate, rng), rng))
+        tones -= frames
     return measured
+
+
+def _measured(model: DacModel, audio: np.ndarray, rng: np.random.Generator) -> Measured:
+    """Return the powers of audio (1, S) of whole frames."""
+    gains = model.decoder.gains
+    assert gains is not None
+    crop = torch.from_numpy(audio)[None].to(model.device)
+    latents = model.encoder(crop.to(model.encoding_dtype)).float()
+    latents = latents[:, : model.config.waveform_size]
+    given = _powers(model, latents)
+    blank = latents.new_zeros(1, gains.size, latents.shape[-1])
+    codes = model.quantizer(torch.cat([latents, blank], dim=1))[1]
+    numbers = 1 + rng.permutation(model.config.n_codebooks)[:_NUMBERS]
+    decoded = []
+    for number in numbers.tolist():
+        quantized = model.quantizer.look_up(codes[:, :number])[0]
+        decoded.append(_powers(model, quantized[:, : model.config.waveform_size]))
+    return Measured(gains.powers(crop)[0].half().cpu(), given, decoded)
+
+
+def _tones(samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:
+    """Return audio (1, S) of bare tones, some with overtones or vibrato, between pauses.
+
+    Recordings have few of them. Gains that have met none take the loud band for one of the many
+    around it, which are to be silent, and the tone is gone.
+    """
+    audio = 10 ** (-rng.uniform(3.0, 5.5)) * rng.standard_normal(samples)
+    start = 0
+    while start < samples:
+        time = np.arange(min(samples - start, int(rng.uniform(0.1, 1.5) * rate))) / rate
+        pitch = math.exp(rng.uniform(math.log(80), math.log(0.3 * rate)))
+        vibrato = rng.choice([0.0, rng.uniform(0.1, 30.0)])
+        phase = 2 * np.pi * pitch * time + vibrato * np.sin(2 * np.pi * 5.5 * time)
+        fall = rng.choice([99.0, rng.uniform(8.0, 25.0)])  # dB from overtone to overtone
+        orders = range(1, 1 + int(0.45 * rate / pitch))[:4]
+        tone = sum(10 ** (fall * (1 - k) / 20) * np.sin(k * phase) for k in orders)
+        audio[start : start + len(time)] += 10 ** (-rng.uniform(3, 40) / 20) * tone
+        start += len(time) + int(rng.choice([0.0, rng.uniform(0.0, 0.5)]) * rate)
+    return audio[None].astype(np.float32)
 
 
 def _powers(model: DacModel, latents: Tensor) -> Tensor:
@@ -285,9 +317,10 @@ def fit_nets(
 ) -> None:
     """Train the nets of the gains and their codebooks in place; the average of weights stays.
 
-    The loss is the mean square of what a gain lacks, in dB, over cells that are heard. The nets
-    train without a quantizer for a sixth of the steps. Then codebooks are placed where squared
-    errors are least, and follow the moving means of the channels that they code.
+    The loss is the mean square of what a gain lacks, in dB: once over all cells that are heard,
+    once over frames, in which a cell counts by its share of the power. The nets train without a
+    quantizer for a sixth of the steps. Then codebooks are placed where squared errors are least,
+    and follow the moving means of the channels that they code.
     """
     gains = model.decoder.gains
     assert gains is not None
@@ -318,9 +351,12 @@ def fit_nets(
             codebooks.steer(quantizer)
         told = _told(generator)
         lacking = gains.gains(channels * told, decoded) - (wanted - decoded) * told
-        error = weight * lacking.clamp(-_LARGEST_DB, _LARGEST_DB).square()
-        error = error.sum() / weight.sum()
-        (error / 16 + _COMMITMENT * commitment + _LEVEL * level).backward()
+        squares = lacking.clamp(-_LARGEST_DB, _LARGEST_DB).square()
+        error = (weight * squares).sum() / weight.sum()
+        share = torch.softmax(wanted * (math.log(10) / 10), dim=1)
+        share = share * weight.amax(dim=1, keepdim=True)
+        loudest = (share * squares).sum() / share.sum()
+        ((error + loudest) / 16 + _COMMITMENT * commitment + _LEVEL * level).backward()
         nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
