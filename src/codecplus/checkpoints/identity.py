@@ -58,7 +58,8 @@ def fingerprint(model: "DacNetwork") -> bytes:
         config.sampling_rate,
         config.downsampling_ratios,
         tensors,
-        config.gain_linear_hz if config.gain_size else None,
+        config.gain_size,
+        config.gain_linear_hz,
     )
 
 
@@ -67,6 +68,7 @@ def fingerprint_of(
     sampling_rate: int,
     ratios: Iterable[int],
     tensors: Iterable[tuple[str, np.ndarray]],
+    gain_size: int = 0,
     gain_linear_hz: float | None = None,
 ) -> bytes:
     """Return 16 bytes that tell models apart: equal for equal weights in fp32 and bf16, and others
@@ -77,7 +79,7 @@ def fingerprint_of(
     """
     digest = hashlib.sha256()
     digest.update(repr((model_type, sampling_rate, list(ratios))).encode())
-    if gain_linear_hz is not None:
+    if gain_size and gain_linear_hz is not None:
         digest.update(repr(float(gain_linear_hz)).encode())
     for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
         sample = tensor.reshape(-1)[:: -(-tensor.size // 1024)]
@@ -106,6 +108,7 @@ def embedded_fingerprints() -> dict[bytes, str]:
                 fields["sampling_rate"],
                 fields["downsampling_ratios"],
                 tensors,
+                fields.get("gain_size", 0),
                 fields.get("gain_linear_hz"),
             )
         names[fingerprint] = name

@@ -223,8 +223,8 @@ class DacConfig(DacSizes, StockDacConfig):
         odd = [ratio for ratio in self.downsampling_ratios if ratio % 2]
         if odd and not self.causal:
             raise ValueError(
-                f"band gains of a plain DAC need even downsampling_ratios, got {odd[0]}; "
-                "choose others, or gain_size 0"
+                f"a plain DAC with a stride of {odd[0]} cannot have band gains, as odd strides "
+                "lose samples; a causal one can"
             )
         if not 1 <= self.gain_hidden_size <= _MAX_GAIN_HIDDEN_SIZE:
             raise ValueError(

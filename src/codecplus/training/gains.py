@@ -87,7 +87,8 @@ def fit_band_gains(
     Args:
         model: the codec, which stays as it is.
         recordings: folders, audio files or tables, as `codecplus.recordings.open_recordings` takes
-            them; an hour is good.
+            them; an hour is good. Synthetic tones are mixed in: gains that have met none take
+            bare tones away.
         places: numbers of the codebooks that code gains, from 1 on, for a codec without them; 6, 9
             and 13 of 15 by default.
         gain_size, gain_bands, gain_hidden_size, gain_linear_hz: see `DacConfig`; for a codec
@@ -108,12 +109,6 @@ def fit_band_gains(
         raise InputError(
             f"band gains need a codebook_dim above {codebooks.STEERING} and two codebooks, this "
             f"model has {model.config.codebook_dim} and {model.config.n_codebooks}"
-        )
-    odd = [ratio for ratio in model.config.downsampling_ratios if ratio % 2]
-    if odd and not model.config.causal:
-        raise InputError(
-            f"a plain DAC with a stride of {odd[0]} cannot have band gains, as odd strides lose "
-            "samples; a causal one can"
         )
     has_gains = bool(model.config.gain_size)
     if has_gains and places is not None:
