@@ -224,7 +224,15 @@ def _add_gains(verbs: Any) -> None:
         type=int,
         default=8000,
         metavar="N",
-        help="steps of training (default: %(default)d)",
+        help="steps of training by the powers of bands; 0 leaves gains that are there as they are "
+        "(default: %(default)d)",
+    )
+    verb.add_argument(
+        "--tuning-steps",
+        type=int,
+        default=3000,
+        metavar="N",
+        help="steps of training by what is heard, afterwards (default: %(default)d)",
     )
 
 
@@ -321,6 +329,7 @@ def gains(args: argparse.Namespace) -> None:
         args.data,
         places=args.gain_codebooks,
         steps=args.gain_steps,
+        tuning_steps=args.tuning_steps,
         progress=None if args.quiet else print_progress,
     )
     model.save_pretrained(args.output)

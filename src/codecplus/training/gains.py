@@ -2,9 +2,10 @@
 
 Recordings are coded once, and the powers of their bands kept: those of the original, of what the
 decoder makes of latents, and of what it makes of several numbers of codebooks. Powers are all that
-the two nets of the gains and their codebooks see, so that thousands of steps take minutes.
+the two nets of the gains and their codebooks see, so that thousands of steps take minutes. Decoded
+audio of some recordings is kept, too, and nets are tuned by it: see `gain_nets`.
 
-Letters: B crops, F bands, K latent channels of gains, T frames.
+Letters: F bands, S samples, T frames.
 """
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
@@ -14,20 +15,19 @@ Letters: B crops, F bands, K latent channels of gains, T frames.
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from codecplus.audio.resampling import resample
 from codecplus.errors import CodecPlusError, InputError
-from codecplus.modeling_dac import DacConfig, DacModel
-from codecplus.modeling_dac.gains_dac import encoder_features
-from codecplus.modeling_dac.layers_dac import DacResidualVectorQuantizer
+from codecplus.modeling_dac import DacModel
 from codecplus.modeling_dac.sizes_dac import gain_window
 from codecplus.training import codebooks
 from codecplus.training.entropy import numbered_recordings
+from codecplus.training.gain_nets import Audio, Measured, fit_nets, tune_nets
 from codecplus.training.initialization import initialize_weights
 
 _PLACES = (0.4, 0.6, 0.87)  # of the codebooks that code gains, as shares of all: 6, 9, 13 of 15
@@ -35,30 +35,9 @@ _BANDS = 36
 _SECONDS = 24  # of a recording, at most, from a random place
 _TONES = 0.15  # as much as recordings
 _NUMBERS = 3  # of codebooks, that every recording is decoded with
-_FRAMES = 100  # of a crop
-_BATCH = 32
-_SHIFT_DB = (-10.0, 5.0)  # of a crop's level
-_HEARD_DB = 65.0  # below the loudest cell of a recording cells count little
-_SLOPE_DB = 15.0  # from there to where they count fully
-_LEAST_WEIGHT = 0.1
-_LARGEST_DB = 25.0  # of an error that counts
-_UNQUANTIZED = 1 / 6  # of the steps, before codebooks are placed
-_WARMUP = 50  # steps
-_DROPOUT = 0.4  # share of the crops that are coded with few of the codebooks
-_UNTOLD = 0.3  # share of the crops in which a part, or all, has no gains
-_COMMITMENT = 0.1
-_LEVEL = 0.02
-_AVERAGE = 0.99  # moving, of weights and of codebooks
-
-
-class Measured(NamedTuple):
-    """Powers of the bands of a recording, (F, T) in dB each, in fp16."""
-
-    wanted: Tensor
-    given: Tensor
-    """Of what the decoder makes of latents that are not quantized: what the encoder sees."""
-    decoded: list[Tensor]
-    """Of what it makes of codes."""
+_TUNING_LR = 2 / 3
+_HEARD_SECONDS = 1800  # of all recordings, whose decoded audio is kept: 0.7 GB at 44.1 kHz
+_LOUDEST = 1e4  # a sample of it
 
 
 def fit_band_gains(
@@ -71,6 +50,7 @@ def fit_band_gains(
     gain_hidden_size: int = 128,
     gain_linear_hz: float | None = 4000.0,
     steps: int = 8000,
+    tuning_steps: int = 3000,
     lr: float = 1.5e-3,
     seed: int = 0,
     progress: Callable[[str], Any] | None = None,
@@ -93,8 +73,10 @@ def fit_band_gains(
             and 13 of 15 by default.
         gain_size, gain_bands, gain_hidden_size, gain_linear_hz: see `DacConfig`; for a codec
             without gains. 36 bands by default, or as many as the hop allows.
-        steps: of training; 8000 take a quarter of an hour of a core.
-        lr: learning rate of AdamW, at its highest.
+        steps: of training by powers; 8000 take a quarter of an hour of a core.
+        tuning_steps: of training by what is heard, afterwards; 3000 take 5 minutes of a core for a
+            codec at 16 kHz, a quarter of an hour at 44.1 kHz. 0 leaves it out.
+        lr: learning rate of AdamW, at its highest; two thirds of it for tuning.
         seed: of crops and weights.
         progress: called with a line of text now and then.
 
@@ -103,8 +85,11 @@ def fit_band_gains(
     Raises:
         InputError: for impossible sizes or places, or no readable audio.
     """
-    if steps < 1:
-        raise InputError(f"expected at least 1 step, got {steps}")
+    if steps < 0 or tuning_steps < 0 or steps + tuning_steps < 1:
+        raise InputError(
+            "expected numbers of steps from 0 on, of which one is above 0, "
+            f"got {steps} and {tuning_steps} for tuning"
+        )
     if model.config.codebook_dim <= codebooks.STEERING or model.config.n_codebooks < 2:
         raise InputError(
             f"band gains need a codebook_dim above {codebooks.STEERING} and two codebooks, this "
@@ -121,6 +106,8 @@ def fit_band_gains(
             "expected codebooks that code gains alone, this model has none: they were trained "
             "together with the others; train it on instead"
         )
+    if steps == 0 and not has_gains:
+        raise InputError("expected steps for gains that are new, got 0 and some for tuning alone")
     if not has_gains:
         places = _default_places(model.config.n_codebooks) if places is None else places
         if gain_bands is None:
@@ -137,6 +124,7 @@ def fit_band_gains(
     generator = torch.Generator().manual_seed(seed)
     measured = measure(model, recordings, seed, progress)
     fit_nets(model, measured, steps, lr, generator, progress)
+    tune_nets(model, measured, tuning_steps, lr * _TUNING_LR, generator, progress)
     return model.eval()
 
 
@@ -216,13 +204,15 @@ def measure(
 ) -> list[Measured]:
     """Return the powers of the bands of every recording, its channels mixed, in random order.
 
-    Tones follow, `_TONES` times as much. A warning counts recordings that cannot be read or have no
-    whole frame. Raises InputError if all are like that.
+    Tones follow, `_TONES` times as much. The first half hour and its share of tones have their
+    audio, too. A warning counts recordings that cannot be read or have no whole frame. Raises
+    InputError if all are like that.
     """
     model.eval()
     rng = np.random.default_rng(seed)
     rate, hop = model.config.sampling_rate, model.config.hop_length
     measured = []
+    heard = _HEARD_SECONDS * rate // hop  # frames whose audio is still to be kept
     left_out = 0
     numbered = numbered_recordings(recordings)
     for index in rng.permutation(len(numbered)).tolist():
@@ -238,7 +228,9 @@ def measure(
             left_out += 1
             continue
         start = int(rng.integers(0, audio.shape[-1] - frames * hop + 1))
-        measured.append(_measured(model, audio[:, start : start + frames * hop], rng))
+        audio = audio[:, start : start + frames * hop]
+        measured.append(_measured(model, audio, rng, heard > 0))
+        heard -= frames
         if progress is not None and len(measured) % 100 == 0:
             progress(f"{len(measured)} recordings measured")
     if not measured:
@@ -249,29 +241,46 @@ def measure(
             stacklevel=3,
         )
     tones = math.ceil(_TONES * sum(one.wanted.shape[-1] for one in measured))
+    heard = _TONES * _HEARD_SECONDS * rate // hop
     while tones > 0:
         frames = min(tones, _SECONDS * rate // hop)
-        measured.append(_measured(model, _tones(frames * hop, rate, rng), rng))
+        measured.append(_measured(model, _tones(frames * hop, rate, rng), rng, heard > 0))
+        heard -= frames
         tones -= frames
     return measured
 
 
-def _measured(model: DacModel, audio: np.ndarray, rng: np.random.Generator) -> Measured:
-    """Return the powers of audio (1, S) of whole frames."""
+def _measured(
+    model: DacModel, audio: np.ndarray, rng: np.random.Generator, heard: bool
+) -> Measured:
+    """Return the powers of audio (1, S) of whole frames, with the audio if it is to be heard."""
     gains = model.decoder.gains
     assert gains is not None
     crop = torch.from_numpy(audio)[None].to(model.device)
     latents = model.encoder(crop.to(model.encoding_dtype)).float()
     latents = latents[:, : model.config.waveform_size]
-    given = _powers(model, latents)
+    given = _powers(model, _waveform(model, latents))
     blank = latents.new_zeros(1, gains.size, latents.shape[-1])
     codes = model.quantizer(torch.cat([latents, blank], dim=1))[1]
-    numbers = 1 + rng.permutation(model.config.n_codebooks)[:_NUMBERS]
+    numbers = (1 + rng.permutation(model.config.n_codebooks)[:_NUMBERS]).tolist()
     decoded = []
-    for number in numbers.tolist():
+    for number in numbers:
         quantized = model.quantizer.look_up(codes[:, :number])[0]
-        decoded.append(_powers(model, quantized[:, : model.config.waveform_size]))
-    return Measured(gains.powers(crop)[0].half().cpu(), given, decoded)
+        decoded.append(_waveform(model, quantized[:, : model.config.waveform_size]))
+    books = model.gain_codebooks()
+    return Measured(
+        wanted=_powers(model, crop),
+        given=given,
+        decoded=[_powers(model, one) for one in decoded],
+        told=[sum(book < number for book in books) for number in numbers],
+        audio=_audio(crop, decoded) if heard else None,
+    )
+
+
+def _audio(original: Tensor, decoded: Sequence[Tensor]) -> Audio:
+    """Return audio, (1, 1, S) each, as it is kept."""
+    original = original.clamp(-_LOUDEST, _LOUDEST)  # which fp16 can hold
+    return Audio(original[0, 0].half().cpu(), [one[0, 0].half().cpu() for one in decoded])
 
 
 def _tones(samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:
@@ -284,7 +293,7 @@ def _tones(samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:
     start = 0
     while start < samples:
         time = np.arange(min(samples - start, int(rng.uniform(0.1, 1.5) * rate))) / rate
-        pitch = math.exp(rng.uniform(math.log(80), math.log(0.3 * rate)))
+        pitch = math.exp(rng.uniform(math.log(80), math.log(0.42 * rate)))
         vibrato = rng.choice([0.0, rng.uniform(0.1, 30.0)])
         phase = 2 * np.pi * pitch * time + vibrato * np.sin(2 * np.pi * 5.5 * time)
         fall = rng.choice([99.0, rng.uniform(8.0, 25.0)])  # dB from overtone to overtone
@@ -295,178 +304,15 @@ def _tones(samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:
     return audio[None].astype(np.float32)
 
 
-def _powers(model: DacModel, latents: Tensor) -> Tensor:
-    """Return the powers (F, T) of what the convolutions make of latents (1, D, T)."""
+def _waveform(model: DacModel, latents: Tensor) -> Tensor:
+    """Return what the convolutions make (1, 1, S) of latents (1, D, T)."""
+    return model.decoder.waveform(latents.to(model.decoding_dtype)).float()
+
+
+def _powers(model: DacModel, audio: Tensor) -> Tensor:
+    """Return the powers (F, T) of audio (1, 1, S)."""
     assert model.decoder.gains is not None
-    audio = model.decoder.waveform(latents.to(model.decoding_dtype))
     return model.decoder.gains.powers(audio)[0].half().cpu()
-
-
-def fit_nets(
-    model: DacModel,
-    measured: Sequence[Measured],
-    steps: int,
-    lr: float,
-    generator: torch.Generator,
-    progress: Callable[[str], Any] | None = None,
-) -> None:
-    """Train the nets of the gains and their codebooks in place; the average of weights stays.
-
-    The loss is the mean square of what a gain lacks, in dB: once over all cells that are heard,
-    once over frames, in which a cell counts by its share of the power. The nets train without a
-    quantizer for a sixth of the steps. Then codebooks are placed where squared errors are least,
-    and follow the moving means of the channels that they code.
-    """
-    gains = model.decoder.gains
-    assert gains is not None
-    waveform = model.config.waveform_size
-    quantizer = _own_quantizer(model)
-    moving = codebooks.MovingCodebooks(quantizer, _AVERAGE)
-    trained = gains.requires_grad_(True)
-    optimizer = torch.optim.AdamW(trained.parameters(), lr=lr, betas=(0.9, 0.98))
-    average = {name: value.clone() for name, value in trained.state_dict().items()}
-    place_at = round(_UNQUANTIZED * steps)
-    longest = torch.tensor([float(m.wanted.shape[-1]) for m in measured])
-    errors = 0.0
-    quantizer.train()
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = lr * _share(step, steps)
-        if step == place_at:
-            _place(quantizer, gains, measured, longest, generator)
-        wanted, given, decoded, weight = _batch(measured, longest, generator)
-        channels = gains.encoder(encoder_features(wanted, given))
-        # Nothing else holds their scale: it would drift by orders of magnitude.
-        level = channels.square().mean().log().square()
-        commitment = channels.new_zeros(())
-        if step >= place_at:
-            channels, codes, projected, _, _ = quantizer(channels)
-            commitment = codebooks.relative_commitment(quantizer, projected, codes, steered=True)
-            moving.update(projected.detach(), codes, generator)
-            codebooks.steer(quantizer)
-        told = _told(generator)
-        lacking = gains.gains(channels * told, decoded) - (wanted - decoded) * told
-        squares = lacking.clamp(-_LARGEST_DB, _LARGEST_DB).square()
-        error = (weight * squares).sum() / weight.sum()
-        share = torch.softmax(wanted * (math.log(10) / 10), dim=1)
-        share = share * weight.amax(dim=1, keepdim=True)
-        loudest = (share * squares).sum() / share.sum()
-        ((error + loudest) / 16 + _COMMITMENT * commitment + _LEVEL * level).backward()
-        nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        for name, value in trained.state_dict().items():
-            average[name].lerp_(value, 1 - min(_AVERAGE, step / (step + 10)))
-        errors += float(error.detach())
-        if progress is not None and step % 500 == 499:
-            progress(f"step {step + 1}: gains lack {math.sqrt(errors / 500):.2f} dB")
-            errors = 0.0
-    trained.load_state_dict(average)
-    _write_back(model, quantizer, waveform)
-
-
-def _told(generator: torch.Generator) -> Tensor:
-    """Return 1 where gains are told in crops (B, 1, T), and 0 elsewhere.
-
-    A file may have too few codebooks for gains, in some frames or in all. There the gain is to be 0
-    dB: what the decoded bands alone say of the original makes the sound worse.
-    """
-    edges = torch.randint(-_FRAMES, 2 * _FRAMES, (2, _BATCH, 1, 1), generator=generator)
-    first, last = edges.aminmax(dim=0)
-    frames = torch.arange(_FRAMES)
-    untold = (first <= frames) & (frames < last)
-    untold &= torch.rand(_BATCH, 1, 1, generator=generator) < _UNTOLD
-    return (~untold).float()
-
-
-def _share(step: int, steps: int) -> float:
-    """Return the share of the learning rate: a warm-up, and a cosine over the second half."""
-    done = max(0.0, 2 * step / steps - 1)
-    return min(1.0, (step + 1) / _WARMUP) * max(0.02, 0.5 + 0.5 * math.cos(math.pi * done))
-
-
-def _own_quantizer(model: DacModel) -> DacResidualVectorQuantizer:
-    """Return the codebooks of gains alone, which quantize channels of gains alone."""
-    config = _Sizes(model.config, len(model.gain_codebooks()))
-    own = DacResidualVectorQuantizer(config).requires_grad_(False)
-    waveform = model.config.waveform_size
-    with torch.no_grad():
-        for quantizer, i in zip(own.quantizers, model.gain_codebooks(), strict=True):
-            source = model.quantizer.quantizers[i]
-            quantizer.in_proj.weight.copy_(source.in_proj.weight[:, waveform:])
-            quantizer.in_proj.bias.copy_(source.in_proj.bias)
-            quantizer.out_proj.weight.copy_(source.out_proj.weight[waveform:])
-            quantizer.out_proj.bias.copy_(source.out_proj.bias[waveform:])
-            quantizer.codebook.weight.copy_(source.codebook.weight)
-    return own
-
-
-class _Sizes:
-    """Sizes of the codebooks of gains."""
-
-    def __init__(self, config: DacConfig, count: int):
-        self.n_codebooks = count
-        self.codebook_size = config.codebook_size
-        self.codebook_dim = config.codebook_dim
-        self.hidden_size = config.gain_size
-        self.quantizer_dropout = _DROPOUT
-
-
-@torch.no_grad()
-def _write_back(model: DacModel, own: DacResidualVectorQuantizer, waveform: int) -> None:
-    """Write the codebooks of gains into a model."""
-    for book, i in zip(own.quantizers, model.gain_codebooks(), strict=True):
-        target = model.quantizer.quantizers[i]
-        target.in_proj.weight[:, waveform:] = book.in_proj.weight
-        target.in_proj.bias.copy_(book.in_proj.bias)
-        target.out_proj.weight[waveform:] = book.out_proj.weight
-        target.out_proj.bias[waveform:] = book.out_proj.bias
-        target.codebook.weight.copy_(book.codebook.weight)
-
-
-@torch.no_grad()
-def _place(
-    quantizer: DacResidualVectorQuantizer,
-    gains: nn.Module,
-    measured: Sequence[Measured],
-    longest: Tensor,
-    generator: torch.Generator,
-) -> None:
-    """Place codebooks by the channels that the nets send."""
-    rows = []
-    for _ in range(8):
-        wanted, given, _, _ = _batch(measured, longest, generator)
-        channels = gains.encoder(encoder_features(wanted, given))
-        rows.append(channels.transpose(1, 2).flatten(0, 1))
-    codebooks.initialize(quantizer, torch.cat(rows), generator=generator, rate_weight=0.0)
-
-
-def _batch(
-    measured: Sequence[Measured], longest: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return wanted, given and decoded powers of crops, and weights of cells, (B, F, T) each.
-
-    Longer recordings are drawn more often. What a short one lacks has no weight.
-    """
-    crops = []
-    for index in torch.multinomial(longest, _BATCH, True, generator=generator).tolist():
-        clip = measured[index]
-        frames = clip.wanted.shape[-1]
-        start = _drawn(max(1, frames - _FRAMES + 1), generator)
-        shift = float(torch.empty(()).uniform_(*_SHIFT_DB, generator=generator))
-        decoded = clip.decoded[_drawn(len(clip.decoded), generator)]
-        heard = clip.wanted.float() - float(clip.wanted.max()) + _HEARD_DB
-        weight = (heard / _SLOPE_DB).clamp(_LEAST_WEIGHT, 1.0)
-        powers = torch.stack([clip.wanted.float(), clip.given.float(), decoded.float()])
-        cells = torch.cat([(powers + shift).clamp(min=-100.0), weight[None]])
-        cells = cells[..., start : start + _FRAMES]
-        crops.append(nn.functional.pad(cells, (0, _FRAMES - cells.shape[-1])))
-    wanted, given, decoded, weight = torch.stack(crops, dim=1)
-    return wanted, given, decoded, weight
-
-
-def _drawn(end: int, generator: torch.Generator) -> int:
-    return int(torch.randint(end, (), generator=generator))
 
 
 def _copy(model: DacModel) -> DacModel:
