@@ -623,3 +623,22 @@ def test_crops_too_short_for_a_window_are_refused(tmp_path):
     recipe = Recipe.load("dac-44khz", {"seconds": 0.01, "objective.mel_bands": {"32768": 80}})
     with pytest.raises(InputError, match="too short for the window of 32768"):
         recipe.crop_samples(recipe.config())
+
+
+def test_levelled_losses_leave_levels_to_band_gains(tone):
+    """All but those on levels themselves get the same for decoded audio of any level."""
+    fields = changed(PHASED, objective__levelled=True, seconds=0.3)
+    fields["objective"]["weights"] = {"relative_mel": 1.0, "cell_power": 1.0}
+    run = trainer(tone, fields)
+    generator = torch.Generator().manual_seed(0)
+    reference, estimate = 0.1 * torch.randn(2, 2, 8000, generator=generator)
+    losses = run._reconstruction_losses(estimate, reference)
+    quiet = run._reconstruction_losses(0.3 * estimate, reference)
+    assert quiet["cell_power"] > 1.5 * losses["cell_power"]
+    torch.testing.assert_close(quiet["relative_mel"], losses["relative_mel"], rtol=0.05, atol=0)
+    before = weights(run)
+    run.step()
+    assert not torch.equal(weights(run), before)
+    fields["objective"]["levelled"] = False
+    plain = trainer(tone, fields)._reconstruction_losses(0.3 * estimate, reference)
+    assert plain["relative_mel"] > 1.5 * quiet["relative_mel"]

@@ -86,6 +86,24 @@ class GainGeometry:
         """Samples that a block's own are computed from."""
         return (self.rows_past + 1) * self.block
 
+    def powers(self, audio: Tensor, frames: Tensor | None = None) -> Tensor:
+        """Return the power of each band and frame (B, F, T), in dB of full scale."""
+        if self.ahead and frames is not None:  # a window may reach into what follows them
+            audio = zero_tail(audio, frames * self.hop)
+        with torch.autocast(audio.device.type, enabled=False):
+            audio = audio.squeeze(1).to(torch.promote_types(audio.dtype, torch.float32))
+            windows = overlapping(audio, self.hop, self.past, self.ahead)
+            return band_powers(windows, self).transpose(1, 2)
+
+    def filter(self, audio: Tensor, gains: Tensor) -> Tensor:
+        """Return audio (B, 1, S) of whole frames, filtered by gains (B, F, T) in dB."""
+        with torch.autocast(audio.device.type, enabled=False):
+            audio = audio.to(torch.promote_types(audio.dtype, torch.float32))
+            gains = gains.to(audio.dtype).transpose(1, 2)  # (B, T, F)
+            before = F.pad(gains, (0, 0, 1, 0))[:, :-1]  # in front of all frames, no gain
+            rows = overlapping(audio.squeeze(1), self.block, self.rows_past)
+            return filtered(rows, before, gains, self).unsqueeze(1)
+
     def like(self, x: Tensor) -> "GainMatrices":
         """Return the matrices in the dtype and on the device of x."""
         # What is made while work is recorded or faked is of use there alone.
@@ -128,6 +146,14 @@ def gain_geometry(hop: int, bands: int, causal: bool = True, linear: float = 1.0
     Bands have equal widths up to the share `linear` of the spectrum.
     """
     return GainGeometry(hop, bands, causal, linear)
+
+
+def geometry_of(config, bands: int, linear_hz: float | None) -> GainGeometry:
+    """Return the geometry of so many bands, of equal widths up to `linear_hz`, for a model."""
+    linear = 1.0
+    if linear_hz is not None:
+        linear = min(1.0, 2 * linear_hz / config.sampling_rate)
+    return gain_geometry(config.hop_length, bands, config.causal, linear)
 
 
 def _triangles(bands: int, bins: int, linear: float) -> np.ndarray:
@@ -182,10 +208,7 @@ class DacBandGains(nn.Module):
         super().__init__()
         self.bands = config.gain_bands
         self.size = config.gain_size
-        linear = 1.0
-        if config.gain_linear_hz is not None:
-            linear = min(1.0, 2 * config.gain_linear_hz / config.sampling_rate)
-        self.geometry = gain_geometry(config.hop_length, self.bands, config.causal, linear)
+        self.geometry = geometry_of(config, self.bands, config.gain_linear_hz)
         hidden = config.gain_hidden_size
         self.encoder = GainNet(2 * self.bands, hidden, self.size, config.causal)
         self.decoder = GainNet(self.size + self.bands, hidden, self.bands, config.causal)
@@ -233,23 +256,11 @@ class DacBandGains(nn.Module):
 
     def powers(self, audio: Tensor, frames: Tensor | None = None) -> Tensor:
         """Return the power of each band and frame (B, F, T), in dB of full scale."""
-        fixed = self.geometry
-        if fixed.ahead and frames is not None:  # a window may reach into what follows them
-            audio = zero_tail(audio, frames * fixed.hop)
-        with torch.autocast(audio.device.type, enabled=False):
-            audio = audio.squeeze(1).to(torch.promote_types(audio.dtype, torch.float32))
-            windows = overlapping(audio, fixed.hop, fixed.past, fixed.ahead)
-            return band_powers(windows, fixed).transpose(1, 2)
+        return self.geometry.powers(audio, frames)
 
     def filter(self, audio: Tensor, gains: Tensor) -> Tensor:
         """Return audio (B, 1, S) of whole frames, filtered by gains (B, F, T) in dB."""
-        fixed = self.geometry
-        with torch.autocast(audio.device.type, enabled=False):
-            audio = audio.to(torch.promote_types(audio.dtype, torch.float32))
-            gains = gains.to(audio.dtype).transpose(1, 2)  # (B, T, F)
-            before = F.pad(gains, (0, 0, 1, 0))[:, :-1]  # in front of all frames, no gain
-            rows = overlapping(audio.squeeze(1), fixed.block, fixed.rows_past)
-            return filtered(rows, before, gains, fixed).unsqueeze(1)
+        return self.geometry.filter(audio, gains)
 
 
 def bounded(raw: Tensor) -> Tensor:
@@ -319,4 +330,11 @@ def _products(gains: Tensor, fixed: GainGeometry) -> Tensor:
     return spread.reshape(taps.shape[0], -1, fixed.row, fixed.block)
 
 
-__all__ = ["DacBandGains", "GainGeometry", "GainMatrices", "GainNet", "gain_geometry"]
+__all__ = [
+    "DacBandGains",
+    "GainGeometry",
+    "GainMatrices",
+    "GainNet",
+    "gain_geometry",
+    "geometry_of",
+]

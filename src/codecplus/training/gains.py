@@ -24,14 +24,13 @@ from torch import Tensor
 from codecplus.audio.resampling import resample
 from codecplus.errors import CodecPlusError, InputError
 from codecplus.modeling_dac import DacModel
-from codecplus.modeling_dac.sizes_dac import gain_window
 from codecplus.training import codebooks
 from codecplus.training.entropy import numbered_recordings
 from codecplus.training.gain_nets import Audio, Measured, fit_nets, tune_nets
 from codecplus.training.initialization import initialize_weights
+from codecplus.training.levels import LINEAR_HZ, default_bands
 
 _PLACES = (0.4, 0.6, 0.87)  # of the codebooks that code gains, as shares of all: 6, 9, 13 of 15
-_BANDS = 36
 _SECONDS = 24  # of a recording, at most, from a random place
 _TONES = 0.15  # as much as recordings
 _NUMBERS = 3  # of codebooks, that every recording is decoded with
@@ -48,7 +47,7 @@ def fit_band_gains(
     gain_size: int = 16,
     gain_bands: int | None = None,
     gain_hidden_size: int = 128,
-    gain_linear_hz: float | None = 4000.0,
+    gain_linear_hz: float | None = LINEAR_HZ,
     steps: int = 8000,
     tuning_steps: int = 3000,
     lr: float = 1.5e-3,
@@ -111,7 +110,7 @@ def fit_band_gains(
     if not has_gains:
         places = _default_places(model.config.n_codebooks) if places is None else places
         if gain_bands is None:
-            gain_bands = min(_BANDS, gain_window(model.config.hop_length) // 8)
+            gain_bands = default_bands(model.config)
         sizes = {
             "gain_size": gain_size,
             "gain_bands": gain_bands,

@@ -23,6 +23,7 @@ from codecplus.training import codebooks
 from codecplus.training.adversary import AdversarialTraining
 from codecplus.training.autoencoder import Autoencoder
 from codecplus.training.data import Batch, Batches
+from codecplus.training.levels import LEVEL_LOSSES, Levels
 from codecplus.training.optimizer import build_optimizers
 from codecplus.training.processes import Processes
 from codecplus.training.recipe import ADVERSARIAL, Recipe
@@ -98,6 +99,7 @@ class Trainer:
         self.local_coding = Autoencoder(self.model, dtype, recipe.codebooks.searched)
         self.coding = self.accelerator.prepare(self.local_coding)
         self.losses = self._new_losses()
+        self.levels = Levels(self.model.config) if recipe.objective.levelled else None
         self.adversary: AdversarialTraining | None = None
         if recipe.objective.adversarial:
             self.adversary = AdversarialTraining(recipe, self.accelerator, dtype)
@@ -327,8 +329,14 @@ class Trainer:
         return estimate, reference
 
     def _reconstruction_losses(self, estimate: Tensor, reference: Tensor) -> dict[str, Tensor]:
+        heard = estimate
+        if self.levels is not None:
+            heard = self.levels(estimate, reference)
         with losses.shared_spectra():
-            return {name: loss(estimate, reference) for name, loss in self.losses.items()}
+            return {
+                name: loss(estimate if name in LEVEL_LOSSES else heard, reference)
+                for name, loss in self.losses.items()
+            }
 
     def _output_gradient(
         self, output_losses: dict[str, Tensor], decoded: Tensor

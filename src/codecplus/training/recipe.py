@@ -96,6 +96,9 @@ class Objective:
     stft_windows: list[int] = field(default_factory=lambda: list(PAPER_STFT_WINDOWS))
     # Whether losses ignore frequencies above the bandwidth of a recording.
     limit_bandwidth: bool = True
+    # Whether losses get decoded audio whose bands have the powers of the original, as from band
+    # gains that lack nothing; those on levels themselves, and discriminators, get it as it is.
+    levelled: bool = False
     codebook: float = 1.0
     commitment: float = 0.25
     # Keeps the size of the latents at its value when codebooks are placed.
