@@ -109,17 +109,18 @@ def test_fitting_brings_bands_to_the_power_of_the_original(causal, folder):
 def test_tuning_makes_the_sound_better_at_equal_levels(folder, monkeypatch):
     """Losses on filtered audio fall, further than by decibels alone, which stay as they were."""
     fields = {"downsampling_ratios": [2, 4, 4, 10], "sampling_rate": 16000}
-    fitted = with_band_gains(tiny_model(True, **fields), PLACES, SIZES)
+    sizes = {**SIZES, "gain_hidden_size": 32}
+    fitted = with_band_gains(tiny_model(True, **fields), PLACES, sizes)
     measured = measure(fitted, folder / "1.wav")
-    fit_nets(fitted, measured, 300, 5e-3, torch.Generator().manual_seed(0))
+    fit_nets(fitted, measured, 100, 5e-3, torch.Generator().manual_seed(0))
 
     def tuned(share):
         monkeypatch.setattr(gain_nets, "_SOUND_SHARE", share)
         model = copy.deepcopy(fitted)
         lines = []
         generator = torch.Generator().manual_seed(1)
-        tune_nets(model, measured, 80, 2e-3, generator, lines.append)
-        assert lines[0].startswith("step 80 of tuning: gains lack ")
+        tune_nets(model, measured, 100, 2e-3, generator, lines.append)
+        assert lines[0].startswith("step 100 of tuning: gains lack ")
         assert all(f"{name} " in lines[0] for name in ("disturbance", "relative_mel"))
         return model
 
@@ -134,7 +135,7 @@ def test_tuning_makes_the_sound_better_at_equal_levels(folder, monkeypatch):
     mel, lacking = scores(fitted)
     tuned_mel, tuned_lacking = scores(tuned(gain_nets._SOUND_SHARE))
     assert tuned_mel < 0.97 * mel
-    assert tuned_mel < scores(tuned(0.0))[0]
+    assert tuned_mel < 0.97 * scores(tuned(0.0))[0]
     assert tuned_lacking < 1.05 * lacking
 
 
