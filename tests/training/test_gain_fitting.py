@@ -139,23 +139,51 @@ def test_tuning_makes_the_sound_better_at_equal_levels(folder, monkeypatch):
     assert tuned_lacking < 1.05 * lacking
 
 
-def test_audio_is_kept_with_the_numbers_that_it_was_decoded_with(folder):
+def test_audio_is_kept_with_the_numbers_that_it_was_decoded_with(folder, monkeypatch):
     model = with_band_gains(tiny_model(True, **GEOMETRIES["16khz"]), PLACES, SIZES)
+    numbers = []
+    look_up = model.quantizer.look_up
+    monkeypatch.setattr(
+        model.quantizer,
+        "look_up",
+        lambda codes: numbers.append(codes.shape[1]) or look_up(codes),
+    )
+    told = [number for one in measure(model, folder / "0.wav") for number in one.told]
+    assert told == [sum(place <= number for place in PLACES) for number in numbers]
     for recording in measure(model, folder / "0.wav"):
         for powers, audio in zip(recording.decoded, recording.audio.decoded, strict=True):
             again = model.decoder.gains.powers(audio.float()[None, None])[0]
             loud = powers > -60
             assert (again - powers)[loud].abs().max() < 0.5
-        assert len(recording.told) == 3
-        assert {*recording.told} <= {0, 1, 2}
+    assert all(one.audio is None for one in measure(model, folder / "0.wav", kept_seconds=0))
 
 
 def test_new_gains_are_not_tuned_before_they_are_fitted(folder):
     base = tiny_model(True, **GEOMETRIES["16khz"])
-    with pytest.raises(InputError, match="steps for gains that are new"):
+    with pytest.raises(InputError, match="nothing to tune: give steps above 0"):
         fit_band_gains(base, folder, steps=0)
+    unfitted = with_band_gains(base, PLACES, SIZES)
+    with pytest.raises(InputError, match="not placed by a fit: give steps above 0"):
+        fit_band_gains(unfitted, folder, steps=0)
     with pytest.raises(InputError, match="numbers of steps from 0 on"):
         fit_band_gains(base, folder, tuning_steps=-1)
+
+
+def test_tuning_alone_fills_no_codebooks_anew(folder):
+    model = with_band_gains(tiny_model(True, **GEOMETRIES["16khz"]), PLACES, SIZES)
+    model = fit_band_gains(model, folder / "0.wav", steps=5, tuning_steps=0)
+    tuned, again = (
+        fit_band_gains(model, folder / "0.wav", steps=0, tuning_steps=3) for _ in range(2)
+    )
+    before, after = model.state_dict(), tuned.state_dict()
+    assert all(torch.isfinite(value).all() for value in after.values())
+    moved = {name for name in after if not torch.equal(after[name], before[name])}
+    assert moved
+    assert all(name.startswith("decoder.gains.") or "codebook.weight" in name for name in moved)
+    for i in model.gain_codebooks():
+        entries, old = (m.quantizer.quantizers[i].codebook.weight[:, :-2] for m in (tuned, model))
+        assert (entries - old).norm() < 0.2 * old.norm()
+    assert all(torch.equal(after[name], value) for name, value in again.state_dict().items())
 
 
 def test_gains_that_are_there_are_trained_on(folder):

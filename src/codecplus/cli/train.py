@@ -224,8 +224,8 @@ def _add_gains(verbs: Any) -> None:
         type=int,
         default=8000,
         metavar="N",
-        help="steps of training by the powers of bands; 0 leaves gains that are there as they are "
-        "(default: %(default)d)",
+        help="steps of training by the powers of bands; 0 tunes gains that are there, and fills no "
+        "codebooks anew (default: %(default)d)",
     )
     verb.add_argument(
         "--tuning-steps",

@@ -1,7 +1,7 @@
 """Trains the two nets of band gains and their codebooks, on recordings that are measured already.
 
 First by powers alone, which is quick. Then by what is heard: waveforms are filtered, and losses
-compare them with the originals, while errors in decibels keep half of the say. It knows the nets
+compare them with the originals, while errors in decibels keep a third of the say. It knows the nets
 and their codebooks, neither files nor the convolutions of a codec.
 
 Letters: B crops, F bands, K latent channels of gains, T frames, S samples.
@@ -39,13 +39,13 @@ _COMMITMENT = 0.1
 _LEVEL = 0.02
 _AVERAGE = 0.99  # moving, of weights and of codebooks
 
-_HEARD_BATCH = 8
-_HEARD_SECONDS = 1.4  # of a crop, about
+_TUNING_BATCH = 8
+_CROP_SECONDS = 1.4  # of a crop, about
 _SOUND_SHARE = 0.65  # of the gradient at the gains; decibels have the rest
 _SOUND = {"disturbance": 0.35, "envelope": 0.3, "relative_mel": 0.35}
 _MEL_BANDS = {2048: 160, 1024: 100, 256: 32}  # at 44.1 kHz
 _NORMS = 0.95  # moving means of gradients' norms
-_HEARD_AVERAGE = 0.995  # of codebooks: steps have fewer frames
+_TUNING_AVERAGE = 0.995  # of codebooks: steps have fewer frames
 
 
 class Measured(NamedTuple):
@@ -124,19 +124,20 @@ def tune_nets(
     too quiet. Averages of the weights stay.
     """
     heard = [one for one in measured if one.audio is not None]
-    frames = round(_HEARD_SECONDS * model.config.sampling_rate / model.config.hop_length)
-    nets = _Nets(model, lr, _HEARD_AVERAGE)
+    frames = round(_CROP_SECONDS * model.config.sampling_rate / model.config.hop_length)
+    nets = _Nets(model, lr, _TUNING_AVERAGE)
     sound = _Sound(nets.gains, model.config.sampling_rate)
     norms = _Norms()
     errors = []
     for step in range(steps):
-        cells, audio = _batch(heard, _HEARD_BATCH, frames, generator, heard=True)
+        cells, audio = _batch(heard, _TUNING_BATCH, frames, generator, heard=True)
         channels = nets.channels(cells)
         auxiliary = _LEVEL * _drift(channels)
+        # Entries move behind the search, by a hair: what is looked up is as good as what was found.
         _, codes, commitment = nets.quantize(channels, generator)
         auxiliary = auxiliary + _COMMITMENT * commitment
         channels = channels + (_looked_up(nets.quantizer, codes, cells.told) - channels).detach()
-        told = _told(_HEARD_BATCH, frames, generator) * (cells.told > 0)[:, None, None]
+        told = _told(_TUNING_BATCH, frames, generator) * (cells.told > 0)[:, None, None]
         answer = nets.gains.gains(channels * told, cells.decoded)
         trial = answer.detach().requires_grad_()
         error, loudest = _errors(trial, cells, told)
@@ -144,14 +145,15 @@ def tune_nets(
         complete = told.amin(dim=(1, 2)) > 0
         if complete.any():
             by_sound = sound.gradient(trial, audio, complete)
-            usual = norms.usual({"decibels": gradient.norm(), "sound": by_sound.norm()})
+            decibels = gradient[complete].norm()
+            usual = norms.usual({"decibels": decibels, "sound": by_sound.norm()})
             by_sound = by_sound * (usual["decibels"] / usual["sound"].clamp(min=1e-12))
-            gradient = gradient.lerp(by_sound, _SOUND_SHARE)
+            gradient = gradient.lerp(by_sound, _SOUND_SHARE * complete[:, None, None].float())
         nets.update((answer * gradient).sum() + auxiliary, step, steps)
         errors.append(float(error.detach()))
         if progress is not None and _is_reported(step, steps):
             lack = f"gains lack {_root_mean(errors):.2f} dB"
-            progress(f"step {step + 1} of tuning: {lack}, {sound.report()}")
+            progress(", ".join([f"step {step + 1} of tuning: {lack}", *sound.report()]))
             errors = []
     nets.finish()
 
@@ -209,8 +211,7 @@ class _Sound:
         self._gains = gains
         self._losses = losses.losses_by_name(_SOUND, sample_rate, bands, [])
         self._norms = _Norms()
-        self._sums = dict.fromkeys(_SOUND, 0.0)
-        self._count = 0
+        self._values: dict[str, list[float]] = {name: [] for name in _SOUND}
 
     def gradient(self, gains: Tensor, audio: "_Waves", used: Tensor) -> Tensor:
         """Return the balanced gradient at gains (B, F, T), of the items `used` (B,) alone."""
@@ -227,16 +228,14 @@ class _Sound:
             list(values.values()), [_SOUND[name] for name in values], estimate, usual
         )
         for name, value in values.items():
-            self._sums[name] += float(value.detach())
-        self._count += 1
+            self._values[name].append(float(value.detach()))
         return torch.autograd.grad((filtered * at_audio).sum(), gains)[0]
 
-    def report(self) -> str:
-        """Return the mean losses since the last report."""
-        means = {name: total / max(1, self._count) for name, total in self._sums.items()}
-        self._sums = dict.fromkeys(_SOUND, 0.0)
-        self._count = 0
-        return ", ".join(f"{name} {mean:.3g}" for name, mean in means.items())
+    def report(self) -> list[str]:
+        """Return the mean losses since the last report; none, if there were none."""
+        means = [f"{name} {sum(v) / len(v):.3g}" for name, v in self._values.items() if v]
+        self._values = {name: [] for name in _SOUND}
+        return means
 
 
 class _Norms:

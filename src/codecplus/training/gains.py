@@ -35,7 +35,7 @@ _SECONDS = 24  # of a recording, at most, from a random place
 _TONES = 0.15  # as much as recordings
 _NUMBERS = 3  # of codebooks, that every recording is decoded with
 _TUNING_LR = 2 / 3
-_HEARD_SECONDS = 1800  # of all recordings, whose decoded audio is kept: 0.7 GB at 44.1 kHz
+_KEPT_SECONDS = 1800  # of all recordings, whose decoded audio is kept: 0.7 GB at 44.1 kHz
 _LOUDEST = 1e4  # a sample of it
 
 
@@ -72,7 +72,8 @@ def fit_band_gains(
             and 13 of 15 by default.
         gain_size, gain_bands, gain_hidden_size, gain_linear_hz: see `DacConfig`; for a codec
             without gains. 36 bands by default, or as many as the hop allows.
-        steps: of training by powers; 8000 take a quarter of an hour of a core.
+        steps: of training by powers; 8000 take a quarter of an hour of a core. With 0, codebooks
+            are not filled anew, and gains that are there are tuned alone.
         tuning_steps: of training by what is heard, afterwards; 3000 take 5 minutes of a core for a
             codec at 16 kHz, a quarter of an hour at 44.1 kHz. 0 leaves it out.
         lr: learning rate of AdamW, at its highest; two thirds of it for tuning.
@@ -106,7 +107,15 @@ def fit_band_gains(
             "together with the others; train it on instead"
         )
     if steps == 0 and not has_gains:
-        raise InputError("expected steps for gains that are new, got 0 and some for tuning alone")
+        raise InputError(
+            "this model has no gains yet, so there is nothing to tune: give steps above 0"
+        )
+    if steps == 0 and not all(
+        codebooks.is_steered(model.quantizer.quantizers[i]) for i in model.gain_codebooks()
+    ):
+        raise InputError(
+            "the codebooks of gains in this model were not placed by a fit: give steps above 0"
+        )
     if not has_gains:
         places = _default_places(model.config.n_codebooks) if places is None else places
         if gain_bands is None:
@@ -121,9 +130,13 @@ def fit_band_gains(
     else:
         model = _copy(model)
     generator = torch.Generator().manual_seed(seed)
-    measured = measure(model, recordings, seed, progress)
-    fit_nets(model, measured, steps, lr, generator, progress)
-    tune_nets(model, measured, tuning_steps, lr * _TUNING_LR, generator, progress)
+    measured = measure(
+        model, recordings, seed, progress, kept_seconds=_KEPT_SECONDS if tuning_steps else 0
+    )
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)  # the dropout of codebooks draws from this generator
+        fit_nets(model, measured, steps, lr, generator, progress)
+        tune_nets(model, measured, tuning_steps, lr * _TUNING_LR, generator, progress)
     return model.eval()
 
 
@@ -200,18 +213,19 @@ def measure(
     recordings: Any,
     seed: int = 0,
     progress: Callable[[str], Any] | None = None,
+    kept_seconds: float = _KEPT_SECONDS,
 ) -> list[Measured]:
     """Return the powers of the bands of every recording, its channels mixed, in random order.
 
-    Tones follow, `_TONES` times as much. The first half hour and its share of tones have their
-    audio, too. A warning counts recordings that cannot be read or have no whole frame. Raises
+    Tones follow, `_TONES` times as much. The first `kept_seconds` and their share of tones have
+    their audio, too. A warning counts recordings that cannot be read or have no whole frame. Raises
     InputError if all are like that.
     """
     model.eval()
     rng = np.random.default_rng(seed)
     rate, hop = model.config.sampling_rate, model.config.hop_length
     measured = []
-    heard = _HEARD_SECONDS * rate // hop  # frames whose audio is still to be kept
+    kept = kept_seconds * rate / hop  # frames whose audio is still to be kept
     left_out = 0
     numbered = numbered_recordings(recordings)
     for index in rng.permutation(len(numbered)).tolist():
@@ -228,8 +242,8 @@ def measure(
             continue
         start = int(rng.integers(0, audio.shape[-1] - frames * hop + 1))
         audio = audio[:, start : start + frames * hop]
-        measured.append(_measured(model, audio, rng, heard > 0))
-        heard -= frames
+        measured.append(_measured(model, audio, rng, kept > 0))
+        kept -= frames
         if progress is not None and len(measured) % 100 == 0:
             progress(f"{len(measured)} recordings measured")
     if not measured:
@@ -240,19 +254,17 @@ def measure(
             stacklevel=3,
         )
     tones = math.ceil(_TONES * sum(one.wanted.shape[-1] for one in measured))
-    heard = _TONES * _HEARD_SECONDS * rate // hop
+    kept = _TONES * kept_seconds * rate / hop
     while tones > 0:
         frames = min(tones, _SECONDS * rate // hop)
-        measured.append(_measured(model, _tones(frames * hop, rate, rng), rng, heard > 0))
-        heard -= frames
+        measured.append(_measured(model, _tones(frames * hop, rate, rng), rng, kept > 0))
+        kept -= frames
         tones -= frames
     return measured
 
 
-def _measured(
-    model: DacModel, audio: np.ndarray, rng: np.random.Generator, heard: bool
-) -> Measured:
-    """Return the powers of audio (1, S) of whole frames, with the audio if it is to be heard."""
+def _measured(model: DacModel, audio: np.ndarray, rng: np.random.Generator, kept: bool) -> Measured:
+    """Return the powers of audio (1, S) of whole frames, with the audio if it is to be kept."""
     gains = model.decoder.gains
     assert gains is not None
     crop = torch.from_numpy(audio)[None].to(model.device)
@@ -272,7 +284,7 @@ def _measured(
         given=given,
         decoded=[_powers(model, one) for one in decoded],
         told=[sum(book < number for book in books) for number in numbers],
-        audio=_audio(crop, decoded) if heard else None,
+        audio=_audio(crop, decoded) if kept else None,
     )
 
 

@@ -4,12 +4,12 @@ import torch
 from torch import Tensor, nn
 
 from codecplus.configuration import DacConfig
-from codecplus.modeling_dac.gains_dac import STEP, bounded, geometry_of
+from codecplus.modeling_dac.gains_dac import LIMIT, geometry_of
 from codecplus.modeling_dac.sizes_dac import gain_window
 
 BANDS = 36
 LINEAR_HZ = 4000.0
-LEVEL_LOSSES = ("band_level", "cell_power")  # which would be 0 behind the filter
+LEVEL_LOSSES = ("band_level", "cell_power")  # which hear little behind the filter
 
 
 def default_bands(config: DacConfig) -> int:
@@ -24,8 +24,7 @@ class Levels:
     loss behind it asks for structure alone.
 
     Args:
-        config: of the codec, whose bands are used; where it has none, those that `codecplus gains`
-            would give it.
+        config: of the codec, whose bands are used; where it has none, 36 or as many as fit.
     """
 
     def __init__(self, config: DacConfig):
@@ -40,5 +39,5 @@ class Levels:
         audio = nn.functional.pad(estimate, (0, missing)).unsqueeze(1)
         with torch.no_grad():
             wanted = self.geometry.powers(nn.functional.pad(reference, (0, missing)).unsqueeze(1))
-        gains = bounded((wanted - self.geometry.powers(audio)) / STEP)
+        gains = (wanted - self.geometry.powers(audio)).clamp(-LIMIT, LIMIT)
         return self.geometry.filter(audio, gains).squeeze(1)[:, : estimate.shape[-1]]
