@@ -1,7 +1,7 @@
 """Trains the two nets of band gains and their codebooks, on recordings that are measured already.
 
 First by powers alone, which is quick. Then by what is heard: waveforms are filtered, and losses
-compare them with the originals, while errors in decibels keep a third of the say. It knows the nets
+compare them with the originals, while errors in decibels keep half of the say. It knows the nets
 and their codebooks, neither files nor the convolutions of a codec.
 
 Letters: B crops, F bands, K latent channels of gains, T frames, S samples.
@@ -41,7 +41,7 @@ _AVERAGE = 0.99  # moving, of weights and of codebooks
 
 _TUNING_BATCH = 8
 _CROP_SECONDS = 1.4  # of a crop, about
-_SOUND_SHARE = 0.65  # of the gradient at the gains; decibels have the rest
+_SOUND_SHARE = 0.5  # of the gradient at the gains; decibels have the rest
 _SOUND = {"disturbance": 0.35, "envelope": 0.3, "relative_mel": 0.35}
 _MEL_BANDS = {2048: 160, 1024: 100, 256: 32}  # at 44.1 kHz
 _NORMS = 0.95  # moving means of gradients' norms
@@ -119,7 +119,7 @@ def tune_nets(
     """Train nets that are fitted on by what is heard, in place, with recordings that have audio.
 
     Decoded audio is filtered by the gains, and losses compare it with the original; their
-    gradients at the audio are balanced. At the gains they have about twice the say of errors in
+    gradients at the audio are balanced. At the gains they have as much say as errors in
     decibels, without which levels would fall: a loss on magnitudes is least for a sound that is
     too quiet. Averages of the weights stay.
     """
