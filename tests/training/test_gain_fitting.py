@@ -243,13 +243,21 @@ def test_recordings_of_which_none_can_be_read_are_refused(folder):
     together = tiny_model(True, **KINDS["gains", True])
     with pytest.raises(InputError, match="trained together"):
         fit_band_gains(together, folder)
-    with pytest.raises(InputError, match="can be read"):
+    with pytest.raises(InputError, match="can be read, have a whole frame and are not silent"):
         fit_band_gains(
             tiny_model(True, **GEOMETRIES["16khz"]),
             folder / "broken.wav",
             places=(2,),
             gain_bands=6,
         )
+
+
+@pytest.mark.parametrize("samples", [8000, 10])
+def test_silence_and_clips_without_a_frame_are_refused(samples, tmp_path):
+    soundfile.write(tmp_path / "silent.wav", np.zeros(samples), 16000)
+    base = tiny_model(True, **GEOMETRIES["16khz"])
+    with pytest.raises(InputError, match="have a whole frame and are not silent"):
+        fit_band_gains(base, tmp_path, places=(2,), gain_bands=6)
 
 
 def test_beam_search_in_training_leaves_what_gains_are_told():

@@ -37,6 +37,7 @@ _NUMBERS = 3  # of codebooks, that every recording is decoded with
 _TUNING_LR = 2 / 3
 _KEPT_SECONDS = 1800  # of all recordings, whose decoded audio is kept: 0.7 GB at 44.1 kHz
 _LOUDEST = 1e4  # a sample of it
+_SILENT = 1e-4  # the peak of a recording that is left out
 
 
 def fit_band_gains(
@@ -88,7 +89,7 @@ def fit_band_gains(
     if steps < 0 or tuning_steps < 0 or steps + tuning_steps < 1:
         raise InputError(
             "expected numbers of steps from 0 on, of which one is above 0, "
-            f"got {steps} and {tuning_steps} for tuning"
+            f"got {steps} of fitting and {tuning_steps} of tuning"
         )
     if model.config.codebook_dim <= codebooks.STEERING or model.config.n_codebooks < 2:
         raise InputError(
@@ -218,8 +219,8 @@ def measure(
     """Return the powers of the bands of every recording, its channels mixed, in random order.
 
     Tones follow, `_TONES` times as much. The first `kept_seconds` and their share of tones have
-    their audio, too. A warning counts recordings that cannot be read or have no whole frame. Raises
-    InputError if all are like that.
+    their audio, too. A warning counts recordings that cannot be read, have no whole frame or are
+    silent. Raises InputError if all are like that.
     """
     model.eval()
     rng = np.random.default_rng(seed)
@@ -237,7 +238,7 @@ def measure(
             left_out += 1
             continue
         frames = min(audio.shape[-1], _SECONDS * rate) // hop
-        if frames < 1:
+        if frames < 1 or np.abs(audio).max() < _SILENT:
             left_out += 1
             continue
         start = int(rng.integers(0, audio.shape[-1] - frames * hop + 1))
@@ -247,10 +248,12 @@ def measure(
         if progress is not None and len(measured) % 100 == 0:
             progress(f"{len(measured)} recordings measured")
     if not measured:
-        raise InputError("expected recordings that can be read, got none")
+        raise InputError(
+            "expected recordings that can be read, have a whole frame and are not silent, got none"
+        )
     if left_out:
         warnings.warn(
-            f"{left_out} of {len(numbered)} recordings left out: not readable, or too short",
+            f"{left_out} of {len(numbered)} recordings left out: not readable, too short or silent",
             stacklevel=3,
         )
     tones = math.ceil(_TONES * sum(one.wanted.shape[-1] for one in measured))
