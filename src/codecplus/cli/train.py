@@ -232,7 +232,8 @@ def _add_gains(verbs: Any) -> None:
         type=int,
         default=3000,
         metavar="N",
-        help="steps of training by what is heard, afterwards (default: %(default)d)",
+        help="steps of training by what is heard, afterwards; 0 leaves them out "
+        "(default: %(default)d)",
     )
 
 

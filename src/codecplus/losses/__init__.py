@@ -15,7 +15,7 @@ from codecplus.losses.paper import (
     MultiScaleMelLoss,
     MultiScaleSTFTLoss,
 )
-from codecplus.losses.registry import LOSSES, Loss, loss, losses_by_name
+from codecplus.losses.registry import LOSSES, Loss, is_of_levels, loss, losses_by_name
 from codecplus.losses.relative import (
     BandLevelLoss,
     CellPowerLoss,
@@ -45,6 +45,7 @@ __all__ = [
     "RelativeMelLoss",
     "Spectrum",
     "balanced_gradient",
+    "is_of_levels",
     "limit_bandwidth",
     "loss",
     "losses_by_name",

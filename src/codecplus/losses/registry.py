@@ -32,6 +32,14 @@ def loss(name: str) -> Callable[[Definition], Definition]:
     return register
 
 
+def is_of_levels(loss: Loss) -> bool:
+    """Return whether a loss compares levels alone: its class says `of_levels = True`.
+
+    Such a loss hears nothing in audio whose levels were set to those of the reference.
+    """
+    return getattr(loss, "of_levels", False)
+
+
 def losses_by_name(
     names: Iterable[str],
     sample_rate: int,

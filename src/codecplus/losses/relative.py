@@ -140,6 +140,8 @@ class BandLevelLoss(nn.Module):
     seconds = 0.032  # of a window, about
     mirrored = 2  # frames at either end of a crop that see samples beyond it
 
+    of_levels = True
+
     def __init__(self, sample_rate: int):
         super().__init__()
         window = 2 ** round(math.log2(self.seconds * sample_rate))
@@ -184,6 +186,8 @@ class CellPowerLoss(nn.Module):
     frames = 4  # of a cell, a quarter window apart
     mirrored = 2  # frames at either end of a crop that see samples beyond it
     steep = 1.5  # in nepers of power, 6.5 dB
+
+    of_levels = True
 
     def __init__(self, sample_rate: int):
         super().__init__()

@@ -42,8 +42,9 @@ _AVERAGE = 0.99  # moving, of weights and of codebooks
 _TUNING_BATCH = 8
 _CROP_SECONDS = 1.4  # of a crop, about
 _SOUND_SHARE = 0.5  # of the gradient at the gains; decibels have the rest
+# No loss on complex spectra: it is least where noise is too quiet.
 _SOUND = {"disturbance": 0.35, "envelope": 0.3, "relative_mel": 0.35}
-_MEL_BANDS = {2048: 160, 1024: 100, 256: 32}  # at 44.1 kHz
+_MEL_BANDS = {2048: 160, 1024: 100, 256: 32}  # at 44.1 kHz; other rates have other windows
 _NORMS = 0.95  # moving means of gradients' norms
 _TUNING_AVERAGE = 0.995  # of codebooks: steps have fewer frames
 
@@ -368,7 +369,10 @@ def _place(nets: _Nets, measured: Sequence[Measured], generator: torch.Generator
 
 @torch.no_grad()
 def _looked_up(quantizer: DacResidualVectorQuantizer, codes: Tensor, told: Tensor) -> Tensor:
-    """Return the channels (B, K, T) that each item's first `told` (B,) codes make."""
+    """Return the channels (B, K, T) that each item's first `told` (B,) codes make.
+
+    Of no codes nothing can be looked up: one is, and the caller silences it.
+    """
     rows = []
     for item, number in zip(codes, told.tolist(), strict=True):
         rows.append(quantizer.look_up(item[None, : max(1, number)])[0])

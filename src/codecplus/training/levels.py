@@ -9,7 +9,6 @@ from codecplus.modeling_dac.sizes_dac import gain_window
 
 BANDS = 36
 LINEAR_HZ = 4000.0
-LEVEL_LOSSES = ("band_level", "cell_power")  # which hear little behind the filter
 
 
 def default_bands(config: DacConfig) -> int:

@@ -23,7 +23,7 @@ from codecplus.training import codebooks
 from codecplus.training.adversary import AdversarialTraining
 from codecplus.training.autoencoder import Autoencoder
 from codecplus.training.data import Batch, Batches
-from codecplus.training.levels import LEVEL_LOSSES, Levels
+from codecplus.training.levels import Levels
 from codecplus.training.optimizer import build_optimizers
 from codecplus.training.processes import Processes
 from codecplus.training.recipe import ADVERSARIAL, Recipe
@@ -334,7 +334,7 @@ class Trainer:
             heard = self.levels(estimate, reference)
         with losses.shared_spectra():
             return {
-                name: loss(estimate if name in LEVEL_LOSSES else heard, reference)
+                name: loss(estimate if losses.is_of_levels(loss) else heard, reference)
                 for name, loss in self.losses.items()
             }
 
