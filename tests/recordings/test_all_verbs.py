@@ -155,3 +155,8 @@ def test_the_entropy_trainer_says_what_it_leaves_out(folder, codec, tmp_path):
     (tmp_path / "mixed" / "broken.wav").write_bytes(b"RIFF")
     with pytest.warns(UserWarning, match=r"1 of [1-4] recordings left out: not readable"):
         fit_entropy_model(codec, tmp_path / "mixed", minutes=0.1)
+
+
+def test_the_entropy_trainer_says_when_audio_is_too_short(folder, codec):
+    with pytest.warns(UserWarning, match=r"^2 s of audio were encoded.* may make files longer"):
+        fit_entropy_model(codec, folder, minutes=0.1)

@@ -57,6 +57,7 @@ _TURNS = 8  # times that all recordings are encoded, at most
 _MAX_DELAY = 0.04  # seconds
 _GAIN_DB = (-8, 4)
 _MAX_SPEED_CHANGE = 0.06  # as a share of the speed
+_LITTLE = 60.0  # seconds; codes of less are learned by heart, and other ones take more bits then
 
 
 def fit_entropy_model(
@@ -555,7 +556,7 @@ def _encoded(
     Then all are encoded again and again, with small changes, so that the network learns about codes
     rather than about these recordings. The first round ends at `deadline` by `time.monotonic`, the
     other ones at `second_deadline`. A warning counts recordings of the first round that cannot be
-    read.
+    read; another one says if they are too short to learn from.
     """
     rng = np.random.default_rng(seed)
     for turn in range(_TURNS):
@@ -564,6 +565,7 @@ def _encoded(
         any_read = False
         is_over = False
         unreadable = tried = 0
+        seconds = 0.0
         for index in rng.permutation(len(recordings)):
             if (any_read or not is_first) and time.monotonic() > limit:
                 is_over = True
@@ -578,11 +580,18 @@ def _encoded(
                 continue
             if not is_first:
                 audio, rate = _changed(audio, rate, rng)
+            seconds += audio.shape[-1] / rate
             yield from np.asarray(codec.encode(audio, rate))
             any_read = True
         if is_first and any_read and unreadable:
             warnings.warn(
                 f"{unreadable} of {tried} recordings left out: not readable", stacklevel=3
+            )
+        if is_first and any_read and seconds < _LITTLE:
+            warnings.warn(
+                f"{seconds:.0f} s of audio were encoded, an entropy model needs minutes: this one "
+                "may make files longer; add recordings or time",
+                stacklevel=3,
             )
         if is_over:
             return
