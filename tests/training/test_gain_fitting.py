@@ -112,6 +112,7 @@ def test_tuning_makes_the_sound_better_at_equal_levels(folder, monkeypatch):
     sizes = {**SIZES, "gain_hidden_size": 32}
     fitted = with_band_gains(tiny_model(True, **fields), PLACES, sizes)
     measured = measure(fitted, folder / "1.wav")
+    torch.manual_seed(0)  # of dropped codebooks
     fit_nets(fitted, measured, 100, 5e-3, torch.Generator().manual_seed(0))
 
     def tuned(share):
@@ -133,7 +134,7 @@ def test_tuning_makes_the_sound_better_at_equal_levels(folder, monkeypatch):
         return float(mel(decoded, original)), float(lacking.square().mean().sqrt())
 
     mel, lacking = scores(fitted)
-    tuned_mel, tuned_lacking = scores(tuned(gain_nets._SOUND_SHARE))
+    tuned_mel, tuned_lacking = scores(tuned(0.7))
     assert tuned_mel < 0.97 * mel
     assert tuned_mel < 0.97 * scores(tuned(0.0))[0]
     assert tuned_lacking < 1.05 * lacking

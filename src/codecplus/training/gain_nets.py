@@ -41,9 +41,9 @@ _AVERAGE = 0.99  # moving, of weights and of codebooks
 
 _TUNING_BATCH = 8
 _CROP_SECONDS = 1.4  # of a crop, about
-_SOUND_SHARE = 0.5  # of the gradient at the gains; decibels have the rest
+_SOUND_SHARE = 0.35  # of the gradient at the gains; decibels have the rest
 # No loss on complex spectra: it is least where noise is too quiet.
-_SOUND = {"disturbance": 0.35, "envelope": 0.3, "relative_mel": 0.35}
+_SOUND = {"disturbance": 0.3, "envelope": 0.2, "relative_mel": 0.5}
 _MEL_BANDS = {2048: 160, 1024: 100, 256: 32}  # at 44.1 kHz; other rates have other windows
 _NORMS = 0.95  # moving means of gradients' norms
 _TUNING_AVERAGE = 0.995  # of codebooks: steps have fewer frames
@@ -120,9 +120,9 @@ def tune_nets(
     """Train nets that are fitted on by what is heard, in place, with recordings that have audio.
 
     Decoded audio is filtered by the gains, and losses compare it with the original; their
-    gradients at the audio are balanced. At the gains they have as much say as errors in
-    decibels, without which levels would fall: a loss on magnitudes is least for a sound that is
-    too quiet. Averages of the weights stay.
+    gradients at the audio are balanced. At the gains they have a third of the say, errors in
+    decibels have the rest: levels would fall without them, as a loss on magnitudes is least for a
+    sound that is too quiet. Averages of the weights stay.
     """
     heard = [one for one in measured if one.audio is not None]
     frames = round(_CROP_SECONDS * model.config.sampling_rate / model.config.hop_length)
