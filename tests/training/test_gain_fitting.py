@@ -138,6 +138,9 @@ def test_tuning_makes_the_sound_better_at_equal_levels(folder, monkeypatch):
     assert tuned_mel < 0.97 * mel
     assert tuned_mel < 0.97 * scores(tuned(0.0))[0]
     assert tuned_lacking < 1.05 * lacking
+    shipped_mel, shipped_lacking = scores(tuned(gain_nets._SOUND_SHARE))
+    assert shipped_mel < mel
+    assert shipped_lacking < 1.05 * lacking
 
 
 def test_audio_is_kept_with_the_numbers_that_it_was_decoded_with(folder, monkeypatch):

@@ -57,7 +57,7 @@ _TURNS = 8  # times that all recordings are encoded, at most
 _MAX_DELAY = 0.04  # seconds
 _GAIN_DB = (-8, 4)
 _MAX_SPEED_CHANGE = 0.06  # as a share of the speed
-_LITTLE = 60.0  # seconds; codes of less are learned by heart, and other ones take more bits then
+_SHORT = 60.0  # seconds, less of which a network learns by heart: other audio takes more bits then
 
 
 def fit_entropy_model(
@@ -75,7 +75,7 @@ def fit_entropy_model(
     Args:
         codec: the codec whose codes are to be predicted.
         recordings: folders, audio files or tables, as `codecplus.recordings.open_recordings` takes
-            them. Ten minutes of audio help, an hour is better.
+            them. Ten minutes of audio help, an hour is better; less than one is warned of.
         minutes: wall-clock time for encoding and training. Encoding takes up to a third of it, or
             up to half if a third is too short to encode every recording once.
         seed: of the order of recordings and of the training.
@@ -587,7 +587,7 @@ def _encoded(
             warnings.warn(
                 f"{unreadable} of {tried} recordings left out: not readable", stacklevel=3
             )
-        if is_first and any_read and seconds < _LITTLE:
+        if is_first and any_read and seconds < _SHORT:
             warnings.warn(
                 f"{seconds:.0f} s of audio were encoded, an entropy model needs minutes: this one "
                 "may make files longer; add recordings or time",

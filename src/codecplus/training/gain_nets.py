@@ -1,8 +1,8 @@
 """Trains the two nets of band gains and their codebooks, on recordings that are measured already.
 
 First by powers alone, which is quick. Then by what is heard: waveforms are filtered, and losses
-compare them with the originals, while errors in decibels keep half of the say. It knows the nets
-and their codebooks, neither files nor the convolutions of a codec.
+compare them with the originals, while errors in decibels hold the levels. It knows the nets and
+their codebooks, neither files nor the convolutions of a codec.
 
 Letters: B crops, F bands, K latent channels of gains, T frames, S samples.
 """
@@ -120,9 +120,9 @@ def tune_nets(
     """Train nets that are fitted on by what is heard, in place, with recordings that have audio.
 
     Decoded audio is filtered by the gains, and losses compare it with the original; their
-    gradients at the audio are balanced. At the gains they have a third of the say, errors in
-    decibels have the rest: levels would fall without them, as a loss on magnitudes is least for a
-    sound that is too quiet. Averages of the weights stay.
+    gradients at the audio are balanced. At the gains they share with errors in decibels, without
+    which levels would fall: a loss on magnitudes is least for a sound that is too quiet. Averages
+    of the weights stay.
     """
     heard = [one for one in measured if one.audio is not None]
     frames = round(_CROP_SECONDS * model.config.sampling_rate / model.config.hop_length)
