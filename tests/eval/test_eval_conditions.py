@@ -98,16 +98,20 @@ def test_lost_packets_never_reach_the_decoder(tmp_path, monkeypatch):
     assert results.provenance["command"].endswith("--condition loss=20 --metric snr -o results/")
 
 
-def test_our_own_codec_conceals_lost_frames_and_nothing_else(tmp_path):
+@pytest.mark.parametrize("options", ["", ":abr"])
+def test_our_own_codec_conceals_lost_frames_and_nothing_else(tmp_path, options):
     model = tiny_model(downsampling_ratios=[2, 4, 5, 8], sampling_rate=16000)
     Codec(model).save_pretrained(tmp_path / "tiny")
-    codec = OwnCodec(str(tmp_path / "tiny"))
-    audio = np.stack([speech_like(1.0), speech_like(1.0, seed=1)])
+    loudness = np.linspace(0, 5, 12 * 16_000)  # tiny models need it
+    audio = np.random.default_rng(0).standard_normal((2, loudness.size)).astype("f4") * loudness
+    most = 8 * len(Codec(model).compress(audio)) / 1000 / 12 / len(audio)
+    codec = OwnCodec(f"{tmp_path / 'tiny'}{options}", 0.8 * most if options else None)
     original = Original(2, audio.shape[1], 16_000)
     data = codec.encode(audio, 16_000).data
     packets = codec.packets(data)
-    assert len(packets) == 1 + 50
+    assert len(packets) == 1 + 12 * 50
     whole = codec.decode(data, original)
+    assert (codec.codes(data)[0] == -1).any() == bool(options)  # frames with fewer codebooks
     assert np.array_equal(codec.decode_packets(packets, original), whole)
     packets[21] = packets[22] = None  # frames 20 and 21 of 320 samples
     concealed = codec.decode_packets(packets, original)

@@ -199,6 +199,7 @@ def test_the_reference_alone_decides_what_is_left_out(tmp_path):
 SCRIPT = """
 import sys
 sys.path[:0] = {paths!r}
+import codecplus
 import codecplus.eval.codecs as codecs_module
 from eval_signals import HalfCodec
 from codecplus.eval import EvaluationConfig, run_evaluation
@@ -302,6 +303,31 @@ def test_our_own_files_are_decoded_once_and_not_while_the_encoder_is_timed(tmp_p
     assert decoded.shape == audio.shape
     assert codes.ndim == 2
     assert reads == ["read"]
+
+
+def test_an_average_rate_is_an_option_of_a_checkpoint(tmp_path):
+    from codecplus.eval.codecs import own
+
+    save_codec(tmp_path / "model")
+    name = f"{tmp_path / 'model'}:abr"
+    with pytest.raises(InputError, match=r":abr' needs a bit rate to have on average, got none"):
+        own.OwnCodec(name)
+    every = own.OwnCodec(str(tmp_path / "model"))
+    assert own.OwnCodec(name, 9 * every.nominal_kbps).nominal_kbps == every.nominal_kbps
+    rng = np.random.default_rng(0)
+    loudness = rng.uniform(0, 5, (2, 192)).repeat(1000, axis=1)  # tiny models need it
+    audio = (loudness * rng.standard_normal(loudness.shape)).astype(np.float32)
+    most = len(every.encode(audio, 16_000).data)
+    rate = 0.7 * most / 125 / 12 / len(audio)  # kbit/s per channel, of no number of codebooks
+    codec = own.OwnCodec(f"{name}:effort=0", rate)
+    assert codec.name == f"{name}:effort=0@{round(rate, 2):g}"
+    data = codec.encode(audio, 16_000).data
+    assert len(data) == pytest.approx(0.7 * most, rel=0.03)
+    decoded = codec.decode(data, codecs_module.Original(2, audio.shape[1], 16_000))
+    codes, _ = codec.codes(data)
+    own._load.cache_clear()
+    assert decoded.shape == audio.shape
+    assert (codes == -1).any()
 
 
 def save_codec(folder: Path) -> None:

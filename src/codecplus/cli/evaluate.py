@@ -14,7 +14,10 @@ from codecplus.cli.model_options import quiet_datasets, quiet_transformers
 from codecplus.cli.options import add_output, add_shared, add_verb
 from codecplus.errors import InputError
 
-_EFFORT = "A checkpoint's name may end in :effort=N, 0 to 3, to encode with that effort."
+_OPTIONS = (
+    "A checkpoint's name may end in :effort=N, 0 to 3, to encode with that effort, and in :abr, to "
+    "have the rate on average."
+)
 
 
 def add_verbs(verbs: Any) -> None:
@@ -34,7 +37,7 @@ def _add_eval(verbs: Any) -> None:
         evaluate,
         help="score codecs on a data set",
         description="Encode, decode and score recordings with each codec at each rate. A run that "
-        f"was stopped continues. {_EFFORT}",
+        f"was stopped continues. {_OPTIONS}",
         examples=(
             "codecplus eval --model dac-16khz-live --codec opus --bitrate-per-channel 3 6 "
             "--data recordings/ -o results/",
@@ -176,7 +179,7 @@ def _add_webmushra(verbs: Any) -> None:
         webmushra,
         help="prepare a listening test for webMUSHRA",
         description="Write the configuration and the sounds of a listening test for webMUSHRA. "
-        f"{_EFFORT}",
+        f"{_OPTIONS}",
         examples=(
             "codecplus webmushra --model dac-16khz-live --codec opus --bitrate-per-channel 6 12 "
             "--data recordings/ -o webMUSHRA/configs",

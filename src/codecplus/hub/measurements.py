@@ -239,10 +239,13 @@ class Measurements:
     def _label(self, codec: str) -> str:
         if codec not in self._own:
             return _family(codec)
-        effort = self._codecs[codec]["config"].get("effort")
-        if effort:
-            return f"**{self.name}**, effort {effort}"
-        return f"**{self.name}**"
+        config = self._codecs[codec]["config"]
+        label = f"**{self.name}**"
+        if config.get("rate_control") == "abr":
+            label += ", average rate"
+        if config.get("effort"):
+            label += f", effort {config['effort']}"
+        return label
 
     def _provenance(self) -> str:
         """Return a text that names the run, its data, and the command that repeats it."""

@@ -2,6 +2,7 @@
 
 import gc
 import io
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from codecplus._version import __version__
 from codecplus.bitstream import Reader, unpack
+from codecplus.bitstream.blocks import MISSING
 from codecplus.bitstream.header import (
     counts_from_bytes,
     counts_to_bytes,
@@ -23,15 +25,16 @@ from codecplus.inference.concealment import fade_lost_spans
 from codecplus.inference.onnx_model import find_export
 from codecplus.system.devices import resolve_device
 
-EFFORT = ":effort="  # behind a checkpoint's name: the `effort` of `compress`
-_EFFORTS = ("", "0", "1", "2", "3")
+_EFFORT, _ABR = "effort=", "abr"  # behind a checkpoint's name and ":", options of `compress`
+_OPTIONS = re.compile(rf"(?::(?:{_EFFORT}[^:]*|{_ABR}))*$")
 
 
 class OwnCodec:
     """A codecplus checkpoint at the rate nearest to a target.
 
     Args:
-        source: a checkpoint as `load_codec` takes it; `NAME:effort=N` compresses with that effort.
+        source: a checkpoint as `load_codec` takes it; `NAME:effort=N` compresses with that effort,
+            `NAME:abr` to files that have the target on average.
         kbps: the target in kbit/s per channel; None: all codebooks.
         device: where it runs; None: on CUDA if there is any.
         revision: branch, tag or commit of a checkpoint on the Hub.
@@ -45,10 +48,9 @@ class OwnCodec:
         revision: str | None = None,
     ) -> None:
         named = source
-        source, _, effort = source.partition(EFFORT)
-        if effort not in _EFFORTS:
-            raise InputError(f"expected an effort from 0 to 3 in {named!r}, got {effort!r}")
-        self.effort = int(effort or 0)
+        source, self._options = _split_options(named)
+        if kbps is None and self._is_variable:
+            raise InputError(f"{named!r} needs a bit rate to have on average, got none")
         self.source = source
         exported = find_export(source) is not None
         if exported:  # a GPU needs another onnxruntime, so it is used only when it is asked for
@@ -57,7 +59,10 @@ class OwnCodec:
             self.device = str(resolve_device(device))
         self.revision = revision
         codec = _load(source, self.device, revision)
-        self.nominal_kbps = _nearest([float(rate) for rate in codec.bitrates], kbps)
+        rates = [float(rate) for rate in codec.bitrates]
+        self.nominal_kbps = _nearest(rates, kbps)
+        if kbps is not None and self._is_variable:
+            self.nominal_kbps = min(float(kbps), max(rates))
         self.name = row_name(named, round(self.nominal_kbps, 2))
         self.latency = codec.latency
         self.homepage = hub_page(source)
@@ -68,9 +73,8 @@ class OwnCodec:
             "kbps": self.nominal_kbps,
             "sample_rate": codec.sample_rate,
             "version": 1,
+            **self._options,
         }
-        if self.effort:
-            self._config["effort"] = self.effort
         if exported:
             self._config["precision"] = getattr(codec.config, "precision", None)
         self._decoded: tuple[bytes, tuple[np.ndarray, int]] | None = None
@@ -86,7 +90,7 @@ class OwnCodec:
             audio,
             sample_rate=sample_rate,
             bitrate=self.nominal_kbps * len(audio),
-            effort=self.effort,
+            **self._options,
         )
         header = Reader(io.BytesIO(data), codec.entropy_models).header
         codes = header.channels * header.num_codebooks * header.num_frames
@@ -118,8 +122,7 @@ class OwnCodec:
         header, codes = unpack(data, codec.entropy_models)  # (C, K, T)
         first = info_to_bytes(header) + counts_to_bytes(header)
         frames = np.moveaxis(codes, -1, 0)
-        packets = [pack_codes(frame.reshape(-1), header.bits_per_code) for frame in frames]
-        return [first, *packets]
+        return [first, *(self._pack_frame(frame, header.bits_per_code) for frame in frames)]
 
     def decode_packets(self, packets: list[bytes | None], original: Original) -> np.ndarray:
         """Decode to (C, S); for a lost packet the frame before it is repeated and faded out."""
@@ -135,13 +138,34 @@ class OwnCodec:
         last = codes[..., 0].copy()
         for index, packet in enumerate(frames):
             if packet is not None:
-                last = unpack_codes(packet, last.size, header.bits_per_code).reshape(shape)
+                last = self._unpack_frame(packet, shape, header.bits_per_code)
             codes[..., index] = last
         audio = codec.decode(Codes(codes, header, header.num_samples))
         lost = [(index, index + 1) for index, packet in enumerate(frames) if packet is None]
         samples_per_frame = header.hop_length * header.original_sample_rate / header.sample_rate
         audio = np.atleast_2d(audio).astype(np.float32)
         return next(iter(fade_lost_spans([audio], _joined(lost), 0, samples_per_frame)))
+
+    def _pack_frame(self, frame: np.ndarray, bits: int) -> bytes:
+        """Codes (C, K) of a frame; with an average rate the number of codebooks goes first."""
+        there = frame != MISSING
+        counts = bytes(there.sum(axis=1).tolist()) if self._is_variable else b""
+        return counts + pack_codes(frame[there], bits)
+
+    def _unpack_frame(self, packet: bytes, shape: tuple[int, int], bits: int) -> np.ndarray:
+        """The inverse of `_pack_frame`: int16 (C, K), `MISSING` for codebooks left out."""
+        channels, num_codebooks = shape
+        counts = np.full(channels, num_codebooks)
+        if self._is_variable:
+            counts, packet = np.frombuffer(packet[:channels], np.uint8), packet[channels:]
+        frame = np.full(shape, MISSING, np.int16)
+        there = np.arange(num_codebooks) < counts[:, None]
+        frame[there] = unpack_codes(packet, there.sum(), bits)
+        return frame
+
+    @property
+    def _is_variable(self) -> bool:
+        return "rate_control" in self._options
 
     def complexity(self) -> Complexity | None:
         """Parameters, and operations for a second of one channel; None for an exported network."""
@@ -176,6 +200,26 @@ def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
             start = joined.pop()[0]
         joined.append((start, stop))
     return joined
+
+
+def _split_options(name: str) -> tuple[str, dict[str, Any]]:
+    """Split a checkpoint's name from the options of `compress` behind it.
+
+    >>> _split_options("dac:abr:effort=2")
+    ('dac', {'rate_control': 'abr', 'effort': 2})
+    """
+    start = _OPTIONS.search(name).start()  # type: ignore[union-attr]  # it matches nothing, too
+    options: dict[str, Any] = {}
+    for option in name[start:].split(":")[1:]:
+        if option == _ABR:
+            options["rate_control"] = "abr"
+            continue
+        effort = option.removeprefix(_EFFORT)
+        if effort not in ("0", "1", "2", "3"):
+            raise InputError(f"expected an effort from 0 to 3 in {name!r}, got {effort!r}")
+        if effort != "0":
+            options["effort"] = int(effort)
+    return name[:start], options
 
 
 def _nearest(rates: list[float], kbps: float | None) -> float:
